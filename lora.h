@@ -1,0 +1,3376 @@
+/* lora.h - LoRA fine-tuning of Hugging Face language models in plain C: the portable half of train_lora.
+
+   A model folder and a data file go in, a PEFT adapter folder comes out. No CUDA in this file; it is usable from any C11 or C++17 program:
+
+       #define LORA_IMPLEMENTATION
+       #include "lora.h"          // gcc -O3 -march=native -fopenmp -I. yours.c -lm     (test/test_embed.c is the whole program in 30 lines)
+
+   TABLE OF CONTENTS
+     1  dimensions and types          what a letter means; Weight, Linear, Batch, Model
+     2  files and configuration      safetensors, config.json, memory table
+     3  the ops' contract            every op once: shapes, formula, what backward needs
+     4  the model                    open, forward, backward
+     5  the adapter and optimizer    PEFT folders, AdamW, schedules
+     6  data                         rows -> examples -> batches, masks, sampler
+     7  training                     options, the loop, the log
+     then, under LORA_IMPLEMENTATION, the same chapters with their code.
+
+   DIMENSIONS
+     N  tokens of a batch, laid end to end (never padded)     S  sequences in the batch; cu_seqlens[S+1] are their borders in N
+     C  hidden_size                                           F  intermediate_size
+     H  query heads, KV key/value heads, D head_dim           P  (H + 2 KV) D: the width of q|k|v laid side by side
+     L  layers                                                V  vocabulary (rows of the embedding)
+     R  LoRA rank                                             I, O  inputs and outputs of a linear layer
+
+   THE = / += CONTRACT OF THE BACKWARD PASS
+     Gradients of activations (dx, dy, dqkv, ...) are overwritten (=). Gradients of the adapter (dA, dB) are added to (+=), because micro-batches of one optimizer step add up; adapter_zero_grad
+     clears them. Argument order everywhere: outputs, saved statistics, inputs, weights, dimensions. A leading d means "gradient of". No op allocates memory. */
+#ifndef LORA_H
+#define LORA_H
+
+#include "tokenizer.h"   /* Error, Json, Tokenizer */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ================================================================================================================================================
+   1  DIMENSIONS AND TYPES
+   ================================================================================================================================================ */
+
+#ifndef LORA_FLOATX
+#define LORA_FLOATX float
+#endif
+typedef LORA_FLOATX floatX;                 /* activations: float on CPU; the CUDA build may choose bf16 or fp16 */
+
+typedef enum { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I32, DTYPE_COUNT } DType;
+extern const char *const dtype_name[DTYPE_COUNT];          /* safetensors' names: "F32", "F16", "BF16", "I32" */
+size_t dtype_size(DType t);                                /* bytes of one element */
+
+/* A frozen matrix, [rows, cols] row-major as in the file, kept in the file's dtype.
+   packed: the backend's own layout of the same values (CPU: panels for the matrix product, made once at load), or NULL where nothing multiplies by it. */
+typedef struct Weight {
+    const void *data;                       /* [rows, cols] in the mmapped file */
+    void *packed;                           /* backend's layout, see weight_pack */
+    DType dtype;
+    int rows, cols;
+} Weight;
+
+/* One projection: y = x W^T + bias + scale * dropout(x) A^T B^T.  rank 0: no adapter on this one. */
+typedef struct Linear {
+    Weight w;                               /* [O, I] */
+    const float *bias;                      /* [O] or NULL */
+    float *A, *B;                           /* [R, I], [O, R]: views into the adapter's parameter arena */
+    float *dA, *dB;                         /* the same views into its gradient arena */
+    int in, out, rank;                      /* I, O, R */
+    float scale;                            /* lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA */
+    uint32_t site;                          /* layer * MODULE_COUNT + module: names the dropout mask */
+} Linear;
+
+/* What one forward or backward call does with the adapters. */
+typedef struct LoraCall {
+    bool adapter;                           /* false: the base model alone */
+    float dropout;                          /* 0 when evaluating */
+    uint64_t seed;                          /* with step and micro_batch: the key of the counter-based dropout generator */
+    uint32_t step, micro_batch;
+} LoraCall;
+
+/* A block of memory that an op may scribble on; sized by op_scratch_bytes. */
+typedef struct Scratch { void *base; size_t bytes; } Scratch;
+
+typedef struct Batch Batch;                 /* section 6 */
+
+/* Sums over the labelled rows of one micro-batch. */
+typedef struct LossStats { double loss_sum, entropy_sum; int64_t tokens, correct; } LossStats;
+
+/* The seven places LoRA can go, in forward order. */
+enum { MODULE_Q, MODULE_K, MODULE_V, MODULE_O, MODULE_GATE, MODULE_UP, MODULE_DOWN, MODULE_COUNT };
+extern const char *const module_name[MODULE_COUNT];        /* "q_proj" ... "down_proj" */
+extern const char *const module_path[MODULE_COUNT];        /* "self_attn.q_proj" ... "mlp.down_proj" */
+
+/* ================================================================================================================================================
+   2  FILES AND CONFIGURATION
+   Everything read here is treated as hostile: offsets are bounded, sizes checked for overflow, and an error is a line of text that travels up to the caller.
+   ================================================================================================================================================ */
+
+/* One tensor of a safetensors file; data points into the mapping. */
+typedef struct Tensor {
+    char *name;
+    const void *data;
+    size_t bytes, count;                    /* count: elements */
+    int64_t shape[4];
+    int ndim;
+    DType dtype;                            /* DTYPE_COUNT: one that this program does not use (kept so that it can be named) */
+} Tensor;
+
+typedef struct TensorEntry { char *key; Tensor value; } TensorEntry;
+typedef struct MappedFile { void *base; size_t bytes; char *path; } MappedFile;
+
+/* All tensors of one or several mmapped .safetensors files, by name. */
+typedef struct TensorSet {
+    TensorEntry *table;                     /* stb_ds string map */
+    MappedFile *files;                      /* stb_ds array */
+} TensorSet;
+
+/* Adds the tensors of one file. Refused: bad header, unknown keys of the header, offsets that overlap, leave holes or leave the file, sizes that do not match shape and dtype, a name twice. */
+bool tensors_add_file(TensorSet *set, const char *path, Error *err);
+/* A model folder: model.safetensors, or the shards of model.safetensors.index.json. */
+bool tensors_open_folder(TensorSet *set, const char *folder, Error *err);
+void tensors_close(TensorSet *set);
+/* The tensor of that name and shape (columns 0: one-dimensional, [rows]); a missing name, another shape or a dtype other than F32, F16, BF16 is an error that shows expected and found. */
+const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, int64_t columns, Error *err);
+void convert_to_f32(float *out, const void *in, DType dtype, size_t count);
+/* Index of the first NaN or infinity, or -1. */
+int64_t first_nonfinite(const void *data, DType dtype, size_t count);
+/* Writes count tensors (F32) as one safetensors file with metadata {"format":"pt"}: to a temporary name, fsync, rename. */
+bool safetensors_write(const char *path, const char *const *names, const float *const *data, const int64_t (*shapes)[2], int count, Error *err);
+/* Writes a whole file the same way; a full disk or an unwritable folder leaves an earlier file as it was. */
+bool write_file(const char *path, const void *data, size_t bytes, Error *err);
+
+typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
+typedef struct RopeScaling { RopeType type; double factor, low_freq_factor, high_freq_factor, original_max_position; } RopeScaling;
+
+/* config.json, checked: model_type llama, qwen2, qwen3 or mistral; anything that would change the arithmetic and is not implemented is refused by name. */
+typedef struct ModelConfig {
+    char model_type[16], dtype[16];
+    int hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size, max_position_embeddings;
+    float rms_norm_eps;
+    double rope_theta;
+    RopeScaling rope_scaling;
+    bool tie_word_embeddings, qk_norm;      /* qk_norm: RMSNorm of each head's q and k (Qwen3) */
+    bool bias[MODULE_COUNT];                /* which projections have one */
+} ModelConfig;
+bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err);
+bool config_open(ModelConfig *c, const char *folder, Error *err);
+/* cos/sin tables [positions, D/2] in fp32 as transformers computes them (modeling_rope_utils.py): inverse frequencies in fp32, llama3 and linear scaling applied to them. */
+void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int positions);
+
+/* What memory goes where; printed before step 0 and true. */
+enum { MEMORY_ROWS = 12 };
+typedef struct MemoryRow { const char *name; size_t bytes; } MemoryRow;
+typedef struct MemoryTable { MemoryRow row[MEMORY_ROWS]; int count; size_t total; } MemoryTable;
+void memory_add(MemoryTable *m, const char *name, size_t bytes);
+size_t resident_bytes(bool peak);           /* of this process: VmRSS or VmHWM */
+size_t machine_memory(void);                /* bytes that can still be taken on this machine */
+
+/* ================================================================================================================================================
+   3  THE OPS' CONTRACT
+   Declared once, implemented three times with the same signature: test/reference.h (suffix _ref, double accumulators: what the op means), this file (CPU), train_lora.cu (CUDA).
+   The model calls ops by name and never asks which backend it is on. Reductions run in a fixed order that does not depend on the number of threads.
+   ================================================================================================================================================ */
+
+/* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes, 64-byte aligned. Call once, at load. */
+size_t weight_packed_bytes(const Weight *w);
+void weight_pack(Weight *w, void *where);
+
+/* The scratch that any op below needs for these sizes: n tokens, widest linear (inputs or outputs) `widest`, largest rank in one group summed `rank`, `chunk_rows` rows of logits at a time. */
+size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden);
+
+/* out[i,:] = embed[ids[i],:]. Ids must lie in [0, V). */
+void embedding_forward(floatX *out /*[N,C]*/, const int32_t *ids /*[N]*/, const Weight *embed /*[V,C]*/, int N, int C);
+
+/* RMSNorm with the residual add fused in (Zhang & Sennrich 2019; transformers LlamaRMSNorm, weight applied after normalising):
+     s = x + residual          (residual NULL: s = x, and `sum` is not written)
+     rstd = 1 / sqrt(mean_c s^2 + eps);  out = weight * s * rstd
+   sum may be the same memory as x or as residual. */
+void rmsnorm_forward(floatX *out /*[N,C]*/, float *rstd /*[N]*/, floatX *sum /*[N,C] or NULL*/, const floatX *x /*[N,C]*/, const floatX *residual /*[N,C] or NULL*/,
+                     const float *weight /*[C]*/, float eps, int N, int C);
+/* dx = dresidual + rstd * (weight*dout - x_hat * mean_c(weight*dout * x_hat)),  x_hat = x * rstd, x the s of forward. dresidual NULL: 0. dx may be dresidual. */
+void rmsnorm_backward(floatX *dx /*[N,C]*/, const floatX *dresidual /*[N,C] or NULL*/, const floatX *dout /*[N,C]*/, const float *rstd /*[N]*/, const floatX *x /*[N,C]*/,
+                      const float *weight /*[C]*/, int N, int C);
+
+/* `count` projections that read the same x, their outputs side by side in y (q|k|v, o, gate|up, down):
+     y_j = x W_j^T + bias_j + scale_j * t_j B_j^T,   t_j = dropout_j(x) A_j^T
+   O and R are sums over the group. t is saved for backward (untouched where there is no adapter). Dropout: inverted (kept values times 1/(1-p)), an independent mask for each projection, element (n,i) of the mask
+   is number n*I+i of the generator keyed by (seed, step, micro_batch, site): see dropout_keep. */
+void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count, LoraCall call, int N, Scratch scratch);
+/* dt_j = scale_j * dy_j B_j;  dB_j += scale_j * dy_j^T t_j;  dA_j += dt_j^T dropout_j(x);  dx = sum_j dy_j W_j + dropout_j'(dt_j A_j)    (dropout_j' : the same mask and factor)
+   dx NULL: not wanted (nothing trainable below). Never a gradient of W. */
+void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, const floatX *t /*[N,R]*/, const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count,
+                     LoraCall call, int N, Scratch scratch);
+/* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, site, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
+bool dropout_keep(LoraCall call, uint32_t site, uint64_t index);
+
+/* Per-head RMSNorm of q and k where the model has it (Qwen3; q_weight NULL: none), then rotary embedding in Hugging Face's pairing (d, d + D/2):
+     (a, b) -> (a cos - b sin, b cos + a sin);   v is copied.   cos, sin: tables [positions, D/2], see rope_tables. out may not be qkv. */
+void qk_norm_rope_forward(floatX *out /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/, const float *k_weight /*[D] or NULL*/, float eps,
+                          const float *cos_table, const float *sin_table, const int32_t *positions /*[N]*/, int N, int H, int KV, int D);
+/* In place: dqkv comes in as the gradient of out and leaves as the gradient of qkv. Needs the qkv that forward read (only where there is a norm). */
+void qk_norm_rope_backward(floatX *dqkv /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/, const float *k_weight /*[D] or NULL*/, float eps,
+                           const float *cos_table, const float *sin_table, const int32_t *positions /*[N]*/, int N, int H, int KV, int D);
+
+/* Causal attention within each sequence, grouped-query (query head h reads key/value head h / (H/KV)), softmax scale 1/sqrt(D), online softmax (Dao 2023); no T x T matrix in memory.
+     out[n,h,:] = sum_{m<=n, same sequence} p_nm v_m;   lse[n,h] = log sum_m exp(q.k_m / sqrt(D)) */
+void attention_forward(floatX *out /*[N,H,D]*/, float *lse /*[N,H]*/, const floatX *qkv /*[N,P] after rope*/, const int32_t *cu_seqlens /*[S+1]*/, int S, int N, int H, int KV, int D, Scratch scratch);
+/* p recomputed from lse;  dv_m = sum p_nm dout_n;  ds_nm = p_nm (dout_n.v_m - dout_n.out_n);  dq_n = sum_m ds_nm k_m / sqrt(D);  dk_m = sum_n ds_nm q_n / sqrt(D), summed over the heads of a group. */
+void attention_backward(floatX *dqkv /*[N,P]*/, const floatX *dout /*[N,H,D]*/, const floatX *out /*[N,H,D]*/, const float *lse /*[N,H]*/, const floatX *qkv /*[N,P]*/,
+                        const int32_t *cu_seqlens /*[S+1]*/, int S, int N, int H, int KV, int D, Scratch scratch);
+
+/* h = silu(gate) * up, gate|up side by side. silu(g) = g / (1 + exp(-g)) */
+void swiglu_forward(floatX *h /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
+/* dup = dh silu(gate);  dgate = dh up sig (1 + gate (1 - sig)).  d_gate_up may be gate_up. */
+void swiglu_backward(floatX *d_gate_up /*[N,2F]*/, const floatX *dh /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
+
+/* Head and cross-entropy in one: logits = x W^T for the rows whose target is not -100 only, a chunk of rows at a time, never all in memory.
+     loss_row = log sum_v exp(z_v - max) + max - z_target;   entropy_row = -sum p log p;   correct: argmax (lowest index on ties) == target
+     dx = dloss * (softmax(z) - onehot(target)) W;  rows without a target get 0.   dx NULL: loss only.  row_loss NULL or [N], 0 where there is no target. */
+LossStats lm_head_loss(floatX *dx /*[N,C] or NULL*/, float *row_loss /*[N] or NULL*/, const floatX *x /*[N,C]*/, const int32_t *targets /*[N], -100: none*/, const Weight *head /*[V,C]*/,
+                       float dloss, int N, int C, int V, Scratch scratch);
+/* logits = x W^T for every row (evaluation of small things, tests, generation). */
+void lm_head_logits(float *logits /*[N,V]*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/, int N, int C, int V, Scratch scratch);
+
+/* AdamW in PyTorch's order (Loshchilov & Hutter 2019; torch/optim/adamw.py), over a flat range; g is read as grad_scale * grad (clipping):
+     p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps).   step t counts from 1. */
+void adamw_update(float *param /*[count]*/, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step);
+/* sqrt(sum g^2), in double, blocks of a fixed size summed in order. */
+double global_norm(const float *grad /*[count]*/, size_t count);
+
+/* ================================================================================================================================================
+   4  THE MODEL
+   ================================================================================================================================================ */
+
+typedef enum { RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER } Recompute;      /* what backward computes again instead of keeping: nothing | gate and up | the whole layer from its input */
+
+typedef struct Layer {
+    float *norm1, *norm2;                   /* [C] before attention, before the MLP */
+    float *q_norm, *k_norm;                 /* [D] or NULL */
+    Linear linear[MODULE_COUNT];
+} Layer;
+
+/* What backward needs of one layer. Norm outputs, rotated q and k, and silu(gate)*up are computed again: elementwise work is cheaper than memory. */
+typedef struct LayerActivations {
+    floatX *x;                              /* [N,C] residual stream at the layer's input */
+    floatX *qkv;                            /* [N,P] before norm and rope */
+    floatX *attention;                      /* [N,H,D] */
+    floatX *middle;                         /* [N,C] residual stream after attention */
+    floatX *gate_up;                        /* [N,2F] */
+    floatX *t_qkv, *t_o, *t_gate_up, *t_down;   /* [N, ranks] rank-r intermediates of the adapters */
+    float *rstd1, *rstd2;                   /* [N] */
+    float *lse;                             /* [N,H] */
+} LayerActivations;
+
+/* The adapter's shape, with PEFT's names (adapter_config.json). */
+typedef struct LoraConfig {
+    int r;
+    float lora_alpha, lora_dropout;
+    bool use_rslora;
+    bool target[MODULE_COUNT];
+    uint8_t *layers;                        /* stb_ds array [L] of 0/1 (layers_to_transform), NULL: all */
+} LoraConfig;
+
+/* Where a forward pass first met a NaN or infinity. */
+typedef struct Probe { const char *tensor; int layer; int64_t index; int width; } Probe;
+
+typedef struct Model {
+    ModelConfig config;
+    char *folder;
+    TensorSet files;
+    Weight embed, head;                     /* [V,C] both; the same data when tied */
+    float *final_norm;                      /* [C] */
+    Layer *layers;                          /* [L] */
+    void *weight_arena, *norm_arena;        /* packed matrices; norms and biases in fp32 */
+    size_t weight_bytes, norm_bytes;
+    /* the adapter: four identical arenas, so that zeroing, clipping and AdamW are flat ranges */
+    LoraConfig lora;
+    float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
+    size_t param_count;
+    int adam_step;                          /* optimizer steps taken */
+    /* working memory for at most max_tokens tokens, allocated once by model_prepare */
+    void *arena; size_t arena_bytes;
+    int max_tokens, max_positions;
+    Recompute recompute;
+    LayerActivations *activations;          /* [L] */
+    floatX *final_x, *normed, *rotated, *h, *projected;     /* [N,C] [N,C] [N,P] [N,F] [N,C] */
+    floatX *d_residual, *d_normed, *d_h, *d_attention, *d_qkv;   /* [N,C] [N,C] [N,F] [N,HD] [N,P] */
+    float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
+    Scratch scratch;
+    Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once something went wrong) */
+} Model;
+
+/* Opens a Hugging Face folder: config.json and the weights, each checked for name, shape, dtype and non-finite values, and brought into the backend's layout. The tokenizer is separate. */
+bool model_open(Model *m, const char *folder, Error *err);
+void model_close(Model *m);
+/* Sizes everything for batches of at most max_tokens tokens with sequences of at most max_positions; fills `table` (NULL: not wanted). With allocate false nothing is taken: the plan alone. */
+bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err);
+/* Forward; with backward true also the gradient of dloss * (sum of the token losses), added to the adapter's gradient arena. row_loss: NULL or [N]. */
+LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss);
+/* logits [N,V] of every token. */
+void model_logits(Model *m, float *logits, const Batch *b, LoraCall call);
+/* Runs the forward again and names the first tensor with a non-finite value: "layer 3 gate_up, data row 17". */
+void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes);
+
+/* ================================================================================================================================================
+   6  DATA
+   A data file becomes a Dataset (token ids and labels of every example, -100 where nothing is to be learned), a sampler orders it as Hugging Face's Trainer does, and batches are cut
+   from that order: examples laid end to end, never padded.
+   ================================================================================================================================================ */
+
+typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL } LossOn;   /* DEFAULT: assistant for chats, completion for pairs, all for plain text */
+
+typedef struct DataOptions {
+    LossOn loss_on;
+    int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
+    bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
+    ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
+    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1 */
+    const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
+    int threads;
+} DataOptions;
+
+/* What was found while reading; printed by inspect and at the start of a run. */
+typedef struct DataStats { int64_t rows, examples, dropped /* no labelled token */, truncated, tokens, labelled, longest, double_bos, stop_trained /* examples whose last labelled token is a stop token */; } DataStats;
+
+typedef struct Dataset {
+    int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
+    size_t *offset;                         /* [count+1] */
+    int64_t *row;                           /* [count]: row of the file the example came from, counting from 1 */
+    size_t count;
+    int32_t *slot;                          /* packing: [count] example numbers bin after bin; slot_offset [slots+1]. Without packing slot i is example i and both are NULL */
+    size_t *slot_offset, slots;             /* a slot is what the sampler shuffles and per_device_train_batch_size counts */
+    DataStats stats;
+} Dataset;
+
+/* Reads .jsonl, .json (array of objects) or .csv (RFC 4180 with a header line; anything else by its first byte). Row shapes, recognised by their keys:
+     messages [{role, content}] | conversations [{from, value}] (ShareGPT: human/user, gpt/assistant, system) | prompt + completion (strings, or lists of messages as TRL allows) |
+     instruction (+ input) + output | text | input_ids + labels (already tokenised)
+   Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled token in all. */
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
+void dataset_free(Dataset *d);
+
+/* A micro-batch: N tokens of S sequences. */
+typedef struct Batch {
+    int32_t *ids, *positions, *targets;     /* [N]: targets are labels shifted: targets[n] = label of token n+1 of the same sequence, -100 for the last */
+    int32_t *cu_seqlens;                    /* [S+1] */
+    int64_t *row;                           /* [S]: row of the data file, for messages */
+    int N, S, max_tokens, max_sequences;
+    int64_t labelled;                       /* targets that are not -100 */
+} Batch;
+bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
+void batch_free(Batch *b);
+/* Lays `count` slots of the data set end to end. The batch must be large enough (see dataset_largest_batch). */
+void batch_build(Batch *b, const Dataset *d, const int64_t *slots /*[count]*/, int count);
+/* Upper bounds over every possible batch of `slots_per_batch` slots: the sum of the longest ones, and the most sequences. */
+void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences);
+
+/* order[count] = torch.randperm(count, generator seeded with `seed`): MT19937, Fisher-Yates with rand32 % (count - i) (ATen randperm_cpu). Trainer seeds epoch e with seed + e. */
+void torch_randperm(int64_t *order, int64_t count, uint64_t seed);
+
+/* ================================================================================================================================================
+   5  THE ADAPTER AND THE OPTIMIZER
+   ================================================================================================================================================ */
+
+/* Attaches a new adapter, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0; peft/tuners/lora/layer.py reset_lora_parameters). */
+bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err);
+/* Attaches the adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have (DoRA, rank_pattern, ...) is refused by name. */
+bool adapter_load(Model *m, const char *folder, Error *err);
+/* Writes the adapter as PEFT's save_pretrained does. */
+bool adapter_save(const Model *m, const char *folder, Error *err);
+void adapter_zero_grad(Model *m);
+/* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
+void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes);
+
+typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT } Schedule;
+extern const char *const schedule_name[SCHEDULE_COUNT];
+/* Factor of the learning rate at 0-based step `step` of `total` (transformers/optimization.py). With warm-up the first step has factor 0. */
+double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
+
+/* ================================================================================================================================================
+   7  TRAINING
+   ================================================================================================================================================ */
+
+/* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
+typedef struct TrainOptions {
+    const char *model, *data, *eval_data, *output, *init_adapter;     /* folders and files; eval_data, init_adapter may be NULL */
+    LoraConfig lora;
+    double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, num_train_epochs;
+    Schedule lr_scheduler_type;
+    int warmup_steps, max_steps, per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps, eval_steps, logging_steps;   /* max_steps, eval_steps <= 0: off */
+    bool eval_on_start, shuffle;
+    int64_t seed;
+    DataOptions data_options;
+    Recompute recompute;
+} TrainOptions;
+
+/* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. */
+typedef struct LogRecord {
+    bool eval;
+    int64_t step, total_steps, num_tokens;
+    double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy, perplexity, loss_hf;
+    double tokens_per_second, seconds, eta; /* ours */
+} LogRecord;
+
+/* What the loop tells the program; any may be NULL. */
+typedef struct TrainHooks {
+    void *user;
+    void (*on_begin)(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps);
+    void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
+    void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
+    bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
+} TrainHooks;
+
+typedef struct TrainResult { int64_t steps; double first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */; bool stopped; } TrainResult;
+
+/* The whole job: open, attach, evaluate, train, evaluate, save. On an error nothing of an earlier output is lost. */
+bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err);
+/* Evaluation over a data set, weighted by tokens: the number does not depend on how examples fall into batches. loss_hf is what transformers' Trainer calls eval_loss: the batches' token means,
+   weighted by examples (trainer.py evaluation_loop), for comparison with its logs. */
+typedef struct EvalResult { double loss, loss_hf, perplexity, accuracy, entropy; int64_t tokens; } EvalResult;
+bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* LORA_H */
+
+/* ================================================================================================================================================
+   ================================================================================================================================================
+   IMPLEMENTATION
+   ================================================================================================================================================
+   ================================================================================================================================================ */
+#ifdef LORA_IMPLEMENTATION
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <float.h>
+#include <limits.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#define STB_DS_IMPLEMENTATION
+#include <stb/stb_ds.h>       /* growing arrays and string maps: the one library of the product besides the CUDA runtime */
+
+/* ================================================================================================================================================
+   2  FILES AND CONFIGURATION
+   ================================================================================================================================================ */
+
+const char *const dtype_name[DTYPE_COUNT] = {"F32", "F16", "BF16", "I32"};
+const char *const module_name[MODULE_COUNT] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+const char *const module_path[MODULE_COUNT] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+
+size_t dtype_size(DType t) { return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : 2; }
+
+static void *must_alloc(size_t bytes) {     /* small host-side bookkeeping only: big blocks are planned, checked and reported by their owners */
+    void *p = calloc(1, bytes ? bytes : 1);
+    if (!p) { fprintf(stderr, "error: out of memory; %zu bytes; close other programs\n", bytes); exit(1); }
+    return p;
+}
+static char *copy_string(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
+
+/* ---- safetensors ------------------------------------------------------------------------------------------------------------------------------
+   8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets: [begin, end)}}, then the data. The file stays mapped; tensors point into the mapping. */
+
+static int tensor_compare_data(const void *a, const void *b) {
+    const char *x = (const char *)((const Tensor *)a)->data, *y = (const char *)((const Tensor *)b)->data;
+    return x < y ? -1 : x > y;
+}
+
+/* The non-negative integer a JSON number spells, or -1: sizes must not pass through rounding. */
+static int64_t json_size(const Json *j) {
+    if (!j || j->type != JSON_NUMBER) return -1;
+    char *end;
+    errno = 0;
+    long long v = strtoll(j->str, &end, 10);
+    return errno || *end || v < 0 ? -1 : v;
+}
+
+static bool tensor_parse(Tensor *t, const Json *entry, const char *data, size_t data_bytes, const char *path, Error *err) {
+    const Json *dtype = json_get(entry, "dtype"), *shape = json_get(entry, "shape"), *offsets = json_get(entry, "data_offsets");
+    if (!dtype || dtype->type != JSON_STRING || !shape || shape->type != JSON_ARRAY || !offsets || offsets->type != JSON_ARRAY || offsets->count != 2)
+        return fail(err, "bad safetensors header: tensor '%s' lacks dtype, shape or data_offsets; %s; download the file again", entry->key, path);
+    static const struct { const char *name; size_t size; } other[] = {{"F64", 8}, {"I64", 8}, {"U64", 8}, {"U32", 4}, {"I16", 2}, {"U16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+    size_t size = 0;
+    t->dtype = DTYPE_COUNT;
+    for (int d = 0; d < DTYPE_COUNT; d++) if (!strcmp(dtype->str, dtype_name[d])) { t->dtype = (DType)d; size = dtype_size((DType)d); }
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) if (!strcmp(dtype->str, other[i].name)) size = other[i].size;
+    if (!size) return fail(err, "unknown dtype '%s' of tensor '%s'; %s; this program reads F32, F16 and BF16 weights", dtype->str, entry->key, path);
+    if (shape->count > 4) return fail(err, "tensor '%s' has %u dimensions; %s; at most 4 are supported", entry->key, shape->count, path);
+    t->ndim = 0;
+    t->count = 1;
+    for (const Json *s = shape->child; s; s = s->next) {
+        int64_t v = json_size(s);
+        if (v < 0 || (v > 0 && t->count > (size_t)(PTRDIFF_MAX / 8) / (size_t)v)) return fail(err, "bad shape of tensor '%s'; %s; download the file again", entry->key, path);
+        t->shape[t->ndim++] = v;
+        t->count *= (size_t)v;
+    }
+    int64_t begin = json_size(offsets->child), end = json_size(offsets->child->next);
+    if (begin < 0 || end < begin || (uint64_t)end > data_bytes)
+        return fail(err, "data of tensor '%s' lies outside the file (offsets %lld to %lld of %zu bytes); %s; the file is truncated or damaged, download it again",
+                    entry->key, (long long)begin, (long long)end, data_bytes, path);
+    t->bytes = (size_t)(end - begin);
+    t->data = data + begin;
+    if (t->bytes != t->count * size) return fail(err, "tensor '%s' has %zu bytes where its shape and dtype %s need %zu; %s; download the file again", entry->key, t->bytes, dtype->str, t->count * size, path);
+    return true;
+}
+
+/* The header and its tensors, from memory: what the fuzzer calls. */
+static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, size_t bytes, const char *path, Error *err) {
+    if (bytes < 8) return fail(err, "not a safetensors file: %zu bytes are too few; %s; download the file again", bytes, path);
+    uint64_t header = 0;
+    for (int i = 7; i >= 0; i--) header = header << 8 | (uint8_t)base[i];
+    if (header > bytes - 8 || header > 100u << 20) return fail(err, "bad safetensors header: its length %llu does not fit in the file of %zu bytes; %s; the file is truncated or not safetensors, download it again",
+                                                               (unsigned long long)header, bytes, path);
+    JsonDoc doc;
+    if (!json_parse(&doc, base + 8, (size_t)header, path, 1, err)) return false;
+    bool ok = doc.root->type == JSON_OBJECT || fail(err, "bad safetensors header: not an object; %s; download the file again", path);
+    for (const Json *e = ok ? doc.root->child : NULL; e && ok; e = e->next) {
+        if (!strcmp(e->key, "__metadata__")) continue;
+        Tensor t;
+        memset(&t, 0, sizeof t);
+        ok = tensor_parse(&t, e, base + 8 + header, bytes - 8 - (size_t)header, path, err);
+        if (ok) { t.name = copy_string(e->key); arrput(*out, t); }
+    }
+    json_free(&doc);
+    if (!ok) return false;
+    /* The format demands that the data is covered exactly once; anything else is a damaged or forged file. */
+    if (arrlen(*out)) qsort(*out, (size_t)arrlen(*out), sizeof(Tensor), tensor_compare_data);
+    const char *expected = base + 8 + header;
+    for (ptrdiff_t i = 0; i < arrlen(*out); i++) {
+        const Tensor *t = &(*out)[i];
+        if ((const char *)t->data != expected) return fail(err, "tensor '%s' %s; %s; download the file again", t->name, (const char *)t->data < expected ? "overlaps another" : "leaves a hole before it", path);
+        expected += t->bytes;
+    }
+    if (expected != base + bytes) return fail(err, "%zu bytes after the last tensor; %s; download the file again", (size_t)(base + bytes - expected), path);
+    return true;
+}
+
+bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st)) {
+        int e = errno;
+        if (fd >= 0) close(fd);
+        return fail(err, "cannot open the weights; %s: %s; check the path", path, strerror(e));
+    }
+    if (!S_ISREG(st.st_mode) || st.st_size == 0) { close(fd); return fail(err, "the weights are %s; %s; download the file again", S_ISREG(st.st_mode) ? "an empty file" : "not a file", path); }
+    size_t bytes = (size_t)st.st_size;
+    void *base = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    close(fd);
+    if (base == MAP_FAILED) return fail(err, "cannot map the weights; %s: %s; check the free memory", path, strerror(errno));
+    size_t f = (size_t)arrlen(set->files);
+    arrsetlen(set->files, f + 1);
+    set->files[f].base = base;
+    set->files[f].bytes = bytes;
+    set->files[f].path = copy_string(path);
+    if (!set->table) { sh_new_arena(set->table); }
+    Tensor *tensors = NULL;
+    bool ok = safetensors_parse(&tensors, (const char *)base, bytes, path, err);
+    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
+        if (ok && shgeti(set->table, tensors[i].name) >= 0) ok = fail(err, "tensor '%s' occurs twice; %s; download the folder again", tensors[i].name, path);
+        if (ok) {
+            char *name = tensors[i].name;
+            shput(set->table, name, tensors[i]);
+            ptrdiff_t at = shgeti(set->table, name);
+            set->table[at].value.name = set->table[at].key;
+        }
+        free(tensors[i].name);
+    }
+    arrfree(tensors);
+    return ok;
+}
+
+static void path_join(char *out, size_t size, const char *folder, const char *name) {
+    size_t n = strlen(folder);
+    snprintf(out, size, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
+}
+static bool file_exists(const char *folder, const char *name) {
+    char path[PATH_MAX];
+    path_join(path, sizeof path, folder, name);
+    return access(path, F_OK) == 0;
+}
+
+bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
+    char path[PATH_MAX];
+    if (file_exists(folder, "model.safetensors")) {
+        path_join(path, sizeof path, folder, "model.safetensors");
+        return tensors_add_file(set, path, err);
+    }
+    if (!file_exists(folder, "model.safetensors.index.json"))
+        return fail(err, "no weights: neither model.safetensors nor model.safetensors.index.json; %s; %s", folder,
+                    file_exists(folder, "pytorch_model.bin") ? "pytorch_model.bin is not read, save the model as safetensors" : "give the folder of a downloaded Hugging Face model");
+    path_join(path, sizeof path, folder, "model.safetensors.index.json");
+    size_t bytes;
+    char *text = read_file(path, &bytes, err);
+    if (!text) return false;
+    JsonDoc doc;
+    bool ok = json_parse(&doc, text, bytes, path, 1, err);
+    free(text);
+    if (!ok) return false;
+    const Json *map = json_get(doc.root, "weight_map");
+    if (!map || map->type != JSON_OBJECT || !map->count) ok = fail(err, "no weight_map; %s; download the file again", path);
+    for (const Json *e = ok ? map->child : NULL; e && ok; e = e->next) {       /* every shard once, in the order of first mention */
+        char shard[PATH_MAX];
+        if (e->type != JSON_STRING || strchr(e->str, '/')) { ok = fail(err, "bad file name for tensor '%s'; %s; download the file again", e->key, path); break; }
+        path_join(shard, sizeof shard, folder, e->str);
+        bool seen = false;
+        for (ptrdiff_t i = 0; i < arrlen(set->files); i++) seen |= !strcmp(set->files[i].path, shard);
+        if (!seen) ok = tensors_add_file(set, shard, err);
+    }
+    json_free(&doc);
+    return ok;
+}
+
+void tensors_close(TensorSet *set) {
+    for (ptrdiff_t i = 0; i < arrlen(set->files); i++) { munmap(set->files[i].base, set->files[i].bytes); free(set->files[i].path); }
+    arrfree(set->files);
+    shfree(set->table);
+    memset(set, 0, sizeof *set);
+}
+
+static void shape_text(char *out, size_t size, const int64_t *shape, int ndim) {
+    size_t n = (size_t)snprintf(out, size, "[");
+    for (int i = 0; i < ndim && n < size; i++) n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    if (n < size) snprintf(out + n, size - n, "]");
+}
+
+const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, int64_t columns, Error *err) {
+    const char *path = arrlen(set->files) ? set->files[0].path : "?";
+    char expected[96], found[96];
+    int64_t want[2] = {rows, columns};
+    int ndim = columns ? 2 : 1;
+    shape_text(expected, sizeof expected, want, ndim);
+    TensorSet s = *set;                     /* shgeti wants an lvalue; the table is not changed */
+    ptrdiff_t at = s.table ? shgeti(s.table, name) : -1;
+    if (at < 0) { fail(err, "missing tensor '%s' of shape %s; %s; the folder is incomplete or its config.json belongs to another model", name, expected, path); return NULL; }
+    const Tensor *t = &s.table[at].value;
+    shape_text(found, sizeof found, t->shape, t->ndim);
+    if (t->ndim != ndim || t->shape[0] != rows || (columns && t->shape[1] != columns)) {
+        fail(err, "tensor '%s' has shape %s where config.json asks for %s; %s; the files belong to different models", name, found, expected, path);
+        return NULL;
+    }
+    if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_F16 && t->dtype != DTYPE_BF16) {
+        fail(err, "tensor '%s' has a dtype other than F32, F16 and BF16; %s; quantised checkpoints are not supported, use the original model", name, path);
+        return NULL;
+    }
+    return t;
+}
+
+#ifdef FUZZ_SAFETENSORS
+#ifdef __cplusplus
+extern "C"
+#endif
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Tensor *tensors = NULL;
+    Error err;
+    safetensors_parse(&tensors, (const char *)data, size, "fuzz", &err);
+    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) free(tensors[i].name);
+    arrfree(tensors);
+    return 0;
+}
+#endif
+
+/* ---- numbers ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static float f32_from_bits(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
+static float bf16_to_f32(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }
+static float f16_to_f32(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
+    if (exponent == 31) return f32_from_bits(sign | 0x7f800000 | mantissa << 13);
+    if (exponent) return f32_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
+    float magnitude = (float)mantissa * 0x1p-24f;                             /* subnormal halves are normal floats */
+    return sign ? -magnitude : magnitude;
+}
+
+void convert_to_f32(float *out, const void *in, DType dtype, size_t count) {
+    const uint16_t *half = (const uint16_t *)in;
+    if (dtype == DTYPE_F32) memcpy(out, in, count * 4);
+    else if (dtype == DTYPE_BF16) for (size_t i = 0; i < count; i++) out[i] = bf16_to_f32(half[i]);
+    else for (size_t i = 0; i < count; i++) out[i] = f16_to_f32(half[i]);
+}
+
+int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
+    /* All exponent bits set means infinity or NaN. Blocks are scanned without a branch so that the compiler can use vectors. */
+    enum { BLOCK = 4096 };
+    const uint32_t *w = (const uint32_t *)data;
+    const uint16_t *h = (const uint16_t *)data;
+    const uint16_t exponent = dtype == DTYPE_F16 ? 0x7c00 : 0x7f80;
+    for (size_t begin = 0; begin < count; begin += BLOCK) {
+        size_t end = begin + BLOCK < count ? begin + BLOCK : count;
+        int bad = 0;
+        if (dtype == DTYPE_F32) for (size_t i = begin; i < end; i++) bad |= (w[i] & 0x7f800000) == 0x7f800000;
+        else for (size_t i = begin; i < end; i++) bad |= (h[i] & exponent) == exponent;
+        for (size_t i = begin; bad && i < end; i++)
+            if (dtype == DTYPE_F32 ? (w[i] & 0x7f800000) == 0x7f800000 : (h[i] & exponent) == exponent) return (int64_t)i;
+    }
+    return -1;
+}
+
+/* ---- writing: a temporary name, fsync, rename, so that a crash or a full disk never damages an earlier file ------------------------------------ */
+
+typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX + 8]; bool failed; int error; } SafeFile;
+
+static bool safe_open(SafeFile *s, const char *path, Error *err) {
+    memset(s, 0, sizeof *s);
+    snprintf(s->path, sizeof s->path, "%s", path);
+    snprintf(s->temporary, sizeof s->temporary, "%s.tmp", path);
+    s->f = fopen(s->temporary, "wb");
+    return s->f ? true : fail(err, "cannot write; %s: %s; check that the folder exists and is writable", path, strerror(errno));
+}
+static void safe_write(SafeFile *s, const void *data, size_t bytes) {
+    if (!s->failed && bytes && fwrite(data, 1, bytes, s->f) != bytes) { s->failed = true; s->error = errno; }
+}
+static bool safe_close(SafeFile *s, Error *err) {
+    if (!s->failed && (fflush(s->f) || fsync(fileno(s->f)))) { s->failed = true; s->error = errno; }
+    if (fclose(s->f) && !s->failed) { s->failed = true; s->error = errno; }
+    if (!s->failed && rename(s->temporary, s->path)) { s->failed = true; s->error = errno; }
+    if (!s->failed) return true;
+    unlink(s->temporary);
+    return fail(err, "cannot write; %s: %s; %s", s->path, strerror(s->error), s->error == ENOSPC ? "free some space or give another --output" : "give another --output");
+}
+
+bool write_file(const char *path, const void *data, size_t bytes, Error *err) {
+    SafeFile s;
+    if (!safe_open(&s, path, err)) return false;
+    safe_write(&s, data, bytes);
+    return safe_close(&s, err);
+}
+
+/* mkdir -p; an existing folder is fine. */
+static bool make_folder(const char *path, Error *err) {
+    char part[PATH_MAX];
+    size_t n = strlen(path);
+    if (!n || n >= sizeof part) return fail(err, "bad folder name; '%s'; give another --output", path);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i]) continue;
+        memcpy(part, path, i);
+        part[i] = 0;
+        if (mkdir(part, 0777) && errno != EEXIST) return fail(err, "cannot make the folder; %s: %s; give another --output", part, strerror(errno));
+    }
+    struct stat st;
+    if (stat(path, &st) || !S_ISDIR(st.st_mode)) return fail(err, "not a folder; %s; give another --output", path);
+    return true;
+}
+
+bool safetensors_write(const char *path, const char *const *names, const float *const *data, const int64_t (*shapes)[2], int count, Error *err) {
+    char *header = NULL, line[512];
+    const char *start = "{\"__metadata__\":{\"format\":\"pt\"}";
+    memcpy(arraddnptr(header, strlen(start)), start, strlen(start));
+    size_t offset = 0;
+    for (int i = 0; i < count; i++) {
+        size_t bytes = (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float);
+        int n = snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", names[i], (long long)shapes[i][0], (long long)shapes[i][1], offset, offset + bytes);
+        memcpy(arraddnptr(header, n), line, (size_t)n);
+        offset += bytes;
+    }
+    arrput(header, '}');
+    while (arrlen(header) % 8) arrput(header, ' ');                          /* data aligned to 8 bytes, as the format asks */
+    uint64_t n = (uint64_t)arrlen(header);
+    uint8_t length[8];
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)(n >> 8 * i);
+    SafeFile s;
+    bool ok = safe_open(&s, path, err);
+    if (ok) {
+        safe_write(&s, length, 8);
+        safe_write(&s, header, (size_t)n);
+        for (int i = 0; i < count; i++) safe_write(&s, data[i], (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float));
+        ok = safe_close(&s, err);
+    }
+    arrfree(header);
+    return ok;
+}
+
+/* ---- config.json ------------------------------------------------------------------------------------------------------------------------------ */
+
+static bool json_is_null(const Json *j) { return !j || j->type == JSON_NULL; }
+
+/* Integer field in [low, high]; absent or null: `missing`, or an error when that is below low. */
+static bool config_int(int *out, const Json *root, const char *key, int64_t low, int64_t high, int64_t missing, const char *name, Error *err) {
+    const Json *j = json_get(root, key);
+    int64_t v = json_is_null(j) ? missing : json_size(j);
+    if (json_is_null(j) && missing < low) return fail(err, "missing field '%s'; %s; give the folder of a Hugging Face model", key, name);
+    if (v < low || v > high) return fail(err, "field '%s' must be a whole number from %lld to %lld; %s; check the file", key, (long long)low, (long long)high, name);
+    *out = (int)v;
+    return true;
+}
+static bool config_number(double *out, const Json *root, const char *key, double missing, const char *name, Error *err) {
+    const Json *j = json_get(root, key);
+    if (json_is_null(j)) { *out = missing; return true; }
+    if (j->type != JSON_NUMBER || !(j->number > 0) || j->number > 1e18) return fail(err, "field '%s' must be a positive number; %s; check the file", key, name);
+    *out = j->number;
+    return true;
+}
+static bool config_bool(bool *out, const Json *root, const char *key, bool missing, const char *name, Error *err) {
+    const Json *j = json_get(root, key);
+    if (json_is_null(j)) { *out = missing; return true; }
+    if (j->type != JSON_TRUE && j->type != JSON_FALSE) return fail(err, "field '%s' must be true or false; %s; check the file", key, name);
+    *out = j->type == JSON_TRUE;
+    return true;
+}
+static const char *config_string(const Json *root, const char *key) {
+    const Json *j = json_get(root, key);
+    return j && j->type == JSON_STRING ? j->str : NULL;
+}
+
+/* rope_theta and rope_scaling, in the old spelling (two fields) or the new one (rope_parameters holds both). */
+static bool config_rope(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    const Json *rope = json_get(root, "rope_parameters");
+    if (json_is_null(rope)) rope = json_get(root, "rope_scaling");
+    if (json_is_null(rope)) rope = NULL;
+    if (rope && rope->type != JSON_OBJECT) return fail(err, "field 'rope_scaling' must be an object; %s; check the file", name);
+    if (!config_number(&c->rope_theta, root, "rope_theta", 10000.0, name, err)) return false;
+    if (rope && !config_number(&c->rope_theta, rope, "rope_theta", c->rope_theta, name, err)) return false;
+    const char *type = rope ? config_string(rope, "rope_type") : NULL;
+    if (rope && !type) type = config_string(rope, "type");
+    RopeScaling *s = &c->rope_scaling;
+    s->type = ROPE_DEFAULT;
+    s->factor = 1;
+    if (!rope || !type || !strcmp(type, "default")) return true;
+    if (!strcmp(type, "linear")) s->type = ROPE_LINEAR;
+    else if (!strcmp(type, "llama3")) s->type = ROPE_LLAMA3;
+    else return fail(err, "unsupported rope_type '%s'; %s; supported: default, linear, llama3", type, name);
+    if (json_is_null(json_get(rope, "factor"))) return fail(err, "missing field 'factor' of the rope scaling; %s; check the file", name);
+    return config_number(&s->factor, rope, "factor", 1, name, err) && config_number(&s->low_freq_factor, rope, "low_freq_factor", 1, name, err) &&
+           config_number(&s->high_freq_factor, rope, "high_freq_factor", 4, name, err) &&
+           config_number(&s->original_max_position, rope, "original_max_position_embeddings", c->max_position_embeddings, name, err) &&
+           (s->type != ROPE_LLAMA3 || s->high_freq_factor > s->low_freq_factor || fail(err, "high_freq_factor must exceed low_freq_factor; %s; check the file", name));
+}
+
+bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    memset(c, 0, sizeof *c);
+    if (root->type != JSON_OBJECT) return fail(err, "not an object; %s; give the folder of a Hugging Face model", name);
+    const char *type = config_string(root, "model_type"), *dtype = config_string(root, "dtype");
+    if (!type) return fail(err, "missing field 'model_type'; %s; give the folder of a Hugging Face model", name);
+    static const char *const known[] = {"llama", "qwen2", "qwen3", "mistral"};
+    bool found = false;
+    for (int i = 0; i < 4; i++) found |= !strcmp(type, known[i]);
+    if (!found) return fail(err, "unsupported architecture '%s'; %s; supported model types: llama, qwen2, qwen3, mistral", type, name);
+    snprintf(c->model_type, sizeof c->model_type, "%s", type);
+    if (!dtype) dtype = config_string(root, "torch_dtype");
+    snprintf(c->dtype, sizeof c->dtype, "%s", dtype ? dtype : "");
+    bool llama = !strcmp(type, "llama"), qwen2 = !strcmp(type, "qwen2"), qwen3 = !strcmp(type, "qwen3");
+
+    /* Fields that would change the arithmetic and that we do not have. Better refused than silently wrong. */
+    static const char *const must_be_absent[] = {"quantization_config", "num_local_experts", "num_experts", "partial_rotary_factor", "logits_scaling", "attention_multiplier", "embedding_multiplier",
+                                                 "residual_multiplier", "final_logit_softcapping", "attn_logit_softcapping"};
+    for (size_t i = 0; i < sizeof must_be_absent / sizeof *must_be_absent; i++)
+        if (!json_is_null(json_get(root, must_be_absent[i]))) return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", must_be_absent[i], name);
+    const char *act = config_string(root, "hidden_act");
+    if (act && strcmp(act, "silu")) return fail(err, "unsupported field hidden_act '%s'; %s; only silu is implemented", act, name);
+    bool window = false;
+    if (qwen2 || qwen3) { if (!config_bool(&window, root, "use_sliding_window", false, name, err)) return false; }
+    else window = !json_is_null(json_get(root, "sliding_window"));
+    if (window) return fail(err, "unsupported field 'sliding_window'; %s; only full attention is implemented", name);
+    const Json *layer_types = json_get(root, "layer_types");
+    for (const Json *t = layer_types ? layer_types->child : NULL; t; t = t->next)
+        if (t->type != JSON_STRING || strcmp(t->str, "full_attention")) return fail(err, "unsupported layer type '%s'; %s; only full_attention is implemented", t->type == JSON_STRING ? t->str : "?", name);
+    const Json *dropout = json_get(root, "attention_dropout");
+    if (dropout && dropout->type == JSON_NUMBER && dropout->number != 0) return fail(err, "unsupported field attention_dropout %s; %s; set it to 0", dropout->str, name);
+
+    double eps;
+    if (!config_int(&c->hidden_size, root, "hidden_size", 1, 1 << 20, 0, name, err) || !config_int(&c->intermediate_size, root, "intermediate_size", 1, 1 << 22, 0, name, err) ||
+        !config_int(&c->num_hidden_layers, root, "num_hidden_layers", 1, 10000, 0, name, err) || !config_int(&c->num_attention_heads, root, "num_attention_heads", 1, 65536, 0, name, err) ||
+        !config_int(&c->num_key_value_heads, root, "num_key_value_heads", 1, 65536, c->num_attention_heads, name, err) ||
+        !config_int(&c->vocab_size, root, "vocab_size", 1, 1 << 24, 0, name, err) || !config_int(&c->max_position_embeddings, root, "max_position_embeddings", 1, 1 << 30, 2048, name, err) ||
+        !config_int(&c->head_dim, root, "head_dim", 2, 4096, qwen3 ? 128 : c->hidden_size / c->num_attention_heads, name, err) ||
+        !config_number(&eps, root, "rms_norm_eps", 1e-6, name, err) || !config_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", false, name, err))
+        return false;
+    c->rms_norm_eps = (float)eps;
+    if (c->num_attention_heads % c->num_key_value_heads) return fail(err, "num_attention_heads %d is not a multiple of num_key_value_heads %d; %s; check the file", c->num_attention_heads, c->num_key_value_heads, name);
+    if (c->head_dim % 2) return fail(err, "head_dim %d is odd; %s; rotary embedding needs pairs", c->head_dim, name);
+    c->qk_norm = qwen3;
+    bool attention_bias = false, mlp_bias = false;
+    if ((llama || qwen3) && !config_bool(&attention_bias, root, "attention_bias", false, name, err)) return false;
+    if (llama && !config_bool(&mlp_bias, root, "mlp_bias", false, name, err)) return false;
+    for (int i = 0; i < MODULE_COUNT; i++) c->bias[i] = i >= MODULE_GATE ? mlp_bias : attention_bias || (qwen2 && i != MODULE_O);
+    return config_rope(c, root, name, err);
+}
+
+bool config_open(ModelConfig *c, const char *folder, Error *err) {
+    char path[PATH_MAX];
+    struct stat st;
+    if (stat(folder, &st)) return fail(err, "cannot open the model folder; %s: %s; give the folder of a downloaded Hugging Face model with --model", folder, strerror(errno));
+    if (!S_ISDIR(st.st_mode)) return fail(err, "the model is not a folder; %s; give the folder that holds config.json and model.safetensors with --model", folder);
+    path_join(path, sizeof path, folder, "config.json");
+    size_t bytes;
+    char *text = read_file(path, &bytes, err);
+    if (!text) return false;
+    JsonDoc doc;
+    bool ok = json_parse(&doc, text, bytes, path, 1, err);
+    free(text);
+    if (!ok) return false;
+    ok = config_parse(c, doc.root, path, err);
+    json_free(&doc);
+    return ok;
+}
+
+#ifdef FUZZ_CONFIG
+#ifdef __cplusplus
+extern "C"
+#endif
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    JsonDoc doc;
+    ModelConfig c;
+    Error err;
+    if (json_parse(&doc, (const char *)data, size, "fuzz", 1, &err)) { config_parse(&c, doc.root, "fuzz", &err); json_free(&doc); }
+    return 0;
+}
+#endif
+
+void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int positions) {
+    int half = c->head_dim / 2;
+    const RopeScaling *s = &c->rope_scaling;
+    const double pi = 3.14159265358979323846;
+    for (int i = 0; i < half; i++) {
+        /* fp32 where transformers has fp32: the tables are compared at position thousands, where one bit of the frequency is visible */
+        float frequency = 1.0f / powf((float)c->rope_theta, (float)(2 * i) / (float)c->head_dim);
+        if (s->type == ROPE_LINEAR) frequency /= (float)s->factor;
+        if (s->type == ROPE_LLAMA3) {
+            double wavelength = 2 * pi / frequency, low = s->original_max_position / s->low_freq_factor, high = s->original_max_position / s->high_freq_factor;
+            if (wavelength > low) frequency /= (float)s->factor;
+            else if (wavelength >= high) {
+                double smooth = (s->original_max_position / wavelength - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
+                frequency = (float)((1 - smooth) * frequency / s->factor + smooth * frequency);
+            }
+        }
+        for (int p = 0; p < positions; p++) {
+            float angle = (float)p * frequency;
+            cos_table[(size_t)p * (size_t)half + (size_t)i] = (float)cos((double)angle);
+            sin_table[(size_t)p * (size_t)half + (size_t)i] = (float)sin((double)angle);
+        }
+    }
+}
+
+/* ---- memory ----------------------------------------------------------------------------------------------------------------------------------- */
+
+void memory_add(MemoryTable *m, const char *name, size_t bytes) {
+    if (m->count < MEMORY_ROWS) { m->row[m->count].name = name; m->row[m->count].bytes = bytes; m->count++; }
+    m->total += bytes;
+}
+
+/* A "Name:   123 kB" line of one of Linux's status files, in bytes; 0 if it is not there. */
+static size_t proc_bytes(const char *file, const char *name) {
+    FILE *f = fopen(file, "r");
+    char line[256];
+    size_t found = 0, n = strlen(name);
+    while (f && fgets(line, sizeof line, f)) if (!strncmp(line, name, n) && line[n] == ':') found = (size_t)strtoull(line + n + 1, NULL, 10) * 1024;
+    if (f) fclose(f);
+    return found;
+}
+size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
+size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
+
+/* ================================================================================================================================================
+   3  THE CPU OPS
+   One matrix product carries nearly all the work; the rest is row by row. GCC vectors (8 or 16 floats) instead of intrinsics: the same lines become AVX-512, AVX2 or NEON code.
+   Every sum runs in an order fixed by the shapes alone, so one thread and sixteen give the same bits.
+   ================================================================================================================================================ */
+#ifndef LORA_NO_CPU_OPS
+
+#if defined(__AVX512F__)
+#define VL 16                               /* floats in a vector; MR x 2VL is the tile of C that stays in registers: 24 + 2 + 1 of 32 */
+#define MR 12
+#elif defined(__AVX2__)
+#define VL 8                                /* 12 + 2 + 1 of 16 registers */
+#define MR 6
+#else
+#define VL 4
+#define MR 6
+#endif
+#define NR (2 * VL)
+#define KC 256                              /* depth of one slice: NR x KC floats of B fill a 32 KiB L1 at most */
+
+typedef float vecf __attribute__((vector_size(VL * 4)));
+typedef int32_t veci __attribute__((vector_size(VL * 4)));
+typedef float vecf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+
+static inline vecf vec_load(const float *p) { return *(const vecf_unaligned *)p; }
+static inline void vec_store(float *p, vecf v) { *(vecf_unaligned *)p = v; }
+static inline vecf vec_set(float x) { return x - (vecf){0}; }
+static inline vecf vec_max(vecf a, vecf b) { veci m = a > b; return (vecf)(((veci)a & m) | ((veci)b & ~m)); }
+static inline float vec_sum(vecf v) {       /* a fixed tree */
+    float s[VL];
+    vec_store(s, v);
+    for (int w = VL / 2; w; w /= 2) for (int i = 0; i < w; i++) s[i] += s[i + w];
+    return s[0];
+}
+static inline float vec_max_lane(vecf v) {
+    float s[VL], m;
+    vec_store(s, v);
+    m = s[0];
+    for (int i = 1; i < VL; i++) if (s[i] > m) m = s[i];
+    return m;
+}
+
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2, ln 2 split in two so that r is exact; Taylor to r^7 is below half an ulp there. Underflows to 0, saturates at the largest float. */
+static inline vecf vec_exp(vecf x) {
+    veci low = x < -87.0f, high = x > 88.5f;
+    x = (vecf)(((veci)x & ~(low | high)));
+    vecf n = x * 1.44269504f + 12582912.0f;           /* 1.5 * 2^23: the addition rounds to an integer */
+    veci bits = (veci)n;                              /* whose value sits in the low mantissa bits */
+    n -= 12582912.0f;
+    vecf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    vecf p = r * (1.0f / 5040) + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    p = (vecf)((veci)p + (bits << 23));
+    return (vecf)((((veci)p & ~low) & ~high) | (high & (veci)vec_set(FLT_MAX)));
+}
+
+static int op_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+/* Scratch is handed out front to back; a shortage is a bug in op_scratch_bytes, not a user's error. */
+typedef struct ScratchCursor { char *at, *end; } ScratchCursor;
+static ScratchCursor scratch_begin(Scratch s) {
+    ScratchCursor c = {(char *)s.base, (char *)s.base + s.bytes};
+    c.at += (64 - (uintptr_t)c.at % 64) % 64;
+    return c;
+}
+static float *scratch_take(ScratchCursor *c, size_t floats) {
+    float *p = (float *)c->at;
+    size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
+    if (bytes > (size_t)(c->end - c->at)) { fprintf(stderr, "error: an op needs %zu more bytes of scratch; op_scratch_bytes; please report this\n", bytes - (size_t)(c->end - c->at)); abort(); }
+    c->at += bytes;
+    return p;
+}
+static size_t scratch_floats(size_t floats) { return (floats * sizeof(float) + 63) / 64 * 64; }
+
+/* ---- the matrix product --------------------------------------------------------------------------------------------------------------------------
+   C = beta C + alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/MR][K][MR]; B comes by slices of KC x NR that stay in L1 while every tile
+   of A passes by. A frozen weight W [O, I] is stored in the order in which y = x W^T reads it, panels [O/NR][I][NR] in the file's dtype, packed once at load; dx = dy W reads the same panels,
+   turning NR x NR blocks over on their way into the slice (N tokens amortise it: about 5 % at N = 256). */
+
+typedef struct MatrixB {                    /* where B [K, N] comes from */
+    const Weight *weight;                   /* frozen weight, or NULL: */
+    bool turned;                            /* weight: false B = W^T (K = I, N = O), true B = W (K = O, N = I) */
+    const float *data;                      /* B[k][n] = data[k * row + n * column] */
+    size_t row, column;
+} MatrixB;
+
+size_t weight_packed_bytes(const Weight *w) { return (size_t)((w->rows + NR - 1) / NR) * NR * (size_t)w->cols * dtype_size(w->dtype); }
+
+void weight_pack(Weight *w, void *where) {
+    int panels = (w->rows + NR - 1) / NR, I = w->cols;
+#pragma omp parallel for schedule(static)
+    for (int p = 0; p < panels; p++) {
+        int rows = w->rows - p * NR < NR ? w->rows - p * NR : NR;
+        for (int begin = 0; begin < I; begin += 64) {                         /* a strip of 64 columns of NR rows stays in L1 while it is turned */
+            int end = begin + 64 < I ? begin + 64 : I;
+            for (int r = 0; r < NR; r++) {
+                size_t from = (size_t)(p * NR + r) * (size_t)I, to = (size_t)p * (size_t)I * NR + (size_t)r;
+                if (dtype_size(w->dtype) == 4) for (int i = begin; i < end; i++) ((uint32_t *)where)[to + (size_t)i * NR] = r < rows ? ((const uint32_t *)w->data)[from + (size_t)i] : 0;
+                else for (int i = begin; i < end; i++) ((uint16_t *)where)[to + (size_t)i * NR] = r < rows ? ((const uint16_t *)w->data)[from + (size_t)i] : 0;
+            }
+        }
+    }
+    w->packed = where;
+}
+
+/* n elements of a packed weight from element `at` as floats. */
+static inline void unpack(float *out, const Weight *w, size_t at, size_t n) {
+    if (w->dtype == DTYPE_F32) memcpy(out, (const float *)w->packed + at, n * sizeof(float));
+    else if (w->dtype == DTYPE_BF16) {
+        const uint16_t *h = (const uint16_t *)w->packed + at;
+        uint32_t *bits = (uint32_t *)(void *)out;
+        for (size_t i = 0; i < n; i++) bits[i] = (uint32_t)h[i] << 16;
+    } else {
+        const uint16_t *h = (const uint16_t *)w->packed + at;
+        for (size_t i = 0; i < n; i++) {
+            /* half to float without a branch: shift into place, scale the exponent by 2^112; subnormals come out right because the multiplication normalises them (weights are finite) */
+            uint32_t sign = (uint32_t)(h[i] & 0x8000) << 16;
+            float magnitude = f32_from_bits((uint32_t)(h[i] & 0x7fff) << 13) * 0x1p112f;
+            uint32_t u;
+            memcpy(&u, &magnitude, 4);
+            out[i] = f32_from_bits(u | sign);
+        }
+    }
+}
+
+/* out[j][i] = in[i][j], NR x NR floats. */
+static inline void turn_block(float *out, const float *in) {
+#if VL == 16 && defined(__GNUC__) && !defined(__clang__)
+    /* Four rounds swap ever larger squares across the diagonal of each 16 x 16 quarter. */
+    for (int q = 0; q < 4; q++) {
+        const float *from = in + (q / 2) * 16 * NR + (q % 2) * 16;
+        float *to = out + (q % 2) * 16 * NR + (q / 2) * 16;
+        vecf a[16];
+        for (int i = 0; i < 16; i++) a[i] = vec_load(from + i * NR);
+#define TURN(S) \
+        for (int i = 0; i < 16; i++) if (!(i & S)) { \
+            vecf x = a[i], y = a[i + S]; \
+            veci low, high; \
+            for (int j = 0; j < 16; j++) { low[j] = j & S ? 16 + j - S : j; high[j] = j & S ? 16 + j : j + S; } \
+            a[i] = __builtin_shuffle(x, y, low); \
+            a[i + S] = __builtin_shuffle(x, y, high); \
+        }
+        TURN(1) TURN(2) TURN(4) TURN(8)
+#undef TURN
+        for (int i = 0; i < 16; i++) vec_store(to + i * NR, a[i]);
+    }
+#else
+    for (int i = 0; i < NR; i++) for (int j = 0; j < NR; j++) out[j * NR + i] = in[i * NR + j];
+#endif
+}
+
+/* The slice B[k0..k0+kc)[n0..n0+NR), zero-padded, as [kc][NR] floats: in `buffer`, or where it already lies. */
+static const float *b_slice(float *buffer, const MatrixB *b, int k0, int kc, int n0, int N) {
+    int width = N - n0 < NR ? N - n0 : NR;
+    const Weight *w = b->weight;
+    if (w && !b->turned) {
+        size_t at = ((size_t)(n0 / NR) * (size_t)w->cols + (size_t)k0) * NR;
+        if (w->dtype == DTYPE_F32) return (const float *)w->packed + at;
+        unpack(buffer, w, at, (size_t)kc * NR);
+    } else if (w) {
+        float block[NR * NR] __attribute__((aligned(64))), turned[NR * NR] __attribute__((aligned(64)));
+        for (int k = 0; k < kc; k += NR) {
+            unpack(block, w, ((size_t)((k0 + k) / NR) * (size_t)w->cols + (size_t)n0) * NR, (size_t)width * NR);
+            if (width < NR) memset(block + width * NR, 0, (size_t)(NR - width) * NR * sizeof(float));
+            int depth = kc - k < NR ? kc - k : NR;
+            if (depth == NR) turn_block(buffer + k * NR, block);
+            else { turn_block(turned, block); memcpy(buffer + k * NR, turned, (size_t)depth * NR * sizeof(float)); }
+        }
+    } else {
+        for (int k = 0; k < kc; k++) {
+            const float *row = b->data + (size_t)(k0 + k) * b->row + (size_t)n0 * b->column;
+            float *out = buffer + k * NR;
+            if (width == NR && b->column == 1) memcpy(out, row, NR * sizeof(float));
+            else for (int n = 0; n < NR; n++) out[n] = n < width ? row[(size_t)n * b->column] : 0;
+        }
+    }
+    return buffer;
+}
+
+/* c[MR][NR] (rows x width of it exist) = beta c + alpha a[kc][MR]^T b[kc][NR] */
+static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, float alpha, float beta) {
+    vecf acc[MR][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vecf){0};
+    for (int k = 0; k < kc; k++, a += MR, b += NR) {
+        vecf b0 = vec_load(b), b1 = vec_load(b + VL);
+#pragma GCC unroll 12
+        for (int i = 0; i < MR; i++) { acc[i][0] += b0 * a[i]; acc[i][1] += b1 * a[i]; }
+    }
+    if (rows == MR && width == NR) {
+#pragma GCC unroll 12
+        for (int i = 0; i < MR; i++) {
+            float *row = c + (size_t)i * ldc;
+            vecf x = acc[i][0] * alpha, y = acc[i][1] * alpha;
+            if (beta != 0) { x += vec_load(row) * beta; y += vec_load(row + VL) * beta; }
+            vec_store(row, x);
+            vec_store(row + VL, y);
+        }
+    } else {
+        float tile[MR][NR];
+#pragma GCC unroll 12
+        for (int i = 0; i < MR; i++) { vec_store(tile[i], acc[i][0]); vec_store(tile[i] + VL, acc[i][1]); }
+        for (int i = 0; i < rows; i++) for (int j = 0; j < width; j++) c[(size_t)i * ldc + (size_t)j] = alpha * tile[i][j] + (beta != 0 ? beta * c[(size_t)i * ldc + (size_t)j] : 0);
+    }
+}
+
+static size_t gemm_scratch_floats(int M, int K) { return (size_t)((M + MR - 1) / MR) * MR * (size_t)K; }
+
+/* C [M,N] (row stride ldc) = beta C + alpha A B;  A[m][k] = a[m * a_row + k * a_column]. */
+static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, MatrixB b, int M, int N, int K, float alpha, float beta, ScratchCursor scratch) {
+    int tiles = (M + MR - 1) / MR, panels = (N + NR - 1) / NR, threads = op_threads();
+    /* Few columns (a LoRA rank): split the rows too, or one thread would do it all. The split changes no sum. */
+    int pieces = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
+    if (pieces > tiles) pieces = tiles;
+    float *packed = scratch_take(&scratch, gemm_scratch_floats(M, K));
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int t = 0; t < tiles; t++) {
+            float *out = packed + (size_t)t * MR * (size_t)K;
+            int rows = M - t * MR < MR ? M - t * MR : MR;
+            const float *from = a + (size_t)t * MR * a_row;
+            if (a_row == 1 && rows == MR) for (int k = 0; k < K; k++) memcpy(out + (size_t)k * MR, from + (size_t)k * a_column, MR * sizeof(float));
+            else for (int k = 0; k < K; k++) for (int i = 0; i < MR; i++) out[(size_t)k * MR + (size_t)i] = i < rows ? from[(size_t)i * a_row + (size_t)k * a_column] : 0;
+        }
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < panels * pieces; task++) {
+            float buffer[KC * NR] __attribute__((aligned(64)));
+            int n0 = task / pieces * NR, first = (int)((int64_t)tiles * (task % pieces) / pieces), last = (int)((int64_t)tiles * (task % pieces + 1) / pieces);
+            int width = N - n0 < NR ? N - n0 : NR;
+            for (int k0 = 0; k0 < K; k0 += KC) {
+                int kc = K - k0 < KC ? K - k0 : KC;
+                const float *slice = b_slice(buffer, &b, k0, kc, n0, N);
+                for (int t = first; t < last; t++) {
+                    int rows = M - t * MR < MR ? M - t * MR : MR;
+                    gemm_tile(C + (size_t)t * MR * ldc + (size_t)n0, ldc, rows, width, packed + ((size_t)t * (size_t)K + (size_t)k0) * MR, slice, kc, alpha, k0 ? 1 : beta);
+                }
+            }
+        }
+    }
+}
+static MatrixB b_weight(const Weight *w, bool turned) { MatrixB b = {w, turned, NULL, 0, 0}; return b; }
+static MatrixB b_plain(const float *data, size_t row, size_t column) { MatrixB b = {NULL, false, data, row, column}; return b; }
+
+/* Logits come a chunk of rows at a time: 64 MiB of them at most, whole tiles. */
+static int logits_chunk(int n, int vocab) {
+    int rows = (int)(((size_t)16 << 20) / (size_t)vocab) / MR * MR;
+    if (rows > 240) rows = 240;
+    if (rows < MR) rows = MR;
+    return rows < n ? rows : n;
+}
+
+size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
+    size_t N = (size_t)n + MR, W = (size_t)widest + MR, R = (size_t)rank + MR, chunk = (size_t)logits_chunk(n, vocab) + MR;
+    size_t packed = scratch_floats(N * W > W * R ? N * W : W * R);            /* A of any product: [N,I], [N,O], [O,N] */
+    size_t linear = packed + scratch_floats(N * W) + scratch_floats(N * R);   /* + dropped input + dt */
+    size_t head = scratch_floats(chunk * (size_t)vocab) * 2 + scratch_floats(chunk * (size_t)hidden) * 2;
+    size_t whole = scratch_floats(N * (size_t)hidden);                        /* lm_head_logits packs every row */
+    size_t attention = scratch_floats((N + NR) * W) * 2;                      /* k and v turned over */
+    size_t most = linear > head ? linear : head;
+    if (whole > most) most = whole;
+    return (attention > most ? attention : most) + 4096;
+}
+
+/* ---- embedding ----------------------------------------------------------------------------------------------------------------------------------- */
+
+void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, int N, int C) {
+    size_t bytes = (size_t)C * dtype_size(embed->dtype);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) convert_to_f32(out + (size_t)n * (size_t)C, (const char *)embed->data + (size_t)ids[n] * bytes, embed->dtype, (size_t)C);
+}
+
+/* ---- RMSNorm ------------------------------------------------------------------------------------------------------------------------------------- */
+
+static inline float dot(const float *a, const float *b, int n) {
+    vecf sum = {0};
+    int i = 0;
+    for (; i + VL <= n; i += VL) sum += vec_load(a + i) * vec_load(b + i);
+    float s = vec_sum(sum);
+    for (; i < n; i++) s += a[i] * b[i];
+    return s;
+}
+
+void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int N, int C) {
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) {
+        const float *row = x + (size_t)n * (size_t)C;
+        float *o = out + (size_t)n * (size_t)C;
+        if (residual) {
+            float *s = sum ? sum + (size_t)n * (size_t)C : o;
+            const float *r = residual + (size_t)n * (size_t)C;
+            for (int c = 0; c < C; c++) s[c] = row[c] + r[c];
+            row = s;
+        }
+        float k = rstd[n] = 1.0f / sqrtf(dot(row, row, C) / (float)C + eps);
+        for (int c = 0; c < C; c++) o[c] = weight[c] * (row[c] * k);
+    }
+}
+
+void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int N, int C) {
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) {
+        size_t at = (size_t)n * (size_t)C;
+        const float *row = x + at, *d = dout + at;
+        float k = rstd[n];
+        vecf sum = {0};
+        int c = 0;
+        for (; c + VL <= C; c += VL) sum += vec_load(weight + c) * vec_load(d + c) * vec_load(row + c);
+        float s = vec_sum(sum);
+        for (; c < C; c++) s += weight[c] * d[c] * row[c];
+        float mean = s * k / (float)C;                                        /* mean of (weight dout) x_hat */
+        for (c = 0; c < C; c++) dx[at + (size_t)c] = (dresidual ? dresidual[at + (size_t)c] : 0) + k * (weight[c] * d[c] - row[c] * k * mean);
+    }
+}
+
+/* ---- linear with LoRA ---------------------------------------------------------------------------------------------------------------------------- */
+
+/* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between (Salmon et al., SC 2011). */
+static void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t p = (uint64_t)0xD2511F53u * c0, q = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(q >> 32) ^ c1 ^ k0;
+        c2 = (uint32_t)(p >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)q;
+        c3 = (uint32_t)p;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0; out[1] = c1; out[2] = c2; out[3] = c3;
+}
+static void dropout_numbers(uint32_t out[4], LoraCall call, uint32_t site, uint64_t block) {
+    uint32_t counter[4] = {(uint32_t)block, site, call.micro_batch, call.step}, key[2] = {(uint32_t)call.seed, (uint32_t)(call.seed >> 32)};
+    philox4x32(out, counter, key);
+}
+static uint32_t dropout_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
+bool dropout_keep(LoraCall call, uint32_t site, uint64_t index) {
+    uint32_t random[4];
+    dropout_numbers(random, call, site, index / 4);
+    return random[index % 4] >= dropout_threshold(call.dropout);
+}
+
+/* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
+static void dropout_apply(float *out, const float *x, LoraCall call, uint32_t site, size_t count, bool add) {
+    float factor = 1.0f / (1.0f - call.dropout);
+    uint32_t threshold = dropout_threshold(call.dropout);
+#pragma omp parallel for schedule(static)
+    for (size_t block = 0; block < (count + 3) / 4; block++) {
+        uint32_t random[4];
+        dropout_numbers(random, call, site, block);
+        for (size_t i = block * 4, j = 0; j < 4 && i < count; i++, j++) {
+            float v = random[j] >= threshold ? x[i] * factor : 0;
+            out[i] = add ? out[i] + v : v;
+        }
+    }
+}
+
+static void group_sums(const Linear *group, int count, int *O, int *R) {
+    *O = *R = 0;
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += group[j].rank; }
+}
+
+void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+    int O, R, I = group[0].in, o = 0, r = 0;
+    group_sums(group, count, &O, &R);
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        ScratchCursor s = scratch_begin(scratch);
+        if (p->bias) {
+#pragma omp parallel for schedule(static)
+            for (int n = 0; n < N; n++) memcpy(y + (size_t)n * (size_t)O + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
+        }
+        gemm(y + o, (size_t)O, x, (size_t)I, 1, b_weight(&p->w, false), N, p->out, I, 1, p->bias ? 1 : 0, s);
+        if (call.adapter && p->rank) {
+            const float *in = x;
+            if (call.dropout > 0) {
+                float *dropped = scratch_take(&s, (size_t)N * (size_t)I);
+                dropout_apply(dropped, x, call, p->site, (size_t)N * (size_t)I, false);
+                in = dropped;
+            }
+            gemm(t + r, (size_t)R, in, (size_t)I, 1, b_plain(p->A, 1, (size_t)I), N, p->rank, I, 1, 0, s);
+            gemm(y + o, (size_t)O, t + r, (size_t)R, 1, b_plain(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, 1, s);
+        }
+        o += p->out;
+        r += p->rank;
+    }
+}
+
+void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+    int O, R, I = group[0].in, o = 0, r = 0;
+    group_sums(group, count, &O, &R);
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        ScratchCursor s = scratch_begin(scratch);
+        if (dx) gemm(dx, (size_t)I, dy + o, (size_t)O, 1, b_weight(&p->w, true), N, I, p->out, 1, j ? 1 : 0, s);
+        if (call.adapter && p->rank) {
+            size_t rank = (size_t)p->rank;
+            float *dt = scratch_take(&s, (size_t)N * rank);
+            gemm(dt, rank, dy + o, (size_t)O, 1, b_plain(p->B, rank, 1), N, p->rank, p->out, p->scale, 0, s);
+            gemm(p->dB, rank, dy + o, 1, (size_t)O, b_plain(t + r, (size_t)R, 1), p->out, p->rank, N, p->scale, 1, s);
+            if (call.dropout > 0) {
+                float *buffer = scratch_take(&s, (size_t)N * (size_t)I);
+                dropout_apply(buffer, x, call, p->site, (size_t)N * (size_t)I, false);
+                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(buffer, (size_t)I, 1), p->rank, I, N, 1, 1, s);
+                if (dx) {
+                    gemm(buffer, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, 0, s);
+                    dropout_apply(dx, buffer, call, p->site, (size_t)N * (size_t)I, true);
+                }
+            } else {
+                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(x, (size_t)I, 1), p->rank, I, N, 1, 1, s);
+                if (dx) gemm(dx, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, 1, s);
+            }
+        }
+        o += p->out;
+        r += p->rank;
+    }
+}
+
+/* ---- q/k norm and rotary embedding ----------------------------------------------------------------------------------------------------------------
+   With x_hat = x * rstd and z = weight * x_hat the rotation is R z. Backward: g = R^T dout (the rotation by the negative angle), then the RMSNorm derivative of one head. */
+
+void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+    int P = (H + 2 * KV) * D, half = D / 2;
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) {
+        const float *cs = cos_table + (size_t)positions[n] * (size_t)half, *sn = sin_table + (size_t)positions[n] * (size_t)half;
+        for (int h = 0; h < H + KV; h++) {
+            const float *x = qkv + (size_t)n * (size_t)P + (size_t)h * (size_t)D, *w = h < H ? q_weight : k_weight;
+            float *o = out + (size_t)n * (size_t)P + (size_t)h * (size_t)D, k = w ? 1.0f / sqrtf(dot(x, x, D) / (float)D + eps) : 1;
+            for (int d = 0; d < half; d++) {
+                float a = w ? w[d] * (x[d] * k) : x[d], b = w ? w[d + half] * (x[d + half] * k) : x[d + half];
+                o[d] = a * cs[d] - b * sn[d];
+                o[d + half] = b * cs[d] + a * sn[d];
+            }
+        }
+        size_t v = (size_t)n * (size_t)P + (size_t)(H + KV) * (size_t)D;
+        memcpy(out + v, qkv + v, (size_t)KV * (size_t)D * sizeof(float));
+    }
+}
+
+void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+    int P = (H + 2 * KV) * D, half = D / 2;
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) {
+        const float *cs = cos_table + (size_t)positions[n] * (size_t)half, *sn = sin_table + (size_t)positions[n] * (size_t)half;
+        for (int h = 0; h < H + KV; h++) {
+            size_t at = (size_t)n * (size_t)P + (size_t)h * (size_t)D;
+            const float *x = qkv + at, *w = h < H ? q_weight : k_weight;
+            float *g = dqkv + at;
+            for (int d = 0; d < half; d++) {
+                float a = g[d], b = g[d + half];
+                g[d] = a * cs[d] + b * sn[d];
+                g[d + half] = b * cs[d] - a * sn[d];
+            }
+            if (!w) continue;
+            float k = 1.0f / sqrtf(dot(x, x, D) / (float)D + eps), mean = 0;
+            for (int d = 0; d < D; d++) mean += w[d] * g[d] * x[d];
+            mean *= k / (float)D;
+            for (int d = 0; d < D; d++) g[d] = k * (w[d] * g[d] - x[d] * k * mean);
+        }
+    }
+}
+
+/* ---- attention -----------------------------------------------------------------------------------------------------------------------------------
+   FlashAttention's scheme (Dao 2023) with tiles of QB queries x KB keys: scores of a tile, running maximum and sum per query, output rescaled when the maximum grows. k (and for backward v) are turned
+   over once, [KV][D][N], so that a vector holds neighbouring keys. Backward gives each (sequence, key/value head) to one thread: dk, dv and the group's dq have a single writer. */
+
+#define QB 16
+#define KB 64
+
+/* C [m,n] = (add ? C : 0) + A B; A[i][k] = a[i * a_row + k * a_column], B [K, n] with row stride ldb. For tiles of attention, where nothing is worth packing. */
+static void tile_product(float *c, size_t ldc, const float *a, size_t a_row, size_t a_column, const float *b, size_t ldb, int m, int n, int K, bool add) {
+    int j = 0;
+    for (; j + NR <= n; j += NR) {
+        int i = 0;
+        for (; i + 4 <= m; i += 4) {
+            vecf acc[4][2];
+            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) acc[u][v] = add ? vec_load(c + (size_t)(i + u) * ldc + (size_t)(j + v * VL)) : (vecf){0};
+            for (int k = 0; k < K; k++) {
+                vecf b0 = vec_load(b + (size_t)k * ldb + (size_t)j), b1 = vec_load(b + (size_t)k * ldb + (size_t)j + VL);
+                for (int u = 0; u < 4; u++) { float s = a[(size_t)(i + u) * a_row + (size_t)k * a_column]; acc[u][0] += b0 * s; acc[u][1] += b1 * s; }
+            }
+            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) vec_store(c + (size_t)(i + u) * ldc + (size_t)(j + v * VL), acc[u][v]);
+        }
+        for (; i < m; i++) {
+            vecf acc[2];
+            for (int v = 0; v < 2; v++) acc[v] = add ? vec_load(c + (size_t)i * ldc + (size_t)(j + v * VL)) : (vecf){0};
+            for (int k = 0; k < K; k++) for (int v = 0; v < 2; v++) acc[v] += vec_load(b + (size_t)k * ldb + (size_t)(j + v * VL)) * a[(size_t)i * a_row + (size_t)k * a_column];
+            for (int v = 0; v < 2; v++) vec_store(c + (size_t)i * ldc + (size_t)(j + v * VL), acc[v]);
+        }
+    }
+    if (j == n) return;
+    for (int i = 0; i < m; i++) {           /* the last columns, fewer than NR */
+        float acc[NR];
+        for (int v = 0; v < n - j; v++) acc[v] = add ? c[(size_t)i * ldc + (size_t)(j + v)] : 0;
+        for (int k = 0; k < K; k++) {
+            float s = a[(size_t)i * a_row + (size_t)k * a_column];
+            for (int v = 0; v < n - j; v++) acc[v] += s * b[(size_t)k * ldb + (size_t)(j + v)];
+        }
+        for (int v = 0; v < n - j; v++) c[(size_t)i * ldc + (size_t)(j + v)] = acc[v];
+    }
+}
+
+/* out[kv][d][n] = qkv[n][first + kv*D + d] */
+static void turn_heads(float *out, const float *qkv, int first, int N, int KV, int D, int P) {
+#pragma omp parallel for schedule(static)
+    for (int row = 0; row < KV * D; row++) for (int n = 0; n < N; n++) out[(size_t)row * (size_t)N + (size_t)n] = qkv[(size_t)n * (size_t)P + (size_t)(first + row)];
+}
+
+/* The sequence of task number `task` when every sequence has `per` tasks. */
+typedef struct AttentionTask { int begin, length, head; } AttentionTask;
+static AttentionTask attention_task(int task, int per, const int32_t *cu) { int s = task / per; AttentionTask t = {cu[s], cu[s + 1] - cu[s], task % per}; return t; }
+
+void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+    int P = (H + 2 * KV) * D, group = H / KV;
+    float scale = 1.0f / sqrtf((float)D);
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
+    turn_heads(kt, qkv, H * D, N, KV, D, P);
+#pragma omp parallel for schedule(dynamic)
+    for (int task = 0; task < S * H; task++) {
+        AttentionTask t = attention_task(task, H, cu_seqlens);
+        int kv = t.head / group;
+        const float *v = qkv + (size_t)t.begin * (size_t)P + (size_t)((H + KV + kv) * D), *k = kt + (size_t)kv * (size_t)D * (size_t)N + (size_t)t.begin;
+        for (int q0 = 0; q0 < t.length; q0 += QB) {
+            int rows = t.length - q0 < QB ? t.length - q0 : QB;
+            const float *q = qkv + (size_t)(t.begin + q0) * (size_t)P + (size_t)(t.head * D);
+            float *o = out + ((size_t)(t.begin + q0) * (size_t)H + (size_t)t.head) * (size_t)D;
+            float top[QB], sum[QB], p[QB * KB];
+            for (int i = 0; i < rows; i++) { top[i] = -INFINITY; sum[i] = 0; memset(o + (size_t)i * (size_t)(H * D), 0, (size_t)D * sizeof(float)); }
+            for (int k0 = 0; k0 < q0 + rows; k0 += KB) {                      /* tiles above the diagonal are never made */
+                int keys = q0 + rows - k0 < KB ? q0 + rows - k0 : KB;
+                tile_product(p, KB, q, (size_t)P, 1, k + k0, (size_t)N, rows, keys, D, false);
+                for (int i = 0; i < rows; i++) {
+                    int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;           /* causal: keys up to the query itself */
+                    float *row = p + i * KB, m = top[i];
+                    if (seen < 0) seen = 0;
+                    for (int j = 0; j < KB; j++) row[j] = j < seen ? row[j] * scale : -INFINITY;
+                    vecf best = vec_set(m);
+                    for (int j = 0; j < KB; j += VL) best = vec_max(best, vec_load(row + j));
+                    m = vec_max_lane(best);
+                    float shrink = top[i] == m ? 1 : expf(top[i] - m);
+                    vecf total = {0};
+                    for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(row + j) - m); vec_store(row + j, e); total += e; }
+                    sum[i] = sum[i] * shrink + vec_sum(total);
+                    top[i] = m;
+                    if (shrink != 1) for (int d = 0; d < D; d++) o[(size_t)i * (size_t)(H * D) + (size_t)d] *= shrink;
+                }
+                tile_product(o, (size_t)(H * D), p, KB, 1, v + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
+            }
+            for (int i = 0; i < rows; i++) {
+                float inverse = 1.0f / sum[i];
+                for (int d = 0; d < D; d++) o[(size_t)i * (size_t)(H * D) + (size_t)d] *= inverse;
+                lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)t.head] = top[i] + logf(sum[i]);
+            }
+        }
+    }
+}
+
+void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+    int P = (H + 2 * KV) * D, group = H / KV, HD = H * D;
+    float scale = 1.0f / sqrtf((float)D);
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N), *vt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
+    turn_heads(kt, qkv, H * D, N, KV, D, P);
+    turn_heads(vt, qkv, (H + KV) * D, N, KV, D, P);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) memset(dqkv + (size_t)n * (size_t)P, 0, (size_t)P * sizeof(float));
+#pragma omp parallel for schedule(dynamic)
+    for (int task = 0; task < S * KV; task++) {
+        AttentionTask t = attention_task(task, KV, cu_seqlens);
+        size_t base = (size_t)t.begin * (size_t)P;
+        const float *k = qkv + base + (size_t)((H + t.head) * D), *k_turned = kt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin, *v_turned = vt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin;
+        float *dk = dqkv + base + (size_t)((H + t.head) * D), *dv = dqkv + base + (size_t)((H + KV + t.head) * D);
+        for (int h = t.head * group; h < (t.head + 1) * group; h++) {
+            for (int q0 = 0; q0 < t.length; q0 += QB) {
+                int rows = t.length - q0 < QB ? t.length - q0 : QB;
+                const float *q = qkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D);
+                size_t at = (size_t)(t.begin + q0) * (size_t)HD + (size_t)(h * D);
+                float *dq = dqkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D), delta[QB], p[QB * KB], ds[QB * KB];
+                for (int i = 0; i < rows; i++) delta[i] = dot(dout + at + (size_t)(i * HD), out + at + (size_t)(i * HD), D);
+                for (int k0 = 0; k0 < q0 + rows; k0 += KB) {
+                    int keys = q0 + rows - k0 < KB ? q0 + rows - k0 : KB;
+                    tile_product(p, KB, q, (size_t)P, 1, k_turned + k0, (size_t)N, rows, keys, D, false);
+                    tile_product(ds, KB, dout + at, (size_t)HD, 1, v_turned + k0, (size_t)N, rows, keys, D, false);
+                    for (int i = 0; i < rows; i++) {
+                        int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;
+                        float *row = p + i * KB, *d = ds + i * KB, l = lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)h];
+                        if (seen < 0) seen = 0;
+                        for (int j = 0; j < KB; j++) { row[j] = j < seen ? row[j] * scale - l : -INFINITY; d[j] = j < seen ? d[j] : 0; }
+                        for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(row + j)); vec_store(row + j, e); vec_store(d + j, e * (vec_load(d + j) - delta[i]) * scale); }
+                    }
+                    tile_product(dv + (size_t)k0 * (size_t)P, (size_t)P, p, 1, KB, dout + at, (size_t)HD, keys, D, rows, true);
+                    tile_product(dk + (size_t)k0 * (size_t)P, (size_t)P, ds, 1, KB, q, (size_t)P, keys, D, rows, true);
+                    tile_product(dq, (size_t)P, ds, KB, 1, k + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
+                }
+            }
+        }
+    }
+}
+
+/* ---- SwiGLU -------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Applies f to vectors of a row, the last one padded: the tail must not need a second formula. */
+static inline vecf swiglu_sigmoid(vecf g) { return 1.0f / (1.0f + vec_exp(-g)); }
+
+void swiglu_forward(floatX *h, const floatX *gate_up, int N, int F) {
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) {
+        const float *gate = gate_up + (size_t)n * 2 * (size_t)F, *up = gate + F;
+        float *out = h + (size_t)n * (size_t)F;
+        for (int f = 0; f < F; f += VL) {
+            int lanes = F - f < VL ? F - f : VL;
+            vecf g = {0}, u = {0};
+            if (lanes == VL) { g = vec_load(gate + f); u = vec_load(up + f); }
+            else { memcpy(&g, gate + f, (size_t)lanes * sizeof(float)); memcpy(&u, up + f, (size_t)lanes * sizeof(float)); }
+            vecf r = g * swiglu_sigmoid(g) * u;
+            if (lanes == VL) vec_store(out + f, r);
+            else memcpy(out + f, &r, (size_t)lanes * sizeof(float));
+        }
+    }
+}
+
+void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up, int N, int F) {
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) {
+        const float *gate = gate_up + (size_t)n * 2 * (size_t)F, *up = gate + F, *d = dh + (size_t)n * (size_t)F;
+        float *dgate = d_gate_up + (size_t)n * 2 * (size_t)F, *dup = dgate + F;
+        for (int f = 0; f < F; f += VL) {
+            size_t bytes = (size_t)(F - f < VL ? F - f : VL) * sizeof(float);
+            vecf g = {0}, u = {0}, x = {0};
+            memcpy(&g, gate + f, bytes);
+            memcpy(&u, up + f, bytes);
+            memcpy(&x, d + f, bytes);
+            vecf s = swiglu_sigmoid(g), du = x * g * s, dg = x * u * s * (1.0f + g * (1.0f - s));
+            memcpy(dup + f, &du, bytes);
+            memcpy(dgate + f, &dg, bytes);
+        }
+    }
+}
+
+/* ---- head and cross-entropy ------------------------------------------------------------------------------------------------------------------------ */
+
+/* One row of logits becomes, in place, scale * (softmax - onehot) when scale is not 0. */
+typedef struct RowLoss { double loss, entropy; bool correct; } RowLoss;
+static RowLoss logits_row(float *z, int target, float scale, int V) {
+    vecf best = vec_set(-INFINITY);
+    int v = 0, argmax = 0;
+    for (; v + VL <= V; v += VL) best = vec_max(best, vec_load(z + v));
+    float top = vec_max_lane(best), target_logit = z[target];
+    for (; v < V; v++) if (z[v] > top) top = z[v];
+    while (argmax < V - 1 && z[argmax] != top) argmax++;                      /* lowest index on ties, as torch.argmax */
+    double sum = 0, weighted = 0;                                            /* sum e^(z-top), sum e^(z-top) (z-top): floats within 4096 logits, doubles across */
+    for (int begin = 0; begin < V; begin += 4096) {
+        int end = begin + 4096 < V ? begin + 4096 : V;
+        vecf s = {0}, w = {0};
+        for (v = begin; v + VL <= end; v += VL) { vecf d = vec_load(z + v) - top, e = vec_exp(d); vec_store(z + v, e); s += e; w += e * d; }
+        sum += (double)vec_sum(s);
+        weighted += (double)vec_sum(w);
+        for (; v < end; v++) { float d = z[v] - top, e = expf(d); z[v] = e; sum += (double)e; weighted += (double)e * (double)d; }
+    }
+    RowLoss r = {log(sum) + (double)top - (double)target_logit, log(sum) - weighted / sum, argmax == target};
+    if (scale != 0) {
+        float factor = (float)((double)scale / sum);
+        for (v = 0; v < V; v++) z[v] *= factor;
+        z[target] -= scale;
+    }
+    return r;
+}
+
+LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
+    LossStats stats = {0, 0, 0, 0};
+    int chunk = logits_chunk(N, V), row[256];
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *logits = scratch_take(&cursor, (size_t)chunk * (size_t)V), *gathered = scratch_take(&cursor, (size_t)chunk * (size_t)C);
+    if (dx) memset(dx, 0, (size_t)N * (size_t)C * sizeof(float));
+    if (row_loss) memset(row_loss, 0, (size_t)N * sizeof(float));
+    for (int n = 0; n < N;) {
+        int rows = 0;
+        for (; n < N && rows < chunk; n++) {
+            if (targets[n] == -100) continue;
+            memcpy(gathered + (size_t)rows * (size_t)C, x + (size_t)n * (size_t)C, (size_t)C * sizeof(float));
+            row[rows++] = n;
+        }
+        if (!rows) break;
+        gemm(logits, (size_t)V, gathered, (size_t)C, 1, b_weight(head, false), rows, V, C, 1, 0, cursor);
+        RowLoss result[256];
+#pragma omp parallel for schedule(static)
+        for (int i = 0; i < rows; i++) result[i] = logits_row(logits + (size_t)i * (size_t)V, targets[row[i]], dx ? dloss : 0, V);
+        for (int i = 0; i < rows; i++) {
+            stats.loss_sum += result[i].loss;
+            stats.entropy_sum += result[i].entropy;
+            stats.correct += result[i].correct;
+            stats.tokens++;
+            if (row_loss) row_loss[row[i]] = (float)result[i].loss;
+        }
+        if (!dx) continue;
+        gemm(gathered, (size_t)C, logits, (size_t)V, 1, b_weight(head, true), rows, C, V, 1, 0, cursor);
+        for (int i = 0; i < rows; i++) memcpy(dx + (size_t)row[i] * (size_t)C, gathered + (size_t)i * (size_t)C, (size_t)C * sizeof(float));
+    }
+    return stats;
+}
+
+void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
+    gemm(logits, (size_t)V, x, (size_t)C, 1, b_weight(head, false), N, V, C, 1, 0, scratch_begin(scratch));
+}
+
+/* ---- optimizer ----------------------------------------------------------------------------------------------------------------------------------- */
+
+void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {
+    float decay = (float)(1.0 - (double)lr * (double)weight_decay), rate = (float)((double)lr / (1.0 - pow((double)beta1, step))), root = (float)(1.0 / sqrt(1.0 - pow((double)beta2, step)));
+#pragma omp parallel for schedule(static)
+    for (size_t i = 0; i < count; i++) {
+        float g = grad_scale * grad[i];
+        m[i] = beta1 * m[i] + (1.0f - beta1) * g;
+        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+        param[i] = param[i] * decay - rate * m[i] / (sqrtf(v[i]) * root + eps);
+    }
+}
+
+double global_norm(const float *grad, size_t count) {
+    enum { STRIPES = 256 };
+    double part[STRIPES], sum = 0;
+#pragma omp parallel for schedule(static)
+    for (int s = 0; s < STRIPES; s++) {
+        double p = 0;
+        for (size_t i = count * (size_t)s / STRIPES; i < count * (size_t)(s + 1) / STRIPES; i++) p += (double)grad[i] * (double)grad[i];
+        part[s] = p;
+    }
+    for (int s = 0; s < STRIPES; s++) sum += part[s];
+    return sqrt(sum);
+}
+
+#endif /* LORA_NO_CPU_OPS */
+
+/* ================================================================================================================================================
+   4  THE MODEL
+   ================================================================================================================================================ */
+
+/* Page-aligned zeroed memory that the system hands out only when it is touched; NULL when there is none. */
+static void *pages_alloc(size_t bytes) {
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the matrix products */
+#endif
+    return p;
+}
+static void pages_free(void *p, size_t bytes) { if (p) munmap(p, bytes ? bytes : 1); }
+
+static size_t round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
+
+/* ---- opening ---------------------------------------------------------------------------------------------------------------------------------- */
+
+/* A tensor that has been copied elsewhere need not stay in memory: its pages go back to the file cache. */
+static void tensor_release_pages(const void *data, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = round_up((size_t)data, page), end = ((size_t)data + bytes) / page * page;
+    if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
+static const Tensor *model_tensor(const Model *m, const char *name, int64_t rows, int64_t columns, Error *err) {
+    const Tensor *t = tensors_get(&m->files, name, rows, columns, err);
+    int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
+    if (t) tensor_release_pages(t->data, t->bytes);
+    if (bad < 0) return t;
+    fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder again", name, (long long)bad, m->folder);
+    return NULL;
+}
+static bool model_matrix(Model *m, Weight *w, const char *name, int rows, int columns, Error *err) {
+    const Tensor *t = model_tensor(m, name, rows, columns, err);
+    if (!t) return false;
+    w->data = t->data; w->dtype = t->dtype; w->rows = rows; w->cols = columns; w->packed = NULL;
+    return true;
+}
+/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; NULL arena: only count. */
+static bool model_vector(Model *m, float **out, float **next, const char *name, int count, Error *err) {
+    const Tensor *t = model_tensor(m, name, count, 0, err);
+    if (!t) return false;
+    convert_to_f32(*next, t->data, t->dtype, t->count);
+    *out = *next;
+    *next += count;
+    return true;
+}
+
+static bool model_load_layers(Model *m, Error *err) {
+    const ModelConfig *c = &m->config;
+    int C = c->hidden_size, F = c->intermediate_size, D = c->head_dim, HD = c->num_attention_heads * D, KD = c->num_key_value_heads * D;
+    const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
+    size_t per_layer = 2 * (size_t)C + (c->qk_norm ? 2 * (size_t)D : 0);
+    for (int j = 0; j < MODULE_COUNT; j++) if (c->bias[j]) per_layer += (size_t)out[j];
+    m->norm_bytes = (per_layer * (size_t)c->num_hidden_layers + (size_t)C) * sizeof(float);
+    m->norm_arena = pages_alloc(m->norm_bytes);
+    m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
+    if (!m->norm_arena) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
+    float *next = (float *)m->norm_arena;
+    if (!model_vector(m, &m->final_norm, &next, "model.norm.weight", C, err)) return false;
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        Layer *layer = &m->layers[l];
+        char name[160];
+        struct { const char *suffix; float **where; int count; bool wanted; } norms[] = {
+            {"input_layernorm", &layer->norm1, C, true}, {"post_attention_layernorm", &layer->norm2, C, true}, {"self_attn.q_norm", &layer->q_norm, D, c->qk_norm}, {"self_attn.k_norm", &layer->k_norm, D, c->qk_norm}};
+        for (int i = 0; i < 4; i++) {
+            if (!norms[i].wanted) continue;
+            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, norms[i].suffix);
+            if (!model_vector(m, norms[i].where, &next, name, norms[i].count, err)) return false;
+        }
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            Linear *linear = &layer->linear[j];
+            linear->in = in[j];
+            linear->out = out[j];
+            linear->site = (uint32_t)(l * MODULE_COUNT + j);
+            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, module_path[j]);
+            if (!model_matrix(m, &linear->w, name, out[j], in[j], err)) return false;
+            if (!c->bias[j]) continue;
+            float *bias;
+            snprintf(name, sizeof name, "model.layers.%d.%s.bias", l, module_path[j]);
+            if (!model_vector(m, &bias, &next, name, out[j], err)) return false;
+            linear->bias = bias;
+        }
+    }
+    return true;
+}
+
+/* Every matrix that is multiplied by goes once into the backend's layout; then its file pages are let go. */
+static bool model_pack(Model *m, Error *err) {
+    int L = m->config.num_hidden_layers;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t offset = 0;
+        for (int i = -1; i < L * MODULE_COUNT; i++) {                         /* the head, the largest, first: its file pages are gone before the rest comes */
+            Weight *w = i < 0 ? &m->head : &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
+            if (pass) {
+                weight_pack(w, (char *)m->weight_arena + offset);
+                tensor_release_pages(w->data, (size_t)w->rows * (size_t)w->cols * dtype_size(w->dtype));
+            }
+            offset += round_up(weight_packed_bytes(w), 256);
+        }
+        if (pass) break;
+        m->weight_bytes = offset;
+        if (offset > machine_memory())
+            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free on this machine; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)machine_memory() / 0x1p30, m->folder);
+        m->weight_arena = pages_alloc(offset);
+        if (!m->weight_arena) return fail(err, "out of memory for %.1f GiB of weights; %s; use a smaller model", (double)offset / 0x1p30, m->folder);
+    }
+    return true;
+}
+
+bool model_open(Model *m, const char *folder, Error *err) {
+    memset(m, 0, sizeof *m);
+    m->folder = copy_string(folder);
+    const ModelConfig *c = &m->config;
+    bool ok = config_open(&m->config, folder, err) && tensors_open_folder(&m->files, folder, err) &&
+              model_matrix(m, &m->embed, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, err);
+    if (ok) {
+        m->head = m->embed;
+        ok = c->tie_word_embeddings || model_matrix(m, &m->head, "lm_head.weight", c->vocab_size, c->hidden_size, err);
+    }
+    ok = ok && model_load_layers(m, err) && model_pack(m, err);
+    if (!ok) model_close(m);
+    return ok;
+}
+
+static void adapter_free(Model *m) {
+    size_t bytes = m->param_count * sizeof(float);
+    pages_free(m->param, bytes); pages_free(m->grad, bytes); pages_free(m->adam_m, bytes); pages_free(m->adam_v, bytes);
+    arrfree(m->lora.layers);
+    m->param = m->grad = m->adam_m = m->adam_v = NULL;
+    m->param_count = 0;
+    m->adam_step = 0;
+}
+
+void model_close(Model *m) {
+    adapter_free(m);
+    pages_free(m->weight_arena, m->weight_bytes);
+    pages_free(m->norm_arena, m->norm_bytes);
+    pages_free(m->arena, m->arena_bytes);
+    tensors_close(&m->files);
+    free(m->activations);
+    free(m->layers);
+    free(m->folder);
+    memset(m, 0, sizeof *m);
+}
+
+/* ---- working memory: laid out by one function, run twice (base NULL: only the size) ------------------------------------------------------------- */
+
+typedef struct Layout { char *base; size_t offset; } Layout;
+static void *layout_take(Layout *a, size_t count, size_t element) {
+    void *p = a->base ? a->base + a->offset : NULL;
+    a->offset += round_up(count * element, 256);
+    return p;
+}
+static int group_rank(const Layer *layer, int first, int count) {
+    int r = 0;
+    for (int j = first; j < first + count; j++) r += layer->linear[j].rank;
+    return r;
+}
+
+static size_t model_layout(Model *m, char *base, MemoryTable *table) {
+    const ModelConfig *c = &m->config;
+    size_t N = (size_t)m->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size, H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
+    size_t P = (H + 2 * (size_t)c->num_key_value_heads) * D, X = sizeof(floatX);
+    Layout a = {base, 0};
+    int widest = (int)(2 * F > P ? 2 * F : P), rank = 0;
+    if ((int)C > widest) widest = (int)C;
+    LayerActivations shared;
+    memset(&shared, 0, sizeof shared);
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        const Layer *layer = &m->layers[l];
+        LayerActivations *s = &m->activations[l];
+        bool own = l == 0 || m->recompute != RECOMPUTE_LAYER, own_gate_up = l == 0 || m->recompute == RECOMPUTE_NONE;
+        if (!own) *s = shared;                                                /* one set for all layers; only the layer's input is its own */
+        s->x = (floatX *)layout_take(&a, N * C, X);
+        if (own) {
+            s->qkv = (floatX *)layout_take(&a, N * P, X);
+            s->attention = (floatX *)layout_take(&a, N * H * D, X);
+            s->middle = (floatX *)layout_take(&a, N * C, X);
+            s->rstd1 = (float *)layout_take(&a, N, sizeof(float));
+            s->rstd2 = (float *)layout_take(&a, N, sizeof(float));
+            s->lse = (float *)layout_take(&a, N * H, sizeof(float));
+            if (own_gate_up) s->gate_up = (floatX *)layout_take(&a, N * 2 * F, X);
+            else s->gate_up = m->activations[0].gate_up;
+        }
+        int ranks[4] = {group_rank(layer, MODULE_Q, 3), group_rank(layer, MODULE_O, 1), group_rank(layer, MODULE_GATE, 2), group_rank(layer, MODULE_DOWN, 1)};
+        s->t_qkv = (floatX *)layout_take(&a, N * (size_t)ranks[0], X);
+        s->t_o = (floatX *)layout_take(&a, N * (size_t)ranks[1], X);
+        s->t_gate_up = (floatX *)layout_take(&a, N * (size_t)ranks[2], X);
+        s->t_down = (floatX *)layout_take(&a, N * (size_t)ranks[3], X);
+        for (int i = 0; i < 4; i++) if (ranks[i] > rank) rank = ranks[i];
+        if (l == 0) shared = *s;
+    }
+    if (table) memory_add(table, "activations kept for backward", a.offset);
+    size_t mark = a.offset;
+    m->final_x = (floatX *)layout_take(&a, N * C, X);
+    m->final_rstd = (float *)layout_take(&a, N, sizeof(float));
+    m->normed = (floatX *)layout_take(&a, N * C, X);
+    m->rotated = (floatX *)layout_take(&a, N * P, X);
+    m->h = (floatX *)layout_take(&a, N * F, X);
+    m->projected = (floatX *)layout_take(&a, N * C, X);
+    m->d_residual = (floatX *)layout_take(&a, N * C, X);
+    m->d_normed = (floatX *)layout_take(&a, N * C, X);
+    m->d_h = (floatX *)layout_take(&a, N * F, X);
+    m->d_attention = (floatX *)layout_take(&a, N * H * D, X);
+    m->d_qkv = (floatX *)layout_take(&a, N * P, X);
+    m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
+    m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
+    if (table) memory_add(table, "working buffers of one layer", a.offset - mark);
+    m->scratch.bytes = op_scratch_bytes(m->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
+    m->scratch.base = layout_take(&a, m->scratch.bytes, 1);
+    if (table) memory_add(table, "scratch of the ops (logits chunk, panels)", m->scratch.bytes);
+    return a.offset;
+}
+
+bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
+    pages_free(m->arena, m->arena_bytes);
+    m->arena = NULL;
+    free(m->activations);
+    m->activations = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
+    m->max_tokens = max_tokens;
+    m->max_positions = max_positions;
+    m->recompute = recompute;
+    MemoryTable local;
+    memset(&local, 0, sizeof local);
+    if (!table) table = &local;
+    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes);
+    memory_add(table, "adapter and its gradient", 2 * m->param_count * sizeof(float));
+    memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
+    m->arena_bytes = model_layout(m, NULL, table);
+    if (!allocate) return true;
+    if (m->arena_bytes > machine_memory())
+        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free on this machine; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)machine_memory() / 0x1p30,
+                    recompute == RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "lower --per-device-train-batch-size or --max-length, or add --recompute layer");
+    m->arena = pages_alloc(m->arena_bytes);
+    if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
+    model_layout(m, (char *)m->arena, NULL);
+    rope_tables(m->cos_table, m->sin_table, &m->config, max_positions);
+    return true;
+}
+
+/* ---- forward and backward ----------------------------------------------------------------------------------------------------------------------- */
+
+static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
+    if (!p || p->tensor) return;
+    for (size_t i = 0; i < (size_t)N * (size_t)width; i++)
+        if (!isfinite((float)x[i])) { p->tensor = tensor; p->layer = layer; p->index = (int64_t)i; p->width = width; return; }
+}
+
+/* One layer from its input to the unadded output of its MLP (m->projected). previous: the residual stream before the last layer's MLP, whose output still has to be added; NULL: s->x is complete. */
+static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const floatX *previous) {
+    const ModelConfig *c = &m->config;
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &m->activations[l];
+    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
+    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm1, c->rms_norm_eps, N, C);
+    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
+    linear_forward(s->qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
+    probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, b->positions, N, H, KV, D);
+    attention_forward(s->attention, s->lse, m->rotated, b->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
+    linear_forward(m->projected, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
+    probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
+    rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm2, c->rms_norm_eps, N, C);
+    linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    probe_tensor(m->probe, "gate, up", l, s->gate_up, N, 2 * F);
+    swiglu_forward(m->h, s->gate_up, N, F);
+    linear_forward(m->projected, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
+    probe_tensor(m->probe, "down_proj", l, m->projected, N, C);
+}
+
+/* m->d_residual: in, the gradient of the layer's output; out, of its input (left unfinished where nothing below wants it). */
+static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool wants_dx) {
+    const ModelConfig *c = &m->config;
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &m->activations[l];
+    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
+    if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
+    rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm2, c->rms_norm_eps, N, C);
+    if (m->recompute == RECOMPUTE_GATE_UP) linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+
+    swiglu_forward(m->h, s->gate_up, N, F);
+    linear_backward(m->d_h, m->d_residual, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
+    swiglu_backward(s->gate_up, m->d_h, s->gate_up, N, F);
+    linear_backward(m->d_normed, s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm2, N, C);
+
+    linear_backward(m->d_attention, m->d_residual, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, b->positions, N, H, KV, D);
+    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, b->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, b->positions, N, H, KV, D);
+    rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
+    linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
+    if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm1, N, C);
+}
+
+/* Everything up to the final norm's output in m->normed. */
+static void model_body(Model *m, const Batch *b, LoraCall call) {
+    const ModelConfig *c = &m->config;
+    int L = c->num_hidden_layers;
+    embedding_forward(m->activations[0].x, b->ids, &m->embed, b->N, c->hidden_size);
+    tensor_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
+    for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
+    rmsnorm_forward(m->normed, m->final_rstd, m->final_x, m->activations[L - 1].middle, m->projected, m->final_norm, c->rms_norm_eps, b->N, c->hidden_size);
+    probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
+}
+
+LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss) {
+    const ModelConfig *c = &m->config;
+    model_body(m, b, call);
+    LossStats stats = lm_head_loss(backward ? m->d_normed : NULL, row_loss, m->normed, b->targets, &m->head, dloss, b->N, c->hidden_size, c->vocab_size, m->scratch);
+    if (!backward) return stats;
+    rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
+    int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
+    while (lowest < c->num_hidden_layers && !group_rank(&m->layers[lowest], 0, MODULE_COUNT)) lowest++;
+    for (int l = c->num_hidden_layers - 1; l >= lowest; l--) layer_backward(m, l, b, call, l > lowest);
+    return stats;
+}
+
+void model_logits(Model *m, float *logits, const Batch *b, LoraCall call) {
+    model_body(m, b, call);
+    lm_head_logits(logits, m->normed, &m->head, b->N, m->config.hidden_size, m->config.vocab_size, m->scratch);
+}
+
+void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes) {
+    Probe probe;
+    memset(&probe, 0, sizeof probe);
+    m->probe = &probe;
+    model_body(m, b, call);
+    m->probe = NULL;
+    if (!probe.tensor) { snprintf(text, bytes, "in the loss itself, in a batch that begins with data row %lld", (long long)b->row[0]); return; }
+    int64_t token = probe.index / probe.width;
+    int s = 0;
+    while (s + 1 < b->S && b->cu_seqlens[s + 1] <= token) s++;
+    snprintf(text, bytes, "first in layer %d, %s, token %lld of data row %lld", probe.layer, probe.tensor, (long long)(token - b->cu_seqlens[s]), (long long)b->row[s]);
+}
+
+/* ================================================================================================================================================
+   5  THE ADAPTER AND THE OPTIMIZER
+   ================================================================================================================================================ */
+
+/* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same layout, so the optimizer sees flat ranges. */
+static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
+    const ModelConfig *c = &m->config;
+    adapter_free(m);
+    m->lora = *config;
+    m->lora.layers = NULL;
+    if (config->layers) { arrsetlen(m->lora.layers, (size_t)c->num_hidden_layers); memcpy(m->lora.layers, config->layers, (size_t)c->num_hidden_layers); }
+    float scale = config->lora_alpha / (config->use_rslora ? sqrtf((float)config->r) : (float)config->r);
+    for (int pass = 0; pass < 2; pass++) {
+        size_t offset = 0;
+        for (int l = 0; l < c->num_hidden_layers; l++) {
+            for (int j = 0; j < MODULE_COUNT; j++) {
+                Linear *p = &m->layers[l].linear[j];
+                p->rank = config->target[j] && (!m->lora.layers || m->lora.layers[l]) ? config->r : 0;
+                p->scale = scale;
+                size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
+                if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
+                offset += a + b;
+            }
+        }
+        if (pass) break;
+        if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one module and one layer");
+        m->param_count = offset;
+        float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
+        for (int i = 0; i < 4; i++)
+            if (!(*arenas[i] = (float *)pages_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
+    }
+    return true;
+}
+
+bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
+    if (!adapter_layout(m, config, err)) return false;
+    for (int l = 0; l < m->config.num_hidden_layers; l++) {
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            Linear *p = &m->layers[l].linear[j];
+            float bound = 1.0f / sqrtf((float)p->in);                          /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
+            for (size_t i = 0; i < (size_t)p->rank * (size_t)p->in; i++) {
+                uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];   /* step UINT32_MAX: never a dropout mask's */
+                philox4x32(random, counter, key);
+                p->A[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
+            }
+        }
+    }
+    return true;
+}
+
+/* ---- PEFT folders ----------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct AdapterTensor { char name[120]; float *data; int64_t shape[2]; } AdapterTensor;
+
+/* The 2 tensors of every adapted projection with PEFT's names, in arena order; stb_ds array. */
+static AdapterTensor *adapter_tensors(const Model *m) {
+    AdapterTensor *list = NULL;
+    for (int l = 0; l < m->config.num_hidden_layers; l++) {
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            const Linear *p = &m->layers[l].linear[j];
+            for (int b = 0; b < 2 && p->rank; b++) {
+                AdapterTensor t;
+                snprintf(t.name, sizeof t.name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
+                t.data = b ? p->B : p->A;
+                t.shape[0] = b ? p->out : p->rank;
+                t.shape[1] = b ? p->rank : p->in;
+                arrput(list, t);
+            }
+        }
+    }
+    return list;
+}
+
+void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes) {
+    AdapterTensor *list = adapter_tensors(m);
+    snprintf(text, bytes, "parameter %zu", index);
+    for (ptrdiff_t i = 0; i < arrlen(list); i++)
+        if (index >= (size_t)(list[i].data - m->param) && index < (size_t)(list[i].data - m->param) + (size_t)(list[i].shape[0] * list[i].shape[1])) snprintf(text, bytes, "%s", list[i].name);
+    arrfree(list);
+}
+
+void adapter_zero_grad(Model *m) { memset(m->grad, 0, m->param_count * sizeof(float)); }
+
+/* The module a PEFT target name means ("q_proj", "self_attn.q_proj"), or -1. */
+static int module_by_name(const char *name) {
+    for (int j = 0; j < MODULE_COUNT; j++) if (!strcmp(name, module_name[j]) || !strcmp(name, module_path[j])) return j;
+    return -1;
+}
+
+static bool adapter_config_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
+    memset(config, 0, sizeof *config);
+    const char *type = config_string(root, "peft_type");
+    if (!type || strcmp(type, "LORA")) return fail(err, "unsupported peft_type '%s'; %s; only LORA adapters can be loaded", type ? type : "(none)", name);
+    /* Each of these changes the arithmetic or adds tensors. Absent, null, false and empty all mean "not used". */
+    static const char *const unsupported[] = {"use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "exclude_modules", "trainable_token_indices", "target_parameters",
+                                              "layer_replication", "use_qalora", "alora_invocation_tokens", "layers_pattern", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config"};
+    for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++) {
+        const Json *j = json_get(root, unsupported[i]);
+        if (!json_is_null(j) && j->type != JSON_FALSE && !((j->type == JSON_ARRAY || j->type == JSON_OBJECT || j->type == JSON_STRING) && !j->count))
+            return fail(err, "unsupported adapter field '%s'; %s; only plain LoRA adapters can be loaded", unsupported[i], name);
+    }
+    const char *bias = config_string(root, "bias");
+    if (bias && strcmp(bias, "none")) return fail(err, "unsupported adapter field bias '%s'; %s; only 'none' is implemented", bias, name);
+    double alpha, dropout = 0;
+    const Json *d = json_get(root, "lora_dropout");
+    if (!json_is_null(d)) dropout = d->type == JSON_NUMBER ? d->number : -1;
+    if (!(dropout >= 0 && dropout < 1)) return fail(err, "lora_dropout must be a number from 0 to below 1; %s; check the file", name);
+    if (!config_int(&config->r, root, "r", 1, 65536, 8, name, err) || !config_number(&alpha, root, "lora_alpha", 8, name, err) || !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
+    config->lora_alpha = (float)alpha;
+    config->lora_dropout = (float)dropout;
+    const Json *targets = json_get(root, "target_modules");
+    if (json_is_null(targets)) config->target[MODULE_Q] = config->target[MODULE_V] = true;    /* PEFT's default for all four families */
+    else if (targets->type == JSON_STRING && !strcmp(targets->str, "all-linear")) for (int j = 0; j < MODULE_COUNT; j++) config->target[j] = true;
+    else if (targets->type == JSON_ARRAY) {
+        for (const Json *t = targets->child; t; t = t->next) {
+            int j = t->type == JSON_STRING ? module_by_name(t->str) : -1;
+            if (j < 0) return fail(err, "unsupported target module '%s'; %s; the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj", t->type == JSON_STRING ? t->str : "?", name);
+            config->target[j] = true;
+        }
+    } else return fail(err, "target_modules must be a list of names; %s; regular expressions are not supported", name);
+    const Json *which = json_get(root, "layers_to_transform");
+    if (json_is_null(which) || (which->type == JSON_ARRAY && !which->count)) return true;
+    arrsetlen(config->layers, (size_t)layers);
+    memset(config->layers, 0, (size_t)layers);
+    for (const Json *l = which->type == JSON_ARRAY ? which->child : which; l; l = which->type == JSON_ARRAY ? l->next : NULL) {
+        int64_t v = json_size(l);
+        if (v < 0 || v >= layers) { arrfree(config->layers); return fail(err, "layers_to_transform names a layer that the model does not have; %s; layers are 0 to %d", name, layers - 1); }
+        config->layers[v] = 1;
+    }
+    return true;
+}
+
+bool adapter_load(Model *m, const char *folder, Error *err) {
+    char path[PATH_MAX];
+    path_join(path, sizeof path, folder, "adapter_config.json");
+    size_t bytes;
+    char *text = read_file(path, &bytes, err);
+    if (!text) return false;
+    JsonDoc doc;
+    LoraConfig config;
+    bool ok = json_parse(&doc, text, bytes, path, 1, err);
+    free(text);
+    if (!ok) return false;
+    ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
+    json_free(&doc);
+    if (!ok) return false;
+    ok = adapter_layout(m, &config, err);
+    arrfree(config.layers);
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    path_join(path, sizeof path, folder, "adapter_model.safetensors");
+    ok = ok && tensors_add_file(&set, path, err);
+    AdapterTensor *list = ok ? adapter_tensors(m) : NULL;
+    for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
+        const Tensor *t = tensors_get(&set, list[i].name, list[i].shape[0], list[i].shape[1], err);
+        ok = t != NULL;
+        if (!ok) break;
+        convert_to_f32(list[i].data, t->data, t->dtype, t->count);
+        if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
+        shdel(set.table, list[i].name);                                       /* what is left over at the end has no place in this model */
+    }
+    if (ok && shlen(set.table)) ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for another model", set.table[0].key, path);
+    arrfree(list);
+    tensors_close(&set);
+    return ok;
+}
+
+/* A growing text; what the JSON writers print into. */
+typedef struct Text { char *at; } Text;         /* stb_ds array, not terminated */
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static void text_add(Text *t, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    size_t old = (size_t)arrlen(t->at);
+    arrsetlen(t->at, old + (size_t)n + 1);
+    vsnprintf(t->at + old, (size_t)n + 1, format, again);
+    va_end(again);
+    arrsetlen(t->at, old + (size_t)n);
+}
+static void text_add_json_string(Text *t, const char *s) {
+    text_add(t, "\"");
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\') text_add(t, "\\%c", *s);
+        else if ((uint8_t)*s < 32) text_add(t, "\\u%04x", (unsigned)(uint8_t)*s);
+        else text_add(t, "%c", *s);
+    }
+    text_add(t, "\"");
+}
+static bool text_write(Text *t, const char *folder, const char *name, Error *err) {
+    char path[PATH_MAX];
+    path_join(path, sizeof path, folder, name);
+    bool ok = write_file(path, t->at, (size_t)arrlen(t->at), err);
+    arrfree(t->at);
+    return ok;
+}
+
+bool adapter_save(const Model *m, const char *folder, Error *err) {
+    if (!make_folder(folder, err)) return false;
+    const LoraConfig *c = &m->lora;
+    Text t = {NULL};
+    /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
+    text_add(&t, "{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": ");
+    text_add_json_string(&t, m->folder);
+    text_add(&t, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": ");
+    if (!c->layers) text_add(&t, "null");
+    else {
+        const char *comma = "[";
+        for (int l = 0; l < m->config.num_hidden_layers; l++) if (c->layers[l]) { text_add(&t, "%s%d", comma, l); comma = ", "; }
+        text_add(&t, "]");
+    }
+    text_add(&t, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": %.7g,\n  \"lora_dropout\": %.7g,\n  \"megatron_config\": null,\n  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
+             "  \"rank_pattern\": {},\n  \"revision\": null,\n  \"target_modules\": [", (double)c->lora_alpha, (double)c->lora_dropout, c->r);
+    const char *comma = "";
+    for (int j = 0; j < MODULE_COUNT; j++) if (c->target[j]) { text_add(&t, "%s\n    \"%s\"", comma, module_name[j]); comma = ","; }
+    text_add(&t, "\n  ],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n", c->use_rslora ? "true" : "false");
+
+    AdapterTensor *list = adapter_tensors(m);
+    size_t count = (size_t)arrlen(list);
+    const char **names = (const char **)must_alloc(count * sizeof *names);
+    const float **data = (const float **)must_alloc(count * sizeof *data);
+    int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
+    for (size_t i = 0; i < count; i++) { names[i] = list[i].name; data[i] = list[i].data; shapes[i][0] = list[i].shape[0]; shapes[i][1] = list[i].shape[1]; }
+    char path[PATH_MAX];
+    path_join(path, sizeof path, folder, "adapter_model.safetensors");
+    /* Weights first: a configuration without its weights would look like a whole adapter. */
+    bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
+    if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
+    else arrfree(t.at);
+    free(names); free(data); free(shapes);
+    arrfree(list);
+    return ok;
+}
+
+/* ---- schedules -------------------------------------------------------------------------------------------------------------------------------- */
+
+const char *const schedule_name[SCHEDULE_COUNT] = {"linear", "cosine", "constant", "constant_with_warmup"};
+
+double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total) {
+    if (s == SCHEDULE_CONSTANT) return 1;
+    if (step < warmup) return (double)step / (double)(warmup > 1 ? warmup : 1);
+    if (s == SCHEDULE_CONSTANT_WITH_WARMUP) return 1;
+    double rest = (double)(total - warmup > 1 ? total - warmup : 1);
+    if (s == SCHEDULE_LINEAR) return fmax(0, (double)(total - step) / rest);
+    return fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * (double)(step - warmup) / rest)));
+}
+
+/* ================================================================================================================================================
+   6  DATA
+   Three steps, each with its own section: a file is cut into rows (nothing but positions in memory), every row becomes ids and labels (in parallel, results in row order), and the examples
+   that are left are laid into one arena, packed, and cut into batches. The mask is never guessed from token ids: the text of an example is built here or by the chat renderer, which know the
+   byte ranges that are to be learned, and the tokenizer says which tokens those bytes became.
+   Easy to get wrong, each has a test: a loss on position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the tokenizer's BOS, a rendered
+   chat already contains it; a blank line is not a row.
+   ================================================================================================================================================ */
+#include <stdarg.h>
+
+enum { DATA_IGNORE = -100 };                                /* Hugging Face's label for "not learned" */
+
+/* ---- growable memory -------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct DataText { char *p; size_t n, cap; } DataText;                          /* bytes [n] */
+
+/* Room for `need` elements of `size` bytes in *p: doubles, never shrinks. */
+static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
+    if (need <= *cap) return true;
+    size_t more = *cap < 64 ? 64 : *cap + *cap / 2;
+    if (more < need) more = need;
+    void *q = more > SIZE_MAX / size ? NULL : realloc(*p, more * size);
+    if (!q) return false;
+    *p = q; *cap = more;
+    return true;
+}
+static bool data_add(DataText *t, const char *s, size_t n) {
+    void *p = t->p;
+    if (!data_room(&p, &t->cap, t->n + n + 1, 1)) return false;
+    t->p = (char *)p;
+    if (n) memcpy(t->p + t->n, s, n);
+    t->n += n;
+    t->p[t->n] = 0;
+    return true;
+}
+static bool data_memory(Error *err, const char *path) { return fail(err, "out of memory; %s; use a smaller data file or --max-length", path); }
+
+/* Bytes (1..4) of the well-formed UTF-8 character at s with n > 0 bytes left, its code point in *cp; 0: not UTF-8 (overlong forms and surrogates included). */
+static int data_utf8(const char *str, size_t n, uint32_t *cp) {
+    const unsigned char *s = (const unsigned char *)str;
+    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
+    int k = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
+    if (k == 0 || (size_t)k > n) return 0;
+    uint32_t c = k == 1 ? s[0] : s[0] & (0xFFu >> (k + 1));
+    for (int i = 1; i < k; i++) {
+        if ((s[i] & 0xC0) != 0x80) return 0;
+        c = c << 6 | (s[i] & 63);
+    }
+    *cp = c;
+    return c < least[k] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000) ? 0 : k;
+}
+
+/* ---- a file becomes rows ---------------------------------------------------------------------------------------------------------------------- */
+
+/* One row, not yet understood: a line of JSON still to be parsed, or an object that already is (elements of a .json array, records of a .csv). */
+typedef struct DataRow { const char *text; size_t bytes, line /* 0: unknown */; const Json *object; } DataRow;
+typedef struct DataRows {
+    char *text;                             /* the file; the CSV reader unquotes in place */
+    size_t bytes, count, cap;
+    DataRow *row;                           /* [count] */
+    const char *path;
+    bool csv;
+    JsonDoc doc;                            /* .json: owns the objects */
+    Json *cells, *objects;                  /* .csv: [count * columns] and [count]: each record dressed as a JSON object of strings, so that one code path reads all formats */
+} DataRows;
+
+static void data_rows_free(DataRows *r) {
+    json_free(&r->doc);
+    free(r->text); free(r->row); free(r->cells); free(r->objects);
+    memset(r, 0, sizeof *r);
+}
+
+static bool data_rows_push(DataRows *r, DataRow row, Error *err) {
+    void *p = r->row;
+    if (!data_room(&p, &r->cap, r->count + 1, sizeof *r->row)) return data_memory(err, r->path);
+    r->row = (DataRow *)p;
+    r->row[r->count++] = row;
+    return true;
+}
+
+static bool data_read_lines(DataRows *r, size_t begin, Error *err) {
+    size_t line = 1;
+    for (const char *s = r->text + begin, *end = r->text + r->bytes; s < end; line++) {
+        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end;
+        size_t n = (size_t)(stop - s);
+        bool blank = true;
+        for (size_t i = 0; i < n && blank; i++) blank = s[i] == ' ' || s[i] == '\t' || s[i] == '\r';
+        DataRow row = {s, n, line, NULL};
+        if (!blank && !data_rows_push(r, row, err)) return false;
+        s = newline ? newline + 1 : end;
+    }
+    return true;
+}
+
+static bool data_read_array(DataRows *r, size_t begin, Error *err) {
+    if (!json_parse(&r->doc, r->text + begin, r->bytes - begin, r->path, 1, err)) return false;
+    if (r->doc.root->type != JSON_ARRAY) return fail(err, "not a list of rows; %s; a .json data file is [{...}, {...}]; name it .jsonl if every line is an object", r->path);
+    for (const Json *v = r->doc.root->child; v; v = v->next) {
+        DataRow row = {NULL, 0, 0, v};
+        if (!data_rows_push(r, row, err)) return false;
+    }
+    return true;
+}
+
+/* One CSV field (RFC 4180) starting at *s, unquoted in place and NUL-terminated. *s moves past the field and what ends it; *last: it ended the record. Line ends: \n, \r\n, \r. */
+static bool data_csv_field(Json *field, char **s, char *end, size_t *line, bool *last, const char *path, Error *err) {
+    char *in = *s, *out = in, *begin = in;
+    if (in < end && *in == '"') {
+        size_t opened = *line;
+        for (in++;; in++) {
+            if (in == end) return fail(err, "quoted field is never closed; %s:%zu; close it with \", and write a quote inside a field as \"\"", path, opened);
+            if (*in == '"') { if (in + 1 < end && in[1] == '"') in++; else break; }
+            if (*in == '\n') (*line)++;
+            *out++ = *in;
+        }
+        in++;
+        if (in < end && *in != ',' && *in != '\r' && *in != '\n')
+            return fail(err, "text after a closing quote; %s:%zu; write a quote inside a quoted field as \"\"", path, *line);
+    } else {
+        while (in < end && *in != ',' && *in != '\r' && *in != '\n') {
+            if (*in == '"') return fail(err, "quote inside an unquoted field; %s:%zu; quote the whole field and write the inner quote as \"\"", path, *line);
+            in++;
+        }
+        out = in;
+    }
+    size_t n = (size_t)(out - begin);
+    if (n > UINT32_MAX - 16) return fail(err, "field longer than 4 GB; %s:%zu; split the data", path, *line);
+    *last = in == end || *in != ',';
+    if (in < end) {
+        if (*in == '\r' && in + 1 < end && in[1] == '\n') in++;
+        if (*in != ',') (*line)++;
+        in++;
+    }
+    *out = 0;                               /* the byte after the field has been read: a delimiter, a quote, or the NUL after the file */
+    field->type = JSON_STRING; field->str = begin; field->count = (uint32_t)n;
+    *s = in;
+    return true;
+}
+
+/* The whole file: the first record names the columns, every other one has as many fields. Empty lines are skipped. */
+static bool data_read_csv(DataRows *r, size_t begin, Error *err) {
+    char *s = r->text + begin, *end = r->text + r->bytes;
+    size_t line = 1, columns = 0, fields = 0, cap = 0;
+    r->csv = true;
+    for (size_t i = begin, at = 1; i < r->bytes;) {
+        uint32_t cp;
+        int k = data_utf8(r->text + i, r->bytes - i, &cp);
+        if (k == 0) return fail(err, "invalid UTF-8; %s:%zu; save the file as UTF-8", r->path, at);
+        at += cp == '\n';
+        i += (size_t)k;
+    }
+    while (s < end) {
+        if (*s == '\n' || *s == '\r') { line += *s == '\n' || s + 1 == end || s[1] != '\n'; s++; continue; }
+        DataRow row = {NULL, 0, line, NULL};
+        size_t first = fields;
+        for (bool last = false; !last;) {
+            void *p = r->cells;
+            if (!data_room(&p, &cap, fields + 1, sizeof *r->cells)) return data_memory(err, r->path);
+            r->cells = (Json *)p;
+            memset(&r->cells[fields], 0, sizeof *r->cells);
+            if (!data_csv_field(&r->cells[fields++], &s, end, &line, &last, r->path, err)) return false;
+        }
+        if (columns == 0) columns = fields;
+        else if (fields - first != columns)
+            return fail(err, "record has %zu fields, the header has %zu; %s:%zu; quote fields that contain a comma or a line break", fields - first, columns, r->path, row.line);
+        else if (!data_rows_push(r, row, err)) return false;
+    }
+    if (r->count == 0) return true;
+    r->objects = (Json *)calloc(r->count, sizeof *r->objects);
+    if (!r->objects) return data_memory(err, r->path);
+    for (size_t c = 0; c < columns; c++)
+        for (size_t b = 0; b < c; b++)
+            if (r->cells[b].count == r->cells[c].count && !memcmp(r->cells[b].str, r->cells[c].str, r->cells[c].count))
+                return fail(err, "two columns are named \"%.60s\"; %s:1; rename one", r->cells[c].str, r->path);
+    for (size_t i = 0; i < r->count; i++) {
+        Json *cell = r->cells + (i + 1) * columns, *object = &r->objects[i];
+        object->type = JSON_OBJECT; object->count = (uint32_t)columns; object->child = cell;
+        for (size_t c = 0; c < columns; c++) {
+            cell[c].key = r->cells[c].str; cell[c].key_count = r->cells[c].count;
+            cell[c].next = c + 1 < columns ? &cell[c + 1] : NULL;
+        }
+        r->row[i].object = object;
+    }
+    return true;
+}
+
+/* .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
+static bool data_rows_read(DataRows *r, Error *err) {
+    const char *dot = strrchr(r->path, '.');
+    size_t begin = r->bytes >= 3 && !memcmp(r->text, "\xEF\xBB\xBF", 3) ? 3 : 0, first = begin;
+    while (first < r->bytes && strchr(" \t\r\n", r->text[first]) && r->text[first]) first++;
+    if (first == r->bytes) return fail(err, "file is empty; %s; expected rows (.jsonl, .json or .csv)", r->path);
+    if (dot && !strcmp(dot, ".csv")) return data_read_csv(r, begin, err);
+    if ((dot && !strcmp(dot, ".jsonl")) || r->text[first] == '{') return data_read_lines(r, begin, err);
+    if ((dot && !strcmp(dot, ".json")) || r->text[first] == '[') return data_read_array(r, begin, err);
+    return data_read_csv(r, begin, err);
+}
+
+/* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
+
+/* What one thread needs to turn rows into examples; the buffers are reused from row to row. */
+typedef struct DataWork {
+    const DataRows *rows;
+    const DataRow *row;
+    const Json *object;
+    size_t number;                          /* of the row, from 1 */
+    const Tokenizer *t;
+    const DataOptions *o;
+    ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
+    DataText prompt, text;
+    ChatMessage *messages;                  /* [count, messages_cap] */
+    size_t messages_cap;
+    TokenIds tok;
+    Error err;
+} DataWork;
+
+/* The example of one row before the arena. */
+typedef struct DataExample { int32_t *ids, *labels /* one block: [count], [count] */; size_t count; bool truncated; } DataExample;
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+static bool data_row_fail(DataWork *w, const char *todo, const char *what, ...) {
+    char text[768], line[32] = "";
+    va_list ap;
+    va_start(ap, what);
+    vsnprintf(text, sizeof text, what, ap);
+    va_end(ap);
+    if (w->row->line) snprintf(line, sizeof line, " (line %zu)", w->row->line);
+    return fail(&w->err, "%s; %s row %zu%s; %s", text, w->rows->path, w->number, line, todo);
+}
+/* An error of the tokenizer or the chat renderer, with the row put before it. */
+static bool data_row_wrap(DataWork *w) { return fail(&w->err, "%s row %zu: %s", w->rows->path, w->number, w->err.text); }
+static bool data_row_memory(DataWork *w) { return data_memory(&w->err, w->rows->path); }
+
+/* A key with null counts as absent: exporters write it for empty columns. */
+static const Json *data_get(const Json *object, const char *key) {
+    const Json *v = json_get(object, key);
+    return v && v->type != JSON_NULL ? v : NULL;
+}
+static bool data_is(const Json *v, const char *text) { return v->count == strlen(text) && !memcmp(v->str, text, v->count); }
+
+static const char *const data_type_name[] = {"null", "a truth value", "a truth value", "a number", "a string", "a list", "an object"};
+static bool data_need(DataWork *w, const Json *v, const char *key, JsonType type) {
+    if (v->type == type) return true;
+    if (w->rows->csv) return data_row_fail(w, "put such rows into a .jsonl file", "column \"%s\" cannot be %s in a CSV file", key, data_type_name[type]);
+    return data_row_fail(w, "correct the row", "\"%s\" is %s, expected %s", key, data_type_name[v->type], data_type_name[type]);
+}
+
+/* Tokenises text[n] and keeps the example. spans: what is to be learned; all: everything is. */
+static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans, size_t nspans, bool all, int flags) {
+    TextSpan whole = {0, n};
+    if (all) { spans = &whole; nspans = n ? 1 : 0; }
+    if (!tokenizer_encode_spans(w->t, &w->tok, text, n, spans, nspans, flags, &w->err)) return data_row_wrap(w);
+    e->count = w->tok.count;
+    if (w->o->max_length > 0 && e->count > (size_t)w->o->max_length) { e->count = (size_t)w->o->max_length; e->truncated = true; }
+    e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
+    if (!e->ids) return data_row_memory(w);
+    e->labels = e->ids + e->count;
+    for (size_t i = 0; i < e->count; i++) {
+        e->ids[i] = w->tok.ids[i];
+        e->labels[i] = all || w->tok.mask[i] ? w->tok.ids[i] : (int32_t)DATA_IGNORE;
+    }
+    return true;
+}
+
+static bool data_wrong_loss(DataWork *w, const char *shape) {
+    return data_row_fail(w, "use --loss-on all, or give rows with prompt and completion", "--loss-on %s needs to know the answer, and this row is %s",
+                         w->o->loss_on == LOSS_ON_ASSISTANT ? "assistant" : "completion", shape);
+}
+
+/* prompt and completion as plain text, as TRL's non-conversational data: the completion follows the prompt directly (a space between them is the business of the data or of the template),
+   then the tokenizer's end of text unless the completion brings it. A token that holds the end of the prompt and the start of the completion counts as completion. */
+static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes, bool all) {
+    int32_t id = tokenizer_eos(w->t);
+    const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
+    size_t n = eos ? strlen(eos) : 0;
+    w->text.n = 0;
+    if (!data_add(&w->text, prompt, prompt_bytes) || !data_add(&w->text, completion, completion_bytes)) return data_row_memory(w);
+    if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !data_add(&w->text, eos, n)) return data_row_memory(w);
+    TextSpan span = {prompt_bytes, w->text.n};
+    return data_tokenise(w, e, w->text.p, w->text.n, &span, span.end > span.begin, all, TOK_ADD_SPECIAL);
+}
+
+/* prompt into w->prompt, dressed by --prompt-template where there is one. */
+static bool data_prompt(DataWork *w, const char *prompt, size_t bytes) {
+    static const char mark[] = "{prompt}";
+    const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
+    w->prompt.n = 0;
+    for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1)
+        if (!data_add(&w->prompt, s, (size_t)(at - s)) || !data_add(&w->prompt, prompt, bytes)) return data_row_memory(w);
+    return data_add(&w->prompt, s, strlen(s)) || data_row_memory(w);
+}
+
+/* Appends one message. */
+static bool data_message(DataWork *w, size_t *count, const char *role, const Json *content, const Json *reasoning) {
+    void *p = w->messages;
+    if (!data_room(&p, &w->messages_cap, *count + 1, sizeof *w->messages)) return data_row_memory(w);
+    w->messages = (ChatMessage *)p;
+    ChatMessage *m = &w->messages[(*count)++];
+    memset(m, 0, sizeof *m);
+    m->role = role; m->content = content->str; m->content_bytes = content->count; m->train = !strcmp(role, "assistant");
+    if (reasoning) { m->reasoning = reasoning->str; m->reasoning_bytes = reasoning->count; }
+    return true;
+}
+
+/* A list of {role, content} or, ShareGPT's way, {from, value}. */
+static bool data_messages(DataWork *w, size_t *count, const Json *list, const char *name) {
+    static const char *const role_of[][2] = {{"system", "system"}, {"user", "user"}, {"assistant", "assistant"}, {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}};
+    size_t index = 0;
+    if (!data_need(w, list, name, JSON_ARRAY)) return false;
+    for (const Json *m = list->child; m; m = m->next) {
+        index++;
+        bool sharegpt = !data_get(m, "role") && data_get(m, "from");
+        const Json *role = data_get(m, sharegpt ? "from" : "role"), *content = data_get(m, sharegpt ? "value" : "content"), *reasoning = data_get(m, "reasoning_content"), *calls = data_get(m, "tool_calls");
+        if (m->type != JSON_OBJECT || !role || !content || role->type != JSON_STRING || content->type != JSON_STRING || (reasoning && reasoning->type != JSON_STRING))
+            return data_row_fail(w, "a message is {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}", "message %zu of \"%s\" has no role and content that are strings", index, name);
+        if (calls && calls->count) return data_row_fail(w, "write the call into its content as the model should emit it", "message %zu of \"%s\" has tool_calls, which are not supported", index, name);
+        const char *known = NULL;
+        for (size_t i = 0; i < sizeof role_of / sizeof *role_of; i++)
+            if (data_is(role, role_of[i][0]) && (sharegpt || i < 4)) known = role_of[i][1];
+        if (!known) return data_row_fail(w, sharegpt ? "known are human, user, gpt, assistant, system, tool" : "known are system, user, assistant, tool", "unknown role \"%.60s\" in message %zu of \"%s\"", role->str, index, name);
+        if (!data_message(w, count, known, content, reasoning)) return false;
+    }
+    return true;
+}
+
+/* Renders w->messages[count]. The answers of the first `skip` assistant messages belong to the prompt; only_last: of the others too all but the last. */
+static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, bool all) {
+    ChatOptions options;
+    ChatText chat;
+    const Json *tools = data_get(w->object, "tools");
+    if (tools && !data_need(w, tools, "tools", JSON_ARRAY)) return false;
+    if (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN) {
+        char names[256] = "";
+        for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
+            size_t n = strlen(names);
+            snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
+        }
+        char todo[320];
+        snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
+        return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE ? "a chat, but the model folder has no chat template" : "a chat, but the model's chat template is not one of the known");
+    }
+    memset(&options, 0, sizeof options);
+    memset(&chat, 0, sizeof chat);
+    options.enable_thinking = w->o->enable_thinking;
+    options.tools = tools && tools->count ? tools : NULL;
+    if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
+    if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
+    if (skip > chat.nspans) skip = chat.nspans;
+    bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans + skip, chat.nspans - skip, all, 0);
+    chat_text_free(&chat);
+    return ok;
+}
+
+static size_t data_answers(const DataWork *w, size_t count) {
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) n += w->messages[i].train;
+    return n;
+}
+
+/* ---- the row shapes --------------------------------------------------------------------------------------------------------------------------- */
+
+/* An optional "system" beside ShareGPT conversations and instructions. */
+static bool data_system(DataWork *w, size_t *count) {
+    const Json *system = data_get(w->object, "system");
+    if (!system) return true;
+    if (!data_need(w, system, "system", JSON_STRING)) return false;
+    return system->count == 0 || data_message(w, count, "system", system, NULL);
+}
+
+static bool data_shape_chat(DataWork *w, DataExample *e, const Json *list, const char *name) {
+    size_t count = 0;
+    if (!strcmp(name, "conversations") && !data_system(w, &count)) return false;
+    if (!data_messages(w, &count, list, name)) return false;
+    return data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, w->o->loss_on == LOSS_ON_ALL);
+}
+
+static bool data_shape_pair(DataWork *w, DataExample *e, const Json *prompt, const Json *completion) {
+    bool all = w->o->loss_on == LOSS_ON_ALL;
+    if (prompt->type == JSON_ARRAY && completion->type == JSON_ARRAY) {
+        size_t count = 0, answers;
+        if (!data_messages(w, &count, prompt, "prompt")) return false;
+        answers = data_answers(w, count);
+        if (!data_messages(w, &count, completion, "completion")) return false;
+        return data_chat(w, e, count, w->o->loss_on == LOSS_ON_ASSISTANT ? 0 : answers, false, all);
+    }
+    if (!data_need(w, prompt, "prompt", JSON_STRING) || !data_need(w, completion, "completion", JSON_STRING)) return false;
+    return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.p, w->prompt.n, completion->str, completion->count, all);
+}
+
+static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *instruction, const Json *input, const Json *output) {
+    size_t count = 0;
+    bool all = w->o->loss_on == LOSS_ON_ALL;
+    if (!data_need(w, instruction, "instruction", JSON_STRING) || (input && !data_need(w, input, "input", JSON_STRING)) || !data_need(w, output, "output", JSON_STRING)) return false;
+    if (!w->o->prompt_template && (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN))
+        return data_row_fail(w, "give --chat-template NAME, or --prompt-template with {prompt} for a plain base model",
+                             "an instruction, but %s", w->chat == CHAT_NONE ? "the model folder has no chat template" : "the model's chat template is not one of the known");
+    if (!data_system(w, &count)) return false;
+    if (w->o->prompt_template && count) return data_row_fail(w, "remove it or use --chat-template", "\"system\" has no place in --prompt-template");
+    w->text.n = 0;
+    if (!data_add(&w->text, instruction->str, instruction->count) || (input && input->count && (!data_add(&w->text, "\n", 1) || !data_add(&w->text, input->str, input->count)))) return data_row_memory(w);
+    if (w->o->prompt_template) return data_prompt(w, w->text.p, w->text.n) && data_plain(w, e, w->prompt.p, w->prompt.n, output->str, output->count, all);
+    Json user;
+    memset(&user, 0, sizeof user);
+    user.str = w->text.p; user.count = (uint32_t)w->text.n;
+    return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) && data_chat(w, e, count, 0, false, all);
+}
+
+static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids, const Json *labels) {
+    double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
+    if (!data_need(w, ids, "input_ids", JSON_ARRAY) || (labels && !data_need(w, labels, "labels", JSON_ARRAY))) return false;
+    if (!labels && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT)) return data_wrong_loss(w, "token ids without labels");
+    if (labels && labels->count != ids->count) return data_row_fail(w, "give one label for every id", "%u input_ids, but %u labels", ids->count, labels->count);
+    const Json *id = ids->child, *label = labels ? labels->child : ids->child;
+    e->truncated = w->o->max_length > 0 && ids->count > (uint32_t)w->o->max_length;
+    e->count = e->truncated ? (size_t)w->o->max_length : ids->count;
+    e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
+    if (!e->ids) return data_row_memory(w);
+    e->labels = e->ids + e->count;
+    for (size_t i = 0; id; i++, id = id->next, label = label->next) {
+        if (id->type != JSON_NUMBER || !(id->number >= 0 && id->number < vocab) || id->number != (double)(int32_t)id->number)
+            return data_row_fail(w, "ids must be integers of this model's vocabulary", "input_ids[%zu] is %.40s, not in 0..%.0f", i, id->str ? id->str : data_type_name[id->type], vocab - 1);
+        if (label->type != JSON_NUMBER || !((label->number >= 0 && label->number < vocab) || label->number == DATA_IGNORE) || label->number != (double)(int32_t)label->number)
+            return data_row_fail(w, "labels must be ids of this model's vocabulary, or -100 where nothing is learned", "labels[%zu] is %.40s, not in 0..%.0f and not -100", i, label->str ? label->str : data_type_name[label->type], vocab - 1);
+        if (i < e->count) { e->ids[i] = (int32_t)id->number; e->labels[i] = (int32_t)label->number; }
+    }
+    return true;
+}
+
+static bool data_unknown_shape(DataWork *w) {
+    char keys[240];
+    size_t n = 0;
+    keys[0] = 0;
+    for (const Json *k = w->object->child; k; k = k->next) {
+        if (n + k->key_count + 8 > sizeof keys) { n += (size_t)snprintf(keys + n, sizeof keys - n, "%s...", n ? ", " : ""); break; }
+        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", k->key);
+    }
+    for (char *c = keys; *c; c++) if ((unsigned char)*c < ' ') *c = '?';
+    return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + output | text | input_ids (+ labels)",
+                         "none of the known row shapes (keys found: %s)", n ? keys : "none");
+}
+
+static bool data_example_of(DataWork *w, DataExample *e) {
+    const Json *o = w->object, *a, *b;
+    if (o->type != JSON_OBJECT) return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}", "the row is %s", data_type_name[o->type]);
+    if ((a = data_get(o, "input_ids"))) return data_shape_ids(w, e, a, data_get(o, "labels"));
+    if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
+    if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
+    if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
+    if ((a = data_get(o, "prompt")) && (b = data_get(o, "completion"))) return data_shape_pair(w, e, a, b);
+    if ((a = data_get(o, "instruction")) && (b = data_get(o, "output"))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
+    if ((a = data_get(o, "text"))) {
+        if (!data_need(w, a, "text", JSON_STRING)) return false;
+        if (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT) return data_wrong_loss(w, "plain text");
+        return data_plain(w, e, "", 0, a->str, a->count, true);
+    }
+    return data_unknown_shape(w);
+}
+
+/* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
+
+/* All rows to examples[rows]. Rows are dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
+static bool data_examples(DataExample *examples, const DataRows *rows, const Tokenizer *t, const DataOptions *o, ChatTemplate chat, Error *err) {
+    size_t first_bad = rows->count;
+#ifdef _OPENMP
+    int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
+#pragma omp parallel num_threads(threads)
+#endif
+    {
+        DataWork w;
+        memset(&w, 0, sizeof w);
+        w.rows = rows; w.t = t; w.o = o; w.chat = chat;
+#ifdef _OPENMP
+#pragma omp for schedule(dynamic, 16)
+#endif
+        for (size_t i = 0; i < rows->count; i++) {
+            JsonDoc doc = {NULL, NULL};
+            size_t limit;
+#ifdef _OPENMP
+#pragma omp atomic read
+#endif
+            limit = first_bad;
+            if (i > limit) continue;        /* a row before the first bad one is still looked at: it may be worse */
+            w.row = &rows->row[i];
+            w.number = i + 1;
+            bool ok = w.row->object || json_parse(&doc, w.row->text, w.row->bytes, rows->path, w.row->line, &w.err);
+            if (ok) {
+                w.object = w.row->object ? w.row->object : doc.root;
+                ok = data_example_of(&w, &examples[i]);
+            }
+            json_free(&doc);
+            if (ok) continue;
+#ifdef _OPENMP
+#pragma omp critical(data_first_bad)
+#endif
+            if (i < first_bad) {
+                if (err) *err = w.err;
+#ifdef _OPENMP
+#pragma omp atomic write
+#endif
+                first_bad = i;
+            }
+        }
+        free(w.prompt.p); free(w.text.p); free(w.messages);
+        token_ids_free(&w.tok);
+    }
+    return first_bad == rows->count;
+}
+
+/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length (equal ones in their order); each goes into the bin with the least room
+   that still holds it, among equals the one that has had that room longest; else into a new bin. `best` is a tournament tree over the possible rooms 1..capacity that exist. */
+static bool data_pack(Dataset *d, int capacity, Error *err) {
+    size_t leaves = 1, n = d->count, bins = 0, bytes;
+    while (leaves < (size_t)capacity) leaves *= 2;
+    bytes = sizeof(int32_t) * (leaves * 2 + 3 * ((size_t)capacity + 2) + 3 * n);
+    int32_t *block = (int32_t *)calloc(1, bytes);
+    d->slot = (int32_t *)malloc((n ? n : 1) * sizeof *d->slot);
+    d->slot_offset = (size_t *)calloc(n + 1, sizeof *d->slot_offset);
+    if (!block || !d->slot || !d->slot_offset) { free(block); return data_memory(err, "packing"); }
+    int32_t *best = block, *head = best + leaves * 2, *tail = head + capacity + 2, *start = tail + capacity + 2;   /* head, tail: queue of bins (+1) by room; start: counting sort */
+    int32_t *order = start + capacity + 2, *next = order + n, *bin_of = next + n;
+    for (size_t i = 0; i < n; i++) start[capacity - (int)(d->offset[i + 1] - d->offset[i]) + 1]++;
+    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];
+    for (size_t i = 0; i < n; i++) order[start[capacity - (int)(d->offset[i + 1] - d->offset[i])]++] = (int32_t)i;
+#define DATA_SET_ROOM(room, value) do { size_t at_ = leaves + (size_t)(room) - 1; best[at_] = (value); \
+        while (at_ >>= 1) best[at_] = best[2 * at_] > best[2 * at_ + 1] ? best[2 * at_] : best[2 * at_ + 1]; } while (0)
+    DATA_SET_ROOM(capacity, capacity);      /* a new bin is always to be had */
+    for (size_t k = 0; k < n; k++) {
+        int32_t i = order[k], length = (int32_t)(d->offset[i + 1] - d->offset[i]), bin;
+        size_t at = 1;
+        while (at < leaves) at = best[2 * at] >= length ? 2 * at : 2 * at + 1;
+        int32_t room = best[at];
+        if (room < capacity) {
+            bin = head[room] - 1;
+            head[room] = next[bin];
+            if (!head[room]) DATA_SET_ROOM(room, 0);
+        } else bin = (int32_t)bins++;
+        bin_of[i] = bin;
+        d->slot_offset[bin + 1]++;
+        room -= length;
+        next[bin] = 0;
+        if (room == 0) continue;
+        if (head[room]) next[tail[room] - 1] = bin + 1; else { head[room] = bin + 1; DATA_SET_ROOM(room, room); }
+        tail[room] = bin + 1;
+    }
+#undef DATA_SET_ROOM
+    d->slots = bins;
+    for (size_t b = 0; b < bins; b++) d->slot_offset[b + 1] += d->slot_offset[b];
+    memset(next, 0, n * sizeof *next);      /* now: examples already in a bin */
+    for (size_t k = 0; k < n; k++) d->slot[d->slot_offset[bin_of[order[k]]] + (size_t)next[bin_of[order[k]]]++] = order[k];
+    free(block);
+    return true;
+}
+
+/* Examples without a learned token are dropped, the others counted and laid into the arena. */
+static bool data_lay_out(Dataset *d, const DataExample *examples, size_t rows, const Tokenizer *t, const DataOptions *o, const char *path, Error *err) {
+    size_t tokens = 0;
+    int32_t bos = t ? tokenizer_bos(t) : -1;
+    for (size_t i = 0; i < rows; i++) tokens += examples[i].count;
+    d->ids = (int32_t *)malloc((tokens ? tokens : 1) * sizeof *d->ids);
+    d->labels = (int32_t *)malloc((tokens ? tokens : 1) * sizeof *d->labels);
+    d->offset = (size_t *)calloc(rows + 1, sizeof *d->offset);
+    d->row = (int64_t *)malloc(rows * sizeof *d->row);
+    if (!d->ids || !d->labels || !d->offset || !d->row || rows > INT32_MAX) return data_memory(err, path);
+    d->stats.rows = (int64_t)rows;
+    for (size_t i = 0; i < rows; i++) {
+        const DataExample *e = &examples[i];
+        size_t at = d->offset[d->count], last = 0;
+        int64_t labelled = 0;
+        for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
+        d->stats.truncated += e->truncated;
+        if (!labelled) { d->stats.dropped++; continue; }
+        memcpy(d->ids + at, e->ids, e->count * sizeof *d->ids);
+        memcpy(d->labels + at, e->labels, e->count * sizeof *d->labels);
+        d->row[d->count++] = (int64_t)i + 1;
+        d->offset[d->count] = at + e->count;
+        d->stats.tokens += (int64_t)e->count;
+        d->stats.labelled += labelled;
+        if ((int64_t)e->count > d->stats.longest) d->stats.longest = (int64_t)e->count;
+        d->stats.stop_trained += t && tokenizer_is_stop(t, e->labels[last]);
+        d->stats.double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
+    }
+    d->slots = d->count;
+    if (!d->count) return fail(err, "no token to learn in any of %zu rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", rows, path, (long long)d->stats.truncated, o->max_length);
+    return true;
+}
+
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
+    DataRows r;
+    DataExample *examples = NULL;
+    memset(d, 0, sizeof *d);
+    memset(&r, 0, sizeof r);
+    r.path = path;
+    if (options->prompt_template && !strstr(options->prompt_template, "{prompt}")) return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer follows after the last character");
+    if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
+    r.text = read_file(path, &r.bytes, err);
+    if (!r.text) return false;
+    ChatTemplate chat = options->chat_template != CHAT_NONE || !t ? options->chat_template : tokenizer_chat_template(t);
+    bool ok = data_rows_read(&r, err);
+    if (ok && r.count == 0) ok = fail(err, "no rows; %s; expected at least one example", path);
+    if (ok) {
+        examples = (DataExample *)calloc(r.count, sizeof *examples);
+        ok = examples ? data_examples(examples, &r, t, options, chat, err) && data_lay_out(d, examples, r.count, t, options, path, err) : data_memory(err, path);
+        for (size_t i = 0; examples && i < r.count; i++) free(examples[i].ids);
+        free(examples);
+    }
+    data_rows_free(&r);
+    if (ok && options->packing) ok = data_pack(d, options->max_length, err);
+    if (!ok) dataset_free(d);
+    return ok;
+}
+
+void dataset_free(Dataset *d) {
+    free(d->ids); free(d->labels); free(d->offset); free(d->row); free(d->slot); free(d->slot_offset);
+    memset(d, 0, sizeof *d);
+}
+
+/* ---- batches ---------------------------------------------------------------------------------------------------------------------------------- */
+
+bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
+    memset(b, 0, sizeof *b);
+    b->max_tokens = max_tokens; b->max_sequences = max_sequences;
+    size_t n = max_tokens > 0 ? (size_t)max_tokens : 1, s = max_sequences > 0 ? (size_t)max_sequences : 1;
+    b->ids = (int32_t *)malloc(n * sizeof *b->ids);
+    b->positions = (int32_t *)malloc(n * sizeof *b->positions);
+    b->targets = (int32_t *)malloc(n * sizeof *b->targets);
+    b->cu_seqlens = (int32_t *)calloc(s + 1, sizeof *b->cu_seqlens);
+    b->row = (int64_t *)malloc(s * sizeof *b->row);
+    if (b->ids && b->positions && b->targets && b->cu_seqlens && b->row) return true;
+    batch_free(b);
+    return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length", max_tokens);
+}
+
+void batch_free(Batch *b) {
+    free(b->ids); free(b->positions); free(b->targets); free(b->cu_seqlens); free(b->row);
+    memset(b, 0, sizeof *b);
+}
+
+void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
+    b->N = b->S = 0;
+    b->labelled = 0;
+    b->cu_seqlens[0] = 0;
+    for (int k = 0; k < count; k++) {
+        size_t first = d->slot ? d->slot_offset[slots[k]] : (size_t)slots[k], last = d->slot ? d->slot_offset[slots[k] + 1] : first + 1;
+        for (size_t j = first; j < last; j++) {
+            size_t e = d->slot ? (size_t)d->slot[j] : j, from = d->offset[e], n = d->offset[e + 1] - from;
+            for (size_t i = 0; i < n; i++) {
+                int at = b->N + (int)i;
+                b->ids[at] = d->ids[from + i];
+                b->positions[at] = (int32_t)i;
+                b->targets[at] = i + 1 < n ? d->labels[from + i + 1] : (int32_t)DATA_IGNORE;
+                b->labelled += b->targets[at] != DATA_IGNORE;
+            }
+            b->row[b->S++] = d->row[e];
+            b->N += (int)n;
+            b->cu_seqlens[b->S] = b->N;
+        }
+    }
+}
+
+static int data_falling(const void *a, const void *b) {
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences) {
+    size_t *value = (size_t *)malloc((d->slots ? d->slots : 1) * sizeof *value), want = slots_per_batch > 0 ? (size_t)slots_per_batch : 0;
+    if (want > d->slots) want = d->slots;
+    for (int pass = 0; pass < 2; pass++) {  /* tokens, then sequences */
+        size_t sum = 0;
+        for (size_t i = 0; i < d->slots; i++) {
+            size_t first = d->slot ? d->slot_offset[i] : i, last = d->slot ? d->slot_offset[i + 1] : i + 1, v = last - first;
+            if (pass == 0) { v = 0; for (size_t j = first; j < last; j++) { size_t e = d->slot ? (size_t)d->slot[j] : j; v += d->offset[e + 1] - d->offset[e]; } }
+            if (value) value[i] = v;
+            else if (v * want > sum) sum = v * want;     /* no memory to sort: a looser bound is still a bound */
+        }
+        if (value) {
+            qsort(value, d->slots, sizeof *value, data_falling);
+            for (size_t i = 0; i < want; i++) sum += value[i];
+        }
+        *(pass ? max_sequences : max_tokens) = sum > INT_MAX ? INT_MAX : (int)sum;
+    }
+    free(value);
+}
+
+/* ---- order ------------------------------------------------------------------------------------------------------------------------------------ */
+
+/* MT19937 (Matsumoto and Nishimura 1998) as torch's CPU generator seeds it: the low 32 bits of the seed. Like torch for every count below 2^32 / 20. */
+void torch_randperm(int64_t *order, int64_t count, uint64_t seed) {
+    uint32_t state[624];
+    int at = 624;
+    state[0] = (uint32_t)seed;
+    for (uint32_t i = 1; i < 624; i++) state[i] = 1812433253u * (state[i - 1] ^ state[i - 1] >> 30) + i;
+    for (int64_t i = 0; i < count; i++) order[i] = i;
+    for (int64_t i = 0; i + 1 < count; i++) {
+        if (at == 624) {
+            for (int k = 0; k < 624; k++) {
+                uint32_t y = (state[k] & 0x80000000u) | (state[(k + 1) % 624] & 0x7FFFFFFFu);
+                state[k] = state[(k + 397) % 624] ^ y >> 1 ^ (y & 1 ? 0x9908B0DFu : 0);
+            }
+            at = 0;
+        }
+        uint32_t y = state[at++];
+        y ^= y >> 11;
+        y ^= y << 7 & 0x9D2C5680u;
+        y ^= y << 15 & 0xEFC60000u;
+        y ^= y >> 18;
+        int64_t z = i + (int64_t)(y % (uint64_t)(count - i)), swap = order[i];
+        order[i] = order[z];
+        order[z] = swap;
+    }
+}
+
+/* ---- fuzzing: clang -g -DFUZZ_CSV -fsanitize=fuzzer,address,undefined ---------------------------------------------------------------------------- */
+#ifdef FUZZ_CSV
+#ifdef __cplusplus
+extern "C"
+#endif
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    DataRows r;
+    Error err;
+    memset(&r, 0, sizeof r);
+    r.path = "fuzz.csv"; r.bytes = size; r.text = (char *)malloc(size + 1);
+    if (!r.text) return 0;
+    if (size) memcpy(r.text, data, size);
+    r.text[size] = 0;
+    if (data_rows_read(&r, &err))
+        for (size_t i = 0; i < r.count; i++)
+            for (const Json *v = r.row[i].object->child; v; v = v->next)
+                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] || json_get(r.row[i].object, "text") == r.row[i].object) abort();
+    data_rows_free(&r);
+    return 0;
+}
+#endif
+/* ================================================================================================================================================
+   7  TRAINING
+   The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer
+   step = sum of token losses / labelled tokens of the whole step.
+   ================================================================================================================================================ */
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The plan of a run in numbers: how many micro-batches and optimizer steps. */
+typedef struct RunPlan { int64_t micro_per_epoch, steps_per_epoch, total_steps, epochs, warmup; } RunPlan;
+
+static RunPlan run_plan(const TrainOptions *o, const Dataset *d) {
+    RunPlan p;
+    int64_t slots = (int64_t)d->slots, batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
+    p.micro_per_epoch = (slots + batch - 1) / batch;
+    p.steps_per_epoch = (p.micro_per_epoch + accumulate - 1) / accumulate;
+    p.total_steps = o->max_steps > 0 ? o->max_steps : (int64_t)ceil(o->num_train_epochs * (double)p.steps_per_epoch);
+    p.epochs = (p.total_steps + p.steps_per_epoch - 1) / p.steps_per_epoch;
+    p.warmup = o->warmup_steps > 0 ? o->warmup_steps : (int64_t)ceil(o->warmup_ratio * (double)p.total_steps);
+    return p;
+}
+
+static void epoch_order(int64_t *order, const TrainOptions *o, const Dataset *d, int64_t epoch) {
+    if (o->shuffle) torch_randperm(order, (int64_t)d->slots, (uint64_t)(o->seed + epoch));
+    else for (int64_t i = 0; i < (int64_t)d->slots; i++) order[i] = i;
+}
+
+/* Labelled targets of a slot: what batch_build will count. */
+static int64_t slot_labelled(const Dataset *d, size_t slot) {
+    int64_t count = 0;
+    for (size_t i = d->slot ? d->slot_offset[slot] : slot; i < (d->slot ? d->slot_offset[slot + 1] : slot + 1); i++) {
+        size_t example = d->slot ? (size_t)d->slot[i] : i;
+        for (size_t n = d->offset[example] + 1; n < d->offset[example + 1]; n++) count += d->labels[n] != -100;   /* the first token is never a target */
+    }
+    return count;
+}
+
+/* The largest batch that will really come, from the real order: the memory table promises no more than is used. */
+static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, int *max_tokens, int *max_sequences) {
+    for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch) {
+        int64_t tokens = 0, sequences = 0;
+        for (int64_t i = begin; i < begin + batch && i < (int64_t)d->slots; i++) {
+            size_t slot = order ? (size_t)order[i] : (size_t)i;
+            size_t first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
+            for (size_t e = first; e < last; e++) {
+                size_t example = d->slot ? (size_t)d->slot[e] : e;
+                tokens += (int64_t)(d->offset[example + 1] - d->offset[example]);
+            }
+            sequences += (int64_t)(last - first);
+        }
+        if (tokens > *max_tokens) *max_tokens = tokens > INT_MAX ? INT_MAX : (int)tokens;
+        if (sequences > *max_sequences) *max_sequences = (int)sequences;
+    }
+}
+
+bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = true;
+    LossStats sum = {0, 0, 0, 0};
+    double by_example = 0;
+    for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch_size) {
+        int64_t slots[4096];
+        int count = 0;
+        while (count < batch_size && count < 4096 && begin + count < (int64_t)d->slots) { slots[count] = begin + count; count++; }
+        batch_build(b, d, slots, count);
+        LossStats s = model_step(m, b, call, 0, false, NULL);
+        if (!isfinite(s.loss_sum)) {
+            char where[256];
+            model_explain_nonfinite(m, b, call, where, sizeof where);
+            return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
+        }
+        by_example += s.tokens ? s.loss_sum / (double)s.tokens * count : 0;
+        sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
+    }
+    double n = sum.tokens ? (double)sum.tokens : 1;
+    result->loss = sum.loss_sum / n;
+    result->loss_hf = by_example / (double)d->slots;
+    result->perplexity = exp(result->loss);
+    result->accuracy = (double)sum.correct / n;
+    result->entropy = sum.entropy_sum / n;
+    result->tokens = sum.tokens;
+    return true;
+}
+
+/* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
+
+static void log_record_json(Text *t, const LogRecord *r) {
+    const char *prefix = r->eval ? "eval_" : "";
+    text_add(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
+    if (r->eval) text_add(t, "\"eval_loss_hf\": %.9g, \"eval_perplexity\": %.9g, \"eval_runtime\": %.4f, ", r->loss_hf, r->perplexity, r->seconds);
+    else text_add(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->seconds);
+    text_add(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
+}
+
+static bool trainer_state_write(const TrainOptions *o, const RunPlan *plan, const LogRecord *history, int64_t step, double epoch, const TrainResult *result, int64_t slots, Error *err) {
+    Text t = {NULL};
+    text_add(&t, "{\n  \"best_metric\": null,\n  \"best_model_checkpoint\": null,\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n"
+             "  \"is_world_process_zero\": true,\n  \"log_history\": [", epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
+    for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
+    double runtime = fmax(result->seconds, 1e-9), samples = plan->steps_per_epoch ? (double)step / (double)plan->steps_per_epoch * (double)slots : 0;
+    text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": 0.0}", arrlen(history) ? "," : "",
+             (long long)step, epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime);
+    text_add(&t, "\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": 500,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
+             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->per_device_train_batch_size);
+    return text_write(&t, o->output, "trainer_state.json", err);
+}
+
+/* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
+typedef struct Run {
+    const TrainOptions *o;
+    const TrainHooks *hooks;
+    Model model;
+    Dataset train, eval;
+    Batch batch;
+    RunPlan plan;
+    MemoryTable memory;
+    int64_t *order;                         /* [slots] */
+    LogRecord *history;                     /* stb_ds array */
+    FILE *log;
+    int64_t step, num_tokens;
+    double epoch, start;
+} Run;
+
+static void run_log(Run *run, const LogRecord *r) {
+    arrput(run->history, *r);
+    Text t = {NULL};
+    log_record_json(&t, r);
+    text_add(&t, "\n");
+    fwrite(t.at, 1, (size_t)arrlen(t.at), run->log);
+    fflush(run->log);
+    arrfree(t.at);
+    if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
+}
+
+static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
+    if (!run->o->eval_data) return true;
+    EvalResult e;
+    double start = seconds_now();
+    if (!model_evaluate(&run->model, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
+    LogRecord r;
+    memset(&r, 0, sizeof r);
+    r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
+    r.loss = e.loss; r.loss_hf = e.loss_hf; r.perplexity = e.perplexity; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy; r.seconds = seconds_now() - start;
+    if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
+    result->last_eval_loss = e.loss;
+    run_log(run, &r);
+    return true;
+}
+
+/* One optimizer step over micro-batches [begin, end) of the epoch's order. Sums for the log go into r: loss is this step's, accuracy and entropy are sums over micro-batches. */
+static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
+    const TrainOptions *o = run->o;
+    Model *m = &run->model;
+    Batch *b = &run->batch;
+    int size = o->per_device_train_batch_size;
+    int64_t slots = (int64_t)run->train.slots, labelled = 0;
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
+    /* The divisor of the whole step must be known before its first gradient. */
+    for (int64_t i = begin * size; i < end * size && i < slots; i++) labelled += slot_labelled(&run->train, (size_t)run->order[i]);
+    float dloss = labelled ? 1.0f / (float)labelled : 0;
+    double loss = 0;
+    memset(r, 0, sizeof *r);
+    adapter_zero_grad(m);
+    for (int64_t micro = begin; micro < end; micro++) {
+        int64_t first = micro * size;
+        int count = (int)(first + size < slots ? size : slots - first);
+        call.micro_batch = (uint32_t)(micro - begin);
+        batch_build(b, &run->train, run->order + first, count);
+        LossStats s = model_step(m, b, call, dloss, true, NULL);
+        if (!isfinite(s.loss_sum)) {
+            char where[256];
+            model_explain_nonfinite(m, b, call, where, sizeof where);
+            return fail(err, "the loss is not finite; step %lld, %s; lower --learning-rate or look at that row", (long long)run->step + 1, where);
+        }
+        loss += s.loss_sum;
+        r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
+        r->entropy += s.tokens ? s.entropy_sum / (double)s.tokens : 0;
+        r->num_tokens += b->N;
+    }
+    r->loss = labelled ? loss / (double)labelled : 0;
+    r->grad_norm = global_norm(m->grad, m->param_count);
+    if (!isfinite(r->grad_norm)) {
+        char name[160];
+        int64_t bad = first_nonfinite(m->grad, DTYPE_F32, m->param_count);
+        adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, name, sizeof name);
+        return fail(err, "the gradient is not finite; step %lld, first in %s, data rows up to %lld; lower --learning-rate", (long long)run->step + 1, name, (long long)b->row[b->S - 1]);
+    }
+    double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
+    r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
+    m->adam_step++;
+    adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)clip, (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
+    return true;
+}
+
+static bool train_loop(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    const RunPlan *p = &run->plan;
+    if (o->eval_on_start && !run_evaluate(run, result, err)) return false;
+    LogRecord window;                       /* sums since the last log line */
+    memset(&window, 0, sizeof window);
+    int64_t window_steps = 0, window_micro = 0;
+    double train_loss = 0, training = 0, window_seconds = 0;      /* seconds spent in steps: evaluation does not count as slowness */
+    bool evaluated = false;
+    for (int64_t epoch = 0; run->step < p->total_steps && !result->stopped; epoch++) {
+        epoch_order(run->order, o, &run->train, epoch);
+        for (int64_t begin = 0; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped; begin += o->gradient_accumulation_steps) {
+            int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
+            LogRecord r;
+            double start = seconds_now();
+            if (!train_step(run, begin, end, &r, err)) return false;
+            double seconds = seconds_now() - start;
+            int64_t micro = end - begin, tokens = r.num_tokens;
+            run->step++;
+            run->num_tokens += tokens;
+            run->epoch = (double)epoch + (double)end / (double)p->micro_per_epoch;
+            train_loss += r.loss;
+            training += seconds;
+            window.loss += r.loss; window.mean_token_accuracy += r.mean_token_accuracy; window.entropy += r.entropy; window.num_tokens += tokens;
+            window_seconds += seconds;
+            window_steps++;
+            window_micro += micro;
+            r.mean_token_accuracy /= (double)micro;
+            r.entropy /= (double)micro;
+            r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
+            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.eta = training / (double)run->step * (double)(p->total_steps - run->step);
+            if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
+            if (run->step % o->logging_steps == 0) {
+                LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
+                log.loss = window.loss / (double)window_steps;
+                log.mean_token_accuracy = window.mean_token_accuracy / (double)window_micro;
+                log.entropy = window.entropy / (double)window_micro;
+                log.seconds = window_seconds;
+                log.tokens_per_second = (double)window.num_tokens / window_seconds;
+                run_log(run, &log);
+                memset(&window, 0, sizeof window);
+                window_steps = window_micro = 0;
+                window_seconds = 0;
+            }
+            evaluated = o->eval_steps > 0 && run->step % o->eval_steps == 0;
+            if (evaluated && !run_evaluate(run, result, err)) return false;
+            if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) result->stopped = true;
+        }
+    }
+    if (!evaluated && !result->stopped && !run_evaluate(run, result, err)) return false;
+    result->steps = run->step;
+    result->train_loss = run->step ? train_loss / (double)run->step : 0;
+    result->training_seconds = training;
+    return true;
+}
+
+static void run_close(Run *run) {
+    if (run->log) fclose(run->log);
+    arrfree(run->history);
+    free(run->order);
+    batch_free(&run->batch);
+    dataset_free(&run->train);
+    dataset_free(&run->eval);
+    model_close(&run->model);
+}
+
+static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
+    for (size_t e = 0; e < d->count; e++)
+        for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
+            if (d->ids[n] >= vocab) return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model", d->ids[n], vocab, path, (long long)d->row[e]);
+    return true;
+}
+
+/* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading weights. */
+static bool run_open(Run *run, Error *err) {
+    const TrainOptions *o = run->o;
+    ModelConfig config;
+    if (!config_open(&config, o->model, err) || !make_folder(o->output, err)) return false;
+    char path[PATH_MAX];
+    path_join(path, sizeof path, o->output, "log.jsonl.new");
+    run->log = fopen(path, "w");
+    if (!run->log) return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+    Tokenizer *t = file_exists(o->model, "tokenizer.json") ? tokenizer_open(o->model, err) : NULL;     /* rows of input_ids need none */
+    if (!t && file_exists(o->model, "tokenizer.json")) return false;
+    bool ok = true;
+    if (t && tokenizer_vocab_size(t) > config.vocab_size)
+        ok = fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer belongs to another model", tokenizer_vocab_size(t) - 1, config.vocab_size, o->model);
+    ok = ok && dataset_open(&run->train, o->data, t, &o->data_options, err);
+    DataOptions eval_options = o->data_options;
+    eval_options.packing = false;
+    ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &eval_options, err));
+    if (t) tokenizer_free(t);
+    ok = ok && ids_in_vocabulary(&run->train, config.vocab_size, o->data, err) && ids_in_vocabulary(&run->eval, config.vocab_size, o->eval_data, err);
+    if (!ok) return false;
+    if (config.rope_scaling.type == ROPE_DEFAULT && run->train.stats.longest > config.max_position_embeddings)
+        return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", (long long)run->train.stats.longest, config.max_position_embeddings, o->data, config.max_position_embeddings);
+    run->plan = run_plan(o, &run->train);
+    run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
+    int max_tokens = 0, max_sequences = 0;
+    int64_t longest = run->train.stats.longest;
+    for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
+        epoch_order(run->order, o, &run->train, epoch);
+        grow_to_batches(&run->train, run->order, o->per_device_train_batch_size, &max_tokens, &max_sequences);
+    }
+    if (run->plan.epochs > 64) dataset_largest_batch(&run->train, o->per_device_train_batch_size, &max_tokens, &max_sequences);
+    if (o->eval_data) {
+        grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, &max_tokens, &max_sequences);
+        if (run->eval.stats.longest > longest) longest = run->eval.stats.longest;
+    }
+    if (!batch_alloc(&run->batch, max_tokens, max_sequences, err)) return false;
+    size_t before = resident_bytes(false);
+    if (!model_open(&run->model, o->model, err)) return false;
+    ok = o->init_adapter ? adapter_load(&run->model, o->init_adapter, err) : adapter_attach(&run->model, &o->lora, (uint64_t)o->seed, err);
+    if (ok && o->init_adapter) run->model.lora.lora_dropout = o->lora.lora_dropout;
+    memory_add(&run->memory, "program and data set", before);
+    return ok && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, true, &run->memory, err);
+}
+
+bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
+    Run run;
+    memset(&run, 0, sizeof run);
+    memset(result, 0, sizeof *result);
+    run.o = o;
+    run.hooks = hooks;
+    result->first_eval_loss = result->last_eval_loss = NAN;
+    bool ok = run_open(&run, err);
+    char from[PATH_MAX], to[PATH_MAX];
+    path_join(from, sizeof from, o->output, "log.jsonl.new");
+    path_join(to, sizeof to, o->output, "log.jsonl");
+    if (!ok && run.log) unlink(from);
+    if (ok && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
+    if (ok) {
+        if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, &run.model, o, &run.train, o->eval_data ? &run.eval : NULL, &run.memory, run.plan.total_steps);
+        run.start = seconds_now();
+        ok = train_loop(&run, result, err);
+        result->seconds = seconds_now() - run.start;
+        ok = ok && adapter_save(&run.model, o->output, err) && trainer_state_write(o, &run.plan, run.history, run.step, run.epoch, result, (int64_t)run.train.slots, err);
+    }
+    run_close(&run);
+    return ok;
+}
+
+#endif /* LORA_IMPLEMENTATION */

@@ -1,0 +1,339 @@
+/* test_model.c - the whole model against Transformers + PEFT (test/golden, made by dev/make_golden.py), against float64 numbers of a real pretrained model, and against itself.
+   gcc -std=gnu11 -O2 -fopenmp -I. test/test_model.c -o build/test_model -lm && build/test_model      (from the repository root) */
+#define TOKENIZER_IMPLEMENTATION
+#define LORA_IMPLEMENTATION
+#include "lora.h"
+#include "check.h"
+
+/* fp32 rounding through a few dozen layers of sums: the reference itself (torch, fp32) is no more exact than this. */
+#define TOLERANCE 1e-5
+
+static void must(bool ok, const Error *err) {
+    if (ok) return;
+    printf("FAIL  cannot go on: %s\n", err->text);
+    checks_failed++;
+    exit(finish());
+}
+
+static const Tensor *golden_tensor(TensorSet *set, const char *name) {
+    ptrdiff_t at = shgeti(set->table, name);
+    assert(at >= 0);
+    return &set->table[at].value;
+}
+
+/* A batch from HF-style labels. */
+static void batch_from(Batch *b, const int32_t *ids, const int32_t *labels, const int32_t *cu, int S) {
+    Error err;
+    must(batch_alloc(b, cu[S], S, &err), &err);
+    b->N = cu[S];
+    b->S = S;
+    b->labelled = 0;
+    memcpy(b->cu_seqlens, cu, (size_t)(S + 1) * sizeof *cu);
+    for (int s = 0; s < S; s++) {
+        b->row[s] = s + 1;
+        for (int n = cu[s]; n < cu[s + 1]; n++) {
+            b->ids[n] = ids[n];
+            b->positions[n] = n - cu[s];
+            b->targets[n] = n + 1 < cu[s + 1] && labels ? labels[n + 1] : -100;
+            b->labelled += b->targets[n] != -100;
+        }
+    }
+}
+
+static LoraCall adapter_on(void) { LoraCall c; memset(&c, 0, sizeof c); c.adapter = true; return c; }
+static LoraCall adapter_off(void) { LoraCall c; memset(&c, 0, sizeof c); return c; }
+
+/* ---- 1. Transformers + PEFT ------------------------------------------------------------------------------------------------------------------- */
+
+static void test_golden(const char *name, const char *adapter, const char *golden) {
+    static const char *const level[] = {"none", "gate_up", "layer"};
+    char folder[256], path[300];
+    Error err;
+    Model m;
+    snprintf(folder, sizeof folder, "test/golden/%s", name);
+    must(model_open(&m, folder, &err), &err);
+    snprintf(path, sizeof path, "%s/%s", folder, adapter);
+    must(adapter_load(&m, path, &err), &err);
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    snprintf(path, sizeof path, "%s/%s", folder, golden);
+    must(tensors_add_file(&set, path, &err), &err);
+    const Tensor *cu = golden_tensor(&set, "cu_seqlens");
+    Batch b;
+    batch_from(&b, (const int32_t *)golden_tensor(&set, "ids")->data, (const int32_t *)golden_tensor(&set, "labels")->data, (const int32_t *)cu->data, (int)cu->count - 1);
+    size_t V = (size_t)m.config.vocab_size, count = (size_t)b.N * V;
+    float *logits = (float *)malloc(count * sizeof(float));
+    for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_LAYER; recompute++) {
+        must(model_prepare(&m, b.N, 64, (Recompute)recompute, true, NULL, &err), &err);
+        if (recompute == RECOMPUTE_NONE) {
+            memset(logits, 0xff, count * sizeof(float));
+            model_logits(&m, logits, &b, adapter_on());
+            double e = relative_error(logits, (const float *)golden_tensor(&set, "logits")->data, count);
+            check(e <= TOLERANCE, "%s/%s logits with adapter: relative error %.2e", name, adapter, e);
+            model_logits(&m, logits, &b, adapter_off());
+            e = relative_error(logits, (const float *)golden_tensor(&set, "base_logits")->data, count);
+            check(e <= TOLERANCE, "%s/%s logits of the base: relative error %.2e", name, adapter, e);
+        }
+        adapter_zero_grad(&m);
+        LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.labelled, true, NULL);
+        double loss = s.loss_sum / (double)s.tokens, want = (double)((const float *)golden_tensor(&set, "loss")->data)[0];
+        check(s.tokens == b.labelled && fabs(loss - want) <= TOLERANCE * want, "%s/%s loss %.7f, Transformers %.7f (recompute %s)", name, adapter, loss, want, level[recompute]);
+        AdapterTensor *list = adapter_tensors(&m);
+        double worst = 0;
+        char worst_name[160] = "";
+        for (ptrdiff_t i = 0; i < arrlen(list); i++) {
+            char key[160];
+            snprintf(key, sizeof key, "grad.%s", list[i].name);
+            const Tensor *t = golden_tensor(&set, key);
+            assert((int64_t)t->count == list[i].shape[0] * list[i].shape[1]);
+            double e = relative_error(m.grad + (list[i].data - m.param), (const float *)t->data, t->count);
+            if (!(e <= worst)) { worst = e; snprintf(worst_name, sizeof worst_name, "%s", list[i].name); }
+        }
+        check(worst <= TOLERANCE, "%s/%s %d gradients: worst relative error %.2e in %s (recompute %s)", name, adapter, (int)arrlen(list), worst, worst_name, level[recompute]);
+        arrfree(list);
+    }
+    free(logits);
+    batch_free(&b);
+    tensors_close(&set);
+    model_close(&m);
+}
+
+/* ---- 2. stories260K: a real pretrained model, reference in float64 ------------------------------------------------------------------------------- */
+
+static void json_ids(const Json *array, int32_t **out) { for (const Json *j = array->child; j; j = j->next) arrput(*out, (int32_t)j->number); }
+
+static double nested_error(const Json *j, const float *got, size_t *index, double *scale) {      /* walks a nested list of numbers */
+    if (j->type == JSON_NUMBER) { double d = fabs((double)got[(*index)++] - j->number); *scale = fmax(*scale, fabs(j->number)); return isfinite(d) ? d : INFINITY; }
+    double worst = 0;
+    for (const Json *c = j->child; c; c = c->next) worst = fmax(worst, nested_error(c, got, index, scale));
+    return worst;
+}
+
+static void test_stories(void) {
+    const char *folder = "../shared/models/stories260K";
+    if (access(folder, R_OK)) { printf("skipped: ../shared not present\n"); return; }
+    Error err;
+    Model m;
+    must(model_open(&m, folder, &err), &err);
+    size_t bytes;
+    char *text = read_file("../shared/models/stories260K/reference_f64.json", &bytes, &err);
+    must(text != NULL, &err);
+    JsonDoc doc;
+    must(json_parse(&doc, text, bytes, "reference_f64.json", 1, &err), &err);
+    free(text);
+    int32_t *greedy = NULL, *seq = NULL;
+    json_ids(json_get(doc.root, "greedy_ids"), &greedy);
+    json_ids(json_get(doc.root, "seq"), &seq);
+    LoraConfig lora;
+    memset(&lora, 0, sizeof lora);
+    lora.r = 4; lora.lora_alpha = 8;
+    for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
+    must(adapter_attach(&m, &lora, 7, &err), &err);
+    int n = (int)arrlen(greedy), V = m.config.vocab_size;
+    must(model_prepare(&m, n > (int)arrlen(seq) ? n : (int)arrlen(seq), 512, RECOMPUTE_NONE, true, NULL, &err), &err);
+
+    /* the greedy continuation: the argmax after every prefix must be the next id, so one forward checks all of them */
+    Batch b;
+    int32_t cu[2] = {0, n};
+    batch_from(&b, greedy, NULL, cu, 1);
+    float *logits = (float *)malloc((size_t)n * (size_t)V * sizeof(float));
+    model_logits(&m, logits, &b, adapter_on());
+    int wrong = 0;
+    for (int i = 0; i + 1 < n; i++) {
+        int best = 0;
+        for (int v = 1; v < V; v++) if (logits[(size_t)i * (size_t)V + (size_t)v] > logits[(size_t)i * (size_t)V + (size_t)best]) best = v;
+        wrong += best != greedy[i + 1];
+    }
+    check(wrong == 0, "stories260K: %d of %d greedy tokens agree with float64", n - 1 - wrong, n - 1);
+    batch_free(&b);
+
+    int T = (int)arrlen(seq);
+    cu[1] = T;
+    batch_from(&b, seq, seq, cu, 1);
+    model_logits(&m, logits, &b, adapter_on());
+    const Json *last = json_get(doc.root, "last_logits_f64"), *want = json_get(doc.root, "loss_f64");
+    assert(last && want);
+    size_t index = 0;
+    double scale = 0, worst = nested_error(last, logits + (size_t)(T - 1) * (size_t)V, &index, &scale);
+    check((int)index == V && worst <= TOLERANCE * scale, "stories260K: last logits, relative error %.2e", worst / scale);
+    LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.labelled, true, NULL);
+    check(fabs(s.loss_sum / (double)s.tokens - want->number) <= 1e-5 * want->number, "stories260K: loss %.8f, float64 %.8f", s.loss_sum / (double)s.tokens, want->number);
+
+    /* The reference has the gradients of the full matrices W. With B = 0, scale 1 and A the first rows of the identity, dB = dW A^T is dW itself: rank 172 covers every column of every matrix. */
+    lora.r = 172; lora.lora_alpha = 172;
+    must(adapter_attach(&m, &lora, 7, &err) && model_prepare(&m, T, 512, RECOMPUTE_NONE, true, NULL, &err), &err);
+    memset(m.param, 0, m.param_count * sizeof(float));
+    for (int l = 0; l < m.config.num_hidden_layers; l++)
+        for (int j = 0; j < MODULE_COUNT; j++)
+            for (int i = 0; i < m.layers[l].linear[j].in; i++) m.layers[l].linear[j].A[i * m.layers[l].linear[j].in + i] = 1;
+    adapter_zero_grad(&m);
+    model_step(&m, &b, adapter_on(), 1.0f / (float)b.labelled, true, NULL);
+    const Json *norms = json_get(doc.root, "grad_norms_f64"), *first8 = json_get(doc.root, "grad_first8_f64");
+    double worst_norm = 0, worst_first = 0;
+    for (int l = 0; l < m.config.num_hidden_layers; l++) {
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            const Linear *p = &m.layers[l].linear[j];
+            char name[120];
+            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, module_path[j]);
+            const Json *norm = json_get(norms, name), *first = json_get(first8, name);
+            assert(norm && first && first->count == 8);
+            worst_norm = fmax(worst_norm, fabs(global_norm(p->dB, (size_t)p->out * 172) / norm->number - 1));
+            index = 0;
+            scale = norm->number / sqrt((double)p->in * (double)p->out);      /* the typical element: first8 may all be tiny */
+            worst_first = fmax(worst_first, nested_error(first, p->dB, &index, &scale) / scale);
+        }
+    }
+    check(worst_norm <= TOLERANCE, "stories260K: gradient norms of 35 matrices against float64, worst relative error %.2e", worst_norm);
+    check(worst_first <= 1e-4, "stories260K: first 8 elements of 35 gradients against float64, worst relative error %.2e", worst_first);
+    free(logits);
+    batch_free(&b);
+    arrfree(greedy);
+    arrfree(seq);
+    json_free(&doc);
+    model_close(&m);
+}
+
+/* ---- 3. invariances --------------------------------------------------------------------------------------------------------------------------- */
+
+enum { ROWS = 8 };
+static void random_rows(int32_t ids[ROWS][24], int length[ROWS], int vocab) {
+    uint32_t state = 1;
+    for (int r = 0; r < ROWS; r++) {
+        length[r] = 3 + r * 3 % 19;
+        for (int i = 0; i < length[r]; i++) { state = state * 1664525u + 1013904223u; ids[r][i] = (int32_t)(state >> 8) % vocab; }
+    }
+}
+/* Lays rows order[first..first+count) end to end. */
+static void rows_batch(Batch *b, int32_t ids[ROWS][24], const int length[ROWS], const int *order, int first, int count) {
+    int32_t flat[ROWS * 24], cu[ROWS + 1] = {0};
+    for (int i = 0; i < count; i++) {
+        int r = order[first + i];
+        memcpy(flat + cu[i], ids[r], (size_t)length[r] * sizeof(int32_t));
+        cu[i + 1] = cu[i] + length[r];
+    }
+    batch_from(b, flat, flat, cu, count);
+}
+
+static void test_invariances(void) {
+    Error err;
+    Model m;
+    must(model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && model_prepare(&m, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
+    int32_t ids[ROWS][24];
+    int length[ROWS], order[ROWS], reversed[ROWS];
+    random_rows(ids, length, m.config.vocab_size);
+    int64_t labelled = 0;
+    for (int i = 0; i < ROWS; i++) { order[i] = i; reversed[i] = ROWS - 1 - i; labelled += length[i] - 1; }
+    size_t bytes = m.param_count * sizeof(float);
+    float *whole = (float *)malloc(bytes), *other = (float *)malloc(bytes);
+    Batch b;
+
+    rows_batch(&b, ids, length, order, 0, ROWS);
+    adapter_zero_grad(&m);
+    double loss = model_step(&m, &b, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
+    memcpy(whole, m.grad, bytes);
+    float *logits_whole = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float)), *logits = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float));
+    model_logits(&m, logits_whole, &b, adapter_on());
+
+    double accumulated = 0, worst = 0;
+    adapter_zero_grad(&m);
+    for (int r = 0, at = 0; r < ROWS; r++) {
+        Batch one;
+        rows_batch(&one, ids, length, order, r, 1);
+        accumulated += model_step(&m, &one, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
+        batch_free(&one);
+        at += length[r];
+        (void)at;
+    }
+    check(fabs(accumulated - loss) <= 1e-6 * loss, "B=8,A=1 against B=1,A=8: loss %.8f and %.8f", loss / (double)labelled, accumulated / (double)labelled);
+    double e = relative_error(m.grad, whole, m.param_count);
+    check(e <= 1e-5, "B=8,A=1 against B=1,A=8: gradients, relative error %.2e", e);
+
+    for (int r = 0, at = 0; r < ROWS; r++) {          /* a neighbour in the flat batch must not change a sequence */
+        Batch one;
+        rows_batch(&one, ids, length, order, r, 1);
+        model_logits(&m, logits, &one, adapter_on());
+        worst = fmax(worst, relative_error(logits, logits_whole + (size_t)at * (size_t)m.config.vocab_size, (size_t)one.N * (size_t)m.config.vocab_size));
+        at += one.N;
+        batch_free(&one);
+    }
+    check(worst <= 1e-6, "a sequence alone and among seven others: logits, relative error %.2e", worst);
+
+    Batch back;
+    rows_batch(&back, ids, length, reversed, 0, ROWS);
+    adapter_zero_grad(&m);
+    double loss_back = model_step(&m, &back, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
+    e = relative_error(m.grad, whole, m.param_count);
+    check(fabs(loss_back - loss) <= 1e-6 * loss && e <= 1e-5, "order of examples within a batch: gradients, relative error %.2e", e);
+    batch_free(&back);
+
+    LoraCall dropped = adapter_on();
+    dropped.dropout = 0.3f; dropped.seed = 5; dropped.step = 3;
+#ifdef _OPENMP
+    for (int threads = 1; threads <= 3; threads++) {
+        omp_set_num_threads(threads);
+        adapter_zero_grad(&m);
+        model_step(&m, &b, dropped, 1.0f / (float)labelled, true, NULL);
+        if (threads == 1) memcpy(other, m.grad, bytes);
+        else check(!memcmp(other, m.grad, bytes), "1 and %d threads: gradients bit-identical (dropout on)", threads);
+    }
+    omp_set_num_threads(2);
+#endif
+    for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_LAYER; recompute++) {
+        must(model_prepare(&m, ROWS * 24, 64, (Recompute)recompute, true, NULL, &err), &err);
+        adapter_zero_grad(&m);
+        model_step(&m, &b, dropped, 1.0f / (float)labelled, true, NULL);
+        if (recompute == RECOMPUTE_NONE) memcpy(other, m.grad, bytes);
+        else check(!memcmp(other, m.grad, bytes), "recompute level %d: gradients bit-identical (dropout on)", recompute);
+    }
+
+    /* a fresh adapter has B = 0: the base model to the bit */
+    LoraConfig lora;
+    memset(&lora, 0, sizeof lora);
+    lora.r = 8; lora.lora_alpha = 16;
+    for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
+    must(adapter_attach(&m, &lora, 1, &err) && model_prepare(&m, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
+    size_t count = (size_t)b.N * (size_t)m.config.vocab_size;
+    model_logits(&m, logits, &b, adapter_on());
+    model_logits(&m, logits_whole, &b, adapter_off());
+    check(!memcmp(logits, logits_whole, count * sizeof(float)), "an adapter with B = 0 leaves the logits bit-identical to the base");
+
+    /* initialisation: within +-1/sqrt(in), mean near 0, variance near bound^2/3 */
+    const Linear *q = &m.layers[0].linear[MODULE_DOWN];
+    double bound = 1 / sqrt((double)q->in), sum = 0, square = 0, largest = 0;
+    int elements = q->rank * q->in;
+    for (int i = 0; i < elements; i++) { sum += (double)q->A[i]; square += (double)q->A[i] * (double)q->A[i]; largest = fmax(largest, fabs((double)q->A[i])); }
+    check(largest <= bound && largest > 0.9 * bound && fabs(sum / elements) < 0.2 * bound && fabs(square / elements * 3 / bound / bound - 1) < 0.2, "A is uniform in +-1/sqrt(in): largest %.4f of %.4f", largest, bound);
+
+    /* save and load: the same adapter */
+    char folder[] = "/tmp/train_lora_adapter_XXXXXX", path[128];
+    assert(mkdtemp(folder));
+    for (size_t i = 0; i < m.param_count; i++) m.param[i] += (float)(i % 7) * 0.01f;
+    memcpy(whole, m.param, bytes < m.param_count * sizeof(float) ? bytes : m.param_count * sizeof(float));
+    size_t saved = m.param_count;
+    must(adapter_save(&m, folder, &err), &err);
+    float *copy = (float *)malloc(saved * sizeof(float));
+    memcpy(copy, m.param, saved * sizeof(float));
+    must(adapter_load(&m, folder, &err), &err);
+    check(m.param_count == saved && !memcmp(copy, m.param, saved * sizeof(float)) && m.lora.r == 8 && m.lora.lora_alpha == 16, "adapter saved and loaded: the same bits");
+    snprintf(path, sizeof path, "%s/adapter_config.json", folder);
+    unlink(path);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
+    unlink(path);
+    rmdir(folder);
+    free(copy);
+    free(whole); free(other); free(logits); free(logits_whole);
+    batch_free(&b);
+    model_close(&m);
+}
+
+int main(void) {
+    test_golden("llama", "adapter", "golden.safetensors");
+    test_golden("llama_linear", "adapter", "golden.safetensors");
+    test_golden("qwen2", "adapter", "golden.safetensors");
+    test_golden("qwen3", "adapter", "golden.safetensors");
+    test_golden("qwen3", "adapter_layers", "golden_layers.safetensors");
+    test_golden("mistral", "adapter", "golden.safetensors");
+    test_stories();
+    test_invariances();
+    return finish();
+}

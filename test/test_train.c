@@ -1,0 +1,308 @@
+/* test_train.c - the whole trainer against TRL's SFTTrainer (test/golden/trl_*, made by dev/make_golden.py), and its promises: the same seed gives the same bits, memory as announced, nothing lost.
+   gcc -std=gnu11 -O2 -fopenmp -I. test/test_train.c -o build/test_train -lm && build/test_train      (from the repository root) */
+#define TOKENIZER_IMPLEMENTATION
+#define LORA_IMPLEMENTATION
+#include "lora.h"
+#include "check.h"
+
+static char work_folder[] = "/tmp/train_lora_test_XXXXXX";
+
+typedef struct Log { LogRecord *train, *eval; } Log;      /* stb_ds arrays */
+static void collect(void *user, const LogRecord *r) {
+    Log *log = (Log *)user;
+    if (r->eval) arrput(log->eval, *r);
+    else arrput(log->train, *r);
+}
+
+static void options_default(TrainOptions *o) {
+    memset(o, 0, sizeof *o);
+    o->lora.r = 8; o->lora.lora_alpha = 16;
+    for (int j = 0; j < MODULE_COUNT; j++) o->lora.target[j] = true;
+    o->adam_beta1 = 0.9; o->adam_beta2 = 0.999; o->adam_epsilon = 1e-8; o->max_grad_norm = 1; o->num_train_epochs = 1; o->learning_rate = 1e-3;
+    o->per_device_train_batch_size = o->per_device_eval_batch_size = 2; o->gradient_accumulation_steps = 1; o->logging_steps = 1; o->shuffle = true; o->seed = 42;
+    o->data_options.max_length = 1024; o->data_options.enable_thinking = -1; o->data_options.threads = 1;
+}
+static bool train(const TrainOptions *o, Log *log, TrainResult *result, Error *err) {
+    TrainHooks hooks;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.user = log;
+    if (log) hooks.on_log = collect;
+    return train_run(o, &hooks, result, err);
+}
+static JsonDoc json_file(const char *path) {
+    Error err;
+    size_t bytes;
+    char *text = read_file(path, &bytes, &err);
+    JsonDoc doc;
+    if (!text || !json_parse(&doc, text, bytes, path, 1, &err)) { printf("FAIL  %s\n", err.text); exit(1); }
+    free(text);
+    return doc;
+}
+static double number(const Json *o, const char *key, double missing) { const Json *j = json_get(o, key); return j && j->type == JSON_NUMBER ? j->number : missing; }
+static bool same_file(const char *a, const char *b) {
+    Error err;
+    size_t n, m;
+    char *x = read_file(a, &n, &err), *y = read_file(b, &m, &err);
+    bool same = x && y && n == m && !memcmp(x, y, n);
+    free(x); free(y);
+    return same;
+}
+
+/* ---- 1. TRL, step by step --------------------------------------------------------------------------------------------------------------------- */
+
+static void golden_options(TrainOptions *o, const Json *run, const Json *args, const char *folder, char *data, char *eval, char *out, size_t size) {
+    options_default(o);
+    o->model = json_get(run, "model")->str;
+    o->init_adapter = json_get(run, "init_adapter")->str;
+    snprintf(data, size, "%s/data.jsonl", folder);
+    o->data = data;
+    const Json *e = json_get(run, "eval_data");
+    if (e && e->type == JSON_STRING) { snprintf(eval, size, "%s/%s", folder, e->str); o->eval_data = eval; }
+    snprintf(out, size, "%s/golden", work_folder);
+    o->output = out;
+    o->learning_rate = number(args, "learning_rate", 0);
+    const char *schedule = json_get(args, "lr_scheduler_type")->str;
+    for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(schedule, schedule_name[i])) o->lr_scheduler_type = (Schedule)i;
+    double warmup = number(args, "warmup_steps", 0);      /* transformers 5: below 1 it is the ratio */
+    if (warmup >= 1) o->warmup_steps = (int)warmup;
+    else o->warmup_ratio = warmup;
+    o->num_train_epochs = number(args, "num_train_epochs", 3);
+    o->max_steps = (int)number(args, "max_steps", -1);
+    o->per_device_train_batch_size = (int)number(args, "per_device_train_batch_size", 8);
+    o->per_device_eval_batch_size = (int)number(args, "per_device_eval_batch_size", 8);
+    o->gradient_accumulation_steps = (int)number(args, "gradient_accumulation_steps", 1);
+    o->weight_decay = number(args, "weight_decay", 0);
+    o->max_grad_norm = number(args, "max_grad_norm", 1);
+    o->adam_beta1 = number(args, "adam_beta1", 0.9);
+    o->adam_beta2 = number(args, "adam_beta2", 0.999);
+    o->adam_epsilon = number(args, "adam_epsilon", 1e-8);
+    o->seed = (int64_t)number(args, "seed", 42);
+    o->logging_steps = (int)number(args, "logging_steps", 1);
+    o->eval_steps = o->eval_data ? (int)number(args, "eval_steps", 0) : 0;
+    o->data_options.max_length = (int)number(args, "max_length", 1024);
+}
+
+static void worse(double *worst, double got, double want) {
+    double e = fabs(got - want) / fmax(fabs(want), 1e-12);
+    if (want == 0 && got == 0) e = 0;
+    if (!(e <= *worst)) *worst = isfinite(e) ? e : INFINITY;
+}
+
+static void test_trl(const char *name) {
+    char folder[256], path[400], data[300], eval[300], out[300];
+    snprintf(folder, sizeof folder, "test/golden/%s", name);
+    snprintf(path, sizeof path, "%s/run.json", folder);
+    JsonDoc run = json_file(path);
+    snprintf(path, sizeof path, "%s/log.json", folder);
+    JsonDoc want = json_file(path);
+    TrainOptions o;
+    golden_options(&o, run.root, json_get(run.root, "args"), folder, data, eval, out, sizeof data);
+    Log log = {NULL, NULL};
+    TrainResult result;
+    Error err;
+    if (!train(&o, &log, &result, &err)) { check(false, "%s: %s", name, err.text); return; }
+    double loss = 0, norm = 0, rate = 0, accuracy = 0, entropy = 0, epoch = 0, tokens = 0, eval_loss = 0;
+    ptrdiff_t steps = 0, evals = 0;
+    for (const Json *r = want.root->child; r; r = r->next) {
+        if (json_get(r, "eval_loss")) {
+            if (evals < arrlen(log.eval)) worse(&eval_loss, log.eval[evals].loss_hf, number(r, "eval_loss", NAN));
+            evals++;
+        } else if (json_get(r, "loss")) {
+            if (steps < arrlen(log.train)) {
+                const LogRecord *g = &log.train[steps];
+                worse(&loss, g->loss, number(r, "loss", NAN));
+                worse(&norm, g->grad_norm, number(r, "grad_norm", NAN));
+                worse(&rate, g->learning_rate, number(r, "learning_rate", NAN));
+                worse(&accuracy, g->mean_token_accuracy, number(r, "mean_token_accuracy", NAN));
+                worse(&entropy, g->entropy, number(r, "entropy", NAN));
+                worse(&epoch, g->epoch, number(r, "epoch", NAN));
+                worse(&tokens, (double)g->num_tokens, number(r, "num_tokens", NAN));
+                worse(&tokens, (double)g->step, number(r, "step", NAN));
+            }
+            steps++;
+        }
+    }
+    check(steps == arrlen(log.train) && result.steps >= 24, "%s: %d log lines over %d steps, as TRL", name, (int)arrlen(log.train), (int)result.steps);
+    check(loss <= 1e-4, "%s: loss at every step, worst relative error %.1e", name, loss);
+    check(norm <= 1e-4, "%s: grad_norm at every step, worst relative error %.1e", name, norm);
+    check(rate <= 1e-9, "%s: learning_rate at every step, worst relative error %.1e", name, rate);
+    check(accuracy <= 1e-6 && entropy <= 1e-4, "%s: accuracy %.1e and entropy %.1e, worst relative errors", name, accuracy, entropy);
+    check(epoch <= 1e-9 && tokens == 0, "%s: epoch, step and num_tokens agree", name);
+    if (o.eval_data) check(evals == arrlen(log.eval) && evals > 0 && eval_loss <= 1e-4, "%s: %d evaluations, Trainer's eval_loss, worst relative error %.1e", name, (int)evals, eval_loss);
+    const Json *final = json_get(run.root, "final_record");
+    if (final && json_get(final, "train_loss")) check(fabs(result.train_loss / number(final, "train_loss", NAN) - 1) <= 1e-4, "%s: train_loss %.6f", name, result.train_loss);
+
+    /* the final adapter, tensor by tensor */
+    TensorSet mine, theirs;
+    memset(&mine, 0, sizeof mine);
+    memset(&theirs, 0, sizeof theirs);
+    snprintf(path, sizeof path, "%s/adapter_model.safetensors", out);
+    bool ok = tensors_add_file(&mine, path, &err);
+    snprintf(path, sizeof path, "%s/adapter/adapter_model.safetensors", folder);
+    ok = ok && tensors_add_file(&theirs, path, &err) && shlen(mine.table) == shlen(theirs.table);
+    double worst = ok ? 0 : INFINITY;
+    for (ptrdiff_t i = 0; ok && i < shlen(theirs.table); i++) {
+        ptrdiff_t at = shgeti(mine.table, theirs.table[i].key);
+        if (at < 0) { ok = false; break; }
+        worst = fmax(worst, relative_error((const float *)mine.table[at].value.data, (const float *)theirs.table[i].value.data, theirs.table[i].value.count));
+    }
+    check(ok && worst <= 1e-3, "%s: the final adapter, worst relative error %.1e", name, worst);
+    tensors_close(&mine);
+    tensors_close(&theirs);
+    arrfree(log.train);
+    arrfree(log.eval);
+    json_free(&run);
+    json_free(&want);
+}
+
+/* ---- 2. the sampler and the schedules ------------------------------------------------------------------------------------------------------------ */
+
+static void test_schedules(void) {
+    static const double linear[10] = {0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125};
+    bool ok = true;
+    for (int s = 0; s < 10; s++) ok &= fabs(schedule_factor(SCHEDULE_LINEAR, s, 2, 10) - linear[s]) < 1e-15;
+    check(ok, "linear schedule with 2 warm-up steps of 10, as transformers prints it");
+    ok = schedule_factor(SCHEDULE_COSINE, 0, 0, 8) == 1 && fabs(schedule_factor(SCHEDULE_COSINE, 4, 0, 8) - 0.5) < 1e-15 && schedule_factor(SCHEDULE_CONSTANT, 5, 9, 8) == 1 &&
+         schedule_factor(SCHEDULE_CONSTANT_WITH_WARMUP, 1, 4, 8) == 0.25 && schedule_factor(SCHEDULE_CONSTANT_WITH_WARMUP, 6, 4, 8) == 1;
+    check(ok, "cosine, constant and constant_with_warmup at their corners");
+}
+
+/* ---- 3. promises -------------------------------------------------------------------------------------------------------------------------------- */
+
+static void test_repeatable(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    char a[300], b[300], file_a[340], file_b[340];
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = "test/golden/trl_linear/data.jsonl";
+    o.max_steps = 12;
+    o.lora.lora_dropout = 0.1f;
+    snprintf(a, sizeof a, "%s/a", work_folder);
+    snprintf(b, sizeof b, "%s/b", work_folder);
+    o.output = a;
+    bool ok = train(&o, NULL, &result, &err);
+    o.output = b;
+#ifdef _OPENMP
+    omp_set_num_threads(1);
+#endif
+    ok = ok && train(&o, NULL, &result, &err);
+#ifdef _OPENMP
+    omp_set_num_threads(2);
+#endif
+    snprintf(file_a, sizeof file_a, "%s/adapter_model.safetensors", a);
+    snprintf(file_b, sizeof file_b, "%s/adapter_model.safetensors", b);
+    check(ok && same_file(file_a, file_b), "the same seed twice, with 2 threads and with 1, dropout 0.1: the adapter is the same file%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    o.seed = 43;
+    ok = train(&o, NULL, &result, &err);
+    check(ok && !same_file(file_a, file_b), "another seed: another adapter");
+}
+
+static void test_accumulation(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    Log one = {NULL, NULL}, many = {NULL, NULL};
+    char out[300];
+    snprintf(out, sizeof out, "%s/accumulation", work_folder);
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = "test/golden/trl_linear/data.jsonl";
+    o.output = out;
+    o.max_steps = 5;
+    o.per_device_train_batch_size = 8;
+    bool ok = train(&o, &one, &result, &err);
+    o.per_device_train_batch_size = 1;
+    o.gradient_accumulation_steps = 8;
+    ok = ok && train(&o, &many, &result, &err) && arrlen(one.train) == 5 && arrlen(many.train) == 5;
+    double worst = 0;
+    for (int i = 0; ok && i < 5; i++) { worse(&worst, many.train[i].loss, one.train[i].loss); worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm); }
+    check(ok && worst <= 2e-5, "batch 8 x 1 and batch 1 x 8: loss and grad_norm over 5 steps, worst relative error %.1e", worst);
+
+    many.train = (arrfree(many.train), (LogRecord *)NULL);
+    o.per_device_train_batch_size = 8;
+    o.gradient_accumulation_steps = 1;
+    o.recompute = RECOMPUTE_LAYER;
+    ok = train(&o, &many, &result, &err) && arrlen(many.train) == 5;
+    worst = 0;
+    for (int i = 0; ok && i < 5; i++) { worse(&worst, many.train[i].loss, one.train[i].loss); worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm); }
+    check(ok && worst == 0, "--recompute layer: the same numbers to the bit");
+    arrfree(one.train);
+    arrfree(many.train);
+}
+
+/* Every slot exactly once, whatever the packing; losses of packed and unpacked data agree. */
+static void test_packing(void) {
+    Error err;
+    DataOptions d;
+    memset(&d, 0, sizeof d);
+    d.max_length = 64;
+    d.enable_thinking = -1;
+    d.threads = 1;
+    Dataset plain, packed;
+    bool ok = dataset_open(&plain, "test/golden/trl_linear/data.jsonl", NULL, &d, &err);
+    d.packing = true;
+    ok = ok && dataset_open(&packed, "test/golden/trl_linear/data.jsonl", NULL, &d, &err);
+    if (!ok) { check(false, "packing: %s", err.text); return; }
+    Model m;
+    Batch b;
+    int tokens, sequences;
+    dataset_largest_batch(&packed, 4, &tokens, &sequences);
+    ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && model_prepare(&m, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
+    if (!ok) { check(false, "packing: %s", err.text); return; }
+    EvalResult x = {0, 0, 0, 0, 0, 0}, y = x;
+    ok = model_evaluate(&m, &plain, &b, 1, &x, &err) && model_evaluate(&m, &packed, &b, 4, &y, &err);
+    check(ok && packed.slots < plain.slots && x.tokens == y.tokens && fabs(x.loss - y.loss) <= 1e-6 * x.loss, "packing: %zu examples in %zu slots, loss %.7f and %.7f", packed.count, packed.slots, x.loss, y.loss);
+    batch_free(&b);
+    model_close(&m);
+    dataset_free(&plain);
+    dataset_free(&packed);
+}
+
+static void test_errors(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    char out[300];
+    snprintf(out, sizeof out, "%s/errors", work_folder);
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = "test/golden/trl_linear/data.jsonl";
+    o.output = out;
+    o.max_steps = 40;
+    o.learning_rate = 1e30;
+    o.max_grad_norm = 0;
+    bool ok = train(&o, NULL, &result, &err);
+    check(!ok && strstr(err.text, "not finite") && strstr(err.text, "step") && strstr(err.text, "row"), "a loss that overflows stops the run and names the place: %s", ok ? "(no error)" : err.text);
+    o.learning_rate = 1e-3;
+    o.output = "/proc/nowhere";
+    ok = train(&o, NULL, &result, &err);
+    check(!ok && strstr(err.text, "/proc/nowhere"), "an output folder that cannot be made: %s", ok ? "(no error)" : err.text);
+    o.output = out;
+    o.model = "test/golden/nothing";
+    ok = train(&o, NULL, &result, &err);
+    check(!ok && strstr(err.text, "test/golden/nothing"), "a model folder that is not there: %s", ok ? "(no error)" : err.text);
+    o.model = "test/golden/llama";
+    o.init_adapter = "test/golden/qwen3/adapter";
+    ok = train(&o, NULL, &result, &err);
+    check(!ok, "an adapter of another model: %s", ok ? "(no error)" : err.text);
+}
+
+int main(void) {
+    if (!mkdtemp(work_folder)) return 1;
+    test_schedules();
+    test_trl("trl_linear");
+    test_trl("trl_cosine");
+    test_trl("trl_constant");
+    test_trl("trl_constant_with_warmup");
+    test_trl("trl_logging");
+    test_repeatable();
+    test_accumulation();
+    test_packing();
+    test_errors();
+    char command[400];
+    snprintf(command, sizeof command, "rm -rf '%s'", work_folder);
+    if (system(command)) printf("could not remove %s\n", work_folder);
+    return finish();
+}
