@@ -318,7 +318,7 @@ typedef struct DataOptions {
 } DataOptions;
 
 /* What was found while reading; printed by inspect and at the start of a run. */
-typedef struct DataStats { int64_t rows, examples, dropped /* no labelled token */, truncated, tokens, labelled, longest, double_bos, stop_trained /* examples whose last labelled token is a stop token */; } DataStats;
+typedef struct DataStats { int64_t rows, examples, dropped /* no labelled token */, truncated, tokens, labelled, longest, double_bos, stop_trained /* examples whose last labelled token, or the one before it, is a stop token */; } DataStats;
 
 typedef struct Dataset {
     int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
@@ -406,6 +406,7 @@ typedef struct TrainHooks {
     void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
     void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
     bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
+    bool plan_only;                         /* end after on_begin: nothing is allocated for the run, nothing written */
 } TrainHooks;
 
 typedef struct TrainResult { int64_t steps; double first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */; bool stopped; } TrainResult;
@@ -2875,10 +2876,12 @@ static bool data_lay_out(Dataset *d, const DataExample *examples, size_t rows, c
         d->stats.tokens += (int64_t)e->count;
         d->stats.labelled += labelled;
         if ((int64_t)e->count > d->stats.longest) d->stats.longest = (int64_t)e->count;
-        d->stats.stop_trained += t && tokenizer_is_stop(t, e->labels[last]);
+        /* ChatML puts a newline after its end of turn: with the loss on everything that newline is the last one learned. */
+        d->stats.stop_trained += t && (tokenizer_is_stop(t, e->labels[last]) || (last > 1 && e->labels[last - 1] != DATA_IGNORE && tokenizer_is_stop(t, e->labels[last - 1])));
         d->stats.double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
     }
     d->slots = d->count;
+    d->stats.examples = (int64_t)d->count;
     if (!d->count) return fail(err, "no token to learn in any of %zu rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", rows, path, (long long)d->stats.truncated, o->max_length);
     return true;
 }
@@ -3154,6 +3157,7 @@ typedef struct Run {
     int64_t *order;                         /* [slots] */
     LogRecord *history;                     /* stb_ds array */
     FILE *log;
+    bool plan_only;
     int64_t step, num_tokens;
     double epoch, start;
 } Run;
@@ -3308,11 +3312,11 @@ static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Err
 static bool run_open(Run *run, Error *err) {
     const TrainOptions *o = run->o;
     ModelConfig config;
-    if (!config_open(&config, o->model, err) || !make_folder(o->output, err)) return false;
+    if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
     char path[PATH_MAX];
     path_join(path, sizeof path, o->output, "log.jsonl.new");
-    run->log = fopen(path, "w");
-    if (!run->log) return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+    if (!run->plan_only) run->log = fopen(path, "w");
+    if (!run->log && !run->plan_only) return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
     Tokenizer *t = file_exists(o->model, "tokenizer.json") ? tokenizer_open(o->model, err) : NULL;     /* rows of input_ids need none */
     if (!t && file_exists(o->model, "tokenizer.json")) return false;
     bool ok = true;
@@ -3346,7 +3350,7 @@ static bool run_open(Run *run, Error *err) {
     ok = o->init_adapter ? adapter_load(&run->model, o->init_adapter, err) : adapter_attach(&run->model, &o->lora, (uint64_t)o->seed, err);
     if (ok && o->init_adapter) run->model.lora.lora_dropout = o->lora.lora_dropout;
     memory_add(&run->memory, "program and data set", before);
-    return ok && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, true, &run->memory, err);
+    return ok && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
 }
 
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
@@ -3355,15 +3359,18 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     memset(result, 0, sizeof *result);
     run.o = o;
     run.hooks = hooks;
+    run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;
     bool ok = run_open(&run, err);
     char from[PATH_MAX], to[PATH_MAX];
     path_join(from, sizeof from, o->output, "log.jsonl.new");
     path_join(to, sizeof to, o->output, "log.jsonl");
     if (!ok && run.log) unlink(from);
-    if (ok && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
+    if (ok && run.log && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
     if (ok) {
         if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, &run.model, o, &run.train, o->eval_data ? &run.eval : NULL, &run.memory, run.plan.total_steps);
+    }
+    if (ok && !run.plan_only) {
         run.start = seconds_now();
         ok = train_loop(&run, result, err);
         result->seconds = seconds_now() - run.start;

@@ -2226,6 +2226,7 @@ enum { CHAT_NAMES = sizeof chat_names / sizeof *chat_names };
 /* FNV-1a 64 of the published texts, without the one newline at the end that Jinja drops as well. */
 static const struct { uint64_t print; ChatTemplate chat; } chat_prints[] = {
     {0x2bfdb7aa9754484eull, CHAT_QWEN3},       /* Qwen/Qwen3-* */
+    {0xbe10679872d5c79aull, CHAT_CHATML},      /* data/base: plain ChatML */
     {0xe642ce246d7f2e3dull, CHAT_QWEN2_5},     /* Qwen/Qwen2.5-*-Instruct */
     {0xcd8b49000db02c2cull, CHAT_ZEPHYR},      /* TinyLlama/TinyLlama-1.1B-Chat-v1.0 */
     {0xf344eecf1bd3a427ull, CHAT_LLAMA2},      /* meta-llama/Llama-2-*-chat */

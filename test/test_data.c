@@ -181,11 +181,14 @@ static void test_rows(void) {
     const char *file = "\r\n{\"text\":\"ab\"}\r\n  \t\r\n{\"input_ids\":[65,66],\"labels\":[65,-100]}\r\n{\"input_ids\":[]}\n{\"prompt\":\"p\",\"completion\":\"cc\"}";
     bool ok = dataset_open(&d, write_text("rows.jsonl", file), plain, &o, &err);
     check(ok && d.count == 2 && d.slots == 2 && d.slot == NULL && d.row[0] == 1 && d.row[1] == 4, "blank lines, CRLF, dropped rows: rows 1 and 4 of 4 are left%s%s", ok ? "" : ": ", ok ? "" : err.text);
-    check(ok && d.stats.rows == 4 && d.stats.dropped == 2 && d.stats.truncated == 0 && d.stats.tokens == 7 && d.stats.labelled == 5 && d.stats.longest == 4 && d.stats.stop_trained == 2 && d.stats.double_bos == 0,
+    check(ok && d.stats.rows == 4 && d.stats.examples == 2 && d.stats.dropped == 2 && d.stats.truncated == 0 && d.stats.tokens == 7 && d.stats.labelled == 5 && d.stats.longest == 4 && d.stats.stop_trained == 2 && d.stats.double_bos == 0,
           "stats: rows %lld dropped %lld tokens %lld labelled %lld (shifted) longest %lld stop %lld", (long long)d.stats.rows, (long long)d.stats.dropped, (long long)d.stats.tokens, (long long)d.stats.labelled, (long long)d.stats.longest, (long long)d.stats.stop_trained);
     if (ok) dataset_free(&d);
 
     file = "{\"prompt\":\"12345678\",\"completion\":\"cc\"}\n{\"prompt\":\"1234\",\"completion\":\"56789\"}\n{\"text\":\"<s>x\"}\n{\"text\":\"1234567\"}\n{\"input_ids\":[1,2,3,4,5,6,7,8,9,10]}\n";
+    ok = dataset_open(&d, write_text("ids.jsonl", "{\"input_ids\":[1,2000000]}"), NULL, &o, &err);
+    check(ok && d.count == 1 && d.ids[1] == 2000000 && d.stats.stop_trained == 0, "input_ids need no tokenizer");
+    if (ok) dataset_free(&d);
     o.max_length = 8;
     ok = dataset_open(&d, write_text("cut.jsonl", file), with_bos, &o, &err);
     check(ok && d.count == 4 && d.stats.truncated == 4 && d.stats.dropped == 1 && d.stats.longest == 8, "truncation: 4 of 5 rows cut at 8 tokens, one of them loses its answer and is dropped");
@@ -288,6 +291,7 @@ static void test_errors(void) {
     expect_error("nothing left after the cut", "a.jsonl", "{\"prompt\":\"12345\",\"completion\":\"6\"}", plain, bad, "1 rows were cut at 3 tokens", NULL, NULL);
     bad = o; bad.prompt_template = "no place";
     expect_error("template without {prompt}", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "{prompt}", "--prompt-template", NULL);
+    expect_error("text without a tokenizer", "a.jsonl", "{\"text\":\"x\"}", NULL, o, "no tokenizer", "row 1", "tokenizer.json");
     bad = o; bad.packing = true; bad.max_length = 0;
     expect_error("packing without length", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "--packing", "--max-length", NULL);
     /* The first bad row is reported whatever the threads do: row 1232 comes after much text, so that the bad row 1233 is met before it by another thread. */
@@ -344,7 +348,9 @@ static void test_packing(void) {
     int64_t slot = (int64_t)d.slots - 1;
     size_t sum = 0;
     for (size_t j = d.slot_offset[slot]; j < d.slot_offset[slot + 1]; j++) sum += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]];
-    check(batch_alloc(&b, 10, 4, &err) && (batch_build(&b, &d, &slot, 1), true) && (size_t)b.N == sum && (size_t)b.S == d.slot_offset[slot + 1] - d.slot_offset[slot] && b.labelled == b.N - b.S,
+    bool ok = batch_alloc(&b, 10, 4, &err);
+    batch_build(&b, &d, &slot, 1);
+    check(ok && (size_t)b.N == sum && (size_t)b.S == d.slot_offset[slot + 1] - d.slot_offset[slot] && b.labelled == b.N - b.S,
           "a packed slot is %d sequences: each loses one target (%lld of %d)", b.S, (long long)b.labelled, b.N);
     batch_free(&b);
     dataset_free(&d);
