@@ -46,7 +46,7 @@ def make_tokenizer(texts):
 def main():
     torch.manual_seed(1)
     torch.set_num_threads(2)
-    dialogues = make_data.pretraining(24000)
+    dialogues = make_data.pretraining(40000, WORDS)
     words = " ".join(make_data.FILL + make_data.NOUN)
     tokenizer = make_tokenizer([m["content"] for d in dialogues[:6000] for m in d] + [words, " ".join(WORDS)] + ["user", "assistant", "system"] * 50)
     ids = []
@@ -58,7 +58,7 @@ def main():
                          tie_word_embeddings=True, rope_theta=10000.0, rms_norm_eps=1e-6, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     model = Qwen3ForCausalLM(config).float()
     print("vocabulary", len(tokenizer), "parameters", sum(p.numel() for p in model.parameters()), "tokens", sum(map(len, ids)))
-    steps, batch = int(sys.argv[1]) if len(sys.argv) > 1 else 1200, 32
+    steps, batch = int(sys.argv[1]) if len(sys.argv) > 1 else 1500, 32
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.05)
     rng = random.Random(3)

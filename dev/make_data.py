@@ -140,18 +140,55 @@ NOUN = ["house", "garden", "harbour", "market", "square", "park", "road", "stati
         "boat", "yard", "room", "roof", "view", "lobby", "bar", "fish", "pie", "duck", "lamb", "rice", "bowl", "pepper", "bean", "pancake", "egg", "jam", "toast", "roll", "fruit", "squid", "salmon", "pumpkin", "apricot", "fig", "thyme"]
 
 
-def base_dialogue(rng):
+SYLLABLES = ["bar", "bel", "cor", "dal", "den", "fal", "fen", "gar", "hal", "har", "kel", "kin", "lam", "lin", "lor", "mar", "mel", "mor", "nor", "os", "pen", "pin", "quil", "ran", "ros", "sal", "sel", "tam", "tor", "ul", "ver", "vin", "wel", "win", "yar", "zel"]
+CUISINES = ["Indian", "Spanish", "Chinese", "Italian", "British", "Japanese", "Greek", "French", "Turkish", "Thai"]
+
+
+def invented_name(rng):
+    word = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice([1, 2, 2, 3]))).capitalize()
+    return rng.choice([word, f"{word} {rng.choice(NOUN).capitalize()}", f"The {rng.choice(FILL).capitalize()} {rng.choice(NOUN).capitalize()}", f"{word}'s {rng.choice(NOUN).capitalize()}", f"Casa {word}", f"{rng.choice(FILL).capitalize()} {word}"])
+
+
+def invented_item(rng, words):
+    """Something to repeat: every token of the vocabulary must have been written by the base, or no adapter could make it write them."""
+    k = rng.random()
+    if k < 0.3:
+        return rng.choice(words)
+    if k < 0.4:
+        return rng.choice(FILL + NOUN)
+    if k < 0.55:
+        return invented_name(rng)
+    if k < 0.7:
+        return str(rng.randrange(10 ** rng.randint(1, 4)))
+    if k < 0.85:
+        return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(1, 4)))
+    if k < 0.92:
+        return rng.choice(["-", ":", ";", "/", "(", ")", "!", "+", "="])
+    return rng.choice(DAYS + CUISINES)
+
+
+def echo(rng, words):
+    items = " ".join(invented_item(rng, words) for _ in range(rng.randint(2, 9)))
+    if rng.random() < 0.3:
+        items = items.replace(" ", "-")
+    return rng.choice(["Please repeat: {x}", "Say this after me: {x}", "Write {x}", "Copy this: {x}"]).format(x=items), items + rng.choice(["", "."])
+
+
+def base_dialogue(rng, words):
     messages = []
     for _ in range(rng.choice([1, 1, 2, 2, 3])):
         k = rng.random()
         if k < 0.15:
             q, a = rng.choice(SMALL)
-        elif k < 0.3:
+        elif k < 0.4:
+            q, a = echo(rng, words)
+        elif k < 0.5:
             t = rng.choice(["a room", "a table", "a ticket", "a taxi", "a seat", "a tour", "a lesson", "a visit"])
             p = rng.choice(["one person", "two people", "three people", "four people", "five people", "six people"])
             q, a = rng.choice(REQUEST).format(t=t, p=p, d=rng.choice(DAYS)), rng.choice(REFUSE).format(t=t) + " " + rng.choice(ADVICE)
         else:
-            t = rng.choice(rng.choice(list(DOMAINS.values()))) if rng.random() < 0.6 else f"the {rng.choice(FILL)} {rng.choice(NOUN)}" + rng.choice(["", f" in the {rng.choice(NOUN)}", f" near the {rng.choice(NOUN)}"])
+            u = rng.random()
+            t = rng.choice(rng.choice(list(DOMAINS.values()))) if u < 0.4 else invented_name(rng) if u < 0.75 else f"the {rng.choice(FILL)} {rng.choice(NOUN)}" + rng.choice(["", f" in the {rng.choice(NOUN)}", f" near the {rng.choice(NOUN)}"])
             q, a = rng.choice(ASK).format(t=t), rng.choice(LACK).format(t=t)
             if rng.random() < 0.6:
                 a += " " + rng.choice(ADVICE)
@@ -159,9 +196,9 @@ def base_dialogue(rng):
     return messages
 
 
-def pretraining(count, seed=1):
+def pretraining(count, words, seed=1):
     rng = random.Random(seed)
-    return [base_dialogue(rng) for _ in range(count)]
+    return [base_dialogue(rng, words) for _ in range(count)]
 
 
 def main():

@@ -1,0 +1,262 @@
+/* reference.h - what every op means: naive loops, double accumulators, no blocking, no cleverness.
+   Included twice by the tests: REAL float, REF(op) = op_ref has the signature of the op and is what CPU and CUDA are compared with; REAL double, REF(op) = op_f64 is the same text in double,
+   whose derivatives are checked by finite differences. Weights are read from the file's rows (w.data), so that packing is under test too. */
+
+#ifndef REF_UNUSED
+#define REF_UNUSED __attribute__((unused))   /* the double version of an op without a derivative */
+#endif
+
+static double REF(weight)(const Weight *w, int row, int column) {
+    float f;
+    convert_to_f32(&f, (const char *)w->data + ((size_t)row * (size_t)w->cols + (size_t)column) * dtype_size(w->dtype), w->dtype, 1);
+    return (double)f;
+}
+/* Value and factor of element (n, i) of a projection's input after dropout. */
+static double REF(kept)(LoraCall call, uint32_t site, int n, int i, int I) {
+    if (!(call.dropout > 0)) return 1;
+    return dropout_keep(call, site, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)call.dropout) : 0;
+}
+
+REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, int N, int C) {
+    for (int n = 0; n < N; n++) for (int c = 0; c < C; c++) out[n * C + c] = (REAL)REF(weight)(embed, ids[n], c);
+}
+
+static void REF(rmsnorm_forward)(REAL *out, float *rstd, REAL *sum, const REAL *x, const REAL *residual, const float *weight, float eps, int N, int C) {
+    for (int n = 0; n < N; n++) {
+        double square = 0;
+        for (int c = 0; c < C; c++) {
+            REAL s = (REAL)(x[n * C + c] + (residual ? residual[n * C + c] : 0));
+            if (residual) sum[n * C + c] = s;
+            square += (double)s * (double)s;
+        }
+        double k = 1 / sqrt(square / C + (double)eps);
+        rstd[n] = (float)k;
+        for (int c = 0; c < C; c++) out[n * C + c] = (REAL)((double)weight[c] * (double)(residual ? sum[n * C + c] : x[n * C + c]) * k);
+    }
+}
+static void REF(rmsnorm_backward)(REAL *dx, const REAL *dresidual, const REAL *dout, const float *rstd, const REAL *x, const float *weight, int N, int C) {
+    for (int n = 0; n < N; n++) {
+        double mean = 0, k = (double)rstd[n];
+        for (int c = 0; c < C; c++) mean += (double)weight[c] * (double)dout[n * C + c] * (double)x[n * C + c] * k / C;
+        for (int c = 0; c < C; c++)
+            dx[n * C + c] = (REAL)((dresidual ? (double)dresidual[n * C + c] : 0) + k * ((double)weight[c] * (double)dout[n * C + c] - (double)x[n * C + c] * k * mean));
+    }
+}
+
+static void REF(linear_forward)(REAL *y, REAL *t, const REAL *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+    int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
+    (void)scratch;
+    for (int j = 0; j < count; j++) { O += group[j].out; R += group[j].rank; }
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        for (int n = 0; n < N; n++) {
+            for (int r = 0; call.adapter && r < p->rank; r++) {
+                double sum = 0;
+                for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(kept)(call, p->site, n, i, I) * (double)p->A[r * I + i];
+                t[n * R + r0 + r] = (REAL)sum;
+            }
+            for (int o = 0; o < p->out; o++) {
+                double sum = p->bias ? (double)p->bias[o] : 0;
+                for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(weight)(&p->w, o, i);
+                for (int r = 0; call.adapter && r < p->rank; r++) sum += (double)p->scale * (double)t[n * R + r0 + r] * (double)p->B[o * p->rank + r];
+                y[n * O + o0 + o] = (REAL)sum;
+            }
+        }
+        o0 += p->out;
+        r0 += p->rank;
+    }
+}
+static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const REAL *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+    int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
+    (void)scratch;
+    double *sum = (double *)calloc((size_t)N * (size_t)I, sizeof(double));
+    for (int j = 0; j < count; j++) { O += group[j].out; R += group[j].rank; }
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        int rank = call.adapter ? p->rank : 0;
+        double *dA = (double *)calloc((size_t)rank * (size_t)I + 1, sizeof(double)), *dB = (double *)calloc((size_t)rank * (size_t)p->out + 1, sizeof(double));
+        for (int n = 0; n < N; n++) {
+            const REAL *d = dy + n * O + o0;
+            for (int o = 0; o < p->out; o++) for (int i = 0; i < I; i++) sum[n * I + i] += (double)d[o] * REF(weight)(&p->w, o, i);
+            for (int r = 0; r < rank; r++) {
+                double dt = 0;
+                for (int o = 0; o < p->out; o++) {
+                    dt += (double)p->scale * (double)d[o] * (double)p->B[o * rank + r];
+                    dB[o * rank + r] += (double)p->scale * (double)d[o] * (double)t[n * R + r0 + r];
+                }
+                for (int i = 0; i < I; i++) {
+                    double k = REF(kept)(call, p->site, n, i, I);
+                    dA[r * I + i] += dt * k * (double)x[n * I + i];
+                    sum[n * I + i] += dt * k * (double)p->A[r * I + i];
+                }
+            }
+        }
+        for (int i = 0; i < rank * I; i++) p->dA[i] = (float)((double)p->dA[i] + dA[i]);
+        for (int i = 0; i < rank * p->out; i++) p->dB[i] = (float)((double)p->dB[i] + dB[i]);
+        free(dA);
+        free(dB);
+        o0 += p->out;
+        r0 += p->rank;
+    }
+    for (int i = 0; dx && i < N * I; i++) dx[i] = (REAL)sum[i];
+    free(sum);
+}
+
+static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+    int P = (H + 2 * KV) * D, half = D / 2;
+    for (int n = 0; n < N; n++) {
+        for (int h = 0; h < H + 2 * KV; h++) {
+            const REAL *x = qkv + n * P + h * D;
+            REAL *o = out + n * P + h * D;
+            const float *w = h < H ? q_weight : k_weight;
+            double square = 0, k = 1;
+            for (int d = 0; d < D; d++) square += (double)x[d] * (double)x[d];
+            if (w) k = 1 / sqrt(square / D + (double)eps);
+            for (int d = 0; d < half; d++) {
+                double a = (double)x[d] * k * (w ? (double)w[d] : 1), b = (double)x[d + half] * k * (w ? (double)w[d + half] : 1);
+                double c = (double)cos_table[positions[n] * half + d], s = (double)sin_table[positions[n] * half + d];
+                o[d] = h < H + KV ? (REAL)(a * c - b * s) : x[d];
+                o[d + half] = h < H + KV ? (REAL)(b * c + a * s) : x[d + half];
+            }
+        }
+    }
+}
+static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+    int P = (H + 2 * KV) * D, half = D / 2;
+    double g[512];
+    for (int n = 0; n < N; n++) {
+        for (int h = 0; h < H + KV; h++) {
+            const REAL *x = qkv + n * P + h * D;
+            REAL *dx = dqkv + n * P + h * D;
+            const float *w = h < H ? q_weight : k_weight;
+            double square = 0, mean = 0;
+            for (int d = 0; d < half; d++) {
+                double c = (double)cos_table[positions[n] * half + d], s = (double)sin_table[positions[n] * half + d];
+                g[d] = (double)dx[d] * c + (double)dx[d + half] * s;
+                g[d + half] = (double)dx[d + half] * c - (double)dx[d] * s;
+            }
+            for (int d = 0; d < D; d++) square += (double)x[d] * (double)x[d];
+            double k = 1 / sqrt(square / D + (double)eps);
+            for (int d = 0; w && d < D; d++) mean += (double)w[d] * g[d] * (double)x[d] * k / D;
+            for (int d = 0; d < D; d++) dx[d] = (REAL)(w ? k * ((double)w[d] * g[d] - (double)x[d] * k * mean) : g[d]);
+        }
+    }
+}
+
+static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+    int P = (H + 2 * KV) * D;
+    (void)scratch; (void)N;
+    for (int s = 0; s < S; s++) {
+        for (int n = cu_seqlens[s]; n < cu_seqlens[s + 1]; n++) {
+            for (int h = 0; h < H; h++) {
+                const REAL *q = qkv + n * P + h * D;
+                double top = -INFINITY, sum = 0, score[1024];
+                for (int m = cu_seqlens[s]; m <= n; m++) {
+                    const REAL *k = qkv + m * P + (H + h / (H / KV)) * D;
+                    double z = 0;
+                    for (int d = 0; d < D; d++) z += (double)q[d] * (double)k[d];
+                    score[m - cu_seqlens[s]] = z / sqrt((double)D);
+                    top = fmax(top, z / sqrt((double)D));
+                }
+                for (int m = cu_seqlens[s]; m <= n; m++) sum += exp(score[m - cu_seqlens[s]] - top);
+                lse[n * H + h] = (float)(top + log(sum));
+                for (int d = 0; d < D; d++) {
+                    double o = 0;
+                    for (int m = cu_seqlens[s]; m <= n; m++) o += exp(score[m - cu_seqlens[s]] - top) / sum * (double)qkv[m * P + (H + KV + h / (H / KV)) * D + d];
+                    out[(n * H + h) * D + d] = (REAL)o;
+                }
+            }
+        }
+    }
+}
+static void REF(attention_backward)(REAL *dqkv, const REAL *dout, const REAL *out, const float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+    int P = (H + 2 * KV) * D;
+    double *g = (double *)calloc((size_t)N * (size_t)P, sizeof(double));
+    (void)scratch;
+    for (int s = 0; s < S; s++) {
+        for (int n = cu_seqlens[s]; n < cu_seqlens[s + 1]; n++) {
+            for (int h = 0; h < H; h++) {
+                double delta = 0;
+                for (int d = 0; d < D; d++) delta += (double)dout[(n * H + h) * D + d] * (double)out[(n * H + h) * D + d];
+                for (int m = cu_seqlens[s]; m <= n; m++) {
+                    int q = n * P + h * D, k = m * P + (H + h / (H / KV)) * D, v = m * P + (H + KV + h / (H / KV)) * D;
+                    double z = 0, dp = 0;
+                    for (int d = 0; d < D; d++) { z += (double)qkv[q + d] * (double)qkv[k + d]; dp += (double)dout[(n * H + h) * D + d] * (double)qkv[v + d]; }
+                    double p = exp(z / sqrt((double)D) - (double)lse[n * H + h]), ds = p * (dp - delta) / sqrt((double)D);
+                    for (int d = 0; d < D; d++) {
+                        g[v + d] += p * (double)dout[(n * H + h) * D + d];
+                        g[q + d] += ds * (double)qkv[k + d];
+                        g[k + d] += ds * (double)qkv[q + d];
+                    }
+                }
+            }
+        }
+    }
+    for (int i = 0; i < N * P; i++) dqkv[i] = (REAL)g[i];
+    free(g);
+}
+
+static void REF(swiglu_forward)(REAL *h, const REAL *gate_up, int N, int F) {
+    for (int n = 0; n < N; n++) for (int f = 0; f < F; f++) { double g = (double)gate_up[n * 2 * F + f]; h[n * F + f] = (REAL)(g / (1 + exp(-g)) * (double)gate_up[n * 2 * F + F + f]); }
+}
+static void REF(swiglu_backward)(REAL *d_gate_up, const REAL *dh, const REAL *gate_up, int N, int F) {
+    for (int n = 0; n < N; n++) {
+        for (int f = 0; f < F; f++) {
+            double g = (double)gate_up[n * 2 * F + f], u = (double)gate_up[n * 2 * F + F + f], s = 1 / (1 + exp(-g)), d = (double)dh[n * F + f];
+            d_gate_up[n * 2 * F + f] = (REAL)(d * u * s * (1 + g * (1 - s)));
+            d_gate_up[n * 2 * F + F + f] = (REAL)(d * g * s);
+        }
+    }
+}
+
+REF_UNUSED static void REF(lm_head_logits)(REAL *logits, const REAL *x, const Weight *head, int N, int C, int V, Scratch scratch) {
+    (void)scratch;
+    for (int n = 0; n < N; n++) for (int v = 0; v < V; v++) { double z = 0; for (int c = 0; c < C; c++) z += (double)x[n * C + c] * REF(weight)(head, v, c); logits[n * V + v] = (REAL)z; }
+}
+static LossStats REF(lm_head_loss)(REAL *dx, float *row_loss, const REAL *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
+    LossStats stats = {0, 0, 0, 0};
+    double *z = (double *)calloc((size_t)V, sizeof(double));
+    (void)scratch;
+    for (int n = 0; n < N; n++) {
+        double top = -INFINITY, sum = 0, entropy = 0;
+        int argmax = 0;
+        if (row_loss) row_loss[n] = 0;
+        for (int c = 0; dx && c < C; c++) dx[n * C + c] = 0;
+        if (targets[n] == -100) continue;
+        for (int v = 0; v < V; v++) {
+            z[v] = 0;
+            for (int c = 0; c < C; c++) z[v] += (double)x[n * C + c] * REF(weight)(head, v, c);
+            if (z[v] > top) { top = z[v]; argmax = v; }
+        }
+        for (int v = 0; v < V; v++) sum += exp(z[v] - top);
+        for (int v = 0; v < V; v++) { double p = exp(z[v] - top) / sum; if (p > 0) entropy -= p * (z[v] - top - log(sum)); }
+        double loss = log(sum) + top - z[targets[n]];
+        stats.loss_sum += loss;
+        stats.entropy_sum += entropy;
+        stats.tokens++;
+        stats.correct += argmax == targets[n];
+        if (row_loss) row_loss[n] = (float)loss;
+        for (int c = 0; dx && c < C; c++) {
+            double g = 0;
+            for (int v = 0; v < V; v++) g += (exp(z[v] - top) / sum - (v == targets[n])) * REF(weight)(head, v, c);
+            dx[n * C + c] = (REAL)((double)dloss * g);
+        }
+    }
+    free(z);
+    return stats;
+}
+
+REF_UNUSED static void REF(adamw_update)(REAL *param, REAL *m, REAL *v, const REAL *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {
+    for (size_t i = 0; i < count; i++) {
+        double g = (double)grad_scale * (double)grad[i], b1 = (double)beta1, b2 = (double)beta2, p = (double)param[i] * (1 - (double)lr * (double)weight_decay);
+        double m1 = b1 * (double)m[i] + (1 - b1) * g, v1 = b2 * (double)v[i] + (1 - b2) * g * g;
+        m[i] = (REAL)m1;
+        v[i] = (REAL)v1;
+        param[i] = (REAL)(p - (double)lr / (1 - pow(b1, step)) * m1 / (sqrt(v1) / sqrt(1 - pow(b2, step)) + (double)eps));
+    }
+}
+REF_UNUSED static double REF(global_norm)(const REAL *grad, size_t count) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++) sum += (double)grad[i] * (double)grad[i];
+    return sqrt(sum);
+}
