@@ -319,7 +319,7 @@ static void print_help(void) {
         char value[64] = "";
         switch (d->type) {
         case OPTION_TEXT: case OPTION_CHOICE: if (*(const char *const *)at) snprintf(value, sizeof value, " [%.50s]", *(const char *const *)at); break;
-        case OPTION_BOOL: snprintf(value, sizeof value, d->offset == AT(enable_thinking) ? "" : " [%s]", *(const bool *)at ? "true" : "false"); break;
+        case OPTION_BOOL: if (d->offset != AT(enable_thinking)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
         case OPTION_INT: snprintf(value, sizeof value, " [%d]", *(const int *)at); break;
         case OPTION_INT64: snprintf(value, sizeof value, " [%lld]", (long long)*(const int64_t *)at); break;
         case OPTION_FLOAT: snprintf(value, sizeof value, " [%g]", (double)*(const float *)at); break;

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# The command line as a user meets it: bad input gives one line "error: what; where; what to do", exit status 1 (2 for usage), and an earlier output survives.
+# bash test/test_cli.sh ./train_lora      (from the repository root)
+set -u
+program=$(realpath "$1")
+work=$(mktemp -d /tmp/train_lora_cli_XXXXXX)
+trap 'umount "$work/small" 2>/dev/null; rm -rf "$work"' EXIT
+passed=0 failed=0
+verdict() { if [ "$1" = 0 ]; then echo "ok    $2"; passed=$((passed + 1)); else echo "FAIL  $2"; failed=$((failed + 1)); fi; }
+refuse() {      # name status pattern arguments...: exactly one line on stderr, with the pattern in it
+    local name=$1 status=$2 pattern=$3 got
+    shift 3
+    "$program" "$@" >"$work/out.txt" 2>"$work/err.txt" </dev/null
+    got=$?
+    if [ $got = "$status" ] && [ "$(wc -l <"$work/err.txt")" = 1 ] && grep -q '^error: .*;.*;' "$work/err.txt" && grep -q -- "$pattern" "$work/err.txt"; then verdict 0 "$name: $(cut -c1-150 "$work/err.txt")"
+    else verdict 1 "$name: exit status $got, expected $status and '$pattern': $(head -c 300 "$work/err.txt")"; fi
+}
+base="--model data/base --data data/hotel/test.jsonl --output $work/o --max-steps 2"
+
+refuse "unknown option" 2 "did you mean --learning-rate" --lerning-rate 1
+refuse "unknown option, nothing near" 2 "unknown option --zzzzzzzzzzzz" --zzzzzzzzzzzz 1
+refuse "unknown verb" 2 "train, inspect, plan" fly
+refuse "missing value" 2 "needs a value" --model
+refuse "stray word" 2 "unexpected word" train data.jsonl
+refuse "not a number" 2 "give a number" --learning-rate fast
+refuse "not whole" 2 "whole number" --lora-r 2.5
+refuse "out of range" 2 "out of range" --lora-r 0
+refuse "out of range" 2 "out of range" --lora-dropout 1.5
+refuse "infinite" 2 "give a number" --weight-decay inf
+refuse "bad choice" 2 "linear|cosine" --lr-scheduler-type exponential
+refuse "bad bool" 2 "true or false" --packing=perhaps
+refuse "no such module" 2 "q_proj, k_proj" $base --target-modules q_proj,qkv_proj
+refuse "no such layer" 2 "layers 0 to 3" $base --layers-to-transform 2-9
+refuse "no such template" 2 "qwen3" $base --chat-template vicuna
+refuse "prompt template without prompt" 2 "{prompt}" $base --prompt-template hello
+refuse "no model folder" 1 "$work/none" --model "$work/none" --data data/hotel/test.jsonl --output "$work/o"
+refuse "no data file" 1 "$work/none.jsonl" --model data/base --data "$work/none.jsonl" --output "$work/o"
+refuse "output below a file" 1 "Makefile/out" $base --output Makefile/out
+refuse "no config file" 1 "$work/none.json" --config "$work/none.json"
+echo '{"learning_rate": 1e-4, "lora_rr": 3}' >"$work/c.json"
+refuse "unknown key in the config file" 2 "did you mean --lora-r" --config "$work/c.json"
+echo '{"learning_rate": }' >"$work/c.json"
+refuse "broken config file" 1 "c.json:1:19" --config "$work/c.json"
+
+: >"$work/d.jsonl"
+refuse "empty data" 1 "d.jsonl" --model data/base --data "$work/d.jsonl" --output "$work/o"
+printf '{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]}\n{"prompt": \n' >"$work/d.jsonl"
+refuse "broken row" 1 "d.jsonl:2" --model data/base --data "$work/d.jsonl" --output "$work/o"
+printf '{"question":"a"}\n' >"$work/d.jsonl"
+refuse "row without the keys" 1 "row 1" --model data/base --data "$work/d.jsonl" --output "$work/o"
+printf '{"messages":[{"role":"wizard","content":"a"}]}\n' >"$work/d.jsonl"
+refuse "unknown role" 1 "wizard" --model data/base --data "$work/d.jsonl" --output "$work/o"
+printf '{"text":"\377"}\n' >"$work/d.jsonl"
+refuse "invalid UTF-8" 1 "d.jsonl" --model data/base --data "$work/d.jsonl" --output "$work/o"
+printf '{"messages":[{"role":"user","content":"a"}]}\n' >"$work/d.jsonl"
+refuse "nothing to learn" 1 "d.jsonl" --model data/base --data "$work/d.jsonl" --output "$work/o"
+
+model() { rm -rf "$work/m"; cp -r data/base "$work/m"; chmod -R u+w "$work/m"; }
+bad() { refuse "$1" 1 "$2" --model "$work/m" --data data/hotel/test.jsonl --output "$work/o"; }
+model; sed -i 's/"qwen3"/"gpt_neox"/' "$work/m/config.json"; bad "unsupported architecture" "gpt_neox"
+model; sed -i 's/"silu"/"gelu"/' "$work/m/config.json"; bad "unsupported activation" "hidden_act"
+model; sed -i 's/"rope_type": "default"/"rope_type": "yarn", "factor": 4.0/' "$work/m/config.json"; bad "unsupported rope" "yarn"
+model; sed -i 's/"model_type"/"num_experts": 8, "model_type"/' "$work/m/config.json"; bad "mixture of experts" "num_experts"
+model; sed -i 's/"hidden_size": 128/"hidden_size": 256/' "$work/m/config.json"; bad "wrong shape" "\[2048, 128\]"
+model; sed -i 's/"vocab_size": 2048/"vocab_size": 1000/' "$work/m/config.json"; bad "vocabulary larger than the embedding" "1000"
+model; sed -i 's/"num_hidden_layers": 4/"num_hidden_layers": 5/' "$work/m/config.json"; bad "missing tensor" "model.layers.4"
+model; sed -i 's/}$/,/' "$work/m/config.json"; bad "broken config.json" "config.json:"
+model; rm "$work/m/model.safetensors"; bad "no weights" "model.safetensors"
+model; truncate -s 500000 "$work/m/model.safetensors"; bad "truncated weights" "truncated"
+model; truncate -s 4 "$work/m/model.safetensors"; bad "four bytes of weights" "safetensors"
+model; printf '\377\377\377\377\377\377\377\177' | dd of="$work/m/model.safetensors" conv=notrunc 2>/dev/null; bad "absurd header length" "header"
+model; printf '\300\177' | dd of="$work/m/model.safetensors" bs=1 seek=1000000 conv=notrunc 2>/dev/null; bad "NaN in the weights" "NaN"
+model; sed -i 's/"\[2048,128\]"/x/; s/"data_offsets":\[0,/"data_offsets":[2,/' "$work/m/model.safetensors"; bad "offsets that do not fit" "tensor"
+model; truncate -s 5000 "$work/m/tokenizer.json"; bad "truncated tokenizer" "tokenizer.json"
+model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "unknown chat template" "--chat-template"
+
+# a run, and a second one that fails must leave the first one's adapter as it was
+"$program" $base >"$work/out.txt" 2>&1 && [ -s "$work/o/adapter_model.safetensors" ] && [ -s "$work/o/trainer_state.json" ] && [ -s "$work/o/run.json" ]
+verdict $? "two steps, adapter, trainer_state.json, run.json"
+cp "$work/o/adapter_model.safetensors" "$work/before"
+"$program" $base --learning-rate 1e29 --max-grad-norm 0 --max-steps 20 >"$work/out.txt" 2>"$work/err.txt"
+[ $? = 1 ] && grep -q "not finite" "$work/err.txt" && cmp -s "$work/before" "$work/o/adapter_model.safetensors"
+verdict $? "a run that diverges leaves the earlier adapter as it was: $(cut -c1-140 "$work/err.txt")"
+"$program" --config "$work/o/run.json" --output "$work/o2" >"$work/out.txt" 2>&1; cp "$work/o/run.json" "$work/r"
+"$program" $base >/dev/null 2>&1 && "$program" --config "$work/o/run.json" --output "$work/o2" >"$work/out.txt" 2>&1 && cmp -s "$work/o/adapter_model.safetensors" "$work/o2/adapter_model.safetensors"
+verdict $? "the same run again from its run.json: the same adapter"
+if [ "$(id -u)" = 0 ] && mkdir "$work/small" && mount -t tmpfs -o size=64k tmpfs "$work/small" 2>/dev/null; then
+    refuse "disk full" 1 "No space left" $base --output "$work/small/o"
+else echo "skipped: no tmpfs for the full disk"; fi
+"$program" $base --output "$work/o3" --max-steps 100000 >"$work/out.txt" 2>&1 & pid=$!
+sleep 2; kill -INT $pid; wait $pid
+[ $? = 130 ] && [ -s "$work/o3/adapter_model.safetensors" ]
+verdict $? "SIGINT: the step is finished, the adapter saved, exit status 130"
+"$program" inspect --model data/base --data data/hotel/test.jsonl --examples 1 >"$work/out.txt" 2>&1 && grep -q "im_end" "$work/out.txt"
+verdict $? "inspect"
+"$program" plan $base --output "$work/never" >"$work/out.txt" 2>&1 && grep -q "total" "$work/out.txt" && [ ! -e "$work/never" ]
+verdict $? "plan prints the memory table and writes nothing"
+"$program" --help >"$work/out.txt" && grep -q -- "--gradient-accumulation-steps" "$work/out.txt" && "$program" --version | grep -q train_lora
+verdict $? "--help and --version"
+# the memory table is true: the peak of the whole process is within 10 % of it
+total=$("$program" plan --model data/base --data data/hotel/train.jsonl --lora-r 16 | awk '$1 == "total" { print $2 * 1024 }')
+peak=$( { /usr/bin/time -f %M "$program" --model data/base --data data/hotel/train.jsonl --output "$work/o4" --num-train-epochs 1 >/dev/null; } 2>&1 | tail -n 1)
+if command -v /usr/bin/time >/dev/null; then
+    awk -v t="$total" -v p="$peak" 'BEGIN { exit !(p > 0.9 * t && p < 1.1 * t) }'
+    verdict $? "memory table $total kB, peak resident memory $peak kB"
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
