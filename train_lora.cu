@@ -92,9 +92,9 @@ static void options_default(Options *o, bool embedded) {
     memset(o, 0, sizeof *o);
     TrainOptions *t = &o->train;
     t->model = "data/base"; t->data = "data/hotel/train.jsonl"; t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
-    t->lora.r = embedded ? 8 : 16; t->lora.lora_alpha = embedded ? 16 : 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
+    t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
     t->learning_rate = embedded ? 5e-3 : 2e-4; t->warmup_ratio = embedded ? 0.05 : 0;
-    t->num_train_epochs = 3; t->max_steps = -1;
+    t->num_train_epochs = embedded ? 6 : 3; t->max_steps = -1;
     t->per_device_train_batch_size = 8; t->per_device_eval_batch_size = 8; t->gradient_accumulation_steps = 1;
     t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
