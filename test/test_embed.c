@@ -31,6 +31,10 @@ int main(void) {
     if (!mkdtemp(folder) || !adapter_save(&model, folder, &err)) goto failed;
     char command[128];
     snprintf(command, sizeof command, "rm -r %s", folder);
+    batch_free(&batch);
+    model_close(&model);
+    dataset_free(&data);
+    tokenizer_free(tokenizer);
     bool learned = last < 0.8 * first && !system(command);
     printf("%s  lora.h embedded: loss %.4f -> %.4f in 12 steps, adapter saved\n%d passed, %d failed\n", learned ? "ok  " : "FAIL", first, last, learned, !learned);
     return !learned;
