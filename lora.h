@@ -691,19 +691,25 @@ void convert_to_f32(float *out, const void *in, DType dtype, size_t count) {
 
 int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
     /* All exponent bits set means infinity or NaN. Blocks are scanned without a branch so that the compiler can use vectors. */
-    enum { BLOCK = 4096 };
+    enum { BLOCK = 65536 };
     const uint32_t *w = (const uint32_t *)data;
     const uint16_t *h = (const uint16_t *)data;
     const uint16_t exponent = dtype == DTYPE_F16 ? 0x7c00 : 0x7f80;
+    int64_t first = -1;
+#pragma omp parallel for schedule(static)
     for (size_t begin = 0; begin < count; begin += BLOCK) {
         size_t end = begin + BLOCK < count ? begin + BLOCK : count;
         int bad = 0;
         if (dtype == DTYPE_F32) for (size_t i = begin; i < end; i++) bad |= (w[i] & 0x7f800000) == 0x7f800000;
         else for (size_t i = begin; i < end; i++) bad |= (h[i] & exponent) == exponent;
-        for (size_t i = begin; bad && i < end; i++)
-            if (dtype == DTYPE_F32 ? (w[i] & 0x7f800000) == 0x7f800000 : (h[i] & exponent) == exponent) return (int64_t)i;
+        for (size_t i = begin; bad && i < end; i++) {
+            if (dtype == DTYPE_F32 ? (w[i] & 0x7f800000) != 0x7f800000 : (h[i] & exponent) != exponent) continue;
+#pragma omp critical(first_nonfinite)
+            if (first < 0 || (int64_t)i < first) first = (int64_t)i;
+            break;
+        }
     }
-    return -1;
+    return first;
 }
 
 /* ---- writing: a temporary name, fsync, rename, so that a crash or a full disk never damages an earlier file ------------------------------------ */
@@ -1059,23 +1065,6 @@ typedef struct MatrixB {                    /* where B [K, N] comes from */
 
 size_t weight_packed_bytes(const Weight *w) { return (size_t)((w->rows + NR - 1) / NR) * NR * (size_t)w->cols * dtype_size(w->dtype); }
 
-void weight_pack(Weight *w, void *where) {
-    int panels = (w->rows + NR - 1) / NR, I = w->cols;
-#pragma omp parallel for schedule(static)
-    for (int p = 0; p < panels; p++) {
-        int rows = w->rows - p * NR < NR ? w->rows - p * NR : NR;
-        for (int begin = 0; begin < I; begin += 64) {                         /* a strip of 64 columns of NR rows stays in L1 while it is turned */
-            int end = begin + 64 < I ? begin + 64 : I;
-            for (int r = 0; r < NR; r++) {
-                size_t from = (size_t)(p * NR + r) * (size_t)I, to = (size_t)p * (size_t)I * NR + (size_t)r;
-                if (dtype_size(w->dtype) == 4) for (int i = begin; i < end; i++) ((uint32_t *)where)[to + (size_t)i * NR] = r < rows ? ((const uint32_t *)w->data)[from + (size_t)i] : 0;
-                else for (int i = begin; i < end; i++) ((uint16_t *)where)[to + (size_t)i * NR] = r < rows ? ((const uint16_t *)w->data)[from + (size_t)i] : 0;
-            }
-        }
-    }
-    w->packed = where;
-}
-
 /* n elements of a packed weight from element `at` as floats. */
 static inline void unpack(float *out, const Weight *w, size_t at, size_t n) {
     if (w->dtype == DTYPE_F32) memcpy(out, (const float *)w->packed + at, n * sizeof(float));
@@ -1120,6 +1109,27 @@ static inline void turn_block(float *out, const float *in) {
 #else
     for (int i = 0; i < NR; i++) for (int j = 0; j < NR; j++) out[j * NR + i] = in[i * NR + j];
 #endif
+}
+
+void weight_pack(Weight *w, void *where) {
+    int panels = (w->rows + NR - 1) / NR, I = w->cols;
+    size_t size = dtype_size(w->dtype);
+#pragma omp parallel for schedule(static)
+    for (int p = 0; p < panels; p++) {
+        int rows = w->rows - p * NR < NR ? w->rows - p * NR : NR;
+        char *out = (char *)where + (size_t)p * (size_t)I * NR * size;
+        for (int begin = 0; begin < I; begin += NR) {
+            /* A block is first brought together: its rows lie a power of two apart in memory and would evict each other from the cache while being turned. */
+            float block[NR * NR] __attribute__((aligned(64))), turned[NR * NR] __attribute__((aligned(64)));
+            int width = I - begin < NR ? I - begin : NR;
+            if (rows < NR || width < NR) memset(block, 0, sizeof block);
+            for (int r = 0; r < rows; r++) memcpy((char *)block + (size_t)r * NR * size, (const char *)w->data + ((size_t)(p * NR + r) * (size_t)I + (size_t)begin) * size, (size_t)width * size);
+            if (size == 4) turn_block(turned, block);
+            else for (int i = 0; i < NR; i++) for (int r = 0; r < NR; r++) memcpy((char *)turned + (i * NR + r) * 2, (char *)block + (r * NR + i) * 2, 2);
+            memcpy(out + (size_t)begin * NR * size, turned, (size_t)width * NR * size);
+        }
+    }
+    w->packed = where;
 }
 
 /* The slice B[k0..k0+kc)[n0..n0+NR), zero-padded, as [kc][NR] floats: in `buffer`, or where it already lies. */
