@@ -260,6 +260,32 @@ static void test_packing(void) {
     dataset_free(&packed);
 }
 
+/* A real pretrained model and a small text of another style than its own: it must learn it. */
+static void test_stories(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    char out[300], data[300];
+    if (access("../shared/models/stories260K", R_OK)) { printf("skipped: ../shared not present\n"); return; }
+    snprintf(out, sizeof out, "%s/stories", work_folder);
+    snprintf(data, sizeof data, "%s/stories.jsonl", work_folder);
+    FILE *f = fopen(data, "w");
+    assert(f);
+    static const char *const who[] = {"The grey captain", "An old gardener", "My quiet neighbour", "The night watchman"}, *const what[] = {"counted the lanterns", "mended the broken gate", "sold nine bottles of ink", "wrote to the harbour master"};
+    for (int i = 0; i < 16; i++) fprintf(f, "{\"text\": \"%s %s, and nobody in the valley ever asked for the reason.\"}\n", who[i % 4], what[i / 4]);
+    fclose(f);
+    options_default(&o);
+    o.model = "../shared/models/stories260K";
+    o.data = o.eval_data = data;
+    o.output = out;
+    o.eval_on_start = true;
+    o.num_train_epochs = 20;
+    o.learning_rate = 1e-2;
+    o.per_device_train_batch_size = 4;
+    bool ok = train(&o, NULL, &result, &err);
+    check(ok && result.first_eval_loss > 2 && result.last_eval_loss < 0.3 * result.first_eval_loss, "stories260K fine-tuned on 16 sentences: loss %.3f -> %.3f%s%s", result.first_eval_loss, result.last_eval_loss, ok ? "" : ": ", ok ? "" : err.text);
+}
+
 static void test_errors(void) {
     TrainOptions o;
     TrainResult result;
@@ -300,6 +326,7 @@ int main(void) {
     test_repeatable();
     test_accumulation();
     test_packing();
+    test_stories();
     test_errors();
     char command[400];
     snprintf(command, sizeof command, "rm -rf '%s'", work_folder);
