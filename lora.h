@@ -600,13 +600,9 @@ bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
         return fail(err, "no weights: neither model.safetensors nor model.safetensors.index.json; %s; %s", folder,
                     file_exists(folder, "pytorch_model.bin") ? "pytorch_model.bin is not read, save the model as safetensors" : "give the folder of a downloaded Hugging Face model");
     path_join(path, sizeof path, folder, "model.safetensors.index.json");
-    size_t bytes;
-    char *text = read_file(path, &bytes, err);
-    if (!text) return false;
     JsonDoc doc;
-    bool ok = json_parse(&doc, text, bytes, path, 1, err);
-    free(text);
-    if (!ok) return false;
+    if (!json_read(&doc, path, err)) return false;
+    bool ok = true;
     const Json *map = json_get(doc.root, "weight_map");
     if (!map || map->type != JSON_OBJECT || !map->count) ok = fail(err, "no weight_map; %s; download the file again", path);
     for (const Json *e = ok ? map->child : NULL; e && ok; e = e->next) {       /* every shard once, in the order of first mention */
@@ -898,14 +894,9 @@ bool config_open(ModelConfig *c, const char *folder, Error *err) {
     if (stat(folder, &st)) return fail(err, "cannot open the model folder; %s: %s; give the folder of a downloaded Hugging Face model with --model", folder, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return fail(err, "the model is not a folder; %s; give the folder that holds config.json and model.safetensors with --model", folder);
     path_join(path, sizeof path, folder, "config.json");
-    size_t bytes;
-    char *text = read_file(path, &bytes, err);
-    if (!text) return false;
     JsonDoc doc;
-    bool ok = json_parse(&doc, text, bytes, path, 1, err);
-    free(text);
-    if (!ok) return false;
-    ok = config_parse(c, doc.root, path, err);
+    if (!json_read(&doc, path, err)) return false;
+    bool ok = config_parse(c, doc.root, path, err);
     json_free(&doc);
     return ok;
 }
@@ -2190,15 +2181,10 @@ static bool adapter_config_parse(LoraConfig *config, const Json *root, int layer
 bool adapter_load(Model *m, const char *folder, Error *err) {
     char path[PATH_MAX];
     path_join(path, sizeof path, folder, "adapter_config.json");
-    size_t bytes;
-    char *text = read_file(path, &bytes, err);
-    if (!text) return false;
     JsonDoc doc;
     LoraConfig config;
-    bool ok = json_parse(&doc, text, bytes, path, 1, err);
-    free(text);
-    if (!ok) return false;
-    ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
+    if (!json_read(&doc, path, err)) return false;
+    bool ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
     json_free(&doc);
     if (!ok) return false;
     ok = adapter_layout(m, &config, err);

@@ -65,6 +65,7 @@ typedef struct JsonDoc { Json *root; void *memory; } JsonDoc;   /* owns everythi
    line number of the text's first line (1; larger for .jsonl). Malformed: "what; NAME:LINE:COLUMN; what to do", LINE and COLUMN from 1,
    columns in characters. On failure *doc is empty and needs no json_free. */
 bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
+bool json_read(JsonDoc *doc, const char *path, Error *err);     /* the same for a whole file */
 void json_free(JsonDoc *doc);                                   /* also fine on an empty or zeroed doc */
 const Json *json_get(const Json *object, const char *key);      /* NULL if absent, or if object is NULL or not an object */
 
@@ -492,6 +493,14 @@ bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, 
     }
     doc->memory = j.blocks;
     if (!ok) json_free(doc);
+    return ok;
+}
+
+bool json_read(JsonDoc *doc, const char *path, Error *err) {
+    size_t bytes;
+    char *text = read_file(path, &bytes, err);
+    bool ok = text && json_parse(doc, text, bytes, path, 1, err);
+    free(text);
     return ok;
 }
 

@@ -185,10 +185,9 @@ static const Option *option_or_die(const char *name, const char *where) {
 
 static void options_from_file(Options *o, const char *path) {
     Error err;
-    size_t bytes;
     JsonDoc doc;
-    char *text = read_file(path, &bytes, &err), name[64];
-    if (!text || !json_parse(&doc, text, bytes, path, 1, &err)) { fprintf(stderr, "error: %s\n", err.text); exit(1); }
+    char name[64];
+    if (!json_read(&doc, path, &err)) { fprintf(stderr, "error: %s\n", err.text); exit(1); }
     if (doc.root->type != JSON_OBJECT) usage_error("not an object; %s; write {\"learning_rate\": 1e-4, ...}", path);
     for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: text options point into it */
         if (j->type == JSON_NULL) continue;
@@ -197,7 +196,6 @@ static void options_from_file(Options *o, const char *path) {
         if (!value) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
         option_set(o, option_or_die(name, path), value, path);
     }
-    free(text);
 }
 
 /* The words after the verb. --name value, --name=value; a bool may stand alone, --no-name turns it off. */

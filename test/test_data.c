@@ -416,10 +416,8 @@ static void test_randperm(void) {
     }
     torch_randperm(order, 0, 1);
     Error err;
-    size_t bytes;
     JsonDoc doc;
-    char *text = read_file("test/golden/randperm.json", &bytes, &err);
-    if (!check(text && json_parse(&doc, text, bytes, "randperm.json", 1, &err), "test/golden/randperm.json is there")) { free(text); return; }
+    if (!check(json_read(&doc, "test/golden/randperm.json", &err), "test/golden/randperm.json is there")) return;
     for (const Json *c = doc.root->child; c; c = c->next) {
         int64_t n = (int64_t)json_get(c, "n")->number, i = 0;
         const Json *perm = json_get(c, "perm");
@@ -429,7 +427,6 @@ static void test_randperm(void) {
         check(same, "golden randperm(%lld), seed %s: %u numbers", (long long)n, json_get(c, "seed")->str, perm->count);
     }
     json_free(&doc);
-    free(text);
 }
 
 /* ---- the base model's tokenizer, and real data -------------------------------------------------------------------------------------------------- */

@@ -115,12 +115,8 @@ static void test_stories(void) {
     Error err;
     Model m;
     must(model_open(&m, folder, &err), &err);
-    size_t bytes;
-    char *text = read_file("../shared/models/stories260K/reference_f64.json", &bytes, &err);
-    must(text != NULL, &err);
     JsonDoc doc;
-    must(json_parse(&doc, text, bytes, "reference_f64.json", 1, &err), &err);
-    free(text);
+    must(json_read(&doc, "../shared/models/stories260K/reference_f64.json", &err), &err);
     int32_t *greedy = NULL, *seq = NULL;
     json_ids(json_get(doc.root, "greedy_ids"), &greedy);
     json_ids(json_get(doc.root, "seq"), &seq);

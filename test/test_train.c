@@ -31,11 +31,8 @@ static bool train(const TrainOptions *o, Log *log, TrainResult *result, Error *e
 }
 static JsonDoc json_file(const char *path) {
     Error err;
-    size_t bytes;
-    char *text = read_file(path, &bytes, &err);
     JsonDoc doc;
-    if (!text || !json_parse(&doc, text, bytes, path, 1, &err)) { printf("FAIL  %s\n", err.text); exit(1); }
-    free(text);
+    if (!json_read(&doc, path, &err)) { printf("FAIL  %s\n", err.text); exit(1); }
     return doc;
 }
 static double number(const Json *o, const char *key, double missing) { const Json *j = json_get(o, key); return j && j->type == JSON_NUMBER ? j->number : missing; }
