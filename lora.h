@@ -41,6 +41,12 @@ extern "C" {
 #ifndef LORA_FLOATX
 #define LORA_FLOATX float
 #endif
+#ifndef LORA_HOST_DEVICE
+#define LORA_HOST_DEVICE                    /* CUDA: __host__ __device__, for the few formulas that kernels share */
+#endif
+#ifndef LORA_LOSS_SCALE
+#define LORA_LOSS_SCALE 1.0f                /* where dynamic loss scaling starts; fp16's range needs 65536 */
+#endif
 typedef LORA_FLOATX floatX;                 /* activations: float on CPU; the CUDA build may choose bf16 or fp16 */
 
 typedef enum { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I32, DTYPE_COUNT } DType;
@@ -159,9 +165,22 @@ size_t machine_memory(void);                /* bytes that can still be taken on 
    The model calls ops by name and never asks which backend it is on. Reductions run in a fixed order that does not depend on the number of threads.
    ================================================================================================================================================ */
 
-/* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes, 64-byte aligned. Call once, at load. */
+/* ---- the backend's memory: everything an op reads or writes (arrays, not structs) lies in it. On CPU it is ordinary memory, on CUDA the card's. ---- */
+
+bool backend_open(const ModelConfig *c, Error *err);       /* finds the device; refuses a model that it cannot run. Called by model_open; more than once is fine */
+void *backend_alloc(size_t bytes);                         /* zeroed, 256-byte aligned; NULL: there is none left */
+void backend_free(void *p, size_t bytes);
+void backend_upload(void *to, const void *from, size_t bytes);
+void backend_download(void *to, const void *from, size_t bytes);      /* waits for the ops before it */
+void backend_zero(void *p, size_t bytes);
+size_t backend_memory(void);                               /* bytes that can still be taken */
+size_t backend_overhead(const char **name);                /* bytes in use before a model is opened, and what they are: a row of the memory table */
+void backend_describe(char *text, size_t bytes);           /* "CPU, 2 threads, AVX-512, 23.1 GiB free, fp32 arithmetic" */
+
+/* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes of the backend's memory, 256-byte aligned. Call once, at load. */
 size_t weight_packed_bytes(const Weight *w);
 void weight_pack(Weight *w, void *where);
+bool table_is_packed(void);                                /* does embedding_forward read embed->packed (CUDA) or the file (CPU)? */
 
 /* The scratch that any op below needs for these sizes: n tokens, widest linear (inputs or outputs) `widest`, largest rank in one group summed `rank`, `chunk_rows` rows of logits at a time. */
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden);
@@ -214,10 +233,10 @@ void swiglu_backward(floatX *d_gate_up /*[N,2F]*/, const floatX *dh /*[N,F]*/, c
 /* Head and cross-entropy in one: logits = x W^T for the rows whose target is not -100 only, a chunk of rows at a time, never all in memory.
      loss_row = log sum_v exp(z_v - max) + max - z_target;   entropy_row = -sum p log p;   correct: argmax (lowest index on ties) == target
      dx = dloss * (softmax(z) - onehot(target)) W;  rows without a target get 0.   dx NULL: loss only.  row_loss NULL or [N], 0 where there is no target. */
-LossStats lm_head_loss(floatX *dx /*[N,C] or NULL*/, float *row_loss /*[N] or NULL*/, const floatX *x /*[N,C]*/, const int32_t *targets /*[N], -100: none*/, const Weight *head /*[V,C]*/,
+LossStats lm_head_loss(floatX *dx /*[N,C] or NULL*/, float *row_loss /*[N] or NULL, host memory*/, const floatX *x /*[N,C]*/, const int32_t *targets /*[N], -100: none*/, const Weight *head /*[V,C]*/,
                        float dloss, int N, int C, int V, Scratch scratch);
 /* logits = x W^T for every row (evaluation of small things, tests, generation). */
-void lm_head_logits(float *logits /*[N,V]*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/, int N, int C, int V, Scratch scratch);
+void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/, int N, int C, int V, Scratch scratch);
 
 /* AdamW in PyTorch's order (Loshchilov & Hutter 2019; torch/optim/adamw.py), over a flat range; g is read as grad_scale * grad (clipping):
      p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps).   step t counts from 1. */
@@ -275,6 +294,8 @@ typedef struct Model {
     float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
     size_t param_count;
     int adam_step;                          /* optimizer steps taken */
+    float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the optimizer: 1 except with fp16 */
+    int scale_age;                          /* steps since it changed */
     /* working memory for at most max_tokens tokens, allocated once by model_prepare */
     void *arena; size_t arena_bytes;
     int max_tokens, max_positions;
@@ -283,6 +304,7 @@ typedef struct Model {
     floatX *final_x, *normed, *rotated, *h, *projected;     /* [N,C] [N,C] [N,P] [N,F] [N,C] */
     floatX *d_residual, *d_normed, *d_h, *d_attention, *d_qkv;   /* [N,C] [N,C] [N,F] [N,HD] [N,P] */
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
+    int32_t *ids, *positions, *targets, *cu_seqlens;        /* [N] [N] [N] [S+1]: the batch, in the backend's memory */
     Scratch scratch;
     Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once something went wrong) */
 } Model;
@@ -957,6 +979,33 @@ static size_t proc_bytes(const char *file, const char *name) {
 size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
 size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
 
+/* ---- the counter-based generator: dropout masks and initialisation, the same numbers on every backend ------------------------------------------- */
+
+/* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between (Salmon et al., SC 2011). */
+LORA_HOST_DEVICE static inline void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t p = (uint64_t)0xD2511F53u * c0, q = (uint64_t)0xCD9E8D57u * c2;
+        c0 = (uint32_t)(q >> 32) ^ c1 ^ k0;
+        c2 = (uint32_t)(p >> 32) ^ c3 ^ k1;
+        c1 = (uint32_t)q;
+        c3 = (uint32_t)p;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0; out[1] = c1; out[2] = c2; out[3] = c3;
+}
+LORA_HOST_DEVICE static inline void dropout_numbers(uint32_t out[4], LoraCall call, uint32_t site, uint64_t block) {
+    uint32_t counter[4] = {(uint32_t)block, site, call.micro_batch, call.step}, key[2] = {(uint32_t)call.seed, (uint32_t)(call.seed >> 32)};
+    philox4x32(out, counter, key);
+}
+LORA_HOST_DEVICE static inline uint32_t dropout_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
+bool dropout_keep(LoraCall call, uint32_t site, uint64_t index) {
+    uint32_t random[4];
+    dropout_numbers(random, call, site, index / 4);
+    return random[index % 4] >= dropout_threshold(call.dropout);
+}
+
 /* ================================================================================================================================================
    3  THE CPU OPS
    One matrix product carries nearly all the work; the rest is row by row. GCC vectors (8 or 16 floats) instead of intrinsics: the same lines become AVX-512, AVX2 or NEON code.
@@ -1024,6 +1073,31 @@ static int op_threads(void) {
 #else
     return 1;
 #endif
+}
+
+/* ---- memory --------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Page-aligned zeroed memory that the system hands out only when it is touched. */
+void *backend_alloc(size_t bytes) {
+    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+#ifdef MADV_HUGEPAGE
+    if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the matrix products */
+#endif
+    return p;
+}
+void backend_free(void *p, size_t bytes) { if (p) munmap(p, bytes ? bytes : 1); }
+
+bool backend_open(const ModelConfig *c, Error *err) { (void)c; (void)err; return true; }
+void backend_upload(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+void backend_download(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
+void backend_zero(void *p, size_t bytes) { memset(p, 0, bytes); }
+size_t backend_memory(void) { return machine_memory(); }
+size_t backend_overhead(const char **name) { *name = "program and data set"; return resident_bytes(false); }
+bool table_is_packed(void) { return false; }
+void backend_describe(char *text, size_t bytes) {
+    const char *vectors = VL == 16 ? "AVX-512" : VL == 8 ? "AVX2" : "128-bit vectors";
+    snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", op_threads(), vectors, (double)machine_memory() / 0x1p30);
 }
 
 /* Scratch is handed out front to back; a shortage is a bug in op_scratch_bytes, not a user's error. */
@@ -1288,31 +1362,6 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
 }
 
 /* ---- linear with LoRA ---------------------------------------------------------------------------------------------------------------------------- */
-
-/* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between (Salmon et al., SC 2011). */
-static void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
-    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
-    for (int round = 0; round < 10; round++) {
-        uint64_t p = (uint64_t)0xD2511F53u * c0, q = (uint64_t)0xCD9E8D57u * c2;
-        c0 = (uint32_t)(q >> 32) ^ c1 ^ k0;
-        c2 = (uint32_t)(p >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)q;
-        c3 = (uint32_t)p;
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    out[0] = c0; out[1] = c1; out[2] = c2; out[3] = c3;
-}
-static void dropout_numbers(uint32_t out[4], LoraCall call, uint32_t site, uint64_t block) {
-    uint32_t counter[4] = {(uint32_t)block, site, call.micro_batch, call.step}, key[2] = {(uint32_t)call.seed, (uint32_t)(call.seed >> 32)};
-    philox4x32(out, counter, key);
-}
-static uint32_t dropout_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
-bool dropout_keep(LoraCall call, uint32_t site, uint64_t index) {
-    uint32_t random[4];
-    dropout_numbers(random, call, site, index / 4);
-    return random[index % 4] >= dropout_threshold(call.dropout);
-}
 
 /* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
 static void dropout_apply(float *out, const float *x, LoraCall call, uint32_t site, size_t count, bool add) {
@@ -1711,17 +1760,6 @@ double global_norm(const float *grad, size_t count) {
    4  THE MODEL
    ================================================================================================================================================ */
 
-/* Page-aligned zeroed memory that the system hands out only when it is touched; NULL when there is none. */
-static void *pages_alloc(size_t bytes) {
-    void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return NULL;
-#ifdef MADV_HUGEPAGE
-    if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the matrix products */
-#endif
-    return p;
-}
-static void pages_free(void *p, size_t bytes) { if (p) munmap(p, bytes ? bytes : 1); }
-
 static size_t round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
 
 /* ---- opening ---------------------------------------------------------------------------------------------------------------------------------- */
@@ -1746,11 +1784,14 @@ static bool model_matrix(Model *m, Weight *w, const char *name, int rows, int co
     w->data = t->data; w->dtype = t->dtype; w->rows = rows; w->cols = columns; w->packed = NULL;
     return true;
 }
-/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; NULL arena: only count. */
+/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; */
 static bool model_vector(Model *m, float **out, float **next, const char *name, int count, Error *err) {
     const Tensor *t = model_tensor(m, name, count, 0, err);
     if (!t) return false;
-    convert_to_f32(*next, t->data, t->dtype, t->count);
+    float *values = (float *)must_alloc((size_t)count * sizeof(float));
+    convert_to_f32(values, t->data, t->dtype, t->count);
+    backend_upload(*next, values, (size_t)count * sizeof(float));
+    free(values);
     *out = *next;
     *next += count;
     return true;
@@ -1763,7 +1804,7 @@ static bool model_load_layers(Model *m, Error *err) {
     size_t per_layer = 2 * (size_t)C + (c->qk_norm ? 2 * (size_t)D : 0);
     for (int j = 0; j < MODULE_COUNT; j++) if (c->bias[j]) per_layer += (size_t)out[j];
     m->norm_bytes = (per_layer * (size_t)c->num_hidden_layers + (size_t)C) * sizeof(float);
-    m->norm_arena = pages_alloc(m->norm_bytes);
+    m->norm_arena = backend_alloc(m->norm_bytes);
     m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
     if (!m->norm_arena) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
     float *next = (float *)m->norm_arena;
@@ -1800,8 +1841,8 @@ static bool model_pack(Model *m, Error *err) {
     int L = m->config.num_hidden_layers;
     for (int pass = 0; pass < 2; pass++) {
         size_t offset = 0;
-        for (int i = -1; i < L * MODULE_COUNT; i++) {                         /* the head, the largest, first: its file pages are gone before the rest comes */
-            Weight *w = i < 0 ? &m->head : &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
+        for (int i = table_is_packed() && !m->config.tie_word_embeddings ? -2 : -1; i < L * MODULE_COUNT; i++) {   /* the head, the largest, first: its file pages are gone before the rest comes */
+            Weight *w = i == -2 ? &m->embed : i < 0 ? &m->head : &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
             if (pass) {
                 weight_pack(w, (char *)m->weight_arena + offset);
                 tensor_release_pages(w->data, (size_t)w->rows * (size_t)w->cols * dtype_size(w->dtype));
@@ -1810,11 +1851,12 @@ static bool model_pack(Model *m, Error *err) {
         }
         if (pass) break;
         m->weight_bytes = offset;
-        if (offset > machine_memory())
-            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free on this machine; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)machine_memory() / 0x1p30, m->folder);
-        m->weight_arena = pages_alloc(offset);
+        if (offset > backend_memory())
+            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)backend_memory() / 0x1p30, m->folder);
+        m->weight_arena = backend_alloc(offset);
         if (!m->weight_arena) return fail(err, "out of memory for %.1f GiB of weights; %s; use a smaller model", (double)offset / 0x1p30, m->folder);
     }
+    if (m->config.tie_word_embeddings) m->embed.packed = m->head.packed;
     return true;
 }
 
@@ -1822,7 +1864,8 @@ bool model_open(Model *m, const char *folder, Error *err) {
     memset(m, 0, sizeof *m);
     m->folder = copy_string(folder);
     const ModelConfig *c = &m->config;
-    bool ok = config_open(&m->config, folder, err) && tensors_open_folder(&m->files, folder, err) &&
+    m->loss_scale = LORA_LOSS_SCALE;
+    bool ok = config_open(&m->config, folder, err) && backend_open(c, err) && tensors_open_folder(&m->files, folder, err) &&
               model_matrix(m, &m->embed, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, err);
     if (ok) {
         m->head = m->embed;
@@ -1835,7 +1878,7 @@ bool model_open(Model *m, const char *folder, Error *err) {
 
 static void adapter_free(Model *m) {
     size_t bytes = m->param_count * sizeof(float);
-    pages_free(m->param, bytes); pages_free(m->grad, bytes); pages_free(m->adam_m, bytes); pages_free(m->adam_v, bytes);
+    backend_free(m->param, bytes); backend_free(m->grad, bytes); backend_free(m->adam_m, bytes); backend_free(m->adam_v, bytes);
     arrfree(m->lora.layers);
     m->param = m->grad = m->adam_m = m->adam_v = NULL;
     m->param_count = 0;
@@ -1844,9 +1887,9 @@ static void adapter_free(Model *m) {
 
 void model_close(Model *m) {
     adapter_free(m);
-    pages_free(m->weight_arena, m->weight_bytes);
-    pages_free(m->norm_arena, m->norm_bytes);
-    pages_free(m->arena, m->arena_bytes);
+    backend_free(m->weight_arena, m->weight_bytes);
+    backend_free(m->norm_arena, m->norm_bytes);
+    backend_free(m->arena, m->arena_bytes);
     tensors_close(&m->files);
     free(m->activations);
     free(m->layers);
@@ -1916,6 +1959,8 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
     m->d_qkv = (floatX *)layout_take(&a, N * P, X);
     m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
     m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
+    int32_t **integers[] = {&m->ids, &m->positions, &m->targets, &m->cu_seqlens};
+    for (int i = 0; i < 4; i++) *integers[i] = (int32_t *)layout_take(&a, N + 1, sizeof(int32_t));
     if (table) memory_add(table, "working buffers of one layer", a.offset - mark);
     m->scratch.bytes = op_scratch_bytes(m->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
     m->scratch.base = layout_take(&a, m->scratch.bytes, 1);
@@ -1924,7 +1969,7 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
 }
 
 bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
-    pages_free(m->arena, m->arena_bytes);
+    backend_free(m->arena, m->arena_bytes);
     m->arena = NULL;
     free(m->activations);
     m->activations = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
@@ -1939,13 +1984,19 @@ bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recomp
     memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
     m->arena_bytes = model_layout(m, NULL, table);
     if (!allocate) return true;
-    if (m->arena_bytes > machine_memory())
-        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free on this machine; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)machine_memory() / 0x1p30,
+    if (m->arena_bytes > backend_memory())
+        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
                     recompute == RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "lower --per-device-train-batch-size or --max-length, or add --recompute layer");
-    m->arena = pages_alloc(m->arena_bytes);
+    m->arena = backend_alloc(m->arena_bytes);
     if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
     model_layout(m, (char *)m->arena, NULL);
-    rope_tables(m->cos_table, m->sin_table, &m->config, max_positions);
+    size_t count = (size_t)max_positions * (size_t)m->config.head_dim / 2;
+    float *cosines = (float *)must_alloc(count * sizeof(float)), *sines = (float *)must_alloc(count * sizeof(float));
+    rope_tables(cosines, sines, &m->config, max_positions);
+    backend_upload(m->cos_table, cosines, count * sizeof(float));
+    backend_upload(m->sin_table, sines, count * sizeof(float));
+    free(cosines);
+    free(sines);
     return true;
 }
 
@@ -1953,8 +2004,12 @@ bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recomp
 
 static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
     if (!p || p->tensor) return;
-    for (size_t i = 0; i < (size_t)N * (size_t)width; i++)
-        if (!isfinite((float)x[i])) { p->tensor = tensor; p->layer = layer; p->index = (int64_t)i; p->width = width; return; }
+    size_t count = (size_t)N * (size_t)width;
+    floatX *copy = (floatX *)must_alloc(count * sizeof(floatX));
+    backend_download(copy, x, count * sizeof(floatX));
+    for (size_t i = 0; i < count && !p->tensor; i++)
+        if (!isfinite((float)copy[i])) { p->tensor = tensor; p->layer = layer; p->index = (int64_t)i; p->width = width; }
+    free(copy);
 }
 
 /* One layer from its input to the unadded output of its MLP (m->projected). previous: the residual stream before the last layer's MLP, whose output still has to be added; NULL: s->x is complete. */
@@ -1967,8 +2022,8 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
     linear_forward(s->qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
     probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, b->positions, N, H, KV, D);
-    attention_forward(s->attention, s->lse, m->rotated, b->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
     probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
     linear_forward(m->projected, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
     probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
@@ -1997,9 +2052,9 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
     rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm2, N, C);
 
     linear_backward(m->d_attention, m->d_residual, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, b->positions, N, H, KV, D);
-    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, b->cu_seqlens, b->S, N, H, KV, D, m->scratch);
-    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, b->positions, N, H, KV, D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
     rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
     linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
     if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm1, N, C);
@@ -2009,8 +2064,13 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
 static void model_body(Model *m, const Batch *b, LoraCall call) {
     const ModelConfig *c = &m->config;
     int L = c->num_hidden_layers;
-    embedding_forward(m->activations[0].x, b->ids, &m->embed, b->N, c->hidden_size);
-    tensor_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
+    size_t bytes = (size_t)b->N * sizeof(int32_t);
+    backend_upload(m->ids, b->ids, bytes);
+    backend_upload(m->positions, b->positions, bytes);
+    backend_upload(m->targets, b->targets, bytes);
+    backend_upload(m->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
+    embedding_forward(m->activations[0].x, m->ids, &m->embed, b->N, c->hidden_size);
+    if (!table_is_packed()) tensor_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
     for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
     rmsnorm_forward(m->normed, m->final_rstd, m->final_x, m->activations[L - 1].middle, m->projected, m->final_norm, c->rms_norm_eps, b->N, c->hidden_size);
     probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
@@ -2019,7 +2079,7 @@ static void model_body(Model *m, const Batch *b, LoraCall call) {
 LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss) {
     const ModelConfig *c = &m->config;
     model_body(m, b, call);
-    LossStats stats = lm_head_loss(backward ? m->d_normed : NULL, row_loss, m->normed, b->targets, &m->head, dloss, b->N, c->hidden_size, c->vocab_size, m->scratch);
+    LossStats stats = lm_head_loss(backward ? m->d_normed : NULL, row_loss, m->normed, m->targets, &m->head, dloss * m->loss_scale, b->N, c->hidden_size, c->vocab_size, m->scratch);
     if (!backward) return stats;
     rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
     int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
@@ -2075,24 +2135,29 @@ static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
         m->param_count = offset;
         float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
         for (int i = 0; i < 4; i++)
-            if (!(*arenas[i] = (float *)pages_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
+            if (!(*arenas[i] = (float *)backend_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
     }
     return true;
 }
 
 bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
     if (!adapter_layout(m, config, err)) return false;
+    float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
     for (int l = 0; l < m->config.num_hidden_layers; l++) {
         for (int j = 0; j < MODULE_COUNT; j++) {
             Linear *p = &m->layers[l].linear[j];
             float bound = 1.0f / sqrtf((float)p->in);                          /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
-            for (size_t i = 0; i < (size_t)p->rank * (size_t)p->in; i++) {
+            size_t count = (size_t)p->rank * (size_t)p->in;
+            arrsetlen(values, count);
+            for (size_t i = 0; i < count; i++) {
                 uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];   /* step UINT32_MAX: never a dropout mask's */
                 philox4x32(random, counter, key);
-                p->A[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
+                values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
             }
+            if (count) backend_upload(p->A, values, count * sizeof(float));
         }
     }
+    arrfree(values);
     return true;
 }
 
@@ -2127,7 +2192,7 @@ void adapter_parameter_name(const Model *m, size_t index, char *text, size_t byt
     arrfree(list);
 }
 
-void adapter_zero_grad(Model *m) { memset(m->grad, 0, m->param_count * sizeof(float)); }
+void adapter_zero_grad(Model *m) { backend_zero(m->grad, m->param_count * sizeof(float)); }
 
 /* The module a PEFT target name means ("q_proj", "self_attn.q_proj"), or -1. */
 static int module_by_name(const char *name) {
@@ -2198,7 +2263,10 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
         const Tensor *t = tensors_get(&set, list[i].name, list[i].shape[0], list[i].shape[1], err);
         ok = t != NULL;
         if (!ok) break;
-        convert_to_f32(list[i].data, t->data, t->dtype, t->count);
+        float *values = (float *)must_alloc(t->count * sizeof(float));
+        convert_to_f32(values, t->data, t->dtype, t->count);
+        backend_upload(list[i].data, values, t->count * sizeof(float));
+        free(values);
         if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
         shdel(set.table, list[i].name);                                       /* what is left over at the end has no place in this model */
     }
@@ -2267,14 +2335,16 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
     const char **names = (const char **)must_alloc(count * sizeof *names);
     const float **data = (const float **)must_alloc(count * sizeof *data);
     int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
-    for (size_t i = 0; i < count; i++) { names[i] = list[i].name; data[i] = list[i].data; shapes[i][0] = list[i].shape[0]; shapes[i][1] = list[i].shape[1]; }
+    float *values = (float *)must_alloc(m->param_count * sizeof(float));
+    backend_download(values, m->param, m->param_count * sizeof(float));
+    for (size_t i = 0; i < count; i++) { names[i] = list[i].name; data[i] = values + (list[i].data - m->param); shapes[i][0] = list[i].shape[0]; shapes[i][1] = list[i].shape[1]; }
     char path[PATH_MAX];
     path_join(path, sizeof path, folder, "adapter_model.safetensors");
     /* Weights first: a configuration without its weights would look like a whole adapter. */
     bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
     if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
     else arrfree(t.at);
-    free(names); free(data); free(shapes);
+    free(names); free(data); free(shapes); free(values);
     arrfree(list);
     return ok;
 }
@@ -3184,8 +3254,8 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     return true;
 }
 
-/* One optimizer step over micro-batches [begin, end) of the epoch's order. Sums for the log go into r: loss is this step's, accuracy and entropy are sums over micro-batches. */
-static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
+/* The gradient of micro-batches [begin, end) of the epoch's order, and their sums for the log: loss is the mean over the step's labelled tokens, accuracy and entropy are sums over micro-batches. */
+static bool step_gradient(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
     const TrainOptions *o = run->o;
     Model *m = &run->model;
     Batch *b = &run->batch;
@@ -3217,17 +3287,33 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
         r->num_tokens += b->N;
     }
     r->loss = labelled ? loss / (double)labelled : 0;
-    r->grad_norm = global_norm(m->grad, m->param_count);
+    r->grad_norm = global_norm(m->grad, m->param_count) / (double)m->loss_scale;
+    return true;
+}
+
+static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
+    const TrainOptions *o = run->o;
+    Model *m = &run->model;
+    if (!step_gradient(run, begin, end, r, err)) return false;
+    while (!isfinite(r->grad_norm) && m->loss_scale > 1) {        /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
+        m->loss_scale /= 2;
+        m->scale_age = 0;
+        if (!step_gradient(run, begin, end, r, err)) return false;
+    }
     if (!isfinite(r->grad_norm)) {
         char name[160];
-        int64_t bad = first_nonfinite(m->grad, DTYPE_F32, m->param_count);
+        float *grad = (float *)must_alloc(m->param_count * sizeof(float));
+        backend_download(grad, m->grad, m->param_count * sizeof(float));
+        int64_t bad = first_nonfinite(grad, DTYPE_F32, m->param_count);
+        free(grad);
         adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, name, sizeof name);
-        return fail(err, "the gradient is not finite; step %lld, first in %s, data rows up to %lld; lower --learning-rate", (long long)run->step + 1, name, (long long)b->row[b->S - 1]);
+        return fail(err, "the gradient is not finite; step %lld, first in %s, data rows up to %lld; lower --learning-rate", (long long)run->step + 1, name, (long long)run->batch.row[run->batch.S - 1]);
     }
     double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
     r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
     m->adam_step++;
-    adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)clip, (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
+    adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
+    if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale *= 2; m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
     return true;
 }
 
@@ -3341,11 +3427,13 @@ static bool run_open(Run *run, Error *err) {
         if (run->eval.stats.longest > longest) longest = run->eval.stats.longest;
     }
     if (!batch_alloc(&run->batch, max_tokens, max_sequences, err)) return false;
-    size_t before = resident_bytes(false);
+    const char *before_name;
+    if (!backend_open(&config, err)) return false;
+    size_t before = backend_overhead(&before_name);
     if (!model_open(&run->model, o->model, err)) return false;
     ok = o->init_adapter ? adapter_load(&run->model, o->init_adapter, err) : adapter_attach(&run->model, &o->lora, (uint64_t)o->seed, err);
     if (ok && o->init_adapter) run->model.lora.lora_dropout = o->lora.lora_dropout;
-    memory_add(&run->memory, "program and data set", before);
+    memory_add(&run->memory, before_name, before);
     return ok && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
 }
 

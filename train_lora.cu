@@ -349,14 +349,9 @@ static const char *duration_text(char *out, size_t size, double seconds) {
 }
 
 static void print_version(void) {
-#if defined(__AVX512F__)
-    const char *vectors = "AVX-512";
-#elif defined(__AVX2__)
-    const char *vectors = "AVX2";
-#else
-    const char *vectors = "128-bit vectors";
-#endif
-    printf("train_lora %s  CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic\n", VERSION, op_threads(), vectors, (double)machine_memory() / 0x1p30);
+    char backend[256];
+    backend_describe(backend, sizeof backend);
+    printf("train_lora %s  %s\n", VERSION, backend);
 }
 
 static void print_memory(const MemoryTable *memory) {
