@@ -979,6 +979,24 @@ static size_t proc_bytes(const char *file, const char *name) {
 size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
 size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
 
+/* ---- scratch -------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Scratch is handed out front to back; a shortage is a bug in op_scratch_bytes, not a user's error. */
+typedef struct ScratchCursor { char *at, *end; } ScratchCursor;
+static inline size_t scratch_floats(size_t floats) { return (floats * sizeof(float) + 63) / 64 * 64; }
+static inline ScratchCursor scratch_begin(Scratch s) {
+    ScratchCursor c = {(char *)s.base, (char *)s.base + s.bytes};
+    c.at += (64 - (uintptr_t)c.at % 64) % 64;
+    return c;
+}
+static inline float *scratch_take(ScratchCursor *c, size_t floats) {
+    float *p = (float *)(void *)c->at;
+    size_t bytes = scratch_floats(floats);
+    if (bytes > (size_t)(c->end - c->at)) { fprintf(stderr, "error: an op needs %zu more bytes of scratch; op_scratch_bytes; please report this\n", bytes - (size_t)(c->end - c->at)); abort(); }
+    c->at += bytes;
+    return p;
+}
+
 /* ---- the counter-based generator: dropout masks and initialisation, the same numbers on every backend ------------------------------------------- */
 
 /* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between (Salmon et al., SC 2011). */
@@ -1099,22 +1117,6 @@ void backend_describe(char *text, size_t bytes) {
     const char *vectors = VL == 16 ? "AVX-512" : VL == 8 ? "AVX2" : "128-bit vectors";
     snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", op_threads(), vectors, (double)machine_memory() / 0x1p30);
 }
-
-/* Scratch is handed out front to back; a shortage is a bug in op_scratch_bytes, not a user's error. */
-typedef struct ScratchCursor { char *at, *end; } ScratchCursor;
-static ScratchCursor scratch_begin(Scratch s) {
-    ScratchCursor c = {(char *)s.base, (char *)s.base + s.bytes};
-    c.at += (64 - (uintptr_t)c.at % 64) % 64;
-    return c;
-}
-static float *scratch_take(ScratchCursor *c, size_t floats) {
-    float *p = (float *)c->at;
-    size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-    if (bytes > (size_t)(c->end - c->at)) { fprintf(stderr, "error: an op needs %zu more bytes of scratch; op_scratch_bytes; please report this\n", bytes - (size_t)(c->end - c->at)); abort(); }
-    c->at += bytes;
-    return p;
-}
-static size_t scratch_floats(size_t floats) { return (floats * sizeof(float) + 63) / 64 * 64; }
 
 /* ---- the matrix product --------------------------------------------------------------------------------------------------------------------------
    C = beta C + alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/MR][K][MR]; B comes by slices of KC x NR that stay in L1 while every tile

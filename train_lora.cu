@@ -11,12 +11,1560 @@
      2  terminal        what a run prints: the plan, the memory table, the progress bar, the evaluations
      3  inspect         what is in the loss, token by token
      4  main            the verbs */
+#if defined(__CUDACC__) || defined(CUDA_ON_CPU)
+#define LORA_CUDA
+#define LORA_NO_CPU_OPS                     /* the ops of lora.h are replaced by the kernels below */
+#define LORA_HOST_DEVICE __host__ __device__
+#ifndef CUDA_ON_CPU                         /* test/cuda_on_cpu.h has its own meaning of all this */
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
+#if defined(PRECISION_FP32)
+#define LORA_FLOATX float
+#define PRECISION_NAME "fp32"
+#elif defined(PRECISION_FP16)
+#define LORA_FLOATX __half
+#define LORA_LOSS_SCALE 65536.0f
+#define PRECISION_NAME "fp16"
+#else
+#define LORA_FLOATX __nv_bfloat16
+#define PRECISION_NAME "bf16"
+#endif
+#endif
 #define TOKENIZER_IMPLEMENTATION
 #define LORA_IMPLEMENTATION
 #include "lora.h"
 
 #include <signal.h>
 #include <sys/ioctl.h>
+
+#ifdef LORA_CUDA
+/* ================================================================================================================================================
+   1  THE DEVICE
+   One card, one stream, one process. Everything that can fail is checked where it is called; a failed call is fatal: nothing sensible can follow it.
+   ================================================================================================================================================ */
+
+#define CUDA_CHECK(call) \
+    do { \
+        cudaError_t e_ = (call); \
+        if (e_ != cudaSuccess) { fprintf(stderr, "error: %s: %s; %s:%d, %s; look at the first such line, later ones may follow from it\n", cudaGetErrorName(e_), cudaGetErrorString(e_), __FILE__, __LINE__, #call); exit(1); } \
+    } while (0)
+
+#ifndef CUDA_ON_CPU
+/* Every kernel starts here, so that no launch goes unchecked and the emulator has one place to take over. */
+#define LAUNCH(kernel, grid, block, shared, ...) \
+    do { kernel<<<grid, block, shared>>>(__VA_ARGS__); CUDA_CHECK(cudaGetLastError()); } while (0)
+#define SHARED_MEMORY(name) extern __shared__ __align__(128) unsigned char name[]
+#endif
+
+/* What is known of the card; filled once by backend_open. */
+static struct Device {
+    bool open;
+    char name[256];
+    int processors;                         /* streaming multiprocessors */
+    size_t shared;                          /* bytes of shared memory that a block may have */
+    size_t memory, overhead;                /* bytes in all; bytes gone when the context was made (kernels, runtime, other processes) */
+    double *partial;                        /* [NORM_BLOCKS] of global_norm */
+} device;
+
+enum { WARP = 32, NORM_BLOCKS = 256, MAX_HEAD_DIM = 128 };
+
+static int div_up(int a, int b) { return (a + b - 1) / b; }
+
+/* ================================================================================================================================================
+   2  MATRIX INSTRUCTIONS AND TILES
+   All PTX of this program is here. A kernel sees four things: a Tile in shared memory, fragments of it in a warp's registers, the product of two fragments, and asynchronous copies.
+
+   Fragments are those of mma.m16n8k16 (PTX ISA, "Matrix fragments for mma.m16n8k16"): with g = lane / 4 and t = lane % 4 a lane holds
+       A [16 x 16]   rows g and g+8, columns 2t, 2t+1, 2t+8, 2t+9
+       B [16 x 8]    rows 2t, 2t+1, 2t+8, 2t+9, column g
+       C [16 x 8]    rows g and g+8, columns 2t, 2t+1                  c[0..1] row g, c[2..3] row g+8
+   so that two neighbouring C fragments are, element for element, one A fragment: attention multiplies its probabilities without sending them through memory.
+
+   PRECISION=FP32 keeps the same fragments with floats in them, and mma_fp32 spells the product in FMAs. Every kernel below exists once; fp32 is there to check it, not to be fast.
+   ================================================================================================================================================ */
+
+#ifndef CUDA_ON_CPU
+__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+/* Four 8 x 8 matrices of 16-bit numbers: lane l names row l % 8 of matrix l / 8; r[i] gets elements (g, 2t) and (g, 2t+1) of matrix i, or of its transpose. */
+__device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+}
+__device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+__device__ __forceinline__ void mma_fp16_k8(float c[4], const uint32_t a[2], const uint32_t b[1]) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
+__device__ __forceinline__ void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    mma_fp16_k8(c, a, b);                   /* Turing has the instruction of half the depth: columns 0-7, then 8-15 */
+    mma_fp16_k8(c, a + 2, b + 1);
+#endif
+}
+/* 16 bytes from global to shared memory past the registers; zeros where !valid. Complete after cp_async_wait and a barrier. */
+__device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool valid) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
+#else
+    *(uint4 *)shared = valid ? *(const uint4 *)global : make_uint4(0, 0, 0, 0);
+#endif
+}
+__device__ __forceinline__ void cp_async_commit(void) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+/* Waits until all but the newest PENDING groups of this thread's copies have arrived. */
+template <int PENDING> __device__ __forceinline__ void cp_async_wait(void) {
+#if __CUDA_ARCH__ >= 800
+    asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
+#endif
+}
+#endif
+
+/* c += a b in fp32 with the fragments' layout: the numbers of the other lanes come by shuffles. */
+__device__ __forceinline__ void mma_fp32_shuffled(float c[4], const float a[8], const float b[4]) {
+    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int k = 0; k < 16; k++) {
+        int high = k / 8, odd = k % 2, owner = k % 8 / 2;                     /* column k of A and row k of B are with lanes 4x + owner */
+        float a0 = __shfl_sync(0xffffffff, a[high * 4 + odd], g * 4 + owner), a1 = __shfl_sync(0xffffffff, a[high * 4 + 2 + odd], g * 4 + owner);
+        float b0 = __shfl_sync(0xffffffff, b[high * 2 + odd], 2 * t * 4 + owner), b1 = __shfl_sync(0xffffffff, b[high * 2 + odd], (2 * t + 1) * 4 + owner);
+        c[0] += a0 * b0; c[1] += a0 * b1; c[2] += a1 * b0; c[3] += a1 * b1;
+    }
+}
+
+#ifdef PRECISION_FP32
+typedef struct FragA { float v[8]; } FragA;
+typedef struct FragB { float v[4]; } FragB;
+#ifdef CUDA_ON_CPU
+__device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) { mma_fp32(c, a.v, b.v); }
+#else
+__device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) { mma_fp32_shuffled(c, a.v, b.v); }
+#endif
+#else
+typedef struct FragA { uint32_t v[4]; } FragA;
+typedef struct FragB { uint32_t v[2]; } FragB;
+#ifdef PRECISION_FP16
+__device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) { mma_fp16(c, a.v, b.v); }
+#else
+__device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) { mma_bf16(c, a.v, b.v); }
+#endif
+#endif
+
+/* ---- tiles -----------------------------------------------------------------------------------------------------------------------------------------
+   A tile [rows x columns] lies in shared memory as panels of PANEL columns, 128 bytes a row. The eight 16-byte chunks of a row are permuted by XOR with the row number: the eight rows that one
+   phase of ldmatrix reads at the same column would otherwise lie in the same four banks, eight times slower; so they lie in all 32. Writing whole chunks stays free of conflicts too. */
+
+enum { CHUNK = 16 / sizeof(floatX), PANEL = 128 / sizeof(floatX) };
+
+/* Index of element (row, column); column must be the first of a chunk, or add its rest afterwards. */
+__device__ __forceinline__ int tile_at(int rows, int row, int column) {
+    return column / PANEL * rows * PANEL + row * PANEL + ((column % PANEL / CHUNK) ^ (row & 7)) * CHUNK + column % CHUNK;
+}
+
+/* A row-major matrix in global memory with its borders: what lies outside reads as zero. Chunks are copied asynchronously where every row is 16-byte aligned. */
+typedef struct Matrix { const floatX *data; size_t stride; int rows, columns; bool aligned; } Matrix;
+
+static Matrix matrix(const floatX *data, size_t stride, int rows, int columns) {
+    Matrix m = {data, stride, rows, columns, (uintptr_t)data % 16 == 0 && stride % CHUNK == 0 && columns % CHUNK == 0};
+    return m;
+}
+
+/* Starts copying [rows x columns] from (row0, column0) of m; all threads of the block take part. columns: a multiple of 16. */
+__device__ __forceinline__ void tile_load(floatX *tile, int rows, int columns, const Matrix &m, int row0, int column0) {
+    int chunks = columns / CHUNK;
+    for (int i = threadIdx.x; i < rows * chunks; i += blockDim.x) {
+        int row = i / chunks, column = i % chunks * CHUNK;
+        floatX *to = tile + tile_at(rows, row, column);
+        const floatX *from = m.data + (size_t)(row0 + row) * m.stride + (size_t)(column0 + column);
+        if (m.aligned) {
+            bool valid = row0 + row < m.rows && column0 + column < m.columns;
+            cp_async_16(to, valid ? from : m.data, valid);
+        } else {
+            for (int j = 0; j < CHUNK; j++) to[j] = row0 + row < m.rows && column0 + column + j < m.columns ? from[j] : (floatX)0.0f;
+        }
+    }
+}
+
+/* A [16 x 16] from (m0, k0) of a tile stored [m][k]. */
+__device__ __forceinline__ void load_a(FragA &f, const floatX *tile, int rows, int m0, int k0) {
+    int lane = threadIdx.x % WARP;
+#ifdef PRECISION_FP32
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 8; i++) { int k = k0 + i / 4 * 8 + 2 * t; f.v[i] = tile[tile_at(rows, m0 + i / 2 % 2 * 8 + g, k) + i % 2]; }
+#else
+    ldmatrix_x4(f.v, tile + tile_at(rows, m0 + lane % 16, k0 + lane / 16 * 8));
+#endif
+}
+/* The same from a tile stored [k][m]. */
+__device__ __forceinline__ void load_a_turned(FragA &f, const floatX *tile, int rows, int m0, int k0) {
+    int lane = threadIdx.x % WARP;
+#ifdef PRECISION_FP32
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 8; i++) { int m = m0 + i / 2 % 2 * 8 + g; f.v[i] = tile[tile_at(rows, k0 + i / 4 * 8 + 2 * t + i % 2, m)]; }
+#else
+    ldmatrix_x4_trans(f.v, tile + tile_at(rows, k0 + lane / 16 * 8 + lane % 8, m0 + lane / 8 % 2 * 8));
+#endif
+}
+/* Two neighbouring B [16 x 8], columns n0 and n0 + 8, from a tile stored [n][k]. */
+__device__ __forceinline__ void load_b_pair(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
+    int lane = threadIdx.x % WARP;
+#ifdef PRECISION_FP32
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 8; i++) { int k = k0 + i / 2 % 2 * 8 + 2 * t; f[i / 4].v[i % 4] = tile[tile_at(rows, n0 + i / 4 * 8 + g, k) + i % 2]; }
+#else
+    uint32_t r[4];
+    ldmatrix_x4(r, tile + tile_at(rows, n0 + lane / 16 * 8 + lane % 8, k0 + lane / 8 % 2 * 8));
+    f[0].v[0] = r[0]; f[0].v[1] = r[1]; f[1].v[0] = r[2]; f[1].v[1] = r[3];
+#endif
+}
+/* The same from a tile stored [k][n]. */
+__device__ __forceinline__ void load_b_pair_turned(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
+    int lane = threadIdx.x % WARP;
+#ifdef PRECISION_FP32
+    int g = lane / 4, t = lane % 4;
+    for (int i = 0; i < 8; i++) { int k = k0 + i / 2 % 2 * 8 + 2 * t + i % 2; f[i / 4].v[i % 4] = tile[tile_at(rows, k, n0 + i / 4 * 8 + g)]; }
+#else
+    uint32_t r[4];
+    ldmatrix_x4_trans(r, tile + tile_at(rows, k0 + lane % 16, n0 + lane / 16 * 8));
+    f[0].v[0] = r[0]; f[0].v[1] = r[1]; f[1].v[0] = r[2]; f[1].v[1] = r[3];
+#endif
+}
+
+__device__ __forceinline__ void store_pair(floatX *to, float x, float y) { to[0] = (floatX)x; to[1] = (floatX)y; }
+
+/* Two neighbouring C fragments as one A fragment. */
+__device__ __forceinline__ void frag_from_products(FragA &f, const float c0[4], const float c1[4]) {
+    floatX v[8];
+    for (int i = 0; i < 4; i++) { v[i] = (floatX)c0[i]; v[4 + i] = (floatX)c1[i]; }
+    memcpy(f.v, v, sizeof f.v);
+}
+
+/* A warp writes its part [rows x columns] of a tile, from (m0, n0) of the tile, to global memory: whole rows, 16 bytes at a time. */
+__device__ __forceinline__ void tile_store(floatX *out, size_t stride, int row_end, int column_end, bool aligned, const floatX *tile, int tile_rows, int m0, int rows, int columns, int row0, int column0) {
+    int chunks = columns / CHUNK;
+    for (int i = threadIdx.x % WARP; i < rows * chunks; i += WARP) {
+        int row = i / chunks, column = i % chunks * CHUNK;
+        if (row0 + row >= row_end) break;
+        const floatX *from = tile + tile_at(tile_rows, m0 + row, column);
+        floatX *to = out + (size_t)(row0 + row) * stride + (size_t)(column0 + column);
+        if (aligned && column0 + column < column_end) *(uint4 *)to = *(const uint4 *)from;
+        else for (int j = 0; j < CHUNK && column0 + column + j < column_end; j++) to[j] = from[j];
+    }
+}
+
+/* ---- rows: elementwise kernels read and write CHUNK numbers at a time -------------------------------------------------------------------------------- */
+
+/* v = p[at .. at+CHUNK), zeros from `end` on. aligned: p is, and at and end are multiples of CHUNK. */
+__device__ __forceinline__ void load_chunk(float v[CHUNK], const floatX *p, int at, int end, bool aligned) {
+    alignas(16) floatX x[CHUNK];
+    if (aligned) *(uint4 *)x = *(const uint4 *)(p + at);
+    else for (int j = 0; j < CHUNK; j++) x[j] = at + j < end ? p[at + j] : (floatX)0.0f;
+    for (int j = 0; j < CHUNK; j++) v[j] = (float)x[j];
+}
+__device__ __forceinline__ void store_chunk(floatX *p, const float v[CHUNK], int at, int end, bool aligned) {
+    alignas(16) floatX x[CHUNK];
+    for (int j = 0; j < CHUNK; j++) x[j] = (floatX)v[j];
+    if (aligned) *(uint4 *)(p + at) = *(const uint4 *)x;
+    else for (int j = 0; j < CHUNK && at + j < end; j++) p[at + j] = x[j];
+}
+static bool rows_aligned(const void *p, int width) { return !p || ((uintptr_t)p % 16 == 0 && width % CHUNK == 0); }
+
+/* Sum over a block in a fixed order: butterflies within warps, then one warp over the warps. `shared`: 32 floats. All threads get the sum. */
+__device__ __forceinline__ float warp_sum(float v) {
+    for (int offset = WARP / 2; offset; offset /= 2) v += __shfl_xor_sync(0xffffffff, v, offset);
+    return v;
+}
+__device__ __forceinline__ float block_sum(float v, float *shared) {
+    int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    v = warp_sum(v);
+    __syncthreads();                        /* shared may still be read from the sum before */
+    if (threadIdx.x % WARP == 0) shared[warp] = v;
+    __syncthreads();
+    float sum = 0;
+    for (int w = 0; w < warps; w++) sum += shared[w];
+    return sum;
+}
+static int row_threads(int width) { int t = div_up(div_up(width, CHUNK), WARP) * WARP; return t < 256 ? t : 256; }
+
+/* ---- memory: the ops' side of lora.h's contract ---------------------------------------------------------------------------------------------------- */
+
+static size_t attention_shared(int D, int stages);       /* chapter 7 */
+
+bool backend_open(const ModelConfig *c, Error *err) {
+    if (!device.open) {
+        int count = 0;
+        cudaError_t e = cudaGetDeviceCount(&count);
+        if (e != cudaSuccess || !count)
+            return fail(err, "no CUDA device: %s; nvidia-smi shows what the driver sees; this program was built for a GPU, `make CUDA=0` builds the one for the CPU", e != cudaSuccess ? cudaGetErrorString(e) : "none found");
+        cudaDeviceProp p;
+        CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
+        snprintf(device.name, sizeof device.name, "%s", p.name);
+        device.processors = p.multiProcessorCount;
+        device.shared = p.sharedMemPerBlockOptin;
+        size_t available;
+        CUDA_CHECK(cudaMalloc((void **)&device.partial, NORM_BLOCKS * sizeof(double)));
+        CUDA_CHECK(cudaMemGetInfo(&available, &device.memory));
+        device.overhead = device.memory - available;
+        device.open = true;
+    }
+    if (c->head_dim > MAX_HEAD_DIM) return fail(err, "head_dim %d is above %d; config.json; the attention kernels have no larger tile, `make CUDA=0` builds a trainer without that limit", c->head_dim, MAX_HEAD_DIM);
+    if (attention_shared(c->head_dim, 1) > device.shared)
+        return fail(err, "head_dim %d needs %zu KiB of shared memory, this card has %zu; %s; build with PRECISION=FP16 or BF16", c->head_dim, attention_shared(c->head_dim, 1) >> 10, device.shared >> 10, device.name);
+    return true;
+}
+void *backend_alloc(size_t bytes) {
+    void *p = NULL;
+    if (cudaMalloc(&p, bytes ? bytes : 1) != cudaSuccess) { cudaGetLastError(); return NULL; }
+    CUDA_CHECK(cudaMemset(p, 0, bytes));
+    return p;
+}
+void backend_free(void *p, size_t bytes) { (void)bytes; if (p) CUDA_CHECK(cudaFree(p)); }
+void backend_upload(void *to, const void *from, size_t bytes) { CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice)); }
+void backend_download(void *to, const void *from, size_t bytes) { CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost)); }
+void backend_zero(void *p, size_t bytes) { CUDA_CHECK(cudaMemset(p, 0, bytes)); }
+size_t backend_memory(void) {
+    size_t available, total;
+    CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    return available;
+}
+size_t backend_overhead(const char **name) { *name = "CUDA context and others on the card"; return device.overhead; }
+void backend_describe(char *text, size_t bytes) {
+    if (!device.open) { snprintf(text, bytes, "CUDA, %s", PRECISION_NAME); return; }
+    snprintf(text, bytes, "CUDA, %s, %.1f of %.1f GiB free, %s", device.name, (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
+}
+
+/* Lets a kernel have more than the 48 KiB of shared memory that every card gives unasked. */
+#define WITH_SHARED(kernel, bytes) CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)))
+
+/* ================================================================================================================================================
+   3  WEIGHTS AND EMBEDDING
+   A frozen matrix lies on the card as in the file, row-major [rows, cols], in floatX. Both products read it as it is: y = x W^T takes rows of W as columns of B, dx = dy W takes W itself,
+   and ldmatrix turns fragments over on the way to the registers at no cost.
+   ================================================================================================================================================ */
+
+size_t weight_packed_bytes(const Weight *w) { return (size_t)w->rows * (size_t)w->cols * sizeof(floatX); }
+bool table_is_packed(void) { return true; }
+
+void weight_pack(Weight *w, void *where) {
+    size_t count = (size_t)w->rows * (size_t)w->cols, size = dtype_size(w->dtype);
+    const DType same = sizeof(floatX) == 4 ? DTYPE_F32 : LORA_LOSS_SCALE > 1 ? DTYPE_F16 : DTYPE_BF16;
+    if (w->dtype == same) backend_upload(where, w->data, count * size);       /* straight from the mapped file */
+    else {
+        enum { PIECE = 1 << 20 };
+        float *values = (float *)must_alloc(PIECE * sizeof(float));
+        floatX *converted = (floatX *)must_alloc(PIECE * sizeof(floatX));
+        for (size_t at = 0; at < count; at += PIECE) {
+            size_t n = count - at < PIECE ? count - at : PIECE;
+            convert_to_f32(values, (const char *)w->data + at * size, w->dtype, n);
+            for (size_t i = 0; i < n; i++) converted[i] = (floatX)values[i];
+            backend_upload((floatX *)where + at, converted, n * sizeof(floatX));
+        }
+        free(values);
+        free(converted);
+    }
+    w->packed = where;
+}
+
+/* to[i,:] = from[row[i],:], or with `back` to[row[i],:] = from[i,:]. One block a row: 2 C bytes read, 2 C written. */
+__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, int C, bool aligned) {
+    size_t here = (size_t)blockIdx.x * (size_t)C, there = (size_t)row[blockIdx.x] * (size_t)C;
+    floatX *out = to + (back ? there : here);
+    const floatX *in = from + (back ? here : there);
+    for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
+        float v[CHUNK];
+        load_chunk(v, in, c, C, aligned);
+        store_chunk(out, v, c, C, aligned);
+    }
+}
+static void copy_rows(floatX *to, const floatX *from, const int32_t *row, bool back, int rows, int C) {
+    LAUNCH(copy_rows_kernel, rows, row_threads(C), 0, to, from, row, back, C, rows_aligned(to, C) && rows_aligned(from, C));
+}
+
+void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, int N, int C) { copy_rows(out, (const floatX *)embed->packed, ids, false, N, C); }
+
+/* ================================================================================================================================================
+   4  RMSNORM
+   s = x + residual;  rstd = 1 / sqrt(mean s^2 + eps);  out = weight * s * rstd.       dx = dresidual + rstd (w dout - s rstd mean(w dout s rstd))
+   One block a row. The row is read twice, the second time from the cache: memory sees one pass. Per token forward 2 C read + 2 C written in 16 bits (+ 2 C each with the residual), backward 3 C + C:
+   about two FLOPs a byte, so the copy bandwidth is the limit.
+   ================================================================================================================================================ */
+
+__global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int C, bool aligned) {
+    SHARED_MEMORY(memory);
+    size_t at = (size_t)blockIdx.x * (size_t)C;
+    const floatX *row = x + at;
+    float square = 0, v[CHUNK], r[CHUNK];
+    for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
+        load_chunk(v, row, c, C, aligned);
+        if (residual) {
+            load_chunk(r, residual + at, c, C, aligned);
+            for (int j = 0; j < CHUNK; j++) v[j] = (float)(floatX)(v[j] + r[j]);            /* the norm is of the sum that is kept */
+            store_chunk(sum + at, v, c, C, aligned);
+        }
+        for (int j = 0; j < CHUNK; j++) square += v[j] * v[j];
+    }
+    float k = 1.0f / sqrtf(block_sum(square, (float *)memory) / (float)C + eps);
+    if (threadIdx.x == 0) rstd[blockIdx.x] = k;
+    const floatX *again = residual ? sum + at : row;                          /* each thread reads back only what it wrote */
+    for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
+        load_chunk(v, again, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) v[j] = c + j < C ? weight[c + j] * (v[j] * k) : 0;
+        store_chunk(out + at, v, c, C, aligned);
+    }
+}
+void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int N, int C) {
+    bool aligned = rows_aligned(out, C) && rows_aligned(sum, C) && rows_aligned(x, C) && rows_aligned(residual, C);
+    LAUNCH(rmsnorm_forward_kernel, N, row_threads(C), WARP * sizeof(float), out, rstd, residual && !sum ? out : sum, x, residual, weight, eps, C, aligned);
+}
+
+__global__ void rmsnorm_backward_kernel(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int C, bool aligned) {
+    SHARED_MEMORY(memory);
+    size_t at = (size_t)blockIdx.x * (size_t)C;
+    float k = rstd[blockIdx.x], sum = 0, v[CHUNK], d[CHUNK], r[CHUNK];
+    for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
+        load_chunk(v, x + at, c, C, aligned);
+        load_chunk(d, dout + at, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) if (c + j < C) sum += weight[c + j] * d[j] * v[j];
+    }
+    float mean = block_sum(sum, (float *)memory) * k / (float)C;
+    for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
+        load_chunk(v, x + at, c, C, aligned);
+        load_chunk(d, dout + at, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) r[j] = 0;
+        if (dresidual) load_chunk(r, dresidual + at, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) v[j] = r[j] + (c + j < C ? k * (weight[c + j] * d[j] - v[j] * k * mean) : 0);
+        store_chunk(dx + at, v, c, C, aligned);
+    }
+}
+void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int N, int C) {
+    bool aligned = rows_aligned(dx, C) && rows_aligned(dresidual, C) && rows_aligned(dout, C) && rows_aligned(x, C);
+    LAUNCH(rmsnorm_backward_kernel, N, row_threads(C), WARP * sizeof(float), dx, dresidual, dout, rstd, x, weight, C, aligned);
+}
+
+/* ================================================================================================================================================
+   5  LINEAR LAYERS WITH LORA
+   Forward    t = dropout(x) A^T         y  = x W^T + bias + t (sB)^T                                                 s = lora_alpha / r
+   Backward   dt = dy (sB)               dx = dy W + mask(dt A)          dB += s dy^T t          dA += dt^T dropout(x)
+   Four kernels: `gemm` makes y and dx, `lora_down` t and dt, `lora_gradient` dA and dB, `lora_cast` brings A and B from fp32 to floatX.
+
+   What the roofline says. y costs 2 N I O FLOPs on N I + I O + N O numbers: with N = 8192 and I = O = 2048 that is 1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206),
+   so gemm is bound by the tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x: with R = 16 it is 16 FLOPs a byte, bound by reading x. So x is read once for all the
+   A's of a group (q|k|v, gate|up), and t (sB)^T, another N R O, is not a second pass over y but a few more steps of depth inside gemm: "K-extension", 16 / 2048 = 0.8 % more work, no traffic.
+
+   Group and Part: how one call of linear_forward or linear_backward looks to the kernels. For forward and backward alike
+       t = x down^T,    out = sum over x w + t up
+   with  forward   x = x [N,I],  w [O,I] read turned,  down = A [r,I],    up = sB [O,r] read turned;  each part has its own columns of y
+         backward  x = dy [N,O], w [O,I],              down = (sB)^T [r,O], up = A [r,I];             the parts add up in dx
+   ================================================================================================================================================ */
+
+typedef struct Part {
+    Matrix x, w, t, up, down;
+    const float *bias;
+    int rank, columns, offset;              /* of the output: width of this part, first column */
+    uint32_t site;
+} Part;
+typedef struct Group { Part part[3]; int count, rows, stride; } Group;       /* rows: N; stride: of the output */
+
+/* Inverted dropout: 1/(1-p) or 0 for element `index` of a projection's input. `numbers` holds the four random numbers of the block of the element before. */
+__device__ __forceinline__ float dropout_factor(uint32_t numbers[4], bool first, LoraCall call, uint32_t site, uint64_t index) {
+    if (first || index % 4 == 0) dropout_numbers(numbers, call, site, index / 4);
+    uint32_t lane = index % 4, n = lane == 0 ? numbers[0] : lane == 1 ? numbers[1] : lane == 2 ? numbers[2] : numbers[3];
+    return n >= dropout_threshold(call.dropout) ? 1.0f / (1.0f - call.dropout) : 0.0f;
+}
+/* masked = dropout(tile): the tile [rows x columns] is x[row0.., column0..], x has I columns. The mask is made again from its key wherever it is needed; nobody stores it. */
+__device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile, int rows, int columns, LoraCall call, uint32_t site, int row0, int column0, int I) {
+    int chunks = columns / CHUNK;
+    for (int i = threadIdx.x; i < rows * chunks; i += blockDim.x) {
+        int row = i / chunks, column = i % chunks * CHUNK, at = tile_at(rows, row, column);
+        uint64_t index = (uint64_t)(row0 + row) * (uint64_t)I + (uint64_t)(column0 + column);
+        uint32_t numbers[4];
+        for (int j = 0; j < CHUNK; j++) masked[at + j] = (floatX)((float)tile[at + j] * dropout_factor(numbers, j == 0, call, site, index + (uint64_t)j));
+    }
+}
+
+/* ---- gemm --------------------------------------------------------------------------------------------------------------------------------------------
+   A block of 4 warps makes 128 x 128 of the output, each warp 64 x 64: a step of 16 in depth loads 4 A and 8 B fragments (24 registers) for 32 products, and an element loaded from shared memory
+   serves 64 FLOPs, which is what keeps ldmatrix off the critical path. Shared memory is a ring of `stages` slots of 128 bytes of depth; copies run two slots ahead of the products and pass the
+   registers by (cp.async). One barrier a step: it says both "this slot has arrived" and "everybody has left the slot that is overwritten next".
+   TURNED: w and up are stored [depth][columns] (dx), else [columns][depth] (y). MASKED: dropout on the part of dx that comes through A. */
+
+enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = 128 };
+
+typedef struct Step { int part, k0, depth; bool up; } Step;
+
+/* Step number -> what is multiplied in it. Forward: the depth I of one part, then its rank. Backward: the widths of all parts, then their ranks. */
+template <bool TURNED> __device__ __forceinline__ Step find_step(const Group &g, int part, int step) {
+    for (int up = 0; up < 2; up++) {
+        for (int j = TURNED ? 0 : part; j < (TURNED ? g.count : part + 1); j++) {
+            int depth = up ? g.part[j].rank : g.part[j].x.columns, n = (depth + PANEL - 1) / PANEL;
+            if (step < n) { Step s = {j, step * PANEL, min(depth - step * PANEL, (int)PANEL), up != 0}; return s; }
+            step -= n;
+        }
+    }
+    Step none = {-1, 0, 0, false};
+    return none;
+}
+
+template <bool TURNED> __device__ __forceinline__ void gemm_load(floatX *slot, const Group &g, Step s, int m0, int n0) {
+    if (s.part < 0) return;
+    const Part &p = g.part[s.part];
+    tile_load(slot, TILE, PANEL, s.up ? p.t : p.x, m0, s.k0);
+    if (TURNED) tile_load(slot + TILE * PANEL, PANEL, TILE, s.up ? p.up : p.w, s.k0, n0);
+    else tile_load(slot + TILE * PANEL, TILE, PANEL, s.up ? p.up : p.w, n0, s.k0);
+}
+template <bool TURNED> __device__ __forceinline__ void gemm_load_b(FragB f[2], const floatX *slot, int n, int k) {
+    if (TURNED) load_b_pair_turned(f, slot + TILE * PANEL, PANEL, n, k);
+    else load_b_pair(f, slot + TILE * PANEL, TILE, n, k);
+}
+
+template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREADS) gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, LoraCall call, int I, int stages, bool aligned) {
+    SHARED_MEMORY(memory);
+    floatX *ring = (floatX *)memory;
+    const int slot_size = 2 * TILE * PANEL;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warp_m = warp / 2 * WARP_TILE, warp_n = warp % 2 * WARP_TILE;
+
+    /* Blocks walk down 8 row tiles before they move to the next column tile, so that those that run together share both x and w in the L2 cache. */
+    int row_tiles = (g.rows + TILE - 1) / TILE, band = blockIdx.x / (8 * column_tiles), inside = blockIdx.x % (8 * column_tiles), band_rows = min(8, row_tiles - band * 8);
+    int m0 = (band * 8 + inside % band_rows) * TILE, column_tile = inside / band_rows, part = 0;
+    if (!TURNED) for (; column_tile >= (g.part[part].columns + TILE - 1) / TILE; part++) column_tile -= (g.part[part].columns + TILE - 1) / TILE;
+    int n0 = column_tile * TILE;
+
+    float acc[4][8][4];
+    for (int i = 0; i < 4; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
+
+    for (int s = 0; s < stages - 1; s++) { gemm_load<TURNED>(ring + s * slot_size, g, find_step<TURNED>(g, part, s), m0, n0); cp_async_commit(); }
+    for (int step = 0;; step++) {
+        Step now = find_step<TURNED>(g, part, step);
+        if (now.part < 0) break;
+        if (stages == 2) cp_async_wait<0>(); else cp_async_wait<1>();
+        __syncthreads();
+        int next = step + stages - 1;
+        gemm_load<TURNED>(ring + next % stages * slot_size, g, find_step<TURNED>(g, part, next), m0, n0);
+        cp_async_commit();                  /* also when there was nothing to load: the count of groups is what the wait goes by */
+        const floatX *slot = ring + step % stages * slot_size;
+        if (MASKED && now.up) {
+            uint32_t numbers[4];
+            /* Every projection has its own mask: its product is made apart, 16 x 16 at a time, masked and added. The loop over i is kept a loop, its sums picked by comparison: unrolled, the compiler
+               makes the random numbers of all sixteen blocks at once and spills. */
+#pragma unroll 1
+            for (int i = 0; i < 4; i++) {
+#pragma unroll
+                for (int j = 0; j < 8; j += 2) {
+                    float product[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+#pragma unroll 1
+                    for (int k = 0; k < now.depth; k += 16) {
+                        FragA a;
+                        FragB b[2];
+                        load_a(a, slot, TILE, warp_m + i * 16, k);
+                        gemm_load_b<TURNED>(b, slot, warp_n + j * 8, k);
+                        mma(product[0], a, b[0]);
+                        mma(product[1], a, b[1]);
+                    }
+#pragma unroll
+                    for (int e = 0; e < 8; e++) {
+                        int row = m0 + warp_m + i * 16 + lane / 4 + e % 4 / 2 * 8, column = n0 + warp_n + (j + e / 4) * 8 + lane % 4 * 2 + e % 2;
+                        float masked = product[e / 4][e % 4] * dropout_factor(numbers, e % 2 == 0, call, g.part[now.part].site, (uint64_t)row * (uint64_t)I + (uint64_t)column);
+#pragma unroll
+                        for (int u = 0; u < 4; u++) acc[u][j + e / 4][e % 4] += u == i ? masked : 0;
+                    }
+                }
+            }
+            continue;
+        }
+#pragma unroll
+        for (int k = 0; k < PANEL; k += 16) {
+            if (k >= now.depth) break;
+            FragA a[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) load_a(a[i], slot, TILE, warp_m + i * 16, k);
+#pragma unroll
+            for (int j = 0; j < 8; j += 2) {
+                FragB b[2];
+                gemm_load_b<TURNED>(b, slot, warp_n + j * 8, k);
+#pragma unroll
+                for (int i = 0; i < 4; i++) { mma(acc[i][j], a[i], b[0]); mma(acc[i][j + 1], a[i], b[1]); }
+            }
+        }
+    }
+    cp_async_wait<0>();
+    __syncthreads();                        /* the ring becomes four staging tiles, one a warp, for stores of whole 16-byte chunks */
+    floatX *staging = ring + warp * WARP_TILE * WARP_TILE;
+    const float *bias = TURNED ? NULL : g.part[part].bias;
+    int columns = TURNED ? I : g.part[part].columns, offset = TURNED ? 0 : g.part[part].offset;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            int row = i * 16 + lane / 4, column = j * 8 + lane % 4 * 2, n = n0 + warp_n + column;
+            float b0 = bias && n < columns ? bias[n] : 0, b1 = bias && n + 1 < columns ? bias[n + 1] : 0;
+            store_pair(staging + tile_at(WARP_TILE, row, column), acc[i][j][0] + b0, acc[i][j][1] + b1);
+            store_pair(staging + tile_at(WARP_TILE, row + 8, column), acc[i][j][2] + b0, acc[i][j][3] + b1);
+        }
+    }
+    __syncwarp();
+    tile_store(out + offset, (size_t)g.stride, g.rows, columns, aligned, staging, WARP_TILE, 0, WARP_TILE, WARP_TILE, m0 + warp_m, n0 + warp_n);
+}
+
+template <bool TURNED, bool MASKED> static void gemm_launch(floatX *out, const Group &g, int column_tiles, LoraCall call, int I) {
+    size_t slot = 2 * TILE * PANEL * sizeof(floatX);
+    int stages = 3 * slot <= device.shared ? 3 : 2;
+    bool aligned = (uintptr_t)out % 16 == 0 && g.stride % CHUNK == 0;
+    for (int j = 0; j < g.count; j++) aligned = aligned && (TURNED || (g.part[j].offset % CHUNK == 0 && g.part[j].columns % CHUNK == 0));
+    auto kernel = gemm_kernel<TURNED, MASKED>;
+    WITH_SHARED(kernel, stages * slot);
+    LAUNCH(kernel, column_tiles * div_up(g.rows, TILE), GEMM_THREADS, stages * slot, out, g, column_tiles, call, I, stages, aligned);
+}
+/* y [N,O] of a group, or dx [N,I]. */
+static void gemm_forward(floatX *y, const Group &g, LoraCall call, int I) {
+    int tiles = 0;
+    for (int j = 0; j < g.count; j++) tiles += div_up(g.part[j].columns, TILE);
+    gemm_launch<false, false>(y, g, tiles, call, I);
+}
+static void gemm_backward(floatX *dx, const Group &g, LoraCall call, int I) {
+    if (call.adapter && call.dropout > 0) gemm_launch<true, true>(dx, g, div_up(I, TILE), call, I);
+    else gemm_launch<true, false>(dx, g, div_up(I, TILE), call, I);
+}
+
+/* ---- lora_cast: A and sB in floatX, for the tensor cores --------------------------------------------------------------------------------------------- */
+
+typedef struct Cast { const float *A, *B; floatX *a, *b; int in, out, rank; float scale; } Cast;
+typedef struct Casts { Cast job[3]; } Casts;
+
+/* a = A [rank, in];  b = scale B [out, rank], or its transpose [rank, out] for backward. */
+__global__ void lora_cast_kernel(const __grid_constant__ Casts casts, bool turned) {
+    const Cast &c = casts.job[blockIdx.y];
+    int first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
+    for (int i = first; i < c.rank * c.in; i += step) c.a[i] = (floatX)c.A[i];
+    for (int i = first; i < c.rank * c.out; i += step) c.b[i] = (floatX)(c.scale * (turned ? c.B[i % c.out * c.rank + i / c.out] : c.B[i]));
+}
+
+/* ---- lora_down: t = dropout(x) down^T -----------------------------------------------------------------------------------------------------------------
+   Bound by reading x, so x is read once: a block of 4 warps takes 64 rows, all of the depth, and up to three slices of 64 columns of t (q|k|v at rank 64). */
+
+enum { SLICE = 64, SLICES = 3, DOWN_ROWS = 64, LORA_THREADS = 128 };
+typedef struct Slice { int part, r0, width; } Slice;
+
+/* Slice `number` of t's columns. only >= 0: counted within one part, else over all of them. Width 0: there is none. */
+__device__ __forceinline__ Slice find_slice(const Group &g, int number, int only) {
+    for (int j = 0; j < g.count; j++) {
+        if (only >= 0 && j != only) continue;
+        int n = (g.part[j].rank + SLICE - 1) / SLICE;
+        if (number < n) { Slice s = {j, number * SLICE, min((int)SLICE, g.part[j].rank - number * SLICE)}; return s; }
+        number -= n;
+    }
+    Slice none = {0, 0, 0};
+    return none;
+}
+/* The slices of block row y: with shared x over all parts, else three of one part. Returns their number. */
+__device__ __forceinline__ int block_slices(Slice s[SLICES], const Group &g, int y, bool shared_x) {
+    int only = -1, count = 0;
+    if (!shared_x) for (only = 0; only < g.count; only++) {
+        int blocks = ((g.part[only].rank + SLICE - 1) / SLICE + SLICES - 1) / SLICES;
+        if (y < blocks) break;
+        y -= blocks;
+    }
+#pragma unroll
+    for (int i = 0; i < SLICES; i++) { s[i] = find_slice(g, y * SLICES + i, only); count += s[i].width > 0; }
+    return count;
+}
+static int slice_blocks(const Group &g, bool shared_x) {
+    int slices = 0, blocks = 0;
+    for (int j = 0; j < g.count; j++) { slices += div_up(g.part[j].rank, SLICE); blocks += div_up(div_up(g.part[j].rank, SLICE), SLICES); }
+    return shared_x ? div_up(slices, SLICES) : blocks;
+}
+
+__global__ void __launch_bounds__(LORA_THREADS) lora_down_kernel(floatX *t, int R, const __grid_constant__ Group g, bool shared_x, LoraCall call, int stages) {
+    SHARED_MEMORY(memory);
+    const int tile = DOWN_ROWS * PANEL, slot_size = (1 + SLICES) * tile;
+    floatX *ring = (floatX *)memory, *masked = ring + stages * slot_size;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = blockIdx.x * DOWN_ROWS;
+    Slice s[SLICES];
+    block_slices(s, g, blockIdx.y, shared_x);
+    const Matrix &x = g.part[s[0].part].x;
+    int steps = (x.columns + PANEL - 1) / PANEL;
+    float acc[SLICES][8][4];
+    for (int i = 0; i < SLICES; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
+
+    auto load = [&](int step) {
+        floatX *slot = ring + step % stages * slot_size;
+        tile_load(slot, DOWN_ROWS, PANEL, x, m0, step * PANEL);
+#pragma unroll
+        for (int i = 0; i < SLICES; i++) if (s[i].width) tile_load(slot + (1 + i) * tile, SLICE, PANEL, g.part[s[i].part].down, s[i].r0, step * PANEL);
+        cp_async_commit();
+    };
+    load(0);
+    for (int step = 0; step < steps; step++) {
+        bool ahead = stages == 2 && step + 1 < steps;
+        if (ahead) { load(step + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        __syncthreads();
+        const floatX *slot = ring + step % stages * slot_size;
+        if (call.dropout > 0) {
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) if (s[i].width) tile_dropout(masked + i * tile, slot, DOWN_ROWS, PANEL, call, g.part[s[i].part].site, m0, step * PANEL, x.columns);
+            __syncthreads();
+        }
+#pragma unroll
+        for (int k = 0; k < PANEL; k += 16) {
+            FragA a;
+            load_a(a, slot, DOWN_ROWS, warp * 16, k);
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) {
+                if (!s[i].width) continue;
+                if (call.dropout > 0) load_a(a, masked + i * tile, DOWN_ROWS, warp * 16, k);
+#pragma unroll
+                for (int j = 0; j < 8; j += 2) {
+                    if (j * 8 >= s[i].width) continue;
+                    FragB b[2];
+                    load_b_pair(b, slot + (1 + i) * tile, SLICE, j * 8, k);
+                    mma(acc[i][j], a, b[0]);
+                    mma(acc[i][j + 1], a, b[1]);
+                }
+            }
+        }
+        __syncthreads();
+        if (stages == 1 && step + 1 < steps) load(step + 1);
+    }
+#pragma unroll
+    for (int i = 0; i < SLICES; i++) {
+        int first = g.part[s[i].part].offset + s[i].r0;
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int row = m0 + warp * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2 + e % 2;
+                if (row < g.rows && column < s[i].width) t[(size_t)row * (size_t)R + (size_t)(first + column)] = (floatX)acc[i][j][e];
+            }
+        }
+    }
+}
+
+/* ---- lora_gradient: dB^T = t^T dy and dA = dt^T dropout(x), the same thing twice: a tall thin matrix, turned, times a tall wide one -----------------------
+   The depth is the tokens, so blocks along the width alone would be few: the tokens are split, each split writes its sum to scratch, and `lora_reduce` adds the splits in their order (no atomics).
+   A block takes 64 columns of the wide matrix, read once, for up to three slices of the thin one. Group: part.t thin, part.x wide. */
+
+__global__ void __launch_bounds__(LORA_THREADS) lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ Group g, bool shared_x, LoraCall call, int tokens, int stages) {
+    SHARED_MEMORY(memory);
+    const int tile = SLICE * SLICE, slot_size = (1 + SLICES) * tile;
+    floatX *ring = (floatX *)memory, *masked = ring + stages * slot_size;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, n0 = blockIdx.x * SLICE, first = blockIdx.z * tokens, last = min(g.rows, first + tokens);
+    Slice s[SLICES];
+    block_slices(s, g, blockIdx.y, shared_x);
+    const Matrix &x = g.part[s[0].part].x;
+    if (n0 >= x.columns) return;            /* parts of a group differ in width */
+    float acc[SLICES][4][2][4];
+    for (int i = 0; i < SLICES; i++) for (int j = 0; j < 4; j++) for (int e = 0; e < 8; e++) acc[i][j][e / 4][e % 4] = 0;
+
+    auto load = [&](int slot_number, int token) {
+        floatX *slot = ring + slot_number * slot_size;
+        tile_load(slot, SLICE, SLICE, x, token, n0);
+#pragma unroll
+        for (int i = 0; i < SLICES; i++) if (s[i].width) tile_load(slot + (1 + i) * tile, SLICE, SLICE, g.part[s[i].part].t, token, s[i].r0);
+        cp_async_commit();
+    };
+    load(0, first);
+    for (int token = first, step = 0; token < last; token += SLICE, step++) {
+        bool ahead = stages == 2 && token + SLICE < last;
+        if (ahead) { load((step + 1) % 2, token + SLICE); cp_async_wait<1>(); } else cp_async_wait<0>();
+        __syncthreads();
+        const floatX *slot = ring + step % stages * slot_size;
+        if (call.dropout > 0) {
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) if (s[i].width) tile_dropout(masked + i * tile, slot, SLICE, SLICE, call, g.part[s[i].part].site, token, n0, x.columns);
+            __syncthreads();
+        }
+#pragma unroll
+        for (int k = 0; k < SLICE; k += 16) {
+            FragB b[2];
+            load_b_pair_turned(b, slot, SLICE, warp * 16, k);
+#pragma unroll
+            for (int i = 0; i < SLICES; i++) {
+                if (!s[i].width) continue;
+                if (call.dropout > 0) load_b_pair_turned(b, masked + i * tile, SLICE, warp * 16, k);
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    if (j * 16 >= s[i].width) continue;
+                    FragA a;
+                    load_a_turned(a, slot + (1 + i) * tile, SLICE, j * 16, k);
+                    mma(acc[i][j][0], a, b[0]);
+                    mma(acc[i][j][1], a, b[1]);
+                }
+            }
+        }
+        __syncthreads();
+        if (stages == 1 && token + SLICE < last) load(0, token + SLICE);
+    }
+#pragma unroll
+    for (int i = 0; i < SLICES; i++) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                int r = j * 16 + lane / 4 + e % 4 / 2 * 8, n = n0 + warp * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2;
+                if (r < s[i].width && n < x.columns)
+                    partial[((size_t)blockIdx.z * (size_t)R + (size_t)(g.part[s[i].part].offset + s[i].r0 + r)) * (size_t)width + (size_t)n] = acc[i][j][e / 4][e % 4];
+            }
+        }
+    }
+}
+
+typedef struct Reduce { float *gradient; int rank, offset, columns; float scale; } Reduce;
+typedef struct Reduces { Reduce job[3]; } Reduces;
+
+/* gradient [rank, columns] (turned: [columns, rank]) += scale * sum of the splits. */
+__global__ void lora_reduce_kernel(const __grid_constant__ Reduces reduces, const float *partial, int R, int width, int splits, bool turned) {
+    const Reduce &p = reduces.job[blockIdx.y];
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < p.rank * p.columns; i += gridDim.x * blockDim.x) {
+        int r = i / p.columns, n = i % p.columns;
+        float sum = 0;
+        for (int s = 0; s < splits; s++) sum += partial[((size_t)s * (size_t)R + (size_t)(p.offset + r)) * (size_t)width + (size_t)n];
+        p.gradient[turned ? n * p.rank + r : i] += p.scale * sum;
+    }
+}
+
+/* As many splits of the tokens as give every multiprocessor four blocks. */
+static int gradient_splits(int N, int width, int slice_rows) {
+    int blocks = div_up(width, SLICE) * slice_rows, splits = div_up(4 * device.processors, blocks), most = div_up(N, SLICE);
+    return splits < 1 ? 1 : splits > most ? most : splits;
+}
+static void lora_gradient(const Group &g, const Reduces &reduces, bool shared_x, bool turned, int R, LoraCall call, ScratchCursor scratch) {
+    int width = 0, rows = slice_blocks(g, shared_x);
+    for (int j = 0; j < g.count; j++) if (g.part[j].x.columns > width) width = g.part[j].x.columns;
+    int splits = gradient_splits(g.rows, width, rows), tokens = div_up(div_up(g.rows, splits), SLICE) * SLICE;
+    splits = div_up(g.rows, tokens);
+    float *partial = scratch_take(&scratch, (size_t)splits * (size_t)R * (size_t)width);
+    size_t tile = SLICE * SLICE * sizeof(floatX), masks = call.dropout > 0 ? SLICES * tile : 0;
+    int stages = 2 * (1 + SLICES) * tile + masks <= device.shared ? 2 : 1;
+    size_t shared = (size_t)stages * (1 + SLICES) * tile + masks;
+    WITH_SHARED(lora_gradient_kernel, shared);
+    dim3 grid(div_up(width, SLICE), rows, splits), reduce_grid(div_up(R * width, 256), g.count);
+    LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, shared_x, call, tokens, stages);
+    LAUNCH(lora_reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, turned);
+}
+
+static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall call) {
+    size_t tile = DOWN_ROWS * PANEL * sizeof(floatX), masks = call.dropout > 0 ? SLICES * tile : 0;
+    int stages = 2 * (1 + SLICES) * tile + masks <= device.shared ? 2 : 1;
+    size_t shared = (size_t)stages * (1 + SLICES) * tile + masks;
+    WITH_SHARED(lora_down_kernel, shared);
+    dim3 grid(div_up(g.rows, DOWN_ROWS), slice_blocks(g, shared_x));
+    LAUNCH(lora_down_kernel, grid, LORA_THREADS, shared, t, R, g, shared_x, call, stages);
+}
+
+/* ---- the two launchers ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
+
+/* Brings the adapter of a group to floatX: a [R,I] and b, part after part. */
+static void lora_cast(floatX *a, floatX *b, const Linear *group, int count, bool turned) {
+    Casts casts;
+    int most = 1;
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        Cast c = {p->A, p->B, a, b, p->in, p->out, p->rank, p->scale};
+        casts.job[j] = c;
+        a += (size_t)p->rank * (size_t)p->in;
+        b += (size_t)p->rank * (size_t)p->out;
+        if (p->rank * p->in > most) most = p->rank * p->in;
+    }
+    dim3 grid(div_up(most, 1024), count);
+    LAUNCH(lora_cast_kernel, grid, 256, 0, casts, turned);
+}
+
+static void group_sums(const Linear *group, int count, int *O, int *R) {
+    *O = *R = 0;
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += group[j].rank; }
+}
+static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }      /* scratch is counted in floats */
+
+void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+    int O, R, I = group[0].in, o = 0, r = 0;
+    group_sums(group, count, &O, &R);
+    bool adapter = call.adapter && R;
+    ScratchCursor s = scratch_begin(scratch);
+    floatX *a = NULL, *b = NULL;
+    if (adapter) {
+        a = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)I));
+        b = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)O));
+        lora_cast(a, b, group, count, false);
+    }
+    Group whole, down;                      /* t's columns are numbered by rank, y's by output */
+    whole.count = down.count = count; whole.rows = down.rows = N; whole.stride = O; down.stride = R;
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        int rank = adapter ? p->rank : 0;
+        Part part = {matrix(x, (size_t)I, N, I), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o, p->site};
+        if (rank) {
+            part.t = matrix(t + r, (size_t)R, N, rank);
+            part.up = matrix(b, (size_t)rank, p->out, rank);
+            part.down = matrix(a + (size_t)r * (size_t)I, (size_t)I, rank, I);
+            b += (size_t)rank * (size_t)p->out;
+        }
+        whole.part[j] = down.part[j] = part;
+        down.part[j].offset = r;
+        o += p->out;
+        r += p->rank;
+    }
+    if (adapter) lora_down(t, R, down, true, call);
+    gemm_forward(y, whole, call, I);
+}
+
+void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+    int O, R, I = group[0].in, o = 0, r = 0;
+    group_sums(group, count, &O, &R);
+    bool adapter = call.adapter && R;
+    ScratchCursor s = scratch_begin(scratch);
+    floatX *a = NULL, *b = NULL, *dt = NULL;
+    if (adapter) {
+        a = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)I));
+        b = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)O));
+        dt = (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R));
+        lora_cast(a, b, group, count, true);
+    }
+    Group whole, for_A, for_B;              /* whole: dt and dx from dy; for_A: dt^T x; for_B: t^T dy */
+    Reduces reduce_A, reduce_B;
+    whole.count = for_A.count = for_B.count = count; whole.rows = for_A.rows = for_B.rows = N; whole.stride = for_A.stride = for_B.stride = I;
+    for (int j = 0; j < count; j++) {
+        const Linear *p = &group[j];
+        int rank = adapter ? p->rank : 0;
+        Part part = {matrix(dy + o, (size_t)O, N, p->out), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r, p->site};
+        if (rank) {
+            part.t = matrix(dt + r, (size_t)R, N, rank);
+            part.up = matrix(a + (size_t)r * (size_t)I, (size_t)I, rank, I);
+            part.down = matrix(b, (size_t)p->out, rank, p->out);
+            b += (size_t)rank * (size_t)p->out;
+        }
+        whole.part[j] = for_A.part[j] = for_B.part[j] = part;
+        for_A.part[j].x = matrix(x, (size_t)I, N, I);
+        if (rank) for_B.part[j].t = matrix(t + r, (size_t)R, N, rank);
+        Reduce A = {p->dA, rank, r, I, 1}, B = {p->dB, rank, r, p->out, p->scale};
+        reduce_A.job[j] = A;
+        reduce_B.job[j] = B;
+        o += p->out;
+        r += p->rank;
+    }
+    if (adapter) {
+        LoraCall plain = call;              /* dropout is on x alone */
+        plain.dropout = 0;
+        lora_down(dt, R, whole, false, plain);
+        lora_gradient(for_B, reduce_B, false, true, R, plain, s);
+        lora_gradient(for_A, reduce_A, true, false, R, call, s);
+    }
+    if (dx) gemm_backward(dx, whole, call, I);
+}
+
+/* ================================================================================================================================================
+   6  Q/K NORM AND ROTARY EMBEDDING
+   x_hat = x rstd, z = weight x_hat (Qwen3; else z = x);  (a, b) -> (a cos - b sin, b cos + a sin) on the pairs (d, d + D/2).     Backward: the rotation by the negative angle, then the norm's derivative
+   A team of lanes holds one head of one token, CHUNK pairs a lane: 8 lanes for D = 128, four heads a warp. One pass: P numbers read and written per token, rstd is made again instead of stored.
+   ================================================================================================================================================ */
+
+/* Sum over a team of `team` neighbouring lanes (a power of two). */
+__device__ __forceinline__ float team_sum(float v, int team) {
+    for (int offset = team / 2; offset; offset /= 2) v += __shfl_xor_sync(0xffffffff, v, offset);
+    return v;
+}
+
+template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table,
+                                                             const int32_t *positions, int64_t heads, int H, int KV, int D, int team, bool aligned) {
+    int half = D / 2, lane = threadIdx.x % team, d = lane * CHUNK;
+    int64_t number = (int64_t)blockIdx.x * (blockDim.x / team) + threadIdx.x / team;      /* of the head, token by token */
+    bool active = number < heads && d < half;                                 /* the others still take part in the sums */
+    int per_token = H + 2 * KV, h = active ? (int)(number % per_token) : 0;
+    int64_t n = active ? number / per_token : 0;
+    size_t at = (size_t)(n * per_token + h) * (size_t)D;
+    const float *weight = h < H ? q_weight : h < H + KV ? k_weight : NULL;
+    float x[2][CHUNK], g[2][CHUNK];
+    for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) x[side][j] = g[side][j] = 0;
+    if (active) for (int side = 0; side < 2; side++) {
+        if (!BACKWARD || weight) load_chunk(x[side], qkv + at + side * half, d, half, aligned);
+        if (BACKWARD) load_chunk(g[side], out + at + side * half, d, half, aligned);
+    }
+    float square = 0;
+    for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
+    float k = weight ? 1.0f / sqrtf(team_sum(square, team) / (float)D + eps) : (team_sum(square, team), 1.0f), mean = 0;
+    if (active) for (int j = 0; j < CHUNK && d + j < half; j++) {
+        size_t angle = (size_t)positions[n] * (size_t)half + (size_t)(d + j);
+        bool turns = h < H + KV;            /* v passes */
+        float c = turns ? cos_table[angle] : 1, s = turns ? sin_table[angle] : 0, w0 = weight ? weight[d + j] * k : 1, w1 = weight ? weight[d + j + half] * k : 1;
+        if (!BACKWARD) {
+            float a = w0 * x[0][j], b = w1 * x[1][j];
+            g[0][j] = a * c - b * s;
+            g[1][j] = b * c + a * s;
+        } else {
+            float a = g[0][j], b = g[1][j];
+            g[0][j] = w0 * (a * c + b * s);                                   /* rstd * weight * (gradient of z) */
+            g[1][j] = w1 * (b * c - a * s);
+            mean += g[0][j] * x[0][j] + g[1][j] * x[1][j];
+        }
+    }
+    if (BACKWARD) {
+        mean = team_sum(mean, team) * k * k / (float)D;
+        if (weight) for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) g[side][j] -= x[side][j] * mean;
+    }
+    if (active) for (int side = 0; side < 2; side++) store_chunk(out + at + side * half, g[side], d, half, aligned);
+}
+template <bool BACKWARD> static void qk_norm_rope_launch(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions,
+                                                         int N, int H, int KV, int D) {
+    int team = 1;
+    while (team * CHUNK < D / 2) team *= 2;
+    int64_t heads = (int64_t)N * (H + 2 * KV);
+    int per_block = 256 / team;
+    auto kernel = qk_norm_rope_kernel<BACKWARD>;
+    bool aligned = rows_aligned(out, D / 2) && rows_aligned(qkv, D / 2);
+    LAUNCH(kernel, (int)((heads + per_block - 1) / per_block), 256, 0, out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, heads, H, KV, D, team, aligned);
+}
+void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+    qk_norm_rope_launch<false>(out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, H, KV, D);
+}
+void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+    qk_norm_rope_launch<true>(dqkv, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, H, KV, D);
+}
+
+/* ================================================================================================================================================
+   7  ATTENTION
+   Forward    s = q k^T / sqrt(D), causal within a sequence;  p = softmax(s);  out = p v                                            saved: lse = log sum exp(s)
+   Backward   p = exp(s - lse);  dv = p^T dout;  ds = p (dout v^T - delta);  dq = ds k / sqrt(D);  dk = ds^T q / sqrt(D);    delta = dout . out
+   FlashAttention-2 (Dao 2023): a block holds 64 queries and walks over the keys they may see, 64 at a time; scores and probabilities live in registers only. 4 warps, 16 queries each.
+   A row of scores is spread over the four lanes of a quad, so maximum and sum need two shuffles. exp is exp2 with log2(e) folded into the scale.
+
+   Backward is two kernels. One holds 64 keys and walks over the queries that see them: dk and dv stay in registers, for all query heads of the group. The other holds 64 queries and walks over keys: dq.
+   The scores are made twice, seven products instead of FlashAttention's five; but dq has one writer: no atomics, the same bits in every run, and attention is a tenth of a LoRA step.
+
+   FLOPs: forward 2 H D (keys seen) per token and product; bytes: q, k, v, out once. At 1,024 tokens and D = 128 some 400 FLOPs a byte: bound by the tensor cores and the exponentials.
+   ================================================================================================================================================ */
+
+enum { QUERIES = 64, KEYS = 64, SHORT = 32, ATTENTION_THREADS = 128 };        /* SHORT: queries or keys a step of backward, where two kinds of scores share the registers */
+
+typedef struct Attention {                  /* what all attention kernels are told */
+    const floatX *qkv;                      /* [N,P] */
+    const int32_t *cu_seqlens;
+    int S, H, KV, D;
+    float scale;                            /* 1 / sqrt(D) */
+    int stages;
+    bool aligned;
+} Attention;
+
+/* Block number -> tile of `rows` within one sequence. Sequence s owns the numbers from cu[s]/rows + s on, always enough for its tiles and found by bisection without a table; first >= length: an empty number. */
+typedef struct SequenceTile { int begin, length, first; } SequenceTile;
+__device__ __forceinline__ SequenceTile find_tile(const Attention &a, int number, int rows) {
+    int low = 0, high = a.S - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (a.cu_seqlens[middle] / rows + middle <= number) low = middle;
+        else high = middle - 1;
+    }
+    int begin = a.cu_seqlens[low];
+    SequenceTile t = {begin, a.cu_seqlens[low + 1] - begin, (number - begin / rows - low) * rows};
+    return t;
+}
+/* Columns of one head of qkv, rows of one sequence. */
+__device__ __forceinline__ Matrix head_of(const Attention &a, const SequenceTile &s, int head) {
+    size_t P = (size_t)(a.H + 2 * a.KV) * (size_t)a.D;
+    Matrix m = {a.qkv + (size_t)s.begin * P + (size_t)head * (size_t)a.D, P, s.length, a.D, a.aligned};
+    return m;
+}
+__device__ __forceinline__ Matrix head_rows(const Attention &a, const floatX *x, const SequenceTile &s, int head) {     /* of an [N,H,D] */
+    size_t HD = (size_t)a.H * (size_t)a.D;
+    Matrix m = {x + (size_t)s.begin * HD + (size_t)head * (size_t)a.D, HD, s.length, a.D, a.aligned};
+    return m;
+}
+/* Elements of a tile of `rows` rows and DT * 16 columns: whole panels. */
+LORA_HOST_DEVICE static inline int head_tile(int rows, int DT) { return rows * ((DT * 16 + PANEL - 1) / PANEL * PANEL); }
+
+/* s [16 x 8 NT] = rows m0.. of `a` times the 8 NT rows of `b`, both DT * 16 wide. */
+template <int DT, int NT> __device__ __forceinline__ void scores(float s[NT][4], const floatX *a, int a_rows, int m0, const floatX *b, int b_rows) {
+#pragma unroll
+    for (int j = 0; j < NT; j++) for (int e = 0; e < 4; e++) s[j][e] = 0;
+#pragma unroll
+    for (int k = 0; k < DT; k++) {
+        FragA fa;
+        load_a(fa, a, a_rows, m0, k * 16);
+#pragma unroll
+        for (int j = 0; j < NT; j += 2) {
+            FragB fb[2];
+            load_b_pair(fb, b, b_rows, j * 8, k * 16);
+            mma(s[j], fa, fb[0]);
+            mma(s[j + 1], fa, fb[1]);
+        }
+    }
+}
+/* out [16 x 16 DT] += s [16 x 8 NT] times the 8 NT rows of b. */
+template <int DT, int NT> __device__ __forceinline__ void accumulate(float out[2 * DT][4], const float s[NT][4], const floatX *b, int b_rows) {
+#pragma unroll
+    for (int k = 0; k < NT; k += 2) {
+        FragA fa;
+        frag_from_products(fa, s[k], s[k + 1]);
+#pragma unroll
+        for (int j = 0; j < DT; j++) {
+            FragB fb[2];
+            load_b_pair_turned(fb, b, b_rows, j * 16, k * 8);
+            mma(out[2 * j], fa, fb[0]);
+            mma(out[2 * j + 1], fa, fb[1]);
+        }
+    }
+}
+/* A warp's [16 x 16 DT] times `factor[row half]` to rows row0.. of an output with D columns, through 16 rows of a tile in shared memory. */
+template <int DT> __device__ __forceinline__ void store_rows(floatX *out, size_t stride, int length, int D, bool aligned, floatX *tile, int tile_rows, int m0, int row0, const float acc[2 * DT][4], const float factor[2]) {
+    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+#pragma unroll
+    for (int j = 0; j < 2 * DT; j++) {
+        store_pair(tile + tile_at(tile_rows, m0 + g, j * 8 + 2 * t), acc[j][0] * factor[0], acc[j][1] * factor[0]);
+        store_pair(tile + tile_at(tile_rows, m0 + g + 8, j * 8 + 2 * t), acc[j][2] * factor[1], acc[j][3] * factor[1]);
+    }
+    __syncwarp();
+    tile_store(out, stride, length, D, aligned, tile, tile_rows, m0, 16, DT * 16, row0, 0);
+}
+
+template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attention a) {
+    SHARED_MEMORY(memory);
+    SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);       /* the last tiles of a sequence have the most keys: they start first */
+    if (s.first >= s.length) return;
+    int h = blockIdx.y, kv = h / (a.H / a.KV), warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = warp * 16, row = s.first + m0 + lane / 4;
+    const int tile = head_tile(KEYS, DT);
+    floatX *q = (floatX *)memory, *ring = q + tile;
+    Matrix mq = head_of(a, s, h), mk = head_of(a, s, a.H + kv), mv = head_of(a, s, a.H + a.KV + kv);
+    int tiles = (min(s.first + QUERIES, s.length) + KEYS - 1) / KEYS;          /* what lies above the diagonal is never touched */
+    auto load = [&](int number) {
+        floatX *slot = ring + number % a.stages * 2 * tile;
+        tile_load(slot, KEYS, DT * 16, mk, number * KEYS, 0);
+        tile_load(slot + tile, KEYS, DT * 16, mv, number * KEYS, 0);
+        cp_async_commit();
+    };
+    tile_load(q, QUERIES, DT * 16, mq, s.first, 0);
+    load(0);
+    float acc[2 * DT][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, p[KEYS / 8][4];
+    for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) acc[j][e] = 0;
+    float log2_scale = a.scale * 1.44269504f;
+    for (int number = 0; number < tiles; number++) {
+        bool ahead = a.stages == 2 && number + 1 < tiles;
+        if (ahead) { load(number + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        __syncthreads();
+        const floatX *k = ring + number % a.stages * 2 * tile, *v = k + tile;
+        scores<DT, KEYS / 8>(p, q, QUERIES, m0, k, KEYS);
+        if (number == tiles - 1)            /* only the last tile meets the diagonal or the end */
+            for (int j = 0; j < KEYS / 8; j++) for (int e = 0; e < 4; e++) if (number * KEYS + j * 8 + lane % 4 * 2 + e % 2 > row + e / 2 * 8) p[j][e] = -INFINITY;
+        for (int half = 0; half < 2; half++) {
+            float best = top[half];
+            for (int j = 0; j < KEYS / 8; j++) best = fmaxf(best, fmaxf(p[j][2 * half], p[j][2 * half + 1]));
+            best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 1));
+            best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 2));
+            float shrink = exp2f((top[half] - best) * log2_scale), part = 0;  /* the first tile: exp2(-inf) = 0; every query sees at least key 0 in it */
+            for (int j = 0; j < KEYS / 8; j++) for (int e = 2 * half; e < 2 * half + 2; e++) { p[j][e] = exp2f((p[j][e] - best) * log2_scale); part += p[j][e]; }
+            sum[half] = sum[half] * shrink + part;
+            top[half] = best;
+            for (int j = 0; j < 2 * DT; j++) { acc[j][2 * half] *= shrink; acc[j][2 * half + 1] *= shrink; }
+        }
+        accumulate<DT, KEYS / 8>(acc, p, v, KEYS);
+        __syncthreads();
+        if (a.stages == 1 && number + 1 < tiles) load(number + 1);
+    }
+    float inverse[2];
+    for (int half = 0; half < 2; half++) {
+        sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
+        sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
+        inverse[half] = 1.0f / sum[half];
+        if (lane % 4 == 0 && row + half * 8 < s.length) lse[(size_t)(s.begin + row + half * 8) * (size_t)a.H + (size_t)h] = top[half] * a.scale + logf(sum[half]);
+    }
+    Matrix to = head_rows(a, out, s, h);
+    store_rows<DT>(out + (to.data - out), to.stride, s.length, a.D, a.aligned, q, QUERIES, m0, s.first + m0, acc, inverse);     /* the warp's own rows of q: nobody else reads them */
+}
+
+/* delta[n,h] = dout . out, a warp each. */
+__global__ void attention_delta_kernel(float *delta, const floatX *dout, const floatX *out, int64_t rows, int D, bool aligned) {
+    int64_t i = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    if (i >= rows) return;
+    float sum = 0, x[CHUNK], y[CHUNK];
+    for (int d = threadIdx.x % WARP * CHUNK; d < D; d += WARP * CHUNK) {
+        load_chunk(x, dout + i * D, d, D, aligned);
+        load_chunk(y, out + i * D, d, D, aligned);
+        for (int j = 0; j < CHUNK; j++) sum += x[j] * y[j];
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) delta[i] = sum;
+}
+
+/* dk and dv of 64 keys. Scores are made turned, keys by queries, so that p^T and ds^T are already the A operands of dv = p^T dout and dk = ds^T q. */
+template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
+    SHARED_MEMORY(memory);
+    SequenceTile s = find_tile(a, blockIdx.x, KEYS);                          /* the first tiles are seen by the most queries */
+    if (s.first >= s.length) return;
+    int kv = blockIdx.y, group = a.H / a.KV, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = warp * 16, key = s.first + m0 + lane / 4;
+    const int keys_tile = head_tile(KEYS, DT), queries_tile = head_tile(SHORT, DT);
+    floatX *k = (floatX *)memory, *v = k + keys_tile, *ring = v + keys_tile;
+    float *saved = (float *)(ring + a.stages * 2 * queries_tile);             /* a slot: lse [SHORT], delta [SHORT] */
+    int start = s.first / SHORT, per_head = (s.length + SHORT - 1) / SHORT - start, steps = per_head * group;
+    auto load = [&](int step) {
+        int h = kv * group + step / per_head, q0 = (start + step % per_head) * SHORT, slot = step % a.stages;
+        tile_load(ring + slot * 2 * queries_tile, SHORT, DT * 16, head_of(a, s, h), q0, 0);
+        tile_load(ring + (slot * 2 + 1) * queries_tile, SHORT, DT * 16, head_rows(a, dout, s, h), q0, 0);
+        for (int i = threadIdx.x; i < 2 * SHORT; i += blockDim.x) {
+            int query = q0 + i % SHORT;
+            saved[slot * 2 * SHORT + i] = query < s.length ? (i < SHORT ? lse : delta)[(size_t)(s.begin + query) * (size_t)a.H + (size_t)h] : 0;
+        }
+        cp_async_commit();
+    };
+    tile_load(k, KEYS, DT * 16, head_of(a, s, a.H + kv), s.first, 0);
+    tile_load(v, KEYS, DT * 16, head_of(a, s, a.H + a.KV + kv), s.first, 0);
+    load(0);
+    float dk[2 * DT][4], dv[2 * DT][4], p[SHORT / 8][4], ds[SHORT / 8][4];
+    for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) dk[j][e] = dv[j][e] = 0;
+    for (int step = 0; step < steps; step++) {
+        bool ahead = a.stages == 2 && step + 1 < steps;
+        if (ahead) { load(step + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        __syncthreads();
+        int q0 = (start + step % per_head) * SHORT, slot = step % a.stages;
+        const floatX *q = ring + slot * 2 * queries_tile, *d = q + queries_tile;
+        const float *l = saved + slot * 2 * SHORT;
+        scores<DT, SHORT / 8>(p, k, KEYS, m0, q, SHORT);
+        scores<DT, SHORT / 8>(ds, v, KEYS, m0, d, SHORT);
+        for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
+            int column = j * 8 + lane % 4 * 2 + e % 2;
+            bool seen = key + e / 2 * 8 <= q0 + column && q0 + column < s.length;
+            p[j][e] = seen ? exp2f((p[j][e] * a.scale - l[column]) * 1.44269504f) : 0;
+            ds[j][e] = p[j][e] * (ds[j][e] - l[SHORT + column]);
+        }
+        accumulate<DT, SHORT / 8>(dv, p, d, SHORT);
+        accumulate<DT, SHORT / 8>(dk, ds, q, SHORT);
+        __syncthreads();
+        if (a.stages == 1 && step + 1 < steps) load(step + 1);
+    }
+    float one[2] = {1, 1}, scale[2] = {a.scale, a.scale};
+    Matrix to_k = head_of(a, s, a.H + kv), to_v = head_of(a, s, a.H + a.KV + kv);
+    store_rows<DT>(dqkv + (to_k.data - a.qkv), to_k.stride, s.length, a.D, a.aligned, k, KEYS, m0, s.first + m0, dk, scale);
+    store_rows<DT>(dqkv + (to_v.data - a.qkv), to_v.stride, s.length, a.D, a.aligned, v, KEYS, m0, s.first + m0, dv, one);
+}
+
+/* dq of 64 queries of one head. */
+template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
+    SHARED_MEMORY(memory);
+    SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);
+    if (s.first >= s.length) return;
+    int h = blockIdx.y, kv = h / (a.H / a.KV), warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = warp * 16, row = s.first + m0 + lane / 4;
+    const int queries_tile = head_tile(QUERIES, DT), keys_tile = head_tile(SHORT, DT);
+    floatX *q = (floatX *)memory, *d = q + queries_tile, *ring = d + queries_tile;
+    Matrix mk = head_of(a, s, a.H + kv), mv = head_of(a, s, a.H + a.KV + kv);
+    int tiles = (min(s.first + QUERIES, s.length) + SHORT - 1) / SHORT;
+    auto load = [&](int number) {
+        floatX *slot = ring + number % a.stages * 2 * keys_tile;
+        tile_load(slot, SHORT, DT * 16, mk, number * SHORT, 0);
+        tile_load(slot + keys_tile, SHORT, DT * 16, mv, number * SHORT, 0);
+        cp_async_commit();
+    };
+    tile_load(q, QUERIES, DT * 16, head_of(a, s, h), s.first, 0);
+    tile_load(d, QUERIES, DT * 16, head_rows(a, dout, s, h), s.first, 0);
+    load(0);
+    float l[2] = {0, 0}, del[2] = {0, 0};
+    for (int half = 0; half < 2; half++) if (row + half * 8 < s.length) {
+        size_t at = (size_t)(s.begin + row + half * 8) * (size_t)a.H + (size_t)h;
+        l[half] = lse[at];
+        del[half] = delta[at];
+    }
+    float dq[2 * DT][4], p[SHORT / 8][4], ds[SHORT / 8][4];
+    for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) dq[j][e] = 0;
+    for (int number = 0; number < tiles; number++) {
+        bool ahead = a.stages == 2 && number + 1 < tiles;
+        if (ahead) { load(number + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        __syncthreads();
+        const floatX *k = ring + number % a.stages * 2 * keys_tile, *v = k + keys_tile;
+        scores<DT, SHORT / 8>(p, q, QUERIES, m0, k, SHORT);
+        scores<DT, SHORT / 8>(ds, d, QUERIES, m0, v, SHORT);
+        for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
+            int key = number * SHORT + j * 8 + lane % 4 * 2 + e % 2, half = e / 2;
+            bool seen = key <= row + half * 8 && row + half * 8 < s.length;
+            ds[j][e] = seen ? exp2f((p[j][e] * a.scale - l[half]) * 1.44269504f) * (ds[j][e] - del[half]) : 0;
+        }
+        accumulate<DT, SHORT / 8>(dq, ds, k, SHORT);
+        __syncthreads();
+        if (a.stages == 1 && number + 1 < tiles) load(number + 1);
+    }
+    float scale[2] = {a.scale, a.scale};
+    Matrix to = head_of(a, s, h);
+    store_rows<DT>(dqkv + (to.data - a.qkv), to.stride, s.length, a.D, a.aligned, q, QUERIES, m0, s.first + m0, dq, scale);
+}
+
+/* DT of the instance that holds D columns: steps of 16, with 3 and 7 left to the next one up. */
+static int head_steps(int D) { int n = div_up(D, 16); return n == 3 ? 4 : n == 7 ? 8 : n; }
+#define FOR_HEAD_DIM(D, CALL) \
+    switch (head_steps(D)) { \
+    case 1: CALL(1); break; \
+    case 2: CALL(2); break; \
+    case 4: CALL(4); break; \
+    case 5: CALL(5); break; \
+    case 6: CALL(6); break; \
+    default: CALL(8); \
+    }
+/* Bytes of shared memory of the hungriest attention kernel (keys: 2 x 64 rows held, 2 x 32 in each slot, and their statistics; forward: 64 held, 2 x 64 in each slot). */
+static size_t attention_shared(int D, int stages) {
+    int DT = head_steps(D);
+    size_t forward = (size_t)head_tile(QUERIES + stages * 2 * KEYS, DT) * sizeof(floatX), backward = (size_t)head_tile(2 * KEYS + stages * 2 * SHORT, DT) * sizeof(floatX) + (size_t)stages * 2 * SHORT * sizeof(float);
+    return forward > backward ? forward : backward;
+}
+
+static Attention attention_arguments(const floatX *qkv, const int32_t *cu_seqlens, int S, int H, int KV, int D, bool aligned) {
+    Attention a = {qkv, cu_seqlens, S, H, KV, D, 1.0f / sqrtf((float)D), attention_shared(D, 2) <= device.shared ? 2 : 1, aligned && rows_aligned(qkv, D)};
+    return a;
+}
+
+void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+    (void)scratch;
+    Attention a = attention_arguments(qkv, cu_seqlens, S, H, KV, D, rows_aligned(out, D));
+    dim3 grid(N / QUERIES + S, H);
+#define FORWARD(DT) do { \
+        auto kernel = attention_forward_kernel<DT>; \
+        size_t shared = (size_t)head_tile(QUERIES + a.stages * 2 * KEYS, DT) * sizeof(floatX); \
+        WITH_SHARED(kernel, shared); \
+        LAUNCH(kernel, grid, ATTENTION_THREADS, shared, out, lse, a); \
+    } while (0)
+    FOR_HEAD_DIM(D, FORWARD);
+#undef FORWARD
+}
+
+void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *delta = scratch_take(&cursor, (size_t)N * (size_t)H);
+    bool aligned = rows_aligned(dqkv, D) && rows_aligned(dout, D) && rows_aligned(out, D);
+    int64_t rows = (int64_t)N * H;
+    LAUNCH(attention_delta_kernel, (int)((rows + 7) / 8), 8 * WARP, 0, delta, dout, out, rows, D, aligned);
+    Attention a = attention_arguments(qkv, cu_seqlens, S, H, KV, D, aligned);
+    dim3 keys_grid(N / KEYS + S, KV), queries_grid(N / QUERIES + S, H);
+#define BACKWARD(DT) do { \
+        auto keys = attention_keys_kernel<DT>; \
+        auto queries = attention_queries_kernel<DT>; \
+        size_t shared = (size_t)head_tile(2 * KEYS + a.stages * 2 * SHORT, DT) * sizeof(floatX), statistics = (size_t)a.stages * 2 * SHORT * sizeof(float); \
+        WITH_SHARED(keys, shared + statistics); \
+        WITH_SHARED(queries, shared); \
+        LAUNCH(keys, keys_grid, ATTENTION_THREADS, shared + statistics, dqkv, dout, lse, delta, a); \
+        LAUNCH(queries, queries_grid, ATTENTION_THREADS, shared, dqkv, dout, lse, delta, a); \
+    } while (0)
+    FOR_HEAD_DIM(D, BACKWARD);
+#undef BACKWARD
+}
+
+/* ================================================================================================================================================
+   8  SWIGLU
+   h = silu(gate) up, silu(g) = g sig(g).      dup = dh silu(gate);  dgate = dh up sig (1 + gate (1 - sig))
+   Elementwise: 3 F numbers of traffic forward, 5 F backward. d_gate_up may be gate_up: each thread reads its elements before it writes them.
+   ================================================================================================================================================ */
+
+template <bool BACKWARD> __global__ void swiglu_kernel(floatX *out, const floatX *dh, const floatX *gate_up, int64_t chunks, int per_row, int F, bool aligned) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= chunks) return;
+    int64_t n = i / per_row;
+    int f = (int)(i % per_row) * CHUNK;
+    const floatX *gate = gate_up + n * 2 * F, *up = gate + F;
+    float g[CHUNK], u[CHUNK], d[CHUNK];
+    load_chunk(g, gate, f, F, aligned);
+    load_chunk(u, up, f, F, aligned);
+    if (BACKWARD) load_chunk(d, dh + n * F, f, F, aligned);
+    for (int j = 0; j < CHUNK; j++) {
+        float sig = 1.0f / (1.0f + expf(-g[j]));
+        if (!BACKWARD) g[j] = g[j] * sig * u[j];
+        else {
+            float dup = d[j] * g[j] * sig;
+            g[j] = d[j] * u[j] * sig * (1.0f + g[j] * (1.0f - sig));
+            u[j] = dup;
+        }
+    }
+    if (!BACKWARD) store_chunk(out + n * F, g, f, F, aligned);
+    else { store_chunk(out + n * 2 * F, g, f, F, aligned); store_chunk(out + n * 2 * F + F, u, f, F, aligned); }
+}
+template <bool BACKWARD> static void swiglu_launch(floatX *out, const floatX *dh, const floatX *gate_up, int N, int F) {
+    int per_row = div_up(F, CHUNK);
+    int64_t chunks = (int64_t)N * per_row;
+    bool aligned = rows_aligned(out, F) && rows_aligned(dh, F) && rows_aligned(gate_up, F);
+    auto kernel = swiglu_kernel<BACKWARD>;
+    LAUNCH(kernel, (int)((chunks + 255) / 256), 256, 0, out, dh, gate_up, chunks, per_row, F, aligned);
+}
+void swiglu_forward(floatX *h, const floatX *gate_up, int N, int F) { swiglu_launch<false>(h, NULL, gate_up, N, F); }
+void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up, int N, int F) { swiglu_launch<true>(d_gate_up, dh, gate_up, N, F); }
+
+/* ================================================================================================================================================
+   9  HEAD AND CROSS-ENTROPY
+   loss = log sum exp(z - max) + max - z_target;  entropy = log sum - sum p (z - max);  dz = dloss (softmax(z) - onehot), written over z;  dx = dz W
+   Rows without a target are left out before the product: with prompts masked that is often half of 2 x 2 C V FLOPs a token, a fifth of the whole step of a small model. The logits come a chunk of rows at
+   a time, at most LOGITS_BYTES of them, in floatX as transformers has them. A block takes a row: one pass for maximum and sums (rescaled as the maximum grows), one for dz; the second reads the L2 cache.
+   ================================================================================================================================================ */
+
+enum { LOSS_THREADS = 256, ROW_NUMBERS = 3 };         /* per row: loss, entropy, hit */
+static const size_t LOGITS_BYTES = 590000000;         /* 1,920 rows of Qwen3's 151,936 */
+
+static int logits_chunk(int rows, int vocab) {
+    int64_t n = (int64_t)(LOGITS_BYTES / ((size_t)vocab * sizeof(floatX))) / TILE * TILE;
+    return n < TILE ? (rows < TILE ? rows : TILE) : n < rows ? (int)n : rows;
+}
+
+/* Softmax statistics of a set of logits: e = sum exp(z - top), w = sum exp(z - top) (z - top), and where the top was first met. */
+typedef struct Softmax { float top, e, w; int argmax; } Softmax;
+__device__ __forceinline__ Softmax softmax_join(Softmax a, Softmax b) {
+    if (b.top > a.top || (b.top == a.top && b.argmax < a.argmax)) { Softmax c = a; a = b; b = c; }
+    if (b.top == -INFINITY) return a;
+    float d = b.top - a.top, f = expf(d);
+    a.w += f * (b.w + b.e * d);
+    a.e += f * b.e;
+    return a;
+}
+
+__global__ void __launch_bounds__(LOSS_THREADS) loss_kernel(float *numbers, floatX *logits, const int32_t *row, const int32_t *targets, float dloss, int V, bool aligned) {
+    SHARED_MEMORY(memory);
+    Softmax *warps = (Softmax *)memory, s = {-INFINITY, 0, 0, INT_MAX};
+    floatX *z = logits + (size_t)blockIdx.x * (size_t)V;
+    int target = targets[row[blockIdx.x]], lane = threadIdx.x % WARP;
+    float v[CHUNK], at_target = (float)z[target];                             /* read before anything is written over */
+    for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
+        load_chunk(v, z, c, V, aligned);
+        Softmax part = {-INFINITY, 0, 0, INT_MAX};
+        for (int j = 0; j < CHUNK; j++) if (c + j < V && v[j] > part.top) { part.top = v[j]; part.argmax = c + j; }
+        if (c + 0 < V && part.argmax == INT_MAX) part.argmax = c;             /* nothing but NaN: the row's loss becomes NaN below */
+        for (int j = 0; j < CHUNK; j++) if (c + j < V) { float d = v[j] - part.top, e = expf(d); part.e += e; part.w += e * d; }
+        s = softmax_join(s, part);
+    }
+    for (int offset = 1; offset < WARP; offset *= 2) {
+        Softmax other = {__shfl_xor_sync(0xffffffff, s.top, offset), __shfl_xor_sync(0xffffffff, s.e, offset), __shfl_xor_sync(0xffffffff, s.w, offset), __shfl_xor_sync(0xffffffff, s.argmax, offset)};
+        s = softmax_join(s, other);
+    }
+    if (lane == 0) warps[threadIdx.x / WARP] = s;
+    __syncthreads();
+    s = warps[0];
+    for (int w = 1; w < LOSS_THREADS / WARP; w++) s = softmax_join(s, warps[w]);
+    if (threadIdx.x == 0) {
+        float *out = numbers + (size_t)row[blockIdx.x] * ROW_NUMBERS;
+        out[0] = logf(s.e) + s.top - at_target;
+        out[1] = logf(s.e) - s.w / s.e;
+        out[2] = s.argmax == target;
+    }
+    if (dloss == 0) return;
+    float factor = dloss / s.e;
+    for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
+        load_chunk(v, z, c, V, aligned);
+        for (int j = 0; j < CHUNK; j++) v[j] = expf(v[j] - s.top) * factor - (c + j == target ? dloss : 0);
+        store_chunk(z, v, c, V, aligned);
+    }
+}
+
+/* x W^T or dz W of a plain matrix as a group of one part without an adapter. */
+static Group plain_group(const floatX *x, const Weight *w, int rows, bool backward) {
+    Group g;
+    Part p = {matrix(x, (size_t)(backward ? w->rows : w->cols), rows, backward ? w->rows : w->cols), matrix((const floatX *)w->packed, (size_t)w->cols, w->rows, w->cols), no_matrix(), no_matrix(), no_matrix(), NULL, 0,
+              backward ? w->cols : w->rows, 0, 0};
+    g.part[0] = g.part[1] = g.part[2] = p;
+    g.count = 1; g.rows = rows; g.stride = backward ? w->cols : w->rows;
+    return g;
+}
+static LoraCall no_adapter(void) { LoraCall call; memset(&call, 0, sizeof call); return call; }
+
+LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
+    LossStats stats = {0, 0, 0, 0};
+    int chunk = logits_chunk(N, V), labelled = 0;
+    ScratchCursor cursor = scratch_begin(scratch);
+    floatX *logits = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)V)), *gathered = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)C));
+    float *numbers = scratch_take(&cursor, (size_t)N * ROW_NUMBERS), *host_numbers = (float *)must_alloc((size_t)N * ROW_NUMBERS * sizeof(float));
+    int32_t *row = (int32_t *)scratch_take(&cursor, (size_t)N), *host_row = (int32_t *)must_alloc((size_t)N * sizeof(int32_t));
+    /* Which rows have a target is known to the host only after asking: one wait a micro-batch, microseconds against its tens of milliseconds. */
+    backend_download(host_row, targets, (size_t)N * sizeof(int32_t));
+    for (int n = 0; n < N; n++) if (host_row[n] != -100) host_row[labelled++] = n;
+    backend_upload(row, host_row, (size_t)labelled * sizeof(int32_t));
+    if (dx) backend_zero(dx, (size_t)N * (size_t)C * sizeof(floatX));
+    for (int first = 0; first < labelled; first += chunk) {
+        int rows = labelled - first < chunk ? labelled - first : chunk;
+        copy_rows(gathered, x, row + first, false, rows, C);
+        gemm_forward(logits, plain_group(gathered, head, rows, false), no_adapter(), C);
+        LAUNCH(loss_kernel, rows, LOSS_THREADS, LOSS_THREADS / WARP * sizeof(Softmax), numbers, logits, row + first, targets, dx ? dloss : 0, V, rows_aligned(logits, V));
+        if (!dx) continue;
+        gemm_backward(gathered, plain_group(logits, head, rows, true), no_adapter(), C);
+        copy_rows(dx, gathered, row + first, true, rows, C);
+    }
+    backend_download(host_numbers, numbers, (size_t)N * ROW_NUMBERS * sizeof(float));
+    if (row_loss) memset(row_loss, 0, (size_t)N * sizeof(float));
+    for (int i = 0; i < labelled; i++) {
+        const float *r = host_numbers + (size_t)host_row[i] * ROW_NUMBERS;
+        stats.loss_sum += (double)r[0];
+        stats.entropy_sum += (double)r[1];
+        stats.correct += r[2] != 0;
+        if (row_loss) row_loss[host_row[i]] = r[0];
+    }
+    stats.tokens = labelled;
+    free(host_numbers);
+    free(host_row);
+    return stats;
+}
+
+void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
+    ScratchCursor cursor = scratch_begin(scratch);
+    int chunk = logits_chunk(N, V);
+    floatX *here = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)V)), *host = (floatX *)must_alloc((size_t)chunk * (size_t)V * sizeof(floatX));
+    for (int n = 0; n < N; n += chunk) {
+        int rows = N - n < chunk ? N - n : chunk;
+        gemm_forward(here, plain_group(x + (size_t)n * (size_t)C, head, rows, false), no_adapter(), C);
+        backend_download(host, here, (size_t)rows * (size_t)V * sizeof(floatX));
+        for (size_t i = 0; i < (size_t)rows * (size_t)V; i++) logits[(size_t)n * (size_t)V + i] = (float)host[i];
+    }
+    free(host);
+}
+
+/* ================================================================================================================================================
+   10  OPTIMIZER
+   The adapter is one flat range of fp32: AdamW reads 16 bytes and writes 12 a parameter, 0.1 ms for 17 M of them. The norm is summed in double, NORM_BLOCKS partial sums that the host adds in order.
+   ================================================================================================================================================ */
+
+__global__ void adamw_kernel(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float decay, float rate, float root, float beta1, float beta2, float eps) {
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) {
+        float g = grad_scale * grad[i];
+        m[i] = beta1 * m[i] + (1.0f - beta1) * g;
+        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
+        param[i] = param[i] * decay - rate * m[i] / (sqrtf(v[i]) * root + eps);
+    }
+}
+void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {
+    float decay = (float)(1.0 - (double)lr * (double)weight_decay), rate = (float)((double)lr / (1.0 - pow((double)beta1, step))), root = (float)(1.0 / sqrt(1.0 - pow((double)beta2, step)));
+    size_t blocks = (count + 255) / 256;
+    LAUNCH(adamw_kernel, (int)(blocks < 65536 ? blocks : 65536), 256, 0, param, m, v, grad, count, grad_scale, decay, rate, root, beta1, beta2, eps);
+}
+
+__global__ void global_norm_kernel(double *partial, const float *grad, size_t count) {
+    SHARED_MEMORY(memory);
+    double *sums = (double *)memory, sum = 0;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) sum += (double)grad[i] * (double)grad[i];
+    sums[threadIdx.x] = sum;
+    for (int width = blockDim.x / 2; width; width /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < width) sums[threadIdx.x] += sums[threadIdx.x + width];
+    }
+    if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
+}
+double global_norm(const float *grad, size_t count) {
+    double partial[NORM_BLOCKS], sum = 0;
+    LAUNCH(global_norm_kernel, NORM_BLOCKS, 256, 256 * sizeof(double), device.partial, grad, count);
+    backend_download(partial, device.partial, sizeof partial);
+    for (int i = 0; i < NORM_BLOCKS; i++) sum += partial[i];
+    return sqrt(sum);
+}
+
+/* ---- scratch -------------------------------------------------------------------------------------------------------------------------------------- */
+
+size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
+    size_t N = (size_t)n, W = (size_t)widest, R = (size_t)rank, chunk = (size_t)logits_chunk(n, vocab), X = sizeof(floatX);
+    size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)device.processors + 1)) * sizeof(float);          /* splits * R * width of lora_gradient: see gradient_splits */
+    size_t linear = 2 * R * W * X + N * R * X + splits;
+    size_t head = chunk * ((size_t)vocab + (size_t)hidden) * X + N * (ROW_NUMBERS + 1) * sizeof(float);
+    size_t attention = N * W * sizeof(float);         /* delta [N,H] */
+    size_t most = linear > head ? linear : head;
+    return (attention > most ? attention : most) + 4096;
+}
+#endif /* LORA_CUDA */
 
 #define VERSION "0.1.0"
 

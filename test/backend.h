@@ -1,0 +1,50 @@
+/* backend.h - what a test of ops or models includes instead of lora.h: the backend under test and memory that both it and the test can reach.
+     gcc test.c                          the CPU ops of lora.h
+     g++ -x c++ -DEMULATED test.c        the CUDA kernels of train_lora.cu, run by test/cuda_on_cpu.h; -DPRECISION_FP32 or -DPRECISION_FP16 choose floatX, else bf16
+     nvcc -x cu test.c                   the same kernels on a card */
+#ifndef BACKEND_H
+#define BACKEND_H
+#ifdef EMULATED
+#include "cuda_on_cpu.h"
+#endif
+#if defined(EMULATED) || defined(__CUDACC__)
+#define TESTING                             /* train_lora.cu without its main */
+#include "train_lora.cu"
+#else
+#define TOKENIZER_IMPLEMENTATION
+#define LORA_IMPLEMENTATION
+#include "lora.h"
+#endif
+#include "check.h"
+
+/* Memory for inputs and outputs of ops; on a card it is managed memory, which host and kernels share. */
+static void *shared_alloc(size_t bytes) {
+#ifdef LORA_CUDA
+    void *p = NULL;
+    CUDA_CHECK(cudaMallocManaged(&p, bytes + 16));
+    return p;
+#else
+    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+#endif
+}
+static void shared_free(const void *p) {
+#ifdef LORA_CUDA
+    if (p) CUDA_CHECK(cudaFree((void *)p));
+#else
+    free((void *)p);
+#endif
+}
+/* Kernels run beside the host: nothing is read before they are done. */
+static void shared_wait(void) {
+#ifdef LORA_CUDA
+    CUDA_CHECK(cudaDeviceSynchronize());
+#endif
+}
+static void backend_ready(void) {
+    Error err;
+    ModelConfig any;
+    memset(&any, 0, sizeof any);
+    any.head_dim = 64;
+    if (!backend_open(&any, &err)) { printf("FAIL  %s\n", err.text); exit(1); }
+}
+#endif
