@@ -3,14 +3,27 @@
        make && ./train_lora                                                    # the embedded base model on the embedded dialogues
        ./train_lora --model Qwen3-1.7B --data train.jsonl --output adapter     # a real one
 
-   This version runs on the CPU: the ops are those of lora.h, and this file is the command line alone. It is named .cu because the CUDA kernels, one chapter an op in forward order, will stand
-   above the command line and replace those ops behind the same signatures.
+   Two halves. Built by nvcc, the first is the GPU: a kernel for every op that lora.h declares, each beside its launcher, one chapter an op in forward order, with the formula, the derivative and what the
+   roofline says at its head. Built by gcc as plain C, that half is left out and the CPU ops of lora.h take its place behind the same signatures. The second half is the command line.
 
    TABLE OF CONTENTS
-     1  options         one table: parsing, --help, range checks, --config and run.json all come from it
-     2  terminal        what a run prints: the plan, the memory table, the progress bar, the evaluations
-     3  inspect         what is in the loss, token by token
-     4  main            the verbs */
+     1  the device                  checks, launches, memory
+     2  matrix instructions, tiles  all PTX; fragments, swizzled tiles in shared memory, 16-byte rows
+     3  weights and embedding
+     4  RMSNorm                     with the residual add
+     5  linear layers with LoRA     the matrix product on tensor cores; t = dropout(x) A^T, dA, dB
+     6  q/k norm and rotary embedding
+     7  attention                   FlashAttention-2, forward and backward
+     8  SwiGLU
+     9  head and cross-entropy
+    10  optimizer                   AdamW, global norm; then the scratch that all of this needs
+    11  options                     one table: parsing, --help, range checks, --config and run.json all come from it
+    12  terminal                    what a run prints: the plan, the memory table, the progress bar, the evaluations
+    13  inspect                     what is in the loss, token by token
+    14  main                        the verbs
+
+   DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
+   gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No kernel adds floats atomically: the same input gives the same bits. */
 #if defined(__CUDACC__) || defined(CUDA_ON_CPU)
 #define LORA_CUDA
 #define LORA_NO_CPU_OPS                     /* the ops of lora.h are replaced by the kernels below */
@@ -364,7 +377,7 @@ void weight_pack(Weight *w, void *where) {
     const DType same = sizeof(floatX) == 4 ? DTYPE_F32 : LORA_LOSS_SCALE > 1 ? DTYPE_F16 : DTYPE_BF16;
     if (w->dtype == same) backend_upload(where, w->data, count * size);       /* straight from the mapped file */
     else {
-        enum { PIECE = 1 << 20 };
+        const size_t PIECE = 1 << 20;
         float *values = (float *)must_alloc(PIECE * sizeof(float));
         floatX *converted = (floatX *)must_alloc(PIECE * sizeof(floatX));
         for (size_t at = 0; at < count; at += PIECE) {
@@ -491,7 +504,7 @@ __device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile,
     for (int i = threadIdx.x; i < rows * chunks; i += blockDim.x) {
         int row = i / chunks, column = i % chunks * CHUNK, at = tile_at(rows, row, column);
         uint64_t index = (uint64_t)(row0 + row) * (uint64_t)I + (uint64_t)(column0 + column);
-        uint32_t numbers[4];
+        uint32_t numbers[4] = {0, 0, 0, 0};
         for (int j = 0; j < CHUNK; j++) masked[at + j] = (floatX)((float)tile[at + j] * dropout_factor(numbers, j == 0, call, site, index + (uint64_t)j));
     }
 }
@@ -557,7 +570,7 @@ template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREA
         cp_async_commit();                  /* also when there was nothing to load: the count of groups is what the wait goes by */
         const floatX *slot = ring + step % stages * slot_size;
         if (MASKED && now.up) {
-            uint32_t numbers[4];
+            uint32_t numbers[4] = {0, 0, 0, 0};
             /* Every projection has its own mask: its product is made apart, 16 x 16 at a time, masked and added. The loop over i is kept a loop, its sums picked by comparison: unrolled, the compiler
                makes the random numbers of all sixteen blocks at once and spills. */
 #pragma unroll 1
@@ -1568,8 +1581,9 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 
 #define VERSION "0.1.0"
 
+#ifndef TESTING
 /* ================================================================================================================================================
-   1  OPTIONS
+   11  OPTIONS
    Names are Hugging Face's, dashes and underscores alike. A new option is one line in the table; where its value lands is its offset in Options.
    ================================================================================================================================================ */
 
@@ -1786,7 +1800,7 @@ static void options_resolve(Options *o) {
     char text[1024];
     snprintf(text, sizeof text, "%s", o->target_modules);
     memset(t->lora.target, 0, sizeof t->lora.target);
-    for (char *rest = text, *word; (word = strtok_r(rest, ", ", &rest));) {
+    for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
         bool found = false;
         for (int j = 0; j < MODULE_COUNT; j++) {
             size_t n = strlen(module_name[j]) - 5;                            /* "q" of "q_proj" */
@@ -1800,7 +1814,7 @@ static void options_resolve(Options *o) {
         arrsetlen(t->lora.layers, (size_t)config.num_hidden_layers);
         memset(t->lora.layers, 0, (size_t)config.num_hidden_layers);
         snprintf(text, sizeof text, "%s", o->layers_to_transform);
-        for (char *rest = text, *word; (word = strtok_r(rest, ", ", &rest));) {
+        for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
             char *end;
             long first = strtol(word, &end, 10), last = first;
             if (end != word && *end == '-') { word = end + 1; last = strtol(word, &end, 10); }
@@ -1876,7 +1890,7 @@ static void print_help(void) {
 }
 
 /* ================================================================================================================================================
-   2  TERMINAL
+   12  TERMINAL
    ================================================================================================================================================ */
 
 static volatile sig_atomic_t interrupted;   /* the signal's number */
@@ -1969,7 +1983,7 @@ static void on_log(void *user, const LogRecord *r) {
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 
 /* ================================================================================================================================================
-   3  INSPECT
+   13  INSPECT
    ================================================================================================================================================ */
 
 /* inspect: what the model is going to learn, token by token. Colour (or brackets) says which tokens are in the loss; the table under it says what became of the file. */
@@ -2087,9 +2101,8 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
 }
 
 /* ================================================================================================================================================
-   4  MAIN
+   14  MAIN
    ================================================================================================================================================ */
-#ifndef TESTING
 
 static int failed(const Error *err) {
     fflush(stdout);

@@ -1,0 +1,464 @@
+/* cuda_on_cpu.h - runs the CUDA kernels of train_lora.cu on a machine without a GPU:  g++ -std=gnu++17 -DEMULATED -x c++ test.c  (test/backend.h includes this first).
+
+   One fiber per CUDA thread, one block after another. A fiber runs until it meets a barrier or a warp-wide operation; the last one to arrive does the work for all and everybody goes on. So a test sees
+   what a GPU would compute, at a few billion operations a second, deterministically, and under a debugger and the sanitizers.
+
+   What it checks that a GPU does not: every kernel can be run in several thread orders (emulator_order), and a missing barrier then changes the result; shared memory is a heap block of the exact size,
+   filled with 0xFF (NaN) before every block, so that AddressSanitizer sees each overrun and a test each uninitialised read; device memory likewise; an asynchronous copy happens only when it is waited
+   for, its destination being poison until then; lanes of a warp that meet at different operations, a barrier that some threads never reach, a misaligned 16-byte access: each is an abort with a message. */
+#ifndef CUDA_ON_CPU
+#define CUDA_ON_CPU
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <unordered_map>
+#include <vector>
+#if defined(__SANITIZE_ADDRESS__)
+#define EMULATOR_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+/* ---- the language ------------------------------------------------------------------------------------------------------------------------------------ */
+
+#define __global__ static
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __grid_constant__
+#define SHARED_MEMORY(name) unsigned char *name = emulator::shared
+
+struct dim3 {
+    unsigned x, y, z;
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+
+/* 16-bit numbers: storage and conversion, arithmetic happens in float. Rounding to nearest even, as the hardware does. */
+struct __nv_bfloat16 {
+    uint16_t bits;
+    __nv_bfloat16() = default;
+    __nv_bfloat16(float f) {
+        uint32_t u;
+        memcpy(&u, &f, 4);
+        bits = f != f ? 0x7fff : (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+    }
+    operator float() const { uint32_t u = (uint32_t)bits << 16; float f; memcpy(&f, &u, 4); return f; }
+};
+struct __half {
+    uint16_t bits;
+    __half() = default;
+    __half(float f) {
+        uint32_t u;
+        memcpy(&u, &f, 4);
+        uint32_t sign = u >> 16 & 0x8000, magnitude = u & 0x7fffffff;
+        if (magnitude > 0x7f800000) bits = 0x7fff;                            /* NaN */
+        else if (magnitude >= 0x477ff000) bits = (uint16_t)(sign | 0x7c00);   /* 65520 and above round to infinity */
+        else if (magnitude < 0x38800000) {                                    /* below 2^-14: counted in steps of 2^-24 */
+            float small;
+            memcpy(&small, &magnitude, 4);
+            bits = (uint16_t)(sign | (uint32_t)lrintf(small * 16777216.0f));  /* lrintf rounds to even */
+        } else bits = (uint16_t)(sign | ((magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13));
+    }
+    operator float() const {
+        uint32_t sign = (uint32_t)(bits & 0x8000) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023, u;
+        float f;
+        if (exponent == 0) { f = (float)mantissa * 0x1p-24f; return sign ? -f : f; }
+        u = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | mantissa << 13;
+        memcpy(&f, &u, 4);
+        return f;
+    }
+};
+
+/* ---- fibers ------------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* 0 forward, 1 reverse, else the seed of a shuffle: in which order the threads of a block, and the blocks of a grid, take their turns. */
+static int emulator_order = getenv("EMULATOR_ORDER") ? atoi(getenv("EMULATOR_ORDER")) : 0;
+
+namespace emulator {
+
+enum { MAX_THREADS = 1024, WARP_SIZE = 32 };
+enum Operation { NOTHING, SYNCTHREADS, SYNCWARP, SHUFFLE, LDMATRIX, LDMATRIX_TRANS, MMA };
+static const char *const operation_name[] = {"nothing", "__syncthreads", "__syncwarp", "a shuffle", "ldmatrix", "ldmatrix.trans", "mma"};
+#ifdef EMULATOR_ASAN
+static const size_t STACK = 512 << 10;
+#else
+static const size_t STACK = 128 << 10;
+#endif
+
+struct Copy { void *to; const void *from; bool valid; int group; };
+
+struct Fiber {
+#ifdef __x86_64__
+    void *sp;
+#else
+    ucontext_t context;
+#endif
+    char *stack;
+    dim3 thread;
+    unsigned lane, warp;
+    Operation waits_for;
+    const uint64_t *clock;                  /* generation of what it waits for: it may go on when that has moved from `seen` */
+    uint64_t seen;
+    bool done;
+    std::vector<Copy> copies;               /* asynchronous, not yet waited for */
+    int committed;                          /* groups */
+};
+/* Where threads meet. `generation` tells those that still wait from those that have come round again. */
+struct Meeting { Operation operation; unsigned arrived; uint64_t generation; void *given[WARP_SIZE]; };
+
+static Fiber fibers[MAX_THREADS], *current;
+static Meeting block_meeting, warp_meetings[MAX_THREADS / WARP_SIZE];
+static unsigned char *shared, *shared_end;
+static dim3 block_index, block_size, grid_size;
+static unsigned threads;
+static const char *kernel_name;
+static void (*body)(void *);
+static void *body_arguments;
+#ifdef EMULATOR_ASAN
+static const void *scheduler_bottom;
+static size_t scheduler_size;
+#endif
+
+[[noreturn]] static void stop(const char *what) {
+    fflush(stdout);
+    fprintf(stderr, "emulator: %s; kernel %s, block (%u,%u,%u), thread %u\n", what, kernel_name, block_index.x, block_index.y, block_index.z, current ? current->thread.x : 0);
+    abort();
+}
+
+#ifdef __x86_64__
+/* Saves the registers that a function must keep, changes stacks, restores: a switch is a dozen instructions (swapcontext makes two system calls). */
+extern "C" void emulator_switch(void **save, void *to);
+__asm__(".text\n.type emulator_switch,@function\nemulator_switch:\n"
+        "push %rbp\npush %rbx\npush %r12\npush %r13\npush %r14\npush %r15\nmov %rsp,(%rdi)\n"
+        "mov %rsi,%rsp\npop %r15\npop %r14\npop %r13\npop %r12\npop %rbx\npop %rbp\nret\n.size emulator_switch,.-emulator_switch\n");
+static void *scheduler_sp;
+#else
+static ucontext_t scheduler_context;
+#endif
+
+static void to_scheduler(bool last) {
+    Fiber *f = current;
+#ifdef EMULATOR_ASAN
+    void *fake = NULL;
+    __sanitizer_start_switch_fiber(last ? NULL : &fake, scheduler_bottom, scheduler_size);
+#endif
+    (void)last;
+#ifdef __x86_64__
+    emulator_switch(&f->sp, scheduler_sp);
+#else
+    swapcontext(&f->context, &scheduler_context);
+#endif
+#ifdef EMULATOR_ASAN
+    __sanitizer_finish_switch_fiber(fake, &scheduler_bottom, &scheduler_size);
+#endif
+}
+static void resume(Fiber *f) {
+    current = f;
+#ifdef EMULATOR_ASAN
+    void *fake;
+    __sanitizer_start_switch_fiber(&fake, f->stack, STACK);
+#endif
+#ifdef __x86_64__
+    emulator_switch(&scheduler_sp, f->sp);
+#else
+    swapcontext(&scheduler_context, &f->context);
+#endif
+#ifdef EMULATOR_ASAN
+    __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+#endif
+    current = NULL;
+}
+static void fiber_main() {
+#ifdef EMULATOR_ASAN
+    __sanitizer_finish_switch_fiber(NULL, &scheduler_bottom, &scheduler_size);
+#endif
+    body(body_arguments);
+    if (!current->copies.empty()) stop("a thread ended with asynchronous copies that it never waited for");
+    current->done = true;
+    to_scheduler(true);
+    abort();
+}
+static void fiber_start(unsigned i) {
+    Fiber *f = &fibers[i];
+    if (!f->stack) {
+        char *page = (char *)mmap(NULL, STACK + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (page == (char *)MAP_FAILED || mprotect(page, 4096, PROT_NONE)) { perror("emulator: stack"); abort(); }      /* an overflow hits the guard page */
+        f->stack = page + 4096;
+    }
+    f->thread = dim3(i % block_size.x, i / block_size.x % block_size.y, i / block_size.x / block_size.y);
+    f->lane = i % WARP_SIZE;
+    f->warp = i / WARP_SIZE;
+    f->clock = NULL;
+    f->done = false;
+    f->committed = 0;
+#ifdef EMULATOR_ASAN
+    __asan_unpoison_memory_region(f->stack, STACK);
+#endif
+#ifdef __x86_64__
+    void **top = (void **)(void *)(f->stack + STACK - 64);                    /* fiber_main is "returned" to, with the stack as after a call */
+    *--top = NULL;
+    *--top = (void *)fiber_main;
+    for (int r = 0; r < 6; r++) *--top = NULL;
+    f->sp = top;
+#else
+    getcontext(&f->context);
+    f->context.uc_stack.ss_sp = f->stack;
+    f->context.uc_stack.ss_size = STACK;
+    makecontext(&f->context, fiber_main, 0);
+#endif
+}
+
+static void wait_for(Meeting *m) {
+    current->clock = &m->generation;
+    current->seen = m->generation;
+    current->waits_for = m->operation;
+    to_scheduler(false);
+}
+
+/* Runs the fibers of one block to their end, a round at a time. */
+static void run_block(uint64_t *random) {
+    static unsigned live[MAX_THREADS];
+    unsigned count = threads;
+    for (unsigned i = 0; i < threads; i++) { live[i] = i; fiber_start(i); }
+    memset(&block_meeting, 0, sizeof block_meeting);
+    memset(warp_meetings, 0, sizeof warp_meetings);
+    while (count) {
+        unsigned step = 1, at = 0, left = 0;
+        bool moved = false;
+        if (emulator_order == 1) { step = count - 1; at = count - 1; }        /* a step of -1 */
+        else if (emulator_order) {
+            *random = *random * 6364136223846793005ull + 1442695040888963407ull;
+            at = (unsigned)(*random >> 33) % count;
+            for (step = (unsigned)(*random >> 40) % count | 1;; step += 2) {  /* coprime to count, so that every fiber has its turn */
+                unsigned a = step, b = count;
+                while (b) { unsigned c = a % b; a = b; b = c; }
+                if (a == 1) break;
+            }
+        }
+        for (unsigned i = 0; i < count; i++, at = (at + step) % count) {
+            Fiber *f = &fibers[live[at]];
+            if (f->clock && *f->clock == f->seen) continue;
+            f->clock = NULL;
+            resume(f);
+            moved = true;
+        }
+        if (!moved) {
+            fprintf(stderr, "emulator: deadlock; kernel %s, block (%u,%u,%u): %u of %u threads wait for ever", kernel_name, block_index.x, block_index.y, block_index.z, count, threads);
+            for (unsigned i = 0; i < count && i < 4; i++) fprintf(stderr, "%s thread %u at %s", i ? "," : ":", live[i], operation_name[fibers[live[i]].waits_for]);
+            fprintf(stderr, "\n");
+            abort();
+        }
+        for (unsigned i = 0; i < count; i++) if (!fibers[live[i]].done) live[left++] = live[i];
+        count = left;
+    }
+}
+
+template <typename F> static void invoke(void *f) { (*(F *)f)(); }
+
+template <typename F> static void launch(const char *name, dim3 grid, dim3 block, size_t bytes, F f) {
+    kernel_name = name;
+    block_size = block;
+    grid_size = grid;
+    threads = block.x * block.y * block.z;
+    current = NULL;
+    block_index = dim3(0, 0, 0);
+    if (!threads || threads > MAX_THREADS) stop("a block must have 1 to 1024 threads");
+    if (bytes > 232448) stop("more than 227 KiB of shared memory");
+    if (grid.y > 65535 || grid.z > 65535 || grid.x > 2147483647u || !grid.x || !grid.y || !grid.z) stop("a grid of zero blocks, or of more than a GPU can count");
+    body = invoke<F>;
+    body_arguments = &f;
+    uint64_t random = (uint64_t)emulator_order * 0x9E3779B97F4A7C15ull, blocks = (uint64_t)grid.x * grid.y * grid.z;
+    void *memory = NULL;
+    if (posix_memalign(&memory, 128, bytes ? bytes : 1)) abort();
+    shared = (unsigned char *)memory;
+    shared_end = shared + bytes;
+    uint64_t turn = emulator_order > 1 ? (uint64_t)emulator_order % blocks : 0;
+    for (uint64_t i = 0; i < blocks; i++) {
+        uint64_t b = emulator_order == 1 ? blocks - 1 - i : (i + turn) % blocks;
+        block_index = dim3((unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y));
+        memset(shared, 0xff, bytes);
+        run_block(&random);
+    }
+    free(memory);
+}
+
+/* ---- operations of a warp: every lane leaves a pointer to what it brings, the last one does the work for all ----------------------------------------------- */
+
+static unsigned warp_lanes() { return threads - current->warp * WARP_SIZE < WARP_SIZE ? threads - current->warp * WARP_SIZE : (unsigned)WARP_SIZE; }
+
+template <typename Work> static void warp_meet(Operation operation, void *mine, Work work) {
+    Meeting *m = &warp_meetings[current->warp];
+    if (m->arrived && m->operation != operation) {
+        fprintf(stderr, "emulator: lanes of warp %u part: one at %s, another at %s\n", current->warp, operation_name[m->operation], operation_name[operation]);
+        stop("a warp must come together");
+    }
+    m->operation = operation;
+    m->given[current->lane] = mine;
+    if (++m->arrived < warp_lanes()) { wait_for(m); return; }
+    work(m->given);
+    m->arrived = 0;
+    m->generation++;
+}
+
+static void full_mask(unsigned mask) { if (mask != 0xffffffffu) stop("only full masks are supported"); }
+static void in_shared(const void *p, size_t bytes) {
+    if ((uintptr_t)p % 16) stop("a 16-byte access to shared memory is not aligned");
+    if ((const unsigned char *)p < shared || (const unsigned char *)p + bytes > shared_end) stop("an access outside of the block's shared memory");
+}
+
+template <typename T> static T shuffle(T value, unsigned from) {
+    struct Lane { T value, result; unsigned from; } lane = {value, value, from};
+    unsigned lanes = warp_lanes();
+    warp_meet(SHUFFLE, &lane, [lanes](void **given) {
+        for (unsigned i = 0; i < lanes; i++) { Lane *l = (Lane *)given[i]; l->result = l->from < lanes ? ((Lane *)given[l->from])->value : l->value; }
+    });
+    return lane.result;
+}
+
+struct Matrices { const uint16_t *row; uint32_t *to; };
+static void ldmatrix(uint32_t r[4], const void *row, bool turned) {
+    in_shared(row, 16);
+    Matrices lane = {(const uint16_t *)row, r};
+    if (warp_lanes() != WARP_SIZE) stop("ldmatrix needs a whole warp");
+    warp_meet(turned ? LDMATRIX_TRANS : LDMATRIX, &lane, [turned](void **given) {
+        for (int l = 0; l < WARP_SIZE; l++) {
+            for (int i = 0; i < 4; i++) {
+                int g = l / 4, t = l % 4 * 2;
+                uint32_t low = turned ? ((Matrices *)given[i * 8 + t])->row[g] : ((Matrices *)given[i * 8 + g])->row[t];
+                uint32_t high = turned ? ((Matrices *)given[i * 8 + t + 1])->row[g] : ((Matrices *)given[i * 8 + g])->row[t + 1];
+                ((Matrices *)given[l])->to[i] = low | high << 16;
+            }
+        }
+    });
+}
+
+/* c [16 x 8] += a [16 x 16] b [16 x 8]; T is the type of the fragments' numbers. KS: depth. */
+template <typename T, int DEPTH> struct Product { float *c; const T *a, *b; };
+template <typename T, int DEPTH> static void multiply(float *c, const void *a, const void *b) {
+    typedef Product<T, DEPTH> Lane;
+    Lane lane = {c, (const T *)a, (const T *)b};
+    if (warp_lanes() != WARP_SIZE) stop("mma needs a whole warp");
+    warp_meet(MMA, &lane, [](void **given) {
+        float A[16][DEPTH], B[DEPTH][8], C[16][8];
+        for (int l = 0; l < WARP_SIZE; l++) {
+            Lane *x = (Lane *)given[l];
+            int g = l / 4, t = l % 4 * 2;
+            for (int i = 0; i < DEPTH / 2; i++) A[g + i / 2 % 2 * 8][t + i / 4 * 8 + i % 2] = (float)x->a[i];
+            for (int i = 0; i < DEPTH / 4; i++) B[t + i / 2 * 8 + i % 2][g] = (float)x->b[i];
+            for (int i = 0; i < 4; i++) C[g + i / 2 * 8][t + i % 2] = x->c[i];
+        }
+        for (int m = 0; m < 16; m++) for (int k = 0; k < DEPTH; k++) for (int n = 0; n < 8; n++) C[m][n] += A[m][k] * B[k][n];
+        for (int l = 0; l < WARP_SIZE; l++) for (int i = 0; i < 4; i++) ((Lane *)given[l])->c[i] = C[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
+    });
+}
+
+static std::unordered_map<void *, size_t> allocations;
+static size_t allocated, memory_size = getenv("EMULATED_MEMORY") ? strtoull(getenv("EMULATED_MEMORY"), NULL, 10) : (size_t)8 << 30;
+
+}   /* namespace emulator */
+
+#define threadIdx (emulator::current->thread)
+#define blockIdx emulator::block_index
+#define blockDim emulator::block_size
+#define gridDim emulator::grid_size
+#define LAUNCH(kernel, grid, block, shared_bytes, ...) emulator::launch(#kernel, dim3(grid), dim3(block), (size_t)(shared_bytes), [&] { kernel(__VA_ARGS__); })
+
+inline void __syncthreads() {
+    emulator::Meeting *m = &emulator::block_meeting;
+    m->operation = emulator::SYNCTHREADS;
+    if (++m->arrived < emulator::threads) { emulator::wait_for(m); return; }
+    m->arrived = 0;
+    m->generation++;
+}
+inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::full_mask(mask); emulator::warp_meet(emulator::SYNCWARP, NULL, [](void **) {}); }
+template <typename T> inline T __shfl_sync(unsigned mask, T value, int lane) { emulator::full_mask(mask); return emulator::shuffle(value, (unsigned)lane % 32); }
+template <typename T> inline T __shfl_xor_sync(unsigned mask, T value, int lanes) { emulator::full_mask(mask); return emulator::shuffle(value, emulator::current->lane ^ (unsigned)lanes); }
+
+/* ---- the PTX of train_lora.cu, chapter 2 ------------------------------------------------------------------------------------------------------------------- */
+
+inline void ldmatrix_x4(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, false); }
+inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, true); }
+inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) { emulator::multiply<__nv_bfloat16, 16>(c, a, b); }
+inline void mma_fp16_k8(float c[4], const uint32_t a[2], const uint32_t b[1]) { emulator::multiply<__half, 8>(c, a, b); }
+#ifdef EMULATED_SM75
+inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) { mma_fp16_k8(c, a, b); mma_fp16_k8(c, a + 2, b + 1); }
+#else
+inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) { emulator::multiply<__half, 16>(c, a, b); }
+#endif
+inline void mma_fp32(float c[4], const float a[8], const float b[4]) { emulator::multiply<float, 16>(c, a, b); }
+
+/* The copy is made when it is waited for; until then its destination is poison. */
+inline void cp_async_16(void *to, const void *from, bool valid) {
+    emulator::in_shared(to, 16);
+    if (valid && (uintptr_t)from % 16) emulator::stop("the source of an asynchronous copy is not aligned");
+    memset(to, 0xff, 16);
+    emulator::current->copies.push_back({to, from, valid, emulator::current->committed});
+}
+inline void cp_async_commit() { emulator::current->committed++; }
+template <int PENDING> inline void cp_async_wait() {
+    std::vector<emulator::Copy> &copies = emulator::current->copies;
+    size_t left = 0;
+    for (size_t i = 0; i < copies.size(); i++) {
+        emulator::Copy c = copies[i];
+        if (c.group >= emulator::current->committed - PENDING) copies[left++] = c;
+        else if (c.valid) memcpy(c.to, c.from, 16);
+        else memset(c.to, 0, 16);
+    }
+    copies.resize(left);
+}
+
+/* ---- the runtime --------------------------------------------------------------------------------------------------------------------------------------------- */
+
+typedef int cudaError_t;
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+struct cudaDeviceProp { char name[256]; int major, minor, multiProcessorCount; size_t totalGlobalMem, sharedMemPerBlockOptin; };
+
+inline cudaError_t cudaMalloc(void **p, size_t bytes) {
+    if (emulator::allocated + bytes > emulator::memory_size || posix_memalign(p, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
+    memset(*p, 0xff, bytes);
+    emulator::allocations[*p] = bytes;
+    emulator::allocated += bytes;
+    return cudaSuccess;
+}
+inline cudaError_t cudaMallocManaged(void **p, size_t bytes) { return cudaMalloc(p, bytes); }
+inline cudaError_t cudaFree(void *p) {
+    auto found = emulator::allocations.find(p);
+    if (found == emulator::allocations.end()) { fprintf(stderr, "emulator: cudaFree of what cudaMalloc never gave\n"); abort(); }
+    emulator::allocated -= found->second;
+    emulator::allocations.erase(found);
+    free(p);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind) { if (bytes) memcpy(to, from, bytes); return cudaSuccess; }
+inline cudaError_t cudaMemset(void *p, int value, size_t bytes) { if (bytes) memset(p, value, bytes); return cudaSuccess; }
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline const char *cudaGetErrorName(cudaError_t e) { return e ? "cudaErrorMemoryAllocation" : "cudaSuccess"; }
+inline const char *cudaGetErrorString(cudaError_t e) { return e ? "out of memory" : "no error"; }
+inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int *count) { *count = 1; return cudaSuccess; }
+inline cudaError_t cudaMemGetInfo(size_t *available, size_t *total) { *available = emulator::memory_size - emulator::allocated; *total = emulator::memory_size; return cudaSuccess; }
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "emulated on the CPU");
+    p->major = 9;
+    p->multiProcessorCount = 4;
+    p->totalGlobalMem = emulator::memory_size;
+    p->sharedMemPerBlockOptin = getenv("EMULATED_SHARED") ? strtoull(getenv("EMULATED_SHARED"), NULL, 10) : 232448;      /* 65536: a Turing card, whose rings have fewer slots */
+    return cudaSuccess;
+}
+template <typename K> inline cudaError_t cudaFuncSetAttribute(K, int, int) { return cudaSuccess; }
+#endif
