@@ -18,7 +18,7 @@
 #include "check.h"
 
 /* Memory for inputs and outputs of ops; on a card it is managed memory, which host and kernels share. */
-static void *shared_alloc(size_t bytes) {
+__attribute__((unused)) static void *shared_alloc(size_t bytes) {
 #ifdef LORA_CUDA
     void *p = NULL;
     CUDA_CHECK(cudaMallocManaged(&p, bytes + 16));
@@ -27,7 +27,7 @@ static void *shared_alloc(size_t bytes) {
     return aligned_alloc(64, (bytes + 64) / 64 * 64);
 #endif
 }
-static void shared_free(const void *p) {
+__attribute__((unused)) static void shared_free(const void *p) {
 #ifdef LORA_CUDA
     if (p) CUDA_CHECK(cudaFree((void *)p));
 #else
@@ -35,12 +35,12 @@ static void shared_free(const void *p) {
 #endif
 }
 /* Kernels run beside the host: nothing is read before they are done. */
-static void shared_wait(void) {
+__attribute__((unused)) static void shared_wait(void) {
 #ifdef LORA_CUDA
     CUDA_CHECK(cudaDeviceSynchronize());
 #endif
 }
-static void backend_ready(void) {
+__attribute__((unused)) static void backend_ready(void) {
     Error err;
     ModelConfig any;
     memset(&any, 0, sizeof any);

@@ -1,9 +1,6 @@
 /* test_model.c - the whole model against Transformers + PEFT (test/golden, made by dev/make_golden.py), against float64 numbers of a real pretrained model, and against itself.
    gcc -std=gnu11 -O2 -fopenmp -I. test/test_model.c -o build/test_model -lm && build/test_model      (from the repository root) */
-#define TOKENIZER_IMPLEMENTATION
-#define LORA_IMPLEMENTATION
-#include "lora.h"
-#include "check.h"
+#include "backend.h"
 
 /* fp32 rounding through a few dozen layers of sums: the reference itself (torch, fp32) is no more exact than this. */
 #define TOLERANCE 1e-5
@@ -38,6 +35,25 @@ static void batch_from(Batch *b, const int32_t *ids, const int32_t *labels, cons
             b->labelled += b->targets[n] != -100;
         }
     }
+}
+
+/* A copy of an arena of the backend: on a card the host cannot look into it. */
+static float *fetched(const float *arena, size_t count) {
+    float *p = (float *)malloc(count * sizeof(float));
+    backend_download(p, arena, count * sizeof(float));
+    return p;
+}
+static double grad_error(const Model *m, const float *want) {
+    float *grad = fetched(m->grad, m->param_count);
+    double e = relative_error(grad, want, m->param_count);
+    free(grad);
+    return e;
+}
+static bool grad_same(const Model *m, const float *want) {
+    float *grad = fetched(m->grad, m->param_count);
+    bool same = !memcmp(grad, want, m->param_count * sizeof(float));
+    free(grad);
+    return same;
 }
 
 static LoraCall adapter_on(void) { LoraCall c; memset(&c, 0, sizeof c); c.adapter = true; return c; }
@@ -79,6 +95,7 @@ static void test_golden(const char *name, const char *adapter, const char *golde
         double loss = s.loss_sum / (double)s.tokens, want = (double)((const float *)golden_tensor(&set, "loss")->data)[0];
         check(s.tokens == b.labelled && fabs(loss - want) <= TOLERANCE * want, "%s/%s loss %.7f, Transformers %.7f (recompute %s)", name, adapter, loss, want, level[recompute]);
         AdapterTensor *list = adapter_tensors(&m);
+        float *grad = fetched(m.grad, m.param_count);
         double worst = 0;
         char worst_name[160] = "";
         for (ptrdiff_t i = 0; i < arrlen(list); i++) {
@@ -86,11 +103,12 @@ static void test_golden(const char *name, const char *adapter, const char *golde
             snprintf(key, sizeof key, "grad.%s", list[i].name);
             const Tensor *t = golden_tensor(&set, key);
             assert((int64_t)t->count == list[i].shape[0] * list[i].shape[1]);
-            double e = relative_error(m.grad + (list[i].data - m.param), (const float *)t->data, t->count);
+            double e = relative_error(grad + (list[i].data - m.param), (const float *)t->data, t->count);
             if (!(e <= worst)) { worst = e; snprintf(worst_name, sizeof worst_name, "%s", list[i].name); }
         }
         check(worst <= TOLERANCE, "%s/%s %d gradients: worst relative error %.2e in %s (recompute %s)", name, adapter, (int)arrlen(list), worst, worst_name, level[recompute]);
         arrfree(list);
+        free(grad);
     }
     free(logits);
     batch_free(&b);
@@ -158,7 +176,7 @@ static void test_stories(void) {
     /* The reference has the gradients of the full matrices W. With B = 0, scale 1 and A the first rows of the identity, dB = dW A^T is dW itself: rank 172 covers every column of every matrix. */
     lora.r = 172; lora.lora_alpha = 172;
     must(adapter_attach(&m, &lora, 7, &err) && model_prepare(&m, T, 512, RECOMPUTE_NONE, true, NULL, &err), &err);
-    memset(m.param, 0, m.param_count * sizeof(float));
+    backend_zero(m.param, m.param_count * sizeof(float));
     for (int l = 0; l < m.config.num_hidden_layers; l++)
         for (int j = 0; j < MODULE_COUNT; j++)
             for (int i = 0; i < m.layers[l].linear[j].in; i++) m.layers[l].linear[j].A[i * m.layers[l].linear[j].in + i] = 1;
@@ -226,7 +244,7 @@ static void test_invariances(void) {
     rows_batch(&b, ids, length, order, 0, ROWS);
     adapter_zero_grad(&m);
     double loss = model_step(&m, &b, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
-    memcpy(whole, m.grad, bytes);
+    backend_download(whole, m.grad, bytes);
     float *logits_whole = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float)), *logits = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float));
     model_logits(&m, logits_whole, &b, adapter_on());
 
@@ -241,7 +259,7 @@ static void test_invariances(void) {
         (void)at;
     }
     check(fabs(accumulated - loss) <= 1e-6 * loss, "B=8,A=1 against B=1,A=8: loss %.8f and %.8f", loss / (double)labelled, accumulated / (double)labelled);
-    double e = relative_error(m.grad, whole, m.param_count);
+    double e = grad_error(&m, whole);
     check(e <= 1e-5, "B=8,A=1 against B=1,A=8: gradients, relative error %.2e", e);
 
     for (int r = 0, at = 0; r < ROWS; r++) {          /* a neighbour in the flat batch must not change a sequence */
@@ -258,7 +276,7 @@ static void test_invariances(void) {
     rows_batch(&back, ids, length, reversed, 0, ROWS);
     adapter_zero_grad(&m);
     double loss_back = model_step(&m, &back, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
-    e = relative_error(m.grad, whole, m.param_count);
+    e = grad_error(&m, whole);
     check(fabs(loss_back - loss) <= 1e-6 * loss && e <= 1e-5, "order of examples within a batch: gradients, relative error %.2e", e);
     batch_free(&back);
 
@@ -269,8 +287,8 @@ static void test_invariances(void) {
         omp_set_num_threads(threads);
         adapter_zero_grad(&m);
         model_step(&m, &b, dropped, 1.0f / (float)labelled, true, NULL);
-        if (threads == 1) memcpy(other, m.grad, bytes);
-        else check(!memcmp(other, m.grad, bytes), "1 and %d threads: gradients bit-identical (dropout on)", threads);
+        if (threads == 1) backend_download(other, m.grad, bytes);
+        else check(grad_same(&m, other), "1 and %d threads: gradients bit-identical (dropout on)", threads);
     }
     omp_set_num_threads(2);
 #endif
@@ -278,8 +296,8 @@ static void test_invariances(void) {
         must(model_prepare(&m, ROWS * 24, 64, (Recompute)recompute, true, NULL, &err), &err);
         adapter_zero_grad(&m);
         model_step(&m, &b, dropped, 1.0f / (float)labelled, true, NULL);
-        if (recompute == RECOMPUTE_NONE) memcpy(other, m.grad, bytes);
-        else check(!memcmp(other, m.grad, bytes), "recompute level %d: gradients bit-identical (dropout on)", recompute);
+        if (recompute == RECOMPUTE_NONE) backend_download(other, m.grad, bytes);
+        else check(grad_same(&m, other), "recompute level %d: gradients bit-identical (dropout on)", recompute);
     }
 
     /* a fresh adapter has B = 0: the base model to the bit */
@@ -297,20 +315,22 @@ static void test_invariances(void) {
     const Linear *q = &m.layers[0].linear[MODULE_DOWN];
     double bound = 1 / sqrt((double)q->in), sum = 0, square = 0, largest = 0;
     int elements = q->rank * q->in;
-    for (int i = 0; i < elements; i++) { sum += (double)q->A[i]; square += (double)q->A[i] * (double)q->A[i]; largest = fmax(largest, fabs((double)q->A[i])); }
+    float *A = fetched(q->A, (size_t)elements);
+    for (int i = 0; i < elements; i++) { sum += (double)A[i]; square += (double)A[i] * (double)A[i]; largest = fmax(largest, fabs((double)A[i])); }
+    free(A);
     check(largest <= bound && largest > 0.9 * bound && fabs(sum / elements) < 0.2 * bound && fabs(square / elements * 3 / bound / bound - 1) < 0.2, "A is uniform in +-1/sqrt(in): largest %.4f of %.4f", largest, bound);
 
     /* save and load: the same adapter */
     char folder[] = "/tmp/train_lora_adapter_XXXXXX", path[128];
     assert(mkdtemp(folder));
-    for (size_t i = 0; i < m.param_count; i++) m.param[i] += (float)(i % 7) * 0.01f;
-    memcpy(whole, m.param, bytes < m.param_count * sizeof(float) ? bytes : m.param_count * sizeof(float));
     size_t saved = m.param_count;
-    must(adapter_save(&m, folder, &err), &err);
-    float *copy = (float *)malloc(saved * sizeof(float));
-    memcpy(copy, m.param, saved * sizeof(float));
-    must(adapter_load(&m, folder, &err), &err);
-    check(m.param_count == saved && !memcmp(copy, m.param, saved * sizeof(float)) && m.lora.r == 8 && m.lora.lora_alpha == 16, "adapter saved and loaded: the same bits");
+    float *copy = fetched(m.param, saved);
+    for (size_t i = 0; i < saved; i++) copy[i] += (float)(i % 7) * 0.01f;
+    backend_upload(m.param, copy, saved * sizeof(float));
+    must(adapter_save(&m, folder, &err) && adapter_load(&m, folder, &err), &err);
+    float *loaded = fetched(m.param, m.param_count);
+    check(m.param_count == saved && !memcmp(copy, loaded, saved * sizeof(float)) && m.lora.r == 8 && m.lora.lora_alpha == 16, "adapter saved and loaded: the same bits");
+    free(loaded);
     snprintf(path, sizeof path, "%s/adapter_config.json", folder);
     unlink(path);
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
