@@ -12,15 +12,43 @@ INCLUDE  = -I. -isystem .stb
 STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h .stb/stb/stb_ds.h)
 HEADERS  = lora.h tokenizer.h
 
-TESTS     = test_tokenizer test_ops test_data test_model test_train test_embed
 BUILD     = build
+TESTS     = test_tokenizer test_ops test_data test_model test_train test_embed
+# The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: program_PRECISION.
+EMULATED  = test_ops_FP32 test_ops_BF16 test_ops_FP16 test_model_FP32 test_train_FP32 test_train_BF16 test_train_FP16
+EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native -fno-strict-aliasing -DEMULATED $(INCLUDE) -Itest
+
+# GPU or CPU? With nvcc and a GPU the CUDA trainer for that GPU, else the CPU trainer. By hand: CUDA=1 or 0, CUDA_ARCH=90, PRECISION=BF16, FP16 or FP32.
+NVCC     ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))
+DETECTED := $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -dc 0-9)
+ifndef CUDA
+CUDA     := $(if $(and $(NVCC),$(DETECTED)),1,0)
+WHY_CPU  := $(if $(DETECTED),a GPU is there but no nvcc: install the CUDA toolkit or put nvcc on the PATH,nvidia-smi finds no GPU)
+else
+WHY_CPU  := CUDA=$(CUDA)
+endif
+CUDA_ARCH ?= $(or $(DETECTED),80)
+PRECISION ?= $(if $(filter 75,$(CUDA_ARCH)),FP16,BF16)
+NVCCFLAGS  = -std=c++17 -O3 -gencode arch=compute_$(CUDA_ARCH),code=[sm_$(CUDA_ARCH),compute_$(CUDA_ARCH)] -DPRECISION_$(PRECISION) -Xcompiler -fopenmp,-Wall,-Wextra,-Werror,-Wno-unused-function -I. -isystem .stb
+# Changing any of these builds the trainer again.
+CONFIGURED = $(if $(filter 1,$(CUDA)),CUDA sm_$(CUDA_ARCH) $(PRECISION),CPU)
+ifneq ($(CONFIGURED),$(shell cat $(BUILD)/configured 2>/dev/null))
+$(shell mkdir -p $(BUILD); echo "$(CONFIGURED)" >$(BUILD)/configured)
+endif
 
 .DEFAULT_GOAL := train_lora
-.PHONY: test test-sanitize test-compilers fuzz bench bench-peer golden clean help stb
+.PHONY: test test-programs test-gpu test-mutants nvcc-check test-compilers fuzz bench bench-peer golden clean help stb
 
-## train_lora      the trainer (for everybody; the CPU build: the CUDA kernels come with a later version)
-train_lora: train_lora.cu $(HEADERS) | stb
+## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
+train_lora: train_lora.cu $(HEADERS) $(BUILD)/configured | stb
+ifeq ($(CUDA),1)
+	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
+	$(or $(NVCC),nvcc) $(NVCCFLAGS) $< -o $@ $(LIBS)
+else
+	@echo "building for the CPU: $(WHY_CPU)"
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -x c $< -o $@ $(LIBS)
+endif
+$(BUILD)/configured:
 
 # Installs stb_ds.h when it can, else says how.
 stb:
@@ -30,17 +58,48 @@ ifeq ($(STB),)
 	else echo "error: stb_ds.h is missing; Makefile; run: sudo apt-get install libstb-dev" >&2; exit 1; fi
 endif
 
-## test            every test; the last line is "N passed, N failed" (for everybody, and CI)
-test: train_lora $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%)
+## test            every test, the CUDA kernels included; the last line is "N passed, N failed" (for everybody, and CI; no GPU needed)
+test:
+	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora test-programs
 	@bash test/run.sh
+test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants
 
-$(BUILD)/%: test/%.c $(HEADERS) test/check.h test/reference.h | stb
+KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
+$(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
 
-$(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/reference.h | stb
+$(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)/asan
 	$(CC) $(STRICT) -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
+
+SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+define emulated
+$(BUILD)/emulated/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
+	@mkdir -p $(BUILD)/emulated
+	$(EMULATE) -O2 -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
+$(BUILD)/emulated/asan/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
+	@mkdir -p $(BUILD)/emulated/asan
+	$(EMULATE) $(SANITIZE) -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
+endef
+$(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
+
+# train_lora.cu with a switch at every barrier, wait and bounds check (test/mutants.sh): the test of the tests.
+$(BUILD)/mutants: test/test_ops.c test/mutants.sh $(HEADERS) $(KERNEL_TESTS) | stb
+	@bash test/mutants.sh make $(BUILD)/mutated
+	$(EMULATE) $(SANITIZE) -DPRECISION_BF16 -DMUTATED -I$(BUILD) -x c++ $< -o $@ $(LIBS)
+
+## test-mutants    deletes one barrier, wait or bounds check of the kernels at a time and demands that a test fails (part of make test)
+test-mutants: $(BUILD)/mutants
+	@bash test/mutants.sh run $(BUILD)/mutants
+
+## nvcc-check      compiles the kernels for every architecture and fails where GEMM or attention spill registers (needs nvcc, no GPU)
+nvcc-check: | stb
+	@bash test/nvcc.sh
+
+## test-gpu        the kernel, model and trainer tests natively on the GPU of this machine, then compute-sanitizer (needs nvcc and a GPU)
+test-gpu: | stb
+	@bash test/gpu.sh $(or $(NVCC),nvcc) $(CUDA_ARCH)
 
 ## test-compilers  gcc and clang, C11 and C++17, with every warning an error
 test-compilers: | stb

@@ -9,7 +9,11 @@
 #endif
 #if defined(EMULATED) || defined(__CUDACC__)
 #define TESTING                             /* train_lora.cu without its main */
+#ifdef MUTATED
+#include "mutated/train_lora.cu"             /* test/mutants.sh */
+#else
 #include "train_lora.cu"
+#endif
 #else
 #define TOKENIZER_IMPLEMENTATION
 #define LORA_IMPLEMENTATION

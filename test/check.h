@@ -12,6 +12,7 @@
 #include <string.h>
 
 static int checks_passed, checks_failed;
+__attribute__((unused)) static bool stop_at_failure;
 
 #ifdef __GNUC__
 __attribute__((format(printf, 2, 3), unused))
@@ -26,6 +27,7 @@ static bool check(bool ok, const char *format, ...) {
     if (ok) checks_passed++;
     else checks_failed++;
     fflush(stdout);
+    if (!ok && stop_at_failure) exit(1);
     return ok;
 }
 

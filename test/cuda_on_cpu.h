@@ -97,6 +97,10 @@ static const size_t STACK = 512 << 10;
 static const size_t STACK = 128 << 10;
 #endif
 
+/* EMULATED_SHARED: bytes of shared memory that the card grants a block; 65536 makes it a Turing card, whose rings have fewer slots and whose mma is half as deep. */
+static size_t shared_limit = getenv("EMULATED_SHARED") ? strtoull(getenv("EMULATED_SHARED"), NULL, 10) : 232448;
+static bool turing = shared_limit <= 65536;
+
 struct Copy { void *to; const void *from; bool valid; int group; };
 
 struct Fiber {
@@ -275,7 +279,7 @@ template <typename F> static void launch(const char *name, dim3 grid, dim3 block
     current = NULL;
     block_index = dim3(0, 0, 0);
     if (!threads || threads > MAX_THREADS) stop("a block must have 1 to 1024 threads");
-    if (bytes > 232448) stop("more than 227 KiB of shared memory");
+    if (bytes > shared_limit) stop("more shared memory than the card has");
     if (grid.y > 65535 || grid.z > 65535 || grid.x > 2147483647u || !grid.x || !grid.y || !grid.z) stop("a grid of zero blocks, or of more than a GPU can count");
     body = invoke<F>;
     body_arguments = &f;
@@ -392,11 +396,11 @@ inline void ldmatrix_x4(uint32_t r[4], const void *row) { emulator::ldmatrix(r, 
 inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, true); }
 inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) { emulator::multiply<__nv_bfloat16, 16>(c, a, b); }
 inline void mma_fp16_k8(float c[4], const uint32_t a[2], const uint32_t b[1]) { emulator::multiply<__half, 8>(c, a, b); }
-#ifdef EMULATED_SM75
-inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) { mma_fp16_k8(c, a, b); mma_fp16_k8(c, a + 2, b + 1); }
-#else
-inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) { emulator::multiply<__half, 16>(c, a, b); }
-#endif
+inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+    if (!emulator::turing) { emulator::multiply<__half, 16>(c, a, b); return; }
+    mma_fp16_k8(c, a, b);
+    mma_fp16_k8(c, a + 2, b + 1);
+}
 inline void mma_fp32(float c[4], const float a[8], const float b[4]) { emulator::multiply<float, 16>(c, a, b); }
 
 /* The copy is made when it is waited for; until then its destination is poison. */
@@ -457,7 +461,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     p->major = 9;
     p->multiProcessorCount = 4;
     p->totalGlobalMem = emulator::memory_size;
-    p->sharedMemPerBlockOptin = getenv("EMULATED_SHARED") ? strtoull(getenv("EMULATED_SHARED"), NULL, 10) : 232448;      /* 65536: a Turing card, whose rings have fewer slots */
+    p->sharedMemPerBlockOptin = emulator::shared_limit;
     return cudaSuccess;
 }
 template <typename K> inline cudaError_t cudaFuncSetAttribute(K, int, int) { return cudaSuccess; }

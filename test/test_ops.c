@@ -594,16 +594,18 @@ static const LinearCase linear_cases[] = {
     {24, 600, {64, 16, 16}, {8, 8, 8}, 3, 0, false}, {25, 12, {1, 600}, {0, 0}, 2, 0, true}, {40, 64, {72}, {200}, 1, 0.1f, true}, {256, 256, {256, 128, 128}, {16, 16, 16}, 3, 0.05f, true}, {192, 320, {136, 136}, {64, 64}, 2, 0, true}};
 static const int head_shapes[][3] = {{1, 1, 8}, {4, 1, 12}, {6, 3, 32}, {8, 2, 64}, {4, 4, 80}, {8, 1, 96}, {2, 1, 128}};
 
-int main(void) {
+/* "quick": for the mutation test, which runs this some hundred times. One dtype, no finite differences, and the first failure ends it. */
+int main(int argc, char **argv) {
+    bool quick = stop_at_failure = argc > 1 && !strcmp(argv[1], "quick");
     backend_ready();
 #ifdef LORA_CUDA
     test_shuffled_product();
 #endif
-    test_differences();
+    if (!quick) test_differences();
     for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) test_embedding((DType)d);
     int sizes[][2] = {{1, 3}, {1, 37}, {13, 64}, {97, 53}, {3, 1000}, {2, 4096}};
     for (int i = 0; i < 6; i++) { test_rmsnorm(sizes[i][0], sizes[i][1]); test_swiglu(sizes[i][0], sizes[i][1]); }
-    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) {
+    for (int d = quick ? DTYPE_BF16 : DTYPE_F32; d <= DTYPE_BF16; d++) {
         DType dtype = (DType)d;
         for (size_t i = 0; i < sizeof linear_cases / sizeof *linear_cases; i++) test_linear(linear_cases[i], dtype);
         test_head(1, 5, 2, dtype, 0, 1);
@@ -611,7 +613,7 @@ int main(void) {
         test_head(13, 64, 1000, dtype, 0, 30);
         test_head(9, 16, 300, dtype, 2, 1);
     }
-    test_head(300, 24, 70000, DTYPE_BF16, 1, 4);       /* CPU: more rows than one chunk of logits, sums over more than one block */
+    if (!quick) test_head(300, 24, 70000, DTYPE_BF16, 1, 4);       /* CPU: more rows than one chunk of logits, sums over more than one block */
     for (size_t i = 0; i < sizeof head_shapes / sizeof *head_shapes; i++) {
         int H = head_shapes[i][0], KV = head_shapes[i][1], D = head_shapes[i][2];
         AttentionCase one = {{1}, 1, H, KV, D, 1}, mixed = {{1, 17, 2, 33}, 4, H, KV, D, 1}, longer = {{131, 64}, 2, H, KV, D, 1};
