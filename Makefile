@@ -110,10 +110,18 @@ FUZZ_SECONDS ?= 60
 fuzz: | stb
 	@bash test/fuzz.sh $(FUZZ_SECONDS)
 
-## bench           speed of the ops and the tokenizer on this machine
-bench: $(BUILD)/bench_ops $(BUILD)/bench_tokenizer
+## bench           speed of the ops and the tokenizer on this machine; on a GPU every kernel as a share of the card, and the whole step
+bench: $(BUILD)/bench_ops $(BUILD)/bench_tokenizer $(if $(filter 1,$(CUDA)),$(BUILD)/bench_gpu $(BUILD)/make_random_model)
 	$(BUILD)/bench_ops
 	$(BUILD)/bench_tokenizer data/base data/hotel/train.jsonl
+ifeq ($(CUDA),1)
+	$(BUILD)/bench_gpu
+	for model in qwen3-1.7b tinyllama-1.1b llama-3.1-8b; do $(BUILD)/bench_gpu --random-weights dev/configs/$$model.json || exit 1; done
+endif
+# cuBLAS is in the bench only, to have its rate beside ours.
+$(BUILD)/bench_gpu: dev/bench_gpu.cu train_lora.cu $(HEADERS) | stb
+	@mkdir -p $(BUILD)
+	$(or $(NVCC),nvcc) $(NVCCFLAGS) -DWITH_CUBLAS $< -o $@ -lcublas $(LIBS)
 $(BUILD)/bench_%: dev/bench_%.c $(HEADERS) | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)

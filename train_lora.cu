@@ -74,7 +74,7 @@
 static struct Device {
     bool open;
     char name[256];
-    int processors;                         /* streaming multiprocessors */
+    int capability, processors;             /* 90 is sm_90; streaming multiprocessors */
     size_t shared;                          /* bytes of shared memory that a block may have */
     size_t memory, overhead;                /* bytes in all; bytes gone when the context was made (kernels, runtime, other processes) */
     double *partial;                        /* [NORM_BLOCKS] of global_norm */
@@ -316,24 +316,32 @@ static int row_threads(int width) { int t = div_up(div_up(width, CHUNK), WARP) *
 /* ---- memory: the ops' side of lora.h's contract ---------------------------------------------------------------------------------------------------- */
 
 static size_t attention_shared(int D, int stages);       /* chapter 7 */
+static size_t lora_shared(int stages, float dropout);    /* chapter 5 */
 
+static bool device_open(Error *err) {
+    if (device.open) return true;
+    int count = 0;
+    cudaError_t e = cudaGetDeviceCount(&count);
+    if (e != cudaSuccess || !count)
+        return fail(err, "no CUDA device: %s; nvidia-smi shows what the driver sees; this program was built for a GPU, `make CUDA=0` builds the one for the CPU", e != cudaSuccess ? cudaGetErrorString(e) : "none found");
+    cudaDeviceProp p;
+    CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
+    snprintf(device.name, sizeof device.name, "%s", p.name);
+    device.capability = p.major * 10 + p.minor;
+    device.processors = p.multiProcessorCount;
+    device.shared = p.sharedMemPerBlockOptin;
+    if (sizeof(floatX) == 2 && LORA_LOSS_SCALE == 1 && device.capability < 80)
+        return fail(err, "%s (sm_%d) has no bf16 tensor cores; the GPU; build with make CUDA=1 CUDA_ARCH=%d PRECISION=FP16", device.name, device.capability, device.capability);
+    if (lora_shared(1, 0.5f) > device.shared) return fail(err, "a kernel needs %zu KiB of shared memory, %s has %zu; the GPU; build with PRECISION=FP16", lora_shared(1, 0.5f) >> 10, device.name, device.shared >> 10);
+    size_t available;
+    CUDA_CHECK(cudaMalloc((void **)&device.partial, NORM_BLOCKS * sizeof(double)));
+    CUDA_CHECK(cudaMemGetInfo(&available, &device.memory));
+    device.overhead = device.memory - available;
+    device.open = true;
+    return true;
+}
 bool backend_open(const ModelConfig *c, Error *err) {
-    if (!device.open) {
-        int count = 0;
-        cudaError_t e = cudaGetDeviceCount(&count);
-        if (e != cudaSuccess || !count)
-            return fail(err, "no CUDA device: %s; nvidia-smi shows what the driver sees; this program was built for a GPU, `make CUDA=0` builds the one for the CPU", e != cudaSuccess ? cudaGetErrorString(e) : "none found");
-        cudaDeviceProp p;
-        CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
-        snprintf(device.name, sizeof device.name, "%s", p.name);
-        device.processors = p.multiProcessorCount;
-        device.shared = p.sharedMemPerBlockOptin;
-        size_t available;
-        CUDA_CHECK(cudaMalloc((void **)&device.partial, NORM_BLOCKS * sizeof(double)));
-        CUDA_CHECK(cudaMemGetInfo(&available, &device.memory));
-        device.overhead = device.memory - available;
-        device.open = true;
-    }
+    if (!device_open(err)) return false;
     if (c->head_dim > MAX_HEAD_DIM) return fail(err, "head_dim %d is above %d; config.json; the attention kernels have no larger tile, `make CUDA=0` builds a trainer without that limit", c->head_dim, MAX_HEAD_DIM);
     if (attention_shared(c->head_dim, 1) > device.shared)
         return fail(err, "head_dim %d needs %zu KiB of shared memory, this card has %zu; %s; build with PRECISION=FP16 or BF16", c->head_dim, attention_shared(c->head_dim, 1) >> 10, device.shared >> 10, device.name);
@@ -356,8 +364,9 @@ size_t backend_memory(void) {
 }
 size_t backend_overhead(const char **name) { *name = "CUDA context and others on the card"; return device.overhead; }
 void backend_describe(char *text, size_t bytes) {
-    if (!device.open) { snprintf(text, bytes, "CUDA, %s", PRECISION_NAME); return; }
-    snprintf(text, bytes, "CUDA, %s, %.1f of %.1f GiB free, %s", device.name, (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
+    Error err;
+    if (!device_open(&err)) { snprintf(text, bytes, "CUDA, no GPU that it can use, %s", PRECISION_NAME); return; }
+    snprintf(text, bytes, "CUDA, %s (sm_%d), %.1f of %.1f GiB free, %s", device.name, device.capability, (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
 }
 
 /* Lets a kernel have more than the 48 KiB of shared memory that every card gives unasked. */
@@ -848,6 +857,9 @@ __global__ void lora_reduce_kernel(const __grid_constant__ Reduces reduces, cons
     }
 }
 
+/* Bytes of shared memory of lora_gradient, the hungrier of the two: in each slot a wide tile and three thin ones, and with dropout the wide one in three masked versions. */
+static size_t lora_shared(int stages, float dropout) { return ((size_t)stages * (1 + SLICES) + (dropout > 0 ? SLICES : 0)) * SLICE * SLICE * sizeof(floatX); }
+
 /* As many splits of the tokens as give every multiprocessor four blocks. */
 static int gradient_splits(int N, int width, int slice_rows) {
     int blocks = div_up(width, SLICE) * slice_rows, splits = div_up(4 * device.processors, blocks), most = div_up(N, SLICE);
@@ -859,9 +871,8 @@ static void lora_gradient(const Group &g, const Reduces &reduces, bool shared_x,
     int splits = gradient_splits(g.rows, width, rows), tokens = div_up(div_up(g.rows, splits), SLICE) * SLICE;
     splits = div_up(g.rows, tokens);
     float *partial = scratch_take(&scratch, (size_t)splits * (size_t)R * (size_t)width);
-    size_t tile = SLICE * SLICE * sizeof(floatX), masks = call.dropout > 0 ? SLICES * tile : 0;
-    int stages = 2 * (1 + SLICES) * tile + masks <= device.shared ? 2 : 1;
-    size_t shared = (size_t)stages * (1 + SLICES) * tile + masks;
+    int stages = lora_shared(2, call.dropout) <= device.shared ? 2 : 1;
+    size_t shared = lora_shared(stages, call.dropout);
     WITH_SHARED(lora_gradient_kernel, shared);
     dim3 grid(div_up(width, SLICE), rows, splits), reduce_grid(div_up(R * width, 256), g.count);
     LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, shared_x, call, tokens, stages);

@@ -25,7 +25,7 @@ static double fma_peak(void) {
     (void)keep;
     return 2.0 * 24 * VL * rounds / best;
 }
-static void *aligned_block(size_t bytes) { return pages_alloc((bytes + 63) / 64 * 64); }
+static void *aligned_block(size_t bytes) { return backend_alloc((bytes + 63) / 64 * 64); }
 
 static void bench_product(int N, int O, int I, DType dtype, double peak, int threads) {
     Weight w;
@@ -56,7 +56,7 @@ static void bench_product(int N, int O, int I, DType dtype, double peak, int thr
     }
     printf("%d threads  %-4s  N %4d  O %5d  I %5d   y = x W^T %6.1f GFLOP/s %3.0f %%   dx = dy W %6.1f GFLOP/s %3.0f %%\n", threads, dtype_name[dtype], N, O, I, flops / best[0] * 1e-9, 100 * flops / best[0] / peak / threads,
            flops / best[1] * 1e-9, 100 * flops / best[1] / peak / threads);
-    pages_free(data, (bytes + 63) / 64 * 64); pages_free(packed, (packed_bytes + 63) / 64 * 64); pages_free(x, (x_bytes + 63) / 64 * 64); pages_free(y, (y_bytes + 63) / 64 * 64); pages_free(s.base, (s.bytes + 63) / 64 * 64);
+    backend_free(data, (bytes + 63) / 64 * 64); backend_free(packed, (packed_bytes + 63) / 64 * 64); backend_free(x, (x_bytes + 63) / 64 * 64); backend_free(y, (y_bytes + 63) / 64 * 64); backend_free(s.base, (s.bytes + 63) / 64 * 64);
 }
 
 static void bench_attention(int T, int S, int H, int KV, int D, int threads) {

@@ -1,0 +1,255 @@
+/* bench_gpu.cu - every kernel on this machine's GPU as a share of what the card can do, and the whole step.
+     make bench                     (on a machine with nvcc and a GPU; links cuBLAS, here only, to have its rate beside ours)
+     build/bench_gpu --random-weights dev/configs/qwen3-1.7b.json [--tokens 8192] [--length 1024] [--rank 16]      the whole step of a model with random weights made on the spot
+
+   Medians of 9 after 3 warm-ups; random data (constant data draws less power and flatters); the L2 cache is flushed before each elementwise run. MFU counts the LoRA model's FLOPs, nothing that is
+   computed again: a token costs 4 N_body + 4 C V + 6 r sum(in + out) + 7 s H D L (causal attention at sequence length s), over the rate that --peak gives (default 989: H100, H200 bf16 dense). */
+#define TESTING
+#include "../train_lora.cu"
+#ifdef WITH_CUBLAS
+#include <cublas_v2.h>
+#endif
+
+typedef struct Shape { const char *name; int C, F, H, KV, D, V; } Shape;
+static const Shape shapes[] = {{"Qwen3-1.7B", 2048, 6144, 16, 8, 128, 151936}, {"TinyLlama-1.1B", 2048, 5632, 32, 4, 64, 32000}, {"Llama-3.1-8B", 4096, 14336, 32, 8, 128, 128256}};
+
+static double copy_rate;                    /* bytes a second, read plus written */
+static void *flush_buffer;
+enum { FLUSH = 256 << 20, RUNS = 9, WARMUPS = 3 };
+
+static int by_size(const void *a, const void *b) { float x = *(const float *)a, y = *(const float *)b; return x < y ? -1 : x > y; }
+/* Seconds of one call of f, the median. */
+template <typename F> static double seconds_of(F f, bool flush) {
+    float ms[RUNS];
+    cudaEvent_t start, stop;
+    CUDA_CHECK(cudaEventCreate(&start));
+    CUDA_CHECK(cudaEventCreate(&stop));
+    for (int i = -WARMUPS; i < RUNS; i++) {
+        if (flush) CUDA_CHECK(cudaMemset(flush_buffer, i, FLUSH));
+        CUDA_CHECK(cudaEventRecord(start));
+        f();
+        CUDA_CHECK(cudaEventRecord(stop));
+        CUDA_CHECK(cudaEventSynchronize(stop));
+        if (i >= 0) CUDA_CHECK(cudaEventElapsedTime(&ms[i], start, stop));
+    }
+    CUDA_CHECK(cudaEventDestroy(start));
+    CUDA_CHECK(cudaEventDestroy(stop));
+    qsort(ms, RUNS, sizeof *ms, by_size);
+    return ms[RUNS / 2] / 1e3;
+}
+static void *bytes_on_card(size_t bytes) {
+    void *p = backend_alloc(bytes);
+    if (!p) { fprintf(stderr, "error: no %.1f GiB left on the card; bench_gpu; use a smaller model or fewer --tokens\n", (double)bytes / 0x1p30); exit(1); }
+    return p;
+}
+__global__ void random_kernel(floatX *p, size_t count, float size, uint32_t seed) {
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) {
+        uint32_t out[4], counter[4] = {(uint32_t)i, (uint32_t)(i >> 32), seed, 0}, key[2] = {1, 2};
+        philox4x32(out, counter, key);
+        p[i] = (floatX)(size * ((float)(out[0] >> 8) * 0x1p-23f - 1));
+    }
+}
+static floatX *random_x(size_t count, float size) {
+    static uint32_t seed;
+    floatX *p = (floatX *)bytes_on_card(count * sizeof(floatX));
+    LAUNCH(random_kernel, 1024, 256, 0, p, count, size, ++seed);
+    return p;
+}
+static Linear random_projection(int in, int out, int rank) {
+    Linear p;
+    memset(&p, 0, sizeof p);
+    p.in = in; p.out = out; p.rank = rank; p.scale = 2;
+    p.w.rows = out; p.w.cols = in;
+    p.w.packed = random_x((size_t)in * (size_t)out, 0.03f);
+    if (!rank) return p;
+    size_t bytes = (size_t)rank * (size_t)(in > out ? in : out) * sizeof(float);
+    p.A = (float *)bytes_on_card(bytes); p.B = (float *)bytes_on_card(bytes); p.dA = (float *)bytes_on_card(bytes); p.dB = (float *)bytes_on_card(bytes);
+    return p;
+}
+static void projection_free(Linear *p) { backend_free(p->w.packed, 0); backend_free(p->A, 0); backend_free(p->B, 0); backend_free(p->dA, 0); backend_free(p->dB, 0); }
+
+#ifdef WITH_CUBLAS
+/* y [N,O] = x [N,I] W^T, or dx [N,I] = dy [N,O] W. */
+static double cublas_seconds(floatX *y, const floatX *x, const floatX *w, int N, int O, int I, bool backward) {
+    static cublasHandle_t handle;
+    if (!handle && cublasCreate(&handle) != CUBLAS_STATUS_SUCCESS) return NAN;
+    const cudaDataType_t type = sizeof(floatX) == 4 ? CUDA_R_32F : LORA_LOSS_SCALE > 1 ? CUDA_R_16F : CUDA_R_16BF;
+    const float one = 1, zero = 0;
+    return seconds_of([&] {
+        if (!backward) cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, O, N, I, &one, w, type, I, x, type, I, &zero, y, type, O, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        else cublasGemmEx(handle, CUBLAS_OP_N, CUBLAS_OP_N, I, N, O, &one, w, type, I, x, type, O, &zero, y, type, I, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    }, false);
+}
+#else
+static double cublas_seconds(floatX *, const floatX *, const floatX *, int, int, int, bool) { return NAN; }
+#endif
+
+static void bench_linear(const char *what, int N, int I, const int *outs, int count, double *ratios, int *ratio_count) {
+    Linear group[3], plain[3];
+    int O = 0;
+    for (int j = 0; j < count; j++) { group[j] = plain[j] = random_projection(I, outs[j], 16); plain[j].rank = 0; O += outs[j]; }
+    floatX *x = random_x((size_t)N * (size_t)I, 1), *y = random_x((size_t)N * (size_t)O, 1), *t = random_x((size_t)N * 48, 1), *dx = random_x((size_t)N * (size_t)I, 1), *all = random_x((size_t)O * (size_t)I, 0.03f);
+    Scratch s;
+    s.bytes = op_scratch_bytes(N, O > I ? O : I, 48, 1024, 64);
+    s.base = bytes_on_card(s.bytes);
+    LoraCall call = no_adapter();
+    call.adapter = true;
+    double flops = 2.0 * N * O * I;
+    for (int backward = 0; backward < 2; backward++) {
+        double base = seconds_of([&] { if (backward) linear_backward(dx, y, t, x, plain, count, call, N, s); else linear_forward(y, t, x, plain, count, call, N, s); }, false);
+        double lora = seconds_of([&] { if (backward) linear_backward(dx, y, t, x, group, count, call, N, s); else linear_forward(y, t, x, group, count, call, N, s); }, false);
+        call.dropout = 0.05f;
+        double dropped = seconds_of([&] { if (backward) linear_backward(dx, y, t, x, group, count, call, N, s); else linear_forward(y, t, x, group, count, call, N, s); }, false);
+        call.dropout = 0;
+        double peer = backward ? cublas_seconds(dx, y, all, N, O, I, true) : cublas_seconds(y, x, all, N, O, I, false);
+        printf("  %-8s %s [%d x %d x %d]  %6.1f TFLOP/s", what, backward ? "dx" : "y ", N, O, I, flops / base / 1e12);
+        if (isfinite(peer)) { printf("  cuBLAS %6.1f (%.2f x)", flops / peer / 1e12, peer / base); ratios[(*ratio_count)++] = peer / base; }
+        printf("  with LoRA r 16 %+.1f %%, and dropout %+.1f %% time\n", (lora / base - 1) * 100, (dropped / base - 1) * 100);
+    }
+    for (int j = 0; j < count; j++) projection_free(&group[j]);
+    backend_free(x, 0); backend_free(y, 0); backend_free(t, 0); backend_free(dx, 0); backend_free(all, 0); backend_free(s.base, 0);
+}
+
+static void bench_attention(const Shape *m, int N, int length) {
+    int S = N / length, P = (m->H + 2 * m->KV) * m->D;
+    int32_t *host = (int32_t *)must_alloc((size_t)(S + 1) * sizeof *host), *cu = (int32_t *)bytes_on_card((size_t)(S + 1) * sizeof *cu);
+    for (int s = 0; s <= S; s++) host[s] = s * length;
+    backend_upload(cu, host, (size_t)(S + 1) * sizeof *cu);
+    floatX *qkv = random_x((size_t)N * (size_t)P, 1), *out = random_x((size_t)N * (size_t)(m->H * m->D), 1), *dqkv = random_x((size_t)N * (size_t)P, 1);
+    float *lse = (float *)bytes_on_card((size_t)N * (size_t)m->H * sizeof(float));
+    Scratch s;
+    s.bytes = op_scratch_bytes(N, P, 0, 1024, 64);
+    s.base = bytes_on_card(s.bytes);
+    double product = 2.0 * N * length / 2 * m->H * m->D;      /* causal: half of the square */
+    double forward = seconds_of([&] { attention_forward(out, lse, qkv, cu, S, N, m->H, m->KV, m->D, s); }, false);
+    double backward = seconds_of([&] { attention_backward(dqkv, out, out, lse, qkv, cu, S, N, m->H, m->KV, m->D, s); }, false);
+    printf("  attention %d x %d, %d heads on %d of %d   forward %6.1f TFLOP/s   backward %6.1f TFLOP/s (counted as 5 products)\n", S, length, m->H, m->KV, m->D, 2 * product / forward / 1e12, 5 * product / backward / 1e12);
+    backend_free(cu, 0); backend_free(qkv, 0); backend_free(out, 0); backend_free(dqkv, 0); backend_free(lse, 0); backend_free(s.base, 0);
+    free(host);
+}
+
+static void report_bandwidth(const char *what, double bytes, double seconds) { printf("  %-22s %7.1f GB/s  %5.1f %% of the copy rate\n", what, bytes / seconds / 1e9, 100 * bytes / seconds / copy_rate); }
+
+static void bench_elementwise(const Shape *m, int N) {
+    int C = m->C, F = m->F, D = m->D, P = (m->H + 2 * m->KV) * D;
+    size_t widest = (size_t)(2 * F > P ? 2 * F : P) * (size_t)N, X = sizeof(floatX);
+    floatX *a = random_x(widest, 1), *b = random_x(widest, 1), *c = random_x((size_t)N * (size_t)F, 1);
+    float *weight = (float *)bytes_on_card((size_t)(C + F) * sizeof(float)), *rstd = (float *)bytes_on_card((size_t)N * sizeof(float)), *table = (float *)bytes_on_card((size_t)N * (size_t)D * sizeof(float));
+    int32_t *positions = (int32_t *)bytes_on_card((size_t)N * sizeof(int32_t));
+    double row = (double)N * C * (double)X;
+    report_bandwidth("rmsnorm + residual", 4 * row, seconds_of([&] { rmsnorm_forward(a, rstd, b, b, c, weight, 1e-6f, N, C); }, true));
+    report_bandwidth("rmsnorm backward", 4 * row, seconds_of([&] { rmsnorm_backward(a, a, b, rstd, c, weight, N, C); }, true));
+    report_bandwidth("swiglu forward", 3.0 * N * F * (double)X, seconds_of([&] { swiglu_forward(c, a, N, F); }, true));
+    report_bandwidth("swiglu backward", 5.0 * N * F * (double)X, seconds_of([&] { swiglu_backward(a, c, a, N, F); }, true));
+    report_bandwidth("q/k norm and rope", 2.0 * N * P * (double)X, seconds_of([&] { qk_norm_rope_forward(b, a, weight, weight, 1e-6f, table, table, positions, N, m->H, m->KV, D); }, true));
+    report_bandwidth("q/k norm and rope back", 3.0 * N * P * (double)X, seconds_of([&] { qk_norm_rope_backward(b, a, weight, weight, 1e-6f, table, table, positions, N, m->H, m->KV, D); }, true));
+    size_t count = (size_t)20 << 20;
+    float *state[4];
+    for (int i = 0; i < 4; i++) state[i] = (float *)bytes_on_card(count * sizeof(float));
+    report_bandwidth("AdamW", 28.0 * (double)count, seconds_of([&] { adamw_update(state[0], state[1], state[2], state[3], count, 1, 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 1); }, true));
+    for (int i = 0; i < 4; i++) backend_free(state[i], 0);
+    backend_free(a, 0); backend_free(b, 0); backend_free(c, 0); backend_free(weight, 0); backend_free(rstd, 0); backend_free(table, 0); backend_free(positions, 0);
+}
+
+static void bench_head(const Shape *m, int N) {
+    Linear p = random_projection(m->C, m->V, 0);
+    floatX *x = random_x((size_t)N * (size_t)m->C, 1), *dx = random_x((size_t)N * (size_t)m->C, 1);
+    int32_t *host = (int32_t *)must_alloc((size_t)N * sizeof *host), *targets = (int32_t *)bytes_on_card((size_t)N * sizeof *targets);
+    for (int n = 0; n < N; n++) host[n] = (int32_t)((int64_t)n * 7919 % m->V);
+    backend_upload(targets, host, (size_t)N * sizeof *targets);
+    Scratch s;
+    s.bytes = op_scratch_bytes(N, m->C, 0, m->V, m->C);
+    s.base = bytes_on_card(s.bytes);
+    double seconds = seconds_of([&] { lm_head_loss(dx, NULL, x, targets, &p.w, 1e-4f, N, m->C, m->V, s); }, false);
+    printf("  head and loss, all %d rows labelled   %6.1f TFLOP/s, %.0f MB of workspace\n", N, 4.0 * N * m->C * m->V / seconds / 1e12, (double)s.bytes / 1e6);
+    projection_free(&p);
+    backend_free(x, 0); backend_free(dx, 0); backend_free(targets, 0); backend_free(s.base, 0);
+    free(host);
+}
+
+/* The whole step: forward, backward, norm, AdamW, on random tokens. */
+static int bench_step(const char *config, int tokens, int length, int rank, double peak) {
+    char folder[] = "/tmp/bench_gpu_XXXXXX", command[4096];
+    Error err;
+    Model m;
+    if (!mkdtemp(folder)) return 1;
+    snprintf(command, sizeof command, "build/make_random_model '%s' %s BF16", config, folder);
+    bool ok = system(command) == 0 && model_open(&m, folder, &err);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    if (system(command)) fprintf(stderr, "could not remove %s\n", folder);
+    if (!ok) { fprintf(stderr, "error: %s; is build/make_random_model there?\n", err.text); return 1; }
+    LoraConfig lora;
+    memset(&lora, 0, sizeof lora);
+    lora.r = rank; lora.lora_alpha = 2 * (float)rank;
+    for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
+    MemoryTable table;
+    memset(&table, 0, sizeof table);
+    Batch b;
+    const ModelConfig *c = &m.config;
+    int S = tokens / length;
+    if (!adapter_attach(&m, &lora, 1, &err) || !model_prepare(&m, tokens, length, RECOMPUTE_NONE, true, &table, &err) || !batch_alloc(&b, tokens, S, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
+    b.N = S * length; b.S = S;
+    for (int n = 0; n < b.N; n++) { b.ids[n] = (int32_t)((int64_t)n * 7919 % c->vocab_size); b.positions[n] = n % length; b.targets[n] = n % length + 1 < length ? b.ids[n] : -100; }
+    for (int s = 0; s <= S; s++) b.cu_seqlens[s] = s * length;
+    LoraCall call = no_adapter();
+    call.adapter = true;
+    double seconds = seconds_of([&] {
+        adapter_zero_grad(&m);
+        model_step(&m, &b, call, 1.0f / (float)b.N, true, NULL);
+        global_norm(m.grad, m.param_count);
+        adamw_update(m.param, m.adam_m, m.adam_v, m.grad, m.param_count, 1, 1e-5f, 0.9f, 0.999f, 1e-8f, 0, 1);
+    }, false);
+    double body = 0, in_out = 0;
+    for (int j = 0; j < MODULE_COUNT; j++) { const Linear *p = &m.layers[0].linear[j]; body += (double)p->in * p->out; in_out += p->in + p->out; }
+    double L = c->num_hidden_layers, per_token = 4 * body * L + 4.0 * c->hidden_size * c->vocab_size + 6.0 * rank * in_out * L + 7.0 * length * c->num_attention_heads * c->head_dim * L;
+    size_t available, total;
+    CUDA_CHECK(cudaMemGetInfo(&available, &total));
+    printf("%s, %d x %d tokens, r %d, %s: %.0f tokens/s, %.1f TFLOP/s, MFU %.1f %% of %.0f; memory announced %.2f GiB, in use %.2f GiB\n", config, S, length, rank, PRECISION_NAME, b.N / seconds, per_token * b.N / seconds / 1e12,
+           100 * per_token * b.N / seconds / 1e12 / peak, peak, (double)(table.total + device.overhead) / 0x1p30, (double)(total - available) / 0x1p30);
+    batch_free(&b);
+    model_close(&m);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    Error err;
+    int tokens = 8192, length = 1024, rank = 16;
+    double peak = 989;
+    const char *config = NULL;
+    for (int i = 1; i < argc; i += 2) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        if (!strcmp(argv[i], "--random-weights") && *value) config = value;
+        else if (!strcmp(argv[i], "--tokens") && atoi(value) > 0) tokens = atoi(value);
+        else if (!strcmp(argv[i], "--length") && atoi(value) > 0) length = atoi(value);
+        else if (!strcmp(argv[i], "--rank") && atoi(value) > 0) rank = atoi(value);
+        else if (!strcmp(argv[i], "--peak") && atof(value) > 0) peak = atof(value);
+        else { fprintf(stderr, "usage: bench_gpu [--random-weights CONFIG.json] [--tokens N] [--length N] [--rank N] [--peak TFLOP/s]\n"); return 2; }
+    }
+    if (length > tokens) length = tokens;
+    if (!device_open(&err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
+    char text[512];
+    backend_describe(text, sizeof text);
+    printf("%s\n", text);
+    if (config) return bench_step(config, tokens, length, rank, peak);
+    flush_buffer = bytes_on_card(2 * (size_t)FLUSH);
+    copy_rate = 2.0 * FLUSH / seconds_of([&] { CUDA_CHECK(cudaMemcpyAsync(flush_buffer, (char *)flush_buffer + FLUSH, FLUSH, cudaMemcpyDeviceToDevice)); }, false);
+    printf("copy %.0f GB/s, read plus written\n", copy_rate / 1e9);
+    double ratios[64];
+    int count = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const Shape *m = &shapes[i];
+        int qkv[3] = {m->H * m->D, m->KV * m->D, m->KV * m->D}, one[1] = {m->C}, gate_up[2] = {m->F, m->F};
+        printf("%s, %d tokens\n", m->name, tokens);
+        bench_linear("q k v", tokens, m->C, qkv, 3, ratios, &count);
+        bench_linear("o", tokens, m->H * m->D, one, 1, ratios, &count);
+        bench_linear("gate up", tokens, m->C, gate_up, 2, ratios, &count);
+        bench_linear("down", tokens, m->F, one, 1, ratios, &count);
+        bench_head(m, tokens);
+        bench_attention(m, tokens, length);
+        bench_elementwise(m, tokens);
+    }
+    double log_sum = 0, least = INFINITY;
+    for (int i = 0; i < count; i++) { log_sum += log(ratios[i]); least = fmin(least, ratios[i]); }
+    if (count) printf("our GEMM against cuBLAS over %d shapes: geometric mean %.2f x, least %.2f x\n", count, exp(log_sum / count), least);
+    return 0;
+}
