@@ -87,7 +87,7 @@ $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
 # train_lora.cu with a switch at every barrier, wait and bounds check (test/mutants.sh): the test of the tests.
 $(BUILD)/mutants: test/test_ops.c test/mutants.sh $(HEADERS) $(KERNEL_TESTS) | stb
 	@bash test/mutants.sh make $(BUILD)/mutated
-	$(EMULATE) $(SANITIZE) -DPRECISION_BF16 -DMUTATED -I$(BUILD) -x c++ $< -o $@ $(LIBS)
+	$(EMULATE) -O2 -g -fsanitize=address -DPRECISION_BF16 -DMUTATED -I$(BUILD) -x c++ $< -o $@ $(LIBS)
 
 ## test-mutants    deletes one barrier, wait or bounds check of the kernels at a time and demands that a test fails (part of make test)
 test-mutants: $(BUILD)/mutants

@@ -296,7 +296,7 @@ __device__ __forceinline__ void store_chunk(floatX *p, const float v[CHUNK], int
 }
 static bool rows_aligned(const void *p, int width) { return !p || ((uintptr_t)p % 16 == 0 && width % CHUNK == 0); }
 
-/* Sum over a block in a fixed order: butterflies within warps, then one warp over the warps. `shared`: 32 floats. All threads get the sum. */
+/* Sum over a block in a fixed order: butterflies within warps, then every thread over the warps. `shared`: 32 floats, for one sum a kernel. */
 __device__ __forceinline__ float warp_sum(float v) {
     for (int offset = WARP / 2; offset; offset /= 2) v += __shfl_xor_sync(0xffffffff, v, offset);
     return v;
@@ -304,7 +304,6 @@ __device__ __forceinline__ float warp_sum(float v) {
 __device__ __forceinline__ float block_sum(float v, float *shared) {
     int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
     v = warp_sum(v);
-    __syncthreads();                        /* shared may still be read from the sum before */
     if (threadIdx.x % WARP == 0) shared[warp] = v;
     __syncthreads();
     float sum = 0;
@@ -622,7 +621,6 @@ template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREA
             }
         }
     }
-    cp_async_wait<0>();
     __syncthreads();                        /* the ring becomes four staging tiles, one a warp, for stores of whole 16-byte chunks */
     floatX *staging = ring + warp * WARP_TILE * WARP_TILE;
     const float *bias = TURNED ? NULL : g.part[part].bias;

@@ -83,7 +83,8 @@ struct __half {
 
 /* ---- fibers ------------------------------------------------------------------------------------------------------------------------------------------- */
 
-/* 0 forward, 1 reverse, else the seed of a shuffle: in which order the threads of a block, and the blocks of a grid, take their turns. */
+/* In which order the threads of a block, and the blocks of a grid, take their turns. 0 forward and 1 reverse: everybody goes on to the next meeting, fairly. 2 and 3: the first, or the last, warp that can go on does,
+   as far as it can, before any other moves; fair orders keep the warps within one meeting of each other and would never show a missing barrier that lets one run ahead. Else the seed of a shuffle. */
 static int emulator_order = getenv("EMULATOR_ORDER") ? atoi(getenv("EMULATOR_ORDER")) : 0;
 
 namespace emulator {
@@ -239,10 +240,11 @@ static void run_block(uint64_t *random) {
     memset(&block_meeting, 0, sizeof block_meeting);
     memset(warp_meetings, 0, sizeof warp_meetings);
     while (count) {
-        unsigned step = 1, at = 0, left = 0;
+        unsigned step = 1, at = 0, left = 0, warp = 0;
         bool moved = false;
-        if (emulator_order == 1) { step = count - 1; at = count - 1; }        /* a step of -1 */
-        else if (emulator_order) {
+        bool greedy = emulator_order == 2 || emulator_order == 3;
+        if (emulator_order == 1 || emulator_order == 3) { step = count - 1; at = count - 1; }        /* a step of -1 */
+        else if (emulator_order > 3) {
             *random = *random * 6364136223846793005ull + 1442695040888963407ull;
             at = (unsigned)(*random >> 33) % count;
             for (step = (unsigned)(*random >> 40) % count | 1;; step += 2) {  /* coprime to count, so that every fiber has its turn */
@@ -254,7 +256,9 @@ static void run_block(uint64_t *random) {
         for (unsigned i = 0; i < count; i++, at = (at + step) % count) {
             Fiber *f = &fibers[live[at]];
             if (f->clock && *f->clock == f->seen) continue;
+            if (greedy && moved && f->warp != warp) break;
             f->clock = NULL;
+            warp = f->warp;
             resume(f);
             moved = true;
         }
@@ -288,9 +292,9 @@ template <typename F> static void launch(const char *name, dim3 grid, dim3 block
     if (posix_memalign(&memory, 128, bytes ? bytes : 1)) abort();
     shared = (unsigned char *)memory;
     shared_end = shared + bytes;
-    uint64_t turn = emulator_order > 1 ? (uint64_t)emulator_order % blocks : 0;
+    uint64_t turn = emulator_order > 3 ? (uint64_t)emulator_order % blocks : 0;
     for (uint64_t i = 0; i < blocks; i++) {
-        uint64_t b = emulator_order == 1 ? blocks - 1 - i : (i + turn) % blocks;
+        uint64_t b = emulator_order % 2 && emulator_order < 4 ? blocks - 1 - i : (i + turn) % blocks;
         block_index = dim3((unsigned)(b % grid.x), (unsigned)(b / grid.x % grid.y), (unsigned)(b / grid.x / grid.y));
         memset(shared, 0xff, bytes);
         run_block(&random);
