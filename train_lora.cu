@@ -1253,10 +1253,10 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention
         const float *l = saved + slot * 2 * SHORT;
         scores<DT, SHORT / 8>(p, k, KEYS, m0, q, SHORT);
         scores<DT, SHORT / 8>(ds, v, KEYS, m0, d, SHORT);
+        /* Queries past the end were loaded as zeros, dout, lse and delta too: they add nothing. */
         for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
             int column = j * 8 + lane % 4 * 2 + e % 2;
-            bool seen = key + e / 2 * 8 <= q0 + column && q0 + column < s.length;
-            p[j][e] = seen ? exp2f((p[j][e] * a.scale - l[column]) * 1.44269504f) : 0;
+            p[j][e] = key + e / 2 * 8 <= q0 + column ? exp2f((p[j][e] * a.scale - l[column]) * 1.44269504f) : 0;
             ds[j][e] = p[j][e] * (ds[j][e] - l[SHORT + column]);
         }
         accumulate<DT, SHORT / 8>(dv, p, d, SHORT);
@@ -1306,8 +1306,7 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention
         scores<DT, SHORT / 8>(ds, d, QUERIES, m0, v, SHORT);
         for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
             int key = number * SHORT + j * 8 + lane % 4 * 2 + e % 2, half = e / 2;
-            bool seen = key <= row + half * 8 && row + half * 8 < s.length;
-            ds[j][e] = seen ? exp2f((p[j][e] * a.scale - l[half]) * 1.44269504f) * (ds[j][e] - del[half]) : 0;
+            ds[j][e] = key <= row + half * 8 ? exp2f((p[j][e] * a.scale - l[half]) * 1.44269504f) * (ds[j][e] - del[half]) : 0;
         }
         accumulate<DT, SHORT / 8>(dq, ds, k, SHORT);
         __syncthreads();

@@ -14,7 +14,7 @@ make)
         # Conditions that keep a thread within its rows and columns: deleted means always true; "!": always false. Each must be found, so that the list cannot go stale.
         my @checks = ("row0 + row < m.rows", "column0 + column < m.columns", "column0 + column + j < m.columns", "!row0 + row >= row_end", "column0 + column < column_end", "column0 + column + j < column_end",
             "at + j < end", "n < columns", "n + 1 < columns", "row < g.rows", "column < s[i].width", "r < s[i].width", "n < x.columns", "!n0 >= x.columns", "c + j < C", "number < heads", "d < half", "d + j < half",
-            "!number * KEYS + j * 8 + lane % 4 * 2 + e % 2 > row + e / 2 * 8", "row + half * 8 < s.length", "query < s.length", "key + e / 2 * 8 <= q0 + column", "q0 + column < s.length", "key <= row + half * 8",
+            "!number * KEYS + j * 8 + lane % 4 * 2 + e % 2 > row + e / 2 * 8", "row + half * 8 < s.length", "query < s.length", "key + e / 2 * 8 <= q0 + column", "key <= row + half * 8",
             "!s.first >= s.length", "!i >= rows", "!i >= chunks", "c + j < V", "(int)threadIdx.x < width", "i < c.rank * c.in", "i < c.rank * c.out", "i < p.rank * p.columns", "i < count");
         my %found;
         my $alternatives = join "|", map { my $c = $_; $c =~ s/^!//; quotemeta $c } sort { length $b <=> length $a } @checks;
@@ -34,7 +34,9 @@ make)
     ;;
 run)
     program=$2 sites=build/mutated/sites passed=0 failed=0
-    export ASAN_OPTIONS=detect_leaks=0 EMULATED_SHARED
+    export ASAN_OPTIONS=detect_leaks=0
+    # Survivors that are argued: a block that has nothing to do leaves at once. Without the test it would multiply the zeros that tile_load gives outside of a matrix and store none of them.
+    saves_work=$'n0 >= x.columns\ns.first >= s.length'
     try() {     # mutant: caught when a run with some thread order, on a big card or on a Turing card, fails
         local run
         for run in 232448,2 232448,3 65536,2 232448,0 232448,1 232448,7 65536,3; do
@@ -47,6 +49,7 @@ run)
     while read -r k verdict; do
         site=$(sed -n "${k}p" "$sites")
         if [ "$verdict" = caught ]; then passed=$((passed + 1)); echo "ok    mutant $k caught: line $site"
+        elif grep -qxF "${site#*: }" <<<"$saves_work"; then passed=$((passed + 1)); echo "ok    mutant $k survived, it only saves work: line $site"
         else failed=$((failed + 1)); echo "FAIL  mutant $k survived: line $site"; fi
     done < <(seq "$(wc -l <"$sites")" | xargs -P "$(nproc)" -I{} bash -c 'try {} '"$program")
     echo "$passed passed, $failed failed"
