@@ -552,7 +552,7 @@ template <bool TURNED> __device__ __forceinline__ void gemm_load_b(FragB f[2], c
     else load_b_pair(f, slot + TILE * PANEL, TILE, n, k);
 }
 
-template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREADS) gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, LoraCall call, int I, int stages, bool aligned) {
+template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, LoraCall call, int I, int stages, bool aligned) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
     const int slot_size = 2 * TILE * PANEL;
@@ -1151,7 +1151,7 @@ template <int DT> __device__ __forceinline__ void store_rows(floatX *out, size_t
     tile_store(out, stride, length, D, aligned, tile, tile_rows, m0, 16, DT * 16, row0, 0);
 }
 
-template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attention a) {
+template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attention a) {
     SHARED_MEMORY(memory);
     SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);       /* the last tiles of a sequence have the most keys: they start first */
     if (s.first >= s.length) return;
@@ -1220,7 +1220,7 @@ __global__ void attention_delta_kernel(float *delta, const floatX *dout, const f
 }
 
 /* dk and dv of 64 keys. Scores are made turned, keys by queries, so that p^T and ds^T are already the A operands of dv = p^T dout and dk = ds^T q. */
-template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
+template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
     SHARED_MEMORY(memory);
     SequenceTile s = find_tile(a, blockIdx.x, KEYS);                          /* the first tiles are seen by the most queries */
     if (s.first >= s.length) return;
@@ -1271,7 +1271,7 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention
 }
 
 /* dq of 64 queries of one head. */
-template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS) attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
+template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
     SHARED_MEMORY(memory);
     SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);
     if (s.first >= s.length) return;

@@ -16,7 +16,7 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
         p=${p:-0} f=$((${f:-0} + 1))
     fi
     grep -E '^FAIL' "$log"
-    grep -E '^skipped' "$log" | sort -u | sed "s/^/$name: /"
+    grep -E '^skipped' "$log" | sort -u | sed "s|^|$name: |"
     printf '%-28s %5d passed %3d failed %4d s\n' "$name" "$p" "$f" $((SECONDS - start))
     passed=$((passed + p)) failed=$((failed + f))
 }

@@ -270,6 +270,43 @@ static void test_backends(void) {
     arrfree(log.train);
 }
 
+#ifdef PRECISION_FP16
+/* fp16: a loss scale that overflows is halved and the step made again, until its gradient is finite; nothing is lost and the numbers do not depend on where it started. */
+static Model *scaled;
+static float scale_after;
+static void start_too_high(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps) {
+    (void)user; (void)o; (void)train; (void)eval; (void)memory; (void)steps;
+    scaled = (Model *)m;
+    scaled->loss_scale = 0x1p36f;
+}
+static void watch_scale(void *user, const LogRecord *r) { collect(user, r); scale_after = scaled->loss_scale; }
+
+static void test_loss_scale(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    Log usual = {NULL, NULL}, high = {NULL, NULL};
+    TrainHooks hooks;
+    char out[300];
+    snprintf(out, sizeof out, "%s/scale", work_folder);
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = "test/golden/trl_linear/data.jsonl";
+    o.output = out;
+    o.max_steps = 4;
+    bool ok = train(&o, &usual, &result, &err);
+    memset(&hooks, 0, sizeof hooks);
+    hooks.user = &high; hooks.on_begin = start_too_high; hooks.on_log = watch_scale;
+    ok = ok && train_run(&o, &hooks, &result, &err) && arrlen(usual.train) == 4 && arrlen(high.train) == 4;
+    double worst = 0;
+    for (int i = 0; ok && i < 4; i++) { worse(&worst, high.train[i].loss, usual.train[i].loss); worse(&worst, high.train[i].grad_norm, usual.train[i].grad_norm); }
+    check(ok && scale_after < 0x1p36f && scale_after >= 1, "a loss scale of 2^36 overflows and comes down to 2^%.0f%s%s", ok ? log2((double)scale_after) : NAN, ok ? "" : ": ", ok ? "" : err.text);
+    check(worst <= 0x1p-10, "the scale changes loss and grad_norm by %.1e at most: less than one step of fp16", worst);
+    arrfree(usual.train);
+    arrfree(high.train);
+}
+#endif
+
 /* Every slot exactly once, whatever the packing; losses of packed and unpacked data agree. */
 static void test_packing(void) {
     Error err;
@@ -367,6 +404,9 @@ int main(void) {
     test_packing();
     test_stories();
     test_errors();
+#endif
+#ifdef PRECISION_FP16
+    test_loss_scale();
 #endif
     if (sizeof(floatX) == 4) {              /* the goldens are fp32 */
         test_trl("trl_linear");
