@@ -62,7 +62,7 @@ endif
 test:
 	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora test-programs
 	@bash test/run.sh
-test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants
+test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
 $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
@@ -83,6 +83,11 @@ $(BUILD)/emulated/asan/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
 	$(EMULATE) $(SANITIZE) -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
 endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
+
+# dev/'s ladders teach GEMM and attention a step at a time; here every step is checked.
+$(BUILD)/%_ladder: dev/%_ladder.cu $(HEADERS) $(KERNEL_TESTS) | stb
+	@mkdir -p $(BUILD)
+	$(EMULATE) -O2 -x c++ $< -o $@ $(LIBS)
 
 # train_lora.cu with a switch at every barrier, wait and bounds check (test/mutants.sh): the test of the tests.
 $(BUILD)/mutants: test/test_ops.c test/mutants.sh $(HEADERS) $(KERNEL_TESTS) | stb

@@ -523,7 +523,7 @@ __device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile,
    registers by (cp.async). One barrier a step: it says both "this slot has arrived" and "everybody has left the slot that is overwritten next".
    TURNED: w and up are stored [depth][columns] (dx), else [columns][depth] (y). MASKED: dropout on the part of dx that comes through A. */
 
-enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = 128 };
+enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = 128 };                      /* two blocks a multiprocessor: __launch_bounds__ lets the compiler use 255 registers and forbids it to spill for a third */
 
 typedef struct Step { int part, k0, depth; bool up; } Step;
 

@@ -23,19 +23,27 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
 for t in test_tokenizer test_ops test_data test_model test_train test_embed; do suite "$t" "build/$t"; done
 suite test_cli bash test/test_cli.sh ./train_lora
 suite compilers bash test/compilers.sh
-# The kernels in three precisions, each in another order of the threads; fp16 once more as on a Turing card, with 64 KiB of shared memory and the older instruction.
-suite emulated/test_ops_FP32 build/emulated/test_ops_FP32
-suite emulated/test_ops_BF16 env EMULATOR_ORDER=1 build/emulated/test_ops_BF16
-suite emulated/test_ops_FP16 env EMULATOR_ORDER=2026 build/emulated/test_ops_FP16
-suite emulated/turing env EMULATED_SHARED=65536 build/emulated/test_ops_FP16
-suite emulated/test_model_FP32 build/emulated/test_model_FP32
-for p in FP32 BF16 FP16; do suite emulated/test_train_$p build/emulated/test_train_$p; done
+# The emulator runs on one core: two programs at a time. Each leaves its output for `replay`, so that suite can count it in order.
+# The kernels in three precisions, each in another order of the threads; fp16 once more as on a Turing card, with 64 KiB of shared memory and the older instruction; then the longest under sanitizers.
+emulated=(
+    "asan/emulated/test_ops env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_ops_BF16"        # fibers hold what the leak checker cannot see
+    "asan/emulated/test_model env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_model_FP32"
+    "emulated/test_ops_FP32 build/emulated/test_ops_FP32"
+    "emulated/test_ops_BF16 env EMULATOR_ORDER=1 build/emulated/test_ops_BF16"
+    "emulated/test_ops_FP16 env EMULATOR_ORDER=2026 build/emulated/test_ops_FP16"
+    "emulated/turing env EMULATED_SHARED=65536 build/emulated/test_ops_FP16"
+    "emulated/test_model_FP32 build/emulated/test_model_FP32"
+    "emulated/test_train_FP32 build/emulated/test_train_FP32"
+    "emulated/test_train_BF16 build/emulated/test_train_BF16"
+    "emulated/test_train_FP16 build/emulated/test_train_FP16"
+    "gemm_ladder build/gemm_ladder"
+    "attention_ladder build/attention_ladder")
+printf '%s\n' "${emulated[@]}" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"'
+replay() { cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
+for job in "${emulated[@]}"; do suite "${job%% *}" replay "${job%% *}"; done
 suite nvcc bash test/nvcc.sh
 export OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=1
 for t in test_tokenizer test_ops test_data test_model test_train test_embed; do suite "asan/$t" "build/asan/$t"; done 2>/dev/null
-export ASAN_OPTIONS=detect_leaks=0      # fibers hold what the leak checker cannot see
-suite asan/emulated/test_ops build/emulated/asan/test_ops_BF16
-suite asan/emulated/test_model build/emulated/asan/test_model_FP32
 suite mutants bash test/mutants.sh run build/mutants
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -483,7 +483,7 @@ static void test_extremes(void) {
     LossStats p = lm_head_loss(DX, NULL, X, target, &w, 1, 1, 1, 3, s);
     shared_wait();
     check(p.loss_sum == 32768 && (float)DX[0] == 32768, "target 32,768 below the maximum: loss %.1f, gradient %.1f", p.loss_sum, (double)(float)DX[0]);
-    float tied[3] = {2, 2, 1};
+    float tied[3] = {-2, -2, -3};           /* below zero: padding must not win */
     w.data = tied;
     weight_pack(&w, packed);
     *target = 0;
