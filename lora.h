@@ -400,6 +400,8 @@ double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
    7  TRAINING
    ================================================================================================================================================ */
 
+typedef enum { SAVE_NO, SAVE_STEPS, SAVE_EPOCH } SaveStrategy;
+
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
     const char *model, *data, *eval_data, *output, *init_adapter;     /* folders and files; eval_data, init_adapter may be NULL */
@@ -411,6 +413,9 @@ typedef struct TrainOptions {
     int64_t seed;
     DataOptions data_options;
     Recompute recompute;
+    SaveStrategy save_strategy;             /* when output/checkpoint-N is written; a stopped run writes one in any case */
+    int save_steps, save_total_limit;       /* keep so many of the newest (0: all) */
+    const char *resume;                     /* a checkpoint folder, or an output folder (then its newest checkpoint); NULL: start afresh */
 } TrainOptions;
 
 /* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. */
@@ -427,11 +432,17 @@ typedef struct TrainHooks {
     void (*on_begin)(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps);
     void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
     void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
+    void (*on_warning)(void *user, const char *text);                         /* something went wrong that the run survives: a checkpoint that could not be written */
     bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
     bool plan_only;                         /* end after on_begin: nothing is allocated for the run, nothing written */
 } TrainHooks;
 
-typedef struct TrainResult { int64_t steps; double first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */; bool stopped; } TrainResult;
+typedef struct TrainResult {
+    int64_t steps, resumed_from;            /* resumed_from: the checkpoint's step, 0 where there was none */
+    double first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
+    bool stopped;
+    char checkpoint[4096];                  /* the last one written, or "" */
+} TrainResult;
 
 /* The whole job: open, attach, evaluate, train, evaluate, save. On an error nothing of an earlier output is lost. */
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err);
@@ -604,7 +615,8 @@ bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
 
 static void path_join(char *out, size_t size, const char *folder, const char *name) {
     size_t n = strlen(folder);
-    snprintf(out, size, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
+    int length = snprintf(out, size, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
+    if (length < 0 || (size_t)length >= size) out[0] = 0;                     /* too long for the system: opening "" says so */
 }
 static bool file_exists(const char *folder, const char *name) {
     char path[PATH_MAX];
@@ -2304,11 +2316,15 @@ static void text_add_json_string(Text *t, const char *s) {
     }
     text_add(t, "\"");
 }
+#ifdef __GNUC__
+__attribute__((noinline))                   /* inlined, gcc 12 takes the array's header for something that was never allocated */
+#endif
+static void text_free(Text *t) { arrfree(t->at); }
 static bool text_write(Text *t, const char *folder, const char *name, Error *err) {
     char path[PATH_MAX];
     path_join(path, sizeof path, folder, name);
     bool ok = write_file(path, t->at, (size_t)arrlen(t->at), err);
-    arrfree(t->at);
+    text_free(t);
     return ok;
 }
 
@@ -2345,7 +2361,7 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
     /* Weights first: a configuration without its weights would look like a whole adapter. */
     bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
     if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
-    else arrfree(t.at);
+    else text_free(&t);
     free(names); free(data); free(shapes); free(values);
     arrfree(list);
     return ok;
@@ -3228,16 +3244,23 @@ typedef struct Run {
     bool plan_only;
     int64_t step, num_tokens;
     double epoch, start;
+    /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
+    LogRecord window;
+    int64_t window_steps, window_micro;
+    double train_loss, training, window_seconds;
 } Run;
 
-static void run_log(Run *run, const LogRecord *r) {
-    arrput(run->history, *r);
+static void run_log_line(Run *run, const LogRecord *r) {
     Text t = {NULL};
     log_record_json(&t, r);
     text_add(&t, "\n");
     fwrite(t.at, 1, (size_t)arrlen(t.at), run->log);
     fflush(run->log);
-    arrfree(t.at);
+    text_free(&t);
+}
+static void run_log(Run *run, const LogRecord *r) {
+    arrput(run->history, *r);
+    run_log_line(run, r);
     if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
 }
 
@@ -3319,18 +3342,207 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     return true;
 }
 
+/* ---- checkpoints ---------------------------------------------------------------------------------------------------------------------------------------
+   output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
+   and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
+
+/* The options and the data that decide a run's numbers, as members of a JSON object. Paths, logging and evaluation may differ. */
+static void checkpoint_identity(Text *t, const Run *run) {
+    const TrainOptions *o = run->o;
+    const Model *m = &run->model;
+    text_add(t, "\"parameters\": %zu, \"tokens\": %lld, \"slots\": %zu, \"lora_r\": %d, \"lora_alpha\": %.9g, \"lora_dropout\": %.9g, \"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, ", m->param_count,
+             (long long)run->train.stats.tokens, run->train.slots, m->lora.r, (double)m->lora.lora_alpha, (double)m->lora.lora_dropout, o->learning_rate, schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup,
+             (long long)run->plan.total_steps);
+    text_add(t, "\"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %s",
+             o->per_device_train_batch_size, o->gradient_accumulation_steps, o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->max_grad_norm, (long long)o->seed, o->shuffle ? "true" : "false");
+}
+
+/* Every field of a record, exactly; the log's own lines round. */
+enum { RECORD_NUMBERS = 16 };
+static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
+    const double all[RECORD_NUMBERS] = {r->eval, (double)r->step, (double)r->total_steps, (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy, r->perplexity, r->loss_hf,
+                                        r->tokens_per_second, r->seconds, r->eta, 0};
+    memcpy(v, all, sizeof all);
+}
+static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
+    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13], v[14]};
+    return r;
+}
+static void record_text(Text *t, const LogRecord *r) {
+    double v[RECORD_NUMBERS];
+    record_numbers(v, r);
+    for (int i = 0; i < RECORD_NUMBERS; i++) text_add(t, "%s%.17g", i ? ", " : "[", v[i]);
+    text_add(t, "]");
+}
+static bool record_parse(LogRecord *r, const Json *j) {
+    double v[RECORD_NUMBERS];
+    int i = 0;
+    if (!j || j->type != JSON_ARRAY || j->count != RECORD_NUMBERS) return false;
+    for (const Json *e = j->child; e; e = e->next) { if (e->type != JSON_NUMBER) return false; v[i++] = e->number; }
+    *r = record_from_numbers(v);
+    return true;
+}
+
+static bool folder_remove(const char *folder) {
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "checkpoint.json"};
+    char path[PATH_MAX];
+    for (int i = 0; i < 4; i++) { path_join(path, sizeof path, folder, files[i]); unlink(path); }
+    return rmdir(folder) == 0 || errno == ENOENT;
+}
+/* The step of the newest checkpoint-N in a folder and of the oldest, and how many there are. */
+typedef struct Checkpoints { int64_t newest, oldest; int count; } Checkpoints;
+static Checkpoints checkpoints_list(const char *folder) {
+    Checkpoints c = {-1, -1, 0};
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        char *end;
+        if (strncmp(e->d_name, "checkpoint-", 11)) continue;
+        long long step = strtoll(e->d_name + 11, &end, 10);
+        if (*end || end == e->d_name + 11 || step < 0) continue;              /* checkpoint-12.tmp: torn */
+        if (step > c.newest) c.newest = step;
+        if (c.oldest < 0 || step < c.oldest) c.oldest = step;
+        c.count++;
+    }
+    if (d) closedir(d);
+    return c;
+}
+
+static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    const Model *m = &run->model;
+    char name[64], folder[PATH_MAX], temporary[PATH_MAX], path[PATH_MAX];
+    snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
+    path_join(folder, sizeof folder, o->output, name);
+    snprintf(name, sizeof name, "checkpoint-%lld.tmp", (long long)run->step);
+    path_join(temporary, sizeof temporary, o->output, name);
+    folder_remove(temporary);
+    if (!adapter_save(m, temporary, err)) { folder_remove(temporary); return false; }
+    size_t bytes = m->param_count * sizeof(float);
+    float *moments[2] = {(float *)must_alloc(bytes), (float *)must_alloc(bytes)};
+    backend_download(moments[0], m->adam_m, bytes);
+    backend_download(moments[1], m->adam_v, bytes);
+    static const char *const names[2] = {"adam_m", "adam_v"};
+    const float *const data[2] = {moments[0], moments[1]};
+    const int64_t shapes[2][2] = {{(int64_t)m->param_count, 1}, {(int64_t)m->param_count, 1}};
+    path_join(path, sizeof path, temporary, "optimizer.safetensors");
+    bool ok = safetensors_write(path, names, data, shapes, 2, err);
+    free(moments[0]);
+    free(moments[1]);
+    Text t = {NULL};
+    text_add(&t, "{\n  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
+             (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
+    text_add(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
+             isfinite(result->last_eval_loss) ? "" : "null, \"no_last_eval\": ", isfinite(result->last_eval_loss) ? result->last_eval_loss : 0.0);
+    checkpoint_identity(&t, run);
+    text_add(&t, "},\n  \"window\": ");
+    record_text(&t, &run->window);
+    text_add(&t, ",\n  \"history\": [");
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
+    text_add(&t, "]\n}\n");
+    ok = text_write(&t, temporary, "checkpoint.json", err) && ok;
+    if (!ok) { folder_remove(temporary); return false; }
+    folder_remove(folder);                  /* the same step again, after a resume from an earlier one */
+    if (rename(temporary, folder)) return fail(err, "cannot write; %s: %s; give another --output", folder, strerror(errno));
+    int output = open(o->output, O_RDONLY);
+    if (output >= 0) { fsync(output); close(output); }                        /* the new name too must survive a power cut */
+    snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
+    for (Checkpoints c = checkpoints_list(o->output); o->save_total_limit > 0 && c.count > o->save_total_limit; c = checkpoints_list(o->output)) {
+        snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.oldest);
+        path_join(path, sizeof path, o->output, name);
+        if (!folder_remove(path)) break;
+    }
+    return true;
+}
+
+static double checkpoint_number(const Json *root, const char *key, bool *ok) {
+    const Json *j = json_get(root, key);
+    if (j && j->type == JSON_NUMBER) return j->number;
+    *ok = *ok && j && j->type == JSON_NULL;
+    return NAN;
+}
+
+/* The folder that --resume means: itself, or the newest checkpoint in it. */
+static bool checkpoint_find(char *folder, size_t size, const char *given, Error *err) {
+    if (file_exists(given, "checkpoint.json")) { snprintf(folder, size, "%s", given); return true; }
+    Checkpoints c = checkpoints_list(given);
+    char name[64];
+    if (!c.count) return fail(err, "no checkpoint to resume from; %s; give a checkpoint-N folder or the output folder of a run with --save-strategy", given);
+    snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.newest);
+    path_join(folder, size, given, name);
+    return true;
+}
+
+/* After the model has the checkpoint's adapter: moments, position and history. */
+static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, Error *err) {
+    Model *m = &run->model;
+    char path[PATH_MAX];
+    JsonDoc doc, mine;
+    path_join(path, sizeof path, folder, "checkpoint.json");
+    if (!json_read(&doc, path, err)) return false;
+    const Json *root = doc.root, *identity = json_get(root, "identity");
+    bool ok = true;
+    Text t = {NULL};
+    text_add(&t, "{");
+    checkpoint_identity(&t, run);
+    text_add(&t, "}");
+    if (!json_parse(&mine, t.at, (size_t)arrlen(t.at), "identity", 1, err)) ok = false;
+    text_free(&t);
+    for (const Json *e = ok ? mine.root->child : NULL; e && ok; e = e->next) {
+        const Json *there = json_get(identity, e->key);
+        bool same = there && there->type == e->type && (e->type == JSON_NUMBER || e->type == JSON_STRING ? !strcmp(there->str, e->str) : true);
+        if (!same) ok = fail(err, "the checkpoint was made with another %s: %s, now %s; %s; resume with the options of that run, run.json has them", e->key, there && there->str ? there->str : "(none)", e->str ? e->str : e->type == JSON_TRUE ? "true" : "false", folder);
+    }
+    json_free(&mine);
+    bool whole = ok;
+    if (ok) {
+        run->step = (int64_t)checkpoint_number(root, "step", &whole);
+        m->adam_step = (int)checkpoint_number(root, "adam_step", &whole);
+        m->scale_age = (int)checkpoint_number(root, "scale_age", &whole);
+        m->loss_scale = (float)checkpoint_number(root, "loss_scale", &whole);
+        run->num_tokens = (int64_t)checkpoint_number(root, "num_tokens", &whole);
+        run->window_steps = (int64_t)checkpoint_number(root, "window_steps", &whole);
+        run->window_micro = (int64_t)checkpoint_number(root, "window_micro", &whole);
+        run->epoch = checkpoint_number(root, "epoch", &whole);
+        run->train_loss = checkpoint_number(root, "train_loss", &whole);
+        run->training = checkpoint_number(root, "training", &whole);
+        run->window_seconds = checkpoint_number(root, "window_seconds", &whole);
+        result->first_eval_loss = checkpoint_number(root, "first_eval_loss", &whole);
+        result->last_eval_loss = checkpoint_number(root, "last_eval_loss", &whole);
+        result->resumed_from = run->step;
+        whole = whole && record_parse(&run->window, json_get(root, "window"));
+        const Json *history = json_get(root, "history");
+        for (const Json *e = history ? history->child : NULL; e && whole; e = e->next) {
+            LogRecord r;
+            whole = record_parse(&r, e);
+            if (whole) arrput(run->history, r);
+        }
+        whole = whole && run->step >= 0 && run->step <= run->plan.total_steps;
+        if (!whole) ok = fail(err, "the checkpoint is damaged; %s; resume from an earlier one", path);
+    }
+    json_free(&doc);
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    path_join(path, sizeof path, folder, "optimizer.safetensors");
+    ok = ok && tensors_add_file(&set, path, err);
+    const Tensor *first = ok ? tensors_get(&set, "adam_m", (int64_t)m->param_count, 1, err) : NULL, *second = first ? tensors_get(&set, "adam_v", (int64_t)m->param_count, 1, err) : NULL;
+    ok = ok && first && second;
+    if (ok) {
+        backend_upload(m->adam_m, first->data, m->param_count * sizeof(float));
+        backend_upload(m->adam_v, second->data, m->param_count * sizeof(float));
+    }
+    tensors_close(&set);
+    return ok;
+}
+
 static bool train_loop(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *p = &run->plan;
-    if (o->eval_on_start && !run_evaluate(run, result, err)) return false;
-    LogRecord window;                       /* sums since the last log line */
-    memset(&window, 0, sizeof window);
-    int64_t window_steps = 0, window_micro = 0;
-    double train_loss = 0, training = 0, window_seconds = 0;      /* seconds spent in steps: evaluation does not count as slowness */
+    if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
     bool evaluated = false;
-    for (int64_t epoch = 0; run->step < p->total_steps && !result->stopped; epoch++) {
+    /* A resumed run goes on where it was: the order of an epoch and every dropout mask follow from the seed and the step alone. */
+    for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped; epoch++) {
         epoch_order(run->order, o, &run->train, epoch);
-        for (int64_t begin = 0; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped; begin += o->gradient_accumulation_steps) {
+        for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped; begin += o->gradient_accumulation_steps) {
             int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
             LogRecord r;
             double start = seconds_now();
@@ -3340,38 +3552,41 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
             run->step++;
             run->num_tokens += tokens;
             run->epoch = (double)epoch + (double)end / (double)p->micro_per_epoch;
-            train_loss += r.loss;
-            training += seconds;
-            window.loss += r.loss; window.mean_token_accuracy += r.mean_token_accuracy; window.entropy += r.entropy; window.num_tokens += tokens;
-            window_seconds += seconds;
-            window_steps++;
-            window_micro += micro;
+            run->train_loss += r.loss;
+            run->training += seconds;
+            run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
+            run->window_seconds += seconds;
+            run->window_steps++;
+            run->window_micro += micro;
             r.mean_token_accuracy /= (double)micro;
             r.entropy /= (double)micro;
             r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
-            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.eta = training / (double)run->step * (double)(p->total_steps - run->step);
+            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
             if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
             if (run->step % o->logging_steps == 0) {
                 LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
-                log.loss = window.loss / (double)window_steps;
-                log.mean_token_accuracy = window.mean_token_accuracy / (double)window_micro;
-                log.entropy = window.entropy / (double)window_micro;
-                log.seconds = window_seconds;
-                log.tokens_per_second = (double)window.num_tokens / window_seconds;
+                log.loss = run->window.loss / (double)run->window_steps;
+                log.mean_token_accuracy = run->window.mean_token_accuracy / (double)run->window_micro;
+                log.entropy = run->window.entropy / (double)run->window_micro;
+                log.seconds = run->window_seconds;
+                log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
                 run_log(run, &log);
-                memset(&window, 0, sizeof window);
-                window_steps = window_micro = 0;
-                window_seconds = 0;
+                memset(&run->window, 0, sizeof run->window);
+                run->window_steps = run->window_micro = 0;
+                run->window_seconds = 0;
             }
             evaluated = o->eval_steps > 0 && run->step % o->eval_steps == 0;
             if (evaluated && !run_evaluate(run, result, err)) return false;
             if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) result->stopped = true;
+            bool due = (o->save_strategy == SAVE_STEPS && run->step % o->save_steps == 0) || (o->save_strategy == SAVE_EPOCH && run->step % p->steps_per_epoch == 0);
+            /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
+            if ((due || result->stopped) && !checkpoint_write(run, result, err) && run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, err->text);
         }
     }
     if (!evaluated && !result->stopped && !run_evaluate(run, result, err)) return false;
     result->steps = run->step;
-    result->train_loss = run->step ? train_loss / (double)run->step : 0;
-    result->training_seconds = training;
+    result->train_loss = run->step ? run->train_loss / (double)run->step : 0;
+    result->training_seconds = run->training;
     return true;
 }
 
@@ -3393,9 +3608,11 @@ static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Err
 }
 
 /* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading weights. */
-static bool run_open(Run *run, Error *err) {
+static bool run_open(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     ModelConfig config;
+    char checkpoint[PATH_MAX];
+    if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
     if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
     char path[PATH_MAX];
     path_join(path, sizeof path, o->output, "log.jsonl.new");
@@ -3433,10 +3650,11 @@ static bool run_open(Run *run, Error *err) {
     if (!backend_open(&config, err)) return false;
     size_t before = backend_overhead(&before_name);
     if (!model_open(&run->model, o->model, err)) return false;
-    ok = o->init_adapter ? adapter_load(&run->model, o->init_adapter, err) : adapter_attach(&run->model, &o->lora, (uint64_t)o->seed, err);
-    if (ok && o->init_adapter) run->model.lora.lora_dropout = o->lora.lora_dropout;
+    const char *start = o->resume ? checkpoint : o->init_adapter;
+    ok = start ? adapter_load(&run->model, start, err) : adapter_attach(&run->model, &o->lora, (uint64_t)o->seed, err);
+    if (ok && start) run->model.lora.lora_dropout = o->lora.lora_dropout;
     memory_add(&run->memory, before_name, before);
-    return ok && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
+    return ok && (!o->resume || checkpoint_read(run, checkpoint, result, err)) && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
 }
 
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
@@ -3447,7 +3665,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.hooks = hooks;
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;
-    bool ok = run_open(&run, err);
+    bool ok = run_open(&run, result, err);
     char from[PATH_MAX], to[PATH_MAX];
     path_join(from, sizeof from, o->output, "log.jsonl.new");
     path_join(to, sizeof to, o->output, "log.jsonl");
@@ -3458,6 +3676,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     }
     if (ok && !run.plan_only) {
         run.start = seconds_now();
+        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
         ok = train_loop(&run, result, err);
         result->seconds = seconds_now() - run.start;
         ok = ok && adapter_save(&run.model, o->output, err) && trainer_state_write(o, &run.plan, run.history, run.step, run.epoch, result, (int64_t)run.train.slots, err);

@@ -1597,7 +1597,7 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 
 typedef struct Options {
     TrainOptions train;
-    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *config;
+    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *save_strategy, *config;
     int threads, examples;
     bool enable_thinking, thinking_given;
 } Options;
@@ -1650,6 +1650,10 @@ static const Option option_table[] = {
     {"eval-steps", OPTION_INT, AT(train.eval_steps), 0, 1e9, NULL, "evaluate every so many steps (0: only before and after)"},
     {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, "evaluate before the first step"},
     {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
+    {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
+    {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, "optimizer steps between checkpoints"},
+    {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 0, 1e6, NULL, "keep so many of the newest checkpoints (0: all)"},
+    {"resume", OPTION_TEXT, AT(train.resume), 0, 0, NULL, "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
     {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
@@ -1669,7 +1673,8 @@ static void options_default(Options *o, bool embedded) {
     t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
     t->data_options.max_length = 1024;
-    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->examples = 3;
+    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->save_strategy = "no"; o->examples = 3;
+    t->save_steps = 500;
 }
 
 static void usage_error(const char *format, ...) {
@@ -1834,6 +1839,9 @@ static void options_resolve(Options *o) {
     static const char *const loss[] = {"default", "completion", "assistant", "all"}, *const level[] = {"none", "gate_up", "layer"};
     for (int i = 0; i < 4; i++) if (!strcmp(o->loss_on, loss[i])) t->data_options.loss_on = (LossOn)i;
     for (int i = 0; i < 3; i++) if (!strcmp(o->recompute, level[i])) t->recompute = (Recompute)i;
+    static const char *const save[] = {"no", "steps", "epoch"};
+    for (int i = 0; i < 3; i++) if (!strcmp(o->save_strategy, save[i])) t->save_strategy = (SaveStrategy)i;
+    if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
     for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(o->scheduler, schedule_name[i])) t->lr_scheduler_type = (Schedule)i;
     t->data_options.enable_thinking = o->thinking_given ? o->enable_thinking : -1;
     if (t->data_options.prompt_template && !strstr(t->data_options.prompt_template, "{prompt}")) usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'", t->data_options.prompt_template);
@@ -1988,6 +1996,10 @@ static void on_log(void *user, const LogRecord *r) {
                 r->learning_rate, r->mean_token_accuracy, r->entropy, r->tokens_per_second, duration_text(eta, sizeof eta, r->eta));
     fflush(stdout);
 }
+static void on_warning(void *user, const char *text) {
+    clear_bar((Screen *)user);
+    fprintf(stderr, "warning: no checkpoint: %s; training goes on\n", text);
+}
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 
 /* ================================================================================================================================================
@@ -2136,7 +2148,7 @@ static int verb_train(const Options *o, bool plan_only) {
     memset(&screen, 0, sizeof screen);
     screen.o = plan_only ? NULL : o;
     screen.bar = isatty(1);
-    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_stop, plan_only};
+    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, plan_only};
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     bool ok = train_run(&o->train, &hooks, &result, &err);
@@ -2145,9 +2157,11 @@ static int verb_train(const Options *o, bool plan_only) {
     if (plan_only) return 0;
     if (screen.write_error.text[0]) return failed(&screen.write_error);
     char time[32];
+    if (result.resumed_from) printf("resumed at step %lld; ", (long long)result.resumed_from);
     printf("%s after %lld steps in %s; train loss %.4f", result.stopped ? "stopped" : "done", (long long)result.steps, duration_text(time, sizeof time, result.seconds), result.train_loss);
     if (isfinite(result.first_eval_loss) && o->train.eval_on_start && !result.stopped)
         printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", result.first_eval_loss, result.last_eval_loss, 100 * (result.last_eval_loss / result.first_eval_loss - 1));
+    if (result.checkpoint[0]) printf("\ncheckpoint %s%s", result.checkpoint, result.stopped ? "; the same command with --resume and this folder goes on" : "");
     printf("\nadapter  %s/adapter_model.safetensors, a PEFT folder: PeftModel.from_pretrained(base, \"%s\")\n", o->train.output, o->train.output);
     return interrupted ? 128 + interrupted : 0;
 }
