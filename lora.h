@@ -3360,7 +3360,7 @@ static void checkpoint_identity(Text *t, const Run *run) {
 /* Every field of a record, exactly; the log's own lines round. */
 enum { RECORD_NUMBERS = 16 };
 static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
-    const double all[RECORD_NUMBERS] = {r->eval, (double)r->step, (double)r->total_steps, (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy, r->perplexity, r->loss_hf,
+    const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps, (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy, r->perplexity, r->loss_hf,
                                         r->tokens_per_second, r->seconds, r->eta, 0};
     memcpy(v, all, sizeof all);
 }
