@@ -37,7 +37,7 @@ $(shell mkdir -p $(BUILD); echo "$(CONFIGURED)" >$(BUILD)/configured)
 endif
 
 .DEFAULT_GOAL := train_lora
-.PHONY: test test-programs test-gpu test-mutants nvcc-check test-compilers fuzz bench bench-peer golden clean help stb
+.PHONY: test test-programs test-gpu soak test-mutants nvcc-check test-compilers fuzz bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
 train_lora: train_lora.cu $(HEADERS) $(BUILD)/configured | stb
@@ -62,7 +62,7 @@ endif
 test:
 	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora test-programs
 	@bash test/run.sh
-test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
+test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/crashing $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
 $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
@@ -84,6 +84,11 @@ $(BUILD)/emulated/asan/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
 endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
 
+# The trainer that can be stopped between the steps of writing a file.
+$(BUILD)/crashing: train_lora.cu $(HEADERS) test/crash.h | stb
+	@mkdir -p $(BUILD)
+	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -include test/crash.h -x c $< -o $@ $(LIBS)
+
 # dev/'s ladders teach GEMM and attention a step at a time; here every step is checked.
 $(BUILD)/%_ladder: dev/%_ladder.cu $(HEADERS) $(KERNEL_TESTS) | stb
 	@mkdir -p $(BUILD)
@@ -101,6 +106,10 @@ test-mutants: $(BUILD)/mutants
 ## nvcc-check      compiles the kernels for every architecture and fails where GEMM or attention spill registers (needs nvcc, no GPU)
 nvcc-check: | stb
 	@bash test/nvcc.sh
+
+## soak            200 kills at random moments and at every place where a file is half written, random options; each resumed run must end with the same bits (about an hour)
+soak: train_lora $(BUILD)/crashing
+	@bash test/test_resume.sh ./train_lora $(BUILD)/crashing 200
 
 ## test-gpu        the kernel, model and trainer tests natively on the GPU of this machine, then compute-sanitizer (needs nvcc and a GPU)
 test-gpu: | stb

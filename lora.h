@@ -364,6 +364,7 @@ typedef struct Batch {
     int32_t *ids, *positions, *targets;     /* [N]: targets are labels shifted: targets[n] = label of token n+1 of the same sequence, -100 for the last */
     int32_t *cu_seqlens;                    /* [S+1] */
     int64_t *row;                           /* [S]: row of the data file, for messages */
+    float *row_loss;                        /* [N]: room for model_step's, in evaluation */
     int N, S, max_tokens, max_sequences;
     int64_t labelled;                       /* targets that are not -100 */
 } Batch;
@@ -400,7 +401,8 @@ double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
    7  TRAINING
    ================================================================================================================================================ */
 
-typedef enum { SAVE_NO, SAVE_STEPS, SAVE_EPOCH } SaveStrategy;
+typedef enum { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH, STRATEGY_COUNT } Strategy;      /* when to evaluate, when to save */
+extern const char *const strategy_name[STRATEGY_COUNT];    /* "no", "steps", "epoch" */
 
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
@@ -408,23 +410,41 @@ typedef struct TrainOptions {
     LoraConfig lora;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, num_train_epochs;
     Schedule lr_scheduler_type;
-    int warmup_steps, max_steps, per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps, eval_steps, logging_steps;   /* max_steps, eval_steps <= 0: off */
-    bool eval_on_start, shuffle;
+    int warmup_steps, max_steps, per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps, logging_steps;   /* max_steps <= 0: off */
+    bool shuffle;
     int64_t seed;
     DataOptions data_options;
     Recompute recompute;
-    SaveStrategy save_strategy;             /* when output/checkpoint-N is written; a stopped run writes one in any case */
-    int save_steps, save_total_limit;       /* keep so many of the newest (0: all) */
+    /* evaluation: during training by strategy, and after the last step in any case where there is eval_data */
+    Strategy eval_strategy;
+    int eval_steps;                         /* 0: logging_steps */
+    bool eval_on_start;                     /* also before the first step */
+    const char *metric_for_best_model;      /* one of eval_metric_name, "eval_" in front or not */
+    int greater_is_better;                  /* 0, 1; -1: what the metric is, true of the token accuracy only */
+    bool load_best_model_at_end;            /* the adapter that is saved is the best evaluation's: an evaluation that improves the metric writes a checkpoint */
+    int early_stopping_patience;            /* stop after so many evaluations in a row that do not improve the metric by more than the threshold; 0: never */
+    double early_stopping_threshold;
+    /* checkpoints */
+    Strategy save_strategy;                 /* when output/checkpoint-N is written, and after the last step; a stopped run writes one in any case */
+    int save_steps, save_total_limit;       /* keep so many of the newest, and the best (0: all) */
     const char *resume;                     /* a checkpoint folder, or an output folder (then its newest checkpoint); NULL: start afresh */
+    bool resume_force;                      /* go on although options or data differ from the checkpoint's */
+    bool skip_nonfinite;                    /* a step whose loss or gradient is not finite is left out and counted; false: it ends the run */
+    const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL: the system's temporary folder */
 } TrainOptions;
 
 /* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. */
 typedef struct LogRecord {
     bool eval;
     int64_t step, total_steps, num_tokens;
-    double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy, perplexity, loss_hf;
+    double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy, perplexity, mean_example_perplexity, loss_hf;
     double tokens_per_second, seconds, eta; /* ours */
 } LogRecord;
+enum { EVAL_METRICS = 5 };
+extern const char *const eval_metric_name[EVAL_METRICS];   /* loss, perplexity, mean_example_perplexity, mean_token_accuracy, entropy */
+/* Number of a metric by name ("eval_" in front or not), or -1; and its value in a record. */
+int eval_metric_find(const char *name);
+double eval_metric(const LogRecord *r, int metric);
 
 /* What the loop tells the program; any may be NULL. */
 typedef struct TrainHooks {
@@ -432,23 +452,25 @@ typedef struct TrainHooks {
     void (*on_begin)(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps);
     void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
     void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
-    void (*on_warning)(void *user, const char *text);                         /* something went wrong that the run survives: a checkpoint that could not be written */
+    void (*on_warning)(void *user, const char *text);                         /* something went wrong that the run survives: a checkpoint that could not be written, a step left out */
     bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
+    Model *model;                           /* NULL, or the base model, already open: several runs over one (a sweep). It keeps this run's adapter */
     bool plan_only;                         /* end after on_begin: nothing is allocated for the run, nothing written */
 } TrainHooks;
 
 typedef struct TrainResult {
     int64_t steps, resumed_from;            /* resumed_from: the checkpoint's step, 0 where there was none */
-    double first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
-    bool stopped;
+    int64_t best_step, skipped;             /* the best evaluation (0: none) and the adapter saved is its, with load_best_model_at_end; steps left out */
+    double best_metric, first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
+    bool stopped, early_stopped;            /* by the hook; by patience */
     char checkpoint[4096];                  /* the last one written, or "" */
 } TrainResult;
 
 /* The whole job: open, attach, evaluate, train, evaluate, save. On an error nothing of an earlier output is lost. */
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err);
-/* Evaluation over a data set, weighted by tokens: the number does not depend on how examples fall into batches. loss_hf is what transformers' Trainer calls eval_loss: the batches' token means,
-   weighted by examples (trainer.py evaluation_loop), for comparison with its logs. */
-typedef struct EvalResult { double loss, loss_hf, perplexity, accuracy, entropy; int64_t tokens; } EvalResult;
+/* Evaluation over a data set, weighted by tokens: the number does not depend on how examples fall into batches. perplexity = exp(loss); mean_example_perplexity = mean over examples of exp(its own mean loss).
+   loss_hf is what transformers' Trainer calls eval_loss: the batches' token means, weighted by examples (trainer.py evaluation_loop), for comparison with its logs. */
+typedef struct EvalResult { double loss, loss_hf, perplexity, mean_example_perplexity, accuracy, entropy; int64_t tokens, examples; } EvalResult;
 bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
 
 #ifdef __cplusplus
@@ -744,6 +766,10 @@ int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
 
 /* ---- writing: a temporary name, fsync, rename, so that a crash or a full disk never damages an earlier file ------------------------------------ */
 
+#ifndef CRASH_POINT
+#define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the disk then must be whole */
+#endif
+
 typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX + 8]; bool failed; int error; } SafeFile;
 
 static bool safe_open(SafeFile *s, const char *path, Error *err) {
@@ -755,11 +781,16 @@ static bool safe_open(SafeFile *s, const char *path, Error *err) {
 }
 static void safe_write(SafeFile *s, const void *data, size_t bytes) {
     if (!s->failed && bytes && fwrite(data, 1, bytes, s->f) != bytes) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
 }
 static bool safe_close(SafeFile *s, Error *err) {
-    if (!s->failed && (fflush(s->f) || fsync(fileno(s->f)))) { s->failed = true; s->error = errno; }
+    if (!s->failed && fflush(s->f)) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
+    if (!s->failed && fsync(fileno(s->f))) { s->failed = true; s->error = errno; }
     if (fclose(s->f) && !s->failed) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
     if (!s->failed && rename(s->temporary, s->path)) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
     if (!s->failed) return true;
     unlink(s->temporary);
     return fail(err, "cannot write; %s: %s; %s", s->path, strerror(s->error), s->error == ENOSPC ? "free some space or give another --output" : "give another --output");
@@ -3011,13 +3042,14 @@ bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
     b->targets = (int32_t *)malloc(n * sizeof *b->targets);
     b->cu_seqlens = (int32_t *)calloc(s + 1, sizeof *b->cu_seqlens);
     b->row = (int64_t *)malloc(s * sizeof *b->row);
-    if (b->ids && b->positions && b->targets && b->cu_seqlens && b->row) return true;
+    b->row_loss = (float *)malloc(n * sizeof *b->row_loss);
+    if (b->ids && b->positions && b->targets && b->cu_seqlens && b->row && b->row_loss) return true;
     batch_free(b);
     return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length", max_tokens);
 }
 
 void batch_free(Batch *b) {
-    free(b->ids); free(b->positions); free(b->targets); free(b->cu_seqlens); free(b->row);
+    free(b->ids); free(b->positions); free(b->targets); free(b->cu_seqlens); free(b->row); free(b->row_loss);
     memset(b, 0, sizeof *b);
 }
 
@@ -3181,25 +3213,33 @@ bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalRe
     memset(&call, 0, sizeof call);
     call.adapter = true;
     LossStats sum = {0, 0, 0, 0};
-    double by_example = 0;
+    double by_batch = 0, perplexities = 0;
+    memset(result, 0, sizeof *result);
     for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch_size) {
         int64_t slots[4096];
         int count = 0;
         while (count < batch_size && count < 4096 && begin + count < (int64_t)d->slots) { slots[count] = begin + count; count++; }
         batch_build(b, d, slots, count);
-        LossStats s = model_step(m, b, call, 0, false, NULL);
+        LossStats s = model_step(m, b, call, 0, false, b->row_loss);
         if (!isfinite(s.loss_sum)) {
             char where[256];
             model_explain_nonfinite(m, b, call, where, sizeof where);
             return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
-        by_example += s.tokens ? s.loss_sum / (double)s.tokens * count : 0;
+        by_batch += s.tokens ? s.loss_sum / (double)s.tokens * count : 0;
+        for (int i = 0; i < b->S; i++) {
+            double loss = 0;
+            int64_t tokens = 0;
+            for (int n = b->cu_seqlens[i]; n < b->cu_seqlens[i + 1]; n++) { loss += (double)b->row_loss[n]; tokens += b->targets[n] != -100; }
+            if (tokens) { perplexities += exp(loss / (double)tokens); result->examples++; }
+        }
         sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
     }
     double n = sum.tokens ? (double)sum.tokens : 1;
     result->loss = sum.loss_sum / n;
-    result->loss_hf = by_example / (double)d->slots;
+    result->loss_hf = by_batch / (double)d->slots;
     result->perplexity = exp(result->loss);
+    result->mean_example_perplexity = result->examples ? perplexities / (double)result->examples : 1;
     result->accuracy = (double)sum.correct / n;
     result->entropy = sum.entropy_sum / n;
     result->tokens = sum.tokens;
@@ -3211,29 +3251,67 @@ bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalRe
 static void log_record_json(Text *t, const LogRecord *r) {
     const char *prefix = r->eval ? "eval_" : "";
     text_add(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
-    if (r->eval) text_add(t, "\"eval_loss_hf\": %.9g, \"eval_perplexity\": %.9g, \"eval_runtime\": %.4f, ", r->loss_hf, r->perplexity, r->seconds);
+    if (r->eval) text_add(t, "\"eval_loss_hf\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, \"eval_runtime\": %.4f, ", r->loss_hf, r->perplexity, r->mean_example_perplexity, r->seconds);
     else text_add(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->seconds);
     text_add(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
 }
 
-static bool trainer_state_write(const TrainOptions *o, const RunPlan *plan, const LogRecord *history, int64_t step, double epoch, const TrainResult *result, int64_t slots, Error *err) {
+const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
+const char *const eval_metric_name[EVAL_METRICS] = {"loss", "perplexity", "mean_example_perplexity", "mean_token_accuracy", "entropy"};
+
+int eval_metric_find(const char *name) {
+    if (!strncmp(name, "eval_", 5)) name += 5;
+    for (int i = 0; i < EVAL_METRICS; i++) if (!strcmp(name, eval_metric_name[i])) return i;
+    return -1;
+}
+double eval_metric(const LogRecord *r, int metric) {
+    const double value[EVAL_METRICS] = {r->loss, r->perplexity, r->mean_example_perplexity, r->mean_token_accuracy, r->entropy};
+    return value[metric];
+}
+
+/* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by
+   more than the threshold uses up patience. */
+typedef struct Best { int64_t step; double value; int in_vain; } Best;
+static Best history_best(const LogRecord *history, const TrainOptions *o) {
+    Best best = {0, NAN, 0};
+    int metric = o->metric_for_best_model ? eval_metric_find(o->metric_for_best_model) : 0;
+    bool greater = o->greater_is_better < 0 ? metric == 3 : o->greater_is_better != 0;
+    for (ptrdiff_t i = 0; i < arrlen(history); i++) {
+        if (!history[i].eval || !history[i].step) continue;
+        double value = eval_metric(&history[i], metric);
+        bool better = !best.step || (greater ? value > best.value : value < best.value);
+        best.in_vain = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold) ? 0 : best.in_vain + 1;
+        if (better) { best.step = history[i].step; best.value = value; }
+    }
+    return best;
+}
+
+static bool trainer_state_write(const TrainOptions *o, const RunPlan *plan, const LogRecord *history, int64_t step, double epoch, const TrainResult *result, int64_t slots, const char *folder, Error *err) {
     Text t = {NULL};
-    text_add(&t, "{\n  \"best_metric\": null,\n  \"best_model_checkpoint\": null,\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n"
-             "  \"is_world_process_zero\": true,\n  \"log_history\": [", epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
+    text_add(&t, "{\n  \"best_global_step\": ");
+    text_add(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
+    text_add(&t, ",\n  \"best_model_checkpoint\": ");
+    if (result->best_step && o->load_best_model_at_end) {
+        char name[PATH_MAX + 32];
+        snprintf(name, sizeof name, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
+        text_add_json_string(&t, name);
+    } else text_add(&t, "null");
+    text_add(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
+             epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
     for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
     double runtime = fmax(result->seconds, 1e-9), samples = plan->steps_per_epoch ? (double)step / (double)plan->steps_per_epoch * (double)slots : 0;
     text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": 0.0}", arrlen(history) ? "," : "",
              (long long)step, epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime);
-    text_add(&t, "\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": 500,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
-             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->per_device_train_batch_size);
-    return text_write(&t, o->output, "trainer_state.json", err);
+    text_add(&t, "\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
+             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->save_steps, o->per_device_train_batch_size);
+    return text_write(&t, folder, "trainer_state.json", err);
 }
 
 /* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
 typedef struct Run {
     const TrainOptions *o;
     const TrainHooks *hooks;
-    Model model;
+    Model *model, own;                      /* own: opened here; a sweep brings one that stays open */
     Dataset train, eval;
     Batch batch;
     RunPlan plan;
@@ -3242,8 +3320,9 @@ typedef struct Run {
     LogRecord *history;                     /* stb_ds array */
     FILE *log;
     bool plan_only;
-    int64_t step, num_tokens;
+    int64_t step, num_tokens, skipped;
     double epoch, start;
+    Best best;
     /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
     LogRecord window;
     int64_t window_steps, window_micro;
@@ -3264,78 +3343,127 @@ static void run_log(Run *run, const LogRecord *r) {
     if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
 }
 
+static void run_warn(const Run *run, const char *format, ...) {
+    char text[sizeof(Error) + 256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, text);
+}
+
 static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     if (!run->o->eval_data) return true;
     EvalResult e;
     double start = seconds_now();
-    if (!model_evaluate(&run->model, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
+    if (!model_evaluate(run->model, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
     LogRecord r;
     memset(&r, 0, sizeof r);
     r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
-    r.loss = e.loss; r.loss_hf = e.loss_hf; r.perplexity = e.perplexity; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy; r.seconds = seconds_now() - start;
+    r.loss = e.loss; r.loss_hf = e.loss_hf; r.perplexity = e.perplexity; r.mean_example_perplexity = e.mean_example_perplexity; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy; r.seconds = seconds_now() - start;
     if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
     result->last_eval_loss = e.loss;
     run_log(run, &r);
+    run->best = history_best(run->history, run->o);
+    result->best_step = run->best.step;
+    result->best_metric = run->best.value;
     return true;
 }
 
-/* The gradient of micro-batches [begin, end) of the epoch's order, and their sums for the log: loss is the mean over the step's labelled tokens, accuracy and entropy are sums over micro-batches. */
-static bool step_gradient(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
-    const TrainOptions *o = run->o;
-    Model *m = &run->model;
+/* The gradient of slots [begin, end) of the epoch's order, `size` at a time, and their sums for the log: loss is the mean over their labelled tokens (NaN as soon as one is not finite), accuracy and entropy are sums
+   over micro-batches. */
+static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, LoraCall call, LogRecord *r) {
+    Model *m = run->model;
     Batch *b = &run->batch;
-    int size = o->per_device_train_batch_size;
-    int64_t slots = (int64_t)run->train.slots, labelled = 0;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
+    int64_t labelled = 0;
     /* The divisor of the whole step must be known before its first gradient. */
-    for (int64_t i = begin * size; i < end * size && i < slots; i++) labelled += slot_labelled(&run->train, (size_t)run->order[i]);
+    for (int64_t i = begin; i < end; i++) labelled += slot_labelled(&run->train, (size_t)run->order[i]);
     float dloss = labelled ? 1.0f / (float)labelled : 0;
     double loss = 0;
     memset(r, 0, sizeof *r);
     adapter_zero_grad(m);
-    for (int64_t micro = begin; micro < end; micro++) {
-        int64_t first = micro * size;
-        int count = (int)(first + size < slots ? size : slots - first);
-        call.micro_batch = (uint32_t)(micro - begin);
-        batch_build(b, &run->train, run->order + first, count);
+    for (int64_t first = begin; first < end; first += size, call.micro_batch++) {
+        batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
         LossStats s = model_step(m, b, call, dloss, true, NULL);
-        if (!isfinite(s.loss_sum)) {
-            char where[256];
-            model_explain_nonfinite(m, b, call, where, sizeof where);
-            return fail(err, "the loss is not finite; step %lld, %s; lower --learning-rate or look at that row", (long long)run->step + 1, where);
-        }
+        r->num_tokens += b->N;
+        if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
         loss += s.loss_sum;
         r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
         r->entropy += s.tokens ? s.entropy_sum / (double)s.tokens : 0;
-        r->num_tokens += b->N;
     }
     r->loss = labelled ? loss / (double)labelled : 0;
     r->grad_norm = global_norm(m->grad, m->param_count) / (double)m->loss_scale;
-    return true;
 }
 
+/* Something of slots [begin, end) was not finite: finds the first of them that alone is so (NULL r: none is, only all together), names layer and tensor, and writes the slots as a data file beside the adapter that met
+   them, OUTPUT/nonfinite-STEP, which can be trained on as it is. */
+static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall call, Error *err) {
+    const Dataset *d = &run->train;
+    Model *m = run->model;
+    LogRecord r;
+    char where[512] = "no example alone", parameter[160], name[64], folder[PATH_MAX];
+    const char *what = "gradient";
+    for (int64_t i = begin; i < end; i++) {
+        slots_gradient(run, i, i + 1, 1, call, &r);
+        if (isfinite(r.loss) && isfinite(r.grad_norm)) continue;
+        if (!isfinite(r.loss)) {
+            what = "loss";
+            model_explain_nonfinite(m, &run->batch, call, where, sizeof where);
+        } else {
+            float *grad = (float *)must_alloc(m->param_count * sizeof(float));
+            backend_download(grad, m->grad, m->param_count * sizeof(float));
+            int64_t bad = first_nonfinite(grad, DTYPE_F32, m->param_count);
+            free(grad);
+            adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
+            snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter, (long long)run->batch.row[0]);
+        }
+        break;
+    }
+    snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
+    path_join(folder, sizeof folder, run->o->output, name);
+    Text t = {NULL};
+    for (int64_t i = begin; i < end; i++) {
+        size_t slot = (size_t)run->order[i], first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
+        for (size_t k = first; k < last; k++) {
+            size_t example = d->slot ? (size_t)d->slot[k] : k;
+            for (int part = 0; part < 2; part++) {
+                const char *comma = part ? "], \"labels\": [" : "{\"input_ids\": [";
+                for (size_t n = d->offset[example]; n < d->offset[example + 1]; n++, comma = ", ") text_add(&t, "%s%d", comma, part ? d->labels[n] : d->ids[n]);
+            }
+            text_add(&t, "]}\n");
+        }
+    }
+    bool written = run->skipped < 3 && adapter_save(m, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
+    text_free(&t);
+    fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what, (long long)run->step + 1, where, written ? folder : "that row", written ? ": the batch and the adapter as they were" : "");
+    return false;
+}
+
+/* One optimizer step over slots [begin, end). With --on-nonfinite skip a step that is not finite changes nothing, and its loss is NaN. */
 static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
     const TrainOptions *o = run->o;
-    Model *m = &run->model;
-    if (!step_gradient(run, begin, end, r, err)) return false;
-    while (!isfinite(r->grad_norm) && m->loss_scale > 1) {        /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
+    Model *m = run->model;
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
+    slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
+    while (isfinite(r->loss) && !isfinite(r->grad_norm) && m->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
         m->loss_scale /= 2;
         m->scale_age = 0;
-        if (!step_gradient(run, begin, end, r, err)) return false;
+        slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
     }
-    if (!isfinite(r->grad_norm)) {
-        char name[160];
-        float *grad = (float *)must_alloc(m->param_count * sizeof(float));
-        backend_download(grad, m->grad, m->param_count * sizeof(float));
-        int64_t bad = first_nonfinite(grad, DTYPE_F32, m->param_count);
-        free(grad);
-        adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, name, sizeof name);
-        return fail(err, "the gradient is not finite; step %lld, first in %s, data rows up to %lld; lower --learning-rate", (long long)run->step + 1, name, (long long)run->batch.row[run->batch.S - 1]);
+    r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
+    if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
+        int64_t tokens = r->num_tokens;
+        explain_nonfinite(run, begin, end, call, err);
+        if (!o->skip_nonfinite) return false;
+        run->skipped++;
+        run_warn(run, "step left out: %s", err->text);
+        r->loss = NAN;
+        r->num_tokens = tokens;
+        return true;
     }
     double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
-    r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
     m->adam_step++;
     adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
     if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale *= 2; m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
@@ -3346,26 +3474,47 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
    output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
    and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
 
-/* The options and the data that decide a run's numbers, as members of a JSON object. Paths, logging and evaluation may differ. */
+/* FNV-1a, eight bytes at a time. */
+static uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
+    const uint8_t *p = (const uint8_t *)data;
+    for (; bytes >= 8; p += 8, bytes -= 8) { uint64_t word; memcpy(&word, p, 8); h = (h ^ word) * 0x100000001B3u; h ^= h >> 29; }
+    for (; bytes; p++, bytes--) h = (h ^ *p) * 0x100000001B3u;
+    return h;
+}
+enum { HASH_START = 0x811C9DC5 };
+/* The first line of checkpoint.json; the checksum is over the moments, the adapter and the lines below. */
+#define CHECKSUM_LINE "{\"checksum\": \"%016llx\",\n"
+enum { CHECKSUM_LINE_BYTES = 33 };
+
+/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. Paths, logging and saving may differ. The model is known by its shapes and the first bytes of every tensor. */
 static void checkpoint_identity(Text *t, const Run *run) {
     const TrainOptions *o = run->o;
-    const Model *m = &run->model;
-    text_add(t, "\"parameters\": %zu, \"tokens\": %lld, \"slots\": %zu, \"lora_r\": %d, \"lora_alpha\": %.9g, \"lora_dropout\": %.9g, \"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, ", m->param_count,
-             (long long)run->train.stats.tokens, run->train.slots, m->lora.r, (double)m->lora.lora_alpha, (double)m->lora.lora_dropout, o->learning_rate, schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup,
-             (long long)run->plan.total_steps);
-    text_add(t, "\"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %s",
-             o->per_device_train_batch_size, o->gradient_accumulation_steps, o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->max_grad_norm, (long long)o->seed, o->shuffle ? "true" : "false");
+    const Model *m = run->model;
+    const Dataset *d = &run->train;
+    uint64_t model = HASH_START, data = HASH_START;
+    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
+        const Tensor *tensor = &m->files.table[i].value;
+        model ^= hash_bytes(hash_bytes(hash_bytes(HASH_START, tensor->name, strlen(tensor->name)), tensor->shape, (size_t)tensor->ndim * sizeof *tensor->shape), tensor->data, tensor->bytes < 64 ? tensor->bytes : 64);   /* any order of files */
+    }
+    data = hash_bytes(hash_bytes(data, d->ids, d->offset[d->count] * sizeof *d->ids), d->labels, d->offset[d->count] * sizeof *d->labels);
+    text_add(t, "\"model\": \"%016llx\", \"data\": \"%016llx\", \"lora_r\": %d, \"lora_alpha\": %.9g, \"lora_dropout\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", (unsigned long long)model, (unsigned long long)data, o->lora.r,
+             (double)o->lora.lora_alpha, (double)o->lora.lora_dropout, o->lora.use_rslora);
+    for (int j = 0; j < MODULE_COUNT; j++) if (o->lora.target[j]) text_add(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
+    text_add(t, "\", \"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
+             schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup, (long long)run->plan.total_steps, o->per_device_train_batch_size, o->gradient_accumulation_steps, o->data_options.packing);
+    text_add(t, "\"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %d", o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon,
+             o->max_grad_norm, (long long)o->seed, o->shuffle);
 }
 
 /* Every field of a record, exactly; the log's own lines round. */
 enum { RECORD_NUMBERS = 16 };
 static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
     const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps, (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy, r->perplexity, r->loss_hf,
-                                        r->tokens_per_second, r->seconds, r->eta, 0};
+                                        r->tokens_per_second, r->seconds, r->eta, r->mean_example_perplexity};
     memcpy(v, all, sizeof all);
 }
 static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
-    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13], v[14]};
+    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[15], v[11], v[12], v[13], v[14]};
     return r;
 }
 static void record_text(Text *t, const LogRecord *r) {
@@ -3383,15 +3532,23 @@ static bool record_parse(LogRecord *r, const Json *j) {
     return true;
 }
 
+/* checkpoint.json goes first: what a crash leaves of the folder is then no checkpoint any more. */
 static bool folder_remove(const char *folder) {
-    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors", "checkpoint.json"};
+    static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"};
     char path[PATH_MAX];
-    for (int i = 0; i < 4; i++) { path_join(path, sizeof path, folder, files[i]); unlink(path); }
+    for (int i = 0; i < 4; i++) {
+        char torn[PATH_MAX + 8];
+        path_join(path, sizeof path, folder, files[i]);
+        snprintf(torn, sizeof torn, "%s.tmp", path);
+        unlink(path);
+        unlink(torn);
+        CRASH_POINT();
+    }
     return rmdir(folder) == 0 || errno == ENOENT;
 }
-/* The step of the newest checkpoint-N in a folder and of the oldest, and how many there are. */
+/* The steps of the checkpoint-N folders in a folder: how many, the newest, and the oldest other than `keep`. */
 typedef struct Checkpoints { int64_t newest, oldest; int count; } Checkpoints;
-static Checkpoints checkpoints_list(const char *folder) {
+static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
     Checkpoints c = {-1, -1, 0};
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
@@ -3400,7 +3557,7 @@ static Checkpoints checkpoints_list(const char *folder) {
         long long step = strtoll(e->d_name + 11, &end, 10);
         if (*end || end == e->d_name + 11 || step < 0) continue;              /* checkpoint-12.tmp: torn */
         if (step > c.newest) c.newest = step;
-        if (c.oldest < 0 || step < c.oldest) c.oldest = step;
+        if ((c.oldest < 0 || step < c.oldest) && step != keep) c.oldest = step;
         c.count++;
     }
     if (d) closedir(d);
@@ -3409,7 +3566,7 @@ static Checkpoints checkpoints_list(const char *folder) {
 
 static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
-    const Model *m = &run->model;
+    const Model *m = run->model;
     char name[64], folder[PATH_MAX], temporary[PATH_MAX], path[PATH_MAX];
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
     path_join(folder, sizeof folder, o->output, name);
@@ -3426,11 +3583,14 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     const int64_t shapes[2][2] = {{(int64_t)m->param_count, 1}, {(int64_t)m->param_count, 1}};
     path_join(path, sizeof path, temporary, "optimizer.safetensors");
     bool ok = safetensors_write(path, names, data, shapes, 2, err);
+    uint64_t checksum = hash_bytes(hash_bytes(HASH_START, moments[0], bytes), moments[1], bytes);
+    backend_download(moments[0], m->param, bytes);
+    checksum = hash_bytes(checksum, moments[0], bytes);
     free(moments[0]);
     free(moments[1]);
-    Text t = {NULL};
-    text_add(&t, "{\n  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
-             (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
+    Text t = {NULL}, file = {NULL};
+    text_add(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
+             (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (long long)run->skipped, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
     text_add(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
              isfinite(result->last_eval_loss) ? "" : "null, \"no_last_eval\": ", isfinite(result->last_eval_loss) ? result->last_eval_loss : 0.0);
     checkpoint_identity(&t, run);
@@ -3439,14 +3599,22 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     text_add(&t, ",\n  \"history\": [");
     for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
     text_add(&t, "]\n}\n");
-    ok = text_write(&t, temporary, "checkpoint.json", err) && ok;
+    checksum = hash_bytes(checksum, t.at, (size_t)arrlen(t.at));
+    text_add(&file, CHECKSUM_LINE, (unsigned long long)checksum);
+    memcpy(arraddnptr(file.at, arrlen(t.at)), t.at, (size_t)arrlen(t.at));
+    text_free(&t);
+    ok = text_write(&file, temporary, "checkpoint.json", err) && ok;
     if (!ok) { folder_remove(temporary); return false; }
+    CRASH_POINT();
     folder_remove(folder);                  /* the same step again, after a resume from an earlier one */
+    CRASH_POINT();
     if (rename(temporary, folder)) return fail(err, "cannot write; %s: %s; give another --output", folder, strerror(errno));
     int output = open(o->output, O_RDONLY);
     if (output >= 0) { fsync(output); close(output); }                        /* the new name too must survive a power cut */
     snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
-    for (Checkpoints c = checkpoints_list(o->output); o->save_total_limit > 0 && c.count > o->save_total_limit; c = checkpoints_list(o->output)) {
+    CRASH_POINT();
+    /* The newest and the best stay, whatever the limit. */
+    for (Checkpoints c = checkpoints_list(o->output, run->best.step); o->save_total_limit > 0 && c.count > o->save_total_limit && c.oldest >= 0 && c.oldest != c.newest; c = checkpoints_list(o->output, run->best.step)) {
         snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.oldest);
         path_join(path, sizeof path, o->output, name);
         if (!folder_remove(path)) break;
@@ -3464,7 +3632,7 @@ static double checkpoint_number(const Json *root, const char *key, bool *ok) {
 /* The folder that --resume means: itself, or the newest checkpoint in it. */
 static bool checkpoint_find(char *folder, size_t size, const char *given, Error *err) {
     if (file_exists(given, "checkpoint.json")) { snprintf(folder, size, "%s", given); return true; }
-    Checkpoints c = checkpoints_list(given);
+    Checkpoints c = checkpoints_list(given, -1);
     char name[64];
     if (!c.count) return fail(err, "no checkpoint to resume from; %s; give a checkpoint-N folder or the output folder of a run with --save-strategy", given);
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.newest);
@@ -3474,7 +3642,7 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
 
 /* After the model has the checkpoint's adapter: moments, position and history. */
 static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, Error *err) {
-    Model *m = &run->model;
+    Model *m = run->model;
     char path[PATH_MAX];
     JsonDoc doc, mine;
     path_join(path, sizeof path, folder, "checkpoint.json");
@@ -3487,11 +3655,17 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
     text_add(&t, "}");
     if (!json_parse(&mine, t.at, (size_t)arrlen(t.at), "identity", 1, err)) ok = false;
     text_free(&t);
-    for (const Json *e = ok ? mine.root->child : NULL; e && ok; e = e->next) {
+    for (const Json *e = ok ? mine.root->child : NULL; e; e = e->next) {
         const Json *there = json_get(identity, e->key);
-        bool same = there && there->type == e->type && (e->type == JSON_NUMBER || e->type == JSON_STRING ? !strcmp(there->str, e->str) : true);
-        if (!same) ok = fail(err, "the checkpoint was made with another %s: %s, now %s; %s; resume with the options of that run, run.json has them", e->key, there && there->str ? there->str : "(none)", e->str ? e->str : e->type == JSON_TRUE ? "true" : "false", folder);
+        bool named = !strcmp(e->key, "model") || !strcmp(e->key, "data");     /* of these only a hash is known */
+        if (!there || !there->str || strcmp(there->str, e->str)) text_add(&t, named ? "%s%s" : "%s%s %s (now %s)", arrlen(t.at) ? ", " : "", e->key, there && there->str ? there->str : "(none)", e->str);
     }
+    if (arrlen(t.at)) {
+        text_add(&t, "%c", 0);
+        if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", t.at);
+        else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), or add --resume-force", t.at, folder);
+    }
+    text_free(&t);
     json_free(&mine);
     bool whole = ok;
     if (ok) {
@@ -3502,6 +3676,7 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
         run->num_tokens = (int64_t)checkpoint_number(root, "num_tokens", &whole);
         run->window_steps = (int64_t)checkpoint_number(root, "window_steps", &whole);
         run->window_micro = (int64_t)checkpoint_number(root, "window_micro", &whole);
+        run->skipped = (int64_t)checkpoint_number(root, "skipped", &whole);
         run->epoch = checkpoint_number(root, "epoch", &whole);
         run->train_loss = checkpoint_number(root, "train_loss", &whole);
         run->training = checkpoint_number(root, "training", &whole);
@@ -3516,7 +3691,11 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
             whole = record_parse(&r, e);
             if (whole) arrput(run->history, r);
         }
-        whole = whole && run->step >= 0 && run->step <= run->plan.total_steps;
+        whole = whole && run->step >= 0;
+        if (whole && run->step > run->plan.total_steps) ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or --max-steps", (long long)run->step, (long long)run->plan.total_steps, folder);
+        run->best = history_best(run->history, run->o);
+        result->best_step = run->best.step;
+        result->best_metric = run->best.value;
         if (!whole) ok = fail(err, "the checkpoint is damaged; %s; resume from an earlier one", path);
     }
     json_free(&doc);
@@ -3527,44 +3706,61 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
     const Tensor *first = ok ? tensors_get(&set, "adam_m", (int64_t)m->param_count, 1, err) : NULL, *second = first ? tensors_get(&set, "adam_v", (int64_t)m->param_count, 1, err) : NULL;
     ok = ok && first && second;
     if (ok) {
-        backend_upload(m->adam_m, first->data, m->param_count * sizeof(float));
-        backend_upload(m->adam_v, second->data, m->param_count * sizeof(float));
+        size_t bytes = m->param_count * sizeof(float), length;
+        backend_upload(m->adam_m, first->data, bytes);
+        backend_upload(m->adam_v, second->data, bytes);
+        float *params = (float *)must_alloc(bytes);
+        backend_download(params, m->param, bytes);
+        uint64_t checksum = hash_bytes(hash_bytes(hash_bytes(HASH_START, first->data, bytes), second->data, bytes), params, bytes);
+        free(params);
+        path_join(path, sizeof path, folder, "checkpoint.json");
+        char *text = read_file(path, &length, err), line[CHECKSUM_LINE_BYTES + 1];
+        if (text && length > CHECKSUM_LINE_BYTES) snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES));
+        if (!text) ok = false;
+        else if (length <= CHECKSUM_LINE_BYTES || memcmp(text, line, CHECKSUM_LINE_BYTES)) ok = fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an earlier one", folder);
+        free(text);
     }
     tensors_close(&set);
     return ok;
 }
 
+static bool strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
+
 static bool train_loop(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *p = &run->plan;
     if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
-    bool evaluated = false;
     /* A resumed run goes on where it was: the order of an epoch and every dropout mask follow from the seed and the step alone. */
-    for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped; epoch++) {
+    for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped && !result->early_stopped; epoch++) {
         epoch_order(run->order, o, &run->train, epoch);
-        for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped; begin += o->gradient_accumulation_steps) {
+        for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped && !result->early_stopped; begin += o->gradient_accumulation_steps) {
             int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
             LogRecord r;
             double start = seconds_now();
-            if (!train_step(run, begin, end, &r, err)) return false;
+            int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size;
+            if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
             double seconds = seconds_now() - start;
             int64_t micro = end - begin, tokens = r.num_tokens;
+            bool counts = isfinite(r.loss);
             run->step++;
             run->num_tokens += tokens;
             run->epoch = (double)epoch + (double)end / (double)p->micro_per_epoch;
-            run->train_loss += r.loss;
             run->training += seconds;
-            run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
-            run->window_seconds += seconds;
-            run->window_steps++;
-            run->window_micro += micro;
+            if (counts) {
+                run->train_loss += r.loss;
+                run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
+                run->window_seconds += seconds;
+                run->window_steps++;
+                run->window_micro += micro;
+            }
             r.mean_token_accuracy /= (double)micro;
             r.entropy /= (double)micro;
             r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
             r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
             if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
-            if (run->step % o->logging_steps == 0) {
+            if (run->step % o->logging_steps == 0 && run->window_steps) {
                 LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
+                if (!counts) log.grad_norm = 0;
                 log.loss = run->window.loss / (double)run->window_steps;
                 log.mean_token_accuracy = run->window.mean_token_accuracy / (double)run->window_micro;
                 log.entropy = run->window.entropy / (double)run->window_micro;
@@ -3575,19 +3771,59 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
                 run->window_steps = run->window_micro = 0;
                 run->window_seconds = 0;
             }
-            evaluated = o->eval_steps > 0 && run->step % o->eval_steps == 0;
-            if (evaluated && !run_evaluate(run, result, err)) return false;
-            if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) result->stopped = true;
-            bool due = (o->save_strategy == SAVE_STEPS && run->step % o->save_steps == 0) || (o->save_strategy == SAVE_EPOCH && run->step % p->steps_per_epoch == 0);
+            bool last = run->step == p->total_steps, stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
+            if (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run)) {
+                if (!run_evaluate(run, result, err)) return false;
+                result->early_stopped = o->eval_data && o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
+            }
+            result->stopped = stop && !last;
+            bool best = o->load_best_model_at_end && o->eval_data && run->best.step == run->step;
             /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
-            if ((due || result->stopped) && !checkpoint_write(run, result, err) && run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, err->text);
+            if ((best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run)) && !checkpoint_write(run, result, err))
+                run_warn(run, "no checkpoint: %s; training goes on", err->text);
         }
     }
-    if (!evaluated && !result->stopped && !run_evaluate(run, result, err)) return false;
     result->steps = run->step;
-    result->train_loss = run->step ? run->train_loss / (double)run->step : 0;
+    result->skipped = run->skipped;
+    result->train_loss = run->step > run->skipped ? run->train_loss / (double)(run->step - run->skipped) : 0;
     result->training_seconds = run->training;
     return true;
+}
+
+/* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until some folder has taken it, or the user gives up. */
+static bool run_save(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    Model *m = run->model;
+    char best[PATH_MAX], other[PATH_MAX], name[64];
+    if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
+        snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
+        path_join(best, sizeof best, o->output, name);
+        float *last = (float *)must_alloc(m->param_count * sizeof(float));
+        size_t count = m->param_count;
+        backend_download(last, m->param, count * sizeof(float));
+        if (!adapter_load(m, best, err)) {
+            run_warn(run, "the best adapter cannot be loaded, the last one is saved: %s", err->text);
+            if (m->param_count == count && m->param) backend_upload(m->param, last, count * sizeof(float));
+            result->best_step = 0;
+        }
+        free(last);
+    }
+    if (adapter_save(m, o->output, err) && trainer_state_write(o, &run->plan, run->history, run->step, run->epoch, result, (int64_t)run->train.slots, o->output, err)) return true;
+    Error first = *err;
+    const char *temporary = getenv("TMPDIR");
+    snprintf(other, sizeof other, "%s/train_lora-adapter-%ld", temporary && *temporary ? temporary : "/tmp", (long)getpid());
+    const char *const places[2] = {o->fallback_output, other};
+    for (Error again;;) {
+        for (int i = 0; i < 2; i++)
+            if (places[i] && adapter_save(m, places[i], &again) && trainer_state_write(o, &run->plan, run->history, run->step, run->epoch, result, (int64_t)run->train.slots, places[i], &again))
+                return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
+        run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
+        for (int i = 0; i < 100; i++) {
+            if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) return false;
+            struct timespec tenth = {0, 100000000};
+            nanosleep(&tenth, NULL);
+        }
+    }
 }
 
 static void run_close(Run *run) {
@@ -3597,7 +3833,7 @@ static void run_close(Run *run) {
     batch_free(&run->batch);
     dataset_free(&run->train);
     dataset_free(&run->eval);
-    model_close(&run->model);
+    if (run->model == &run->own) model_close(&run->own);
 }
 
 static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
@@ -3613,6 +3849,8 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     ModelConfig config;
     char checkpoint[PATH_MAX];
     if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
+    if (!o->resume && !run->plan_only && (o->save_strategy != STRATEGY_NO || o->load_best_model_at_end) && checkpoints_list(o->output, -1).count)   /* which would be the newest, which the best? */
+        return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another --output", o->output, o->output);
     if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
     char path[PATH_MAX];
     path_join(path, sizeof path, o->output, "log.jsonl.new");
@@ -3649,12 +3887,12 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     const char *before_name;
     if (!backend_open(&config, err)) return false;
     size_t before = backend_overhead(&before_name);
-    if (!model_open(&run->model, o->model, err)) return false;
+    if (run->model == &run->own && !model_open(&run->own, o->model, err)) return false;
     const char *start = o->resume ? checkpoint : o->init_adapter;
-    ok = start ? adapter_load(&run->model, start, err) : adapter_attach(&run->model, &o->lora, (uint64_t)o->seed, err);
-    if (ok && start) run->model.lora.lora_dropout = o->lora.lora_dropout;
+    ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);
+    if (ok && start) run->model->lora.lora_dropout = o->lora.lora_dropout;
     memory_add(&run->memory, before_name, before);
-    return ok && (!o->resume || checkpoint_read(run, checkpoint, result, err)) && model_prepare(&run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
+    return ok && (!o->resume || checkpoint_read(run, checkpoint, result, err)) && model_prepare(run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
 }
 
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
@@ -3663,6 +3901,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     memset(result, 0, sizeof *result);
     run.o = o;
     run.hooks = hooks;
+    run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;
     bool ok = run_open(&run, result, err);
@@ -3672,14 +3911,14 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     if (!ok && run.log) unlink(from);
     if (ok && run.log && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
     if (ok) {
-        if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, &run.model, o, &run.train, o->eval_data ? &run.eval : NULL, &run.memory, run.plan.total_steps);
+        if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, run.model, o, &run.train, o->eval_data ? &run.eval : NULL, &run.memory, run.plan.total_steps);
     }
     if (ok && !run.plan_only) {
         run.start = seconds_now();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
         ok = train_loop(&run, result, err);
         result->seconds = seconds_now() - run.start;
-        ok = ok && adapter_save(&run.model, o->output, err) && trainer_state_write(o, &run.plan, run.history, run.step, run.epoch, result, (int64_t)run.train.slots, err);
+        ok = ok && run_save(&run, result, err);
     }
     run_close(&run);
     return ok;

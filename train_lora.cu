@@ -1597,9 +1597,11 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 
 typedef struct Options {
     TrainOptions train;
-    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *save_strategy, *config;
+    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *config;
     int threads, examples;
-    bool enable_thinking, thinking_given;
+    bool enable_thinking, greater;
+    const char *command;                    /* the program and its words as a shell would take them, --resume left out */
+    bool given[96];                         /* by position in option_table: set by the user */
 } Options;
 
 typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BOOL, OPTION_TEXT, OPTION_CHOICE } OptionType;
@@ -1613,6 +1615,7 @@ typedef struct Option {
 } Option;
 
 #define AT(field) offsetof(Options, field)
+#define METRICS "loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
 static const Option option_table[] = {
     {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
     {"data", OPTION_TEXT, AT(train.data), 0, 0, NULL, "training data: .jsonl, .json or .csv"},
@@ -1647,19 +1650,29 @@ static const Option option_table[] = {
     {"max-grad-norm", OPTION_DOUBLE, AT(train.max_grad_norm), 0, 1e30, NULL, "gradient clipping (0: off)"},
     {"seed", OPTION_INT64, AT(train.seed), 0, 9e15, NULL, "initialisation, data order and dropout"},
     {"shuffle", OPTION_BOOL, AT(train.shuffle), 0, 0, NULL, "a new order every epoch, as Hugging Face's Trainer for that seed"},
-    {"eval-steps", OPTION_INT, AT(train.eval_steps), 0, 1e9, NULL, "evaluate every so many steps (0: only before and after)"},
+    {"eval-strategy", OPTION_CHOICE, AT(eval_strategy), 0, 0, "no|steps|epoch", "evaluate during training; after the last step in any case"},
+    {"eval-steps", OPTION_INT, AT(train.eval_steps), 1, 1e9, NULL, "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
     {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, "evaluate before the first step"},
+    {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0, METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", "what makes an evaluation the best"},
+    {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, "of that metric (not given: of the token accuracy only)"},
+    {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, "save the best evaluation's adapter, not the last step's"},
+    {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, "stop after so many evaluations in a row without a better one"},
+    {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, "better by more than this"},
     {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
     {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
     {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, "optimizer steps between checkpoints"},
-    {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 0, 1e6, NULL, "keep so many of the newest checkpoints (0: all)"},
+    {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 1, 1e6, NULL, "keep so many of the newest checkpoints, and the best (not given: all)"},
     {"resume", OPTION_TEXT, AT(train.resume), 0, 0, NULL, "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
+    {"resume-force", OPTION_BOOL, AT(train.resume_force), 0, 0, NULL, "although options, model or data differ from the checkpoint's"},
+    {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
+    {"fallback-output", OPTION_TEXT, AT(train.fallback_output), 0, 0, NULL, "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
     {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
     {"config", OPTION_TEXT, AT(config), 0, 0, NULL, "JSON file of these options; the command line wins"},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
+typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->given ? 1 : -1];
 
 /* Two sets of defaults and no more: the embedded example's, and for one's own model or data those of TRL's command line (SFTConfig, ModelConfig). */
 static void options_default(Options *o, bool embedded) {
@@ -1673,7 +1686,7 @@ static void options_default(Options *o, bool embedded) {
     t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
     t->data_options.max_length = 1024;
-    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->save_strategy = "no"; o->examples = 3;
+    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->metric = "loss"; o->on_nonfinite = "stop"; o->examples = 3;
     t->save_steps = 500;
 }
 
@@ -1740,8 +1753,10 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
         else if (d->type == OPTION_FLOAT) *(float *)at = (float)v;
         else *(double *)at = v;
     } }
-    if (d->offset == AT(enable_thinking)) o->thinking_given = true;
+    o->given[d - option_table] = true;
 }
+/* Did the command line or the --config file set it? */
+static bool option_given(const Options *o, const char *name) { return o->given[option_find(name) - option_table]; }
 
 /* The table's name of an option as written: leading dashes gone, underscores as dashes. */
 static void option_name(char *out, size_t size, const char *word) {
@@ -1839,11 +1854,24 @@ static void options_resolve(Options *o) {
     static const char *const loss[] = {"default", "completion", "assistant", "all"}, *const level[] = {"none", "gate_up", "layer"};
     for (int i = 0; i < 4; i++) if (!strcmp(o->loss_on, loss[i])) t->data_options.loss_on = (LossOn)i;
     for (int i = 0; i < 3; i++) if (!strcmp(o->recompute, level[i])) t->recompute = (Recompute)i;
-    static const char *const save[] = {"no", "steps", "epoch"};
-    for (int i = 0; i < 3; i++) if (!strcmp(o->save_strategy, save[i])) t->save_strategy = (SaveStrategy)i;
+    if (option_given(o, "eval-steps") && !option_given(o, "eval-strategy")) o->eval_strategy = "steps";
+    for (int i = 0; i < STRATEGY_COUNT; i++) {
+        if (!strcmp(o->eval_strategy, strategy_name[i])) t->eval_strategy = (Strategy)i;
+        if (!strcmp(o->save_strategy, strategy_name[i])) t->save_strategy = (Strategy)i;
+    }
+    t->metric_for_best_model = o->metric;
+    t->greater_is_better = option_given(o, "greater-is-better") ? o->greater : -1;
+    t->skip_nonfinite = !strcmp(o->on_nonfinite, "skip");
+    if (t->eval_strategy != STRATEGY_NO && !t->eval_data) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE", o->eval_strategy);
+    if (t->load_best_model_at_end && t->eval_strategy == STRATEGY_NO) usage_error("--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch");
+    if (t->early_stopping_patience && t->eval_strategy == STRATEGY_NO) usage_error("--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch");
+    if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
+    if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
+    if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
+    if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
     if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
     for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(o->scheduler, schedule_name[i])) t->lr_scheduler_type = (Schedule)i;
-    t->data_options.enable_thinking = o->thinking_given ? o->enable_thinking : -1;
+    t->data_options.enable_thinking = option_given(o, "enable-thinking") ? o->enable_thinking : -1;
     if (t->data_options.prompt_template && !strstr(t->data_options.prompt_template, "{prompt}")) usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'", t->data_options.prompt_template);
 #ifdef _OPENMP
     if (o->threads) omp_set_num_threads(o->threads);
@@ -1853,6 +1881,9 @@ static void options_resolve(Options *o) {
 #endif
 }
 
+/* Switches that are neither on nor off until they are given. */
+static bool option_is_open(const Option *d) { return d->offset == AT(enable_thinking) || d->offset == AT(greater); }
+
 /* The options of this run, for --config. */
 static bool options_write(const Options *o, const char *folder, Error *err) {
     Text t = {NULL};
@@ -1861,7 +1892,8 @@ static bool options_write(const Options *o, const char *folder, Error *err) {
         const Option *d = &option_table[i];
         const void *at = (const char *)o + d->offset;
         char name[64];
-        if (d->offset == AT(config) || ((d->type == OPTION_TEXT || d->type == OPTION_CHOICE) && !*(const char *const *)at) || (d->offset == AT(enable_thinking) && !o->thinking_given)) continue;
+        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_INT ? *(const int *)at < d->low : option_is_open(d) && !o->given[i];
+        if (d->offset == AT(config) || d->offset == AT(train.resume) || d->offset == AT(train.resume_force) || unset) continue;
         snprintf(name, sizeof name, "%s", d->name);
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
         text_add(&t, "%s  \"%s\": ", comma, name);
@@ -1895,8 +1927,8 @@ static void print_help(void) {
         char value[64] = "";
         switch (d->type) {
         case OPTION_TEXT: case OPTION_CHOICE: if (*(const char *const *)at) snprintf(value, sizeof value, " [%.50s]", *(const char *const *)at); break;
-        case OPTION_BOOL: if (d->offset != AT(enable_thinking)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
-        case OPTION_INT: snprintf(value, sizeof value, " [%d]", *(const int *)at); break;
+        case OPTION_BOOL: if (!option_is_open(d)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
+        case OPTION_INT: if (*(const int *)at >= d->low) snprintf(value, sizeof value, " [%d]", *(const int *)at); break;
         case OPTION_INT64: snprintf(value, sizeof value, " [%lld]", (long long)*(const int64_t *)at); break;
         case OPTION_FLOAT: snprintf(value, sizeof value, " [%g]", (double)*(const float *)at); break;
         case OPTION_DOUBLE: snprintf(value, sizeof value, " [%g]", *(const double *)at); break;
@@ -1998,7 +2030,7 @@ static void on_log(void *user, const LogRecord *r) {
 }
 static void on_warning(void *user, const char *text) {
     clear_bar((Screen *)user);
-    fprintf(stderr, "warning: no checkpoint: %s; training goes on\n", text);
+    fprintf(stderr, "warning: %s\n", text);
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 
@@ -2148,7 +2180,7 @@ static int verb_train(const Options *o, bool plan_only) {
     memset(&screen, 0, sizeof screen);
     screen.o = plan_only ? NULL : o;
     screen.bar = isatty(1);
-    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, plan_only};
+    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, NULL, plan_only};
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     bool ok = train_run(&o->train, &hooks, &result, &err);
@@ -2158,12 +2190,30 @@ static int verb_train(const Options *o, bool plan_only) {
     if (screen.write_error.text[0]) return failed(&screen.write_error);
     char time[32];
     if (result.resumed_from) printf("resumed at step %lld; ", (long long)result.resumed_from);
-    printf("%s after %lld steps in %s; train loss %.4f", result.stopped ? "stopped" : "done", (long long)result.steps, duration_text(time, sizeof time, result.seconds), result.train_loss);
+    if (result.skipped) printf("%lld steps left out as not finite; ", (long long)result.skipped);
+    printf("%s after %lld steps in %s; train loss %.4f", result.stopped ? "stopped" : result.early_stopped ? "stopped early, no better evaluation," : "done", (long long)result.steps, duration_text(time, sizeof time, result.seconds), result.train_loss);
     if (isfinite(result.first_eval_loss) && o->train.eval_on_start && !result.stopped)
         printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", result.first_eval_loss, result.last_eval_loss, 100 * (result.last_eval_loss / result.first_eval_loss - 1));
-    if (result.checkpoint[0]) printf("\ncheckpoint %s%s", result.checkpoint, result.stopped ? "; the same command with --resume and this folder goes on" : "");
+    if (result.checkpoint[0]) printf("\ncheckpoint %s", result.checkpoint);
+    if (result.checkpoint[0] && result.stopped) printf("\nto go on %s --resume %s", o->command, o->train.output);
+    if (o->train.load_best_model_at_end && result.best_step && !result.stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)result.best_step, o->metric, result.best_metric);
     printf("\nadapter  %s/adapter_model.safetensors, a PEFT folder: PeftModel.from_pretrained(base, \"%s\")\n", o->train.output, o->train.output);
     return interrupted ? 128 + interrupted : 0;
+}
+
+/* The command line again, for messages that say how to go on. */
+static char *command_line(int argc, char **argv) {
+    Text t = {NULL};
+    for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "--resume")) { i++; continue; }
+        if (!strncmp(argv[i], "--resume=", 9)) continue;
+        bool plain = *argv[i] && !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%")];
+        text_add(&t, i ? plain ? " %s" : " '" : "%s", argv[i]);
+        for (const char *c = argv[i]; !plain && *c; c++) text_add(&t, *c == '\'' ? "'\\''" : "%c", *c);
+        if (!plain) text_add(&t, "'");
+    }
+    text_add(&t, "%c", 0);
+    return t.at;
 }
 
 int main(int argc, char **argv) {
@@ -2177,6 +2227,7 @@ int main(int argc, char **argv) {
     int skip = argc > 1 && verb == argv[1] ? 2 : 1;
     options_parse(&o, argc - skip, argv + skip);
     options_resolve(&o);
+    o.command = command_line(argc, argv);
     if (!strcmp(verb, "inspect")) return verb_inspect(&o);
     print_version();
     int status = verb_train(&o, !strcmp(verb, "plan"));

@@ -1,39 +1,68 @@
 #!/usr/bin/env bash
-# Checkpoints and resume, from the outside: test_resume.sh PROGRAM [KILLS]. A run that is killed with SIGKILL at random moments, writing checkpoints included, and resumed each time, ends with the very bits of one that
-# was left alone: the adapter, and the log but for its timings.
+# Checkpoints and resume, from the outside: test_resume.sh PROGRAM CRASHING [KILLS]. A run that is killed with SIGKILL, at random moments and between writing, syncing and renaming a file, and resumed each time, ends
+# with the very bits of one that was left alone: the adapter, and the log but for its timings. With many KILLS (make soak) the options of the runs vary too.
 set -u
-program=$1 kills=${2:-8} passed=0 failed=0
+program=$1 crashing=$2 kills=${3:-50} passed=0 failed=0
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=2
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
+timeless() { sed -E 's/"(tokens_per_second|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
 options=(--max-steps 120 --logging-steps 5 --eval-on-start false --lora-dropout 0.1 --per-device-train-batch-size 2 --gradient-accumulation-steps 2)
 run() { timeout 60 "$program" "${options[@]}" "$@"; }
-timeless() { sed -E 's/"(tokens_per_second|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
 
-run --output "$work/whole" >/dev/null 2>&1
-verdict $? "a run that is left alone"
+RANDOM=2026
+one_of() { shift $((RANDOM % $#)); echo "$1"; }
+# Kills a run `kills` times, resumes it each time, compares its end with an undisturbed one's.
+tormented() {       # name kills options...
+    local name=$1 kills=$2 killed=0 crashed=0 attempts=0 resume pid status
+    shift 2
+    local options=("$@")
+    "$program" "${options[@]}" --output "$work/$name-whole" >"$work/log" 2>&1
+    verdict $? "a run that is left alone: ${*}"
+    while [ $attempts -lt $((4 * kills + 40)) ]; do
+        attempts=$((attempts + 1))
+        resume=()
+        ls -d "$work/$name"/checkpoint-*[0-9] >/dev/null 2>&1 && resume=(--resume "$work/$name")
+        if [ $((RANDOM % 2)) = 0 ]; then     # half of the kills are aimed: at the n-th place where a file is half written
+            CRASH_AT=$([ $((killed + crashed)) -lt "$kills" ] && echo $((1 + RANDOM % 250))) "$crashing" "${options[@]}" --output "$work/$name" "${resume[@]}" >"$work/log" 2>&1
+            status=$?
+            [ $status = 137 ] && crashed=$((crashed + 1))
+        else
+            "$program" "${options[@]}" --output "$work/$name" "${resume[@]}" >"$work/log" 2>&1 &
+            pid=$!
+            if [ $((killed + crashed)) -lt "$kills" ]; then
+                sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.1 + r / 32768 * 0.7 }')"
+                kill -KILL $pid 2>/dev/null && killed=$((killed + 1))
+            fi
+            wait $pid 2>/dev/null
+            status=$?
+        fi
+        [ $status = 0 ] && break
+        [ $status = 137 ] || { verdict 1 "exit status $status: $(tail -n 1 "$work/log")"; return; }
+    done
+    verdict "$([ $((killed + crashed)) -gt 0 ] && grep -q "resumed at step" "$work/log"; echo $?)" "killed $killed times at random and $crashed times inside a write, run $attempts times: $(grep -o 'resumed at step [0-9]*' "$work/log")"
+    cmp "$work/$name-whole/adapter_model.safetensors" "$work/$name/adapter_model.safetensors" >/dev/null 2>&1
+    verdict $? "the adapter is the same file"
+    cmp <(timeless "$work/$name-whole/log.jsonl") <(timeless "$work/$name/log.jsonl") >/dev/null 2>&1
+    verdict $? "log.jsonl has the same lines but for the timings"
+    total=$((total + killed + crashed))
+}
 
-RANDOM=2026 killed=0 attempts=0
-while [ $attempts -lt 60 ]; do
-    attempts=$((attempts + 1))
-    resume=()
-    ls -d "$work"/killed/checkpoint-*[0-9] >/dev/null 2>&1 && resume=(--resume "$work/killed")
-    "$program" "${options[@]}" --output "$work/killed" --save-strategy steps --save-steps 3 --save-total-limit 3 "${resume[@]}" >"$work/log" 2>&1 &
-    pid=$!
-    if [ $killed -lt "$kills" ]; then
-        sleep "$(awk -v r=$RANDOM 'BEGIN { printf "%.3f", 0.2 + r / 32768 * 0.6 }')"
-        kill -KILL $pid 2>/dev/null && killed=$((killed + 1))
-    fi
-    wait $pid 2>/dev/null && break
-done
-verdict "$([ $killed -ge "$kills" ] && grep -q "resumed at step" "$work/log"; echo $?)" "killed $killed times, resumed $((attempts - 1)) times: $(grep -o 'resumed at step [0-9]*' "$work/log")"
-cmp "$work/whole/adapter_model.safetensors" "$work/killed/adapter_model.safetensors" >/dev/null 2>&1
-verdict $? "the adapter is the same file"
-cmp <(timeless "$work/whole/log.jsonl") <(timeless "$work/killed/log.jsonl") >/dev/null 2>&1
-verdict $? "log.jsonl has the same lines but for the timings"
+total=0
+tormented killed $((kills < 16 ? kills : 16)) "${options[@]}" --save-strategy steps --save-steps 3 --save-total-limit 3
 verdict "$([ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]; echo $?)" "--save-total-limit 3 keeps three checkpoints"
+round=0
+while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
+    round=$((round + 1))
+    tormented "round$round" 12 --max-steps $((60 + RANDOM % 80)) --logging-steps $((1 + RANDOM % 9)) --lora-r "$(one_of 1 3 8 16)" --lora-dropout "$(one_of 0 0.1 0.3)" --per-device-train-batch-size "$(one_of 1 2 5)" \
+        --gradient-accumulation-steps "$(one_of 1 2 3)" --lr-scheduler-type "$(one_of linear cosine constant)" --seed $RANDOM --packing "$(one_of true false)" --max-length 256 --recompute "$(one_of none gate_up layer)" \
+        --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "$(one_of no steps)" --eval-steps 20 --eval-on-start false
+    rm -rf "$work/round$round" "$work/round$round-whole"
+done
 newest=$(ls -d "$work"/killed/checkpoint-*[0-9] | sort -t- -k2 -n | tail -n 1)
+cp -r "$newest" "$work/newest"
+newest=$work/newest
 
 "$program" "${options[@]}" --output "$work/signal" >"$work/log" 2>&1 &       # not `run`: a signal to a function's subshell would miss the program
 pid=$!
@@ -41,8 +70,8 @@ sleep 0.8
 kill -TERM $pid
 wait $pid
 status=$?
-verdict "$([ $status = 143 ] && grep -q 'with --resume and this folder' "$work/log"; echo $?)" "SIGTERM: exit $status, a checkpoint and the way to go on: $(grep -o '^checkpoint .*' "$work/log")"
-run --output "$work/signal" --resume "$work/signal" >/dev/null 2>&1 && cmp "$work/whole/adapter_model.safetensors" "$work/signal/adapter_model.safetensors" >/dev/null
+verdict "$([ $status = 143 ] && grep -q -- '--resume ' "$work/log"; echo $?)" "SIGTERM: exit $status, a checkpoint and the way to go on: $(grep -o '^to go on .*' "$work/log")"
+run --output "$work/signal" --resume "$work/signal" >/dev/null 2>&1 && cmp "$work/killed-whole/adapter_model.safetensors" "$work/signal/adapter_model.safetensors" >/dev/null
 verdict $? "resumed after SIGTERM: the same file"
 
 refused() { # what, pattern, options...
@@ -50,21 +79,38 @@ refused() { # what, pattern, options...
     shift 2
     run --output "$work/refused" "$@" >"$work/log" 2>&1
     status=$?
-    verdict "$([ $status = 1 ] && grep -q "^error: .*$pattern" "$work/log"; echo $?)" "$what: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-140)"
+    verdict "$([ $status = 1 ] && grep -q "^error: .*$pattern" "$work/log"; echo $?)" "$what: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-180)"
 }
-refused "another learning rate" "another learning_rate" --resume "$newest" --learning-rate 0.001
-refused "another seed" "another seed" --resume "$newest" --seed 7
-refused "no checkpoint there" "no checkpoint to resume from" --resume "$work/whole"
+refused "another learning rate and seed, both listed" "learning_rate 0.005 (now 0.001), seed 42 (now 7)" --resume "$newest" --learning-rate 0.001 --seed 7
+refused "another rank" "lora_r 16 (now 8)" --resume "$newest" --lora-r 8
+head -n 599 data/hotel/train.jsonl >"$work/shorter.jsonl"
+refused "another data file" "another data" --resume "$newest" --data "$work/shorter.jsonl" --learning-rate 5e-3 --warmup-ratio 0.05
+cp -r data/base "$work/other"
+printf '\177\077' | dd of="$work/other/model.safetensors" bs=1 seek=$((8 + $(od -An -tu8 -N8 data/base/model.safetensors | tr -d ' '))) conv=notrunc 2>/dev/null
+refused "another base model" "another model" --resume "$newest" --model "$work/other" --learning-rate 5e-3 --warmup-ratio 0.05
+run --output "$work/forced" --resume "$newest" --learning-rate 0.001 --resume-force >"$work/log" 2>&1
+verdict "$([ $? = 0 ] && grep -q '^warning: resumed although .*learning_rate' "$work/log"; echo $?)" "--resume-force goes on: $(grep '^warning' "$work/log" | cut -c 1-140)"
+refused "no checkpoint there" "no checkpoint to resume from" --resume "$work/refused"
 cp -r "$newest" "$work/damaged"
 head -c 300 "$newest/checkpoint.json" >"$work/damaged/checkpoint.json"
 refused "a cut checkpoint.json" "checkpoint.json" --resume "$work/damaged"
 cp "$newest/checkpoint.json" "$work/damaged/"
 head -c 5000 "$newest/optimizer.safetensors" >"$work/damaged/optimizer.safetensors"
 refused "cut moments" "optimizer.safetensors" --resume "$work/damaged"
+cp "$newest/optimizer.safetensors" "$work/damaged/"
+sed 's/"adam_step": [0-9]*/"adam_step": 7/' "$newest/checkpoint.json" >"$work/damaged/checkpoint.json"
+refused "a changed checkpoint.json" "checksum" --resume "$work/damaged"
+run --output "$work/killed" --save-strategy steps --save-steps 40 >"$work/log" 2>&1
+verdict "$([ $? = 1 ] && grep -q '^error: there are checkpoints of an earlier run' "$work/log"; echo $?)" "a fresh run over old checkpoints: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-140)"
 
 # A disk that fills up: the limit on file sizes stops every file above 64 KiB, as ENOSPC would.
-(ulimit -f 64; trap '' XFSZ; run --output "$work/full" --save-strategy steps --save-steps 40 >"$work/log" 2>&1; true)
+(ulimit -f 64; trap '' XFSZ; export TMPDIR=$work; exec "$program" "${options[@]}" --output "$work/full" --save-strategy steps --save-steps 40) >"$work/log" 2>&1 &
+pid=$!
+for _ in $(seq 100); do grep -q 'still in memory' "$work/log" && break; sleep 0.2; done
+kill -INT $pid
+wait $pid
 verdict "$(grep -q '^warning: no checkpoint: .*training goes on' "$work/log"; echo $?)" "no room for a checkpoint: $(grep -m 1 '^warning' "$work/log" | sed "s|$work/||g" | cut -c 1-120)"
 verdict "$(grep -q '120/120' "$work/log" && ! ls "$work"/full/checkpoint-* >/dev/null 2>&1; echo $?)" "training went on to the last step and left no torn checkpoint"
+verdict "$(grep -q '^warning: .*still in memory' "$work/log"; echo $?)" "no room for the adapter anywhere: $(grep 'still in memory' "$work/log" | head -n 1 | sed "s|$work/||g" | cut -c 1-150)"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -73,6 +73,7 @@ static void golden_options(TrainOptions *o, const Json *run, const Json *args, c
     o->seed = (int64_t)number(args, "seed", 42);
     o->logging_steps = (int)number(args, "logging_steps", 1);
     o->eval_steps = o->eval_data ? (int)number(args, "eval_steps", 0) : 0;
+    o->eval_strategy = o->eval_steps > 0 ? STRATEGY_STEPS : STRATEGY_NO;
     o->data_options.max_length = (int)number(args, "max_length", 1024);
 }
 
@@ -270,6 +271,86 @@ static void test_backends(void) {
     arrfree(log.train);
 }
 
+/* A parameter that becomes NaN after step 2 ends the run at step 3 with a line that names it, or costs that one step. */
+typedef struct Poison { Model *m; float kept; int warnings, steps; bool heals; } Poison;
+static void poison_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps) {
+    (void)o; (void)train; (void)eval; (void)memory; (void)steps;
+    ((Poison *)user)->m = (Model *)m;
+}
+static void poison_step(void *user, const LogRecord *r) {
+    Poison *p = (Poison *)user;
+    float bad = NAN;
+    if (isfinite(r->loss)) p->steps++;
+    if (r->step != 2) return;
+    backend_download(&p->kept, p->m->param, sizeof p->kept);
+    backend_upload(p->m->param, &bad, sizeof bad);
+}
+static void poison_warning(void *user, const char *text) {
+    Poison *p = (Poison *)user;
+    p->warnings++;
+    if (strstr(text, "step 3") && p->heals) backend_upload(p->m->param, &p->kept, sizeof p->kept);
+}
+
+static void test_nonfinite(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    TrainHooks hooks;
+    char out[300], path[400];
+    snprintf(out, sizeof out, "%s/nonfinite", work_folder);
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = "test/golden/trl_linear/data.jsonl";
+    o.output = out;
+    o.max_steps = 5;
+    for (int skip = 0; skip < 2; skip++) {
+        Poison p;
+        memset(&p, 0, sizeof p);
+        memset(&hooks, 0, sizeof hooks);
+        hooks.user = &p; hooks.on_begin = poison_begin; hooks.on_step = poison_step; hooks.on_warning = poison_warning;
+        o.skip_nonfinite = p.heals = skip;
+        memset(&result, 0, sizeof result);
+        bool ok = train_run(&o, &hooks, &result, &err);
+        if (skip) check(ok && p.warnings == 1 && p.steps == 4 && result.steps == 5 && result.skipped == 1 && isfinite(result.train_loss), "--on-nonfinite skip leaves out one step of five (%d finite, train loss %.4f)", p.steps, result.train_loss);
+        else check(!ok && strstr(err.text, "step 3,") && strstr(err.text, "first in layer 0, q, k, v") && strstr(err.text, "of data row") && strstr(err.text, "nonfinite-3"), "a NaN: %s", err.text);
+    }
+    snprintf(path, sizeof path, "%s/nonfinite-3/batch.jsonl", out);
+    Dataset d;
+    DataOptions options;
+    memset(&options, 0, sizeof options);
+    options.max_length = 1024; options.threads = 1;
+    bool ok = dataset_open(&d, path, NULL, &options, &err);
+    check(ok && d.count == 2, "the batch that met it is a data file of %zu examples", ok ? d.count : 0);
+    if (ok) dataset_free(&d);
+}
+
+/* Which evaluation is the best and when patience ends, as transformers counts. */
+static void test_best(void) {
+    static const double losses[] = {9.0, 3.0, 2.0, 2.5, 1.99, 2.2, 1.5};
+    static const int in_vain[] = {0, 0, 0, 1, 2, 3, 0}, best_step[] = {0, 1, 2, 2, 4, 4, 6};
+    TrainOptions o;
+    memset(&o, 0, sizeof o);
+    o.early_stopping_threshold = 0.1;
+    for (int greater = 0; greater < 2; greater++) {
+        LogRecord *history = NULL;
+        bool ok = true;
+        o.metric_for_best_model = greater ? "eval_mean_token_accuracy" : "loss";
+        o.greater_is_better = -1;
+        for (int i = 0; i < 7; i++) {
+            LogRecord r;
+            memset(&r, 0, sizeof r);
+            r.eval = true; r.step = i; r.loss = losses[i]; r.mean_token_accuracy = 10 - losses[i];
+            arrput(history, r);
+            Best b = history_best(history, &o);
+            ok = ok && b.step == best_step[i] && b.in_vain == in_vain[i];
+            r.eval = false; r.loss = -1;
+            arrput(history, r);
+        }
+        check(ok, "best evaluation and patience by %s", o.metric_for_best_model);
+        arrfree(history);
+    }
+}
+
 #ifdef PRECISION_FP16
 /* fp16: a loss scale that overflows is halved and the step made again, until its gradient is finite; nothing is lost and the numbers do not depend on where it started. */
 static Model *scaled;
@@ -326,7 +407,7 @@ static void test_packing(void) {
     dataset_largest_batch(&packed, 4, &tokens, &sequences);
     ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && model_prepare(&m, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
     if (!ok) { check(false, "packing: %s", err.text); return; }
-    EvalResult x = {0, 0, 0, 0, 0, 0}, y = x;
+    EvalResult x = {0, 0, 0, 0, 0, 0, 0, 0}, y = x;
     ok = model_evaluate(&m, &plain, &b, 1, &x, &err) && model_evaluate(&m, &packed, &b, 4, &y, &err);
     check(ok && packed.slots < plain.slots && x.tokens == y.tokens && fabs(x.loss - y.loss) <= 1e-6 * x.loss, "packing: %zu examples in %zu slots, loss %.7f and %.7f", packed.count, packed.slots, x.loss, y.loss);
     batch_free(&b);
@@ -402,6 +483,8 @@ int main(void) {
     test_trl("trl_constant_with_warmup");
     test_trl("trl_logging");
     test_packing();
+    test_nonfinite();
+    test_best();
     test_stories();
     test_errors();
 #endif

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# What a run does around its steps, from the outside: best model, early stopping, what is kept, where the adapter goes when the disk is full. test_run.sh PROGRAM
+set -u
+program=$1 passed=0 failed=0
+work=$(mktemp -d) || exit 1
+trap 'umount "$work/small" 2>/dev/null; rm -rf "$work"' EXIT
+export OMP_NUM_THREADS=2
+verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
+has() { grep -q -- "$1" "${2:-$work/log}"; echo $?; }
+run() { timeout 120 "$program" "$@" >"$work/log" 2>&1; }
+refused() { # what, pattern, options...
+    local what=$1 pattern=$2
+    shift 2
+    run "$@" --output "$work/refused"
+    verdict "$([ $? = 2 ] && [ "$(wc -l <"$work/log")" = 1 ] && grep -q "^error: .*;.*;.*$pattern" "$work/log"; echo $?)" "$what: $(cat "$work/log" | cut -c 1-170)"
+}
+number() { grep -o "\"$1\": [0-9.e-]*" "$2" | tail -n 1 | cut -d' ' -f2; }      # last number of that key in a file
+
+refused "best model without evaluation" "eval-strategy" --load-best-model-at-end
+refused "patience without evaluation" "eval-strategy" --early-stopping-patience 2 --load-best-model-at-end
+refused "patience without best model" "add it" --early-stopping-patience 2 --eval-strategy epoch
+refused "threshold without patience" "add it" --early-stopping-threshold 0.1 --eval-strategy epoch --load-best-model-at-end
+refused "a metric without best model" "add it" --metric-for-best-model perplexity --eval-strategy epoch
+refused "an unknown metric" "loss|perplexity" --metric-for-best-model bleu --eval-strategy epoch --load-best-model-at-end
+refused "evaluation without data" "eval-data" --model data/base --data data/hotel/train.jsonl --eval-strategy epoch
+refused "save limit 0" "1 to" --save-total-limit 0
+refused "forced resume of nothing" "resume" --resume-force
+
+# A learning rate that overfits 24 examples: the best evaluation comes long before the end.
+head -n 24 data/hotel/train.jsonl >"$work/few.jsonl"
+few=(--model data/base --data "$work/few.jsonl" --eval-data data/hotel/eval.jsonl --learning-rate 2e-2 --lora-dropout 0 --num-train-epochs 40 --logging-steps 20)
+run "${few[@]}" --eval-strategy epoch --save-strategy steps --save-steps 30 --save-total-limit 2 --load-best-model-at-end --metric-for-best-model eval_loss --output "$work/best"
+step=$(number best_global_step "$work/best/trainer_state.json")
+verdict "$([ -n "$step" ] && [ "$step" -lt 120 ] && [ "$(has "best     step $step")" = 0 ]; echo $?)" "the best evaluation is the one at step $step of 120: $(grep '^best' "$work/log")"
+cmp -s "$work/best/adapter_model.safetensors" "$work/best/checkpoint-$step/adapter_model.safetensors"
+verdict $? "its adapter is the one that is saved"
+verdict "$([ "$(cd "$work/best" && ls -d checkpoint-* | sort -t- -k2 -n | tr '\n' ' ')" = "checkpoint-$step checkpoint-120 " ]; echo $?)" "--save-total-limit 2 keeps the best and the newest: $(cd "$work/best" && ls -d checkpoint-* | tr '\n' ' ')"
+lowest=$(grep -o '"step": [1-9][0-9]*, "epoch": [0-9.]*, "eval_loss": [0-9.]*' "$work/best/log.jsonl" | sort -t: -k4 -g | head -n 1)
+verdict "$(case $lowest in "\"step\": $step,"*) echo 0 ;; *) echo 1 ;; esac)" "no evaluation of the log is better: $lowest"
+run "${few[@]}" --eval-strategy epoch --load-best-model-at-end --early-stopping-patience 3 --output "$work/early"
+last=$(number global_step "$work/early/trainer_state.json") step=$(number best_global_step "$work/early/trainer_state.json")
+verdict "$([ "$last" = $((step + 9)) ] && [ "$(has 'stopped early')" = 0 ]; echo $?)" "patience 3 stops three evaluations after the best: step $step, $last"
+run "${few[@]}" --eval-steps 7 --max-steps 20 --eval-on-start false --output "$work/steps"
+verdict "$([ "$(grep -o '"step": [0-9]*, "epoch": [0-9.]*, "eval_loss"' "$work/steps/log.jsonl" | grep -o '[0-9]*,' | grep -o '^[0-9]*' | tr '\n' ' ')" != "" ] && [ "$(grep eval_loss "$work/steps/log.jsonl" | sed 's/{"step": \([0-9]*\).*/\1/' | tr '\n' ' ')" = "7 14 20 " ]; echo $?)" "--eval-steps 7 evaluates at 7, 14 and the last step"
+verdict "$([ "$(awk -v a="$(number eval_mean_example_perplexity "$work/steps/log.jsonl")" -v b="$(number eval_perplexity "$work/steps/log.jsonl")" 'BEGIN { print !(a > b && a < 5 * b) }')" = 0 ]; echo $?)" "mean per-example perplexity is above the corpus's: $(number eval_mean_example_perplexity "$work/steps/log.jsonl"), $(number eval_perplexity "$work/steps/log.jsonl")"
+
+run "${few[@]}" --learning-rate 1e30 --max-steps 5 --output "$work/nan"
+verdict "$([ $? = 1 ] && grep -q '^error: the \(loss\|gradient\) is not finite; step [0-9]*, .*row [0-9]*; lower --learning-rate' "$work/log"; echo $?)" "a loss that is not finite: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-170)"
+folder=$(ls -d "$work"/nan/nonfinite-*)
+run --model data/base --data "$folder/batch.jsonl" --init-adapter "$folder" --eval-on-start false --max-steps 1 --output "$work/replay"
+verdict "$([ $? = 1 ] && grep -q 'is not finite; step 1,' "$work/log"; echo $?)" "and its batch, replayed on the adapter beside it, is so again at step 1"
+run --model data/base --data "$work/few.jsonl" --learning-rate 1e30 --max-steps 5 --on-nonfinite skip --output "$work/skip"
+verdict "$([ $? = 0 ] && [ "$(has 'steps left out as not finite')" = 0 ]; echo $?)" "--on-nonfinite skip: $(grep 'left out as' "$work/log" | cut -c 1-100)"
+
+# The end of a run on a full disk: the fallback, else the temporary folder.
+if mkdir "$work/small" && mount -t tmpfs -o size=256k none "$work/small" 2>/dev/null; then
+    run "${few[@]}" --max-steps 3 --eval-on-start false --fallback-output "$work/second" --output "$work/small/out"
+    verdict "$([ $? = 1 ] && grep -q '^error: cannot write; .*No space left.*whole in .*second' "$work/log" && [ -s "$work/second/adapter_model.safetensors" ] && [ -s "$work/second/adapter_config.json" ]; echo $?)" "full disk, --fallback-output: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-170)"
+    TMPDIR=$work run "${few[@]}" --max-steps 3 --eval-on-start false --output "$work/small/out"
+    other=$(ls -d "$work"/train_lora-adapter-* 2>/dev/null)
+    verdict "$([ -n "$other" ] && cmp -s "$other/adapter_model.safetensors" "$work/second/adapter_model.safetensors"; echo $?)" "full disk, no fallback: the adapter is in the temporary folder"
+else
+    echo "skipped: cannot mount a small tmpfs here"
+fi
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
