@@ -1653,7 +1653,7 @@ static const Option option_table[] = {
     {"eval-strategy", OPTION_CHOICE, AT(eval_strategy), 0, 0, "no|steps|epoch", "evaluate during training; after the last step in any case"},
     {"eval-steps", OPTION_INT, AT(train.eval_steps), 1, 1e9, NULL, "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
     {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, "evaluate before the first step"},
-    {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0, METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", "what makes an evaluation the best"},
+    {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0, METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", "what makes an evaluation the best (not given: loss)"},
     {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, "of that metric (not given: of the token accuracy only)"},
     {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, "save the best evaluation's adapter, not the last step's"},
     {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, "stop after so many evaluations in a row without a better one"},
@@ -1686,7 +1686,7 @@ static void options_default(Options *o, bool embedded) {
     t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
     t->data_options.max_length = 1024;
-    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->metric = "loss"; o->on_nonfinite = "stop"; o->examples = 3;
+    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->examples = 3;
     t->save_steps = 500;
 }
 
@@ -2196,7 +2196,7 @@ static int verb_train(const Options *o, bool plan_only) {
         printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", result.first_eval_loss, result.last_eval_loss, 100 * (result.last_eval_loss / result.first_eval_loss - 1));
     if (result.checkpoint[0]) printf("\ncheckpoint %s", result.checkpoint);
     if (result.checkpoint[0] && result.stopped) printf("\nto go on %s --resume %s", o->command, o->train.output);
-    if (o->train.load_best_model_at_end && result.best_step && !result.stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)result.best_step, o->metric, result.best_metric);
+    if (o->train.load_best_model_at_end && result.best_step && !result.stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)result.best_step, o->metric ? o->metric : "loss", result.best_metric);
     printf("\nadapter  %s/adapter_model.safetensors, a PEFT folder: PeftModel.from_pretrained(base, \"%s\")\n", o->train.output, o->train.output);
     return interrupted ? 128 + interrupted : 0;
 }
