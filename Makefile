@@ -40,7 +40,7 @@ endif
 .PHONY: test test-programs test-gpu soak test-mutants nvcc-check test-compilers fuzz bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
-train_lora: train_lora.cu $(HEADERS) $(BUILD)/configured | stb
+train_lora: train_lora.cu $(HEADERS) data/report.h $(BUILD)/pages.h $(BUILD)/configured | stb
 ifeq ($(CUDA),1)
 	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
 	$(or $(NVCC),nvcc) $(NVCCFLAGS) $< -o $@ $(LIBS)
@@ -49,6 +49,12 @@ else
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -x c $< -o $@ $(LIBS)
 endif
 $(BUILD)/configured:
+
+# The pages of data/ as texts in C.
+PAGES = $(wildcard data/*.html)
+$(BUILD)/pages.h: $(PAGES)
+	@mkdir -p $(BUILD)
+	@for page in $(PAGES); do echo "static const char $$(basename $$page .html)_page[] ="; sed 's/\\/\\\\/g; s/"/\\"/g; s/?/\\?/g; s/.*/"&\\n"/' $$page; echo ";"; done >$@.tmp && mv $@.tmp $@
 
 # Installs stb_ds.h when it can, else says how.
 stb:
@@ -85,7 +91,7 @@ endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
 
 # The trainer that can be stopped between the steps of writing a file.
-$(BUILD)/crashing: train_lora.cu $(HEADERS) test/crash.h | stb
+$(BUILD)/crashing: train_lora.cu $(HEADERS) data/report.h $(BUILD)/pages.h test/crash.h | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -include test/crash.h -x c $< -o $@ $(LIBS)
 
@@ -104,7 +110,7 @@ test-mutants: $(BUILD)/mutants
 	@bash test/mutants.sh run $(BUILD)/mutants
 
 ## nvcc-check      compiles the kernels for every architecture and fails where GEMM or attention spill registers (needs nvcc, no GPU)
-nvcc-check: | stb
+nvcc-check: $(BUILD)/pages.h | stb
 	@bash test/nvcc.sh
 
 ## soak            200 kills at random moments and at every place where a file is half written, random options; each resumed run must end with the same bits (about an hour)
@@ -116,7 +122,7 @@ test-gpu: | stb
 	@bash test/gpu.sh $(or $(NVCC),nvcc) $(CUDA_ARCH)
 
 ## test-compilers  gcc and clang, C11 and C++17, with every warning an error
-test-compilers: | stb
+test-compilers: $(BUILD)/pages.h | stb
 	@bash test/compilers.sh
 
 ## fuzz            libFuzzer on every parser, FUZZ_SECONDS each (needs clang)

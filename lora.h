@@ -175,6 +175,7 @@ void backend_download(void *to, const void *from, size_t bytes);      /* waits f
 void backend_zero(void *p, size_t bytes);
 size_t backend_memory(void);                               /* bytes that can still be taken */
 size_t backend_overhead(const char **name);                /* bytes in use before a model is opened, and what they are: a row of the memory table */
+double backend_ceiling(void);                              /* floating-point operations a second that the machine could do at best: CPU: measured, in a few milliseconds; CUDA: of its tensor cores */
 void backend_describe(char *text, size_t bytes);           /* "CPU, 2 threads, AVX-512, 23.1 GiB free, fp32 arithmetic" */
 
 /* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes of the backend's memory, 256-byte aligned. Call once, at load. */
@@ -306,11 +307,14 @@ typedef struct Model {
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
     int32_t *ids, *positions, *targets, *cu_seqlens;        /* [N] [N] [N] [S+1]: the batch, in the backend's memory */
     Scratch scratch;
+    bool planned;                           /* opened for its shapes alone: no weights, no memory taken */
     Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once something went wrong) */
 } Model;
 
 /* Opens a Hugging Face folder: config.json and the weights, each checked for name, shape, dtype and non-finite values, and brought into the backend's layout. The tokenizer is separate. */
 bool model_open(Model *m, const char *folder, Error *err);
+/* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for adapter_attach and model_prepare without allocate: the memory plan. */
+bool model_plan(Model *m, const char *folder, Error *err);
 void model_close(Model *m);
 /* Sizes everything for batches of at most max_tokens tokens with sequences of at most max_positions; fills `table` (NULL: not wanted). With allocate false nothing is taken: the plan alone. */
 bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err);
@@ -406,7 +410,7 @@ extern const char *const strategy_name[STRATEGY_COUNT];    /* "no", "steps", "ep
 
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
-    const char *model, *data, *eval_data, *output, *init_adapter;     /* folders and files; eval_data, init_adapter may be NULL */
+    const char *model, *data, *eval_data, *output, *init_adapter;     /* folders and files; eval_data, init_adapter may be NULL, and data for a plan */
     LoraConfig lora;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, num_train_epochs;
     Schedule lr_scheduler_type;
@@ -415,6 +419,8 @@ typedef struct TrainOptions {
     int64_t seed;
     DataOptions data_options;
     Recompute recompute;
+    bool fit;                               /* choose micro-batch and recompute level so that the run fits: the cheapest level, then the largest micro-batch; their product with the accumulation stays */
+    size_t device_memory;                   /* bytes that a run may take; 0: what is free */
     /* evaluation: during training by strategy, and after the last step in any case where there is eval_data */
     Strategy eval_strategy;
     int eval_steps;                         /* 0: logging_steps */
@@ -438,7 +444,7 @@ typedef struct LogRecord {
     bool eval;
     int64_t step, total_steps, num_tokens;
     double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy, perplexity, mean_example_perplexity, loss_hf;
-    double tokens_per_second, seconds, eta; /* ours */
+    double tokens_per_second, seconds, eta, ceiling_share;    /* ours; share of backend_ceiling that useful arithmetic took */
 } LogRecord;
 enum { EVAL_METRICS = 5 };
 extern const char *const eval_metric_name[EVAL_METRICS];   /* loss, perplexity, mean_example_perplexity, mean_token_accuracy, entropy */
@@ -1154,6 +1160,28 @@ void backend_upload(void *to, const void *from, size_t bytes) { memcpy(to, from,
 void backend_download(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
 void backend_zero(void *p, size_t bytes) { memset(p, 0, bytes); }
 size_t backend_memory(void) { return machine_memory(); }
+double backend_ceiling(void) {              /* every thread multiplies and adds in registers, 24 independent chains */
+    double best = 0;
+    for (int trial = 0; trial < 3; trial++) {
+        enum { CHAINS = 24, ROUNDS = 100000 };
+        struct timespec begin, end;
+        float sink = 0;
+        clock_gettime(CLOCK_MONOTONIC, &begin);
+#pragma omp parallel reduction(+ : sink)
+        {
+            vecf a[CHAINS], x = vec_set(0.999f), y = vec_set(1e-3f);
+            for (int i = 0; i < CHAINS; i++) a[i] = vec_set((float)i);
+            for (int round = 0; round < ROUNDS; round++)
+#pragma GCC unroll 24
+                for (int i = 0; i < CHAINS; i++) a[i] = a[i] * x + y;
+            for (int i = 0; i < CHAINS; i++) sink += vec_sum(a[i]);
+        }
+        clock_gettime(CLOCK_MONOTONIC, &end);
+        double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec), flops = 2.0 * CHAINS * ROUNDS * VL * op_threads() / seconds;
+        if (flops > best && sink != 0) best = flops;
+    }
+    return best;
+}
 size_t backend_overhead(const char **name) { *name = "program and data set"; return resident_bytes(false); }
 bool table_is_packed(void) { return false; }
 void backend_describe(char *text, size_t bytes) {
@@ -1817,6 +1845,7 @@ static void tensor_release_pages(const void *data, size_t bytes) {
 
 static const Tensor *model_tensor(const Model *m, const char *name, int64_t rows, int64_t columns, Error *err) {
     const Tensor *t = tensors_get(&m->files, name, rows, columns, err);
+    if (m->planned) return t;
     int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
     if (t) tensor_release_pages(t->data, t->bytes);
     if (bad < 0) return t;
@@ -1832,7 +1861,7 @@ static bool model_matrix(Model *m, Weight *w, const char *name, int rows, int co
 /* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; */
 static bool model_vector(Model *m, float **out, float **next, const char *name, int count, Error *err) {
     const Tensor *t = model_tensor(m, name, count, 0, err);
-    if (!t) return false;
+    if (!t || m->planned) return t != NULL;
     float *values = (float *)must_alloc((size_t)count * sizeof(float));
     convert_to_f32(values, t->data, t->dtype, t->count);
     backend_upload(*next, values, (size_t)count * sizeof(float));
@@ -1849,9 +1878,9 @@ static bool model_load_layers(Model *m, Error *err) {
     size_t per_layer = 2 * (size_t)C + (c->qk_norm ? 2 * (size_t)D : 0);
     for (int j = 0; j < MODULE_COUNT; j++) if (c->bias[j]) per_layer += (size_t)out[j];
     m->norm_bytes = (per_layer * (size_t)c->num_hidden_layers + (size_t)C) * sizeof(float);
-    m->norm_arena = backend_alloc(m->norm_bytes);
+    m->norm_arena = m->planned ? NULL : backend_alloc(m->norm_bytes);
     m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
-    if (!m->norm_arena) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
+    if (!m->norm_arena && !m->planned) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
     float *next = (float *)m->norm_arena;
     if (!model_vector(m, &m->final_norm, &next, "model.norm.weight", C, err)) return false;
     for (int l = 0; l < c->num_hidden_layers; l++) {
@@ -1872,7 +1901,7 @@ static bool model_load_layers(Model *m, Error *err) {
             snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, module_path[j]);
             if (!model_matrix(m, &linear->w, name, out[j], in[j], err)) return false;
             if (!c->bias[j]) continue;
-            float *bias;
+            float *bias = NULL;
             snprintf(name, sizeof name, "model.layers.%d.%s.bias", l, module_path[j]);
             if (!model_vector(m, &bias, &next, name, out[j], err)) return false;
             linear->bias = bias;
@@ -1896,6 +1925,7 @@ static bool model_pack(Model *m, Error *err) {
         }
         if (pass) break;
         m->weight_bytes = offset;
+        if (m->planned) break;
         if (offset > backend_memory())
             return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)backend_memory() / 0x1p30, m->folder);
         m->weight_arena = backend_alloc(offset);
@@ -1905,12 +1935,13 @@ static bool model_pack(Model *m, Error *err) {
     return true;
 }
 
-bool model_open(Model *m, const char *folder, Error *err) {
+static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
     memset(m, 0, sizeof *m);
     m->folder = copy_string(folder);
+    m->planned = planned;
     const ModelConfig *c = &m->config;
     m->loss_scale = LORA_LOSS_SCALE;
-    bool ok = config_open(&m->config, folder, err) && backend_open(c, err) && tensors_open_folder(&m->files, folder, err) &&
+    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(c, err)) && tensors_open_folder(&m->files, folder, err) &&
               model_matrix(m, &m->embed, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, err);
     if (ok) {
         m->head = m->embed;
@@ -1920,6 +1951,9 @@ bool model_open(Model *m, const char *folder, Error *err) {
     if (!ok) model_close(m);
     return ok;
 }
+
+bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
+bool model_plan(Model *m, const char *folder, Error *err) { return model_read(m, folder, true, err); }
 
 static void adapter_free(Model *m) {
     size_t bytes = m->param_count * sizeof(float);
@@ -2031,7 +2065,7 @@ bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recomp
     if (!allocate) return true;
     if (m->arena_bytes > backend_memory())
         return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
-                    recompute == RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "lower --per-device-train-batch-size or --max-length, or add --recompute layer");
+                    recompute == RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "add --fit, lower --max-length, or add --recompute layer");
     m->arena = backend_alloc(m->arena_bytes);
     if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
     model_layout(m, (char *)m->arena, NULL);
@@ -2178,6 +2212,7 @@ static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
         if (pass) break;
         if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one module and one layer");
         m->param_count = offset;
+        if (m->planned) break;
         float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
         for (int i = 0; i < 4; i++)
             if (!(*arenas[i] = (float *)backend_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
@@ -2188,7 +2223,7 @@ static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
 bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
     if (!adapter_layout(m, config, err)) return false;
     float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
-    for (int l = 0; l < m->config.num_hidden_layers; l++) {
+    for (int l = 0; l < m->config.num_hidden_layers && !m->planned; l++) {
         for (int j = 0; j < MODULE_COUNT; j++) {
             Linear *p = &m->layers[l].linear[j];
             float bound = 1.0f / sqrtf((float)p->in);                          /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
@@ -2308,6 +2343,7 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
         const Tensor *t = tensors_get(&set, list[i].name, list[i].shape[0], list[i].shape[1], err);
         ok = t != NULL;
         if (!ok) break;
+        if (m->planned) { shdel(set.table, list[i].name); continue; }
         float *values = (float *)must_alloc(t->count * sizeof(float));
         convert_to_f32(values, t->data, t->dtype, t->count);
         backend_upload(list[i].data, values, t->count * sizeof(float));
@@ -2322,9 +2358,9 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
 }
 
 /* A growing text; what the JSON writers print into. */
-typedef struct Text { char *at; } Text;         /* stb_ds array, not terminated */
+typedef struct Text { char *at; } Text;         /* stb_ds array with a zero byte after its end: a C string, or NULL */
 #ifdef __GNUC__
-__attribute__((format(printf, 2, 3)))
+__attribute__((format(printf, 2, 3), noinline))      /* inlined, gcc 12 takes an array's header for something that was never allocated */
 #endif
 static void text_add(Text *t, const char *format, ...) {
     va_list args, again;
@@ -2348,7 +2384,7 @@ static void text_add_json_string(Text *t, const char *s) {
     text_add(t, "\"");
 }
 #ifdef __GNUC__
-__attribute__((noinline))                   /* inlined, gcc 12 takes the array's header for something that was never allocated */
+__attribute__((noinline))
 #endif
 static void text_free(Text *t) { arrfree(t->at); }
 static bool text_write(Text *t, const char *folder, const char *name, Error *err) {
@@ -3166,7 +3202,7 @@ typedef struct RunPlan { int64_t micro_per_epoch, steps_per_epoch, total_steps, 
 
 static RunPlan run_plan(const TrainOptions *o, const Dataset *d) {
     RunPlan p;
-    int64_t slots = (int64_t)d->slots, batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
+    int64_t slots = d->slots ? (int64_t)d->slots : 1, batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
     p.micro_per_epoch = (slots + batch - 1) / batch;
     p.steps_per_epoch = (p.micro_per_epoch + accumulate - 1) / accumulate;
     p.total_steps = o->max_steps > 0 ? o->max_steps : (int64_t)ceil(o->num_train_epochs * (double)p.steps_per_epoch);
@@ -3252,7 +3288,7 @@ static void log_record_json(Text *t, const LogRecord *r) {
     const char *prefix = r->eval ? "eval_" : "";
     text_add(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
     if (r->eval) text_add(t, "\"eval_loss_hf\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, \"eval_runtime\": %.4f, ", r->loss_hf, r->perplexity, r->mean_example_perplexity, r->seconds);
-    else text_add(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->seconds);
+    else text_add(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->ceiling_share, r->seconds);
     text_add(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
 }
 
@@ -3309,7 +3345,7 @@ static bool trainer_state_write(const TrainOptions *o, const RunPlan *plan, cons
 
 /* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
 typedef struct Run {
-    const TrainOptions *o;
+    TrainOptions *o;                        /* the run's own copy: --fit changes it */
     const TrainHooks *hooks;
     Model *model, own;                      /* own: opened here; a sweep brings one that stays open */
     Dataset train, eval;
@@ -3326,7 +3362,8 @@ typedef struct Run {
     /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
     LogRecord window;
     int64_t window_steps, window_micro;
-    double train_loss, training, window_seconds;
+    double train_loss, training, window_seconds, window_flops;
+    double flops, ceiling;                  /* since the start of the process; of the machine */
 } Run;
 
 static void run_log_line(Run *run, const LogRecord *r) {
@@ -3370,6 +3407,17 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     return true;
 }
 
+/* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing
+   something again does not count. */
+static double model_flops(const Model *m, const Batch *b) {
+    const ModelConfig *c = &m->config;
+    double weights = 0, squares = 0;
+    for (int j = 0; j < MODULE_COUNT; j++) weights += (double)m->layers[0].linear[j].in * (double)m->layers[0].linear[j].out * (double)c->num_hidden_layers;
+    for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
+    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->labelled + 6 * (double)m->param_count * (double)b->N +
+           7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
+}
+
 /* The gradient of slots [begin, end) of the epoch's order, `size` at a time, and their sums for the log: loss is the mean over their labelled tokens (NaN as soon as one is not finite), accuracy and entropy are sums
    over micro-batches. */
 static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, LoraCall call, LogRecord *r) {
@@ -3386,6 +3434,7 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, L
         batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
         LossStats s = model_step(m, b, call, dloss, true, NULL);
         r->num_tokens += b->N;
+        run->flops += model_flops(m, b);
         if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
         loss += s.loss_sum;
         r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
@@ -3507,14 +3556,14 @@ static void checkpoint_identity(Text *t, const Run *run) {
 }
 
 /* Every field of a record, exactly; the log's own lines round. */
-enum { RECORD_NUMBERS = 16 };
+enum { RECORD_NUMBERS = 17 };
 static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
     const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps, (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy, r->perplexity, r->loss_hf,
-                                        r->tokens_per_second, r->seconds, r->eta, r->mean_example_perplexity};
+                                        r->tokens_per_second, r->seconds, r->eta, r->mean_example_perplexity, r->ceiling_share};
     memcpy(v, all, sizeof all);
 }
 static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
-    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[15], v[11], v[12], v[13], v[14]};
+    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[15], v[11], v[12], v[13], v[14], v[16]};
     return r;
 }
 static void record_text(Text *t, const LogRecord *r) {
@@ -3600,8 +3649,7 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
     text_add(&t, "]\n}\n");
     checksum = hash_bytes(checksum, t.at, (size_t)arrlen(t.at));
-    text_add(&file, CHECKSUM_LINE, (unsigned long long)checksum);
-    memcpy(arraddnptr(file.at, arrlen(t.at)), t.at, (size_t)arrlen(t.at));
+    text_add(&file, CHECKSUM_LINE "%s", (unsigned long long)checksum, t.at);
     text_free(&t);
     ok = text_write(&file, temporary, "checkpoint.json", err) && ok;
     if (!ok) { folder_remove(temporary); return false; }
@@ -3661,7 +3709,6 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
         if (!there || !there->str || strcmp(there->str, e->str)) text_add(&t, named ? "%s%s" : "%s%s %s (now %s)", arrlen(t.at) ? ", " : "", e->key, there && there->str ? there->str : "(none)", e->str);
     }
     if (arrlen(t.at)) {
-        text_add(&t, "%c", 0);
         if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", t.at);
         else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), or add --resume-force", t.at, folder);
     }
@@ -3736,7 +3783,7 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
         for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped && !result->early_stopped; begin += o->gradient_accumulation_steps) {
             int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
             LogRecord r;
-            double start = seconds_now();
+            double start = seconds_now(), flops = run->flops;
             int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size;
             if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
             double seconds = seconds_now() - start;
@@ -3750,13 +3797,14 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
                 run->train_loss += r.loss;
                 run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
                 run->window_seconds += seconds;
+                run->window_flops += run->flops - flops;
                 run->window_steps++;
                 run->window_micro += micro;
             }
             r.mean_token_accuracy /= (double)micro;
             r.entropy /= (double)micro;
             r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
-            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
+            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.ceiling_share = (run->flops - flops) / seconds / run->ceiling; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
             if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
             if (run->step % o->logging_steps == 0 && run->window_steps) {
                 LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
@@ -3766,10 +3814,11 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
                 log.entropy = run->window.entropy / (double)run->window_micro;
                 log.seconds = run->window_seconds;
                 log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
+                log.ceiling_share = run->window_flops / run->window_seconds / run->ceiling;
                 run_log(run, &log);
                 memset(&run->window, 0, sizeof run->window);
                 run->window_steps = run->window_micro = 0;
-                run->window_seconds = 0;
+                run->window_seconds = run->window_flops = 0;
             }
             bool last = run->step == p->total_steps, stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
             if (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run)) {
@@ -3843,9 +3892,56 @@ static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Err
     return true;
 }
 
+/* The largest batch of the run, and its longest sequence. A plan without data has to assume full length. */
+static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *longest) {
+    const TrainOptions *o = run->o;
+    const Dataset *d = &run->train;
+    *max_tokens = *max_sequences = 0;
+    if (!d->slots) {
+        *longest = o->data_options.max_length;
+        *max_sequences = o->per_device_train_batch_size;
+        *max_tokens = o->per_device_train_batch_size * *longest;
+        return;
+    }
+    *longest = (int)d->stats.longest;
+    for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
+        epoch_order(run->order, o, d, epoch);
+        grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
+    }
+    if (run->plan.epochs > 64) dataset_largest_batch(d, o->per_device_train_batch_size, max_tokens, max_sequences);
+    if (o->eval_data) {
+        grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, max_tokens, max_sequences);
+        if (run->eval.stats.longest > *longest) *longest = (int)run->eval.stats.longest;
+    }
+}
+
+/* Chooses recompute level and micro-batch: the cheapest level at which anything fits, then the largest micro-batch; micro-batch x accumulation, which decides the numbers, stays what it was. */
+static bool run_fit(Run *run, Error *err) {
+    TrainOptions *o = run->o;
+    int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps, eval_batch = o->per_device_eval_batch_size;
+    size_t least = 0, held = run->memory.total + (run->model->planned ? 0 : run->model->weight_bytes + run->model->norm_bytes + 4 * run->model->param_count * sizeof(float));
+    size_t limit = o->device_memory ? o->device_memory : held + backend_memory() / 20 * 19;
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_LAYER; level++) {
+        for (int size = effective < 4096 ? effective : 4096; size >= 1; size--) {
+            if (effective % size) continue;
+            int max_tokens, max_sequences, longest;
+            MemoryTable table = run->memory;
+            o->recompute = (Recompute)level;
+            o->per_device_train_batch_size = size;
+            o->gradient_accumulation_steps = effective / size;
+            o->per_device_eval_batch_size = eval_batch < size ? eval_batch : size;
+            run_sizes(run, &max_tokens, &max_sequences, &longest);
+            if (!model_prepare(run->model, max_tokens, longest, o->recompute, false, &table, err)) return false;
+            if (table.total <= limit) return true;
+            least = table.total;
+        }
+    }
+    return fail(err, "the run does not fit at all: %.2f GiB needed with one example at a time and everything computed again, %.2f GiB may be taken; --fit; lower --max-length or use a smaller model", (double)least / 0x1p30, (double)limit / 0x1p30);
+}
+
 /* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading weights. */
 static bool run_open(Run *run, TrainResult *result, Error *err) {
-    const TrainOptions *o = run->o;
+    TrainOptions *o = run->o;
     ModelConfig config;
     char checkpoint[PATH_MAX];
     if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
@@ -3861,7 +3957,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     bool ok = true;
     if (t && tokenizer_vocab_size(t) > config.vocab_size)
         ok = fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer belongs to another model", tokenizer_vocab_size(t) - 1, config.vocab_size, o->model);
-    ok = ok && dataset_open(&run->train, o->data, t, &o->data_options, err);
+    ok = ok && (!o->data || dataset_open(&run->train, o->data, t, &o->data_options, err));
     DataOptions eval_options = o->data_options;
     eval_options.packing = false;
     ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &eval_options, err));
@@ -3870,36 +3966,33 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     if (!ok) return false;
     if (config.rope_scaling.type == ROPE_DEFAULT && run->train.stats.longest > config.max_position_embeddings)
         return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", (long long)run->train.stats.longest, config.max_position_embeddings, o->data, config.max_position_embeddings);
-    run->plan = run_plan(o, &run->train);
     run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
-    int max_tokens = 0, max_sequences = 0;
-    int64_t longest = run->train.stats.longest;
-    for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
-        epoch_order(run->order, o, &run->train, epoch);
-        grow_to_batches(&run->train, run->order, o->per_device_train_batch_size, &max_tokens, &max_sequences);
-    }
-    if (run->plan.epochs > 64) dataset_largest_batch(&run->train, o->per_device_train_batch_size, &max_tokens, &max_sequences);
-    if (o->eval_data) {
-        grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, &max_tokens, &max_sequences);
-        if (run->eval.stats.longest > longest) longest = run->eval.stats.longest;
-    }
-    if (!batch_alloc(&run->batch, max_tokens, max_sequences, err)) return false;
     const char *before_name;
-    if (!backend_open(&config, err)) return false;
-    size_t before = backend_overhead(&before_name);
-    if (run->model == &run->own && !model_open(&run->own, o->model, err)) return false;
+    size_t before;
+    if (!run->plan_only && !backend_open(&config, err)) return false;
+    before = backend_overhead(&before_name);
+    if (run->model == &run->own && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err))) return false;
     const char *start = o->resume ? checkpoint : o->init_adapter;
     ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);
     if (ok && start) run->model->lora.lora_dropout = o->lora.lora_dropout;
     memory_add(&run->memory, before_name, before);
-    return ok && (!o->resume || checkpoint_read(run, checkpoint, result, err)) && model_prepare(run->model, max_tokens, (int)longest, o->recompute, !run->plan_only, &run->memory, err);
+    run->plan = run_plan(o, &run->train);
+    int max_tokens, max_sequences, longest;
+    if (!ok || (o->fit && !run_fit(run, err))) return false;
+    run->plan = run_plan(o, &run->train);
+    if (o->resume && !run->plan_only && !checkpoint_read(run, checkpoint, result, err)) return false;
+    run_sizes(run, &max_tokens, &max_sequences, &longest);
+    if (!run->plan_only) run->ceiling = backend_ceiling();
+    return batch_alloc(&run->batch, max_tokens, max_sequences, err) && model_prepare(run->model, max_tokens, longest, o->recompute, !run->plan_only, &run->memory, err);
 }
 
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
     Run run;
     memset(&run, 0, sizeof run);
     memset(result, 0, sizeof *result);
-    run.o = o;
+    TrainOptions own = *o;
+    run.o = &own;
+    o = &own;
     run.hooks = hooks;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;

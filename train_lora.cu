@@ -48,8 +48,11 @@
 #define LORA_IMPLEMENTATION
 #include "lora.h"
 
+#ifndef TESTING
 #include <signal.h>
 #include <sys/ioctl.h>
+#include "data/report.h"
+#endif
 
 #ifdef LORA_CUDA
 /* ================================================================================================================================================
@@ -358,10 +361,19 @@ void backend_download(void *to, const void *from, size_t bytes) { CUDA_CHECK(cud
 void backend_zero(void *p, size_t bytes) { CUDA_CHECK(cudaMemset(p, 0, bytes)); }
 size_t backend_memory(void) {
     size_t available, total;
+    if (!device.open) return 0;
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     return available;
 }
-size_t backend_overhead(const char **name) { *name = "CUDA context and others on the card"; return device.overhead; }
+size_t backend_overhead(const char **name) { *name = "CUDA context and others on the card"; return device.open ? device.overhead : (size_t)512 << 20; }   /* closed: a plan for a card that is not here */
+/* Dense tensor-core operations of one multiprocessor and cycle, fp32 accumulation (NVIDIA's architecture white papers), times multiprocessors and clock; FP32: of the FMA units. */
+double backend_ceiling(void) {
+    static const struct { int capability, operations; } table[] = {{120, 1024}, {100, 8192}, {90, 4096}, {89, 1024}, {86, 1024}, {80, 2048}, {75, 1024}, {0, 256}};
+    int i = 0, kilohertz = 0;
+    while (device.capability < table[i].capability) i++;
+    CUDA_CHECK(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, 0));
+    return (double)device.processors * 1e3 * kilohertz * (sizeof(floatX) == 4 ? 256 : table[i].operations);
+}
 void backend_describe(char *text, size_t bytes) {
     Error err;
     if (!device_open(&err)) { snprintf(text, bytes, "CUDA, no GPU that it can use, %s", PRECISION_NAME); return; }
@@ -1578,7 +1590,7 @@ double global_norm(const float *grad, size_t count) {
 
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
     size_t N = (size_t)n, W = (size_t)widest, R = (size_t)rank, chunk = (size_t)logits_chunk(n, vocab), X = sizeof(floatX);
-    size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)device.processors + 1)) * sizeof(float);          /* splits * R * width of lora_gradient: see gradient_splits */
+    size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)(device.open ? device.processors : 144) + 1)) * sizeof(float);          /* splits * R * width of lora_gradient: see gradient_splits */
     size_t linear = 2 * R * W * X + N * R * X + splits;
     size_t head = chunk * ((size_t)vocab + (size_t)hidden) * X + N * (ROW_NUMBERS + 1) * sizeof(float);
     size_t attention = N * W * sizeof(float);         /* delta [N,H] */
@@ -1597,14 +1609,14 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 
 typedef struct Options {
     TrainOptions train;
-    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *config;
+    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *report_to, *on_finish, *config;
     int threads, examples;
     bool enable_thinking, greater;
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
     bool given[96];                         /* by position in option_table: set by the user */
 } Options;
 
-typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BOOL, OPTION_TEXT, OPTION_CHOICE } OptionType;
+typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_CHOICE } OptionType;
 typedef struct Option {
     const char *name;
     OptionType type;
@@ -1614,6 +1626,7 @@ typedef struct Option {
     const char *help;
 } Option;
 
+static const char *const recompute_name[] = {"none", "gate_up", "layer"};
 #define AT(field) offsetof(Options, field)
 #define METRICS "loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
 static const Option option_table[] = {
@@ -1658,6 +1671,7 @@ static const Option option_table[] = {
     {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, "save the best evaluation's adapter, not the last step's"},
     {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, "stop after so many evaluations in a row without a better one"},
     {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, "better by more than this"},
+    {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", "also write TensorBoard's event files, into OUTPUT/runs"},
     {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
     {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
     {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, "optimizer steps between checkpoints"},
@@ -1666,6 +1680,9 @@ static const Option option_table[] = {
     {"resume-force", OPTION_BOOL, AT(train.resume_force), 0, 0, NULL, "although options, model or data differ from the checkpoint's"},
     {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
     {"fallback-output", OPTION_TEXT, AT(train.fallback_output), 0, 0, NULL, "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
+    {"fit", OPTION_BOOL, AT(train.fit), 0, 0, NULL, "choose micro-batch and recompute so that the run fits, with the same examples a step"},
+    {"device-memory", OPTION_BYTES, AT(train.device_memory), 0x1p20, 0x1p50, NULL, "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
+    {"on-finish", OPTION_TEXT, AT(on_finish), 0, 0, NULL, "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, _MESSAGE in its environment"},
     {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
@@ -1686,7 +1703,7 @@ static void options_default(Options *o, bool embedded) {
     t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
     t->data_options.max_length = 1024;
-    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->examples = 3;
+    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->report_to = "none"; o->examples = 3;
     t->save_steps = 500;
 }
 
@@ -1746,11 +1763,18 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
     default: {
         double v = strtod(value, &end);
         bool whole = d->type == OPTION_INT || d->type == OPTION_INT64;
+        if (d->type == OPTION_BYTES && end != value) {
+            static const struct { const char *unit; double bytes; } units[] = {{"", 1}, {"B", 1}, {"MB", 1e6}, {"GB", 1e9}, {"M", 0x1p20}, {"G", 0x1p30}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
+            while (*end == ' ') end++;
+            for (int i = 0; i < 8; i++) if (!strcmp(end, units[i].unit)) { v *= units[i].bytes; end += strlen(end); break; }
+            if (*end) usage_error("bad value '%s' of --%s; %s; give bytes with a unit, as 24GiB", value, d->name, where);
+        }
         if (end == value || *end || errno || !isfinite(v) || (whole && v != floor(v))) usage_error("bad value '%s' of --%s; %s; give a %snumber", value, d->name, where, whole ? "whole " : "");
         if (v < d->low || v > d->high) usage_error("value %s of --%s is out of range; %s; give %.10g to %.10g", value, d->name, where, d->low, d->high);
         if (d->type == OPTION_INT) *(int *)at = (int)v;
         else if (d->type == OPTION_INT64) *(int64_t *)at = (int64_t)v;
         else if (d->type == OPTION_FLOAT) *(float *)at = (float)v;
+        else if (d->type == OPTION_BYTES) *(size_t *)at = (size_t)v;
         else *(double *)at = v;
     } }
     o->given[d - option_table] = true;
@@ -1851,9 +1875,9 @@ static void options_resolve(Options *o) {
         }
     }
     if (o->chat_template && !chat_template_by_name(o->chat_template, &t->data_options.chat_template, &err)) usage_error("%s", err.text);
-    static const char *const loss[] = {"default", "completion", "assistant", "all"}, *const level[] = {"none", "gate_up", "layer"};
+    static const char *const loss[] = {"default", "completion", "assistant", "all"};
     for (int i = 0; i < 4; i++) if (!strcmp(o->loss_on, loss[i])) t->data_options.loss_on = (LossOn)i;
-    for (int i = 0; i < 3; i++) if (!strcmp(o->recompute, level[i])) t->recompute = (Recompute)i;
+    for (int i = 0; i < 3; i++) if (!strcmp(o->recompute, recompute_name[i])) t->recompute = (Recompute)i;
     if (option_given(o, "eval-steps") && !option_given(o, "eval-strategy")) o->eval_strategy = "steps";
     for (int i = 0; i < STRATEGY_COUNT; i++) {
         if (!strcmp(o->eval_strategy, strategy_name[i])) t->eval_strategy = (Strategy)i;
@@ -1884,15 +1908,15 @@ static void options_resolve(Options *o) {
 /* Switches that are neither on nor off until they are given. */
 static bool option_is_open(const Option *d) { return d->offset == AT(enable_thinking) || d->offset == AT(greater); }
 
-/* The options of this run, for --config. */
-static bool options_write(const Options *o, const char *folder, Error *err) {
+/* The options of this run as a JSON object, for --config. */
+static Text options_text(const Options *o) {
     Text t = {NULL};
     const char *comma = "{\n";
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
         const void *at = (const char *)o + d->offset;
         char name[64];
-        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_INT ? *(const int *)at < d->low : option_is_open(d) && !o->given[i];
+        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_INT ? *(const int *)at < d->low : d->type == OPTION_BYTES ? !*(const size_t *)at : option_is_open(d) && !o->given[i];
         if (d->offset == AT(config) || d->offset == AT(train.resume) || d->offset == AT(train.resume_force) || unset) continue;
         snprintf(name, sizeof name, "%s", d->name);
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
@@ -1903,12 +1927,13 @@ static bool options_write(const Options *o, const char *folder, Error *err) {
         case OPTION_BOOL: text_add(&t, *(const bool *)at ? "true" : "false"); break;
         case OPTION_INT: text_add(&t, "%d", *(const int *)at); break;
         case OPTION_INT64: text_add(&t, "%lld", (long long)*(const int64_t *)at); break;
+        case OPTION_BYTES: text_add(&t, "\"%zu\"", *(const size_t *)at); break;
         case OPTION_FLOAT: text_add(&t, "%.7g", (double)*(const float *)at); break;
         case OPTION_DOUBLE: text_add(&t, "%.15g", *(const double *)at); break;
         }
     }
     text_add(&t, "\n}\n");
-    return text_write(&t, folder, "run.json", err);
+    return t;
 }
 
 static void print_help(void) {
@@ -1930,6 +1955,7 @@ static void print_help(void) {
         case OPTION_BOOL: if (!option_is_open(d)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
         case OPTION_INT: if (*(const int *)at >= d->low) snprintf(value, sizeof value, " [%d]", *(const int *)at); break;
         case OPTION_INT64: snprintf(value, sizeof value, " [%lld]", (long long)*(const int64_t *)at); break;
+        case OPTION_BYTES: break;
         case OPTION_FLOAT: snprintf(value, sizeof value, " [%g]", (double)*(const float *)at); break;
         case OPTION_DOUBLE: snprintf(value, sizeof value, " [%g]", *(const double *)at); break;
         }
@@ -1944,11 +1970,19 @@ static void print_help(void) {
 static volatile sig_atomic_t interrupted;   /* the signal's number */
 static void on_signal(int number) { interrupted = number; }
 
-typedef struct Screen { const Options *o; bool bar; Error write_error; } Screen;
+/* What the hooks of a run share. */
+typedef struct Screen {
+    Options *o;
+    bool plan_only, bar, page;              /* page: the report is open */
+    size_t total;                           /* bytes of the memory table */
+    FILE *events;                           /* TensorBoard, or NULL */
+    Report report;
+    Error error;                            /* of the files beside the run; its text is empty where there was none */
+} Screen;
 
 static const char *bytes_text(char *out, size_t size, double bytes) {
-    if (bytes >= 0x1p30) snprintf(out, size, "%8.2f GiB", bytes / 0x1p30);
-    else snprintf(out, size, "%8.2f MiB", bytes / 0x1p20);
+    if (bytes >= 0x1p30) snprintf(out, size, "%.2f GiB", bytes / 0x1p30);
+    else snprintf(out, size, "%.2f MiB", bytes / 0x1p20);
     return out;
 }
 static const char *duration_text(char *out, size_t size, double seconds) {
@@ -1967,8 +2001,8 @@ static void print_version(void) {
 static void print_memory(const MemoryTable *memory) {
     char text[32];
     printf("memory\n");
-    for (int i = 0; i < memory->count; i++) printf("  %-44s %s\n", memory->row[i].name, bytes_text(text, sizeof text, (double)memory->row[i].bytes));
-    printf("  %-44s %s\n", "total", bytes_text(text, sizeof text, (double)memory->total));
+    for (int i = 0; i < memory->count; i++) printf("  %-44s %12s\n", memory->row[i].name, bytes_text(text, sizeof text, (double)memory->row[i].bytes));
+    printf("  %-44s %12s\n", "total", bytes_text(text, sizeof text, (double)memory->total));
 }
 
 static void print_data(const char *label, const char *path, const Dataset *d) {
@@ -1989,13 +2023,29 @@ static void on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", m->lora.r, (double)m->lora.lora_alpha, (double)m->lora.lora_dropout, m->lora.use_rslora ? ", rsLoRA" : "");
     for (int j = 0; j < MODULE_COUNT; j++) if (m->lora.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
     printf(": %.2f M trainable parameters (%.2f %%)\n", (double)m->param_count * 1e-6, 100.0 * (double)m->param_count / (double)(parameters + m->param_count));
-    print_data("data", o->data, train);
+    if (o->data) print_data("data", o->data, train);
     if (eval) print_data("eval", o->eval_data, eval);
-    printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps, o->gradient_accumulation_steps, o->per_device_train_batch_size, o->learning_rate,
-           schedule_name[o->lr_scheduler_type], (long long)o->seed);
+    if (o->data) printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps, o->gradient_accumulation_steps, o->per_device_train_batch_size, o->learning_rate,
+                        schedule_name[o->lr_scheduler_type], (long long)o->seed);
+    else printf("%-8s %d x %d examples of %d tokens\n", "run", o->gradient_accumulation_steps, o->per_device_train_batch_size, o->data_options.max_length);
+    if (o->fit) printf("%-8s %d x %d examples, --recompute %s\n", "fit", o->gradient_accumulation_steps, o->per_device_train_batch_size, recompute_name[o->recompute]);
     print_memory(memory);
     fflush(stdout);
-    if (screen->o) options_write(screen->o, o->output, &screen->write_error);
+    /* What --fit chose belongs to the run's options. */
+    screen->o->train.per_device_train_batch_size = o->per_device_train_batch_size;
+    screen->o->train.per_device_eval_batch_size = o->per_device_eval_batch_size;
+    screen->o->train.gradient_accumulation_steps = o->gradient_accumulation_steps;
+    screen->o->recompute = recompute_name[o->recompute];
+    screen->total = memory->total;
+    if (screen->plan_only) return;
+    Text text = options_text(screen->o);
+    char model[PATH_MAX + 128], adapter[128];
+    snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype]);
+    snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)m->param_count * 1e-6, m->lora.r, (double)m->lora.lora_alpha);
+    report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
+    screen->page = true;
+    bool ok = text_write(&text, o->output, "run.json", &screen->error) && report_write(&screen->report, "running", NULL, "", &screen->error);
+    if (ok && !strcmp(screen->o->report_to, "tensorboard")) screen->events = events_open(o->output, &screen->error);
 }
 
 static void clear_bar(const Screen *s) { if (s->bar) printf("\r\033[K"); }
@@ -2013,15 +2063,18 @@ static void on_step(void *user, const LogRecord *r) {
         line[n++] = ']';
         line[n++] = ' ';
     }
-    snprintf(line + n, sizeof line - (size_t)n, "%lld/%lld  loss %.4f  lr %.2e  %.0f tokens/s  ETA %s", (long long)r->step, (long long)r->total_steps, r->loss, r->learning_rate, r->tokens_per_second,
+    snprintf(line + n, sizeof line - (size_t)n, "%lld/%lld  loss %.4f  lr %.2e  %.0f tokens/s, %.0f %% of peak  ETA %s", (long long)r->step, (long long)r->total_steps, r->loss, r->learning_rate, r->tokens_per_second, 100 * r->ceiling_share,
              duration_text(eta, sizeof eta, r->eta));
     printf("\r\033[K%.*s", columns - 1, line);
     fflush(stdout);
 }
 
 static void on_log(void *user, const LogRecord *r) {
-    const Screen *screen = (const Screen *)user;
+    Screen *screen = (Screen *)user;
     char eta[32];
+    if (screen->events) events_log(screen->events, r);
+    report_log(&screen->report, r);
+    report_write(&screen->report, "running", NULL, "", &screen->error);
     clear_bar(screen);
     if (r->eval) printf("eval  step %lld: loss %.4f, perplexity %.2f, token accuracy %.1f %% (%.1f s)\n", (long long)r->step, r->loss, r->perplexity, 100 * r->mean_token_accuracy, r->seconds);
     else printf("step %5lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.2e  accuracy %.3f  entropy %.3f  %.0f tokens/s  ETA %s\n", (long long)r->step, (long long)r->total_steps, r->epoch, r->loss, r->grad_norm,
@@ -2029,8 +2082,10 @@ static void on_log(void *user, const LogRecord *r) {
     fflush(stdout);
 }
 static void on_warning(void *user, const char *text) {
-    clear_bar((Screen *)user);
+    Screen *screen = (Screen *)user;
+    clear_bar(screen);
     fprintf(stderr, "warning: %s\n", text);
+    if (screen->page) report_warn(&screen->report, text);
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 
@@ -2173,32 +2228,88 @@ static int verb_inspect(const Options *o) {
     return status;
 }
 
-static int verb_train(const Options *o, bool plan_only) {
+/* Does the plan fit? */
+static int plan_verdict(const Options *o, size_t total) {
+    Error err;
+    char need[32], have[32];
+    size_t limit = o->train.device_memory ? o->train.device_memory : backend_memory();
+    bytes_text(need, sizeof need, (double)total);
+    bytes_text(have, sizeof have, (double)limit);
+    if (limit && total > limit) {
+        fail(&err, "the run does not fit: %s needed, %s there; memory; add --fit, lower --max-length, or use a smaller model", need, have);
+        return failed(&err);
+    }
+    if (limit) printf("fits     in %s\n", have);
+    return 0;
+}
+
+/* The last lines of a run: what came of it, where it is and how to use it. */
+static void print_result(const Options *o, const TrainResult *r) {
+    char time[32];
+    if (r->resumed_from) printf("resumed at step %lld; ", (long long)r->resumed_from);
+    if (r->skipped) printf("%lld steps left out as not finite; ", (long long)r->skipped);
+    printf("%s after %lld steps in %s; train loss %.4f", r->stopped ? "stopped" : r->early_stopped ? "stopped early, no better evaluation," : "done", (long long)r->steps, duration_text(time, sizeof time, r->seconds), r->train_loss);
+    if (isfinite(r->first_eval_loss) && o->train.eval_on_start && !r->stopped)
+        printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", r->first_eval_loss, r->last_eval_loss, 100 * (r->last_eval_loss / r->first_eval_loss - 1));
+    if (o->train.load_best_model_at_end && r->best_step && !r->stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)r->best_step, o->metric ? o->metric : "loss", r->best_metric);
+    if (r->checkpoint[0]) printf("\ncheckpoint %s", r->checkpoint);
+    if (r->checkpoint[0] && r->stopped) printf("\nto go on %s --resume %s", o->command, o->train.output);
+    printf("\nadapter  %s: PeftModel.from_pretrained(base, \"%s\") loads it; how the run went is in %s/report.html\n", o->train.output, o->train.output, o->train.output);
+    fflush(stdout);
+}
+
+/* Closes what lies beside the run and calls --on-finish. */
+static void run_finish(const Options *o, Screen *screen, const TrainResult *r, bool ok, const Error *err) {
+    const char *status = ok ? r->stopped ? "interrupted" : "finished" : "failed";
+    char number[64];
+    if (screen->events) fclose(screen->events);
+    if (screen->page) {
+        Text more = {NULL};
+        Error ignored;
+        if (r->best_step) {
+            text_add(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
+            text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
+            text_add(&more, "}");
+        }
+        report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &ignored);       /* the run itself is over: a page that cannot be written changes nothing */
+        text_free(&more);
+        report_end(&screen->report);
+    }
+    if (!o->on_finish) return;
+    fflush(stdout);
+    setenv("TRAIN_LORA_STATUS", status, 1);
+    setenv("TRAIN_LORA_OUTPUT", o->train.output, 1);
+    setenv("TRAIN_LORA_MESSAGE", err ? err->text : "", 1);
+    snprintf(number, sizeof number, "%lld", (long long)r->steps);
+    setenv("TRAIN_LORA_STEPS", number, 1);
+    snprintf(number, sizeof number, "%.6f", r->train_loss);
+    setenv("TRAIN_LORA_TRAIN_LOSS", ok ? number : "", 1);
+    snprintf(number, sizeof number, "%.6f", r->last_eval_loss);
+    setenv("TRAIN_LORA_EVAL_LOSS", ok && isfinite(r->last_eval_loss) ? number : "", 1);
+    int code = system(o->on_finish);
+    if (code) fprintf(stderr, "warning: --on-finish: '%s' ended with status %d\n", o->on_finish, WIFEXITED(code) ? WEXITSTATUS(code) : code);
+}
+
+static int verb_train(Options *o, bool plan_only) {
     Error err;
     TrainResult result;
     Screen screen;
     memset(&screen, 0, sizeof screen);
-    screen.o = plan_only ? NULL : o;
+    screen.o = o;
+    screen.plan_only = plan_only;
+    if (plan_only && option_given(o, "model") && !option_given(o, "data")) o->train.data = o->train.eval_data = NULL;     /* full length, then */
     screen.bar = isatty(1);
     TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, NULL, plan_only};
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     bool ok = train_run(&o->train, &hooks, &result, &err);
     clear_bar(&screen);
+    if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
+    if (ok && screen.error.text[0]) { err = screen.error; ok = false; }
+    if (ok) print_result(o, &result);
+    run_finish(o, &screen, &result, ok, ok ? NULL : &err);
     if (!ok) return failed(&err);
-    if (plan_only) return 0;
-    if (screen.write_error.text[0]) return failed(&screen.write_error);
-    char time[32];
-    if (result.resumed_from) printf("resumed at step %lld; ", (long long)result.resumed_from);
-    if (result.skipped) printf("%lld steps left out as not finite; ", (long long)result.skipped);
-    printf("%s after %lld steps in %s; train loss %.4f", result.stopped ? "stopped" : result.early_stopped ? "stopped early, no better evaluation," : "done", (long long)result.steps, duration_text(time, sizeof time, result.seconds), result.train_loss);
-    if (isfinite(result.first_eval_loss) && o->train.eval_on_start && !result.stopped)
-        printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", result.first_eval_loss, result.last_eval_loss, 100 * (result.last_eval_loss / result.first_eval_loss - 1));
-    if (result.checkpoint[0]) printf("\ncheckpoint %s", result.checkpoint);
-    if (result.checkpoint[0] && result.stopped) printf("\nto go on %s --resume %s", o->command, o->train.output);
-    if (o->train.load_best_model_at_end && result.best_step && !result.stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)result.best_step, o->metric ? o->metric : "loss", result.best_metric);
-    printf("\nadapter  %s/adapter_model.safetensors, a PEFT folder: PeftModel.from_pretrained(base, \"%s\")\n", o->train.output, o->train.output);
-    return interrupted ? 128 + interrupted : 0;
+    return result.stopped ? 128 + interrupted : 0;
 }
 
 /* The command line again, for messages that say how to go on. */
@@ -2212,7 +2323,6 @@ static char *command_line(int argc, char **argv) {
         for (const char *c = argv[i]; !plain && *c; c++) text_add(&t, *c == '\'' ? "'\\''" : "%c", *c);
         if (!plain) text_add(&t, "'");
     }
-    text_add(&t, "%c", 0);
     return t.at;
 }
 

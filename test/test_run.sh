@@ -52,6 +52,39 @@ verdict "$([ $? = 1 ] && grep -q 'is not finite; step 1,' "$work/log"; echo $?)"
 run --model data/base --data "$work/few.jsonl" --learning-rate 1e30 --max-steps 5 --on-nonfinite skip --output "$work/skip"
 verdict "$([ $? = 0 ] && [ "$(has 'steps left out as not finite')" = 0 ]; echo $?)" "--on-nonfinite skip: $(grep 'left out as' "$work/log" | cut -c 1-100)"
 
+# What lies beside the adapter.
+run --max-steps 12 --logging-steps 2 --eval-steps 6 --report-to tensorboard --on-finish "env | grep ^TRAIN_LORA_ | sort >$work/env; exit 3" --output "$work/out <b> 'x'"
+verdict $? "a run in a folder with a difficult name"
+page="$work/out <b> 'x'/report.html"
+verdict "$(grep -q '"status": "finished"' "$page" && ! grep -q '{{DATA}}' "$page" && [ "$(grep -c '</script>' "$page")" = "$(grep -c '</script>' data/report.html)" ] && grep -q '"eval_perplexity"' "$page"; echo $?)" "report.html is filled and its JSON cannot end the script"
+data=$(sed -n '/id="data">/,$p' "$page" | sed 's/.*id="data">//')
+verdict "$([ "$(grep -o '"eval_loss":' <<<"$data" | wc -l)" = 3 ] && [ "$(grep -o '"grad_norm":' <<<"$data" | wc -l)" = 6 ] && grep -q '\\u003cb>' <<<"$data" && ! grep -q 'nan\|inf[,}]' <<<"$data"; echo $?)" "with three evaluations, six records, no nan"
+verdict "$(grep -q '^TRAIN_LORA_STATUS=finished$' "$work/env" && grep -q '^TRAIN_LORA_EVAL_LOSS=[0-9.]*$' "$work/env" && grep -q '^TRAIN_LORA_STEPS=12$' "$work/env" && [ "$(has 'ended with status 3')" = 0 ]; echo $?)" "--on-finish has the result in its environment: $(tr '\n' ' ' <"$work/env" | cut -c 1-120)"
+# A TensorBoard file: TFRecords (length, its checksum, message, checksum), the first of them known to the byte from tensorboard's own reader.
+events=$(ls "$work/out <b> 'x'"/runs/*/events.out.tfevents.*)
+records=0 at=0 size=$(stat -c %s "$events")
+while [ $at -lt "$size" ]; do at=$((at + 16 + $(od -An -tu8 -j $at -N 8 "$events"))) records=$((records + 1)); done
+verdict "$([ $at = "$size" ] && [ $records = 10 ] && [ "$(od -An -tx1 -N 12 "$events" | tr -d ' ')" = "1a00000000000000129bd82d" ] && [ "$(grep -ac 'brain.Event:2' "$events")" = 1 ] && [ "$(grep -ao 'train/grad_norm' "$events" | wc -l)" = 6 ] && [ "$(grep -ao 'eval/mean_example_perplexity' "$events" | wc -l)" = 3 ]; echo $?)" "TensorBoard: $records whole records: the version, six of training, three evaluations ($(od -An -tx1 -N 12 "$events" | tr -d ' '))"
+run --max-steps 3 --model data/base --data /none --on-finish "env | grep ^TRAIN_LORA_ | sort >$work/env" --output "$work/o2"
+verdict "$([ $? = 1 ] && grep -q '^TRAIN_LORA_STATUS=failed$' "$work/env" && grep -q '^TRAIN_LORA_MESSAGE=.*/none' "$work/env"; echo $?)" "--on-finish hears of a failure too: $(grep MESSAGE "$work/env")"
+
+# The memory plan: no weights are read, no full disk or device is needed.
+plan() { run plan "$@" && sed -n 's/^  total *\([0-9.]*\) .*/\1/p' "$work/log"; }
+run --model data/base --data data/hotel/train.jsonl --eval-on-start false --max-steps 1 --output "$work/real"
+real=$(sed -n 's/^  total *\([0-9.]*\) .*/\1/p' "$work/log") planned=$(plan --model data/base --data data/hotel/train.jsonl)
+verdict "$(awk -v a="$real" -v b="$planned" 'BEGIN { exit !(a > 0 && b / a > 0.95 && b / a < 1.05) }'; echo $?)" "the plan says $planned MiB, the run $real MiB"
+run plan --model data/base --max-length 512 --per-device-train-batch-size 64 --device-memory 200MiB
+verdict "$([ $? = 1 ] && grep -q '^error: the run does not fit: 1.20 GiB needed, 200.00 MiB there;.*--fit' "$work/log"; echo $?)" "$(grep ^error "$work/log")"
+run plan --model data/base --max-length 512 --per-device-train-batch-size 64 --device-memory 200MiB --fit
+verdict "$([ $? = 0 ] && grep -q '^fit      8 x 8 examples, --recompute none' "$work/log"; echo $?)" "--fit in 200 MiB: $(grep ^fit "$work/log" | tr '\n' ' ')"
+run plan --model data/base --max-length 512 --per-device-train-batch-size 64 --device-memory 27MiB --fit
+verdict "$([ $? = 0 ] && grep -q -- '--recompute \(gate_up\|layer\)' "$work/log"; echo $?)" "--fit in 27 MiB: $(grep ^fit "$work/log" | tr '\n' ' ')"
+run plan --model data/base --device-memory 5MiB --fit
+verdict "$([ $? = 1 ] && grep -q '^error: the run does not fit at all' "$work/log"; echo $?)" "$(grep ^error "$work/log")"
+run --max-steps 4 --eval-on-start false --per-device-train-batch-size 8 --lora-dropout 0 --output "$work/nofit"
+run --max-steps 4 --eval-on-start false --per-device-train-batch-size 8 --lora-dropout 0 --fit --device-memory 24MiB --output "$work/fit"
+verdict "$([ $? = 0 ] && grep -q '"per_device_train_batch_size": [124],' "$work/fit/run.json" && [ "$(number train_loss "$work/fit/trainer_state.json" | cut -c 1-6)" = "$(number train_loss "$work/nofit/trainer_state.json" | cut -c 1-6)" ]; echo $?)" "--fit trains with the same loss: $(grep ^fit "$work/log" | head -n 1), $(number train_loss "$work/fit/trainer_state.json")"
+
 # The end of a run on a full disk: the fallback, else the temporary folder.
 if mkdir "$work/small" && mount -t tmpfs -o size=256k none "$work/small" 2>/dev/null; then
     run "${few[@]}" --max-steps 3 --eval-on-start false --fallback-output "$work/second" --output "$work/small/out"

@@ -1,0 +1,195 @@
+/* report.h - what a run leaves for people to look at: TensorBoard event files, and the pages data/report.html and data/compare.html filled with their data. Plain C, part of train_lora.cu: uses lora.h's Text, LogRecord
+   and write_file. The pages are plain .html; make brings them into build/pages.h as texts. */
+#ifndef REPORT_H
+#define REPORT_H
+
+#include "build/pages.h"      /* report_page, compare_page */
+
+/* ---- pages: one JSON object takes the place of {{DATA}} ------------------------------------------------------------------------------------------- */
+
+/* Writes `page` with its data to path. In a script of HTML only "<" could end the JSON early, so it is written as \u003c; bytes that are not UTF-8 become U+FFFD. */
+static bool page_write(const char *path, const char *page, const Text *data, Error *err) {
+    const char *mark = strstr(page, "{{DATA}}");
+    Text t = {NULL};
+    text_add(&t, "%.*s", (int)(mark - page), page);
+    for (size_t i = 0, end = (size_t)arrlen(data->at), n; i < end; i += n) {
+        uint32_t cp;
+        int bytes = data_utf8(data->at + i, end - i, &cp);
+        n = bytes > 0 ? (size_t)bytes : 1;
+        if (bytes <= 0) text_add(&t, "\xEF\xBF\xBD");
+        else if (cp == '<') text_add(&t, "\\u003c");
+        else text_add(&t, "%.*s", (int)n, data->at + i);
+    }
+    text_add(&t, "%s", mark + strlen("{{DATA}}"));
+    bool ok = write_file(path, t.at, (size_t)arrlen(t.at), err);
+    text_free(&t);
+    return ok;
+}
+
+static void text_member(Text *t, const char *name, const char *value) {       /* , "name": "value" */
+    text_add(t, ", \"%s\": ", name);
+    text_add_json_string(t, value);
+}
+static void time_text(char *out, size_t size) {
+    time_t now = time(NULL);
+    strftime(out, size, "%Y-%m-%d %H:%M:%S", localtime(&now));
+}
+
+/* The page of a training run: what is known at its start once as text, then the log as it grows. */
+typedef struct Report {
+    char path[PATH_MAX];
+    Text fixed, history, warnings;          /* members; elements */
+    double start, written;                  /* seconds_now */
+    double loss_best; int64_t total_steps;
+    LogRecord last;                         /* the newest training record */
+    double epochs;
+} Report;
+
+/* Lengths of the examples in about 24 bars of a round width. */
+static void report_lengths(Text *t, const Dataset *d) {
+    int64_t width = 1, *bars = NULL;
+    while (width * 24 < d->stats.longest) width *= 2;
+    arrsetlen(bars, (size_t)(d->stats.longest / width + 1));
+    memset(bars, 0, (size_t)arrlen(bars) * sizeof *bars);
+    for (size_t i = 0; i < d->count; i++) bars[(int64_t)(d->offset[i + 1] - d->offset[i]) / width]++;
+    for (ptrdiff_t i = 0; i < arrlen(bars); i++) text_add(t, "%s{\"from\": %lld, \"to\": %lld, \"count\": %lld}", i ? ", " : "", (long long)(i * width), (long long)((i + 1) * width), (long long)bars[i]);
+    arrfree(bars);
+}
+
+static void report_begin(Report *r, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, const char *model, const char *adapter, const char *options) {
+    char device[256];
+    memset(r, 0, sizeof *r);
+    path_join(r->path, sizeof r->path, o->output, "report.html");
+    backend_describe(device, sizeof device);
+    r->start = seconds_now();
+    r->total_steps = total_steps;
+    r->epochs = o->num_train_epochs;
+    Text *t = &r->fixed;
+    text_member(t, "title", o->output);
+    text_member(t, "device", device);
+    text_member(t, "model", model);
+    text_member(t, "adapter", adapter);
+    text_add(t, ", \"data\": {\"examples\": %zu, \"tokens\": %lld, \"labelled_tokens\": %lld, \"truncated\": %lld, \"dropped\": %lld", train->count, (long long)train->stats.tokens, (long long)train->stats.labelled,
+             (long long)train->stats.truncated, (long long)train->stats.dropped);
+    if (eval) text_add(t, ", \"eval_examples\": %zu", eval->count);
+    text_add(t, ", \"lengths\": [");
+    report_lengths(t, train);
+    text_add(t, "]}, \"memory\": [");
+    for (int i = 0; i < memory->count; i++) {
+        text_add(t, "%s{\"bytes\": %zu", i ? ", " : "", memory->row[i].bytes);
+        text_member(t, "name", memory->row[i].name);
+        text_add(t, "}");
+    }
+    text_add(t, "], \"options\": %s", options);
+}
+static void report_log(Report *r, const LogRecord *record) {
+    if (arrlen(r->history.at)) text_add(&r->history, ",\n");
+    log_record_json(&r->history, record);
+    if (!record->eval) r->last = *record;
+}
+static void report_warn(Report *r, const char *text) {
+    if (arrlen(r->warnings.at)) text_add(&r->warnings, ", ");
+    text_add_json_string(&r->warnings, text);
+}
+
+/* status: running, finished, interrupted or failed. `more`: members that only the end knows, or "". While the run goes the page is written every five seconds at most. */
+static bool report_write(Report *r, const char *status, const char *message, const char *more, Error *err) {
+    double now = seconds_now();
+    char updated[32];
+    if (!strcmp(status, "running") && r->written > 0 && now - r->written < 5) return true;
+    r->written = now;
+    time_text(updated, sizeof updated);
+    const LogRecord *l = &r->last;
+    Text t = {NULL};
+    text_add(&t, "{\"status\": \"%s\"", status);
+    text_member(&t, "updated", updated);
+    if (message) text_member(&t, "message", message);
+    text_add(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g, \"elapsed_seconds\": %.1f, \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f}",
+             (long long)l->step, (long long)r->total_steps, l->epoch, r->epochs, now - r->start, l->eta, l->tokens_per_second, l->ceiling_share);
+    text_add(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->warnings.at),
+             r->warnings.at ? r->warnings.at : "", more, (int)arrlen(r->fixed.at), r->fixed.at);
+    bool ok = page_write(r->path, report_page, &t, err);
+    text_free(&t);
+    return ok;
+}
+static void report_end(Report *r) { text_free(&r->fixed); text_free(&r->history); text_free(&r->warnings); }
+
+/* ---- TensorBoard: TFRecords of Event messages (tensorflow/core/util/event.proto), tags as transformers' TensorBoardCallback names them ------------- */
+
+/* CRC-32C (Castagnoli), rotated and offset as TFRecord wants it (tensorflow/core/lib/hash/crc32c.h, Mask). */
+static uint32_t masked_crc32c(const uint8_t *data, size_t bytes) {
+    uint32_t crc = 0xFFFFFFFF;
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= data[i];
+        for (int bit = 0; bit < 8; bit++) crc = crc >> 1 ^ (crc & 1 ? 0x82F63B78 : 0);
+    }
+    crc = ~crc;
+    return (crc >> 15 | crc << 17) + 0xA282EAD8;
+}
+
+/* A message being written: fields of protocol buffers are (number << 3 | kind) and a value; kinds used: 0 varint, 1 eight bytes, 2 counted bytes, 5 four bytes. */
+typedef struct Message { uint8_t at[8192]; size_t bytes; } Message;
+static void message_bytes(Message *m, const void *data, size_t bytes) { if (m->bytes + bytes <= sizeof m->at) { memcpy(m->at + m->bytes, data, bytes); m->bytes += bytes; } }
+static void message_varint(Message *m, uint64_t v) {
+    uint8_t byte;
+    do { byte = (uint8_t)((v & 127) | (v > 127 ? 128 : 0)); message_bytes(m, &byte, 1); } while (v >>= 7);
+}
+static void message_counted(Message *m, int field, const void *data, size_t bytes) { message_varint(m, (uint64_t)field << 3 | 2); message_varint(m, bytes); message_bytes(m, data, bytes); }
+static void message_scalar(Message *summary, const char *tag, double value) {                /* Summary.value: {1: tag, 2: simple_value} */
+    Message v;
+    v.bytes = 0;
+    float number = (float)value;
+    message_counted(&v, 1, tag, strlen(tag));
+    message_varint(&v, 2 << 3 | 5);
+    message_bytes(&v, &number, sizeof number);
+    message_counted(summary, 1, v.at, v.bytes);
+}
+
+static void event_write(FILE *f, int64_t step, int field, const void *data, size_t bytes) {  /* Event: {1: wall_time, 2: step, 3: file_version or 5: summary} */
+    Message event;
+    event.bytes = 0;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    double wall = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    message_varint(&event, 1 << 3 | 1);
+    message_bytes(&event, &wall, sizeof wall);
+    message_varint(&event, 2 << 3 | 0);
+    message_varint(&event, (uint64_t)step);
+    message_counted(&event, field, data, bytes);
+    uint64_t length = event.bytes;
+    uint32_t length_crc = masked_crc32c((const uint8_t *)&length, sizeof length), crc = masked_crc32c(event.at, event.bytes);
+    fwrite(&length, sizeof length, 1, f);
+    fwrite(&length_crc, sizeof length_crc, 1, f);
+    fwrite(event.at, 1, event.bytes, f);
+    fwrite(&crc, sizeof crc, 1, f);
+    fflush(f);
+}
+
+/* Opens OUTPUT/runs/MonDD_HH-MM-SS/events.out.tfevents.SECONDS.train_lora, a folder a run as transformers has it; NULL: cannot. */
+static FILE *events_open(const char *output, Error *err) {
+    char stamp[64], folder[PATH_MAX], path[PATH_MAX + 64];
+    time_t now = time(NULL);
+    strftime(stamp, sizeof stamp, "runs/%b%d_%H-%M-%S", localtime(&now));
+    path_join(folder, sizeof folder, output, stamp);
+    if (!make_folder(folder, err)) return NULL;
+    snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.%ld.train_lora", folder, (long long)now, (long)getpid());
+    FILE *f = fopen(path, "wb");
+    if (!f) { fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno)); return NULL; }
+    event_write(f, 0, 3, "brain.Event:2", 13);
+    return f;
+}
+static void events_log(FILE *f, const LogRecord *r) {
+    Message s;
+    s.bytes = 0;
+    if (r->eval) {
+        char tag[64];
+        for (int i = 0; i < EVAL_METRICS; i++) { snprintf(tag, sizeof tag, "eval/%s", eval_metric_name[i]); message_scalar(&s, tag, eval_metric(r, i)); }
+    } else {
+        const struct { const char *tag; double value; } all[] = {{"train/loss", r->loss}, {"train/grad_norm", r->grad_norm}, {"train/learning_rate", r->learning_rate}, {"train/mean_token_accuracy", r->mean_token_accuracy},
+            {"train/entropy", r->entropy}, {"train/epoch", r->epoch}, {"train/num_tokens", (double)r->num_tokens}, {"train/tokens_per_second", r->tokens_per_second}};
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++) message_scalar(&s, all[i].tag, all[i].value);
+    }
+    event_write(f, r->step, 5, s.at, s.bytes);
+}
+
+#endif /* REPORT_H */
