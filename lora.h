@@ -341,6 +341,7 @@ typedef struct DataOptions {
     int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1 */
     const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
     int threads;
+    const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
 } DataOptions;
 
 /* What was found while reading; printed by inspect and at the start of a run. */
@@ -354,6 +355,10 @@ typedef struct Dataset {
     int32_t *slot;                          /* packing: [count] example numbers bin after bin; slot_offset [slots+1]. Without packing slot i is example i and both are NULL */
     size_t *slot_offset, slots;             /* a slot is what the sampler shuffles and per_device_train_batch_size counts */
     DataStats stats;
+    uint64_t hash;                          /* of ids and labels */
+    int32_t largest_id;
+    void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into it */
+    bool shared;                            /* they belong to another Dataset, see dataset_split */
 } Dataset;
 
 /* Reads .jsonl, .json (array of objects) or .csv (RFC 4180 with a header line; anything else by its first byte). Row shapes, recognised by their keys:
@@ -361,6 +366,13 @@ typedef struct Dataset {
      instruction (+ input) + output | text | input_ids + labels (already tokenised)
    Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled token in all. */
 bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
+/* Several files, one after the other; row numbers go on from file to file. Rows are tokenised by all threads, a block at a time; tokens beyond 64 MiB go to a file (in token_cache, else without a name in $TMPDIR or
+   /var/tmp) and are mapped, so that memory stays bounded whatever the size of the data. */
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err);
+/* Moves a share of the slots, drawn by torch_randperm(seed), from d (not packed) to held_out, which shares its tokens: free both, d last. */
+bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err);
+/* What --packing does, for a data set opened without: best-fit-decreasing bins of `capacity` tokens become the slots. */
+bool dataset_pack(Dataset *d, int capacity, Error *err);
 void dataset_free(Dataset *d);
 
 /* A micro-batch: N tokens of S sequences. */
@@ -410,7 +422,10 @@ extern const char *const strategy_name[STRATEGY_COUNT];    /* "no", "steps", "ep
 
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
-    const char *model, *data, *eval_data, *output, *init_adapter;     /* folders and files; eval_data, init_adapter may be NULL, and data for a plan */
+    const char *model, *output, *init_adapter;     /* folders; init_adapter may be NULL */
+    const char *data, *eval_data;           /* files; eval_data may be NULL, and data for a plan */
+    const char *const *more_data; int more_data_count;     /* further training files */
+    double eval_split;                      /* without eval_data: this share of the training examples is held out for evaluation; 0: none */
     LoraConfig lora;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, num_train_epochs;
     Schedule lr_scheduler_type;
@@ -1144,6 +1159,7 @@ static int op_threads(void) {
 
 /* ---- memory --------------------------------------------------------------------------------------------------------------------------------------- */
 
+static size_t backend_taken;                /* bytes given out */
 /* Page-aligned zeroed memory that the system hands out only when it is touched. */
 void *backend_alloc(size_t bytes) {
     void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -1151,9 +1167,14 @@ void *backend_alloc(size_t bytes) {
 #ifdef MADV_HUGEPAGE
     if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the matrix products */
 #endif
+    backend_taken += bytes;
     return p;
 }
-void backend_free(void *p, size_t bytes) { if (p) munmap(p, bytes ? bytes : 1); }
+void backend_free(void *p, size_t bytes) {
+    if (!p) return;
+    munmap(p, bytes ? bytes : 1);
+    backend_taken -= bytes;
+}
 
 bool backend_open(const ModelConfig *c, Error *err) { (void)c; (void)err; return true; }
 void backend_upload(void *to, const void *from, size_t bytes) { memcpy(to, from, bytes); }
@@ -1182,7 +1203,7 @@ double backend_ceiling(void) {              /* every thread multiplies and adds 
     }
     return best;
 }
-size_t backend_overhead(const char **name) { *name = "program and data set"; return resident_bytes(false); }
+size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > backend_taken ? r - backend_taken : r; }
 bool table_is_packed(void) { return false; }
 void backend_describe(char *text, size_t bytes) {
     const char *vectors = VL == 16 ? "AVX-512" : VL == 8 ? "AVX2" : "128-bit vectors";
@@ -2508,14 +2529,16 @@ typedef struct DataRows {
     size_t bytes, count, cap;
     DataRow *row;                           /* [count] */
     const char *path;
-    bool csv;
+    bool csv, mapped;
     JsonDoc doc;                            /* .json: owns the objects */
     Json *cells, *objects;                  /* .csv: [count * columns] and [count]: each record dressed as a JSON object of strings, so that one code path reads all formats */
 } DataRows;
 
 static void data_rows_free(DataRows *r) {
     json_free(&r->doc);
-    free(r->text); free(r->row); free(r->cells); free(r->objects);
+    if (r->mapped) munmap(r->text, r->bytes);
+    else free(r->text);
+    free(r->row); free(r->cells); free(r->objects);
     memset(r, 0, sizeof *r);
 }
 
@@ -2909,9 +2932,9 @@ static bool data_example_of(DataWork *w, DataExample *e) {
 
 /* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
 
-/* All rows to examples[rows]. Rows are dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
-static bool data_examples(DataExample *examples, const DataRows *rows, const Tokenizer *t, const DataOptions *o, ChatTemplate chat, Error *err) {
-    size_t first_bad = rows->count;
+/* Rows [begin, end) to examples[end - begin]. Rows are dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
+static bool data_examples(DataExample *examples, const DataRows *rows, size_t begin, size_t end, const Tokenizer *t, const DataOptions *o, ChatTemplate chat, Error *err) {
+    size_t first_bad = end;
 #ifdef _OPENMP
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
 #pragma omp parallel num_threads(threads)
@@ -2923,7 +2946,7 @@ static bool data_examples(DataExample *examples, const DataRows *rows, const Tok
 #ifdef _OPENMP
 #pragma omp for schedule(dynamic, 16)
 #endif
-        for (size_t i = 0; i < rows->count; i++) {
+        for (size_t i = begin; i < end; i++) {
             JsonDoc doc = {NULL, NULL};
             size_t limit;
 #ifdef _OPENMP
@@ -2936,7 +2959,7 @@ static bool data_examples(DataExample *examples, const DataRows *rows, const Tok
             bool ok = w.row->object || json_parse(&doc, w.row->text, w.row->bytes, rows->path, w.row->line, &w.err);
             if (ok) {
                 w.object = w.row->object ? w.row->object : doc.root;
-                ok = data_example_of(&w, &examples[i]);
+                ok = data_example_of(&w, &examples[i - begin]);
             }
             json_free(&doc);
             if (ok) continue;
@@ -2954,29 +2977,33 @@ static bool data_examples(DataExample *examples, const DataRows *rows, const Tok
         free(w.prompt.p); free(w.text.p); free(w.messages);
         token_ids_free(&w.tok);
     }
-    return first_bad == rows->count;
+    return first_bad == end;
 }
 
 /* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length (equal ones in their order); each goes into the bin with the least room
    that still holds it, among equals the one that has had that room longest; else into a new bin. `best` is a tournament tree over the possible rooms 1..capacity that exist. */
-static bool data_pack(Dataset *d, int capacity, Error *err) {
-    size_t leaves = 1, n = d->count, bins = 0, bytes;
+bool dataset_pack(Dataset *d, int capacity, Error *err) {
+    size_t leaves = 1, n = d->slots, bins = 0, bytes;
     while (leaves < (size_t)capacity) leaves *= 2;
     bytes = sizeof(int32_t) * (leaves * 2 + 3 * ((size_t)capacity + 2) + 3 * n);
     int32_t *block = (int32_t *)calloc(1, bytes);
+    int32_t *list = d->slot;                /* NULL, or what a split has left: one example a slot */
+    free(d->slot_offset);
     d->slot = (int32_t *)malloc((n ? n : 1) * sizeof *d->slot);
     d->slot_offset = (size_t *)calloc(n + 1, sizeof *d->slot_offset);
-    if (!block || !d->slot || !d->slot_offset) { free(block); return data_memory(err, "packing"); }
+    if (!block || !d->slot || !d->slot_offset) { free(block); free(list); return data_memory(err, "packing"); }
     int32_t *best = block, *head = best + leaves * 2, *tail = head + capacity + 2, *start = tail + capacity + 2;   /* head, tail: queue of bins (+1) by room; start: counting sort */
     int32_t *order = start + capacity + 2, *next = order + n, *bin_of = next + n;
-    for (size_t i = 0; i < n; i++) start[capacity - (int)(d->offset[i + 1] - d->offset[i]) + 1]++;
+#define PACK_EXAMPLE(i) (list ? (size_t)list[i] : (size_t)(i))
+#define PACK_LENGTH(i) ((int32_t)(d->offset[PACK_EXAMPLE(i) + 1] - d->offset[PACK_EXAMPLE(i)]))
+    for (size_t i = 0; i < n; i++) start[capacity - PACK_LENGTH(i) + 1]++;
     for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];
-    for (size_t i = 0; i < n; i++) order[start[capacity - (int)(d->offset[i + 1] - d->offset[i])]++] = (int32_t)i;
+    for (size_t i = 0; i < n; i++) order[start[capacity - PACK_LENGTH(i)]++] = (int32_t)i;
 #define DATA_SET_ROOM(room, value) do { size_t at_ = leaves + (size_t)(room) - 1; best[at_] = (value); \
         while (at_ >>= 1) best[at_] = best[2 * at_] > best[2 * at_ + 1] ? best[2 * at_] : best[2 * at_ + 1]; } while (0)
     DATA_SET_ROOM(capacity, capacity);      /* a new bin is always to be had */
     for (size_t k = 0; k < n; k++) {
-        int32_t i = order[k], length = (int32_t)(d->offset[i + 1] - d->offset[i]), bin;
+        int32_t i = order[k], length = PACK_LENGTH(i), bin;
         size_t at = 1;
         while (at < leaves) at = best[2 * at] >= length ? 2 * at : 2 * at + 1;
         int32_t room = best[at];
@@ -2997,33 +3024,72 @@ static bool data_pack(Dataset *d, int capacity, Error *err) {
     d->slots = bins;
     for (size_t b = 0; b < bins; b++) d->slot_offset[b + 1] += d->slot_offset[b];
     memset(next, 0, n * sizeof *next);      /* now: examples already in a bin */
-    for (size_t k = 0; k < n; k++) d->slot[d->slot_offset[bin_of[order[k]]] + (size_t)next[bin_of[order[k]]]++] = order[k];
+    for (size_t k = 0; k < n; k++) d->slot[d->slot_offset[bin_of[order[k]]] + (size_t)next[bin_of[order[k]]]++] = (int32_t)PACK_EXAMPLE(order[k]);
     free(block);
+    free(list);
     return true;
 }
 
 /* Examples without a learned token are dropped, the others counted and laid into the arena. */
-static bool data_lay_out(Dataset *d, const DataExample *examples, size_t rows, const Tokenizer *t, const DataOptions *o, const char *path, Error *err) {
-    size_t tokens = 0;
+/* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header, ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of
+   ids is known. */
+enum { TOKENS_IN_MEMORY = 8 << 20 };
+typedef struct TokenHeader { char magic[8]; uint64_t key, count, tokens, hash; int64_t largest_id; DataStats stats; } TokenHeader;
+typedef struct TokenSink {
+    int32_t *ids, *labels;                  /* stb_ds arrays: what is not in the files yet */
+    size_t *offset;                         /* stb_ds array [count + 1] */
+    int64_t *row;                           /* stb_ds array */
+    FILE *file, *label_file;
+    char path[PATH_MAX];                    /* of file, "" where it has no name */
+    bool failed;
+} TokenSink;
+
+static FILE *temporary_file(Error *err) {
+    const char *folder = getenv("TMPDIR");
+    char path[PATH_MAX];
+    if (!folder || !*folder) folder = "/var/tmp";
+    snprintf(path, sizeof path, "%s/train_lora-XXXXXX", folder);
+    int fd = mkstemp(path);
+    if (fd < 0) { fail(err, "cannot write; %s: %s; set TMPDIR to a folder with room for the tokens", path, strerror(errno)); return NULL; }
+    unlink(path);
+    return fdopen(fd, "w+b");
+}
+static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
+    TokenHeader empty;
+    memset(&empty, 0, sizeof empty);
+    if (!s->file) {
+        snprintf(s->path, sizeof s->path, "%s", "");
+        if (cache_path) snprintf(s->path, sizeof s->path, "%s.%ld.tmp", cache_path, (long)getpid());
+        s->file = cache_path ? fopen(s->path, "w+b") : temporary_file(err);
+        if (!s->file) return cache_path ? fail(err, "cannot write; %s: %s; give another --token-cache", s->path, strerror(errno)) : false;
+        if (!(s->label_file = temporary_file(err))) return false;
+        s->failed |= fwrite(&empty, sizeof empty, 1, s->file) != 1;
+    }
+    s->failed |= arrlen(s->ids) && (fwrite(s->ids, sizeof *s->ids, (size_t)arrlen(s->ids), s->file) != (size_t)arrlen(s->ids) || fwrite(s->labels, sizeof *s->labels, (size_t)arrlen(s->labels), s->label_file) != (size_t)arrlen(s->labels));
+    arrsetlen(s->ids, 0);
+    arrsetlen(s->labels, 0);
+    return !s->failed || fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
+}
+
+/* One block of examples; those without a labelled token are dropped. first: row number of the first. */
+static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first, const Tokenizer *t, const char *path, Error *err) {
     int32_t bos = t ? tokenizer_bos(t) : -1;
-    for (size_t i = 0; i < rows; i++) tokens += examples[i].count;
-    d->ids = (int32_t *)malloc((tokens ? tokens : 1) * sizeof *d->ids);
-    d->labels = (int32_t *)malloc((tokens ? tokens : 1) * sizeof *d->labels);
-    d->offset = (size_t *)calloc(rows + 1, sizeof *d->offset);
-    d->row = (int64_t *)malloc(rows * sizeof *d->row);
-    if (!d->ids || !d->labels || !d->offset || !d->row || rows > INT32_MAX) return data_memory(err, path);
-    d->stats.rows = (int64_t)rows;
-    for (size_t i = 0; i < rows; i++) {
+    if (!s->offset) arrput(s->offset, 0);
+    for (size_t i = 0; i < count; i++) {
         const DataExample *e = &examples[i];
-        size_t at = d->offset[d->count], last = 0;
+        size_t last = 0;
         int64_t labelled = 0;
+        d->stats.rows++;
         for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
         d->stats.truncated += e->truncated;
         if (!labelled) { d->stats.dropped++; continue; }
-        memcpy(d->ids + at, e->ids, e->count * sizeof *d->ids);
-        memcpy(d->labels + at, e->labels, e->count * sizeof *d->labels);
-        d->row[d->count++] = (int64_t)i + 1;
-        d->offset[d->count] = at + e->count;
+        memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
+        memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
+        d->hash = hash_bytes(hash_bytes(d->hash, e->ids, e->count * sizeof *e->ids), e->labels, e->count * sizeof *e->labels);
+        for (size_t k = 0; k < e->count; k++) if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
+        arrput(s->row, (int64_t)(first + i));
+        arrput(s->offset, arrlast(s->offset) + e->count);
+        d->count++;
         d->stats.tokens += (int64_t)e->count;
         d->stats.labelled += labelled;
         if ((int64_t)e->count > d->stats.longest) d->stats.longest = (int64_t)e->count;
@@ -3031,43 +3097,184 @@ static bool data_lay_out(Dataset *d, const DataExample *examples, size_t rows, c
         d->stats.stop_trained += t && (tokenizer_is_stop(t, e->labels[last]) || (last > 1 && e->labels[last - 1] != DATA_IGNORE && tokenizer_is_stop(t, e->labels[last - 1])));
         d->stats.double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
     }
-    d->slots = d->count;
-    d->stats.examples = (int64_t)d->count;
-    if (!d->count) return fail(err, "no token to learn in any of %zu rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", rows, path, (long long)d->stats.truncated, o->max_length);
+    return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
+}
+
+/* The data set lies in an open token file. */
+static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Error *err) {
+    struct stat st;
+    TokenHeader h;
+    if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK1", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
+        (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) + h.count * sizeof(int64_t)) return fail(err, "not a whole token file; %s; delete it", path);
+    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
+    memset(d, 0, sizeof *d);
+    d->hash = h.hash;
+    d->largest_id = (int32_t)h.largest_id;
+    d->stats = h.stats;
+    d->count = d->slots = h.count;
+    d->map = map;
+    d->map_bytes = (size_t)st.st_size;
+    d->ids = (int32_t *)((char *)map + sizeof h);
+    d->labels = d->ids + h.tokens;
+    d->offset = (size_t *)(void *)(d->labels + h.tokens);
+    d->row = (int64_t *)(d->offset + h.count + 1);
+    bool ok = d->offset[0] == 0 && d->offset[h.count] == h.tokens;
+    for (size_t i = 0; i < h.count && ok; i++) ok = d->offset[i] < d->offset[i + 1];
+    if (!ok) { munmap(map, (size_t)st.st_size); memset(d, 0, sizeof *d); return fail(err, "a damaged token file; %s; delete it", path); }
     return true;
 }
 
-bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
-    DataRows r;
-    DataExample *examples = NULL;
-    memset(d, 0, sizeof *d);
-    memset(&r, 0, sizeof r);
-    r.path = path;
-    if (options->prompt_template && !strstr(options->prompt_template, "{prompt}")) return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer follows after the last character");
-    if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
-    r.text = read_file(path, &r.bytes, err);
-    if (!r.text) return false;
-    ChatTemplate chat = options->chat_template != CHAT_NONE || !t ? options->chat_template : tokenizer_chat_template(t);
-    bool ok = data_rows_read(&r, err);
-    if (ok && r.count == 0) ok = fail(err, "no rows; %s; expected at least one example", path);
-    if (ok) {
-        examples = (DataExample *)calloc(r.count, sizeof *examples);
-        ok = examples ? data_examples(examples, &r, t, options, chat, err) && data_lay_out(d, examples, r.count, t, options, path, err) : data_memory(err, path);
-        for (size_t i = 0; examples && i < r.count; i++) free(examples[i].ids);
-        free(examples);
+/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and mapped. */
+static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache_path, Error *err) {
+    size_t tokens = (size_t)d->stats.tokens;
+    d->slots = d->count;
+    d->stats.examples = (int64_t)d->count;
+    if (!s->file && !cache_path) {
+        d->ids = (int32_t *)malloc(tokens * sizeof *d->ids);
+        d->labels = (int32_t *)malloc(tokens * sizeof *d->labels);
+        d->offset = (size_t *)malloc((d->count + 1) * sizeof *d->offset);
+        d->row = (int64_t *)malloc(d->count * sizeof *d->row);
+        if (!d->ids || !d->labels || !d->offset || !d->row) return data_memory(err, "data set");
+        memcpy(d->ids, s->ids, tokens * sizeof *d->ids);
+        memcpy(d->labels, s->labels, tokens * sizeof *d->labels);
+        memcpy(d->offset, s->offset, (d->count + 1) * sizeof *d->offset);
+        memcpy(d->row, s->row, d->count * sizeof *d->row);
+        return true;
     }
-    data_rows_free(&r);
-    if (ok && options->packing) ok = data_pack(d, options->max_length, err);
-    if (!ok) dataset_free(d);
+    if (!sink_spill(s, cache_path, err)) return false;
+    TokenHeader h;
+    memset(&h, 0, sizeof h);
+    memcpy(h.magic, "LORATOK1", 8);
+    h.key = key; h.count = d->count; h.tokens = tokens; h.hash = d->hash; h.largest_id = d->largest_id; h.stats = d->stats;
+    char *buffer = (char *)must_alloc(1 << 20);
+    rewind(s->label_file);
+    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) s->failed |= fwrite(buffer, 1, n, s->file) != n;
+    free(buffer);
+    s->failed |= fwrite(s->offset, sizeof *s->offset, d->count + 1, s->file) != d->count + 1 || fwrite(s->row, sizeof *s->row, d->count, s->file) != d->count;
+    rewind(s->file);
+    s->failed |= fwrite(&h, sizeof h, 1, s->file) != 1 || fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
+    if (s->failed) return fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
+    *s->path = 0;
+    return dataset_map(d, fileno(s->file), key, "the tokens", err);
+}
+
+/* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
+static bool data_text_open(DataRows *r, Error *err) {
+    const char *dot = strrchr(r->path, '.');
+    struct stat st;
+    int fd = dot && !strcmp(dot, ".jsonl") ? open(r->path, O_RDONLY) : -1;
+    if (fd >= 0 && !fstat(fd, &st) && st.st_size >= 16 << 20 && st.st_size % sysconf(_SC_PAGESIZE)) {    /* the rest of the last page is the zero that ends the text */
+        void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (map != MAP_FAILED) { r->text = (char *)map; r->bytes = (size_t)st.st_size; r->mapped = true; }
+    }
+    if (fd >= 0) close(fd);
+    if (!r->text) r->text = read_file(r->path, &r->bytes, err);
+    return r->text != NULL;
+}
+
+static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o, const char *cache_path, Error *err) {
+    enum { BLOCK = 16384 };
+    ChatTemplate chat = o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
+    size_t before = (size_t)d->stats.rows;
+    if (!data_rows_read(r, err)) return false;
+    if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
+    DataExample *examples = (DataExample *)calloc(r->count < BLOCK ? r->count : BLOCK, sizeof *examples);
+    bool ok = examples || data_memory(err, r->path);
+    for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
+        size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
+        ok = data_examples(examples, r, begin, end, t, o, chat, err) && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
+        ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
+        for (size_t i = 0; i < end - begin; i++) free(examples[i].ids);
+        memset(examples, 0, (end - begin) * sizeof *examples);
+        if (r->mapped) tensor_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
+    }
+    free(examples);
     return ok;
 }
 
-void dataset_free(Dataset *d) {
-    free(d->ids); free(d->labels); free(d->offset); free(d->row); free(d->slot); free(d->slot_offset);
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err) {
+    TokenSink sink;
     memset(d, 0, sizeof *d);
+    memset(&sink, 0, sizeof sink);
+    d->hash = HASH_START;
+    if (options->prompt_template && !strstr(options->prompt_template, "{prompt}")) return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer follows after the last character");
+    if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
+    DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
+    char cache_path[PATH_MAX] = "", name[64];
+    bool ok = !options->token_cache || make_folder(options->token_cache, err), cached = false;
+    uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, sizeof(TokenHeader)};
+    key = hash_bytes(key, about, sizeof about);
+    if (options->prompt_template) key = hash_bytes(key, options->prompt_template, strlen(options->prompt_template));
+    for (int i = 0; i < count && ok; i++) {
+        rows[i].path = paths[i];
+        ok = data_text_open(&rows[i], err);
+        if (ok && options->token_cache) key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
+    }
+    if (ok && options->token_cache) {
+        snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
+        path_join(cache_path, sizeof cache_path, options->token_cache, name);
+        int fd = open(cache_path, O_RDONLY);
+        cached = fd >= 0 && dataset_map(d, fd, key, cache_path, NULL);        /* one that is torn or of another version is written again */
+        if (fd >= 0) close(fd);
+        if (!cached) d->hash = HASH_START;
+    }
+    for (int i = 0; i < count; i++) {
+        ok = ok && (cached || dataset_read(d, &sink, &rows[i], t, options, *cache_path ? cache_path : NULL, err));
+        data_rows_free(&rows[i]);
+    }
+    if (ok && !d->count) ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", (long long)d->stats.rows, paths[0],
+                                   (long long)d->stats.truncated, options->max_length);
+    ok = ok && (cached || sink_close(d, &sink, key, *cache_path ? cache_path : NULL, err));
+    if (sink.file) fclose(sink.file);
+    if (sink.label_file) fclose(sink.label_file);
+    if (*sink.path) unlink(sink.path);
+    arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
+    free(rows);
+    if (ok && options->packing) ok = dataset_pack(d, options->max_length, err);
+    if (!ok) dataset_free(d);
+    return ok;
+}
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) { return dataset_open_files(d, &path, 1, t, options, err); }
+
+bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err) {
+    size_t n = d->count, out = (size_t)ceil(share * (double)n);
+    if (!out || out >= n) return fail(err, "nothing left on one side of %zu examples; --eval-split %g; give a share between 0 and 1", n, share);
+    int64_t *order = (int64_t *)must_alloc(n * sizeof *order);
+    char *held = (char *)must_alloc(n);
+    torch_randperm(order, (int64_t)n, seed);
+    for (size_t i = 0; i < out; i++) held[order[i]] = 1;
+    free(order);
+    *held_out = *d;
+    held_out->shared = true;
+    Dataset *side[2] = {d, held_out};
+    for (int k = 0; k < 2; k++) {           /* both keep the order of the file */
+        Dataset *e = side[k];
+        e->slots = 0;
+        e->slot = (int32_t *)must_alloc(n * sizeof *e->slot);
+        e->slot_offset = (size_t *)must_alloc((n + 1) * sizeof *e->slot_offset);
+        e->stats.tokens = e->stats.labelled = e->stats.longest = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (held[i] != k) continue;
+            e->slot[e->slots++] = (int32_t)i;
+            e->slot_offset[e->slots] = e->slots;
+            e->stats.tokens += (int64_t)(d->offset[i + 1] - d->offset[i]);
+            if ((int64_t)(d->offset[i + 1] - d->offset[i]) > e->stats.longest) e->stats.longest = (int64_t)(d->offset[i + 1] - d->offset[i]);
+            for (size_t j = d->offset[i] + 1; j < d->offset[i + 1]; j++) e->stats.labelled += d->labels[j] != DATA_IGNORE;
+        }
+        e->stats.examples = (int64_t)e->slots;
+        e->hash = hash_bytes(d->hash, e->slot, e->slots * sizeof *e->slot);
+    }
+    free(held);
+    return true;
 }
 
-/* ---- batches ---------------------------------------------------------------------------------------------------------------------------------- */
+void dataset_free(Dataset *d) {
+    if (d->map && !d->shared) munmap(d->map, d->map_bytes);
+    if (!d->map && !d->shared) { free(d->ids); free(d->labels); free(d->offset); free(d->row); }
+    free(d->slot); free(d->slot_offset);
+    memset(d, 0, sizeof *d);
+}
 
 bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
     memset(b, 0, sizeof *b);
@@ -3390,7 +3597,7 @@ static void run_warn(const Run *run, const char *format, ...) {
 }
 
 static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
-    if (!run->o->eval_data) return true;
+    if (!run->eval.slots) return true;
     EvalResult e;
     double start = seconds_now();
     if (!model_evaluate(run->model, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
@@ -3523,14 +3730,6 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
    output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
    and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
 
-/* FNV-1a, eight bytes at a time. */
-static uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
-    const uint8_t *p = (const uint8_t *)data;
-    for (; bytes >= 8; p += 8, bytes -= 8) { uint64_t word; memcpy(&word, p, 8); h = (h ^ word) * 0x100000001B3u; h ^= h >> 29; }
-    for (; bytes; p++, bytes--) h = (h ^ *p) * 0x100000001B3u;
-    return h;
-}
-enum { HASH_START = 0x811C9DC5 };
 /* The first line of checkpoint.json; the checksum is over the moments, the adapter and the lines below. */
 #define CHECKSUM_LINE "{\"checksum\": \"%016llx\",\n"
 enum { CHECKSUM_LINE_BYTES = 33 };
@@ -3540,13 +3739,12 @@ static void checkpoint_identity(Text *t, const Run *run) {
     const TrainOptions *o = run->o;
     const Model *m = run->model;
     const Dataset *d = &run->train;
-    uint64_t model = HASH_START, data = HASH_START;
+    uint64_t model = HASH_START;
     for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
         const Tensor *tensor = &m->files.table[i].value;
         model ^= hash_bytes(hash_bytes(hash_bytes(HASH_START, tensor->name, strlen(tensor->name)), tensor->shape, (size_t)tensor->ndim * sizeof *tensor->shape), tensor->data, tensor->bytes < 64 ? tensor->bytes : 64);   /* any order of files */
     }
-    data = hash_bytes(hash_bytes(data, d->ids, d->offset[d->count] * sizeof *d->ids), d->labels, d->offset[d->count] * sizeof *d->labels);
-    text_add(t, "\"model\": \"%016llx\", \"data\": \"%016llx\", \"lora_r\": %d, \"lora_alpha\": %.9g, \"lora_dropout\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", (unsigned long long)model, (unsigned long long)data, o->lora.r,
+    text_add(t, "\"model\": \"%016llx\", \"data\": \"%016llx\", \"lora_r\": %d, \"lora_alpha\": %.9g, \"lora_dropout\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", (unsigned long long)model, (unsigned long long)d->hash, o->lora.r,
              (double)o->lora.lora_alpha, (double)o->lora.lora_dropout, o->lora.use_rslora);
     for (int j = 0; j < MODULE_COUNT; j++) if (o->lora.target[j]) text_add(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
     text_add(t, "\", \"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
@@ -3823,10 +4021,10 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
             bool last = run->step == p->total_steps, stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
             if (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run)) {
                 if (!run_evaluate(run, result, err)) return false;
-                result->early_stopped = o->eval_data && o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
+                result->early_stopped = run->eval.slots && o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
             }
             result->stopped = stop && !last;
-            bool best = o->load_best_model_at_end && o->eval_data && run->best.step == run->step;
+            bool best = o->load_best_model_at_end && run->best.step == run->step;
             /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
             if ((best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run)) && !checkpoint_write(run, result, err))
                 run_warn(run, "no checkpoint: %s; training goes on", err->text);
@@ -3880,13 +4078,13 @@ static void run_close(Run *run) {
     arrfree(run->history);
     free(run->order);
     batch_free(&run->batch);
+    dataset_free(&run->eval);               /* may share the training data's tokens */
     dataset_free(&run->train);
-    dataset_free(&run->eval);
     if (run->model == &run->own) model_close(&run->own);
 }
 
 static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
-    for (size_t e = 0; e < d->count; e++)
+    for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
         for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
             if (d->ids[n] >= vocab) return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model", d->ids[n], vocab, path, (long long)d->row[e]);
     return true;
@@ -3909,7 +4107,7 @@ static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *
         grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
     }
     if (run->plan.epochs > 64) dataset_largest_batch(d, o->per_device_train_batch_size, max_tokens, max_sequences);
-    if (o->eval_data) {
+    if (run->eval.slots) {
         grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, max_tokens, max_sequences);
         if (run->eval.stats.longest > *longest) *longest = (int)run->eval.stats.longest;
     }
@@ -3957,10 +4155,15 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     bool ok = true;
     if (t && tokenizer_vocab_size(t) > config.vocab_size)
         ok = fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer belongs to another model", tokenizer_vocab_size(t) - 1, config.vocab_size, o->model);
-    ok = ok && (!o->data || dataset_open(&run->train, o->data, t, &o->data_options, err));
-    DataOptions eval_options = o->data_options;
-    eval_options.packing = false;
-    ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &eval_options, err));
+    DataOptions unpacked = o->data_options;
+    unpacked.packing = false;
+    const char **paths = (const char **)must_alloc((size_t)(1 + o->more_data_count) * sizeof *paths);
+    paths[0] = o->data;
+    for (int i = 0; i < o->more_data_count; i++) paths[1 + i] = o->more_data[i];
+    ok = ok && (!o->data || dataset_open_files(&run->train, paths, 1 + o->more_data_count, t, &unpacked, err));
+    free(paths);
+    ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) && (o->eval_data || !(o->eval_split > 0) || !o->data || dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err));
+    ok = ok && (!o->data_options.packing || !o->data || dataset_pack(&run->train, o->data_options.max_length, err));
     if (t) tokenizer_free(t);
     ok = ok && ids_in_vocabulary(&run->train, config.vocab_size, o->data, err) && ids_in_vocabulary(&run->eval, config.vocab_size, o->eval_data, err);
     if (!ok) return false;
@@ -3971,6 +4174,8 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     size_t before;
     if (!run->plan_only && !backend_open(&config, err)) return false;
     before = backend_overhead(&before_name);
+    run->model->loss_scale = LORA_LOSS_SCALE;
+    run->model->scale_age = 0;
     if (run->model == &run->own && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err))) return false;
     const char *start = o->resume ? checkpoint : o->init_adapter;
     ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);
@@ -4004,7 +4209,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     if (!ok && run.log) unlink(from);
     if (ok && run.log && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
     if (ok) {
-        if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, run.model, o, &run.train, o->eval_data ? &run.eval : NULL, &run.memory, run.plan.total_steps);
+        if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps);
     }
     if (ok && !run.plan_only) {
         run.start = seconds_now();

@@ -45,6 +45,9 @@ bool fail(Error *err, const char *fmt, ...);          /* printf-style; overwrite
 /* ---- whole files ---- */
 /* The file's bytes plus one NUL, malloc'ed, *bytes without the NUL (may be NULL). NULL + "cannot open file; PATH: reason; ...". */
 char *read_file(const char *path, size_t *bytes, Error *err);
+/* FNV-1a, eight bytes at a time; h: HASH_START or an earlier result. To recognise a file again, not against an adversary. */
+enum { HASH_START = 0x811C9DC5 };
+uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
 
 /* ---- JSON ---- */
 typedef enum { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT } JsonType;
@@ -85,6 +88,7 @@ Tokenizer *tokenizer_open(const char *folder, Error *err);
 Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Error *err);
 void tokenizer_free(Tokenizer *t);
 
+uint64_t tokenizer_fingerprint(const Tokenizer *t);               /* hash of all files that it was made from */
 int32_t tokenizer_vocab_size(const Tokenizer *t);                 /* highest id + 1, including added tokens */
 int32_t tokenizer_id(const Tokenizer *t, const char *token);      /* id of an exact token string (vocabulary or added), -1 if none */
 const char *tokenizer_token(const Tokenizer *t, int32_t id);      /* raw vocabulary spelling; NULL if out of range or a hole */
@@ -197,6 +201,13 @@ static void tok_buf_add(TokBuf *b, const char *s, size_t n) {
     if (n && tok_buf_room(b, n)) { memcpy(b->p + b->n, s, n); b->n += n; }
 }
 static void tok_buf_str(TokBuf *b, const char *s) { tok_buf_add(b, s, strlen(s)); }
+
+uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
+    const uint8_t *p = (const uint8_t *)data;
+    for (; bytes >= 8; p += 8, bytes -= 8) { uint64_t word; memcpy(&word, p, 8); h = (h ^ word) * 0x100000001B3u; h ^= h >> 29; }
+    for (; bytes; p++, bytes--) h = (h ^ *p) * 0x100000001B3u;
+    return h;
+}
 
 char *read_file(const char *path, size_t *bytes, Error *err) {
     struct stat st;
@@ -860,6 +871,7 @@ enum { TOK_META_NONE, TOK_META_NEVER, TOK_META_FIRST, TOK_META_ALWAYS };
 enum { TOK_DEC_BYTELEVEL, TOK_DEC_REPLACE, TOK_DEC_FALLBACK, TOK_DEC_FUSE, TOK_DEC_STRIP, TOK_DEC_METASPACE };
 
 struct Tokenizer {
+    uint64_t fingerprint;
     Uni *uni;
     char *strings; size_t strings_n, strings_cap;
     TokEntry *entries; uint8_t *flags;         /* (nids) */
@@ -1415,6 +1427,7 @@ Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Err
     TokLoader l = {(Tokenizer *)calloc(1, sizeof(Tokenizer)), name ? name : "tokenizer.json", err};
     if (!l.t) { tok_memory(&l); return NULL; }
     l.t->bos = l.t->eos = l.t->pad = l.t->unk = -1;
+    l.t->fingerprint = hash_bytes(HASH_START, text, bytes);
     l.t->uni = uni_create();
     if (!l.t->uni) { tok_memory(&l); tokenizer_free(l.t); return NULL; }
     if (!json_parse(&doc, text, bytes, l.name, 1, err)) { tokenizer_free(l.t); return NULL; }
@@ -1432,6 +1445,7 @@ void tokenizer_free(Tokenizer *t) {
     free(t->whole); free(t->flags); free(t->entries); free(t->strings); free(t->uni); free(t);
 }
 
+uint64_t tokenizer_fingerprint(const Tokenizer *t) { return t->fingerprint; }
 int32_t tokenizer_vocab_size(const Tokenizer *t) { return t->nids; }
 int32_t tokenizer_id(const Tokenizer *t, const char *token) { return tok_find_spelling(t, token, strlen(token)); }
 const char *tokenizer_token(const Tokenizer *t, int32_t id) {
@@ -2210,6 +2224,7 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
         snprintf(path, sizeof path, "%s/%s", folder, files[i]);
         bool ok = tok_optional(folder, files[i], &text, &bytes, err);
         if (ok && text) {
+            t->fingerprint = hash_bytes(t->fingerprint, text, bytes);
             ok = json_parse(&doc, text, bytes, path, 1, err);
             if (ok) { ok = load[i](&l, doc.root); json_free(&doc); }
         }
@@ -2217,7 +2232,7 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
         if (!ok) { tokenizer_free(t); return NULL; }
     }
     if (t && !tok_optional(folder, "chat_template.jinja", &text, &bytes, err)) { tokenizer_free(t); return NULL; }
-    if (t && text) { t->chat = chat_recognise(text, bytes); free(text); }
+    if (t && text) { t->chat = chat_recognise(text, bytes); t->fingerprint = hash_bytes(t->fingerprint, text, bytes); free(text); }
     return t;
 }
 

@@ -20,7 +20,9 @@
     11  options                     one table: parsing, --help, range checks, --config and run.json all come from it
     12  terminal                    what a run prints: the plan, the memory table, the progress bar, the evaluations
     13  inspect                     what is in the loss, token by token
-    14  main                        the verbs
+    14  runs                        inspect, plan and train: their hooks, last lines and what lies beside the adapter
+    15  sweep                       many runs over one base model
+    16  main                        the verbs
 
    DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
    gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No kernel adds floats atomically: the same input gives the same bits. */
@@ -1611,12 +1613,14 @@ typedef struct Options {
     TrainOptions train;
     const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *report_to, *on_finish, *config;
     int threads, examples;
-    bool enable_thinking, greater;
+    bool enable_thinking, greater, dry_run;
+    const char **data, **sweep;             /* stb_ds arrays */
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
+    const char *origin[96];                 /* of OPTION_LIST: who filled it */
     bool given[96];                         /* by position in option_table: set by the user */
 } Options;
 
-typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_CHOICE } OptionType;
+typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_LIST /* stb_ds array of texts */, OPTION_CHOICE } OptionType;
 typedef struct Option {
     const char *name;
     OptionType type;
@@ -1631,8 +1635,10 @@ static const char *const recompute_name[] = {"none", "gate_up", "layer"};
 #define METRICS "loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
 static const Option option_table[] = {
     {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
-    {"data", OPTION_TEXT, AT(train.data), 0, 0, NULL, "training data: .jsonl, .json or .csv"},
+    {"data", OPTION_LIST, AT(data), 0, 0, NULL, "training data: .jsonl, .json or .csv; may be given several times"},
     {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, "evaluation data, the same formats"},
+    {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, "instead: hold out this share of the training examples, drawn by the seed"},
+    {"token-cache", OPTION_TEXT, AT(train.data_options.token_cache), 0, 0, NULL, "folder that keeps the tokens of data files for the next run; runs may share it"},
     {"output", OPTION_TEXT, AT(train.output), 0, 0, NULL, "folder for the adapter and the logs"},
     {"init-adapter", OPTION_TEXT, AT(train.init_adapter), 0, 0, NULL, "PEFT adapter folder to start from (its r, alpha and modules count)"},
     {"lora-r", OPTION_INT, AT(train.lora.r), 1, 4096, NULL, "rank"},
@@ -1686,6 +1692,8 @@ static const Option option_table[] = {
     {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
+    {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times"},
+    {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, "list the runs of a --sweep and stop"},
     {"config", OPTION_TEXT, AT(config), 0, 0, NULL, "JSON file of these options; the command line wins"},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
@@ -1695,7 +1703,7 @@ typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->given ? 1 : -1];
 static void options_default(Options *o, bool embedded) {
     memset(o, 0, sizeof *o);
     TrainOptions *t = &o->train;
-    t->model = "data/base"; t->data = "data/hotel/train.jsonl"; t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
+    t->model = "data/base"; arrput(o->data, "data/hotel/train.jsonl"); t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
     t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
     t->learning_rate = embedded ? 5e-3 : 2e-4; t->warmup_ratio = embedded ? 0.05 : 0;
     t->num_train_epochs = embedded ? 6 : 3; t->max_steps = -1;
@@ -1752,6 +1760,13 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
     errno = 0;
     switch (d->type) {
     case OPTION_TEXT: *(const char **)at = value; break;
+    case OPTION_LIST: {
+        const char ***list = (const char ***)at;
+        if (o->origin[d - option_table] != where) arrsetlen(*list, 0);        /* the command line's list takes the place of the file's, the first given one that of the default */
+        arrput(*list, value);
+        o->origin[d - option_table] = where;
+        break;
+    }
     case OPTION_CHOICE:
         if (!one_of(d->choices, value)) usage_error("bad value '%s' of --%s; %s; give one of %s", value, d->name, where, d->choices);
         *(const char **)at = value;
@@ -1784,7 +1799,7 @@ static bool option_given(const Options *o, const char *name) { return o->given[o
 
 /* The table's name of an option as written: leading dashes gone, underscores as dashes. */
 static void option_name(char *out, size_t size, const char *word) {
-    snprintf(out, size, "%s", word);
+    snprintf(out, size, "%.63s", word);
     for (char *c = out; *c; c++) if (*c == '_') *c = '-';
 }
 static const Option *option_or_die(const char *name, const char *where) {
@@ -1806,9 +1821,17 @@ static void options_from_file(Options *o, const char *path) {
     for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: text options point into it */
         if (j->type == JSON_NULL) continue;
         option_name(name, sizeof name, j->key);
+        const Option *d = option_or_die(name, path);
+        if (j->type == JSON_ARRAY && d->type == OPTION_LIST) {
+            for (const Json *e = j->child; e; e = e->next) {
+                if (!e->str) usage_error("bad value of '%s'; %s; give a list of strings", j->key, path);
+                option_set(o, d, e->str, path);
+            }
+            continue;
+        }
         const char *value = j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str;
         if (!value) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
-        option_set(o, option_or_die(name, path), value, path);
+        option_set(o, d, value, path);
     }
 }
 
@@ -1850,6 +1873,9 @@ static void options_resolve(Options *o) {
     TrainOptions *t = &o->train;
     Error err;
     char text[1024];
+    t->data = o->data[0];
+    t->more_data = o->data + 1;
+    t->more_data_count = (int)arrlen(o->data) - 1;
     snprintf(text, sizeof text, "%s", o->target_modules);
     memset(t->lora.target, 0, sizeof t->lora.target);
     for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
@@ -1886,7 +1912,9 @@ static void options_resolve(Options *o) {
     t->metric_for_best_model = o->metric;
     t->greater_is_better = option_given(o, "greater-is-better") ? o->greater : -1;
     t->skip_nonfinite = !strcmp(o->on_nonfinite, "skip");
-    if (t->eval_strategy != STRATEGY_NO && !t->eval_data) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE", o->eval_strategy);
+    if (t->eval_strategy != STRATEGY_NO && !t->eval_data && !(t->eval_split > 0)) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1", o->eval_strategy);
+    if (t->eval_split > 0 && option_given(o, "eval-data")) usage_error("--eval-data and --eval-split exclude each other; command line; give one of them");
+    if (t->eval_split > 0) t->eval_data = NULL;
     if (t->load_best_model_at_end && t->eval_strategy == STRATEGY_NO) usage_error("--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch");
     if (t->early_stopping_patience && t->eval_strategy == STRATEGY_NO) usage_error("--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch");
     if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
@@ -1916,7 +1944,7 @@ static Text options_text(const Options *o) {
         const Option *d = &option_table[i];
         const void *at = (const char *)o + d->offset;
         char name[64];
-        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_INT ? *(const int *)at < d->low : d->type == OPTION_BYTES ? !*(const size_t *)at : option_is_open(d) && !o->given[i];
+        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_LIST ? !arrlen(*(const char **const *)at) : d->type == OPTION_INT ? *(const int *)at < d->low : d->type == OPTION_BYTES ? !*(const size_t *)at : option_is_open(d) && !o->given[i];
         if (d->offset == AT(config) || d->offset == AT(train.resume) || d->offset == AT(train.resume_force) || unset) continue;
         snprintf(name, sizeof name, "%s", d->name);
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
@@ -1924,6 +1952,12 @@ static Text options_text(const Options *o) {
         comma = ",\n";
         switch (d->type) {
         case OPTION_TEXT: case OPTION_CHOICE: text_add_json_string(&t, *(const char *const *)at); break;
+        case OPTION_LIST: {
+            const char **list = *(const char **const *)at;
+            for (ptrdiff_t k = 0; k < arrlen(list); k++) { text_add(&t, k ? ", " : "["); text_add_json_string(&t, list[k]); }
+            text_add(&t, "]");
+            break;
+        }
         case OPTION_BOOL: text_add(&t, *(const bool *)at ? "true" : "false"); break;
         case OPTION_INT: text_add(&t, "%d", *(const int *)at); break;
         case OPTION_INT64: text_add(&t, "%lld", (long long)*(const int64_t *)at); break;
@@ -1952,6 +1986,7 @@ static void print_help(void) {
         char value[64] = "";
         switch (d->type) {
         case OPTION_TEXT: case OPTION_CHOICE: if (*(const char *const *)at) snprintf(value, sizeof value, " [%.50s]", *(const char *const *)at); break;
+        case OPTION_LIST: if (arrlen(*(const char **const *)at)) snprintf(value, sizeof value, " [%.50s]", (*(const char **const *)at)[0]); break;
         case OPTION_BOOL: if (!option_is_open(d)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
         case OPTION_INT: if (*(const int *)at >= d->low) snprintf(value, sizeof value, " [%d]", *(const int *)at); break;
         case OPTION_INT64: snprintf(value, sizeof value, " [%lld]", (long long)*(const int64_t *)at); break;
@@ -2007,10 +2042,10 @@ static void print_memory(const MemoryTable *memory) {
 
 static void print_data(const char *label, const char *path, const Dataset *d) {
     const DataStats *s = &d->stats;
-    printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)d->count, (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
+    printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples, (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
     if (s->truncated) printf(", %lld cut at max-length", (long long)s->truncated);
     if (s->dropped) printf(", %lld dropped without a labelled token", (long long)s->dropped);
-    if (d->slots != d->count) printf(", packed into %zu", d->slots);
+    if ((int64_t)d->slots != s->examples) printf(", packed into %zu", d->slots);
     printf("\n");
 }
 
@@ -2023,8 +2058,10 @@ static void on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", m->lora.r, (double)m->lora.lora_alpha, (double)m->lora.lora_dropout, m->lora.use_rslora ? ", rsLoRA" : "");
     for (int j = 0; j < MODULE_COUNT; j++) if (m->lora.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
     printf(": %.2f M trainable parameters (%.2f %%)\n", (double)m->param_count * 1e-6, 100.0 * (double)m->param_count / (double)(parameters + m->param_count));
-    if (o->data) print_data("data", o->data, train);
-    if (eval) print_data("eval", o->eval_data, eval);
+    char name[PATH_MAX + 32];
+    snprintf(name, sizeof name, o->more_data_count ? "%s and %d more" : "%s", o->data, o->more_data_count);
+    if (o->data) print_data("data", name, train);
+    if (eval) print_data("eval", o->eval_data ? o->eval_data : "held out of it", eval);
     if (o->data) printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps, o->gradient_accumulation_steps, o->per_device_train_batch_size, o->learning_rate,
                         schedule_name[o->lr_scheduler_type], (long long)o->seed);
     else printf("%-8s %d x %d examples of %d tokens\n", "run", o->gradient_accumulation_steps, o->per_device_train_batch_size, o->data_options.max_length);
@@ -2208,7 +2245,7 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
 }
 
 /* ================================================================================================================================================
-   14  MAIN
+   14  RUNS
    ================================================================================================================================================ */
 
 static int failed(const Error *err) {
@@ -2290,27 +2327,164 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     if (code) fprintf(stderr, "warning: --on-finish: '%s' ended with status %d\n", o->on_finish, WIFEXITED(code) ? WEXITSTATUS(code) : code);
 }
 
-static int verb_train(Options *o, bool plan_only) {
+static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *result) {
     Error err;
-    TrainResult result;
     Screen screen;
     memset(&screen, 0, sizeof screen);
     screen.o = o;
     screen.plan_only = plan_only;
     if (plan_only && option_given(o, "model") && !option_given(o, "data")) o->train.data = o->train.eval_data = NULL;     /* full length, then */
     screen.bar = isatty(1);
-    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, NULL, plan_only};
+    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only};
+    if (!model) print_version();
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    bool ok = train_run(&o->train, &hooks, &result, &err);
+    bool ok = train_run(&o->train, &hooks, result, &err);
     clear_bar(&screen);
     if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
     if (ok && screen.error.text[0]) { err = screen.error; ok = false; }
-    if (ok) print_result(o, &result);
-    run_finish(o, &screen, &result, ok, ok ? NULL : &err);
+    if (ok) print_result(o, result);
+    run_finish(o, &screen, result, ok, ok ? NULL : &err);
     if (!ok) return failed(&err);
-    return result.stopped ? 128 + interrupted : 0;
+    return result->stopped ? 128 + interrupted : 0;
 }
+
+/* ================================================================================================================================================
+   15  SWEEP
+   Every combination of the values of --sweep is a run of its own, in a folder of its own, over one base model that stays open. OUTPUT/sweep.json keeps what is done, so that an interrupted sweep goes on where it was.
+   ================================================================================================================================================ */
+
+typedef struct SweepRun { char name[256]; uint64_t options; bool done; double eval_loss, train_loss, seconds; int64_t steps; } SweepRun;
+
+/* The options of combination `number` (the last --sweep varies fastest), and its name: "learning_rate-1e-4_warmup_steps-490". */
+static Options sweep_options(const Options *o, int number, SweepRun *run) {
+    Options own = *o;
+    own.sweep = NULL;
+    memset(run, 0, sizeof *run);
+    for (ptrdiff_t i = arrlen(o->sweep) - 1; i >= 0; i--) {
+        char word[512], name[64], earlier[256];
+        snprintf(word, sizeof word, "%s", o->sweep[i]);
+        char *value = strchr(word, '=');
+        if (!value || !value[1]) usage_error("bad --sweep '%s'; command line; write it as learning_rate=5e-5,1e-4", o->sweep[i]);
+        *value++ = 0;
+        option_name(name, sizeof name, word);
+        const Option *d = option_or_die(name, "--sweep");
+        static const char *const fixed[] = {"model", "data", "output", "resume", "config", "sweep", "dry-run", "threads", "on-finish"};
+        for (size_t k = 0; k < sizeof fixed / sizeof *fixed; k++) if (!strcmp(name, fixed[k])) usage_error("--%s cannot vary within a sweep; --sweep; start one run after the other instead", name);
+        int values = 1;
+        for (char *c = value; *c; c++) values += *c == ',';
+        int pick = number % values;
+        number /= values;
+        while (pick--) value = strchr(value, ',') + 1;
+        value[strcspn(value, ",")] = 0;
+        option_set(&own, d, copy_string(value), "--sweep");
+        snprintf(earlier, sizeof earlier, "%s", run->name);
+        for (char *c = name; *c; c++) if (*c == '-') *c = '_';
+        snprintf(run->name, sizeof run->name, "%.60s-%.60s%s%.120s", name, value, *earlier ? "_" : "", earlier);
+        for (char *c = run->name; *c; c++) if (*c == '/' || *c == ' ') *c = '.';
+    }
+    char *folder = (char *)must_alloc(PATH_MAX);
+    path_join(folder, PATH_MAX, o->train.output, run->name);
+    own.train.output = folder;
+    options_resolve(&own);
+    Text text = options_text(&own);
+    run->options = hash_bytes(HASH_START, text.at, (size_t)arrlen(text.at));
+    text_free(&text);
+    return own;
+}
+
+/* What an earlier, interrupted sweep has done. */
+static void sweep_read(SweepRun *runs, int count, const char *path) {
+    JsonDoc doc;
+    if (access(path, R_OK) || !json_read(&doc, path, NULL)) return;
+    const Json *list = json_get(doc.root, "runs");
+    for (const Json *j = list ? list->child : NULL; j; j = j->next) {
+        const Json *name = json_get(j, "name"), *options = json_get(j, "options"), *train = json_get(j, "train_loss"), *eval = json_get(j, "eval_loss"), *steps = json_get(j, "steps"), *seconds = json_get(j, "seconds");
+        for (int i = 0; i < count && name && name->type == JSON_STRING && options && options->type == JSON_STRING && train && eval && steps && seconds; i++) {
+            if (strcmp(runs[i].name, name->str) || runs[i].options != strtoull(options->str, NULL, 16)) continue;
+            runs[i].done = true;
+            runs[i].train_loss = train->number; runs[i].steps = (int64_t)steps->number; runs[i].seconds = seconds->number;
+            runs[i].eval_loss = eval->type == JSON_NUMBER ? eval->number : NAN;
+        }
+    }
+    json_free(&doc);
+}
+static bool sweep_write(const SweepRun *runs, int count, const char *folder, Error *err) {
+    Text t = {NULL};
+    text_add(&t, "{\"runs\": [");
+    const char *comma = "\n";
+    for (int i = 0; i < count; i++) {
+        if (!runs[i].done) continue;
+        text_add(&t, "%s  {\"name\": ", comma);
+        text_add_json_string(&t, runs[i].name);
+        text_add(&t, isfinite(runs[i].eval_loss) ? ", \"eval_loss\": %.9g" : ", \"eval_loss\": null", runs[i].eval_loss);
+        text_add(&t, ", \"train_loss\": %.9g, \"steps\": %lld, \"seconds\": %.1f, \"options\": \"%016llx\"}", runs[i].train_loss, (long long)runs[i].steps, runs[i].seconds, (unsigned long long)runs[i].options);
+        comma = ",\n";
+    }
+    text_add(&t, "\n]}\n");
+    return text_write(&t, folder, "sweep.json", err);
+}
+/* The lowest evaluation loss first; without evaluation the lowest training loss; what is not done last. */
+static int sweep_compare(const void *a, const void *b) {
+    const SweepRun *x = (const SweepRun *)a, *y = (const SweepRun *)b;
+    if (x->done != y->done) return x->done ? -1 : 1;
+    double p = isfinite(x->eval_loss) ? x->eval_loss : x->train_loss, q = isfinite(y->eval_loss) ? y->eval_loss : y->train_loss;
+    return p < q ? -1 : p > q;
+}
+
+static int verb_sweep(Options *o) {
+    Error err;
+    int count = 1, status = 0;
+    for (ptrdiff_t i = 0; i < arrlen(o->sweep); i++) {
+        int values = 1;
+        for (const char *c = o->sweep[i]; *c; c++) values += *c == ',';
+        if (count > 10000 / values) usage_error("more than 10000 runs; --sweep; vary less at a time");
+        count *= values;
+    }
+    SweepRun *runs = (SweepRun *)must_alloc((size_t)count * sizeof *runs);
+    char path[PATH_MAX], time[32];
+    path_join(path, sizeof path, o->train.output, "sweep.json");
+    for (int i = 0; i < count; i++) sweep_options(o, i, &runs[i]);
+    for (int i = 0; i < count; i++) for (int k = 0; k < i; k++) if (!strcmp(runs[i].name, runs[k].name)) usage_error("two runs are called %s; --sweep; give every value once", runs[i].name);
+    sweep_read(runs, count, path);
+    if (!o->dry_run) print_version();
+    Model model;
+    memset(&model, 0, sizeof model);
+    for (int i = 0; i < count && !status; i++) {
+        SweepRun ignored;
+        TrainResult result;
+        printf("%srun %d of %d: %s%s\n", i && !o->dry_run ? "\n" : "", i + 1, count, runs[i].name, runs[i].done ? ", done before" : "");
+        if (o->dry_run || runs[i].done) continue;
+        Options own = sweep_options(o, i, &ignored);
+        if (!model.folder && !model_open(&model, o->train.model, &err)) return failed(&err);
+        if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted last time */
+        status = verb_train(&own, false, &model, &result);
+        if (status) break;
+        runs[i].done = true;
+        runs[i].eval_loss = own.train.load_best_model_at_end && result.best_step && !own.metric ? result.best_metric : result.last_eval_loss;
+        runs[i].train_loss = result.train_loss;
+        runs[i].steps = result.steps;
+        runs[i].seconds = result.seconds;
+        if (!sweep_write(runs, count, o->train.output, &err)) status = failed(&err);
+    }
+    model_close(&model);
+    if (!o->dry_run) {
+        qsort(runs, (size_t)count, sizeof *runs, sweep_compare);
+        printf("\n%-48s %10s %10s %8s %9s\n", "run", "eval loss", "train loss", "steps", "time");
+        for (int i = 0; i < count; i++) {
+            if (!runs[i].done) printf("%-48s not done\n", runs[i].name);
+            else if (isfinite(runs[i].eval_loss)) printf("%-48s %10.4f %10.4f %8lld %9s\n", runs[i].name, runs[i].eval_loss, runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
+            else printf("%-48s %10s %10.4f %8lld %9s\n", runs[i].name, "-", runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
+        }
+        if (status >= 128) printf("to go on %s\n", o->command);
+    }
+    free(runs);
+    return status;
+}
+
+/* ================================================================================================================================================
+   16  MAIN
+   ================================================================================================================================================ */
 
 /* The command line again, for messages that say how to go on. */
 static char *command_line(int argc, char **argv) {
@@ -2339,8 +2513,10 @@ int main(int argc, char **argv) {
     options_resolve(&o);
     o.command = command_line(argc, argv);
     if (!strcmp(verb, "inspect")) return verb_inspect(&o);
-    print_version();
-    int status = verb_train(&o, !strcmp(verb, "plan"));
+    TrainResult result;
+    bool plan_only = !strcmp(verb, "plan");
+    if (o.dry_run && !arrlen(o.sweep)) usage_error("--dry-run without --sweep; command line; `plan` shows what one run would take");
+    int status = arrlen(o.sweep) && !plan_only ? verb_sweep(&o) : verb_train(&o, plan_only, NULL, &result);
     arrfree(o.train.lora.layers);
     return status;
 }

@@ -51,7 +51,12 @@ static void report_lengths(Text *t, const Dataset *d) {
     while (width * 24 < d->stats.longest) width *= 2;
     arrsetlen(bars, (size_t)(d->stats.longest / width + 1));
     memset(bars, 0, (size_t)arrlen(bars) * sizeof *bars);
-    for (size_t i = 0; i < d->count; i++) bars[(int64_t)(d->offset[i + 1] - d->offset[i]) / width]++;
+    for (size_t i = 0; i < d->slots; i++) {
+        for (size_t k = d->slot ? d->slot_offset[i] : i; k < (d->slot ? d->slot_offset[i + 1] : i + 1); k++) {
+            size_t example = d->slot ? (size_t)d->slot[k] : k;
+            bars[(int64_t)(d->offset[example + 1] - d->offset[example]) / width]++;
+        }
+    }
     for (ptrdiff_t i = 0; i < arrlen(bars); i++) text_add(t, "%s{\"from\": %lld, \"to\": %lld, \"count\": %lld}", i ? ", " : "", (long long)(i * width), (long long)((i + 1) * width), (long long)bars[i]);
     arrfree(bars);
 }
@@ -69,9 +74,9 @@ static void report_begin(Report *r, const TrainOptions *o, const Dataset *train,
     text_member(t, "device", device);
     text_member(t, "model", model);
     text_member(t, "adapter", adapter);
-    text_add(t, ", \"data\": {\"examples\": %zu, \"tokens\": %lld, \"labelled_tokens\": %lld, \"truncated\": %lld, \"dropped\": %lld", train->count, (long long)train->stats.tokens, (long long)train->stats.labelled,
+    text_add(t, ", \"data\": {\"examples\": %lld, \"tokens\": %lld, \"labelled_tokens\": %lld, \"truncated\": %lld, \"dropped\": %lld", (long long)train->stats.examples, (long long)train->stats.tokens, (long long)train->stats.labelled,
              (long long)train->stats.truncated, (long long)train->stats.dropped);
-    if (eval) text_add(t, ", \"eval_examples\": %zu", eval->count);
+    if (eval) text_add(t, ", \"eval_examples\": %lld", (long long)eval->stats.examples);
     text_add(t, ", \"lengths\": [");
     report_lengths(t, train);
     text_add(t, "]}, \"memory\": [");

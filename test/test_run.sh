@@ -85,6 +85,47 @@ run --max-steps 4 --eval-on-start false --per-device-train-batch-size 8 --lora-d
 run --max-steps 4 --eval-on-start false --per-device-train-batch-size 8 --lora-dropout 0 --fit --device-memory 24MiB --output "$work/fit"
 verdict "$([ $? = 0 ] && grep -q '"per_device_train_batch_size": [124],' "$work/fit/run.json" && [ "$(number train_loss "$work/fit/trainer_state.json" | cut -c 1-6)" = "$(number train_loss "$work/nofit/trainer_state.json" | cut -c 1-6)" ]; echo $?)" "--fit trains with the same loss: $(grep ^fit "$work/log" | head -n 1), $(number train_loss "$work/fit/trainer_state.json")"
 
+# Many runs in one.
+sweep=(--sweep learning_rate=5e-3,1e-3 --sweep lora-r=4,8 --max-steps 20 --eval-on-start false --save-strategy steps --save-steps 5)
+run "${sweep[@]}" --dry-run --output "$work/sweep"
+verdict "$([ $? = 0 ] && [ "$(grep -c '^run . of 4: learning_rate-[0-9e-]*_lora_r-[48]$' "$work/log")" = 4 ] && [ ! -e "$work/sweep" ]; echo $?)" "--dry-run lists four runs and writes nothing"
+CRASH_AT=1500 build/crashing "${sweep[@]}" --output "$work/sweep" >"$work/log" 2>&1
+verdict "$([ $? = 137 ]; echo $?)" "a sweep that is killed"
+run "${sweep[@]}" --output "$work/sweep"
+verdict "$([ $? = 0 ] && [ "$(has 'done before')" = 0 ] && [ "$(grep -c '"name"' "$work/sweep/sweep.json")" = 4 ]; echo $?)" "started again it does the rest: $(grep -c 'done before' "$work/log") done before, $(grep -o 'resumed at step [0-9]*' "$work/log" | tr '\n' ' ')"
+verdict "$(tail -n 4 "$work/log" | awk '{ print $2 }' | sort -cg 2>/dev/null; echo $?)" "the table is sorted by evaluation loss: $(tail -n 4 "$work/log" | awk '{ print $2 }' | tr '\n' ' ')"
+run --learning-rate 1e-3 --lora-r 8 --max-steps 20 --eval-on-start false --output "$work/single"
+cmp -s "$work/single/adapter_model.safetensors" "$work/sweep/learning_rate-1e-3_lora_r-8/adapter_model.safetensors"
+verdict $? "a run of the sweep is the same file as that run alone"
+refused "a sweep without values" "learning_rate=5e-5,1e-4" --sweep learning_rate
+refused "a sweep of nothing known" "did you mean --lora-r" --sweep lora-rr=1,2
+refused "a sweep of the model" "one run after the other" --sweep model=a,b
+refused "the same value twice" "give every value once" --sweep lora-r=4,4
+
+# Data: several files, a held-out share, the token cache, more tokens than stay in memory.
+head -n 300 data/hotel/train.jsonl >"$work/a.jsonl"
+tail -n 300 data/hotel/train.jsonl >"$work/b.jsonl"
+data=(--model data/base --max-steps 3 --eval-on-start false)
+run "${data[@]}" --data data/hotel/train.jsonl --output "$work/one" && run "${data[@]}" --data "$work/a.jsonl" --data "$work/b.jsonl" --output "$work/two"
+verdict "$([ $? = 0 ] && cmp -s "$work/one/adapter_model.safetensors" "$work/two/adapter_model.safetensors"; echo $?)" "two halves of a file train as the file: $(grep '^data' "$work/log" | sed "s|$work/||g")"
+run "${data[@]}" --data data/hotel/train.jsonl --eval-split 0.1 --packing --max-length 300 --output "$work/split"
+verdict "$([ "$(has '540 examples, .*packed into')" = 0 ] && [ "$(has '60 examples')" = 0 ] && [ "$(has '^eval  step 3')" = 0 ]; echo $?)" "--eval-split 0.1: $(grep -o ' [0-9]* examples, [0-9]* tokens' "$work/log" | tr '\n' ';')"
+for i in $(seq 160); do cat data/hotel/train.jsonl; done >"$work/large.jsonl"
+run "${data[@]}" --data "$work/large.jsonl" --output "$work/large"
+verdict "$([ $? = 0 ] && [ "$(sed -n 's/^  program and data set *\([0-9]*\)\..* MiB/\1/p' "$work/log")" -lt 30 ]; echo $?)" "9 M tokens lie in a file, not in memory: $(grep 'program and data' "$work/log")"
+for i in 1 2 3; do "$program" "${data[@]}" --data "$work/large.jsonl" --token-cache "$work/cache" --output "$work/cached$i" >"$work/log$i" 2>&1 & done
+wait
+verdict "$(ls "$work/cache" | wc -l | grep -qx 1 && for i in 1 2 3; do cmp -s "$work/large/adapter_model.safetensors" "$work/cached$i/adapter_model.safetensors" || exit 1; done; echo $?)" "three runs at once fill one --token-cache and train as without it"
+start=$(date +%s%N)
+run "${data[@]}" --data "$work/large.jsonl" --token-cache "$work/cache" --max-steps 1 --output "$work/again"
+verdict "$([ $? = 0 ] && grep -q '96000 examples, 9039680 tokens' "$work/log"; echo $?)" "the next run starts from it: $((($(date +%s%N) - start) / 1000000)) ms, $(grep -o '[0-9]* examples, [0-9]* tokens' "$work/log")"
+head -c 1000000 "$work"/cache/*.tokens >"$work/torn" && cp "$work/torn" "$work"/cache/*.tokens
+run "${data[@]}" --data "$work/large.jsonl" --token-cache "$work/cache" --output "$work/again" && cmp -s "$work/large/adapter_model.safetensors" "$work/again/adapter_model.safetensors"
+verdict $? "a torn cache file is written again"
+run "${data[@]}" --data "$work/large.jsonl" --token-cache "$work/cache" --max-length 60 --output "$work/again"
+verdict "$([ "$(ls "$work/cache" | wc -l)" = 2 ] && [ "$(has 'cut at max-length')" = 0 ]; echo $?)" "another --max-length has a file of its own"
+refused "eval data and a split" "give one of them" --eval-split 0.1 --eval-data data/hotel/eval.jsonl
+
 # The end of a run on a full disk: the fallback, else the temporary folder.
 if mkdir "$work/small" && mount -t tmpfs -o size=256k none "$work/small" 2>/dev/null; then
     run "${few[@]}" --max-steps 3 --eval-on-start false --fallback-output "$work/second" --output "$work/small/out"
