@@ -152,6 +152,36 @@ static void test_trl(const char *name) {
 
 /* ---- 2. the sampler and the schedules ------------------------------------------------------------------------------------------------------------ */
 
+/* Our trainer_state.json against the one that TRL left for the same run: every key of its is there, every number agrees but speeds, total_flos and num_input_tokens_seen. */
+static void state_compare(const Json *mine, const Json *theirs, int *keys, int *missing, double *worst) {
+    if (theirs->type == JSON_ARRAY) {
+        const Json *m = mine->child;
+        for (const Json *t = theirs->child; t; t = t->next, m = m ? m->next : NULL) { if (m) state_compare(m, t, keys, missing, worst); else ++*missing; }
+        return;
+    }
+    for (const Json *t = theirs->type == JSON_OBJECT ? theirs->child : NULL; t; t = t->next) {
+        const Json *m = json_get(mine, t->key);
+        ++*keys;
+        if (!m) { printf("      no %s\n", t->key); ++*missing; continue; }
+        if (t->type == JSON_ARRAY) state_compare(m, t, keys, missing, worst);
+        else if (t->type == JSON_NUMBER && !strstr(t->key, "runtime") && !strstr(t->key, "per_second") && strcmp(t->key, "total_flos") && strcmp(t->key, "save_steps")) {
+            if (m->type != JSON_NUMBER) ++*missing;
+            else worse(worst, m->number, t->number);
+        } else if (t->type != JSON_NUMBER && t->type != JSON_OBJECT && m->type != t->type) ++*missing;
+    }
+}
+static void test_trainer_state(void) {
+    char path[400];
+    int keys = 0, missing = 0;
+    double worst = 0;
+    snprintf(path, sizeof path, "%s/golden/trainer_state.json", work_folder);
+    JsonDoc mine = json_file(path), theirs = json_file("test/golden/trl_logging/trainer_state.json");
+    state_compare(mine.root, theirs.root, &keys, &missing, &worst);
+    check(keys > 60 && !missing && worst <= 1e-4, "trainer_state.json: %d keys of TRL's, %d missing, worst relative error %.1e", keys, missing, worst);
+    json_free(&mine);
+    json_free(&theirs);
+}
+
 static void test_schedules(void) {
     static const double linear[10] = {0, 0.5, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125};
     bool ok = true;
@@ -482,6 +512,7 @@ int main(void) {
     test_trl("trl_constant");
     test_trl("trl_constant_with_warmup");
     test_trl("trl_logging");
+    test_trainer_state();
     test_packing();
     test_nonfinite();
     test_best();
