@@ -3529,27 +3529,6 @@ static Best history_best(const LogRecord *history, const TrainOptions *o) {
     return best;
 }
 
-static bool trainer_state_write(const TrainOptions *o, const RunPlan *plan, const LogRecord *history, int64_t step, double epoch, const TrainResult *result, int64_t slots, const char *folder, Error *err) {
-    Text t = {NULL};
-    text_add(&t, "{\n  \"best_global_step\": ");
-    text_add(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
-    text_add(&t, ",\n  \"best_model_checkpoint\": ");
-    if (result->best_step && o->load_best_model_at_end) {
-        char name[PATH_MAX + 32];
-        snprintf(name, sizeof name, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
-        text_add_json_string(&t, name);
-    } else text_add(&t, "null");
-    text_add(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
-             epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
-    for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
-    double runtime = fmax(result->seconds, 1e-9), samples = plan->steps_per_epoch ? (double)step / (double)plan->steps_per_epoch * (double)slots : 0;
-    text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": 0.0}", arrlen(history) ? "," : "",
-             (long long)step, epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime);
-    text_add(&t, "\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
-             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->save_steps, o->per_device_train_batch_size);
-    return text_write(&t, folder, "trainer_state.json", err);
-}
-
 /* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
 typedef struct Run {
     TrainOptions *o;                        /* the run's own copy: --fit changes it */
@@ -3585,6 +3564,33 @@ static void run_log(Run *run, const LogRecord *r) {
     arrput(run->history, *r);
     run_log_line(run, r);
     if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
+}
+
+static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
+    const TrainOptions *o = run->o;
+    const RunPlan *plan = &run->plan;
+    const LogRecord *history = run->history;
+    int64_t step = run->step;
+    Text t = {NULL};
+    text_add(&t, "{\n  \"best_global_step\": ");
+    text_add(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
+    text_add(&t, ",\n  \"best_model_checkpoint\": ");
+    if (result->best_step && o->load_best_model_at_end) {
+        char name[PATH_MAX + 32];
+        snprintf(name, sizeof name, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
+        text_add_json_string(&t, name);
+    } else text_add(&t, "null");
+    text_add(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
+             run->epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
+    for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
+    double runtime = fmax(result->seconds, 1e-9), samples = plan->steps_per_epoch ? (double)step / (double)plan->steps_per_epoch * (double)run->train.slots : 0;
+    text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": 0.0", arrlen(history) ? "," : "",
+             (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime);
+    if (run->window_micro) text_add(&t, ", \"mean_token_accuracy\": %.9g, \"entropy\": %.9g, \"num_tokens\": %lld", run->window.mean_token_accuracy / (double)run->window_micro, run->window.entropy / (double)run->window_micro,
+                                    (long long)run->num_tokens);            /* TRL adds what came after the last log line */
+    text_add(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
+             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->save_steps, o->per_device_train_batch_size);
+    return text_write(&t, folder, "trainer_state.json", err);
 }
 
 static void run_warn(const Run *run, const char *format, ...) {
@@ -4055,14 +4061,14 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
         }
         free(last);
     }
-    if (adapter_save(m, o->output, err) && trainer_state_write(o, &run->plan, run->history, run->step, run->epoch, result, (int64_t)run->train.slots, o->output, err)) return true;
+    if (adapter_save(m, o->output, err) && trainer_state_write(run, result, o->output, err)) return true;
     Error first = *err;
     const char *temporary = getenv("TMPDIR");
     snprintf(other, sizeof other, "%s/train_lora-adapter-%ld", temporary && *temporary ? temporary : "/tmp", (long)getpid());
     const char *const places[2] = {o->fallback_output, other};
     for (Error again;;) {
         for (int i = 0; i < 2; i++)
-            if (places[i] && adapter_save(m, places[i], &again) && trainer_state_write(o, &run->plan, run->history, run->step, run->epoch, result, (int64_t)run->train.slots, places[i], &again))
+            if (places[i] && adapter_save(m, places[i], &again) && trainer_state_write(run, result, places[i], &again))
                 return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
         run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
         for (int i = 0; i < 100; i++) {
