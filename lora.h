@@ -126,6 +126,7 @@ void tensors_close(TensorSet *set);
 /* The tensor of that name and shape (columns 0: one-dimensional, [rows]); a missing name, another shape or a dtype other than F32, F16, BF16 is an error that shows expected and found. */
 const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, int64_t columns, Error *err);
 void convert_to_f32(float *out, const void *in, DType dtype, size_t count);
+void convert_from_f32(void *out, const float *in, DType dtype, size_t count);      /* F16, BF16: to the nearest, ties to even; F16 beyond 65504 becomes infinite */
 /* Index of the first NaN or infinity, or -1. */
 int64_t first_nonfinite(const void *data, DType dtype, size_t count);
 /* Writes count tensors (F32) as one safetensors file with metadata {"format":"pt"}: to a temporary name, fsync, rename. */
@@ -404,6 +405,9 @@ bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *er
 bool adapter_load(Model *m, const char *folder, Error *err);
 /* Writes the adapter as PEFT's save_pretrained does. */
 bool adapter_save(const Model *m, const char *folder, Error *err);
+/* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards, tensors and dtypes, tokenizer and configuration beside them. fp32 arithmetic, one tensor at a time. The folder must
+   not exist yet; it gets its name when everything is on the disk. A weight that its dtype cannot hold is an error. */
+bool adapter_merge(const Model *m, const char *folder, Error *err);
 void adapter_zero_grad(Model *m);
 /* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
 void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes);
@@ -760,6 +764,32 @@ void convert_to_f32(float *out, const void *in, DType dtype, size_t count) {
     if (dtype == DTYPE_F32) memcpy(out, in, count * 4);
     else if (dtype == DTYPE_BF16) for (size_t i = 0; i < count; i++) out[i] = bf16_to_f32(half[i]);
     else for (size_t i = 0; i < count; i++) out[i] = f16_to_f32(half[i]);
+}
+
+static uint16_t f32_to_f16(float x) {
+    uint32_t bits, sign;
+    memcpy(&bits, &x, 4);
+    sign = bits >> 16 & 0x8000;
+    bits &= 0x7FFFFFFF;
+    if (bits > 0x7F800000) return (uint16_t)(sign | 0x7E00);                  /* NaN */
+    if (bits >= 0x477FF000) return (uint16_t)(sign | 0x7C00);                 /* 65520 and more */
+    if (bits < 0x38800000) {                /* below 2^-14: adding 0.5 rounds to multiples of 2^-24, the subnormals of F16 */
+        float v;
+        memcpy(&v, &bits, 4);
+        v += 0.5f;
+        memcpy(&bits, &v, 4);
+        return (uint16_t)(sign | (bits - 0x3F000000));
+    }
+    return (uint16_t)(sign | ((bits + 0xFFF + (bits >> 13 & 1) - (112u << 23)) >> 13));
+}
+void convert_from_f32(void *out, const float *in, DType dtype, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &in[i], 4);
+        if (dtype == DTYPE_F32) ((float *)out)[i] = in[i];
+        else if (dtype == DTYPE_BF16) ((uint16_t *)out)[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? (uint16_t)(bits >> 16 | 64) : (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+        else ((uint16_t *)out)[i] = f32_to_f16(in[i]);
+    }
 }
 
 int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
@@ -2454,6 +2484,108 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
     arrfree(list);
     return ok;
 }
+
+/* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
+
+/* out [rows,cols] = W + scale B A, in W's dtype, `count` rows from `first`. params: the adapter's arena on the host. */
+static void merge_rows(void *out, const Linear *p, const float *params, const float *arena, int first, int count) {
+    const float *A = params + (p->A - arena), *B = params + (p->B - arena);
+    size_t cols = (size_t)p->in, size = dtype_size(p->w.dtype);
+#pragma omp parallel for schedule(static)
+    for (int o = 0; o < count; o++) {
+        float row[4096];
+        for (size_t begin = 0; begin < cols; begin += 4096) {
+            size_t n = cols - begin < 4096 ? cols - begin : 4096, at = ((size_t)(first + o) * cols + begin) * size;
+            float sum[4096] = {0};
+            for (int r = 0; r < p->rank; r++) {
+                float b = B[(size_t)(first + o) * (size_t)p->rank + (size_t)r];
+                for (size_t i = 0; i < n; i++) sum[i] += b * A[(size_t)r * cols + begin + i];
+            }
+            convert_to_f32(row, (const char *)p->w.data + at, p->w.dtype, n);
+            for (size_t i = 0; i < n; i++) row[i] += p->scale * sum[i];
+            convert_from_f32((char *)out + ((size_t)o * cols + begin) * size, row, p->w.dtype, n);
+        }
+    }
+}
+
+static const Linear *linear_of(const Model *m, const void *data) {
+    for (int l = 0; l < m->config.num_hidden_layers; l++)
+        for (int j = 0; j < MODULE_COUNT; j++) if (m->layers[l].linear[j].w.data == data) return m->layers[l].linear[j].rank ? &m->layers[l].linear[j] : NULL;
+    return NULL;
+}
+
+static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, const float *params, Error *err) {
+    char path[PATH_MAX];
+    const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
+    path_join(path, sizeof path, folder, name ? name + 1 : file->path);
+    Tensor *tensors = NULL;
+    SafeFile f;
+    if (!safetensors_parse(&tensors, base, file->bytes, file->path, err) || !safe_open(&f, path, err)) return false;
+    qsort(tensors, (size_t)arrlen(tensors), sizeof *tensors, tensor_compare_data);
+    size_t data = file->bytes;
+    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) if ((size_t)((const char *)tensors[i].data - base) < data) data = (size_t)((const char *)tensors[i].data - base);
+    safe_write(&f, base, data);
+    bool ok = true;
+    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
+        const Tensor *t = &tensors[i];
+        const Linear *p = ok ? linear_of(m, t->data) : NULL;
+        int block = p ? 1 + (int)(((size_t)16 << 20) / ((size_t)p->in * dtype_size(t->dtype))) : 0;
+        char *rows = p ? (char *)must_alloc((size_t)block * (size_t)p->in * dtype_size(t->dtype)) : NULL;
+        for (int first = 0; p && first < p->out && ok; first += block) {
+            int count = p->out - first < block ? p->out - first : block;
+            merge_rows(rows, p, params, m->param, first, count);
+            if (first_nonfinite(rows, t->dtype, (size_t)count * (size_t)p->in) >= 0) ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; the adapter is not usable", dtype_name[t->dtype], t->name);
+            safe_write(&f, rows, (size_t)count * (size_t)p->in * dtype_size(t->dtype));
+        }
+        if (!p) safe_write(&f, t->data, t->bytes);
+        free(rows);
+        tensor_release_pages(t->data, t->bytes);
+        free(t->name);
+    }
+    arrfree(tensors);
+    return safe_close(&f, ok ? err : NULL) && ok;
+}
+
+/* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing hidden. */
+static bool merge_copies(const char *name) {
+    static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) if (n >= strlen(weights[i]) && !strcmp(name + n - strlen(weights[i]), weights[i])) return false;
+    return *name != '.';
+}
+
+bool adapter_merge(const Model *m, const char *folder, Error *err) {
+    char temporary[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
+    struct stat st;
+    if (!stat(folder, &st)) return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
+    if (strlen(folder) + 8 > sizeof temporary) return fail(err, "the name is too long; %.100s...; give another --output", folder);
+    snprintf(temporary, sizeof temporary, "%.*s.tmp", (int)(strlen(folder) - (folder[strlen(folder) - 1] == '/')), folder);
+    if (!make_folder(temporary, err)) return false;
+    float *params = (float *)must_alloc(m->param_count * sizeof(float));
+    backend_download(params, m->param, m->param_count * sizeof(float));
+    bool ok = true;
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++) ok = merge_shard(m, &m->files.files[i], temporary, params, err);
+    free(params);
+    DIR *d = opendir(m->folder);
+    for (struct dirent *e; d && ok && (e = readdir(d));) {
+        path_join(from, sizeof from, m->folder, e->d_name);
+        path_join(to, sizeof to, temporary, e->d_name);
+        if (!merge_copies(e->d_name) || stat(from, &st) || !S_ISREG(st.st_mode)) continue;
+        size_t bytes;
+        char *text = read_file(from, &bytes, err);
+        ok = text && write_file(to, text, bytes, err);
+        free(text);
+    }
+    if (d) closedir(d);
+    if (ok && rename(temporary, folder)) ok = fail(err, "cannot write; %s: %s; give another --output", folder, strerror(errno));
+    if (ok) return true;
+    d = opendir(temporary);
+    for (struct dirent *e; d && (e = readdir(d));) { path_join(to, sizeof to, temporary, e->d_name); unlink(to); }
+    if (d) closedir(d);
+    rmdir(temporary);
+    return false;
+}
+
 
 /* ---- schedules -------------------------------------------------------------------------------------------------------------------------------- */
 

@@ -365,6 +365,70 @@ static void test_memory(void) {
 }
 #endif
 
+/* Every value that F16 and BF16 have comes back as itself; what lies between goes to the nearest, ties to the even one. */
+static void test_rounding(void) {
+    for (int k = 0; k < 2; k++) {
+        DType t = k ? DTYPE_BF16 : DTYPE_F16;
+        int same = 0, nearest = 0, tried = 0;
+        for (uint32_t h = 0; h < 65536; h++) {
+            uint16_t in = (uint16_t)h, next = (uint16_t)(h + 1), out;
+            float x, y;
+            convert_to_f32(&x, &in, t, 1);
+            convert_from_f32(&out, &x, t, 1);
+            same += out == in || isnan(x);
+            if ((h & 0x7FFF) == 0x7FFF || !isfinite(x)) continue;
+            convert_to_f32(&y, &next, t, 1);
+            if (!isfinite(y)) continue;
+            float points[3] = {x + (y - x) * 0.25f, x + (y - x) * 0.5f, x + (y - x) * 0.75f};
+            uint16_t want[3] = {in, in & 1 ? next : in, next};
+            if (t == DTYPE_BF16 && fabsf(x) < 0x1p-126f) continue;             /* fp32 has no room for the quarters of its own subnormals */
+            for (int i = 0; i < 3; i++, tried++) { convert_from_f32(&out, &points[i], t, 1); nearest += out == want[i]; }
+        }
+        check(same == 65536 && nearest == tried && tried > 180000, "%s: %d values come back, %d of %d roundings are to the nearest", dtype_name[t], same, nearest, tried);
+    }
+}
+
+/* A merged folder is the base with the adapter in it: same files, same logits; nothing is overwritten, nothing torn is left. */
+static void test_merge(const char *folder, const char *adapter) {
+    Model m;
+    Error err;
+    char base[300], path[300], out[] = "/tmp/train_lora_merge_XXXXXX", merged[64];
+    snprintf(base, sizeof base, "test/golden/%s", folder);
+    snprintf(path, sizeof path, "test/golden/%s/%s", folder, adapter);
+    if (!mkdtemp(out)) abort();
+    snprintf(merged, sizeof merged, "%s/m", out);
+    int32_t ids[24], cu[3] = {0, 17, 24};
+    float *logits[2] = {NULL, NULL};
+    size_t count = 0;
+    for (int k = 0; k < 2; k++) {
+        must(model_open(&m, k ? merged : base, &err), &err);
+        LoraConfig none;
+        memset(&none, 0, sizeof none);
+        none.r = 1; none.lora_alpha = 1; none.target[0] = true;
+        must(k ? adapter_attach(&m, &none, 1, &err) : adapter_load(&m, path, &err), &err);
+        must(model_prepare(&m, 24, 17, RECOMPUTE_NONE, true, NULL, &err), &err);
+        Batch b;
+        for (int i = 0; i < 24; i++) ids[i] = (i * 37 + 11) % m.config.vocab_size;
+        batch_from(&b, ids, NULL, cu, 2);
+        count = 24 * (size_t)m.config.vocab_size;
+        logits[k] = (float *)malloc(count * sizeof(float));
+        model_logits(&m, logits[k], &b, k ? adapter_off() : adapter_on());
+        if (!k) {
+            must(adapter_merge(&m, merged, &err), &err);
+            check(!adapter_merge(&m, merged, &err) && strstr(err.text, "exists already"), "merge into a folder that is there: %s", err.text);
+        }
+        batch_free(&b);
+        model_close(&m);
+    }
+    double e = relative_error(logits[1], logits[0], count);
+    check(e <= TOLERANCE, "merged %s + %s: logits, worst relative error %.1e", folder, adapter, e);
+    free(logits[0]);
+    free(logits[1]);
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf %s", out);
+    if (system(command)) check(false, "could not remove %s", out);
+}
+
 int main(void) {
 #ifdef LORA_CUDA
     test_memory();
@@ -375,6 +439,10 @@ int main(void) {
     test_golden("qwen3", "adapter", "golden.safetensors");
     test_golden("qwen3", "adapter_layers", "golden_layers.safetensors");
     test_golden("mistral", "adapter", "golden.safetensors");
+    test_rounding();
+    test_merge("qwen2", "adapter");
+    test_merge("qwen3", "adapter_layers");
+    test_merge("mistral", "adapter");
     test_stories();
     test_invariances();
     return finish();
