@@ -13,6 +13,7 @@
      5  the adapter and optimizer    PEFT folders, AdamW, schedules
      6  data                         rows -> examples -> batches, masks, sampler
      7  training                     options, the loop, the log
+     8  generation                   prompts, sampling, answers
      then, under LORA_IMPLEMENTATION, the same chapters with their code.
 
    DIMENSIONS
@@ -227,6 +228,11 @@ void attention_forward(floatX *out /*[N,H,D]*/, float *lse /*[N,H]*/, const floa
 void attention_backward(floatX *dqkv /*[N,P]*/, const floatX *dout /*[N,H,D]*/, const floatX *out /*[N,H,D]*/, const float *lse /*[N,H]*/, const floatX *qkv /*[N,P]*/,
                         const int32_t *cu_seqlens /*[S+1]*/, int S, int N, int H, int KV, int D, Scratch scratch);
 
+/* Generation. k and v of N tokens go into one layer's cache, token n into slot[n] at positions[n]; then one query a token reads keys 0..positions[n] of its slot:
+     out[n,h,:] = sum_{m <= positions[n]} softmax_m(q_n . k_m / sqrt(D)) v_m */
+void cache_store(floatX *cache /*[slots,2,KV,capacity,D]*/, const floatX *qkv /*[N,P] after rope*/, const int32_t *slot /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, int H, int KV, int D);
+void attention_decode(floatX *out /*[N,H,D]*/, const floatX *qkv /*[N,P] after rope*/, const floatX *cache /*[slots,2,KV,capacity,D]*/, const int32_t *slot /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, int H, int KV, int D);
+
 /* h = silu(gate) * up, gate|up side by side. silu(g) = g / (1 + exp(-g)) */
 void swiglu_forward(floatX *h /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
 /* dup = dh silu(gate);  dgate = dh up sig (1 + gate (1 - sig)).  d_gate_up may be gate_up. */
@@ -250,7 +256,7 @@ double global_norm(const float *grad /*[count]*/, size_t count);
    4  THE MODEL
    ================================================================================================================================================ */
 
-typedef enum { RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER } Recompute;      /* what backward computes again instead of keeping: nothing | gate and up | the whole layer from its input */
+typedef enum { RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER, FORWARD_ONLY } Recompute;      /* what backward computes again instead of keeping: nothing | gate and up | the whole layer from its input; no backward at all */
 
 typedef struct Layer {
     float *norm1, *norm2;                   /* [C] before attention, before the MLP */
@@ -282,6 +288,15 @@ typedef struct LoraConfig {
 /* Where a forward pass first met a NaN or infinity. */
 typedef struct Probe { const char *tensor; int layer; int64_t index; int width; } Probe;
 
+/* Keys and values of the sequences being generated, in the backend's memory: layer l's cache begins at base + l * layer. */
+typedef struct Cache {
+    floatX *base;                           /* [L][slots,2,KV,capacity,D] */
+    size_t layer, bytes;                    /* elements of one layer; bytes of all */
+    int32_t *slot;                          /* [max_tokens]: of every token of the batch */
+    int slots, capacity;
+    bool decode;                            /* the batch is one new token of each of N sequences; else whole prompts */
+} Cache;
+
 typedef struct Model {
     ModelConfig config;
     char *folder;
@@ -308,6 +323,7 @@ typedef struct Model {
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
     int32_t *ids, *positions, *targets, *cu_seqlens;        /* [N] [N] [N] [S+1]: the batch, in the backend's memory */
     Scratch scratch;
+    Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 8) */
     bool planned;                           /* opened for its shapes alone: no weights, no memory taken */
     Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once something went wrong) */
 } Model;
@@ -500,6 +516,51 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
    loss_hf is what transformers' Trainer calls eval_loss: the batches' token means, weighted by examples (trainer.py evaluation_loop), for comparison with its logs. */
 typedef struct EvalResult { double loss, loss_hf, perplexity, mean_example_perplexity, accuracy, entropy; int64_t tokens, examples; } EvalResult;
 bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
+
+/* ================================================================================================================================================
+   8  GENERATION
+   ================================================================================================================================================ */
+
+/* Something to answer: the tokens of a prompt, and for the reader the dialogue and what was expected. */
+typedef struct Prompt {
+    int32_t *ids;                           /* [count] */
+    int count;
+    char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role "prompt" */
+    char *reference;                        /* the answer that the row gives, or NULL */
+    int64_t row;                            /* of the file, from 1 */
+} Prompt;
+typedef struct Prompts { Prompt *list; size_t count; } Prompts;
+
+/* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
+   shots: NULL, or a file whose first `few_shot` rows are put in front of every prompt as solved examples (in-context learning). */
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, const char *shots, int few_shot, Error *err);
+/* The same from JSON lines in memory; name is for messages. */
+bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err);
+void prompts_free(Prompts *p);
+
+/* Names, meanings and order are those of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p (generation/utils.py, _get_logits_processor). */
+typedef struct GenerateOptions {
+    int max_new_tokens, batch_size;         /* batch_size: sequences at once; answers do not depend on it */
+    double temperature;                     /* 0: greedy, the likeliest token (the lowest id among equals) */
+    int top_k;                              /* 0: off */
+    double top_p, min_p, repetition_penalty;      /* 1, 0, 1: off */
+    uint64_t seed;                          /* with the prompt's row and the position: the key of every random number */
+    const char *const *stop; int stop_count;      /* texts that end an answer and do not belong to it; the tokenizer's stop tokens always do */
+    bool adapter;                           /* false: the base model alone */
+} GenerateOptions;
+/* Greedy with the options off; then, where the folder's generation_config.json says do_sample, its temperature, top_k, top_p, min_p, repetition_penalty. */
+bool generate_defaults(GenerateOptions *o, const char *folder, Error *err);
+
+typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Answer;      /* ids [count] without the stop token; stopped: false where max_new_tokens ended it */
+void answers_free(Answer *answers, size_t count);
+
+/* Answers every prompt. The cache for batch_size sequences of the longest prompt and its answer is taken first, then nothing more; a sequence that ends makes room for the next prompt. on_text (or NULL) gets every answer's
+   text as it grows, whole characters only; it returns false to end that answer. Errors: a prompt and max_new_tokens longer than the model's context, no memory, logits that are not finite. answers: [count], malloc'ed inside. */
+bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers,
+                    bool (*on_text)(void *user, size_t prompt, const char *text, size_t bytes), void *user, Error *err);
+/* One token from logits [V], which are scratch afterwards. seen: the prompt's and the answer's tokens so far; work: [V]. */
+typedef struct Candidate { float p; int32_t id; } Candidate;
+int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt /* its row */, uint32_t position, Candidate *work);
 
 #ifdef __cplusplus
 }
@@ -1352,8 +1413,35 @@ static const float *b_slice(float *buffer, const MatrixB *b, int k0, int kc, int
     return buffer;
 }
 
+/* The same for few rows, every sum in the same order: a token being generated must not pay for MR of them. */
+static inline __attribute__((always_inline)) void gemm_rows(float *c, size_t ldc, const int rows, int width, const float *a, const float *b, int kc, float alpha, float beta) {
+    vecf acc[4][2];
+    float tile[NR];
+    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = (vecf){0};
+    for (int k = 0; k < kc; k++, a += MR, b += NR) {
+        vecf b0 = vec_load(b), b1 = vec_load(b + VL);
+        for (int i = 0; i < rows; i++) { acc[i][0] += b0 * a[i]; acc[i][1] += b1 * a[i]; }
+    }
+    for (int i = 0; i < rows; i++) {
+        float *row = c + (size_t)i * ldc;
+        vecf x = acc[i][0] * alpha, y = acc[i][1] * alpha;
+        if (width == NR) {
+            if (beta != 0) { x += vec_load(row) * beta; y += vec_load(row + VL) * beta; }
+            vec_store(row, x);
+            vec_store(row + VL, y);
+            continue;
+        }
+        vec_store(tile, acc[i][0]);
+        vec_store(tile + VL, acc[i][1]);
+        for (int j = 0; j < width; j++) row[j] = alpha * tile[j] + (beta != 0 ? beta * row[j] : 0);
+    }
+}
+
 /* c[MR][NR] (rows x width of it exist) = beta c + alpha a[kc][MR]^T b[kc][NR] */
 static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, float alpha, float beta) {
+    if (rows == 1) { gemm_rows(c, ldc, 1, width, a, b, kc, alpha, beta); return; }
+    if (rows == 2) { gemm_rows(c, ldc, 2, width, a, b, kc, alpha, beta); return; }
+    if (rows <= 4) { gemm_rows(c, ldc, rows, width, a, b, kc, alpha, beta); return; }
     vecf acc[MR][2];
 #pragma GCC unroll 12
     for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vecf){0};
@@ -1707,6 +1795,46 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
     }
 }
 
+/* ---- attention over a cache: one query a sequence, KB keys at a time, online softmax ---- */
+
+void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+    size_t P = (size_t)((H + 2 * KV) * D), block = (size_t)capacity * (size_t)D;
+    for (int n = 0; n < N; n++)
+        for (int part = 0; part < 2 * KV; part++)                             /* the heads of k, then those of v: as they lie in both */
+            memcpy(cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * block + (size_t)positions[n] * (size_t)D, qkv + (size_t)n * P + (size_t)((H + part) * D), (size_t)D * sizeof(float));
+}
+
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+    size_t P = (size_t)((H + 2 * KV) * D), block = (size_t)capacity * (size_t)D;
+    float scale = 1.0f / sqrtf((float)D);
+#pragma omp parallel for schedule(dynamic)
+    for (int task = 0; task < N * H; task++) {
+        int n = task / H, h = task % H, kv = h / (H / KV), length = positions[n] + 1;
+        const float *q = qkv + (size_t)n * P + (size_t)(h * D), *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)kv) * block, *v = k + (size_t)KV * block;
+        float *o = out + ((size_t)n * (size_t)H + (size_t)h) * (size_t)D, top = -INFINITY, sum = 0, p[KB];
+        memset(o, 0, (size_t)D * sizeof(float));
+        for (int k0 = 0; k0 < length; k0 += KB) {
+            int keys = length - k0 < KB ? length - k0 : KB;
+            float m = top;
+            for (int j = 0; j < KB; j++) {
+                p[j] = j < keys ? dot(q, k + (size_t)(k0 + j) * (size_t)D, D) * scale : -INFINITY;
+                if (p[j] > m) m = p[j];
+            }
+            float shrink = top == m ? 1 : expf(top - m);
+            vecf total = {0};
+            for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(p + j) - m); vec_store(p + j, e); total += e; }
+            sum = sum * shrink + vec_sum(total);
+            top = m;
+            if (shrink != 1) for (int d = 0; d < D; d++) o[d] *= shrink;
+            for (int j = 0; j < keys; j++) {
+                const float *row = v + (size_t)(k0 + j) * (size_t)D;
+                for (int d = 0; d < D; d++) o[d] += p[j] * row[d];
+            }
+        }
+        for (int d = 0; d < D; d++) o[d] /= sum;
+    }
+}
+
 void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
     int P = (H + 2 * KV) * D, group = H / KV, HD = H * D;
     float scale = 1.0f / sqrtf((float)D);
@@ -2056,9 +2184,9 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
     for (int l = 0; l < c->num_hidden_layers; l++) {
         const Layer *layer = &m->layers[l];
         LayerActivations *s = &m->activations[l];
-        bool own = l == 0 || m->recompute != RECOMPUTE_LAYER, own_gate_up = l == 0 || m->recompute == RECOMPUTE_NONE;
+        bool own = l == 0 || m->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || m->recompute == RECOMPUTE_NONE;
         if (!own) *s = shared;                                                /* one set for all layers; only the layer's input is its own */
-        s->x = (floatX *)layout_take(&a, N * C, X);
+        if (l == 0 || m->recompute != FORWARD_ONLY) s->x = (floatX *)layout_take(&a, N * C, X);
         if (own) {
             s->qkv = (floatX *)layout_take(&a, N * P, X);
             s->attention = (floatX *)layout_take(&a, N * H * D, X);
@@ -2077,7 +2205,8 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
         for (int i = 0; i < 4; i++) if (ranks[i] > rank) rank = ranks[i];
         if (l == 0) shared = *s;
     }
-    if (table) memory_add(table, "activations kept for backward", a.offset);
+    bool backward = m->recompute != FORWARD_ONLY;
+    if (table) memory_add(table, backward ? "activations kept for backward" : "activations", a.offset);
     size_t mark = a.offset;
     m->final_x = (floatX *)layout_take(&a, N * C, X);
     m->final_rstd = (float *)layout_take(&a, N, sizeof(float));
@@ -2085,11 +2214,11 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
     m->rotated = (floatX *)layout_take(&a, N * P, X);
     m->h = (floatX *)layout_take(&a, N * F, X);
     m->projected = (floatX *)layout_take(&a, N * C, X);
-    m->d_residual = (floatX *)layout_take(&a, N * C, X);
-    m->d_normed = (floatX *)layout_take(&a, N * C, X);
-    m->d_h = (floatX *)layout_take(&a, N * F, X);
-    m->d_attention = (floatX *)layout_take(&a, N * H * D, X);
-    m->d_qkv = (floatX *)layout_take(&a, N * P, X);
+    m->d_residual = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
+    m->d_normed = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
+    m->d_h = backward ? (floatX *)layout_take(&a, N * F, X) : NULL;
+    m->d_attention = backward ? (floatX *)layout_take(&a, N * H * D, X) : NULL;
+    m->d_qkv = backward ? (floatX *)layout_take(&a, N * P, X) : NULL;
     m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
     m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
     int32_t **integers[] = {&m->ids, &m->positions, &m->targets, &m->cu_seqlens};
@@ -2119,7 +2248,7 @@ bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recomp
     if (!allocate) return true;
     if (m->arena_bytes > backend_memory())
         return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
-                    recompute == RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "add --fit, lower --max-length, or add --recompute layer");
+                    recompute >= RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "add --fit, lower --max-length, or add --recompute layer");
     m->arena = backend_alloc(m->arena_bytes);
     if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
     model_layout(m, (char *)m->arena, NULL);
@@ -2156,7 +2285,10 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     linear_forward(s->qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
     probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
     qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
-    attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    Cache *cache = m->cache;
+    if (cache) cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N, H, KV, D);
+    if (cache && cache->decode) attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions, cache->capacity, N, H, KV, D);
+    else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
     probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
     linear_forward(m->projected, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
     probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
@@ -2825,6 +2957,9 @@ typedef struct DataWork {
     ChatMessage *messages;                  /* [count, messages_cap] */
     size_t messages_cap;
     TokenIds tok;
+    /* rows read as prompts (chapter 8) */
+    Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
+    const Json *const *shots; int shot_count;     /* rows put in front of it */
     Error err;
 } DataWork;
 
@@ -2885,7 +3020,11 @@ static bool data_wrong_loss(DataWork *w, const char *shape) {
 
 /* prompt and completion as plain text, as TRL's non-conversational data: the completion follows the prompt directly (a space between them is the business of the data or of the template),
    then the tokenizer's end of text unless the completion brings it. A token that holds the end of the prompt and the start of the completion counts as completion. */
+static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);   /* chapter 8 */
+static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
+
 static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes, bool all) {
+    if (w->as_prompt) return prompt_plain(w, prompt, prompt_bytes, completion, completion_bytes);
     int32_t id = tokenizer_eos(w->t);
     const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
     size_t n = eos ? strlen(eos) : 0;
@@ -2959,6 +3098,7 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
     memset(&chat, 0, sizeof chat);
     options.enable_thinking = w->o->enable_thinking;
     options.tools = tools && tools->count ? tools : NULL;
+    if (w->as_prompt) return prompt_chat(w, count, options);
     if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
     if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
     if (skip > chat.nspans) skip = chat.nspans;
@@ -3062,8 +3202,13 @@ static bool data_example_of(DataWork *w, DataExample *e) {
     if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
     if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
     if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
-    if ((a = data_get(o, "prompt")) && (b = data_get(o, "completion"))) return data_shape_pair(w, e, a, b);
-    if ((a = data_get(o, "instruction")) && (b = data_get(o, "output"))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
+    Json nothing;                           /* what a row without an answer has for one */
+    char empty[1] = "";
+    memset(&nothing, 0, sizeof nothing);
+    nothing.type = (a = data_get(o, "prompt")) && a->type == JSON_ARRAY ? JSON_ARRAY : JSON_STRING;
+    nothing.str = empty;
+    if ((a = data_get(o, "prompt")) && ((b = data_get(o, "completion")) || (w->as_prompt && (b = &nothing)))) return data_shape_pair(w, e, a, b);
+    if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || (w->as_prompt && (b = &nothing)))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
     if ((a = data_get(o, "text"))) {
         if (!data_need(w, a, "text", JSON_STRING)) return false;
         if (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT) return data_wrong_loss(w, "plain text");
@@ -4367,6 +4512,370 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
         ok = ok && run_save(&run, result, err);
     }
     run_close(&run);
+    return ok;
+}
+
+/* ================================================================================================================================================
+   8  GENERATION
+   A prompt is read once (prefill: all its tokens in one forward pass), its keys and values stay in the cache, then every new token is one row of a batch with one row a sequence.
+   ================================================================================================================================================ */
+
+static char *copy_bytes(const char *s, size_t n) {
+    char *c = (char *)must_alloc(n + 1);
+    memcpy(c, s, n);
+    return c;
+}
+
+static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) {
+    if (!tokenizer_encode(w->t, &w->tok, text, bytes, flags, &w->err)) return data_row_wrap(w);
+    if (!w->tok.count) return data_row_fail(w, "give some text", "the prompt is empty");
+    w->as_prompt->count = (int)w->tok.count;
+    w->as_prompt->ids = (int32_t *)must_alloc(w->tok.count * sizeof(int32_t));
+    memcpy(w->as_prompt->ids, w->tok.ids, w->tok.count * sizeof(int32_t));
+    return true;
+}
+static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
+    char *copy = copy_bytes(content, bytes);
+    text_add(t, "%s{\"role\": \"%s\", \"content\": ", arrlen(t->at) ? ", " : "[", role);
+    text_add_json_string(t, copy);
+    text_add(t, "}");
+    free(copy);
+}
+static void dialogue_end(Text *t, Prompt *p) {
+    text_add(t, arrlen(t->at) ? "]" : "[]");
+    p->dialogue = copy_string(t->at);
+    text_free(t);
+}
+
+/* Plain text: the shots' prompts and completions, an empty line between them, then the prompt. */
+static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes) {
+    Text text = {NULL}, dialogue = {NULL};
+    for (int i = 0; i < w->shot_count; i++) {
+        const Json *a = data_get(w->shots[i], "prompt"), *b = data_get(w->shots[i], "completion");
+        if (!a) { a = data_get(w->shots[i], "instruction"); b = data_get(w->shots[i], "output"); }
+        if (!a || !b || a->type != JSON_STRING || b->type != JSON_STRING) { text_free(&text); return data_row_fail(w, "give shots of the same shape as the data", "shot %d has no prompt and completion", i + 1); }
+        text_add(&text, "%s%s\n\n", a->str, b->str);
+    }
+    text_add(&text, "%.*s", (int)prompt_bytes, prompt);
+    bool ok = prompt_take(w, text.at, (size_t)arrlen(text.at), TOK_ADD_SPECIAL);
+    text_free(&text);
+    dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
+    dialogue_end(&dialogue, w->as_prompt);
+    if (completion_bytes) w->as_prompt->reference = copy_bytes(completion, completion_bytes);
+    return ok;
+}
+
+/* The messages of a shot, but for its system message: after the `count` that are there. */
+static bool shot_messages(DataWork *w, size_t *count, const Json *shot) {
+    const Json *list = data_get(shot, "messages") ? data_get(shot, "messages") : data_get(shot, "conversations");
+    size_t first = *count, kept = first;
+    if (list) {
+        if (!data_messages(w, count, list, "messages")) return false;
+        for (size_t i = first; i < *count; i++) if (strcmp(w->messages[i].role, "system")) w->messages[kept++] = w->messages[i];
+        *count = kept;
+        return true;
+    }
+    const Json *a = data_get(shot, "prompt") ? data_get(shot, "prompt") : data_get(shot, "instruction"), *b = data_get(shot, "completion") ? data_get(shot, "completion") : data_get(shot, "output");
+    if (!a || !b || a->type != JSON_STRING || b->type != JSON_STRING) return data_row_fail(w, "a shot is a row with its answer", "a row of the --shots file has no prompt and answer");
+    return data_message(w, count, "user", a, NULL) && data_message(w, count, "assistant", b, NULL);
+}
+
+/* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
+static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
+    Prompt *p = w->as_prompt;
+    Text dialogue = {NULL};
+    ChatText chat;
+    memset(&chat, 0, sizeof chat);
+    if (count && !strcmp(w->messages[count - 1].role, "assistant")) {
+        count--;
+        if (w->messages[count].content_bytes) p->reference = copy_bytes(w->messages[count].content, w->messages[count].content_bytes);
+    }
+    if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
+    for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);
+    dialogue_end(&dialogue, p);
+    size_t system = !strcmp(w->messages[0].role, "system"), total = count;
+    for (int i = 0; i < w->shot_count; i++) if (!shot_messages(w, &total, w->shots[i])) return false;
+    ChatMessage *messages = (ChatMessage *)must_alloc(total * sizeof *messages);
+    memcpy(messages, w->messages, system * sizeof *messages);
+    memcpy(messages + system, w->messages + count, (total - count) * sizeof *messages);
+    memcpy(messages + system + (total - count), w->messages + system, (count - system) * sizeof *messages);
+    options.add_generation_prompt = true;
+    bool ok = chat_render(&chat, w->t, w->chat, messages, total, options, &w->err) || data_row_wrap(w);
+    free(messages);
+    ok = ok && prompt_take(w, chat.text, chat.bytes, 0);
+    chat_text_free(&chat);
+    return ok;
+}
+
+static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, const Json *const *shots, int shot_count, Error *err) {
+    DataWork w;
+    memset(&w, 0, sizeof w);
+    memset(p, 0, sizeof *p);
+    w.rows = r; w.t = t; w.o = o; w.shots = shots; w.shot_count = shot_count;
+    w.chat = o->chat_template != CHAT_NONE ? o->chat_template : tokenizer_chat_template(t);
+    bool ok = data_rows_read(r, err) && (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
+    if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
+    for (size_t i = 0; i < (ok ? r->count : 0); i++) {
+        JsonDoc doc = {NULL, NULL};
+        w.row = &r->row[i];
+        w.number = i + 1;
+        w.as_prompt = &p->list[p->count++];
+        w.as_prompt->row = (int64_t)i + 1;
+        ok = w.row->object || json_parse(&doc, w.row->text, w.row->bytes, r->path, w.row->line, &w.err);
+        w.object = w.row->object ? w.row->object : doc.root;
+        if (ok && w.object->type == JSON_OBJECT && data_get(w.object, "input_ids")) ok = data_row_fail(&w, "give rows of text", "token ids have no prompt to answer");
+        ok = ok && data_example_of(&w, NULL);
+        json_free(&doc);
+        if (!ok) { if (err) *err = w.err; break; }
+    }
+    free(w.prompt.p); free(w.text.p); free(w.messages);
+    token_ids_free(&w.tok);
+    if (!ok) prompts_free(p);
+    return ok;
+}
+bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err) {
+    DataRows r;
+    memset(&r, 0, sizeof r);
+    r.path = name;
+    r.text = copy_bytes(text, bytes);
+    r.bytes = bytes;
+    bool ok = prompts_read(p, &r, t, options, NULL, 0, err);
+    data_rows_free(&r);
+    return ok;
+}
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, const char *shots, int few_shot, Error *err) {
+    DataRows r, s;
+    memset(&r, 0, sizeof r);
+    memset(&s, 0, sizeof s);
+    r.path = path;
+    s.path = shots;
+    JsonDoc *docs = (JsonDoc *)must_alloc((size_t)few_shot * sizeof *docs);
+    const Json **list = (const Json **)must_alloc((size_t)few_shot * sizeof *list);
+    bool ok = data_text_open(&r, err) && (!few_shot || (data_text_open(&s, err) && data_rows_read(&s, err)));
+    if (ok && few_shot && s.count < (size_t)few_shot) ok = fail(err, "only %zu rows; %s; --few-shot %d needs as many", s.count, shots, few_shot);
+    for (int i = 0; i < few_shot && ok; i++) {
+        ok = s.row[i].object || json_parse(&docs[i], s.row[i].text, s.row[i].bytes, shots, s.row[i].line, err);
+        list[i] = s.row[i].object ? s.row[i].object : docs[i].root;
+    }
+    ok = ok && prompts_read(p, &r, t, options, list, few_shot, err);
+    for (int i = 0; i < few_shot; i++) json_free(&docs[i]);
+    free(docs);
+    free(list);
+    data_rows_free(&r);
+    data_rows_free(&s);
+    return ok;
+}
+void prompts_free(Prompts *p) {
+    for (size_t i = 0; i < p->count; i++) { free(p->list[i].ids); free(p->list[i].dialogue); free(p->list[i].reference); }
+    free(p->list);
+    memset(p, 0, sizeof *p);
+}
+
+/* ---- sampling ------------------------------------------------------------------------------------------------------------------------------------- */
+
+bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
+    memset(o, 0, sizeof *o);
+    o->max_new_tokens = 256; o->batch_size = 8; o->top_p = 1; o->repetition_penalty = 1; o->seed = 42; o->adapter = true;
+    char path[PATH_MAX];
+    JsonDoc doc;
+    if (!file_exists(folder, "generation_config.json")) return true;
+    path_join(path, sizeof path, folder, "generation_config.json");
+    if (!json_read(&doc, path, err)) return false;
+    const Json *sample = json_get(doc.root, "do_sample");
+    double top_k = 50, temperature = 1;     /* transformers' own defaults once do_sample is on */
+    bool ok = config_number(&o->repetition_penalty, doc.root, "repetition_penalty", 1, path, err);
+    if (ok && sample && sample->type == JSON_TRUE) {
+        ok = config_number(&temperature, doc.root, "temperature", 1, path, err) && config_number(&top_k, doc.root, "top_k", 50, path, err) && config_number(&o->top_p, doc.root, "top_p", 1, path, err) &&
+             config_number(&o->min_p, doc.root, "min_p", 0, path, err);
+        o->temperature = temperature;
+        o->top_k = (int)fmin(fmax(top_k, 0), 1e9);
+    }
+    json_free(&doc);
+    return ok;
+}
+
+static int candidate_falls(const void *a, const void *b) {
+    const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
+    return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
+}
+
+int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt, uint32_t position, Candidate *work) {
+    if (o->repetition_penalty != 1) {       /* Keskar et al. 2019: once a token, however often it was seen */
+        float penalty = (float)o->repetition_penalty;
+        for (int i = 0; i < seen_count; i++) work[seen[i]].p = logits[seen[i]];
+        for (int i = 0; i < seen_count; i++) { float z = work[seen[i]].p; logits[seen[i]] = z < 0 ? z * penalty : z / penalty; }
+    }
+    int best = 0, count = 0;
+    for (int v = 1; v < V; v++) if (logits[v] > logits[best]) best = v;
+    if (o->temperature <= 0) return best;
+    /* Probabilities relative to the best one's; what top-k, top-p and min-p leave of them. */
+    float top = logits[best];
+    double total = 0;
+    if (o->top_k > 0 && o->top_k < V) {     /* every token at least as likely as the k-th */
+        for (int v = 0; v < V; v++) { Candidate c = {logits[v], v}; work[v] = c; }
+        qsort(work, (size_t)V, sizeof *work, candidate_falls);
+        count = o->top_k;
+        while (count < V && work[count].p == work[o->top_k - 1].p) count++;
+    } else for (int v = 0; v < V; v++) if (logits[v] - top > -80 * (float)fmax(o->temperature, 1e-3)) { Candidate c = {logits[v], v}; work[count++] = c; }     /* the rest weighs less than 2e-35 */
+    for (int i = 0; i < count; i++) { work[i].p = expf((float)((double)(work[i].p - top) / o->temperature)); total += (double)work[i].p; }
+    if (o->top_p < 1) {                     /* Holtzman et al. 2020: the fewest tokens that together have probability top_p */
+        qsort(work, (size_t)count, sizeof *work, candidate_falls);
+        double sum = 0;
+        int keep = 0;
+        while (keep < count && (keep == 0 || sum < o->top_p * total)) sum += (double)work[keep++].p;
+        count = keep;
+        total = sum;
+    }
+    if (o->min_p > 0) {                     /* at least min_p times the best one's probability */
+        int keep = 0;
+        total = 0;
+        for (int i = 0; i < count; i++) if ((double)work[i].p >= o->min_p) { work[keep++] = work[i]; total += (double)work[i].p; }
+        count = keep;
+    }
+    uint32_t counter[4] = {(uint32_t)prompt, (uint32_t)(prompt >> 32), position, 0x67656E21}, key[2] = {(uint32_t)o->seed, (uint32_t)(o->seed >> 32)}, random[4];
+    philox4x32(random, counter, key);
+    double at = ((double)random[0] * 0x1p-32 + (double)random[1] * 0x1p-64) * total;
+    for (int i = 0; i + 1 < count; i++) if ((at -= (double)work[i].p) < 0) return work[i].id;
+    return work[count - 1].id;
+}
+
+/* ---- answers -------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* One sequence on its way: which prompt, its tokens so far, what of its text is out. */
+typedef struct Sequence {
+    int64_t prompt;                         /* -1: the slot is free */
+    int32_t *ids;                           /* stb_ds array: prompt and answer */
+    size_t sent;                            /* bytes of the text handed on */
+} Sequence;
+
+/* Where a stop string begins in text [bytes], or what must be held back because one may be beginning at its end: the return value; *stopped tells which. */
+static size_t stop_position(const char *text, size_t bytes, const GenerateOptions *o, bool *stopped) {
+    size_t hold = bytes;
+    *stopped = false;
+    for (int i = 0; i < o->stop_count; i++) {
+        size_t n = strlen(o->stop[i]);
+        const char *at = n ? strstr(text, o->stop[i]) : NULL;
+        if (at && (!*stopped || (size_t)(at - text) < hold)) { hold = (size_t)(at - text); *stopped = true; }
+        for (size_t k = n < bytes ? n : bytes; k > 0 && !*stopped; k--)
+            if (!memcmp(text + bytes - k, o->stop[i], k)) { if (bytes - k < hold) hold = bytes - k; break; }
+    }
+    return hold;
+}
+
+/* Takes the next token; hands on the text that is certain; true: the answer is complete. */
+static bool sequence_take(Sequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
+    bool stop = tokenizer_is_stop(t, id), stopped = false, ended;
+    if (!stop) arrput(s->ids, id);
+    int made = (int)arrlen(s->ids) - prompt->count;
+    size_t bytes, certain;
+    char *text = tokenizer_decode(t, s->ids + prompt->count, (size_t)made, true, &bytes);
+    certain = o->stop_count ? stop_position(text, bytes, o, &stopped) : bytes;
+    ended = stop || stopped || made >= o->max_new_tokens;
+    if (!stopped && ended) certain = bytes;
+    /* A character whose bytes have not all come is U+FFFD so far. */
+    while (!ended && certain >= 3 && !memcmp(text + certain - 3, "\xEF\xBF\xBD", 3)) certain -= 3;
+    if (certain > s->sent && on_text) ended |= !on_text(user, (size_t)s->prompt, text + s->sent, certain - s->sent);
+    if (certain > s->sent) s->sent = certain;
+    if (ended) {
+        answer->text = copy_bytes(text, certain);
+        answer->count = made;
+        answer->ids = (int32_t *)must_alloc((size_t)made * sizeof(int32_t));
+        if (made) memcpy(answer->ids, s->ids + prompt->count, (size_t)made * sizeof(int32_t));
+        answer->stopped = stop || stopped;
+    }
+    free(text);
+    return ended;
+}
+void answers_free(Answer *answers, size_t count) { for (size_t i = 0; i < count; i++) { free(answers[i].text); free(answers[i].ids); } }
+
+static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
+    b->ids[b->N] = id;
+    b->positions[b->N] = position;
+    b->targets[b->N] = -100;
+    slot[b->N++] = sequence;
+}
+
+bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers, bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
+    const ModelConfig *c = &m->config;
+    int longest = 0, V = c->vocab_size, slots = (size_t)o->batch_size < count ? o->batch_size : (int)count, most;
+    memset(answers, 0, count * sizeof *answers);
+    for (size_t i = 0; i < count; i++) {
+        if (prompts[i].count > longest) longest = prompts[i].count;
+        if (prompts[i].count + o->max_new_tokens > c->max_position_embeddings && c->rope_scaling.type == ROPE_DEFAULT)
+            return fail(err, "a prompt of %d tokens and %d new ones are more than the %d that the model was made for; row %lld; shorten it or lower --max-new-tokens", prompts[i].count, o->max_new_tokens, c->max_position_embeddings, (long long)prompts[i].row);
+        for (int k = 0; k < prompts[i].count; k++)
+            if (prompts[i].ids[k] >= V) return fail(err, "token id %d in a vocabulary of %d; row %lld; the tokenizer belongs to another model", prompts[i].ids[k], V, (long long)prompts[i].row);
+    }
+    most = longest > slots ? longest : slots;
+    Cache cache;
+    Batch b;
+    memset(&cache, 0, sizeof cache);
+    cache.slots = slots;
+    cache.capacity = longest + o->max_new_tokens;
+    cache.layer = (size_t)slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
+    cache.bytes = cache.layer * (size_t)c->num_hidden_layers * sizeof(floatX);
+    if (!model_prepare(m, most, cache.capacity, FORWARD_ONLY, true, NULL, err)) return false;
+    if (cache.bytes > backend_memory() || !(cache.base = (floatX *)backend_alloc(cache.bytes)))
+        return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; memory; lower --batch-size or --max-new-tokens", (double)cache.bytes / 0x1p30, slots, cache.capacity, (double)backend_memory() / 0x1p30);
+    if (!batch_alloc(&b, most, slots, err)) { backend_free(cache.base, cache.bytes); return false; }
+    cache.slot = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
+    int32_t *slot = (int32_t *)must_alloc((size_t)most * sizeof *slot), *last = (int32_t *)must_alloc((size_t)slots * sizeof *last), *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);
+    float *logits = (float *)must_alloc((size_t)slots * (size_t)V * sizeof *logits);
+    Candidate *work = (Candidate *)must_alloc((size_t)V * sizeof *work);
+    Sequence *sequences = (Sequence *)must_alloc((size_t)slots * sizeof *sequences);
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = o->adapter && m->param_count;
+    for (int s = 0; s < slots; s++) sequences[s].prompt = -1;
+    m->cache = &cache;
+    size_t started = 0, done = 0;
+    bool ok = true;
+    while (done < count && ok) {
+        /* Free slots take the next prompts, as many as fit into one forward pass; else all sequences take one step. */
+        b.N = b.S = 0;
+        b.cu_seqlens[0] = 0;
+        for (int s = 0; s < slots && started < count; s++) {
+            if (sequences[s].prompt >= 0 || b.N + prompts[started].count > most) continue;
+            const Prompt *p = &prompts[started];
+            sequences[s].prompt = (int64_t)started++;
+            sequences[s].sent = 0;
+            arrsetlen(sequences[s].ids, 0);
+            for (int i = 0; i < p->count; i++) { batch_token(&b, slot, p->ids[i], i, s); arrput(sequences[s].ids, p->ids[i]); }
+            last[b.S] = b.N - 1;
+            next[b.S++] = s;
+            b.cu_seqlens[b.S] = b.N;
+        }
+        cache.decode = !b.N;
+        for (int s = 0; s < slots && cache.decode; s++) {
+            if (sequences[s].prompt < 0) continue;
+            int length = (int)arrlen(sequences[s].ids);
+            last[b.S] = b.N;
+            next[b.S++] = s;
+            batch_token(&b, slot, sequences[s].ids[length - 1], length - 1, s);
+            b.cu_seqlens[b.S] = b.N;
+        }
+        backend_upload(cache.slot, slot, (size_t)b.N * sizeof *slot);
+        model_body(m, &b, call);
+        if (cache.decode) lm_head_logits(logits, m->normed, &m->head, b.N, c->hidden_size, V, m->scratch);
+        else for (int i = 0; i < b.S; i++) lm_head_logits(logits + (size_t)i * (size_t)V, m->normed + (size_t)last[i] * (size_t)c->hidden_size, &m->head, 1, c->hidden_size, V, m->scratch);
+        for (int i = 0; i < b.S && ok; i++) {
+            Sequence *s = &sequences[next[i]];
+            const Prompt *p = &prompts[s->prompt];
+            float *z = logits + (size_t)i * (size_t)V;
+            if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) { ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged", (long long)p->row, (int)arrlen(s->ids)); break; }
+            int32_t id = sample_token(z, V, s->ids, (int)arrlen(s->ids), o, (uint64_t)p->row, (uint32_t)arrlen(s->ids), work);
+            if (!sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
+            s->prompt = -1;
+            done++;
+        }
+    }
+    m->cache = NULL;
+    for (int s = 0; s < slots; s++) arrfree(sequences[s].ids);
+    free(slot); free(last); free(next); free(logits); free(work); free(sequences);
+    batch_free(&b);
+    backend_free(cache.slot, (size_t)most * sizeof(int32_t));
+    backend_free(cache.base, cache.bytes);
+    if (!ok) answers_free(answers, count);
     return ok;
 }
 

@@ -22,7 +22,8 @@
     13  inspect                     what is in the loss, token by token
     14  runs                        inspect, plan and train: their hooks, last lines and what lies beside the adapter
     15  sweep                       many runs over one base model
-    16  main                        the verbs
+    16  generate                    answers, chat, merge
+    17  main                        the verbs
 
    DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
    gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No kernel adds floats atomically: the same input gives the same bits. */
@@ -1613,7 +1614,11 @@ typedef struct Options {
     TrainOptions train;
     const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *report_to, *on_finish, *config;
     int threads, examples;
-    bool enable_thinking, greater, dry_run;
+    bool enable_thinking, greater, dry_run, chat, raw, jsonl;
+    GenerateOptions generate;               /* where given */
+    const char **adapter, **prompt, **stop; /* stb_ds arrays */
+    const char *messages, *system, *shots;
+    int few_shot;
     const char **data, **sweep;             /* stb_ds arrays */
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
     const char *origin[96];                 /* of OPTION_LIST: who filled it */
@@ -1693,6 +1698,23 @@ static const Option option_table[] = {
     {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
     {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times"},
+    {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, "generate, evaluate, compare, merge: PEFT adapter folder, or 'base' for the model alone; may be given several times"},
+    {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, "generate: a text to answer; may be given several times"},
+    {"messages", OPTION_TEXT, AT(messages), 0, 0, NULL, "generate: JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
+    {"chat", OPTION_BOOL, AT(chat), 0, 0, NULL, "generate: talk to the model"},
+    {"system", OPTION_TEXT, AT(system), 0, 0, NULL, "generate: system message in front"},
+    {"raw", OPTION_BOOL, AT(raw), 0, 0, NULL, "generate: take --prompt as it is, without the chat template"},
+    {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, "generate: one JSON object an answer"},
+    {"max-new-tokens", OPTION_INT, AT(generate.max_new_tokens), 1, 1 << 20, NULL, "tokens of an answer at most (not given: 256)"},
+    {"temperature", OPTION_DOUBLE, AT(generate.temperature), 0, 100, NULL, "0: the likeliest token (this and the next four: not given, the model's generation_config.json decides)"},
+    {"top-k", OPTION_INT, AT(generate.top_k), 0, 1 << 30, NULL, "sample among the k likeliest tokens (0: off)"},
+    {"top-p", OPTION_DOUBLE, AT(generate.top_p), 1e-9, 1, NULL, "sample among the likeliest tokens that have this probability together (1: off)"},
+    {"min-p", OPTION_DOUBLE, AT(generate.min_p), 0, 1, NULL, "sample among tokens at least this likely, relative to the likeliest (0: off)"},
+    {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, "makes tokens that were there less likely (1: off)"},
+    {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, "text that ends an answer; may be given several times"},
+    {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, "answers made at once (not given: 8)"},
+    {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, "put so many solved examples in front of every prompt"},
+    {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, "data file whose first rows are those examples"},
     {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, "list the runs of a --sweep and stop"},
     {"config", OPTION_TEXT, AT(config), 0, 0, NULL, "JSON file of these options; the command line wins"},
 };
@@ -1703,6 +1725,7 @@ typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->given ? 1 : -1];
 static void options_default(Options *o, bool embedded) {
     memset(o, 0, sizeof *o);
     TrainOptions *t = &o->train;
+    o->generate.max_new_tokens = o->generate.top_k = o->generate.batch_size = -1;
     t->model = "data/base"; arrput(o->data, "data/hotel/train.jsonl"); t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
     t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
     t->learning_rate = embedded ? 5e-3 : 2e-4; t->warmup_ratio = embedded ? 0.05 : 0;
@@ -2483,7 +2506,259 @@ static int verb_sweep(Options *o) {
 }
 
 /* ================================================================================================================================================
-   16  MAIN
+   16  GENERATE
+   Answers on stdout, everything else on stderr. A session is an open model with one of its adapters on, or none: what generate, evaluate, compare and merge work with.
+   ================================================================================================================================================ */
+
+typedef struct Session { Model model; Tokenizer *tokenizer; GenerateOptions generate; const Options *o; const char *adapter; } Session;
+
+static bool session_open(Session *s, const Options *o, Error *err) {
+    memset(s, 0, sizeof *s);
+    s->o = o;
+    if (!(s->tokenizer = tokenizer_open(o->train.model, err)) || !generate_defaults(&s->generate, o->train.model, err) || !model_open(&s->model, o->train.model, err)) return false;
+    GenerateOptions *g = &s->generate;
+    const GenerateOptions *given = &o->generate;
+    if (option_given(o, "max-new-tokens")) g->max_new_tokens = given->max_new_tokens;
+    if (option_given(o, "batch-size")) g->batch_size = given->batch_size;
+    if (option_given(o, "temperature")) g->temperature = given->temperature;
+    if (option_given(o, "top-k")) g->top_k = given->top_k;
+    if (option_given(o, "top-p")) g->top_p = given->top_p;
+    if (option_given(o, "min-p")) g->min_p = given->min_p;
+    if (option_given(o, "repetition-penalty")) g->repetition_penalty = given->repetition_penalty;
+    g->seed = (uint64_t)o->train.seed;
+    g->stop = o->stop;
+    g->stop_count = (int)arrlen(o->stop);
+    return true;
+}
+static void session_close(Session *s) {
+    if (s->tokenizer) tokenizer_free(s->tokenizer);
+    model_close(&s->model);
+}
+
+/* The last part of a path: how models and adapters are called. */
+static const char *base_name(const char *path) {
+    size_t n = strlen(path);
+    while (n && path[n - 1] == '/') n--;
+    while (n && path[n - 1] != '/') n--;
+    return path + n;
+}
+
+/* Turns an adapter on; "base": off. One that was trained on a model of another name gets a warning. */
+static bool session_adapter(Session *s, const char *adapter, Error *err) {
+    s->adapter = adapter;
+    s->generate.adapter = strcmp(adapter, "base") != 0;
+    if (!s->generate.adapter) return true;
+    char path[PATH_MAX];
+    JsonDoc doc;
+    path_join(path, sizeof path, adapter, "adapter_config.json");
+    if (!json_read(&doc, path, err)) return false;
+    const Json *base = json_get(doc.root, "base_model_name_or_path");
+    if (base && base->type == JSON_STRING && *base->str && strcmp(base_name(base->str), base_name(s->o->train.model)))
+        fprintf(stderr, "warning: the adapter %s was trained on %s, this model is %s\n", adapter, base->str, s->o->train.model);
+    json_free(&doc);
+    return adapter_load(&s->model, adapter, err);
+}
+
+/* The prompts that the options name: --prompt, --messages or --data. */
+static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
+    const Options *o = s->o;
+    DataOptions options = o->train.data_options;
+    if (option_given(o, "data")) return prompts_open(p, o->data[0], s->tokenizer, &options, o->shots, o->few_shot, err);
+    Text text = {NULL};
+    bool plain = o->raw || options.prompt_template || (options.chat_template == CHAT_NONE && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
+    if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
+    for (ptrdiff_t i = 0; i < arrlen(o->prompt); i++) {
+        text_add(&text, plain ? "{\"prompt\": " : "{\"messages\": [");
+        if (!plain && o->system) { text_add(&text, "{\"role\": \"system\", \"content\": "); text_add_json_string(&text, o->system); text_add(&text, "}, "); }
+        if (!plain) text_add(&text, "{\"role\": \"user\", \"content\": ");
+        text_add_json_string(&text, o->prompt[i]);
+        text_add(&text, plain ? "}\n" : "}]}\n");
+    }
+    if (o->messages) {
+        size_t bytes;
+        char *list = read_file(o->messages, &bytes, err);
+        if (!list) { text_free(&text); return false; }
+        for (char *c = list; *c; c++) if (*c == '\n' || *c == '\r') *c = ' ';      /* a string of JSON holds no line breaks */
+        text_add(&text, "{\"messages\": %s}\n", list);
+        free(list);
+    }
+    if (options.prompt_template && o->raw) options.prompt_template = NULL;
+    bool ok = prompts_parse(p, text.at, (size_t)arrlen(text.at), o->messages ? o->messages : "--prompt", s->tokenizer, &options, err);
+    text_free(&text);
+    return ok;
+}
+
+static bool print_text(void *user, size_t prompt, const char *text, size_t bytes) {
+    (void)user; (void)prompt;
+    fwrite(text, 1, bytes, stdout);
+    fflush(stdout);
+    return true;
+}
+
+/* One answer as a JSON object without a line end. */
+static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *adapter) {
+    text_add(t, "{\"id\": %lld, \"adapter\": ", (long long)p->row);
+    text_add_json_string(t, adapter);
+    text_add(t, ", \"messages\": %s, \"response\": ", p->dialogue);
+    text_add_json_string(t, a->text);
+    if (p->reference) text_member(t, "reference", p->reference);
+    text_add(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"}", a->count, a->stopped ? "stop" : "length");
+}
+
+/* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. */
+static int chat(Session *s, Error *err) {
+    const Options *o = s->o;
+    Text dialogue = {NULL}, row = {NULL};
+    char *line = NULL;
+    size_t room = 0;
+    bool terminal = isatty(0);
+    const char *system = o->system;
+    if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-D ends\n", o->train.model, s->generate.adapter ? " with " : "", s->generate.adapter ? s->adapter : "");
+    for (;;) {
+        if (terminal) { fprintf(stderr, "\n> "); fflush(stderr); }
+        ssize_t n = getline(&line, &room, stdin);
+        if (n < 0) break;
+        while (n && (line[n - 1] == '\n' || line[n - 1] == '\r')) line[--n] = 0;
+        if (!n) continue;
+        if (!strcmp(line, "/quit")) break;
+        if (!strcmp(line, "/help")) { fprintf(stderr, "/reset forgets the dialogue, /system TEXT sets the system message, /adapter FOLDER|base changes the adapter, /quit ends\n"); continue; }
+        if (!strcmp(line, "/reset")) { text_free(&dialogue); continue; }
+        if (!strncmp(line, "/system ", 8)) { system = copy_string(line + 8); continue; }
+        if (!strncmp(line, "/adapter ", 9)) {
+            if (!session_adapter(s, copy_string(line + 9), err)) {            /* the one before may be gone already: go on with the base */
+                fprintf(stderr, "error: %s\n", err->text);
+                session_adapter(s, "base", err);
+            }
+            continue;
+        }
+        if (*line == '/') { fprintf(stderr, "error: unknown command %s; chat; /help lists them\n", line); continue; }
+        Prompts p;
+        Answer a;
+        text_add(&dialogue, "%s{\"role\": \"user\", \"content\": ", arrlen(dialogue.at) ? ", " : "");
+        text_add_json_string(&dialogue, line);
+        text_add(&dialogue, "}");
+        text_add(&row, "{\"messages\": [");
+        if (system) { text_add(&row, "{\"role\": \"system\", \"content\": "); text_add_json_string(&row, system); text_add(&row, "}, "); }
+        text_add(&row, "%s]}\n", dialogue.at);
+        bool ok = prompts_parse(&p, row.at, (size_t)arrlen(row.at), "chat", s->tokenizer, &o->train.data_options, err);
+        text_free(&row);
+        if (ok) {
+            ok = model_generate(&s->model, s->tokenizer, p.list, 1, &s->generate, &a, print_text, NULL, err);
+            prompts_free(&p);
+        }
+        if (!ok) { free(line); text_free(&dialogue); return failed(err); }
+        printf("\n");
+        text_add(&dialogue, ", {\"role\": \"assistant\", \"content\": ");
+        text_add_json_string(&dialogue, a.text);
+        text_add(&dialogue, "}");
+        answers_free(&a, 1);
+    }
+    free(line);
+    text_free(&dialogue);
+    return 0;
+}
+
+static int verb_generate(Options *o) {
+    Error err;
+    Session s;
+    Prompts p;
+    static const char *only_base[] = {"base"};
+    bool written = option_given(o, "output");
+    int sources = (arrlen(o->prompt) > 0) + (o->messages != NULL) + option_given(o, "data") + o->chat;
+    if (sources != 1) usage_error("%s; command line; give one of --prompt TEXT, --messages FILE, --data FILE or --chat", sources ? "several things to answer" : "nothing to answer");
+    if (o->few_shot && !o->shots) usage_error("--few-shot without --shots; command line; name the file of solved examples");
+    if (!session_open(&s, o, &err)) return failed(&err);
+    const char **columns = arrlen(o->adapter) ? o->adapter : only_base;
+    int count = arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1, status = 0;
+    if (o->chat) {
+        if (!session_adapter(&s, columns[0], &err)) return failed(&err);
+        status = chat(&s, &err);
+        session_close(&s);
+        return status;
+    }
+    if (!prompts_of_options(&p, &s, &err)) return failed(&err);
+    bool stream = p.count == 1 && !o->jsonl && !written;
+    Answer *answers = (Answer *)must_alloc(p.count * sizeof *answers);
+    Text out = {NULL};
+    for (int c = 0; c < count && !status; c++) {
+        int64_t tokens = 0;
+        if (!session_adapter(&s, columns[c], &err)) { status = failed(&err); break; }
+        if (stream && count > 1) printf("%s%s:\n", c ? "\n" : "", columns[c]);
+        double start = seconds_now();
+        enum { CHUNK_OF_PROMPTS = 512 };    /* so that answers appear, and memory stays small, with long files */
+        for (size_t begin = 0; begin < p.count && !status; begin += CHUNK_OF_PROMPTS) {
+            size_t n = p.count - begin < CHUNK_OF_PROMPTS ? p.count - begin : CHUNK_OF_PROMPTS;
+            if (!model_generate(&s.model, s.tokenizer, p.list + begin, n, &s.generate, answers, stream ? print_text : NULL, NULL, &err)) { status = failed(&err); break; }
+            for (size_t i = 0; i < n; i++) {
+                tokens += answers[i].count;
+                if (stream) { printf("\n"); continue; }
+                if (o->jsonl || written) { answer_json(&out, &p.list[begin + i], &answers[i], columns[c]); text_add(&out, "\n"); }
+                else if (count > 1) text_add(&out, "[%lld] %s: %s\n", (long long)p.list[begin + i].row, columns[c], answers[i].text);
+                else text_add(&out, "[%lld] %s\n", (long long)p.list[begin + i].row, answers[i].text);
+            }
+            answers_free(answers, n);
+            if (!written && arrlen(out.at)) { fwrite(out.at, 1, (size_t)arrlen(out.at), stdout); fflush(stdout); text_free(&out); }
+        }
+        double seconds = seconds_now() - start;
+        if (!status) fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c], (long long)tokens, seconds, (double)tokens / fmax(seconds, 1e-9));
+    }
+    if (written && !status && !write_file(o->train.output, out.at, (size_t)arrlen(out.at), &err)) status = failed(&err);
+    text_free(&out);
+    free(answers);
+    prompts_free(&p);
+    session_close(&s);
+    return status;
+}
+
+/* ---- merge ---------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Logits of a few fixed tokens: what a merged model is held against. */
+static float *probe_logits(Model *m, bool adapter, Error *err) {
+    enum { TOKENS = 32 };
+    Batch b;
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = adapter;
+    if (!model_prepare(m, TOKENS, TOKENS, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, TOKENS, 1, err)) return NULL;
+    for (int i = 0; i < TOKENS; i++) { b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size); b.positions[i] = i; b.targets[i] = -100; }
+    b.N = TOKENS; b.S = 1;
+    b.cu_seqlens[0] = 0; b.cu_seqlens[1] = TOKENS;
+    float *logits = (float *)must_alloc((size_t)TOKENS * (size_t)m->config.vocab_size * sizeof *logits);
+    model_logits(m, logits, &b, call);
+    batch_free(&b);
+    return logits;
+}
+
+static int verb_merge(Options *o) {
+    Error err;
+    Session s;
+    Model merged;
+    if (arrlen(o->adapter) != 1 || !option_given(o, "output")) usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output FOLDER");
+    if (!session_open(&s, o, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
+    if (!s.generate.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
+    float *want = probe_logits(&s.model, true, &err);
+    if (!want || !adapter_merge(&s.model, o->train.output, &err)) return failed(&err);
+    size_t count = 32 * (size_t)s.model.config.vocab_size;
+    double tolerance = merged_tolerance(s.model.layers[0].linear[0].w.dtype, s.model.config.num_hidden_layers);
+    session_close(&s);                      /* two large models at once might not fit */
+    if (!model_open(&merged, o->train.output, &err)) return failed(&err);
+    float *got = probe_logits(&merged, false, &err);
+    if (!got) return failed(&err);
+    double error = rms_error(got, want, count);
+    const char *dtype = dtype_name[merged.layers[0].linear[0].w.dtype];
+    free(got);
+    free(want);
+    model_close(&merged);
+    if (!(error <= tolerance)) {
+        fail(&err, "the merged model's logits differ from base + adapter by %.1e, more than rounding to %s explains; %s; do not use it, and please report this", error, dtype, o->train.output);
+        return failed(&err);
+    }
+    printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e\n", o->train.output, o->train.model, o->adapter[0], dtype, error);
+    return 0;
+}
+
+/* ================================================================================================================================================
+   17  MAIN
    ================================================================================================================================================ */
 
 /* The command line again, for messages that say how to go on. */
@@ -2506,13 +2781,18 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) { print_help(); return 0; }
         if (!strcmp(argv[i], "--version")) { print_version(); return 0; }
     }
-    if (strcmp(verb, "train") && strcmp(verb, "inspect") && strcmp(verb, "plan")) usage_error("unknown verb '%s'; command line; the verbs are train, inspect, plan", verb);
+    static const char *const verbs[] = {"train", "inspect", "plan", "generate", "merge"};
+    bool known = false;
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) known |= !strcmp(verb, verbs[i]);
+    if (!known) usage_error("unknown verb '%s'; command line; the verbs are train, inspect, plan, generate, merge", verb);
     Options o;
     int skip = argc > 1 && verb == argv[1] ? 2 : 1;
     options_parse(&o, argc - skip, argv + skip);
     options_resolve(&o);
     o.command = command_line(argc, argv);
     if (!strcmp(verb, "inspect")) return verb_inspect(&o);
+    if (!strcmp(verb, "generate")) return verb_generate(&o);
+    if (!strcmp(verb, "merge")) return verb_merge(&o);
     TrainResult result;
     bool plan_only = !strcmp(verb, "plan");
     if (o.dry_run && !arrlen(o.sweep)) usage_error("--dry-run without --sweep; command line; `plan` shows what one run would take");
