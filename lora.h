@@ -555,7 +555,7 @@ typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Ans
 void answers_free(Answer *answers, size_t count);
 
 /* Answers every prompt. The cache for batch_size sequences of the longest prompt and its answer is taken first, then nothing more; a sequence that ends makes room for the next prompt. on_text (or NULL) gets every answer's
-   text as it grows, whole characters only; it returns false to end that answer. Errors: a prompt and max_new_tokens longer than the model's context, no memory, logits that are not finite. answers: [count], malloc'ed inside. */
+   text as it grows, whole characters only; it returns false to end that answer. t NULL: no stop tokens and no text, ids alone. Errors: a prompt and max_new_tokens longer than the model's context, no memory, logits that are not finite. answers: [count], malloc'ed inside. */
 bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers,
                     bool (*on_text)(void *user, size_t prompt, const char *text, size_t bytes), void *user, Error *err);
 /* One token from logits [V], which are scratch afterwards. seen: the prompt's and the answer's tokens so far; work: [V]. */
@@ -4764,11 +4764,11 @@ static size_t stop_position(const char *text, size_t bytes, const GenerateOption
 
 /* Takes the next token; hands on the text that is certain; true: the answer is complete. */
 static bool sequence_take(Sequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
-    bool stop = tokenizer_is_stop(t, id), stopped = false, ended;
+    bool stop = t && tokenizer_is_stop(t, id), stopped = false, ended;
     if (!stop) arrput(s->ids, id);
     int made = (int)arrlen(s->ids) - prompt->count;
-    size_t bytes, certain;
-    char *text = tokenizer_decode(t, s->ids + prompt->count, (size_t)made, true, &bytes);
+    size_t bytes = 0, certain;
+    char *text = !t ? copy_string("") : tokenizer_decode(t, s->ids + prompt->count, (size_t)made, true, &bytes);
     certain = o->stop_count ? stop_position(text, bytes, o, &stopped) : bytes;
     ended = stop || stopped || made >= o->max_new_tokens;
     if (!stopped && ended) certain = bytes;

@@ -4,6 +4,7 @@
     python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step
     python dev/make_golden.py randperm    torch.randperm sequences
+    python dev/make_golden.py generation  greedy generate() on the tiny models, and what the logits processors leave of a distribution
     python dev/make_golden.py all
 
 Needs exactly the versions in dev/requirements.txt. Everything is float32 on the CPU, one thread, fixed seeds, no network.
@@ -405,9 +406,71 @@ def trl():
         trl_run(name, run)
 
 
+# ------------------------------------------------------------------------------------------------------ generation
+
+NEW_TOKENS = 112
+
+
+def greedy(model, prompt):
+    """generate()'s tokens, and by how much the chosen one ever beat the next."""
+    out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0,
+                         output_scores=True, return_dict_in_generate=True)
+    margin = min((s.topk(2).values[0, 0] - s.topk(2).values[0, 1]).item() for s in out.scores)
+    return out.sequences[0, len(prompt):].tolist(), margin
+
+
+def distribution(logits, seen, o):
+    """Probabilities of the next token as GenerationMixin._sample computes them."""
+    from transformers.generation.logits_process import (MinPLogitsWarper, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
+    ids, z = torch.tensor([seen]), torch.tensor([logits])
+    steps = []
+    if o["repetition_penalty"] != 1:
+        steps.append(RepetitionPenaltyLogitsProcessor(o["repetition_penalty"]))
+    if o["temperature"] != 1:
+        steps.append(TemperatureLogitsWarper(o["temperature"]))
+    if o["top_k"]:
+        steps.append(TopKLogitsWarper(o["top_k"]))
+    if o["top_p"] < 1:
+        steps.append(TopPLogitsWarper(o["top_p"]))
+    if o["min_p"]:
+        steps.append(MinPLogitsWarper(o["min_p"]))
+    for step in steps:
+        z = step(ids, z)
+    return torch.softmax(z, dim=-1)[0].tolist()
+
+
+def generation():
+    runs, rng = [], random.Random(9)
+    for name in MODELS:
+        for adapter in [None] + sorted(f.name for f in (GOLDEN / name).iterdir() if f.name.startswith("adapter")):
+            model = load_base(GOLDEN / name)
+            if adapter:
+                model = PeftModel.from_pretrained(model, str(GOLDEN / name / adapter)).eval()
+            kept = 0
+            while kept < 3:                 # prompts whose greedy path is never close to a tie: rounding must not decide
+                prompt = [rng.randrange(3, 90) for _ in range((1, 9, 17)[kept])]
+                tokens, margin = greedy(model, prompt)
+                if margin < 2e-3 or len(set(tokens)) < 5:
+                    continue
+                runs.append({"model": name, "adapter": adapter, "prompt": prompt, "tokens": tokens, "margin": round(margin, 6)})
+                kept += 1
+            print(name, adapter, [r["margin"] for r in runs[-3:]])
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    cases = [{}, {"temperature": 0.6}, {"temperature": 1.7}, {"top_k": 5}, {"top_k": 1}, {"top_p": 0.8}, {"top_p": 0.3}, {"min_p": 0.1}, {"repetition_penalty": 1.3}, {"repetition_penalty": 0.8},
+             {"temperature": 0.7, "top_k": 20, "top_p": 0.8}, {"temperature": 1.3, "top_k": 12, "top_p": 0.9, "min_p": 0.05, "repetition_penalty": 1.2}]
+    samples = []
+    for k, case in enumerate(cases):
+        logits = [round(rng.gauss(0, 2), 3) for _ in range(32)]
+        seen = [rng.randrange(32) for _ in range(6)]
+        o = plain | case
+        samples.append({"options": o, "logits": logits, "seen": seen, "p": [round(p, 9) for p in distribution(logits, seen, o)]})
+    text = json.dumps({"greedy": runs, "sampling": samples}, separators=(",", ":"))
+    (GOLDEN / "generate.json").write_text(text.replace('},{"model"', '},\n{"model"').replace('},{"options"', '},\n{"options"') + "\n")
+
+
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what not in ("models", "trl", "randperm", "all"):
+    if what not in ("models", "trl", "randperm", "generation", "all"):
         sys.exit(__doc__)
-    for f in (models, trl, randperm) if what == "all" else (globals()[what],):
+    for f in (models, trl, randperm, generation) if what == "all" else (globals()[what],):
         f()
