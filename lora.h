@@ -3461,7 +3461,7 @@ static bool data_text_open(DataRows *r, Error *err) {
 }
 
 static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o, const char *cache_path, Error *err) {
-    enum { BLOCK = 16384 };
+    const size_t BLOCK = 16384;
     ChatTemplate chat = o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
     size_t before = (size_t)d->stats.rows;
     if (!data_rows_read(r, err)) return false;

@@ -663,8 +663,55 @@ template <bool TURNED, bool MASKED> static void gemm_launch(floatX *out, const G
     WITH_SHARED(kernel, stages * slot);
     LAUNCH(kernel, column_tiles * div_up(g.rows, TILE), GEMM_THREADS, stages * slot, out, g, column_tiles, call, I, stages, aligned);
 }
+/* ---- gemv: a few rows -----------------------------------------------------------------------------------------------------------------------------
+   While a text is generated x has one row a sequence: 2 FLOPs for every weight read, so the weights' way from memory is all the time there is. Every weight is read once, in 16-byte chunks that a warp takes 512 bytes at a
+   time; a warp makes GEMV_COLUMNS columns of y side by side, so that its loads of x (from L1) serve four weights each, and never meets another warp: no shared memory, no barrier. The rank is a second, short sum. */
+
+enum { GEMV_ROWS = 8, GEMV_COLUMNS = 4, GEMV_THREADS = 256 };
+
+template <int ROWS> __global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(floatX *out, const __grid_constant__ Group g) {
+    int lane = threadIdx.x % WARP, number = blockIdx.x * (GEMV_THREADS / WARP) + threadIdx.x / WARP, part = 0;
+    for (; part < g.count && number >= (g.part[part].columns + GEMV_COLUMNS - 1) / GEMV_COLUMNS; part++) number -= (g.part[part].columns + GEMV_COLUMNS - 1) / GEMV_COLUMNS;
+    if (part >= g.count) return;
+    const Part &p = g.part[part];
+    int n0 = number * GEMV_COLUMNS;
+    float sum[GEMV_COLUMNS][ROWS], w[GEMV_COLUMNS][CHUNK], x[CHUNK];
+    for (int c = 0; c < GEMV_COLUMNS; c++) for (int r = 0; r < ROWS; r++) sum[c][r] = 0;
+    for (int up = 0; up < (p.rank ? 2 : 1); up++) {
+        const Matrix &a = up ? p.t : p.x, &b = up ? p.up : p.w;
+        for (int k = lane * CHUNK; k < a.columns; k += WARP * CHUNK) {
+#pragma unroll
+            for (int c = 0; c < GEMV_COLUMNS; c++) load_chunk(w[c], b.data + (size_t)min(n0 + c, p.columns - 1) * b.stride, k, a.columns, b.aligned);
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                load_chunk(x, a.data + (size_t)min(r, g.rows - 1) * a.stride, k, a.columns, a.aligned);
+#pragma unroll
+                for (int c = 0; c < GEMV_COLUMNS; c++) for (int j = 0; j < CHUNK; j++) sum[c][r] += w[c][j] * x[j];
+            }
+        }
+    }
+#pragma unroll
+    for (int c = 0; c < GEMV_COLUMNS; c++) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            float v = warp_sum(sum[c][r]);
+            if (lane == 0 && n0 + c < p.columns && r < g.rows) out[(size_t)r * (size_t)g.stride + (size_t)(p.offset + n0 + c)] = (floatX)(v + (p.bias ? p.bias[n0 + c] : 0));
+        }
+    }
+}
+static void gemv(floatX *y, const Group &g) {
+    int warps = 0;
+    for (int j = 0; j < g.count; j++) warps += div_up(g.part[j].columns, GEMV_COLUMNS);
+    int blocks = div_up(warps, GEMV_THREADS / WARP);
+    if (g.rows == 1) LAUNCH(gemv_kernel<1>, blocks, GEMV_THREADS, 0, y, g);
+    else if (g.rows == 2) LAUNCH(gemv_kernel<2>, blocks, GEMV_THREADS, 0, y, g);
+    else if (g.rows <= 4) LAUNCH(gemv_kernel<4>, blocks, GEMV_THREADS, 0, y, g);
+    else LAUNCH(gemv_kernel<GEMV_ROWS>, blocks, GEMV_THREADS, 0, y, g);
+}
+
 /* y [N,O] of a group, or dx [N,I]. */
 static void gemm_forward(floatX *y, const Group &g, LoraCall call, int I) {
+    if (g.rows <= GEMV_ROWS) { gemv(y, g); return; }
     int tiles = 0;
     for (int j = 0; j < g.count; j++) tiles += div_up(g.part[j].columns, TILE);
     gemm_launch<false, false>(y, g, tiles, call, I);
@@ -1388,6 +1435,79 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
     } while (0)
     FOR_HEAD_DIM(D, BACKWARD);
 #undef BACKWARD
+}
+
+/* ---- attention over a cache, for generation -----------------------------------------------------------------------------------------------------------
+   One query a sequence, so nothing is reused but within a group of heads: the time is that of reading keys and values, a few per cent of the weights'. A block takes one query head of one token; its warps take DECODE_KEYS
+   keys each in turn, the D numbers of a row spread over the lanes, with a running maximum, sum and output of their own (online softmax). At the end the warps' parts are joined in their order. */
+
+enum { DECODE_THREADS = 256, DECODE_KEYS = 4, DECODE_NUMBERS = MAX_HEAD_DIM / WARP };
+
+__global__ void cache_store_kernel(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int H, int KV, int D) {
+    int n = blockIdx.x, part = blockIdx.y;                                    /* the heads of k, then those of v: as they lie in both */
+    floatX *to = cache + (((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * (size_t)capacity + (size_t)positions[n]) * (size_t)D;
+    const floatX *from = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)((H + part) * D);
+    for (int d = threadIdx.x; d < D; d += blockDim.x) to[d] = from[d];
+}
+void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+    dim3 grid(N, 2 * KV);
+    LAUNCH(cache_store_kernel, grid, 64, 0, cache, qkv, slot, positions, capacity, H, KV, D);
+}
+
+__global__ void __launch_bounds__(DECODE_THREADS) attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int H, int KV, int D, float scale) {
+    SHARED_MEMORY(memory);
+    const int warps = DECODE_THREADS / WARP;
+    float *tops = (float *)memory, *sums = tops + warps, *outs = sums + warps;                /* [warps] [warps] [warps][D] */
+    int n = blockIdx.x, h = blockIdx.y, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, length = positions[n] + 1;
+    const floatX *q = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)(h * D);
+    const floatX *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)(h / (H / KV))) * (size_t)capacity * (size_t)D, *v = k + (size_t)KV * (size_t)capacity * (size_t)D;
+    float query[DECODE_NUMBERS], o[DECODE_NUMBERS], top = -INFINITY, sum = 0;
+#pragma unroll
+    for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; query[i] = d < D ? (float)q[d] * scale : 0; o[i] = 0; }
+    for (int key = warp * DECODE_KEYS; key < length; key += warps * DECODE_KEYS) {
+        float score[DECODE_KEYS], best = top;
+#pragma unroll
+        for (int j = 0; j < DECODE_KEYS; j++) {
+            score[j] = 0;
+#pragma unroll
+            for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (d < D && key + j < length) score[j] += query[i] * (float)k[(size_t)(key + j) * (size_t)D + (size_t)d]; }
+        }
+#pragma unroll
+        for (int j = 0; j < DECODE_KEYS; j++) {
+            score[j] = warp_sum(score[j]);
+            if (key + j >= length) score[j] = -INFINITY;
+            best = fmaxf(best, score[j]);
+        }
+        float shrink = expf(top - best);
+        sum *= shrink;
+#pragma unroll
+        for (int i = 0; i < DECODE_NUMBERS; i++) o[i] *= shrink;
+#pragma unroll
+        for (int j = 0; j < DECODE_KEYS; j++) {
+            float p = expf(score[j] - best);
+            sum += p;
+#pragma unroll
+            for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (d < D && key + j < length) o[i] += p * (float)v[(size_t)(key + j) * (size_t)D + (size_t)d]; }
+        }
+        top = best;
+    }
+    if (lane == 0) { tops[warp] = top; sums[warp] = sum; }
+#pragma unroll
+    for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (d < D) outs[warp * D + d] = o[i]; }
+    __syncthreads();
+    float best = -INFINITY, total = 0;
+    for (int w = 0; w < warps; w++) best = fmaxf(best, tops[w]);
+    for (int w = 0; w < warps; w++) total += sums[w] * expf(tops[w] - best);
+    for (int d = threadIdx.x; d < D; d += blockDim.x) {
+        float joined = 0;
+        for (int w = 0; w < warps; w++) joined += outs[w * D + d] * expf(tops[w] - best);
+        out[((size_t)n * (size_t)H + (size_t)h) * (size_t)D + (size_t)d] = (floatX)(joined / total);
+    }
+}
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+    size_t shared = (size_t)(DECODE_THREADS / WARP) * (size_t)(D + 2) * sizeof(float);
+    dim3 grid(N, H);
+    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, slot, positions, capacity, H, KV, D, 1.0f / sqrtf((float)D));
 }
 
 /* ================================================================================================================================================

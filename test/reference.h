@@ -143,6 +143,34 @@ static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float 
     }
 }
 
+REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+    for (int n = 0; n < N; n++)
+        for (int kv = 0; kv < KV; kv++)
+            for (int d = 0; d < D; d++) {
+                cache[((slot[n] * 2 * KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + kv) * D + d];
+                cache[((slot[n] * 2 * KV + KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + KV + kv) * D + d];
+            }
+}
+REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+    for (int n = 0; n < N; n++) {
+        for (int h = 0; h < H; h++) {
+            const REAL *q = qkv + n * (H + 2 * KV) * D + h * D, *k = cache + (slot[n] * 2 * KV + h / (H / KV)) * capacity * D, *v = k + KV * capacity * D;
+            double top = -INFINITY, sum = 0, score[1024];
+            for (int m = 0; m <= positions[n]; m++) {
+                score[m] = 0;
+                for (int d = 0; d < D; d++) score[m] += (double)q[d] * (double)k[m * D + d] / sqrt((double)D);
+                top = fmax(top, score[m]);
+            }
+            for (int m = 0; m <= positions[n]; m++) sum += exp(score[m] - top);
+            for (int d = 0; d < D; d++) {
+                double o = 0;
+                for (int m = 0; m <= positions[n]; m++) o += exp(score[m] - top) / sum * (double)v[m * D + d];
+                out[(n * H + h) * D + d] = (REAL)o;
+            }
+        }
+    }
+}
+
 static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
     int P = (H + 2 * KV) * D;
     (void)scratch; (void)N;

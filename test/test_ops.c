@@ -30,6 +30,8 @@ SAME_SIGNATURE(qk_norm_rope_forward);
 SAME_SIGNATURE(qk_norm_rope_backward);
 SAME_SIGNATURE(attention_forward);
 SAME_SIGNATURE(attention_backward);
+SAME_SIGNATURE(cache_store);
+SAME_SIGNATURE(attention_decode);
 SAME_SIGNATURE(swiglu_forward);
 SAME_SIGNATURE(swiglu_backward);
 SAME_SIGNATURE(lm_head_loss);
@@ -405,6 +407,37 @@ static void test_attention(AttentionCase k) {
     shared_free(QKV); shared_free(DOUT); shared_free(A); shared_free(G); shared_free(OUT); shared_free(s.base);
 }
 
+/* A cache of three slots, two of them in use, each N tokens' newest at its own position; what lies behind it is poisoned. */
+static void test_decode(int H, int KV, int D, int first, int second, float size) {
+    enum { SLOTS = 3 };
+    int capacity = (first > second ? first : second) + 3, N = 2, P = (H + 2 * KV) * D;
+    char what[128];
+    int32_t slot_host[2] = {2, 0}, position_host[2] = {first, second};
+    int32_t *slot = integers(slot_host, 2), *positions = integers(position_host, 2);
+    size_t count = (size_t)SLOTS * 2 * (size_t)(KV * capacity * D), block = (size_t)(capacity * D);
+    float *cache = random_floats(count, size), *qkv = random_floats((size_t)(N * P), size), *want = poisoned((size_t)(N * H * D)), *want_cache;
+    floatX *QKV = x_of(qkv, (size_t)(N * P)), *CACHE = x_of(cache, count), *OUT = x_poisoned((size_t)(N * H * D));
+    for (int s = 0; s < SLOTS; s++)
+        for (int part = 0; part < 2 * KV; part++) {
+            int from = s == 2 ? first : s == 0 ? second : 0;
+            size_t at = (size_t)(s * 2 * KV + part) * block + (size_t)(from * D), n = block - (size_t)(from * D);
+            memset((void *)(CACHE + at), 0xff, n * sizeof(floatX));
+            memset(cache + at, 0xff, n * sizeof(float));
+        }
+    cache_store(CACHE, QKV, slot, positions, capacity, N, H, KV, D);
+    cache_store_ref(cache, qkv, slot, positions, capacity, N, H, KV, D);
+    attention_decode(OUT, QKV, CACHE, slot, positions, capacity, N, H, KV, D);
+    attention_decode_ref(want, qkv, cache, slot, positions, capacity, N, H, KV, D);
+    snprintf(what, sizeof what, "attention_decode %d and %d keys, %d heads on %d of %d, size %g", first + 1, second + 1, H, KV, D, (double)size);
+    int length = (int)((1 + size * size) * (1 + size * size) * (float)(D + capacity));
+    compare_x(what, OUT, want, (size_t)(N * H * D), x_bound(length, 1));
+    want_cache = poisoned(1);
+    size_t stored = 0, other = 0;           /* exactly one row of every head of the two slots was written */
+    for (size_t i = 0; i < count; i++) { floatX x = CACHE[i]; uint8_t ff[sizeof x]; memset(ff, 0xff, sizeof x); bool poison = !memcmp(&x, ff, sizeof x), poison_ref = isnan(cache[i]); stored += !poison; other += poison != poison_ref; }
+    check(!other && stored == (size_t)(2 * KV * D) * (size_t)(first + second + 2), "  cache_store wrote one row a head");
+    shared_free(slot); shared_free(positions); shared_free(cache); shared_free(qkv); shared_free(want); shared_free(want_cache); shared_free(QKV); shared_free(CACHE); shared_free(OUT);
+}
+
 static void test_head(int N, int C, int V, DType dtype, int masked, float size) {
     char what[128];
     Weight head = random_weight(V, C, dtype);
@@ -595,6 +628,7 @@ static const LinearCase linear_cases[] = {
     {1, 37, {53}, {1}, 1, 0, true, false}, {13, 64, {32}, {8}, 1, 0.3f, true, true}, {97, 48, {31, 33}, {3, 0}, 2, 0, true, false}, {61, 37, {53, 8, 129}, {64, 8, 3}, 3, 0.3f, true, true},
     {300, 300, {70}, {16}, 1, 0, true, false}, {24, 600, {64, 16, 16}, {8, 8, 8}, 3, 0, false, false}, {25, 12, {1, 600}, {0, 0}, 2, 0, true, true}, {40, 64, {72}, {200}, 1, 0.1f, true, true},
     {256, 256, {256, 128, 128}, {16, 16, 16}, 3, 0.05f, true, false}, {192, 320, {136, 136}, {64, 64}, 2, 0, true, false}, {130, 264, {72}, {16}, 1, 0, true, true},
+    {1, 264, {72, 8, 16}, {16, 16, 16}, 3, 0, true, true}, {5, 300, {70, 3}, {8, 0}, 2, 0, true, true}, {2, 64, {33}, {3}, 1, 0.2f, true, false}, {8, 520, {24}, {64}, 1, 0, false, true},
     {150, 24, {1100}, {8}, 1, 0, true, true}, {135, 1100, {24}, {8}, 1, 0.2f, true, true}};      /* wide: few splits of the tokens, several steps each */
 static const int head_shapes[][3] = {{1, 1, 8}, {4, 1, 12}, {6, 3, 32}, {2, 1, 48}, {8, 2, 64}, {4, 4, 80}, {8, 1, 96}, {2, 1, 128}};
 
@@ -625,7 +659,10 @@ int main(int argc, char **argv) {
         test_attention(one);
         test_attention(mixed);
         test_attention(longer);
+        test_decode(H, KV, D, 0, 1, 1);
+        test_decode(H, KV, D, 37, 130, 1);
     }
+    test_decode(4, 2, 64, 70, 69, 6);
     AttentionCase sharp = {{70}, 1, 2, 1, 64, 6};      /* scores of hundreds: the softmax is nearly one-hot */
     if (!quick) test_attention(sharp);
     test_extremes();
