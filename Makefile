@@ -13,7 +13,7 @@ STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h 
 HEADERS  = lora.h tokenizer.h
 
 BUILD     = build
-TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed
+TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score
 # The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: program_PRECISION.
 EMULATED  = test_ops_FP32 test_ops_BF16 test_ops_FP16 test_model_FP32 test_generate_FP32 test_generate_BF16 test_train_FP32 test_train_BF16 test_train_FP16
 EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native -fno-strict-aliasing -DEMULATED $(INCLUDE) -Itest
@@ -40,7 +40,7 @@ endif
 .PHONY: test test-programs test-gpu soak test-mutants nvcc-check test-compilers fuzz bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
-train_lora: train_lora.cu $(HEADERS) data/report.h $(BUILD)/pages.h $(BUILD)/configured | stb
+train_lora: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h $(BUILD)/configured | stb
 ifeq ($(CUDA),1)
 	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
 	$(or $(NVCC),nvcc) $(NVCCFLAGS) $< -o $@ $(LIBS)
@@ -75,6 +75,7 @@ $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | s
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
 
+$(BUILD)/test_score $(BUILD)/asan/test_score: data/score.h
 $(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)/asan
 	$(CC) $(STRICT) -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
@@ -91,7 +92,7 @@ endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
 
 # The trainer that can be stopped between the steps of writing a file.
-$(BUILD)/crashing: train_lora.cu $(HEADERS) data/report.h $(BUILD)/pages.h test/crash.h | stb
+$(BUILD)/crashing: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h test/crash.h | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -include test/crash.h -x c $< -o $@ $(LIBS)
 

@@ -20,7 +20,7 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
     printf '%-28s %5d passed %3d failed %4d s\n' "$name" "$p" "$f" $((SECONDS - start))
     passed=$((passed + p)) failed=$((failed + f))
 }
-for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed; do suite "$t" "build/$t"; done
+for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do suite "$t" "build/$t"; done
 suite test_cli bash test/test_cli.sh ./train_lora
 suite test_resume bash test/test_resume.sh ./train_lora build/crashing
 suite test_run bash test/test_run.sh ./train_lora
@@ -47,7 +47,7 @@ replay() { cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}
 for job in "${emulated[@]}"; do suite "${job%% *}" replay "${job%% *}"; done
 suite nvcc bash test/nvcc.sh
 export OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=1
-for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed; do suite "asan/$t" "build/asan/$t"; done 2>/dev/null
+for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do suite "asan/$t" "build/asan/$t"; done 2>/dev/null
 suite mutants bash test/mutants.sh run build/mutants
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

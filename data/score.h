@@ -1,0 +1,412 @@
+/* score.h - how good is an answer? The metrics that people report for dialogue, question answering and translation, each to the digit of the library that they use for it. Plain C, one header:
+
+       #define SCORE_IMPLEMENTATION
+       #include "score.h"
+
+   exact match, token F1    SQuAD v1.1's evaluation script (evaluate's "squad")        0 to 1
+   BLEU                     sacrebleu's corpus_bleu, tokenizers 13a, zh, char, none    0 to 100
+   BLEU of a sentence       nltk's sentence_bleu with smoothing method 4               0 to 1
+   chrF                     sacrebleu's corpus_chrf (chrF2: 6 characters, beta 2)      0 to 100
+   ROUGE-L                  rouge_score's F measure, without stemming                  0 to 1
+   labels                   scikit-learn's precision_recall_fscore_support and confusion_matrix
+
+   Text is UTF-8; bytes that are not count as one character each. Lower case is that of ASCII, Latin-1, Greek and Cyrillic letters. test/test_score.c checks every number (test/golden/scores.json). */
+#ifndef SCORE_H
+#define SCORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* 1 or 0: equal after lower-casing and leaving out punctuation, articles (a, an, the) and surplus white space. */
+double score_exact_match(const char *answer, const char *reference);
+/* 2 P R / (P + R) over the words that both have after the same normalisation, a word as often as both have it. */
+double score_token_f1(const char *answer, const char *reference);
+
+/* How BLEU cuts text into words: 13a as mteval-v13a.pl, zh with every Chinese character a word of its own, char with every character one, none at white space. */
+typedef enum { BLEU_13A, BLEU_ZH, BLEU_CHAR, BLEU_NONE } BleuTokenize;
+typedef struct Bleu { int64_t match[4], total[4], answer_length, reference_length; } Bleu;      /* sums over a corpus; start with zeros */
+void bleu_add(Bleu *b, const char *answer, const char *reference, BleuTokenize how);
+/* 100 exp(min(0, 1 - reference length / answer length)) (p1 p2 p3 p4)^(1/4), the k-th precision without a match taken as 1 / (2^k total) (sacrebleu metrics/bleu.py, smoothing exp). */
+double bleu_score(const Bleu *b);
+/* The same product for one sentence split at white space (or into its characters), precisions without a match as ln(length) / (5 2^k total) (Chen & Cherry 2014; nltk/translate/bleu_score.py, method4). */
+double score_sentence_bleu(const char *answer, const char *reference, bool characters);
+
+/* Popović 2015: F with beta 2 of the averaged precisions and recalls of character 1- to 6-grams, white space left out (sacrebleu metrics/chrf.py). */
+typedef struct Chrf { int64_t answer[6], reference[6], match[6]; } Chrf;
+void chrf_add(Chrf *c, const char *answer, const char *reference);
+double chrf_score(const Chrf *c);
+
+/* Lin 2004: F of the longest common subsequence of words [a-z0-9]+, or of all characters but white space, where text has no such words (Chinese). */
+double score_rouge_l(const char *answer, const char *reference, bool characters);
+
+int score_words(const char *text);           /* pieces between white space */
+int score_characters(const char *text);
+
+/* Which of `count` labels an answer means: the one it equals, case, white space and surrounding punctuation aside; else the only one that stands in it as a word; else -1. */
+int score_label(const char *answer, const char *const *labels, int count);
+typedef struct LabelScore { double precision, recall, f1; int64_t support; } LabelScore;
+/* From counts [labels][labels + 1] (row: expected, column: answered, the last: none of them): a score for each label, the unweighted mean and the mean by support. 0/0 is 0. Returns the accuracy. */
+double score_labels(LabelScore *each /*[labels]*/, LabelScore *macro, LabelScore *weighted, const int64_t *counts, int labels);
+
+#endif /* SCORE_H */
+
+#ifdef SCORE_IMPLEMENTATION
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- text as code points, words as hashes --------------------------------------------------------------------------------------------------------- */
+
+typedef struct Runes { uint32_t *at; size_t count; } Runes;
+typedef struct Words { uint64_t *at; size_t count; } Words;
+
+static void *score_alloc(size_t count, size_t size) {
+    void *p = calloc(count ? count : 1, size);
+    if (!p) abort();
+    return p;
+}
+static Runes runes_of(const char *text) {
+    size_t n = strlen(text);
+    Runes r = {(uint32_t *)score_alloc(n, 4), 0};
+    for (const uint8_t *s = (const uint8_t *)text, *end = s + n; s < end;) {
+        int more = *s < 0x80 ? 0 : *s >= 0xC2 && *s < 0xE0 ? 1 : *s >= 0xE0 && *s < 0xF0 ? 2 : *s >= 0xF0 && *s < 0xF5 ? 3 : -1;
+        uint32_t c = more <= 0 ? *s : *s & (0x3Fu >> more);
+        bool ok = more >= 0 && end - s > more;
+        for (int i = 1; i <= more && ok; i++) { ok = (s[i] & 0xC0) == 0x80; c = c << 6 | (s[i] & 0x3F); }
+        r.at[r.count++] = ok ? c : 0xFFFD;
+        s += ok ? more + 1 : 1;
+    }
+    return r;
+}
+/* Python's str.isspace, str.lower for the letters named above, and string.punctuation. */
+static bool is_space(uint32_t c) { return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000; }
+static uint32_t to_lower(uint32_t c) {
+    if ((c >= 'A' && c <= 'Z') || (c >= 0xC0 && c <= 0xDE && c != 0xD7) || (c >= 0x391 && c <= 0x3A9) || (c >= 0x410 && c <= 0x42F)) return c + 32;
+    return c >= 0x400 && c <= 0x40F ? c + 80 : c;
+}
+static bool is_punctuation(uint32_t c) { return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126); }
+/* What \w matches, for what may stand beside an article: letters and digits; not the punctuation and the symbols of Latin-1, General Punctuation to Dingbats, CJK punctuation, full-width signs and emoji. */
+static bool is_word(uint32_t c) {
+    if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+    if (c < 0xC0) return c == 0xAA || c == 0xB5 || c == 0xBA || c == 0xB2 || c == 0xB3 || c == 0xB9 || (c >= 0xBC && c <= 0xBE);
+    return c != 0xD7 && c != 0xF7 && !(c >= 0x2000 && c <= 0x206F) && !(c >= 0x20A0 && c <= 0x20CF) && !(c >= 0x2190 && c <= 0x245F) && !(c >= 0x2500 && c <= 0x2775) && !(c >= 0x2794 && c <= 0x2BFF) && !(c >= 0x3000 && c <= 0x3004) &&
+           !(c >= 0x3008 && c <= 0x3020) && c != 0x3030 && !(c >= 0xFF01 && c <= 0xFF0F) && !(c >= 0xFF1A && c <= 0xFF20) && !(c >= 0xFF3B && c <= 0xFF40 && c != 0xFF3F) && !(c >= 0xFF5B && c <= 0xFF65) && !(c >= 0x1F000 && c <= 0x1FAFF) && c != 0xFFFD;
+}
+
+static uint64_t word_hash(const uint32_t *at, size_t n) {
+    uint64_t h = 0xCBF29CE484222325u;
+    for (size_t i = 0; i < n; i++) { h = (h ^ at[i]) * 0x100000001B3u; h ^= h >> 29; }
+    return h;
+}
+/* The pieces between white space. */
+static Words words_of(const uint32_t *at, size_t n) {
+    Words w = {(uint64_t *)score_alloc(n, 8), 0};
+    for (size_t i = 0; i < n;) {
+        size_t begin = i;
+        while (i < n && !is_space(at[i])) i++;
+        if (i > begin) w.at[w.count++] = word_hash(at + begin, i - begin);
+        i += i == begin;
+    }
+    return w;
+}
+/* Every character but white space a word of its own. */
+static Words characters_of(const char *text) {
+    Runes r = runes_of(text);
+    Words w = {(uint64_t *)score_alloc(r.count, 8), 0};
+    for (size_t i = 0; i < r.count; i++) if (!is_space(r.at[i])) w.at[w.count++] = r.at[i];
+    free(r.at);
+    return w;
+}
+
+static int compare_hashes(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+/* Sorted hashes of the n-grams of w: max(0, count - n + 1) of them. */
+static Words ngrams_of(Words w, size_t n) {
+    Words g = {(uint64_t *)score_alloc(w.count, 8), w.count >= n ? w.count - n + 1 : 0};
+    for (size_t i = 0; i < g.count; i++) for (size_t k = 0; k < n; k++) { g.at[i] = (g.at[i] ^ w.at[i + k]) * 0x9E3779B97F4A7C15u; g.at[i] ^= g.at[i] >> 31; }
+    qsort(g.at, g.count, sizeof *g.at, compare_hashes);
+    return g;
+}
+/* How many n-grams both have, each as often as both have it. */
+static int64_t ngram_matches(Words a, Words b, size_t n) {
+    Words x = ngrams_of(a, n), y = ngrams_of(b, n);
+    int64_t same = 0;
+    for (size_t i = 0, j = 0; i < x.count && j < y.count;) {
+        if (x.at[i] == y.at[j]) { same++; i++; j++; }
+        else if (x.at[i] < y.at[j]) i++;
+        else j++;
+    }
+    free(x.at);
+    free(y.at);
+    return same;
+}
+static int64_t ngram_count(Words w, size_t n) { return w.count >= n ? (int64_t)(w.count - n + 1) : 0; }
+
+/* ---- SQuAD ---------------------------------------------------------------------------------------------------------------------------------------- */
+
+static Words squad_words(const char *text) {
+    Runes r = runes_of(text);
+    size_t n = 0;
+    for (size_t i = 0; i < r.count; i++) if (!is_punctuation(r.at[i])) r.at[n++] = to_lower(r.at[i]);
+    for (size_t i = 0; i < n; i++) {        /* \b(a|an|the)\b becomes a space */
+        static const char *const articles[] = {"a", "an", "the"};
+        for (int k = 0; k < 3 && (i == 0 || !is_word(r.at[i - 1])); k++) {
+            size_t m = strlen(articles[k]), same = 0;
+            while (same < m && i + same < n && r.at[i + same] == (uint32_t)articles[k][same]) same++;
+            if (same == m && (i + m == n || !is_word(r.at[i + m]))) for (size_t j = 0; j < m; j++) r.at[i + j] = ' ';
+        }
+    }
+    Words w = words_of(r.at, n);
+    free(r.at);
+    return w;
+}
+double score_exact_match(const char *answer, const char *reference) {
+    Words a = squad_words(answer), b = squad_words(reference);
+    bool same = a.count == b.count && !memcmp(a.at, b.at, a.count * sizeof *a.at);
+    free(a.at);
+    free(b.at);
+    return same;
+}
+double score_token_f1(const char *answer, const char *reference) {
+    Words a = squad_words(answer), b = squad_words(reference);
+    double same = (double)ngram_matches(a, b, 1), sum = (double)(a.count + b.count);
+    free(a.at);
+    free(b.at);
+    return same > 0 ? 2 * same / sum : 0;
+}
+
+/* ---- BLEU ----------------------------------------------------------------------------------------------------------------------------------------- */
+
+static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
+static bool is_chinese(uint32_t c) {        /* the ranges of sacrebleu/tokenizers/tokenizer_zh.py; its '\u20000' to '\u2a6d6' and '\u2f800' to '\u2fa1d' are strings of two characters each, and compare as the last line says */
+    static const uint32_t ranges[][2] = {{0x3400, 0x4DB5}, {0x4E00, 0x9FBB}, {0xF900, 0xFA2D}, {0xFA30, 0xFA6A}, {0xFA70, 0xFAD9}, {0xFF00, 0xFFEF}, {0x2E80, 0x2EFF}, {0x3000, 0x303F}, {0x31C0, 0x31EF}, {0x2F00, 0x2FDF}, {0x2FF0, 0x2FFF},
+        {0x3100, 0x312F}, {0x31A0, 0x31BF}, {0xFE10, 0xFE1F}, {0xFE30, 0xFE4F}, {0x2600, 0x27BF}, {0x3200, 0x33FF}};
+    for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) if (c >= ranges[i][0] && c <= ranges[i][1]) return true;
+    return (c >= 0x2001 && c <= 0x2A6D) || (c >= 0x2F81 && c <= 0x2FA1);
+}
+
+/* One pass over the text; out has room for three times its length. pass 0: mteval's punctuation stands alone; 1: . and , after what is no digit; 2: before it; 3: a dash after a digit. */
+static size_t bleu_pass(uint32_t *out, const uint32_t *in, size_t n, int pass) {
+    size_t m = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t c = in[i], next = i + 1 < n ? in[i + 1] : 0;
+        bool pair = i + 1 < n, point = c == '.' || c == ',', point_next = next == '.' || next == ',';
+        if (pass == 0 && ((c >= '{' && c <= '~') || (c >= '[' && c <= '`') || (c >= ' ' && c <= '&') || (c >= '(' && c <= '+') || (c >= ':' && c <= '@') || c == '/')) { out[m++] = ' '; out[m++] = c; out[m++] = ' '; }
+        else if (pass == 1 && pair && !is_digit(c) && point_next) { out[m++] = c; out[m++] = ' '; out[m++] = next; out[m++] = ' '; i++; }
+        else if (pass == 2 && pair && point && !is_digit(next)) { out[m++] = ' '; out[m++] = c; out[m++] = ' '; out[m++] = next; i++; }
+        else if (pass == 3 && pair && is_digit(c) && next == '-') { out[m++] = c; out[m++] = ' '; out[m++] = next; out[m++] = ' '; i++; }
+        else out[m++] = c;
+    }
+    return m;
+}
+static size_t replace_runes(uint32_t *at, size_t n, const char *from, const char *to) {
+    size_t a = strlen(from), b = strlen(to), m = 0;
+    for (size_t i = 0; i < n;) {
+        size_t same = 0;
+        while (same < a && i + same < n && at[i + same] == (uint8_t)from[same]) same++;
+        if (same < a) { at[m++] = at[i++]; continue; }
+        for (size_t k = 0; k < b; k++) at[m++] = (uint8_t)to[k];              /* never longer than `from` */
+        i += a;
+    }
+    return m;
+}
+static Words bleu_words(const char *text, BleuTokenize how) {
+    Runes r = runes_of(text);
+    size_t begin = 0, n = r.count;
+    while (n && is_space(r.at[n - 1])) n--;
+    if (how == BLEU_NONE || how == BLEU_CHAR) {
+        Words w = how == BLEU_NONE ? words_of(r.at, n) : characters_of(text);
+        free(r.at);
+        return w;
+    }
+    uint32_t *a = (uint32_t *)score_alloc(3 * n + 2, 4);
+    size_t m = 0;
+    if (how == BLEU_ZH) {
+        while (begin < n && is_space(r.at[begin])) begin++;
+        for (size_t i = begin; i < n; i++) {
+            bool apart = is_chinese(r.at[i]);
+            if (apart) a[m++] = ' ';
+            a[m++] = r.at[i];
+            if (apart) a[m++] = ' ';
+        }
+    } else {
+        n = replace_runes(r.at, n, "<skipped>", "");
+        n = replace_runes(r.at, n, "-\n", "");
+        n = replace_runes(r.at, n, "\n", " ");
+        n = replace_runes(r.at, n, "&quot;", "\"");
+        n = replace_runes(r.at, n, "&amp;", "&");
+        n = replace_runes(r.at, n, "&lt;", "<");
+        n = replace_runes(r.at, n, "&gt;", ">");
+        a[m++] = ' ';
+        for (size_t i = 0; i < n; i++) a[m++] = r.at[i];
+        a[m++] = ' ';
+    }
+    for (int pass = 0; pass < 4; pass++) {
+        uint32_t *b = (uint32_t *)score_alloc(3 * m, 4);
+        m = bleu_pass(b, a, m, pass);
+        free(a);
+        a = b;
+    }
+    Words w = words_of(a, m);
+    free(a);
+    free(r.at);
+    return w;
+}
+
+void bleu_add(Bleu *bleu, const char *answer, const char *reference, BleuTokenize how) {
+    Words a = bleu_words(answer, how), b = bleu_words(reference, how);
+    bleu->answer_length += (int64_t)a.count;
+    bleu->reference_length += (int64_t)b.count;
+    for (size_t n = 1; n <= 4; n++) { bleu->match[n - 1] += ngram_matches(a, b, n); bleu->total[n - 1] += ngram_count(a, n); }
+    free(a.at);
+    free(b.at);
+}
+double bleu_score(const Bleu *b) {
+    double log_sum = 0, smooth = 1;
+    if (!b->match[0]) return 0;
+    for (int n = 0; n < 4; n++) {
+        if (!b->total[n]) return 0;
+        if (!b->match[n]) smooth *= 2;
+        log_sum += log(b->match[n] ? 100.0 * (double)b->match[n] / (double)b->total[n] : 100.0 / (smooth * (double)b->total[n]));
+    }
+    double brevity = b->answer_length < b->reference_length ? exp(1 - (double)b->reference_length / (double)b->answer_length) : 1;
+    return brevity * exp(log_sum / 4);
+}
+
+double score_sentence_bleu(const char *answer, const char *reference, bool characters) {
+    Runes x = runes_of(answer), y = runes_of(reference);
+    Words a = characters ? characters_of(answer) : words_of(x.at, x.count), b = characters ? characters_of(reference) : words_of(y.at, y.count);
+    double length = (double)a.count, log_sum = 0, power = 1;
+    int64_t first = ngram_matches(a, b, 1);
+    for (size_t n = 1; n <= 4 && first; n++) {
+        double match = (double)ngram_matches(a, b, n), total = (double)(ngram_count(a, n) ? ngram_count(a, n) : 1);
+        if (match == 0 && a.count > 1) { power *= 2; match = log(length) / (5 * power); }
+        if (match > 0) log_sum += log(match / total) / 4;
+    }
+    double brevity = a.count > b.count ? 1 : a.count ? exp(1 - (double)b.count / length) : 0;
+    free(a.at); free(b.at); free(x.at); free(y.at);
+    return first ? brevity * exp(log_sum) : 0;
+}
+
+/* ---- chrF ----------------------------------------------------------------------------------------------------------------------------------------- */
+
+void chrf_add(Chrf *c, const char *answer, const char *reference) {
+    Words a = characters_of(answer), b = characters_of(reference);
+    for (size_t n = 1; n <= 6; n++) {
+        c->answer[n - 1] += ngram_count(b, n) ? ngram_count(a, n) : 0;        /* an order that the reference does not have is not held against the answer */
+        c->reference[n - 1] += ngram_count(b, n);
+        c->match[n - 1] += ngram_matches(a, b, n);
+    }
+    free(a.at);
+    free(b.at);
+}
+double chrf_score(const Chrf *c) {
+    double precision = 0, recall = 0;
+    int orders = 0;
+    for (int n = 0; n < 6; n++) {
+        if (!c->answer[n] || !c->reference[n]) continue;
+        precision += (double)c->match[n] / (double)c->answer[n];
+        recall += (double)c->match[n] / (double)c->reference[n];
+        orders++;
+    }
+    if (!orders || precision + recall == 0) return 0;
+    precision /= orders;
+    recall /= orders;
+    return 100 * 5 * precision * recall / (4 * precision + recall);
+}
+
+/* ---- ROUGE-L -------------------------------------------------------------------------------------------------------------------------------------- */
+
+static Words rouge_words(const char *text) {
+    Runes r = runes_of(text);
+    for (size_t i = 0; i < r.count; i++) {
+        uint32_t c = to_lower(r.at[i]);
+        r.at[i] = is_digit(c) || (c >= 'a' && c <= 'z') ? c : ' ';
+    }
+    Words w = words_of(r.at, r.count);
+    free(r.at);
+    return w;
+}
+double score_rouge_l(const char *answer, const char *reference, bool characters) {
+    Words a = characters ? characters_of(answer) : rouge_words(answer), b = characters ? characters_of(reference) : rouge_words(reference);
+    size_t *row = (size_t *)score_alloc(b.count + 1, sizeof *row);            /* row[j]: longest common subsequence of the first i of a and the first j of b */
+    for (size_t i = 0; i < a.count; i++) {
+        size_t diagonal = 0;
+        for (size_t j = 1; j <= b.count; j++) {
+            size_t above = row[j];
+            row[j] = a.at[i] == b.at[j - 1] ? diagonal + 1 : above > row[j - 1] ? above : row[j - 1];
+            diagonal = above;
+        }
+    }
+    double common = (double)row[b.count], sum = (double)(a.count + b.count);
+    free(row); free(a.at); free(b.at);
+    return common > 0 ? 2 * common / sum : 0;
+}
+
+int score_words(const char *text) {
+    Runes r = runes_of(text);
+    Words w = words_of(r.at, r.count);
+    int n = (int)w.count;
+    free(r.at);
+    free(w.at);
+    return n;
+}
+int score_characters(const char *text) {
+    Runes r = runes_of(text);
+    free(r.at);
+    return (int)r.count;
+}
+
+/* ---- labels --------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Lower case, without white space and punctuation at either end; *count gets its length. */
+static Runes label_form(const char *text) {
+    Runes r = runes_of(text);
+    size_t begin = 0;
+    while (r.count && !is_word(r.at[r.count - 1])) r.count--;
+    while (begin < r.count && !is_word(r.at[begin])) begin++;
+    for (size_t i = begin; i < r.count; i++) r.at[i - begin] = to_lower(r.at[i]);
+    r.count -= begin;
+    return r;
+}
+int score_label(const char *answer, const char *const *labels, int count) {
+    Runes a = label_form(answer);
+    int found = -1, hits = 0, equal = -1;
+    for (int k = 0; k < count && equal < 0; k++) {
+        Runes l = label_form(labels[k]);
+        bool inside = false;
+        if (l.count && l.count == a.count && !memcmp(l.at, a.at, l.count * 4)) equal = k;
+        for (size_t i = 0; l.count && i + l.count <= a.count && !inside; i++)
+            inside = !memcmp(a.at + i, l.at, l.count * 4) && (i == 0 || !is_word(a.at[i - 1])) && (i + l.count == a.count || !is_word(a.at[i + l.count]));
+        if (inside) { found = k; hits++; }
+        free(l.at);
+    }
+    free(a.at);
+    return equal >= 0 ? equal : hits == 1 ? found : -1;
+}
+double score_labels(LabelScore *each, LabelScore *macro, LabelScore *weighted, const int64_t *counts, int labels) {
+    int64_t right = 0, all = 0;
+    memset(macro, 0, sizeof *macro);
+    memset(weighted, 0, sizeof *weighted);
+    for (int k = 0; k < labels; k++) {
+        int64_t answered = 0, expected = 0, hit = counts[k * (labels + 1) + k];
+        for (int j = 0; j < labels; j++) answered += counts[j * (labels + 1) + k];
+        for (int j = 0; j <= labels; j++) expected += counts[k * (labels + 1) + j];
+        double p = answered ? (double)hit / (double)answered : 0, r = expected ? (double)hit / (double)expected : 0;
+        LabelScore s = {p, r, p + r > 0 ? 2 * p * r / (p + r) : 0, expected};
+        each[k] = s;
+        right += hit;
+        all += expected;
+        macro->precision += p / labels; macro->recall += r / labels; macro->f1 += s.f1 / labels;
+        weighted->precision += p * (double)expected; weighted->recall += r * (double)expected; weighted->f1 += s.f1 * (double)expected;
+    }
+    macro->support = weighted->support = all;
+    if (all) { weighted->precision /= (double)all; weighted->recall /= (double)all; weighted->f1 /= (double)all; }
+    return all ? (double)right / (double)all : 0;
+}
+
+#endif /* SCORE_IMPLEMENTATION */

@@ -1,0 +1,80 @@
+/* test_score.c - data/score.h against the libraries that people use for these scores (test/golden/scores.json, made by dev/make_score_golden.py).
+   gcc -std=gnu11 -O2 -I. test/test_score.c -o build/test_score -lm && build/test_score      (from the repository root) */
+#define TOKENIZER_IMPLEMENTATION
+#include "tokenizer.h"
+#define SCORE_IMPLEMENTATION
+#include "data/score.h"
+#include "check.h"
+
+static double number(const Json *o, const char *key) { const Json *j = json_get(o, key); return j && j->type == JSON_NUMBER ? j->number : NAN; }
+static const char *text(const Json *o, const char *key) { return json_get(o, key)->str; }
+static int agree(double got, double want, const char *what, const char *where) {
+    bool ok = fabs(got - want) <= 1e-6;
+    if (!ok) printf("      %s of \"%.60s\": %.9g, expected %.9g\n", what, where, got, want);
+    return ok;
+}
+
+int main(void) {
+    Error err;
+    JsonDoc doc;
+    if (!json_read(&doc, "test/golden/scores.json", &err)) { printf("FAIL  %s\n0 passed, 1 failed\n", err.text); return 1; }
+    static const char *const metrics[] = {"em", "f1", "bleu4", "bleu4_c", "rouge", "rouge_c", "words", "characters"};
+    int right[8] = {0}, pairs = 0;
+    const Json *list[256];
+    for (const Json *p = json_get(doc.root, "pairs")->child; p; p = p->next) {
+        const char *a = text(p, "answer"), *b = text(p, "reference");
+        const double got[8] = {score_exact_match(a, b), score_token_f1(a, b), score_sentence_bleu(a, b, false), score_sentence_bleu(a, b, true), score_rouge_l(a, b, false), score_rouge_l(a, b, true), score_words(a), score_characters(a)};
+        for (int k = 0; k < 8; k++) right[k] += agree(got[k], number(p, metrics[k]), metrics[k], a);
+        list[pairs++] = p;
+    }
+    for (int k = 0; k < 8; k++) check(right[k] == pairs && pairs > 60, "%s: %d of %d pairs agree to 1e-6", metrics[k], right[k], pairs);
+    static const char *const how[] = {"13a", "zh", "char", "none"};
+    int corpora = 0, bleu_right[4] = {0}, chrf_right = 0;
+    for (const Json *c = json_get(doc.root, "corpora")->child; c; c = c->next, corpora++) {
+        Chrf chrf;
+        memset(&chrf, 0, sizeof chrf);
+        for (int k = 0; k < 4; k++) {
+            Bleu bleu;
+            memset(&bleu, 0, sizeof bleu);
+            for (const Json *m = json_get(c, "members")->child; m; m = m->next) {
+                const Json *p = list[(int)m->number];
+                bleu_add(&bleu, text(p, "answer"), text(p, "reference"), (BleuTokenize)k);
+                if (!k) chrf_add(&chrf, text(p, "answer"), text(p, "reference"));
+            }
+            bleu_right[k] += agree(bleu_score(&bleu), number(c, how[k]), how[k], "a corpus");
+        }
+        chrf_right += agree(chrf_score(&chrf), number(c, "chrf"), "chrf", "a corpus");
+    }
+    for (int k = 0; k < 4; k++) check(bleu_right[k] == corpora && corpora >= 9, "BLEU, tokenizer %s: %d of %d corpora agree to 1e-6", how[k], bleu_right[k], corpora);
+    check(chrf_right == corpora, "chrF: %d of %d corpora", chrf_right, corpora);
+    int cases = 0, good = 0;
+    for (const Json *c = json_get(doc.root, "labels")->child; c; c = c->next, cases++) {
+        int n = (int)number(c, "n"), ok = 1;
+        int64_t counts[8 * 9] = {0};
+        LabelScore each[8], macro, weighted;
+        const Json *g = json_get(c, "answered")->child;
+        for (const Json *e = json_get(c, "expected")->child; e; e = e->next, g = g->next) counts[(int)e->number * (n + 1) + (g->number < 0 ? n : (int)g->number)]++;
+        ok &= agree(score_labels(each, &macro, &weighted, counts, n), number(c, "accuracy"), "accuracy", "labels");
+        int k = 0;
+        for (const Json *r = json_get(c, "matrix")->child; r; r = r->next) for (const Json *v = r->child; v; v = v->next, k++) ok &= counts[k] == (int64_t)v->number;
+        k = 0;
+        for (const Json *r = json_get(c, "each")->child; r; r = r->next, k++)
+            ok &= agree(each[k].precision, r->child->number, "precision", "labels") && agree(each[k].recall, r->child->next->number, "recall", "labels") && agree(each[k].f1, r->child->next->next->number, "f1", "labels");
+        const Json *a = json_get(c, "macro")->child, *w = json_get(c, "weighted")->child;
+        ok &= agree(macro.precision, a->number, "macro", "labels") && agree(macro.recall, a->next->number, "macro", "labels") && agree(macro.f1, a->next->next->number, "macro", "labels");
+        ok &= agree(weighted.precision, w->number, "weighted", "labels") && agree(weighted.recall, w->next->number, "weighted", "labels") && agree(weighted.f1, w->next->next->number, "weighted", "labels");
+        good += ok;
+    }
+    check(good == cases && cases == 9, "labels: %d of %d cases as scikit-learn", good, cases);
+    static const char *const labels[] = {"positive", "negative", "not applicable"};
+    static const struct { const char *answer; int want; } answers[] = {{"positive", 0}, {" Positive. ", 0}, {"\"NEGATIVE\"!", 1}, {"The sentiment is negative", 1}, {"positive or negative", -1}, {"nonnegative", -1}, {"Not applicable", 2}, {"", -1}, {"neutral", -1}, {"It is: not applicable.", 2}};
+    int labelled = 0;
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) labelled += score_label(answers[i].answer, labels, 3) == answers[i].want;
+    check(labelled == 10, "answers to labels: %d of 10", labelled);
+    static const char *const bad[] = {"\xff\xfe", "a\xE6\x9D", "\xC0\x80", "\xF5\x80\x80\x80", "\xED\xA0\x80"};       /* not UTF-8: no crash, and equal to itself */
+    int same = 0;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) same += score_exact_match(bad[i], bad[i]) == 1 && score_characters(bad[i]) > 0 && score_rouge_l(bad[i], bad[i], true) == 1;
+    check(same == 5, "bytes that are not UTF-8: %d of 5", same);
+    json_free(&doc);
+    return finish();
+}
