@@ -515,7 +515,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
 /* Evaluation over a data set, weighted by tokens: the number does not depend on how examples fall into batches. perplexity = exp(loss); mean_example_perplexity = mean over examples of exp(its own mean loss).
    loss_hf is what transformers' Trainer calls eval_loss: the batches' token means, weighted by examples (trainer.py evaluation_loop), for comparison with its logs. */
 typedef struct EvalResult { double loss, loss_hf, perplexity, mean_example_perplexity, accuracy, entropy; int64_t tokens, examples; } EvalResult;
-bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
+bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
 
 /* ================================================================================================================================================
    8  GENERATION
@@ -3738,10 +3738,10 @@ static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, i
     }
 }
 
-bool model_evaluate(Model *m, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
+bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
     LoraCall call;
     memset(&call, 0, sizeof call);
-    call.adapter = true;
+    call.adapter = adapter;
     LossStats sum = {0, 0, 0, 0};
     double by_batch = 0, perplexities = 0;
     memset(result, 0, sizeof *result);
@@ -3893,7 +3893,7 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     if (!run->eval.slots) return true;
     EvalResult e;
     double start = seconds_now();
-    if (!model_evaluate(run->model, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
+    if (!model_evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
     LogRecord r;
     memset(&r, 0, sizeof r);
     r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;

@@ -23,7 +23,8 @@
     14  runs                        inspect, plan and train: their hooks, last lines and what lies beside the adapter
     15  sweep                       many runs over one base model
     16  generate                    answers, chat, merge
-    17  main                        the verbs
+    17  evaluate and compare        the same rows before and after
+    18  main                        the verbs
 
    DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
    gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No kernel adds floats atomically: the same input gives the same bits. */
@@ -55,6 +56,8 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include "data/report.h"
+#define SCORE_IMPLEMENTATION
+#include "data/score.h"
 #endif
 
 #ifdef LORA_CUDA
@@ -1734,10 +1737,10 @@ typedef struct Options {
     TrainOptions train;
     const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *report_to, *on_finish, *config;
     int threads, examples;
-    bool enable_thinking, greater, dry_run, chat, raw, jsonl;
+    bool enable_thinking, greater, dry_run, chat, raw, jsonl, answers;
     GenerateOptions generate;               /* where given */
     const char **adapter, **prompt, **stop; /* stb_ds arrays */
-    const char *messages, *system, *shots;
+    const char *messages, *system, *shots, *labels, *bleu_tokenize;
     int few_shot;
     const char **data, **sweep;             /* stb_ds arrays */
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
@@ -1833,6 +1836,9 @@ static const Option option_table[] = {
     {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, "makes tokens that were there less likely (1: off)"},
     {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, "text that ends an answer; may be given several times"},
     {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, "answers made at once (not given: 8)"},
+    {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, "evaluate: also answer every row and score the answers"},
+    {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, "evaluate, compare: comma list of the possible answers: precision, recall, F1 and confusion matrix"},
+    {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none", "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
     {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, "put so many solved examples in front of every prompt"},
     {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, "data file whose first rows are those examples"},
     {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, "list the runs of a --sweep and stop"},
@@ -1854,7 +1860,7 @@ static void options_default(Options *o, bool embedded) {
     t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
     t->data_options.max_length = 1024;
-    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->report_to = "none"; o->examples = 3;
+    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->report_to = "none"; o->bleu_tokenize = "13a"; o->examples = 3;
     t->save_steps = 500;
 }
 
@@ -2121,6 +2127,10 @@ static void print_help(void) {
            "  ./train_lora [train] --model FOLDER --data FILE [options]\n"
            "  ./train_lora inspect ...           show what is in the loss, token by token\n"
            "  ./train_lora plan ...              print the memory table of such a run, and stop\n"
+           "  ./train_lora generate --model FOLDER [--adapter FOLDER] --prompt TEXT | --chat | --messages FILE | --data FILE\n"
+           "  ./train_lora evaluate --model FOLDER [--adapter FOLDER] --data FILE [--generate]\n"
+           "  ./train_lora compare  --model FOLDER --adapter FOLDER --data FILE [--output FOLDER]\n"
+           "  ./train_lora merge    --model FOLDER --adapter FOLDER --output FOLDER\n"
            "  ./train_lora --version | --help\n\n"
            "Options (defaults with --model or --data; the embedded example has its own):\n", VERSION);
     for (int i = 0; i < OPTION_COUNT; i++) {
@@ -2715,14 +2725,14 @@ static bool print_text(void *user, size_t prompt, const char *text, size_t bytes
     return true;
 }
 
-/* One answer as a JSON object without a line end. */
+/* One answer as a JSON object, left open. */
 static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *adapter) {
     text_add(t, "{\"id\": %lld, \"adapter\": ", (long long)p->row);
     text_add_json_string(t, adapter);
     text_add(t, ", \"messages\": %s, \"response\": ", p->dialogue);
     text_add_json_string(t, a->text);
     if (p->reference) text_member(t, "reference", p->reference);
-    text_add(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"}", a->count, a->stopped ? "stop" : "length");
+    text_add(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
 }
 
 /* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. */
@@ -2812,7 +2822,7 @@ static int verb_generate(Options *o) {
             for (size_t i = 0; i < n; i++) {
                 tokens += answers[i].count;
                 if (stream) { printf("\n"); continue; }
-                if (o->jsonl || written) { answer_json(&out, &p.list[begin + i], &answers[i], columns[c]); text_add(&out, "\n"); }
+                if (o->jsonl || written) { answer_json(&out, &p.list[begin + i], &answers[i], columns[c]); text_add(&out, "}\n"); }
                 else if (count > 1) text_add(&out, "[%lld] %s: %s\n", (long long)p.list[begin + i].row, columns[c], answers[i].text);
                 else text_add(&out, "[%lld] %s\n", (long long)p.list[begin + i].row, answers[i].text);
             }
@@ -2878,7 +2888,278 @@ static int verb_merge(Options *o) {
 }
 
 /* ================================================================================================================================================
-   17  MAIN
+   17  EVALUATE AND COMPARE
+   The same rows before and after: loss and its relatives of the given answers, then answers of the model's own, scored by data/score.h. A column is the base or one adapter.
+   ================================================================================================================================================ */
+
+enum { SCORES = 14 };
+static const char *const score_name[SCORES] = {"loss", "perplexity", "mean_example_perplexity", "token_accuracy", "entropy", "exact_match", "f1", "bleu", "sentence_bleu", "chrf", "rouge_l", "words_count", "accuracy", "macro_f1"};
+enum { SCORE_EXACT = 5, SCORE_F1, SCORE_BLEU, SCORE_SENTENCE, SCORE_CHRF, SCORE_ROUGE, SCORE_LENGTH, SCORE_ACCURACY, SCORE_MACRO };
+
+typedef struct Column {
+    const char *name;
+    double score[SCORES];                   /* NAN: not measured */
+    Answer *answers;                        /* [prompts] or NULL */
+    int64_t *confusion;                     /* [labels][labels + 1] or NULL */
+} Column;
+typedef struct Comparison {
+    const Options *o;
+    Prompts prompts;
+    const char **labels;                    /* stb_ds array */
+    int *expected;                          /* [prompts]: label of the reference */
+    Column *columns;
+    int count;
+    BleuTokenize how;
+    bool characters;
+} Comparison;
+
+static void scores_json(Text *t, const double score[SCORES], int first, int last) {
+    const char *comma = "";
+    for (int i = first; i < last; i++) if (isfinite(score[i])) { text_add(t, "%s\"%s\": %.9g", comma, score_name[i], score[i]); comma = ", "; }
+}
+/* The scores of one answer alone. */
+static void answer_scores(double score[SCORES], const Comparison *c, const char *answer, const char *reference) {
+    Chrf chrf;
+    memset(&chrf, 0, sizeof chrf);
+    for (int i = 0; i < SCORES; i++) score[i] = NAN;
+    if (!reference) return;
+    chrf_add(&chrf, answer, reference);
+    score[SCORE_EXACT] = score_exact_match(answer, reference);
+    score[SCORE_F1] = score_token_f1(answer, reference);
+    score[SCORE_SENTENCE] = score_sentence_bleu(answer, reference, c->characters);
+    score[SCORE_CHRF] = chrf_score(&chrf);
+    score[SCORE_ROUGE] = score_rouge_l(answer, reference, c->characters);
+}
+
+static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err) {
+    const Options *o = s->o;
+    Batch b;
+    EvalResult r;
+    int max_tokens = 0, max_sequences = 0;
+    grow_to_batches(d, NULL, o->train.per_device_eval_batch_size, &max_tokens, &max_sequences);
+    if (!model_prepare(&s->model, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
+    bool ok = model_evaluate(&s->model, s->generate.adapter, d, &b, o->train.per_device_eval_batch_size, &r, err);
+    batch_free(&b);
+    if (!ok) return false;
+    const double loss[5] = {r.loss, r.perplexity, r.mean_example_perplexity, r.accuracy, r.entropy};
+    memcpy(column->score, loss, sizeof loss);
+    return true;
+}
+
+static bool column_answers(Column *column, const Comparison *c, Session *s, Error *err) {
+    int labels = (int)arrlen(c->labels), references = 0;
+    double sum[SCORES] = {0}, score[SCORES], words = 0;
+    Bleu bleu;
+    Chrf chrf;
+    memset(&bleu, 0, sizeof bleu);
+    memset(&chrf, 0, sizeof chrf);
+    column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
+    if (!model_generate(&s->model, s->tokenizer, c->prompts.list, c->prompts.count, &s->generate, column->answers, NULL, NULL, err)) { free(column->answers); column->answers = NULL; return false; }
+    if (labels) column->confusion = (int64_t *)must_alloc((size_t)(labels * (labels + 1)) * sizeof *column->confusion);
+    for (size_t i = 0; i < c->prompts.count; i++) {
+        const char *answer = column->answers[i].text, *reference = c->prompts.list[i].reference;
+        words += score_words(answer);
+        if (!reference) continue;
+        references++;
+        answer_scores(score, c, answer, reference);
+        for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) if (isfinite(score[k])) sum[k] += score[k];
+        bleu_add(&bleu, answer, reference, c->how);
+        chrf_add(&chrf, answer, reference);
+        if (labels) {
+            int got = score_label(answer, c->labels, labels);
+            column->confusion[c->expected[i] * (labels + 1) + (got < 0 ? labels : got)]++;
+        }
+    }
+    column->score[SCORE_LENGTH] = words / (double)c->prompts.count;
+    if (references) {
+        for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) column->score[k] = sum[k] / references;
+        column->score[SCORE_BLEU] = bleu_score(&bleu);
+        column->score[SCORE_CHRF] = chrf_score(&chrf);
+    }
+    if (labels && references) {
+        LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
+        column->score[SCORE_ACCURACY] = score_labels(each, &macro, &weighted, column->confusion, labels);
+        column->score[SCORE_MACRO] = macro.f1;
+        free(each);
+    }
+    return true;
+}
+
+/* "a,b,c" into labels; every reference must be one of them. */
+static bool comparison_labels(Comparison *c, Error *err) {
+    if (!c->o->labels) return true;
+    char *list = copy_string(c->o->labels);
+    for (char *rest = list, *word = strtok_r(rest, ",", &rest); word; word = strtok_r(rest, ",", &rest)) {
+        while (*word == ' ') word++;
+        arrput(c->labels, word);
+    }
+    if (arrlen(c->labels) < 2) return fail(err, "fewer than two labels in '%s'; --labels; write them as positive,negative", c->o->labels);
+    c->expected = (int *)must_alloc(c->prompts.count * sizeof *c->expected);
+    for (size_t i = 0; i < c->prompts.count; i++) {
+        const char *reference = c->prompts.list[i].reference;
+        c->expected[i] = reference ? score_label(reference, c->labels, (int)arrlen(c->labels)) : -1;
+        if (c->expected[i] < 0) return fail(err, "the expected answer '%.60s' is none of the labels; %s, row %lld; add it to --labels", reference ? reference : "", c->o->data[0], (long long)c->prompts.list[i].row);
+    }
+    return true;
+}
+
+static void comparison_print(const Comparison *c) {
+    printf("%-24s", "");
+    for (int k = 0; k < c->count; k++) printf(" %16.16s", base_name(c->columns[k].name));
+    printf("\n");
+    for (int i = 0; i < SCORES; i++) {
+        bool any = false;
+        for (int k = 0; k < c->count; k++) any |= isfinite(c->columns[k].score[i]);
+        if (!any) continue;
+        printf("%-24s", score_name[i]);
+        for (int k = 0; k < c->count; k++) printf(" %16.4f", c->columns[k].score[i]);
+        printf("\n");
+    }
+    int labels = (int)arrlen(c->labels);
+    for (int k = 0; k < c->count && labels; k++) {
+        if (!c->columns[k].confusion) continue;
+        LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
+        score_labels(each, &macro, &weighted, c->columns[k].confusion, labels);
+        printf("\n%s\n%-20s %9s %9s %9s %9s   answered:", c->columns[k].name, "expected", "precision", "recall", "f1", "support");
+        for (int j = 0; j <= labels; j++) printf(" %10.10s", j < labels ? c->labels[j] : "(none)");
+        printf("\n");
+        for (int l = 0; l < labels + 2; l++) {
+            const LabelScore *s = l < labels ? &each[l] : l == labels ? &macro : &weighted;
+            printf("%-20.20s %9.4f %9.4f %9.4f %9lld            ", l < labels ? c->labels[l] : l == labels ? "macro mean" : "weighted mean", s->precision, s->recall, s->f1, (long long)s->support);
+            for (int j = 0; j <= labels && l < labels; j++) printf(" %10lld", (long long)c->columns[k].confusion[l * (labels + 1) + j]);
+            printf("\n");
+        }
+        free(each);
+    }
+}
+
+/* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
+static bool comparison_write(const Comparison *c, const char *folder, Error *err) {
+    if (!make_folder(folder, err)) return false;
+    Text t = {NULL};
+    double score[SCORES];
+    text_add(&t, "{\"model\": ");
+    text_add_json_string(&t, c->o->train.model);
+    text_member(&t, "data", c->o->data[0]);
+    text_add(&t, ", \"few_shot\": %d, \"columns\": [", c->o->few_shot);
+    for (int k = 0; k < c->count; k++) {
+        text_add(&t, "%s\n  {\"adapter\": ", k ? "," : "");
+        text_add_json_string(&t, c->columns[k].name);
+        text_add(&t, ", ");
+        scores_json(&t, c->columns[k].score, 0, SCORES);
+        if (c->columns[k].confusion) {
+            int labels = (int)arrlen(c->labels);
+            text_add(&t, ", \"labels\": [");
+            for (int l = 0; l < labels; l++) { if (l) text_add(&t, ", "); text_add_json_string(&t, c->labels[l]); }
+            text_add(&t, "], \"confusion\": [");
+            for (int l = 0; l < labels * (labels + 1); l++) text_add(&t, "%s%lld", l == 0 ? "[" : l % (labels + 1) ? ", " : "], [", (long long)c->columns[k].confusion[l]);
+            text_add(&t, "]]");
+        }
+        text_add(&t, "}");
+    }
+    text_add(&t, "\n]}\n");
+    if (!text_write(&t, folder, "evaluation.json", err)) return false;
+    if (!c->columns[0].answers) return true;
+    for (size_t i = 0; i < c->prompts.count; i++)
+        for (int k = 0; k < c->count; k++) {
+            answer_json(&t, &c->prompts.list[i], &c->columns[k].answers[i], c->columns[k].name);
+            answer_scores(score, c, c->columns[k].answers[i].text, c->prompts.list[i].reference);
+            if (c->prompts.list[i].reference) text_add(&t, ", ");
+            scores_json(&t, score, SCORE_EXACT, SCORE_LENGTH);
+            text_add(&t, "}\n");
+        }
+    return text_write(&t, folder, "responses.jsonl", err);
+}
+
+static bool comparison_page(const Comparison *c, const char *folder, Error *err) {
+    Text t = {NULL};
+    char updated[32], path[PATH_MAX];
+    double score[SCORES];
+    time_text(updated, sizeof updated);
+    text_add(&t, "{\"title\": ");
+    text_add_json_string(&t, folder);
+    text_member(&t, "model", c->o->train.model);
+    text_member(&t, "data", c->o->data[0]);
+    text_member(&t, "updated", updated);
+    text_add(&t, ", \"columns\": [");
+    for (int k = 0; k < c->count; k++) { if (k) text_add(&t, ", "); text_add_json_string(&t, c->columns[k].name); }
+    text_add(&t, "], \"summary\": [");
+    for (int k = 0; k < c->count; k++) { text_add(&t, "%s{", k ? ", " : ""); scores_json(&t, c->columns[k].score, 0, SCORES); text_add(&t, "}"); }
+    text_add(&t, "], \"rows\": [");
+    for (size_t i = 0; i < c->prompts.count; i++) {
+        const Prompt *p = &c->prompts.list[i];
+        text_add(&t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
+        if (p->reference) text_member(&t, "reference", p->reference);
+        if (c->expected) text_member(&t, "label", c->labels[c->expected[i]]);
+        text_add(&t, ", \"answers\": [");
+        for (int k = 0; k < c->count; k++) { if (k) text_add(&t, ", "); text_add_json_string(&t, c->columns[k].answers[i].text); }
+        text_add(&t, "], \"scores\": [");
+        for (int k = 0; k < c->count; k++) {
+            answer_scores(score, c, c->columns[k].answers[i].text, p->reference);
+            text_add(&t, "%s{", k ? ", " : "");
+            scores_json(&t, score, SCORE_EXACT, SCORE_LENGTH);
+            text_add(&t, "}");
+        }
+        text_add(&t, "]}");
+    }
+    text_add(&t, "\n]}");
+    path_join(path, sizeof path, folder, "compare.html");
+    bool ok = page_write(path, compare_page, &t, err);
+    text_free(&t);
+    return ok;
+}
+
+static int verb_evaluate(Options *o, bool compare) {
+    Error err;
+    Session s;
+    Dataset d;
+    Comparison c;
+    memset(&c, 0, sizeof c);
+    memset(&d, 0, sizeof d);
+    c.o = o;
+    static const char *const how[] = {"13a", "zh", "char", "none"};
+    for (int i = 0; i < 4; i++) if (!strcmp(o->bleu_tokenize, how[i])) c.how = (BleuTokenize)i;
+    c.characters = c.how == BLEU_ZH || c.how == BLEU_CHAR;
+    if (compare && !arrlen(o->adapter)) usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
+    if (o->few_shot && !o->shots) usage_error("--few-shot without --shots; command line; name the file of solved examples");
+    if (arrlen(o->data) != 1) usage_error("one data file at a time; --data; run the command once for each");
+    bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base")), answers = compare || o->answers || o->labels || o->few_shot;
+    const char *folder = option_given(o, "output") ? o->train.output : compare ? "compare" : NULL;
+    c.count = (int)arrlen(o->adapter) + base;
+    c.columns = (Column *)must_alloc((size_t)c.count * sizeof *c.columns);
+    for (int k = 0; k < c.count; k++) {
+        c.columns[k].name = base && !k ? "base" : o->adapter[k - base];
+        for (int i = 0; i < SCORES; i++) c.columns[k].score[i] = NAN;
+    }
+    if (!session_open(&s, o, &err)) return failed(&err);
+    if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
+    if (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, o->shots, o->few_shot, &err) || !comparison_labels(&c, &err)) return failed(&err);
+    bool references = false;
+    for (size_t i = 0; i < c.prompts.count; i++) references |= c.prompts.list[i].reference != NULL;
+    if (references && !dataset_open(&d, o->data[0], s.tokenizer, &o->train.data_options, &err)) return failed(&err);
+    if (!references && !answers) { fail(&err, "no row has an answer to measure; %s; add --generate to see the model's own", o->data[0]); return failed(&err); }
+    fprintf(stderr, "%zu rows of %s%s\n", c.prompts.count, o->data[0], o->few_shot ? ", solved examples in front of the answers' prompts" : "");
+    for (int k = 0; k < c.count; k++) {
+        double start = seconds_now();
+        if (!session_adapter(&s, c.columns[k].name, &err)) return failed(&err);
+        if (references && !column_loss(&c.columns[k], &s, &d, &err)) return failed(&err);
+        if (answers && !column_answers(&c.columns[k], &c, &s, &err)) return failed(&err);
+        fprintf(stderr, "%s: %.1f s\n", c.columns[k].name, seconds_now() - start);
+    }
+    comparison_print(&c);
+    if (folder && (!comparison_write(&c, folder, &err) || (compare && !comparison_page(&c, folder, &err)))) return failed(&err);
+    if (compare) printf("\npage     %s/compare.html: read, filter and rate the answers side by side in a browser\n", folder);
+    for (int k = 0; k < c.count; k++) { if (c.columns[k].answers) answers_free(c.columns[k].answers, c.prompts.count); free(c.columns[k].answers); free(c.columns[k].confusion); }
+    free(c.columns);
+    free(c.expected);
+    prompts_free(&c.prompts);
+    dataset_free(&d);
+    session_close(&s);
+    return 0;
+}
+
+/* ================================================================================================================================================
+   18  MAIN
    ================================================================================================================================================ */
 
 /* The command line again, for messages that say how to go on. */
@@ -2901,10 +3182,10 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) { print_help(); return 0; }
         if (!strcmp(argv[i], "--version")) { print_version(); return 0; }
     }
-    static const char *const verbs[] = {"train", "inspect", "plan", "generate", "merge"};
+    static const char *const verbs[] = {"train", "inspect", "plan", "generate", "evaluate", "compare", "merge"};
     bool known = false;
     for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) known |= !strcmp(verb, verbs[i]);
-    if (!known) usage_error("unknown verb '%s'; command line; the verbs are train, inspect, plan, generate, merge", verb);
+    if (!known) usage_error("unknown verb '%s'; command line; the verbs are train, inspect, plan, generate, evaluate, compare, merge", verb);
     Options o;
     int skip = argc > 1 && verb == argv[1] ? 2 : 1;
     options_parse(&o, argc - skip, argv + skip);
@@ -2912,6 +3193,7 @@ int main(int argc, char **argv) {
     o.command = command_line(argc, argv);
     if (!strcmp(verb, "inspect")) return verb_inspect(&o);
     if (!strcmp(verb, "generate")) return verb_generate(&o);
+    if (!strcmp(verb, "evaluate") || !strcmp(verb, "compare")) return verb_evaluate(&o, !strcmp(verb, "compare"));
     if (!strcmp(verb, "merge")) return verb_merge(&o);
     TrainResult result;
     bool plan_only = !strcmp(verb, "plan");

@@ -438,7 +438,7 @@ static void test_packing(void) {
     ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && model_prepare(&m, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
     if (!ok) { check(false, "packing: %s", err.text); return; }
     EvalResult x = {0, 0, 0, 0, 0, 0, 0, 0}, y = x;
-    ok = model_evaluate(&m, &plain, &b, 1, &x, &err) && model_evaluate(&m, &packed, &b, 4, &y, &err);
+    ok = model_evaluate(&m, true, &plain, &b, 1, &x, &err) && model_evaluate(&m, true, &packed, &b, 4, &y, &err);
     check(ok && packed.slots < plain.slots && x.tokens == y.tokens && fabs(x.loss - y.loss) <= 1e-6 * x.loss, "packing: %zu examples in %zu slots, loss %.7f and %.7f", packed.count, packed.slots, x.loss, y.loss);
     batch_free(&b);
     model_close(&m);
