@@ -56,6 +56,10 @@ $(BUILD)/pages.h: $(PAGES)
 	@mkdir -p $(BUILD)
 	@for page in $(PAGES); do echo "static const char $$(basename $$page .html)_page[] ="; sed 's/\\/\\\\/g; s/"/\\"/g; s/?/\\?/g; s/.*/"&\\n"/' $$page; echo ";"; done >$@.tmp && mv $@.tmp $@
 
+## data/convert    the converter of published data sets into rows for training (data/convert --help)
+data/convert: data/convert.c tokenizer.h | stb
+	$(CC) $(STRICT) $(CFLAGS) $(INCLUDE) $< -o $@ $(LIBS)
+
 # Installs stb_ds.h when it can, else says how.
 stb:
 ifeq ($(STB),)
@@ -66,7 +70,7 @@ endif
 
 ## test            every test, the CUDA kernels included; the last line is "N passed, N failed" (for everybody, and CI; no GPU needed)
 test:
-	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora test-programs
+	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora data/convert test-programs
 	@bash test/run.sh
 test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/crashing $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
@@ -160,7 +164,7 @@ golden:
 
 ## clean           removes what make made
 clean:
-	rm -rf $(BUILD) train_lora
+	rm -rf $(BUILD) train_lora data/convert
 
 ## help            this list
 help:

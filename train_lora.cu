@@ -2061,16 +2061,7 @@ static void options_resolve(Options *o) {
     t->metric_for_best_model = o->metric;
     t->greater_is_better = option_given(o, "greater-is-better") ? o->greater : -1;
     t->skip_nonfinite = !strcmp(o->on_nonfinite, "skip");
-    if (t->eval_strategy != STRATEGY_NO && !t->eval_data && !(t->eval_split > 0)) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1", o->eval_strategy);
-    if (t->eval_split > 0 && option_given(o, "eval-data")) usage_error("--eval-data and --eval-split exclude each other; command line; give one of them");
-    if (t->eval_split > 0) t->eval_data = NULL;
-    if (t->load_best_model_at_end && t->eval_strategy == STRATEGY_NO) usage_error("--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch");
-    if (t->early_stopping_patience && t->eval_strategy == STRATEGY_NO) usage_error("--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch");
-    if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
-    if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
-    if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
-    if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
-    if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
+    if (t->eval_split > 0 && !option_given(o, "eval-data")) t->eval_data = NULL;
     for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(o->scheduler, schedule_name[i])) t->lr_scheduler_type = (Schedule)i;
     t->data_options.enable_thinking = option_given(o, "enable-thinking") ? o->enable_thinking : -1;
     if (t->data_options.prompt_template && !strstr(t->data_options.prompt_template, "{prompt}")) usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'", t->data_options.prompt_template);
@@ -2080,6 +2071,20 @@ static void options_resolve(Options *o) {
 #else
     t->data_options.threads = 1;
 #endif
+}
+
+/* Combinations that would not do what they say. Only training looks: the same --config file may be given to every verb. */
+static void options_check(const Options *o) {
+    const TrainOptions *t = &o->train;
+    if (t->eval_strategy != STRATEGY_NO && !t->eval_data && !(t->eval_split > 0)) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1", o->eval_strategy);
+    if (t->eval_split > 0 && option_given(o, "eval-data")) usage_error("--eval-data and --eval-split exclude each other; command line; give one of them");
+    if (t->load_best_model_at_end && t->eval_strategy == STRATEGY_NO) usage_error("--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch");
+    if (t->early_stopping_patience && t->eval_strategy == STRATEGY_NO) usage_error("--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch");
+    if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
+    if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
+    if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
+    if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
+    if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
 }
 
 /* Switches that are neither on nor off until they are given. */
@@ -3195,6 +3200,7 @@ int main(int argc, char **argv) {
     if (!strcmp(verb, "generate")) return verb_generate(&o);
     if (!strcmp(verb, "evaluate") || !strcmp(verb, "compare")) return verb_evaluate(&o, !strcmp(verb, "compare"));
     if (!strcmp(verb, "merge")) return verb_merge(&o);
+    options_check(&o);
     TrainResult result;
     bool plan_only = !strcmp(verb, "plan");
     if (o.dry_run && !arrlen(o.sweep)) usage_error("--dry-run without --sweep; command line; `plan` shows what one run would take");

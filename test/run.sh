@@ -24,6 +24,9 @@ for t in test_tokenizer test_ops test_data test_model test_generate test_train t
 suite test_cli bash test/test_cli.sh ./train_lora
 suite test_resume bash test/test_resume.sh ./train_lora build/crashing
 suite test_run bash test/test_run.sh ./train_lora
+suite test_generate_cli bash test/test_generate.sh ./train_lora
+suite test_convert bash test/test_convert.sh data/convert ./train_lora
+suite test_pages bash test/test_pages.sh
 suite compilers bash test/compilers.sh
 # The emulator runs on one core: two programs at a time. Each leaves its output for `replay`, so that suite can count it in order.
 # The kernels in three precisions, each in another order of the threads; fp16 once more as on a Turing card, with 64 KiB of shared memory and the older instruction; then the longest under sanitizers.
