@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# generate, merge, evaluate and compare as a user meets them: test_generate.sh PROGRAM
+set -u
+program=$1 passed=0 failed=0
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+export OMP_NUM_THREADS=2
+verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
+run() { timeout 120 "$program" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+refused() {     # name, status, pattern, arguments...
+    local name=$1 status=$2 pattern=$3
+    shift 3
+    run "$@"
+    verdict "$([ $? = "$status" ] && [ "$(grep -c '^error: .*;.*;' "$work/err")" = 1 ] && grep -q -- "$pattern" "$work/err"; echo $?)" "$name: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-170)"
+}
+hotel=$work/hotel
+run --max-steps 200 --eval-on-start false --output "$hotel"
+verdict $? "an adapter to try: $(grep '^done' "$work/out")"
+base=(--model data/base --temperature 0)
+
+run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?"
+verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 1 ] && grep -qi 'linden court' "$work/out" && grep -q 'tokens/s' "$work/err"; echo $?)" "a prompt is answered on stdout, the speed is on stderr: $(cat "$work/out")"
+cp "$work/out" "$work/once"
+run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?" --threads 1
+cmp -s "$work/out" "$work/once"
+verdict $? "again, with one thread, the same"
+run generate --model data/base --prompt Hello --temperature 1 --seed 1 && cp "$work/out" "$work/a" && run generate --model data/base --prompt Hello --temperature 1 --seed 1 && cp "$work/out" "$work/b" && run generate --model data/base --prompt Hello --temperature 1.5 --seed 2 && cp "$work/out" "$work/c"
+verdict "$(cmp -s "$work/a" "$work/b" && ! cmp -s "$work/a" "$work/c"; echo $?)" "sampling repeats with its seed: $(cat "$work/a")"
+run generate "${base[@]}" --adapter base --adapter "$hotel" --prompt "Hi" --prompt "Bye" --jsonl
+verdict "$([ "$(grep -c '^{"id": [12], "adapter": "[^"]*", "messages": \[{"role": "user", "content": "\(Hi\|Bye\)"}\], "response": ".*", "tokens": [0-9]*, "finish_reason": "\(stop\|length\)"}$' "$work/out")" = 4 ]; echo $?)" "--jsonl, two prompts, base and adapter: $(head -n 1 "$work/out")"
+run generate "${base[@]}" --prompt "Hello" --max-new-tokens 2 --jsonl
+verdict "$(grep -q '"tokens": 2, "finish_reason": "length"' "$work/out"; echo $?)" "--max-new-tokens 2: $(cat "$work/out")"
+run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?" --stop " at" --jsonl
+verdict "$(grep -q '"finish_reason": "stop"' "$work/out" && ! grep -q '"response": ".* at' "$work/out"; echo $?)" "--stop: $(grep -o '"response": "[^"]*"' "$work/out")"
+echo '[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello, how can I help?"},
+ {"role": "user", "content": "Where is it?"}]' >"$work/chat.json"
+run generate "${base[@]}" --messages "$work/chat.json" --system "Be brief." --output "$work/answers.jsonl"
+verdict "$([ $? = 0 ] && [ ! -s "$work/out" ] && grep -q 'how can I help' "$work/answers.jsonl"; echo $?)" "--messages, --output"
+printf 'Hello there\n/adapter %s\nWhat time is check-in at Linden Court?\n/nonsense\n/adapter %s/none\n/reset\nHello there\n/quit\nnot reached\n' "$hotel" "$work" | "$program" generate "${base[@]}" --chat >"$work/out" 2>"$work/err"
+verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 3 ] && [ "$(sed -n 1p "$work/out")" = "$(sed -n 3p "$work/out")" ] && sed -n 2p "$work/out" | grep -qi linden && [ "$(grep -c '^error' "$work/err")" = 2 ]; echo $?)" "--chat: $(tr '\n' '|' <"$work/out")"
+for size in 1 3 50; do run generate "${base[@]}" --adapter "$hotel" --data data/hotel/test.jsonl --batch-size $size --jsonl && cp "$work/out" "$work/batch$size"; done
+verdict "$(cmp -s "$work/batch1" "$work/batch3" && cmp -s "$work/batch1" "$work/batch50" && [ "$(wc -l <"$work/batch1")" = 50 ] && [ "$(grep -c '"reference": ' "$work/batch1")" = 50 ]; echo $?)" "a file in batches of 1, 3 and 50: the same 50 answers"
+
+refused "nothing to answer" 2 "--prompt TEXT" generate --model data/base
+refused "two things to answer" 2 "one of" generate --model data/base --prompt a --chat
+refused "no such adapter" 1 "none" generate --model data/base --prompt a --adapter "$work/none"
+refused "an adapter for another shape" 1 "shape\|layer\|tensor" generate --model data/base --prompt a --adapter test/golden/qwen3/adapter
+refused "no model" 1 "none" generate --model "$work/none" --prompt a
+cp -r data/base "$work/plain" && rm "$work/plain/chat_template.jinja" && sed -i 's/"chat_template"/"no_template"/' "$work/plain/tokenizer_config.json"
+refused "no chat template" 1 "chat template" generate --model "$work/plain" --messages "$work/chat.json"
+run generate --model "$work/plain" --temperature 0 --prompt "Once" --max-new-tokens 5
+verdict "$([ $? = 0 ] && [ -s "$work/out" ]; echo $?)" "a model without a template goes on with the text: $(cat "$work/out")"
+refused "longer than the context" 1 "more than the" generate --model data/base --prompt a --max-new-tokens 100000
+refused "an empty prompt" 1 "empty" generate --model data/base --prompt "" --raw
+: >"$work/empty.jsonl"
+refused "an empty file" 1 "empty" generate --model data/base --data "$work/empty.jsonl"
+refused "a negative temperature" 2 "out of range" generate --model data/base --prompt a --temperature -1
+refused "shots without their number's file" 2 "--shots" generate --model data/base --data data/hotel/test.jsonl --few-shot 2
+sed 's/"base_model_name_or_path": "[^"]*"/"base_model_name_or_path": "org\/Other-7B"/' "$hotel/adapter_config.json" >"$work/config" && cp -r "$hotel" "$work/renamed" && cp "$work/config" "$work/renamed/adapter_config.json"
+run generate "${base[@]}" --adapter "$work/renamed" --prompt Hi
+verdict "$([ $? = 0 ] && grep -q '^warning: .*trained on org/Other-7B' "$work/err"; echo $?)" "an adapter of another base's name: $(grep warning "$work/err" | sed "s|$work/||g")"
+
+run evaluate --model data/base --adapter base --adapter "$hotel" --data data/hotel/test.jsonl --generate --output "$work/evaluation"
+verdict "$([ $? = 0 ] && awk '$1 == "loss" { l = $3 < $2 } $1 == "f1" { f = $3 > $2 } $1 == "bleu" { b = $3 > $2 } END { exit !(l && f && b) }' "$work/out"; echo $?)" "evaluate: loss, f1 and bleu of base and adapter: $(awk '$1 == "loss" || $1 == "f1" || $1 == "bleu"' "$work/out" | tr -s ' \n' ' ')"
+loss=$(grep -o '"loss": [0-9.]*' "$work/evaluation/evaluation.json" | tail -n 1 | cut -d' ' -f2)
+run --model data/base --data data/hotel/train.jsonl --eval-data data/hotel/test.jsonl --init-adapter "$hotel" --learning-rate 0 --max-steps 1 --output "$work/again"
+verdict "$(awk -v a="$loss" -v b="$(grep -o '"eval_loss": [0-9.]*' "$work/again/log.jsonl" | head -n 1 | cut -d' ' -f2)" 'BEGIN { d = a / b - 1; exit !(d < 1e-6 && d > -1e-6) }'; echo $?)" "its loss is the one that training's evaluation has: $loss"
+verdict "$([ "$(wc -l <"$work/evaluation/responses.jsonl")" = 100 ] && [ "$(grep -c '"rouge_l": [0-9.e-]*}$' "$work/evaluation/responses.jsonl")" = 100 ]; echo $?)" "responses.jsonl has 100 scored answers"
+for i in 1 2 3 4 5 6; do echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$([ $((i % 2)) = 1 ] && echo Hello || echo Goodbye). Is it good?\"}, {\"role\": \"assistant\", \"content\": \"$([ $((i % 2)) = 1 ] && echo yes || echo no)\"}]}"; done >"$work/labels.jsonl"
+run --model data/base --data "$work/labels.jsonl" --max-steps 60 --learning-rate 1e-2 --per-device-train-batch-size 6 --lora-dropout 0 --output "$work/yesno"
+run evaluate --model data/base --adapter base --adapter "$work/yesno" --data "$work/labels.jsonl" --labels yes,no
+verdict "$([ $? = 0 ] && grep -q '^accuracy .* 0\.0000 .* 1\.0000' <(tr -s ' ' <"$work/out") && grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out"); echo $?)" "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')"
+refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" --labels yes,perhaps
+refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/labels.jsonl" --labels yes
+run evaluate --model data/base --data data/hotel/test.jsonl --few-shot 2 --shots data/hotel/train.jsonl --max-new-tokens 8
+verdict "$([ $? = 0 ] && grep -q '^chrf' "$work/out"; echo $?)" "--few-shot 2: $(grep '^chrf' "$work/out" | tr -s ' ')"
+echo '{"messages": [{"role": "user", "content": "Hi"}]}' >"$work/question.jsonl"
+refused "nothing to measure" 1 "add --generate" evaluate --model data/base --data "$work/question.jsonl"
+refused "nothing to compare" 2 "--adapter" compare --model data/base --data data/hotel/test.jsonl
+run compare --model data/base --adapter "$hotel" --adapter "$work/yesno" --data data/hotel/test.jsonl --max-new-tokens 24 --output "$work/page"
+verdict "$([ $? = 0 ] && grep -q '"columns": \["base", ' "$work/page/compare.html" && ! grep -q '{{DATA}}' "$work/page/compare.html" && [ -s "$work/page/responses.jsonl" ]; echo $?)" "compare: $(tail -n 1 "$work/out" | sed "s|$work/||")"
+
+run merge --model data/base --adapter "$hotel" --output "$work/merged"
+verdict "$([ $? = 0 ] && grep -q '^merged .*agree' "$work/out" && cmp -s data/base/tokenizer.json "$work/merged/tokenizer.json" && [ "$(stat -c %s data/base/model.safetensors)" = "$(stat -c %s "$work/merged/model.safetensors")" ]; echo $?)" "merge: $(sed "s|$work/||g" "$work/out")"
+run evaluate --model "$work/merged" --data data/hotel/test.jsonl
+verdict "$(awk -v a="$loss" '$1 == "loss" { d = $2 / a - 1; exit !(d < 0.02 && d > -0.02) }' "$work/out"; echo $?)" "the merged model's loss: $(grep '^loss' "$work/out" | tr -s ' '), with the adapter beside it $loss"
+refused "merge over a folder" 1 "exists already" merge --model data/base --adapter "$hotel" --output "$work/merged"
+refused "merge nothing" 2 "--adapter" merge --model data/base --output "$work/m2"
+(ulimit -f 512; trap '' XFSZ; timeout 60 "$program" merge --model data/base --adapter "$hotel" --output "$work/full") >"$work/out" 2>"$work/err"
+verdict "$([ $? = 1 ] && grep -q '^error: cannot write' "$work/err" && [ ! -e "$work/full" ] && [ ! -e "$work/full.tmp" ]; echo $?)" "merge without room leaves nothing: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-120)"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
