@@ -136,9 +136,11 @@ fuzz: | stb
 	@bash test/fuzz.sh $(FUZZ_SECONDS)
 
 ## bench           speed of the ops and the tokenizer on this machine; on a GPU every kernel as a share of the card, and the whole step
-bench: $(BUILD)/bench_ops $(BUILD)/bench_tokenizer $(if $(filter 1,$(CUDA)),$(BUILD)/bench_gpu $(BUILD)/make_random_model)
+bench: $(BUILD)/bench_ops $(BUILD)/bench_tokenizer $(BUILD)/bench_generate $(BUILD)/make_random_model $(if $(filter 1,$(CUDA)),$(BUILD)/bench_gpu)
 	$(BUILD)/bench_ops
 	$(BUILD)/bench_tokenizer data/base data/hotel/train.jsonl
+	test -s $(BUILD)/tinyllama/model.safetensors || $(BUILD)/make_random_model dev/configs/tinyllama-1.1b.json $(BUILD)/tinyllama BF16
+	$(BUILD)/bench_generate $(BUILD)/tinyllama
 ifeq ($(CUDA),1)
 	$(BUILD)/bench_gpu
 	for model in qwen3-1.7b tinyllama-1.1b llama-3.1-8b; do $(BUILD)/bench_gpu --random-weights dev/configs/$$model.json || exit 1; done
@@ -147,6 +149,11 @@ endif
 $(BUILD)/bench_gpu: dev/bench_gpu.cu train_lora.cu $(HEADERS) | stb
 	@mkdir -p $(BUILD)
 	$(or $(NVCC),nvcc) $(NVCCFLAGS) -DWITH_CUBLAS $< -o $@ -lcublas $(LIBS)
+ifeq ($(CUDA),1)
+$(BUILD)/bench_generate: dev/bench_generate.c train_lora.cu $(HEADERS) | stb
+	@mkdir -p $(BUILD)
+	$(or $(NVCC),nvcc) $(NVCCFLAGS) -x cu $< -o $@ $(LIBS)
+endif
 $(BUILD)/bench_%: dev/bench_%.c $(HEADERS) | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)

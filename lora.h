@@ -1413,35 +1413,8 @@ static const float *b_slice(float *buffer, const MatrixB *b, int k0, int kc, int
     return buffer;
 }
 
-/* The same for few rows, every sum in the same order: a token being generated must not pay for MR of them. */
-static inline __attribute__((always_inline)) void gemm_rows(float *c, size_t ldc, const int rows, int width, const float *a, const float *b, int kc, float alpha, float beta) {
-    vecf acc[4][2];
-    float tile[NR];
-    for (int i = 0; i < rows; i++) acc[i][0] = acc[i][1] = (vecf){0};
-    for (int k = 0; k < kc; k++, a += MR, b += NR) {
-        vecf b0 = vec_load(b), b1 = vec_load(b + VL);
-        for (int i = 0; i < rows; i++) { acc[i][0] += b0 * a[i]; acc[i][1] += b1 * a[i]; }
-    }
-    for (int i = 0; i < rows; i++) {
-        float *row = c + (size_t)i * ldc;
-        vecf x = acc[i][0] * alpha, y = acc[i][1] * alpha;
-        if (width == NR) {
-            if (beta != 0) { x += vec_load(row) * beta; y += vec_load(row + VL) * beta; }
-            vec_store(row, x);
-            vec_store(row + VL, y);
-            continue;
-        }
-        vec_store(tile, acc[i][0]);
-        vec_store(tile + VL, acc[i][1]);
-        for (int j = 0; j < width; j++) row[j] = alpha * tile[j] + (beta != 0 ? beta * row[j] : 0);
-    }
-}
-
 /* c[MR][NR] (rows x width of it exist) = beta c + alpha a[kc][MR]^T b[kc][NR] */
 static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, float alpha, float beta) {
-    if (rows == 1) { gemm_rows(c, ldc, 1, width, a, b, kc, alpha, beta); return; }
-    if (rows == 2) { gemm_rows(c, ldc, 2, width, a, b, kc, alpha, beta); return; }
-    if (rows <= 4) { gemm_rows(c, ldc, rows, width, a, b, kc, alpha, beta); return; }
     vecf acc[MR][2];
 #pragma GCC unroll 12
     for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vecf){0};
@@ -1469,8 +1442,71 @@ static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const fl
 
 static size_t gemm_scratch_floats(int M, int K) { return (size_t)((M + MR - 1) / MR) * MR * (size_t)K; }
 
+/* Few rows, as in generation: the weights' way from memory is all the time there is. Each is read once, straight into the products, `panels` panels side by side: with `rows` that makes eight independent chains of sums and
+   several streams for the prefetchers. Every sum has the order that the tiles give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
+enum { FEW_ROWS = 4 };
+typedef uint16_t vech __attribute__((vector_size(VL * 2)));
+typedef uint32_t vecu __attribute__((vector_size(VL * 4)));
+static inline vecf panel_load(const Weight *w, size_t at) {
+    if (w->dtype == DTYPE_F32) return vec_load((const float *)w->packed + at);
+    vech h;
+    memcpy(&h, (const uint16_t *)w->packed + at, sizeof h);
+    vecu bits = __builtin_convertvector(h, vecu);
+    if (w->dtype == DTYPE_BF16) return (vecf)(bits << 16);
+    vecf magnitude = (vecf)((bits & 0x7fff) << 13) * 0x1p112f;                /* as in unpack */
+    return (vecf)((vecu)magnitude | (bits & 0x8000) << 16);
+}
+static inline __attribute__((always_inline)) void few_rows(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int first, int N, int K, float alpha, float beta, const int rows, const int panels) {
+    int last = (N + NR - 1) / NR - 1;
+    vecf sum[8][2];
+    memset(sum, 0, sizeof sum);
+    for (int k0 = 0; k0 < K; k0 += KC) {
+        vecf acc[8][2];
+        int kc = K - k0 < KC ? K - k0 : KC;
+        size_t at[4];
+        for (int p = 0; p < panels; p++) at[p] = ((size_t)(first + p < last ? first + p : last) * (size_t)K + (size_t)k0) * NR;
+        for (int i = 0; i < rows * panels; i++) acc[i][0] = acc[i][1] = (vecf){0};
+        for (int k = 0; k < kc; k++)
+#pragma GCC unroll 4
+            for (int p = 0; p < panels; p++) {
+                vecf b0 = panel_load(w, at[p] + (size_t)k * NR), b1 = panel_load(w, at[p] + (size_t)k * NR + VL);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) { float x = a[(size_t)r * a_row + (size_t)(k0 + k)]; acc[p * rows + r][0] += b0 * x; acc[p * rows + r][1] += b1 * x; }
+            }
+        for (int p = 0; p < panels; p++) {
+            for (int r = 0; r < rows && first + p <= last; r++) {
+                float *row = C + (size_t)r * ldc + (size_t)(first + p) * NR;
+                int width = N - (first + p) * NR < NR ? N - (first + p) * NR : NR, i = p * rows + r;
+                float before[NR] = {0}, after[NR];
+                if (!k0 && beta != 0) memcpy(before, row, (size_t)width * sizeof(float));
+                for (int v = 0; v < 2; v++) {
+                    vecf x = acc[i][v] * alpha;
+                    if (k0) x += sum[i][v];
+                    else if (beta != 0) x += vec_load(before + v * VL) * beta;
+                    sum[i][v] = x;
+                }
+                if (k0 + KC < K) continue;
+                vec_store(after, sum[i][0]);
+                vec_store(after + VL, sum[i][1]);
+                memcpy(row, after, (size_t)width * sizeof(float));
+            }
+        }
+    }
+}
+static void gemm_few(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int M, int N, int K, float alpha, float beta) {
+    int panels = (N + NR - 1) / NR, together = M == 1 ? 4 : M == 2 ? 2 : 1;
+#pragma omp parallel for schedule(static)
+    for (int p = 0; p < panels; p += together) {
+        if (M == 1) few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 1, 4);
+        else if (M == 2) few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 2, 2);
+        else if (M == 3) few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 3, 1);
+        else few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 4, 1);
+    }
+}
+
 /* C [M,N] (row stride ldc) = beta C + alpha A B;  A[m][k] = a[m * a_row + k * a_column]. */
 static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, MatrixB b, int M, int N, int K, float alpha, float beta, ScratchCursor scratch) {
+    if (M <= FEW_ROWS && b.weight && !b.turned && a_column == 1) { gemm_few(C, ldc, a, a_row, b.weight, M, N, K, alpha, beta); return; }
     int tiles = (M + MR - 1) / MR, panels = (N + NR - 1) / NR, threads = op_threads();
     /* Few columns (a LoRA rank): split the rows too, or one thread would do it all. The split changes no sum. */
     int pieces = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;

@@ -1735,7 +1735,7 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 
 typedef struct Options {
     TrainOptions train;
-    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *report_to, *on_finish, *config;
+    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *sample_prompts, *report_to, *on_finish, *config;
     int threads, examples;
     bool enable_thinking, greater, dry_run, chat, raw, jsonl, answers;
     GenerateOptions generate;               /* where given */
@@ -1805,6 +1805,7 @@ static const Option option_table[] = {
     {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, "save the best evaluation's adapter, not the last step's"},
     {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, "stop after so many evaluations in a row without a better one"},
     {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, "better by more than this"},
+    {"sample-prompts", OPTION_TEXT, AT(sample_prompts), 0, 0, NULL, "data file whose first rows (8 at most) are answered at every evaluation, adapter off and on, likeliest tokens, 64 at most"},
     {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", "also write TensorBoard's event files, into OUTPUT/runs"},
     {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
     {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
@@ -1853,6 +1854,7 @@ static void options_default(Options *o, bool embedded) {
     TrainOptions *t = &o->train;
     o->generate.max_new_tokens = o->generate.top_k = o->generate.batch_size = -1;
     t->model = "data/base"; arrput(o->data, "data/hotel/train.jsonl"); t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
+    o->sample_prompts = embedded ? "data/hotel/questions.jsonl" : NULL;
     t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
     t->learning_rate = embedded ? 5e-3 : 2e-4; t->warmup_ratio = embedded ? 0.05 : 0;
     t->num_train_epochs = embedded ? 6 : 3; t->max_steps = -1;
@@ -2083,6 +2085,7 @@ static void options_check(const Options *o) {
     if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
     if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
     if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
+    if (o->sample_prompts && !t->eval_data && !(t->eval_split > 0)) usage_error("--sample-prompts without evaluation data; command line; they are answered at every evaluation: add --eval-data FILE or --eval-split 0.1");
     if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
     if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
 }
@@ -2160,9 +2163,10 @@ static void print_help(void) {
    12  TERMINAL
    ================================================================================================================================================ */
 
-static volatile sig_atomic_t interrupted;   /* the signal's number */
+static volatile sig_atomic_t interrupted;   /* the signal's number; -1: something that ends the run */
 static void on_signal(int number) { interrupted = number; }
 
+enum { SAMPLES = 8 };
 /* What the hooks of a run share. */
 typedef struct Screen {
     Options *o;
@@ -2170,6 +2174,11 @@ typedef struct Screen {
     size_t total;                           /* bytes of the memory table */
     FILE *events;                           /* TensorBoard, or NULL */
     Report report;
+    Model *model;                           /* the run's; its adapter is the one in training */
+    Tokenizer *tokenizer;                   /* for --sample-prompts */
+    Prompts samples;
+    Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation */
+    bool sampled;
     Error error;                            /* of the files beside the run; its text is empty where there was none */
 } Screen;
 
@@ -2207,6 +2216,52 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
     printf("\n");
 }
 
+/* --sample-prompts: answers of the base, once, and of the adapter as it is. Generation lays out the model's working memory its own way; the run gets its layout back. */
+static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
+    Model *m = screen->model;
+    int max_tokens = m->max_tokens, max_positions = m->max_positions;
+    Recompute recompute = m->recompute;
+    GenerateOptions o;
+    memset(&o, 0, sizeof o);
+    o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
+    size_t count = screen->samples.count;
+    bool ok = screen->sampled || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
+    o.adapter = true;
+    if (ok && screen->sampled) answers_free(screen->after, count);
+    ok = ok && model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->after, NULL, NULL, err);
+    screen->sampled |= ok;
+    for (size_t i = 0; i < count && ok; i++) report_sample(&screen->report, r->step, screen->samples.list[i].dialogue, screen->before[i].text, screen->after[i].text);
+    return model_prepare(m, max_tokens, max_positions, recompute, true, NULL, err) && ok;
+}
+/* Opens them; a bad file is an error of the run. */
+static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
+    const char *path = screen->o->sample_prompts;
+    if (!path) return true;
+    screen->tokenizer = tokenizer_open(o->model, err);
+    if (!screen->tokenizer || !prompts_open(&screen->samples, path, screen->tokenizer, &o->data_options, NULL, 0, err)) return false;
+    for (; screen->samples.count > SAMPLES; screen->samples.count--) {
+        Prompt *last = &screen->samples.list[screen->samples.count - 1];
+        free(last->ids); free(last->dialogue); free(last->reference);
+    }
+    return true;
+}
+static void samples_close(Screen *screen) {
+    if (screen->sampled) { answers_free(screen->before, screen->samples.count); answers_free(screen->after, screen->samples.count); }
+    prompts_free(&screen->samples);
+    if (screen->tokenizer) tokenizer_free(screen->tokenizer);
+}
+/* The last user's words of a dialogue. */
+static void samples_print(const Screen *screen) {
+    for (size_t i = 0; i < screen->samples.count && screen->sampled; i++) {
+        JsonDoc doc;
+        if (!json_parse(&doc, screen->samples.list[i].dialogue, strlen(screen->samples.list[i].dialogue), "dialogue", 1, NULL)) continue;
+        const Json *last = doc.root->child;
+        while (last && last->next) last = last->next;
+        printf("%s%-8s %s\n%-8s %s\n%-8s %s\n", i ? "" : "\n", "asked", last ? json_get(last, "content")->str : "", "before", screen->before[i].text, "after", screen->after[i].text);
+        json_free(&doc);
+    }
+}
+
 static void on_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps) {
     Screen *screen = (Screen *)user;
     const ModelConfig *c = &m->config;
@@ -2239,7 +2294,8 @@ static void on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)m->param_count * 1e-6, m->lora.r, (double)m->lora.lora_alpha);
     report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
     screen->page = true;
-    bool ok = text_write(&text, o->output, "run.json", &screen->error) && report_write(&screen->report, "running", NULL, "", &screen->error);
+    screen->model = (Model *)m;             /* the hook may use it between steps */
+    bool ok = samples_open(screen, o, &screen->error) && text_write(&text, o->output, "run.json", &screen->error) && report_write(&screen->report, "running", NULL, "", &screen->error);
     if (ok && !strcmp(screen->o->report_to, "tensorboard")) screen->events = events_open(o->output, &screen->error);
 }
 
@@ -2269,6 +2325,8 @@ static void on_log(void *user, const LogRecord *r) {
     char eta[32];
     if (screen->events) events_log(screen->events, r);
     report_log(&screen->report, r);
+    Error err;
+    if (r->eval && screen->samples.count && !samples_answer(screen, r, &err)) { screen->error = err; interrupted = interrupted ? interrupted : -1; }
     report_write(&screen->report, "running", NULL, "", &screen->error);
     clear_bar(screen);
     if (r->eval) printf("eval  step %lld: loss %.4f, perplexity %.2f, token accuracy %.1f %% (%.1f s)\n", (long long)r->step, r->loss, r->perplexity, 100 * r->mean_token_accuracy, r->seconds);
@@ -2282,7 +2340,7 @@ static void on_warning(void *user, const char *text) {
     fprintf(stderr, "warning: %s\n", text);
     if (screen->page) report_warn(&screen->report, text);
 }
-static bool on_stop(void *user) { (void)user; return interrupted != 0; }
+static bool on_stop(void *user) { (void)user; return interrupted != 0; }      /* a signal, or -1: the run cannot go on */
 
 /* ================================================================================================================================================
    13  INSPECT
@@ -2449,7 +2507,8 @@ static void print_result(const Options *o, const TrainResult *r) {
     if (o->train.load_best_model_at_end && r->best_step && !r->stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)r->best_step, o->metric ? o->metric : "loss", r->best_metric);
     if (r->checkpoint[0]) printf("\ncheckpoint %s", r->checkpoint);
     if (r->checkpoint[0] && r->stopped) printf("\nto go on %s --resume %s", o->command, o->train.output);
-    printf("\nadapter  %s: PeftModel.from_pretrained(base, \"%s\") loads it; how the run went is in %s/report.html\n", o->train.output, o->train.output, o->train.output);
+    printf("\nadapter  %s, a PEFT folder; how the run went is in %s/report.html\n", o->train.output, o->train.output);
+    printf("use it   ./train_lora generate --model %s --adapter %s --chat\n", o->train.model, o->train.output);
     fflush(stdout);
 }
 
@@ -2461,6 +2520,14 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     if (screen->page) {
         Text more = {NULL};
         Error ignored;
+        char command[PATH_MAX * 2 + 64];
+        snprintf(command, sizeof command, "./train_lora generate --model %s --adapter %s --chat", o->train.model, o->train.output);
+        text_add(&more, ", \"commands\": [{\"what\": \"talk to it\"");
+        text_member(&more, "command", command);
+        snprintf(command, sizeof command, "./train_lora merge --model %s --adapter %s --output %s-merged", o->train.model, o->train.output, o->train.output);
+        text_add(&more, "}, {\"what\": \"put it into the base model\"");
+        text_member(&more, "command", command);
+        text_add(&more, "}]");
         if (r->best_step) {
             text_add(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
             text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
@@ -2501,8 +2568,9 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     clear_bar(&screen);
     if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
     if (ok && screen.error.text[0]) { err = screen.error; ok = false; }
-    if (ok) print_result(o, result);
+    if (ok) { print_result(o, result); samples_print(&screen); }
     run_finish(o, &screen, result, ok, ok ? NULL : &err);
+    samples_close(&screen);
     if (!ok) return failed(&err);
     return result->stopped ? 128 + interrupted : 0;
 }

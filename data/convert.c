@@ -937,5 +937,6 @@ int main(int argc, char **argv) {
     if (c.without) fprintf(stderr, ", %zu without a response", c.without);
     if (made > arrlenu(c.examples)) fprintf(stderr, ", %zu not chosen", made - arrlenu(c.examples));
     fprintf(stderr, "\n");
+    arrfree(parts);
     return 0;
 }

@@ -38,7 +38,7 @@ static void time_text(char *out, size_t size) {
 /* The page of a training run: what is known at its start once as text, then the log as it grows. */
 typedef struct Report {
     char path[PATH_MAX];
-    Text fixed, history, warnings;          /* members; elements */
+    Text fixed, history, warnings, samples; /* members; elements */
     double start, written;                  /* seconds_now */
     double loss_best; int64_t total_steps;
     LogRecord last;                         /* the newest training record */
@@ -97,6 +97,20 @@ static void report_warn(Report *r, const char *text) {
     text_add_json_string(&r->warnings, text);
 }
 
+static void report_sample(Report *r, int64_t step, const char *dialogue, const char *base, const char *adapter) {
+    JsonDoc doc;
+    Text prompt = {NULL};
+    if (!json_parse(&doc, dialogue, strlen(dialogue), "dialogue", 1, NULL)) return;
+    for (const Json *m = doc.root->child; m; m = m->next) text_add(&prompt, "%s%s: %s", arrlen(prompt.at) ? "\n" : "", json_get(m, "role")->str, json_get(m, "content")->str);
+    json_free(&doc);
+    text_add(&r->samples, "%s{\"step\": %lld", arrlen(r->samples.at) ? ", " : "", (long long)step);
+    text_member(&r->samples, "prompt", prompt.at ? prompt.at : "");
+    text_member(&r->samples, "base", base);
+    text_member(&r->samples, "adapter", adapter);
+    text_add(&r->samples, "}");
+    text_free(&prompt);
+}
+
 /* status: running, finished, interrupted or failed. `more`: members that only the end knows, or "". While the run goes the page is written every five seconds at most. */
 static bool report_write(Report *r, const char *status, const char *message, const char *more, Error *err) {
     double now = seconds_now();
@@ -111,13 +125,13 @@ static bool report_write(Report *r, const char *status, const char *message, con
     if (message) text_member(&t, "message", message);
     text_add(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g, \"elapsed_seconds\": %.1f, \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f}",
              (long long)l->step, (long long)r->total_steps, l->epoch, r->epochs, now - r->start, l->eta, l->tokens_per_second, l->ceiling_share);
-    text_add(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->warnings.at),
+    text_add(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->samples.at), r->samples.at ? r->samples.at : "", (int)arrlen(r->warnings.at),
              r->warnings.at ? r->warnings.at : "", more, (int)arrlen(r->fixed.at), r->fixed.at);
     bool ok = page_write(r->path, report_page, &t, err);
     text_free(&t);
     return ok;
 }
-static void report_end(Report *r) { text_free(&r->fixed); text_free(&r->history); text_free(&r->warnings); }
+static void report_end(Report *r) { text_free(&r->fixed); text_free(&r->history); text_free(&r->samples); text_free(&r->warnings); }
 
 /* ---- TensorBoard: TFRecords of Event messages (tensorflow/core/util/event.proto), tags as transformers' TensorBoardCallback names them ------------- */
 

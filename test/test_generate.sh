@@ -69,7 +69,7 @@ verdict "$([ "$(wc -l <"$work/evaluation/responses.jsonl")" = 100 ] && [ "$(grep
 for i in 1 2 3 4 5 6; do echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$([ $((i % 2)) = 1 ] && echo Hello || echo Goodbye). Is it good?\"}, {\"role\": \"assistant\", \"content\": \"$([ $((i % 2)) = 1 ] && echo yes || echo no)\"}]}"; done >"$work/labels.jsonl"
 run --model data/base --data "$work/labels.jsonl" --max-steps 60 --learning-rate 1e-2 --per-device-train-batch-size 6 --lora-dropout 0 --output "$work/yesno"
 run evaluate --model data/base --adapter base --adapter "$work/yesno" --data "$work/labels.jsonl" --labels yes,no
-verdict "$([ $? = 0 ] && grep -q '^accuracy .* 0\.0000 .* 1\.0000' <(tr -s ' ' <"$work/out") && grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out"); echo $?)" "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')"
+verdict "$([ $? = 0 ] && grep -q '^accuracy 0\.0000 1\.0000' <(tr -s ' ' <"$work/out") && grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out"); echo $?)" "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')"
 refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" --labels yes,perhaps
 refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/labels.jsonl" --labels yes
 run evaluate --model data/base --data data/hotel/test.jsonl --few-shot 2 --shots data/hotel/train.jsonl --max-new-tokens 8
