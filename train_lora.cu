@@ -1737,18 +1737,21 @@ typedef struct Options {
     TrainOptions train;
     const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *sample_prompts, *report_to, *on_finish, *config;
     int threads, examples;
-    bool enable_thinking, greater, dry_run, chat, raw, jsonl, answers;
+    bool enable_thinking, greater, dry_run;
+    const char **data, **sweep;             /* stb_ds arrays */
+    /* from here on those of answers and scores */
     GenerateOptions generate;               /* where given */
     const char **adapter, **prompt, **stop; /* stb_ds arrays */
     const char *messages, *system, *shots, *labels, *bleu_tokenize;
     int few_shot;
-    const char **data, **sweep;             /* stb_ds arrays */
+    bool chat, raw, jsonl, answers;
+
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
     const char *origin[96];                 /* of OPTION_LIST: who filled it */
     bool given[96];                         /* by position in option_table: set by the user */
 } Options;
 
-typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_LIST /* stb_ds array of texts */, OPTION_CHOICE } OptionType;
+typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_LIST /* stb_ds array of texts */, OPTION_CHOICE, OPTION_HEADING } OptionType;
 typedef struct Option {
     const char *name;
     OptionType type;
@@ -1762,6 +1765,7 @@ static const char *const recompute_name[] = {"none", "gate_up", "layer"};
 #define AT(field) offsetof(Options, field)
 #define METRICS "loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
 static const Option option_table[] = {
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "What goes in and out"},
     {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
     {"data", OPTION_LIST, AT(data), 0, 0, NULL, "training data: .jsonl, .json or .csv; may be given several times"},
     {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, "evaluation data, the same formats"},
@@ -1769,12 +1773,23 @@ static const Option option_table[] = {
     {"token-cache", OPTION_TEXT, AT(train.data_options.token_cache), 0, 0, NULL, "folder that keeps the tokens of data files for the next run; runs may share it"},
     {"output", OPTION_TEXT, AT(train.output), 0, 0, NULL, "folder for the adapter and the logs"},
     {"init-adapter", OPTION_TEXT, AT(train.init_adapter), 0, 0, NULL, "PEFT adapter folder to start from (its r, alpha and modules count)"},
+    {"config", OPTION_TEXT, AT(config), 0, 0, NULL, "JSON file of these options; the command line wins"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "How rows become examples"},
+    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, "tokens; longer examples are cut at the end"},
+    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, "fill batches to max-length; examples never see each other"},
+    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", "what is learned (default: assistant turns, completions, or all of plain text)"},
+    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, "name of a built-in template, instead of the model folder's"},
+    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, "for base models, as 'USER: {prompt} ASSISTANT:'"},
+    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, "Qwen3's enable_thinking (not given: the template's default)"},
+    {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "The adapter"},
     {"lora-r", OPTION_INT, AT(train.lora.r), 1, 4096, NULL, "rank"},
     {"lora-alpha", OPTION_FLOAT, AT(train.lora.lora_alpha), 1e-6, 1e6, NULL, "scaling is alpha / r"},
     {"lora-dropout", OPTION_FLOAT, AT(train.lora.lora_dropout), 0, 0.99, NULL, "dropout on the adapter's input"},
     {"use-rslora", OPTION_BOOL, AT(train.lora.use_rslora), 0, 0, NULL, "scaling alpha / sqrt(r)"},
     {"target-modules", OPTION_TEXT, AT(target_modules), 0, 0, NULL, "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
     {"layers-to-transform", OPTION_TEXT, AT(layers_to_transform), 0, 0, NULL, "comma list of layers and ranges, as 0,4-7; all when not given"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "The optimizer"},
     {"learning-rate", OPTION_DOUBLE, AT(train.learning_rate), 0, 1e30, NULL, "peak learning rate"},
     {"lr-scheduler-type", OPTION_CHOICE, AT(scheduler), 0, 0, "linear|cosine|constant|constant_with_warmup", "schedule"},
     {"warmup-steps", OPTION_INT, AT(train.warmup_steps), 0, 1e9, NULL, "optimizer steps of warm-up (wins over the ratio)"},
@@ -1782,14 +1797,7 @@ static const Option option_table[] = {
     {"num-train-epochs", OPTION_DOUBLE, AT(train.num_train_epochs), 0, 1e6, NULL, "passes over the data"},
     {"max-steps", OPTION_INT, AT(train.max_steps), -1, 1e9, NULL, "optimizer steps, instead of epochs (-1: off)"},
     {"per-device-train-batch-size", OPTION_INT, AT(train.per_device_train_batch_size), 1, 4096, NULL, "examples of a micro-batch"},
-    {"per-device-eval-batch-size", OPTION_INT, AT(train.per_device_eval_batch_size), 1, 4096, NULL, "examples of an evaluation batch"},
     {"gradient-accumulation-steps", OPTION_INT, AT(train.gradient_accumulation_steps), 1, 1e6, NULL, "micro-batches of an optimizer step"},
-    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, "tokens; longer examples are cut at the end"},
-    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, "fill batches to max-length; examples never see each other"},
-    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", "what is learned (default: assistant turns, completions, or all of plain text)"},
-    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, "name of a built-in template, instead of the model folder's"},
-    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, "for base models, as 'USER: {prompt} ASSISTANT:'"},
-    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, "Qwen3's enable_thinking (not given: the template's default)"},
     {"weight-decay", OPTION_DOUBLE, AT(train.weight_decay), 0, 1e3, NULL, "decoupled, of A and B"},
     {"adam-beta1", OPTION_DOUBLE, AT(train.adam_beta1), 0, 0.999999999, NULL, "AdamW"},
     {"adam-beta2", OPTION_DOUBLE, AT(train.adam_beta2), 0, 0.999999999, NULL, "AdamW"},
@@ -1797,38 +1805,43 @@ static const Option option_table[] = {
     {"max-grad-norm", OPTION_DOUBLE, AT(train.max_grad_norm), 0, 1e30, NULL, "gradient clipping (0: off)"},
     {"seed", OPTION_INT64, AT(train.seed), 0, 9e15, NULL, "initialisation, data order and dropout"},
     {"shuffle", OPTION_BOOL, AT(train.shuffle), 0, 0, NULL, "a new order every epoch, as Hugging Face's Trainer for that seed"},
+    {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "Evaluation"},
     {"eval-strategy", OPTION_CHOICE, AT(eval_strategy), 0, 0, "no|steps|epoch", "evaluate during training; after the last step in any case"},
     {"eval-steps", OPTION_INT, AT(train.eval_steps), 1, 1e9, NULL, "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
     {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, "evaluate before the first step"},
+    {"per-device-eval-batch-size", OPTION_INT, AT(train.per_device_eval_batch_size), 1, 4096, NULL, "examples of an evaluation batch"},
     {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0, METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", "what makes an evaluation the best (not given: loss)"},
     {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, "of that metric (not given: of the token accuracy only)"},
     {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, "save the best evaluation's adapter, not the last step's"},
     {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, "stop after so many evaluations in a row without a better one"},
     {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, "better by more than this"},
     {"sample-prompts", OPTION_TEXT, AT(sample_prompts), 0, 0, NULL, "data file whose first rows (8 at most) are answered at every evaluation, adapter off and on, likeliest tokens, 64 at most"},
-    {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", "also write TensorBoard's event files, into OUTPUT/runs"},
-    {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "Checkpoints"},
     {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
     {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, "optimizer steps between checkpoints"},
     {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 1, 1e6, NULL, "keep so many of the newest checkpoints, and the best (not given: all)"},
     {"resume", OPTION_TEXT, AT(train.resume), 0, 0, NULL, "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
     {"resume-force", OPTION_BOOL, AT(train.resume_force), 0, 0, NULL, "although options, model or data differ from the checkpoint's"},
-    {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
     {"fallback-output", OPTION_TEXT, AT(train.fallback_output), 0, 0, NULL, "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "Memory and machine"},
+    {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
     {"fit", OPTION_BOOL, AT(train.fit), 0, 0, NULL, "choose micro-batch and recompute so that the run fits, with the same examples a step"},
     {"device-memory", OPTION_BYTES, AT(train.device_memory), 0x1p20, 0x1p50, NULL, "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
-    {"on-finish", OPTION_TEXT, AT(on_finish), 0, 0, NULL, "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, _MESSAGE in its environment"},
-    {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
     {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
-    {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "Watching, and many runs"},
+    {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
+    {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", "also write TensorBoard's event files, into OUTPUT/runs"},
+    {"on-finish", OPTION_TEXT, AT(on_finish), 0, 0, NULL, "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, _MESSAGE in its environment"},
     {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times"},
-    {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, "generate, evaluate, compare, merge: PEFT adapter folder, or 'base' for the model alone; may be given several times"},
-    {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, "generate: a text to answer; may be given several times"},
-    {"messages", OPTION_TEXT, AT(messages), 0, 0, NULL, "generate: JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
-    {"chat", OPTION_BOOL, AT(chat), 0, 0, NULL, "generate: talk to the model"},
-    {"system", OPTION_TEXT, AT(system), 0, 0, NULL, "generate: system message in front"},
-    {"raw", OPTION_BOOL, AT(raw), 0, 0, NULL, "generate: take --prompt as it is, without the chat template"},
-    {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, "generate: one JSON object an answer"},
+    {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, "list the runs of a --sweep and stop"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "Answers: generate, evaluate, compare, merge"},
+    {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
+    {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, "a text to answer; may be given several times"},
+    {"messages", OPTION_TEXT, AT(messages), 0, 0, NULL, "JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
+    {"chat", OPTION_BOOL, AT(chat), 0, 0, NULL, "talk to the model"},
+    {"system", OPTION_TEXT, AT(system), 0, 0, NULL, "system message in front"},
+    {"raw", OPTION_BOOL, AT(raw), 0, 0, NULL, "take --prompt as it is, without the chat template"},
     {"max-new-tokens", OPTION_INT, AT(generate.max_new_tokens), 1, 1 << 20, NULL, "tokens of an answer at most (not given: 256)"},
     {"temperature", OPTION_DOUBLE, AT(generate.temperature), 0, 100, NULL, "0: the likeliest token (this and the next four: not given, the model's generation_config.json decides)"},
     {"top-k", OPTION_INT, AT(generate.top_k), 0, 1 << 30, NULL, "sample among the k likeliest tokens (0: off)"},
@@ -1837,13 +1850,13 @@ static const Option option_table[] = {
     {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, "makes tokens that were there less likely (1: off)"},
     {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, "text that ends an answer; may be given several times"},
     {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, "answers made at once (not given: 8)"},
+    {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, "one JSON object an answer"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, "Scores: evaluate, compare"},
     {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, "evaluate: also answer every row and score the answers"},
-    {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, "evaluate, compare: comma list of the possible answers: precision, recall, F1 and confusion matrix"},
+    {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
     {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none", "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
     {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, "put so many solved examples in front of every prompt"},
     {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, "data file whose first rows are those examples"},
-    {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, "list the runs of a --sweep and stop"},
-    {"config", OPTION_TEXT, AT(config), 0, 0, NULL, "JSON file of these options; the command line wins"},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
 typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->given ? 1 : -1];
@@ -1852,7 +1865,8 @@ typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->given ? 1 : -1];
 static void options_default(Options *o, bool embedded) {
     memset(o, 0, sizeof *o);
     TrainOptions *t = &o->train;
-    o->generate.max_new_tokens = o->generate.top_k = o->generate.batch_size = -1;
+    o->generate.max_new_tokens = o->generate.top_k = o->generate.batch_size = -1;       /* below their range: not given */
+    o->generate.temperature = o->generate.top_p = o->generate.min_p = o->generate.repetition_penalty = -1;
     t->model = "data/base"; arrput(o->data, "data/hotel/train.jsonl"); t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
     o->sample_prompts = embedded ? "data/hotel/questions.jsonl" : NULL;
     t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
@@ -1894,7 +1908,7 @@ static int edit_distance(const char *a, const char *b) {
 }
 
 static const Option *option_find(const char *name) {
-    for (int i = 0; i < OPTION_COUNT; i++) if (!strcmp(option_table[i].name, name)) return &option_table[i];
+    for (int i = 0; i < OPTION_COUNT; i++) if (*name && !strcmp(option_table[i].name, name)) return &option_table[i];
     return NULL;
 }
 
@@ -1910,6 +1924,7 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
     char *end;
     errno = 0;
     switch (d->type) {
+    case OPTION_HEADING: break;
     case OPTION_TEXT: *(const char **)at = value; break;
     case OPTION_LIST: {
         const char ***list = (const char ***)at;
@@ -1956,8 +1971,8 @@ static void option_name(char *out, size_t size, const char *word) {
 static const Option *option_or_die(const char *name, const char *where) {
     const Option *d = option_find(name);
     if (d) return d;
-    const Option *nearest = &option_table[0];
-    for (int i = 1; i < OPTION_COUNT; i++) if (edit_distance(name, option_table[i].name) < edit_distance(name, nearest->name)) nearest = &option_table[i];
+    const Option *nearest = &option_table[1];
+    for (int i = 1; i < OPTION_COUNT; i++) if (*option_table[i].name && edit_distance(name, option_table[i].name) < edit_distance(name, nearest->name)) nearest = &option_table[i];
     if (edit_distance(name, nearest->name) <= 4) usage_error("unknown option --%s; %s; did you mean --%s?", name, where, nearest->name);
     usage_error("unknown option --%s; %s; see ./train_lora --help", name, where);
     return NULL;
@@ -2101,13 +2116,15 @@ static Text options_text(const Options *o) {
         const Option *d = &option_table[i];
         const void *at = (const char *)o + d->offset;
         char name[64];
-        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_LIST ? !arrlen(*(const char **const *)at) : d->type == OPTION_INT ? *(const int *)at < d->low : d->type == OPTION_BYTES ? !*(const size_t *)at : option_is_open(d) && !o->given[i];
-        if (d->offset == AT(config) || d->offset == AT(train.resume) || d->offset == AT(train.resume_force) || unset) continue;
+        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_LIST ? !arrlen(*(const char **const *)at) : d->type == OPTION_INT ? *(const int *)at < d->low : d->type == OPTION_DOUBLE ? *(const double *)at < d->low : d->type == OPTION_BYTES ? !*(const size_t *)at : option_is_open(d) && !o->given[i];
+        if (d->offset >= AT(generate) && !o->given[i]) unset = true;          /* those of answers: only where given */
+        if (d->type == OPTION_HEADING || d->offset == AT(config) || d->offset == AT(train.resume) || d->offset == AT(train.resume_force) || unset) continue;
         snprintf(name, sizeof name, "%s", d->name);
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
         text_add(&t, "%s  \"%s\": ", comma, name);
         comma = ",\n";
         switch (d->type) {
+        case OPTION_HEADING: break;
         case OPTION_TEXT: case OPTION_CHOICE: text_add_json_string(&t, *(const char *const *)at); break;
         case OPTION_LIST: {
             const char **list = *(const char **const *)at;
@@ -2140,12 +2157,14 @@ static void print_help(void) {
            "  ./train_lora compare  --model FOLDER --adapter FOLDER --data FILE [--output FOLDER]\n"
            "  ./train_lora merge    --model FOLDER --adapter FOLDER --output FOLDER\n"
            "  ./train_lora --version | --help\n\n"
-           "Options (defaults with --model or --data; the embedded example has its own):\n", VERSION);
+           "Options, dashes or underscores, defaults in brackets (with --model or --data; the embedded example has its own):\n", VERSION);
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
         const void *at = (const char *)&o + d->offset;
         char value[64] = "";
+        if (d->type == OPTION_HEADING) { printf("\n%s\n", d->help); continue; }
         switch (d->type) {
+        case OPTION_HEADING: break;
         case OPTION_TEXT: case OPTION_CHOICE: if (*(const char *const *)at) snprintf(value, sizeof value, " [%.50s]", *(const char *const *)at); break;
         case OPTION_LIST: if (arrlen(*(const char **const *)at)) snprintf(value, sizeof value, " [%.50s]", (*(const char **const *)at)[0]); break;
         case OPTION_BOOL: if (!option_is_open(d)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
@@ -2153,7 +2172,7 @@ static void print_help(void) {
         case OPTION_INT64: snprintf(value, sizeof value, " [%lld]", (long long)*(const int64_t *)at); break;
         case OPTION_BYTES: break;
         case OPTION_FLOAT: snprintf(value, sizeof value, " [%g]", (double)*(const float *)at); break;
-        case OPTION_DOUBLE: snprintf(value, sizeof value, " [%g]", *(const double *)at); break;
+        case OPTION_DOUBLE: if (*(const double *)at >= d->low) snprintf(value, sizeof value, " [%g]", *(const double *)at); break;
         }
         printf("  --%-28s %s%s%s%s\n", d->name, d->help, d->choices ? ": " : "", d->choices ? d->choices : "", value);
     }

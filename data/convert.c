@@ -5,7 +5,7 @@
      data/convert --help
 
    Contents: settings and errors, text, a conversation and how it is written, reading rows, one function per format, choosing, writing, command line.
-   The content of the rows and --seed decide everything, never the order of the rows. Crowd and forum dialogues lose white space around their turns; all other text stays byte for byte.
+   --split and --sample follow from the content of a row and --seed, not from its place. Crowd and forum dialogues lose white space around their turns; all other text stays byte for byte.
    Texts live until the program ends: it takes a few times the memory of its input. */
 #define TOKENIZER_IMPLEMENTATION
 #include "tokenizer.h"
@@ -148,7 +148,7 @@ struct Converter {
     Error err;
     Turn *turns;                            /* stb_ds; the conversation in work */
     Example *examples;                      /* stb_ds */
-    struct { char *key; char value; } *seen;           /* normalised prompts; 1: of this run, 2: of a --dedup-against file */
+    struct { char *key; char value; } *seen;           /* normalised prompts, owned by texts; 1: of this run, 2: of a --dedup-against file */
     struct { char *key; ptrdiff_t value; } *index;     /* empathetic: conv_id -> conversations[] */
     Pieces *conversations;
 };
@@ -335,7 +335,7 @@ static void each_line(Converter *c, char *s, char *end, RowFunction *f) {
         json_free(&doc);
     }
 }
-/* [{...}, ...] or {"data": [{...}, ...]}, an object a line, or CSV: the first character tells, because many files of JSON lines are called .json. */
+/* [{...}, ...], {"data": [{...}, ...]}, one object, an object a line, or CSV: the first character tells, because many files of JSON lines are called .json. */
 static void each_row(Converter *c, const char *path, RowFunction *f) {
     size_t bytes;
     char *text = load(c, path, &bytes), *s = text;
@@ -344,7 +344,8 @@ static void each_row(Converter *c, const char *path, RowFunction *f) {
     bool parsed = (*s == '[' || *s == '{') && json_parse(&doc, text, bytes, path, 1, &c->err);
     const Json *rows = *s == '[' ? doc.root : json_get(doc.root, "data");
     if (*s == '[' && !parsed) die(1, "%s", c->err.text);
-    if (rows) for (const Json *row = rows->child; row; row = row->next) one_row(c, f, row);
+    if (rows && rows->type == JSON_ARRAY) for (const Json *row = rows->child; row; row = row->next) one_row(c, f, row);
+    else if (parsed) one_row(c, f, doc.root);
     else if (*s == '{') each_line(c, text, text + bytes, f);
     else each_record(c, s, text + bytes, f);
     json_free(&doc);
@@ -603,10 +604,10 @@ static unsigned unlikely_start(const char *text, size_t i) {
     while (end && space(text[end - 1])) end--;
     bool stop = end && text[end - 1] && strchr(".!?)\"", text[end - 1]);
     if ((at & 0xC0) == 0x80) return 1000;                    /* inside a character */
-    return (space((char)at) ? 4 : 0) + (islower(at) ? 1 : 0) + (stop ? 0 : end < i ? 1 : isalnum(before) && !isupper(at) ? 2 : 1);
+    return (space((char)at) ? 4 : at && strchr(".,!?)", at) ? 2 : islower(at) ? 1 : 0) + (stop ? 0 : end < i ? 1 : isalnum(before) && !isupper(at) ? 2 : 1);
 }
 /* The layout with all turns in one text. Given every turn's text, the speaker's text only, and who speaks (0: the speaker), finds where the turns start: starts[turns + 1]. Of all divisions that leave `spoken` to the
-   speaker it takes the one whose starts look most like starts; 99.8 % of 2,770 dialogues come out as in the layout with a row for each turn. Dynamic programming over (place, speaker's characters so far, turn). */
+   speaker it takes the one whose starts look most like starts; 2,767 of 2,769 dialogues come out as in the layout with a row for each turn. Dynamic programming over (place, speaker's characters so far, turn). */
 static bool divide(Converter *c, size_t *starts, Str text, Str spoken, const uint8_t *who, size_t turns) {
     size_t n = text.n, m = spoken.n, states = (m + 1) * turns;
     if (!turns || m > n || (n + 1) * (m + 1) > (size_t)200000000 / turns) return fail(&c->err, "too long to divide into turns");
@@ -622,8 +623,8 @@ static bool divide(Converter *c, size_t *starts, Str text, Str spoken, const uin
                 if (begin != UINT_MAX) begin += start;
                 if ((go_on == UINT_MAX && begin == UINT_MAX) || (!who[t] && (s == m || spoken.s[s] != text.s[i]))) continue;
                 size_t to = (s + !who[t]) * turns + t;
-                next[to] = begin < go_on ? begin : go_on;
-                began[(i + 1) * states + to] = begin < go_on;
+                next[to] = begin <= go_on ? begin : go_on;   /* as likely: later, for that leaves no end of a turn at the start of the next */
+                began[(i + 1) * states + to] = begin <= go_on;
             }
         }
     }
@@ -643,6 +644,15 @@ static Str with_commas(Str t) {             /* EmpatheticDialogues writes a comm
     for (size_t i = 0; i < t.n; i++) if (t.n - i >= 7 && !memcmp(t.s + i, "_comma_", 7)) { arrput(out, ','); i += 6; } else arrput(out, t.s[i]);
     return take(&out);
 }
+static Str unquoted(Str t) {                /* and in the layout with joined turns a turn with quotes as a CSV field would: "He said ""go""." */
+    char *out = NULL;
+    size_t i = 1, pairs = 0;
+    t = trim(t);
+    if (t.n < 2 || t.s[0] != '"' || t.s[t.n - 1] != '"') return t;
+    for (; i < t.n - 1 && (t.s[i] != '"' || (i + 1 < t.n - 1 && t.s[i + 1] == '"')); i++) { arrput(out, t.s[i]); if (t.s[i] == '"') { i++; pairs++; } }
+    Str inside = take(&out);
+    return i == t.n - 1 && pairs ? inside : t;
+}
 /* prompt,utterance_data,speaker_utterance,emotion,emotion_label,speaker_info  with  I got a job,I got a job!Great! Where?,I got a job!,8,joyful,"[0, 1]"
    -> {"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}]} */
 static bool empathetic_joined(Converter *c, const Json *row) {
@@ -657,7 +667,7 @@ static bool empathetic_joined(Converter *c, const Json *row) {
     if (!ok) return fail(&c->err, "\"speaker_info\" is not a list like [0, 1, 0, 1]");
     text = with_commas(text), spoken = with_commas(spoken);
     if (!divide(c, starts, text, spoken, who, turns)) return false;
-    for (size_t i = 0; i < turns; i++) say_joined(&c->turns, who[i] ? ASSISTANT : USER, (Str){text.s + starts[i], starts[i + 1] - starts[i]});
+    for (size_t i = 0; i < turns; i++) say_joined(&c->turns, who[i] ? ASSISTANT : USER, unquoted((Str){text.s + starts[i], starts[i + 1] - starts[i]}));
     return emit(c);
 }
 static bool whole(const Json *v, double *out) {              /* a number, or a string that spells one */
@@ -917,7 +927,6 @@ int main(int argc, char **argv) {
     else arrput(parts, ((Part){.path = o.output}));
     for (ptrdiff_t p = 0; o.split && p < arrlen(parts); p++) parts[p].path = part_path(o.output, parts[p].name);
 
-    sh_new_arena(c.seen);
     for (ptrdiff_t i = 0; i < arrlen(o.against); i++) each_row(&c, o.against[i], against_row);
     c.read = 0;
     if (c.format->run) c.format->run(&c);

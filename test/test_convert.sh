@@ -86,6 +86,126 @@ refused "an option too many" 2 "splt" alpaca alpaca.jsonl --splt eval=0.1
 printf '\xff\xfe{' >bytes.json
 refused "not text" 1 "bytes.json" classical-chinese bytes.json
 
+# The same in more detail: the other layouts and shapes, malformed rows, what is written and what is refused.
+cat >joined.csv <<'X'
+prompt,utterance_data,speaker_utterance,emotion,emotion_label,speaker_info
+job,"I got a job!Great! Where? ""At the bank, Tom said """"yes"""". ""So proud.","I got a job!""At the bank, Tom said """"yes"""". """,8,joyful,"[0, 1, 0, 1]"
+pet,My dog is gonewhy is thatcarsorry,My dog is gonecar,2,sad,"[0, 1, 0, 1]"
+alone,Hello?,Hello?,2,sad,[0]
+other,Hello?Hi,Goodbye,2,sad,"[0, 1]"
+X
+gives "empathetic with joined turns" '{"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}, {"role": "user", "content": "At the bank, Tom said \"yes\"."}, {"role": "assistant", "content": "So proud."}]}
+{"messages": [{"role": "user", "content": "My dog is gone"}, {"role": "assistant", "content": "why is that"}, {"role": "user", "content": "car"}, {"role": "assistant", "content": "sorry"}]}' empathetic joined.csv
+verdict "$(grep -q 'row 3: no user turn that is answered' err && grep -q 'row 4:.*cannot be divided' err; echo $?)" "a conversation without answer and one that does not fit are named"
+printf 'conv_id,utterance_idx,prompt,utterance,label\r\na,2,p,"two\r\nlines, ""quoted""",1\r\nb,1,p,x,1\r\na,1,p, first ,1\r\nb,3,p,y,1\r\nc,1,p,"open" shut,1\r\nc,1,p,q\r\nc,one,p,q,1\r\nc,1,p,\xff,1\r\n' >rows.csv
+gives "a CSV file with quotes, line breaks and rows in any order" '{"messages": [{"role": "user", "content": "first"}, {"role": "assistant", "content": "two\r\nlines, \"quoted\""}]}' empathetic rows.csv
+for reason in 'row 5: text after a closing quote' 'row 6: 4 fields, the header has 5' 'row 7: "utterance_idx" is not a whole number' 'row 8: invalid UTF-8 in field 4' 'row 2: the conversation that starts here has no turn 2'; do
+    verdict "$(grep -q "$reason" err; echo $?)" "its malformed rows: $reason"
+done
+gives "a dialogue for a base model" '{"prompt": "User: Hi\nAssistant: Hello\nUser: Parking?\nAssistant:", "completion": " Yes, it is free."}' dstc11 logs.json labels.json --shape prompt-completion
+gives "--each-reply and --system" '{"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+{"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Parking?"}, {"role": "assistant", "content": "Yes, it is free."}]}' dstc11 logs.json labels.json --each-reply --system "Be kind."
+cat >log.json <<'X'
+[[{"speaker": "U", "text": "Quiet?"}], [{"speaker": "U", "text": "Loud?"}], [{"speaker": "U", "text": "Far?"}, {"speaker": "S", "text": "No"}], [{"speaker": "X", "text": "Far?"}], [{"speaker": "U", "text": "Far?"}]]
+X
+cat >label.json <<'X'
+[{"target": true, "response": "Very.", "knowledge": [{"domain": "hotel", "entity_id": 1, "doc_type": "review", "doc_id": 2, "sent_id": 2}, {"domain": "hotel", "entity_id": 1, "doc_type": "faq", "doc_id": 0}, {"domain": "hotel", "entity_id": 1, "doc_type": "review", "doc_id": 2, "sent_id": 0}]},
+ {"target": true, "response": "No.", "knowledge": [{"domain": "hotel", "entity_id": 9, "doc_type": "faq", "doc_id": 0}]}, {"target": true, "response": "r", "knowledge": []}, {"target": true, "response": "r", "knowledge": []}, {"target": 1}]
+X
+cat >known.json <<'X'
+{"hotel": {"1": {"name": "AVALON", "reviews": {"2": {"traveler_type": "Couples", "sentences": {"0": "It is quiet.", "1": "It is old.", "2": "We slept well."}}}, "faqs": {"0": {"question": "Is it quiet?", "answer": "Yes."}}}}}
+X
+gives "only the named sentences, each source once" '{"messages": [{"role": "system", "content": "Be kind.\n\nAnswer from these sources:\n- AVALON, review (Couples): It is quiet. We slept well.\n- AVALON, FAQ: Is it quiet? Yes."}, {"role": "user", "content": "Quiet?"}, {"role": "assistant", "content": "Very."}]}' dstc11 log.json label.json known.json --with-knowledge --system "Be kind."
+for reason in 'row 2: hotel 9, faq 0: not in the knowledge file' 'row 3: the dialogue does not end with the user' 'row 4: unknown speaker "X"' 'row 5: the label has no "target"'; do verdict "$(grep -q "$reason" err; echo $?)" "its malformed rows: $reason"; done
+cat >squad2.json <<'X'
+{"data": [{"paragraphs": [{"context": "C", "qas": [{"question": "1?", "answers": "a"}, {"question": "", "answers": []}, {"question": "2?", "is_impossible": true, "answers": [{"text": "no"}]}]}, {"qas": []}]}, {"context": "D", "question": "3?", "answers": {"text": ["d", "e"], "answer_start": [0, 1]}}, 7]}
+X
+gives "squad, both layouts and malformed questions" '{"messages": [{"role": "user", "content": "C\n\nQuestion: 2?"}, {"role": "assistant", "content": "unanswerable"}]}
+{"messages": [{"role": "user", "content": "D\n\nQuestion: 3?"}, {"role": "assistant", "content": "d"}]}' squad squad2.json
+verdict "$(grep -q '^6 rows read, 2 examples written, 4 skipped' err; echo $?)" "$(tail -n 1 err)"
+cat >chats.jsonl <<'X'
+{"conversations": [{"from": "gpt", "value": "lost"}, {"from": "human", "value": "a\\b\"c\u0000\u001f\ud83d\ude00"}, {"from": "gpt", "value": "d"}, {"from": "human", "value": "bye"}], "system": "S"}
+{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}
+{"conversations": [{"from": "wizard", "value": "x"}]}
+{"conversations": [{"from": "human", "value": 3}]}
+{"conversations": "x"}
+{"conversations": [{"from": "human", "value": "x"}]}
+{"conversations": [7]
+["x"]
+{"text": "x"}
+X
+gives "sharegpt: escapes, an answer to nothing, a question without answer" '{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "a\\b\"c\u0000\u001f😀"}, {"role": "assistant", "content": "d"}]}
+{"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]}' sharegpt chats.jsonl
+for reason in 'row 3: message 1: unknown role "wizard"' 'row 4: message 1: "value" is not a string' 'row 5: "conversations" is not a list' 'row 6: no user turn' 'row 7: .*chats.jsonl:7:22' 'row 8: not an object' 'row 9: "conversations" is missing' '9 rows read, 2 examples written, 7 skipped'; do
+    verdict "$(grep -q "$reason" err; echo $?)" "its malformed rows: $reason"
+done
+"$convert" sharegpt chats.jsonl 2>err | "$convert" sharegpt /dev/stdin >again 2>err
+verdict "$("$convert" sharegpt chats.jsonl 2>err | cmp -s - again; echo $?)" "what it writes it reads as the same"
+cat >prefer.json <<'X'
+[{"chosen": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "good"}], "rejected": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "bad"}], "prompt": "u"},
+ {"prompt": [{"role": "user", "content": "v"}], "chosen": [{"role": "assistant", "content": "good"}], "rejected": "bad", "system": "S"},
+ {"prompt": "p", "chosen": "same", "rejected": "same"}, {"prompt": "p", "chosen": "c"}, {"chosen": "c", "rejected": "r"}, {"prompt": 1, "chosen": "c", "rejected": "r"}]
+X
+gives "dpo, message lists and malformed rows" '{"prompt": [{"role": "user", "content": "u"}], "chosen": [{"role": "assistant", "content": "good"}], "rejected": [{"role": "assistant", "content": "bad"}]}
+{"prompt": [{"role": "system", "content": "S"}, {"role": "user", "content": "v"}], "chosen": [{"role": "assistant", "content": "good"}], "rejected": [{"role": "assistant", "content": "bad"}]}' dpo prefer.json
+verdict "$(grep -q 'row 3: "chosen" and "rejected" are the same' err && grep -q 'row 4: "rejected" is missing' err && grep -q 'row 5: the prompt does not end' err && grep -q '4 skipped' err; echo $?)" "$(tail -n 1 err)"
+gives "dpo as plain text" '{"prompt": "p\n", "chosen": "good", "rejected": "bad"}' dpo dpo.json --shape prompt-completion
+printf '{"7": {"utterances": [{"actor_type": "Agent", "utterance": "x"}, {"actor_type": "Robot", "utterance": "x"}]}, "8": {}, "9": {"utterances": [{"actor_type": "Agent", "utterance": "x"}]}}' >robot.json
+refused "msdialog without a whole dialog" 1 "3 rows read, 3 skipped" msdialog robot.json
+seq 15 | sed 's/.*/{"instruction": "i"}/' >wrong.jsonl; cat alpaca.jsonl >>wrong.jsonl
+"$convert" alpaca wrong.jsonl >out 2>err
+verdict "$([ "$(grep -c '^skipped: wrong.jsonl row' err)" = 10 ] && grep -q '^skipped: 6 more' err; echo $?)" "ten malformed rows are shown, the others counted"
+
+printf '{"instruction": "What  IS it?", "output": "1"}\n{"instruction": "what is\\tit? ", "output": "2"}\n{"instruction": "ÄRGER", "output": "3"}\n{"instruction": "ärger", "output": "4"}\n' >case.jsonl
+"$convert" alpaca case.jsonl --dedup >out 2>err
+verdict "$([ "$(wc -l <out)" = 2 ] && grep -q 'IS it' out && grep -q 'ÄRGER' out; echo $?)" "--dedup: neither capitals nor white space make a prompt another one: $(tail -n 1 err)"
+"$convert" dstc11 logs.json labels.json --shape prompt-completion >plain.jsonl 2>err
+refused "--dedup-against knows a conversation in the other shape" 1 "1 in --dedup-against" dstc11 logs.json labels.json --dedup-against plain.jsonl
+"$convert" alpaca many.jsonl --sample 20 --seed 1 --output s.jsonl 2>err; "$convert" alpaca turned.jsonl --sample 20 --seed 1 --output t.jsonl 2>err
+verdict "$(cmp -s s.jsonl <(tac t.jsonl); echo $?)" "--sample draws the same rows from a file turned round, in its order"
+"$convert" alpaca many.jsonl --max-examples 3 2>err >out
+verdict "$(cmp -s out <("$convert" alpaca many.jsonl 2>err | head -n 3); echo $?)" "--max-examples: the first"
+for i in $(seq 30); do echo "{\"conversations\": [{\"from\": \"human\", \"value\": \"begin $i\"}, {\"from\": \"gpt\", \"value\": \"a\"}, {\"from\": \"human\", \"value\": \"go on\"}, {\"from\": \"gpt\", \"value\": \"b\"}]}"; done >long.jsonl
+"$convert" sharegpt long.jsonl --each-reply --split eval=0.2 --output long-parts.jsonl 2>err
+verdict "$([ "$(wc -l <long-parts-eval.jsonl)" = 12 ] && ! grep -oh 'begin [0-9]*' long-parts-*.jsonl | sort | uniq -c | grep -vq ' 2 ' && [ -z "$(comm -12 <(grep -o 'begin [0-9]*' long-parts-train.jsonl | sort -u) <(grep -o 'begin [0-9]*' long-parts-eval.jsonl | sort -u))" ]; echo $?)" "--each-reply and --split: no conversation in two parts"
+echo precious >kept.jsonl
+refused "nothing to write" 1 "no examples" alpaca squad.json --output kept.jsonl
+"$convert" alpaca alpaca.jsonl 2>err >/dev/full
+verdict "$([ $? = 1 ] && grep -q '^error: cannot write; standard output: No space left' err; echo $?)" "a full disk: $(tail -n 1 err)"
+mkfifo pipe
+cat pipe >piped & "$convert" alpaca alpaca.jsonl --output pipe 2>err
+[ -p pipe ] || { rm -f pipe; kill $!; } 2>/dev/null
+wait $!
+verdict "$([ -p pipe ] && [ "$(wc -l <piped)" = 2 ]; echo $?)" "a pipe or device is written, not replaced"
+refused "the output in place of an input" 2 "replace an input" alpaca alpaca.jsonl --output ./alpaca.jsonl
+refused "no such folder" 1 "cannot write" alpaca alpaca.jsonl --output none/out.jsonl
+verdict "$([ "$(cat kept.jsonl)" = precious ] && [ "$(wc -l <alpaca.jsonl)" = 3 ] && ! ls | grep -q tmp; echo $?)" "earlier files are as they were, no temporary file is left"
+"$convert" alpaca alpaca.jsonl --output kept.jsonl 2>err
+verdict "$([ "$(wc -l <kept.jsonl)" = 2 ]; echo $?)" "and a whole output takes an earlier one's place"
+refused "a share too large" 2 "together below 1" alpaca many.jsonl --output p.jsonl --split eval=0.5,test=0.5
+refused "a part without share" 2 "NAME=SHARE" alpaca many.jsonl --output p.jsonl --split eval
+refused "the part train" 2 "twice" alpaca many.jsonl --output p.jsonl --split train=0.1
+refused "a part without examples" 1 "no examples for eval" alpaca alpaca.jsonl --output p.jsonl --split eval=0.1
+refused "--split to standard output" 2 "add --output" alpaca many.jsonl --split eval=0.1
+refused "no such shape" 2 "messages or prompt-completion" alpaca many.jsonl --shape chat
+refused "--each-reply of pairs" 2 "dialogues" squad squad.json --each-reply
+refused "--with-knowledge of another format" 2 "dstc11" squad squad.json --with-knowledge
+refused "not a number" 2 "whole number" alpaca many.jsonl --sample -1
+refused "a missing value" 2 "needs a value" alpaca many.jsonl --seed
+refused "dialogues and labels of different files" 1 "2 dialogues, but 5 labels" dstc11 logs.json label.json
+printf '[{"conversations": [' >short.json
+refused "a truncated list" 1 "short.json:1:21" sharegpt short.json
+for text in '[]' '{}' '7' 'null' '[[[]]]' '{"data": 3}' '{"data": [{"paragraphs": 5}]}' '[{"prompt": {}}]' '{"a": {"utterances": {}}}' "$(printf '[%.0s' $(seq 300))" '"' 'a,a'; do
+    for format in empathetic squad alpaca sharegpt msdialog dpo classical-chinese; do
+        printf '%s' "$text" >hostile.json
+        "$convert" $format hostile.json >out 2>err
+        [ $? = 1 ] && [ "$(grep -c '^error: .*;.*;' err)" = 1 ] && [ ! -s out ] || echo "$format: $text"
+    done
+done >odd
+verdict "$([ ! -s odd ]; echo $?)" "strange but valid and invalid files are refused, by every format: $(head -n 3 odd)"
+"$convert" --help >out && grep -q 'dedup-against' out && grep -q 'classical-chinese' out
+verdict $? "--help"
+
 # The recipes, from the published data to the answers side by side, with the embedded base in place of the large models.
 cd - >/dev/null || exit 1
 shared=../shared/datasets
@@ -111,6 +231,9 @@ if [ -d $shared ]; then
     verdict "$([ "$(wc -l <"$work/xquad.jsonl")" = 1190 ]; echo $?)" "xquad: $(tail -n 1 "$work/err")"
     "$convert" dpo $shared/human_like_dpo/*.json 2>"$work/err" >"$work/dpo.jsonl"
     verdict "$([ "$(wc -l <"$work/dpo.jsonl")" -gt 100 ]; echo $?)" "human_like_dpo: $(tail -n 1 "$work/err")"
+    "$convert" empathetic $shared/empathetic/fixed_valid.csv --output "$work/rows.jsonl" 2>"$work/err" && "$convert" empathetic $shared/empathetic/valid.csv --output "$work/joined.jsonl" 2>>"$work/err"
+    same=$(awk 'NR == FNR { row[NR] = $0; next } row[FNR] == $0' "$work/rows.jsonl" "$work/joined.jsonl" | wc -l)
+    verdict "$([ "$(wc -l <"$work/rows.jsonl")" = 2769 ] && [ "$same" -ge 2766 ]; echo $?)" "both layouts of EmpatheticDialogues: $same of $(wc -l <"$work/rows.jsonl") conversations come out the same"
 else
     echo "skipped: ../shared not present"
 fi
