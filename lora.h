@@ -4501,7 +4501,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
     const char *before_name;
     size_t before;
-    if (!run->plan_only && !backend_open(&config, err)) return false;
+    if (!backend_open(&config, run->plan_only ? NULL : err) && !run->plan_only) return false;      /* a plan needs no device, but takes the one that is there */
     before = backend_overhead(&before_name);
     run->model->loss_scale = LORA_LOSS_SCALE;
     run->model->scale_age = 0;

@@ -341,11 +341,11 @@ const first = async () => {
     id('json').click();
     const file = JSON.parse(written.pop());
     check('save JSON', saved === 'data-base-against-2-adapters-ratings.json' && file.format === 'train_lora ratings' && file.ratings.length === 4 && file.ratings[0].id === 1 && file.ratings[0].column === 'base' && file.ratings[0].helpfulness === 5 && file.averages[0].helpfulness === 3.5, saved + JSON.stringify(file).slice(0, 400));
-    groupsOf(card('5'))[4].rate(5);
+    for (const g of [groupsOf(card('5'))[0], groupsOf(card('5'))[4], groupsOf(card('8'))[0]]) all('button', g)[4].click();
     id('csv').click();
     const csv = written.pop(), lines = [], field = /("((?:[^"]|"")*)"|[^,\r\n]*)(,|\r\n|$)/gy; let line = [];
     for (let m; field.lastIndex < csv.length && (m = field.exec(csv));) { line.push(m[2] != null ? m[2].replaceAll('""', '"') : m[1]); if (m[3] !== ',') { lines.push(line); line = []; } }
-    check('save CSV', lines.length === 6 && lines.every(l => l.length === 8) && lines[0].slice(1).join() === 'label,column,answer,helpfulness,harmlessness,relevance,quality' && lines[1][4] === '5' && lines[5][3] === D.rows[4].answers[1] && lines[5][4] === '5', JSON.stringify(lines));
+    check('save CSV', lines.length === 8 && lines.every(l => l.length === 8) && lines[0].slice(1).join() === 'label,column,answer,helpfulness,harmlessness,relevance,quality' && lines[1][4] === '5' && lines[5][3] === D.rows[4].answers[0] && lines[6][3] === D.rows[4].answers[1] && lines[6][4] === '5' && lines[7][1] === "'=1+1", JSON.stringify(lines));
     file.ratings[0].helpfulness = 2; file.ratings[1].quality = 9; file.ratings.push({...file.ratings[0], id: 77}, {...file.ratings[0], answer: 'another'}, null, {...file.ratings[0], helpfulness: 'x', harmlessness: 0, relevance: null, quality: 2.5});
     await give(JSON.stringify(file));
     check('load JSON', valueOf(groupsOf(card('1'))[0]) === 2 && id('said').textContent.startsWith('4 ratings loaded; 4 left out'), id('said').textContent);
@@ -355,7 +355,7 @@ const first = async () => {
     /* blind */
     const names = e => [e.textContent, ...all('*', e).flatMap(x => [...x.attributes].map(a => a.value))].join('\n');
     id('blind').click();
-    check('blind: no names, scores or averages', !/out\/hotel|\bbase\b/.test(names(id('list'))) && !names(id('list')).includes('f1') && all('#rated tr').length === 1 && /5 answers/.test(id('rated').textContent), id('rated').textContent);
+    check('blind: no names, scores or averages', !/out\/hotel|\bbase\b/.test(names(id('list'))) && !names(id('list')).includes('f1') && all('#rated tr').length === 1 && /7 answers/.test(id('rated').textContent), id('rated').textContent);
     const orderOf = r => all('.answer', card(r)).map(a => one('.text', a) ? one('.text', a).textContent : ''), orders = ids().map(orderOf);
     same('blind: A, B, C', all('.answer h3', card('1')).map(h => h.textContent), ['Answer A', 'Answer B', 'Answer C']);
     id('diff').click();
@@ -423,7 +423,7 @@ look "report of odd data" "$work/case.html" "$work/plain.js" 400 light
 look "report of odd data" "$work/case.html" "$work/plain.js" 1400 dark
 
 awk 'BEGIN { printf "{\"title\": \"a\", \"status\": \"finished\", \"progress\": {\"step\": 40, \"max_steps\": 40, \"elapsed_seconds\": 4000, \"eta_seconds\": 0}, \"log_history\": [";
-    for (i = 1; i <= 40; i++) printf "{\"step\": %d, \"loss\": %g, \"learning_rate\": 2e-4, \"grad_norm\": %g},", i, 3 / i, (i == 20 ? 900 : (i == 3 ? 0.012 : 1)); print "{\"step\": 40, \"train_loss\": 0.75, \"train_runtime\": 4000}]}" }' >"$work/data.json"
+    for (i = 1; i <= 40; i++) printf "{\"step\": %d, \"loss\": %g, \"learning_rate\": 2e-4, \"grad_norm\": %g},", i, 3 / i, (i == 20 ? 900 : (i == 3 ? 0.012 : 1)); print "{\"step\": 40, \"train_loss\": 0.75, \"train_runtime\": 4000}], \"data\": {\"lengths\": ["; for (i = 0; i < 40; i++) printf "%s{\"from\": %d, \"to\": %d, \"count\": %d}", (i ? "," : ""), i * 1000, i * 1000 + 1000, i * i; print "]}}" }' >"$work/data.json"
 fill data/report.html "$work/data.json" "$work/case.html"
 look "report without evaluation" "$work/case.html" "$work/finished.js" 400 light
 echo '{"title": "a", "status": "failed", "message": "out of memory", "log_history": [{"step": 1, "loss": 2.5, "learning_rate": 1e-5, "grad_norm": 3}]}' >"$work/data.json"

@@ -7,8 +7,9 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=2
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
-timeless() { sed -E 's/"(tokens_per_second|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
-options=(--max-steps 120 --logging-steps 5 --eval-on-start false --lora-dropout 0.1 --per-device-train-batch-size 2 --gradient-accumulation-steps 2)
+timeless() { sed -E 's/"(tokens_per_second|ceiling_share|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
+data=(--model data/base --data data/hotel/train.jsonl --learning-rate 5e-3 --warmup-ratio 0.05)
+options=("${data[@]}" --max-steps 120 --logging-steps 5 --eval-on-start false --lora-dropout 0.1 --per-device-train-batch-size 2 --gradient-accumulation-steps 2)
 run() { timeout 60 "$program" "${options[@]}" "$@"; }
 
 RANDOM=2026
@@ -55,7 +56,7 @@ verdict "$([ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]; echo $?)
 round=0
 while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
     round=$((round + 1))
-    tormented "round$round" 12 --max-steps $((60 + RANDOM % 80)) --logging-steps $((1 + RANDOM % 9)) --lora-r "$(one_of 1 3 8 16)" --lora-dropout "$(one_of 0 0.1 0.3)" --per-device-train-batch-size "$(one_of 1 2 5)" \
+    tormented "round$round" 12 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((60 + RANDOM % 80)) --logging-steps $((1 + RANDOM % 9)) --lora-r "$(one_of 1 3 8 16)" --lora-dropout "$(one_of 0 0.1 0.3)" --per-device-train-batch-size "$(one_of 1 2 5)" \
         --gradient-accumulation-steps "$(one_of 1 2 3)" --lr-scheduler-type "$(one_of linear cosine constant)" --seed $RANDOM --packing "$(one_of true false)" --max-length 256 --recompute "$(one_of none gate_up layer)" \
         --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "$(one_of no steps)" --eval-steps 20 --eval-on-start false
     rm -rf "$work/round$round" "$work/round$round-whole"
@@ -84,10 +85,10 @@ refused() { # what, pattern, options...
 refused "another learning rate and seed, both listed" "learning_rate 0.005 (now 0.001), seed 42 (now 7)" --resume "$newest" --learning-rate 0.001 --seed 7
 refused "another rank" "lora_r 16 (now 8)" --resume "$newest" --lora-r 8
 head -n 599 data/hotel/train.jsonl >"$work/shorter.jsonl"
-refused "another data file" "another data" --resume "$newest" --data "$work/shorter.jsonl" --learning-rate 5e-3 --warmup-ratio 0.05
+refused "another data file" "another data" --resume "$newest" --data "$work/shorter.jsonl"
 cp -r data/base "$work/other"
 printf '\177\077' | dd of="$work/other/model.safetensors" bs=1 seek=$((8 + $(od -An -tu8 -N8 data/base/model.safetensors | tr -d ' '))) conv=notrunc 2>/dev/null
-refused "another base model" "another model" --resume "$newest" --model "$work/other" --learning-rate 5e-3 --warmup-ratio 0.05
+refused "another base model" "another model" --resume "$newest" --model "$work/other"
 run --output "$work/forced" --resume "$newest" --learning-rate 0.001 --resume-force >"$work/log" 2>&1
 verdict "$([ $? = 0 ] && grep -q '^warning: resumed although .*learning_rate' "$work/log"; echo $?)" "--resume-force goes on: $(grep '^warning' "$work/log" | cut -c 1-140)"
 refused "no checkpoint there" "no checkpoint to resume from" --resume "$work/refused"
