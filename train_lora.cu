@@ -2907,9 +2907,9 @@ static int verb_generate(Options *o) {
         if (!session_adapter(&s, columns[c], &err)) { status = failed(&err); break; }
         if (stream && count > 1) printf("%s%s:\n", c ? "\n" : "", columns[c]);
         double start = seconds_now();
-        enum { CHUNK_OF_PROMPTS = 512 };    /* so that answers appear, and memory stays small, with long files */
-        for (size_t begin = 0; begin < p.count && !status; begin += CHUNK_OF_PROMPTS) {
-            size_t n = p.count - begin < CHUNK_OF_PROMPTS ? p.count - begin : CHUNK_OF_PROMPTS;
+        const size_t chunk = 512;           /* so that answers appear, and memory stays small, with long files */
+        for (size_t begin = 0; begin < p.count && !status; begin += chunk) {
+            size_t n = p.count - begin < chunk ? p.count - begin : chunk;
             if (!model_generate(&s.model, s.tokenizer, p.list + begin, n, &s.generate, answers, stream ? print_text : NULL, NULL, &err)) { status = failed(&err); break; }
             for (size_t i = 0; i < n; i++) {
                 tokens += answers[i].count;

@@ -14,7 +14,7 @@ for compiler in "gcc -std=gnu11" "g++ -std=gnu++17 -x c++" "clang -std=gnu11" "c
         if $compiler $language -Wall -Wextra -Werror -O1 -march=native -I. -isystem .stb -fsyntax-only "$source" 2>build/compiler.log; then
             echo "ok    $compiler $source"; passed=$((passed + 1))
         else
-            echo "FAIL  $compiler $source: $(head -n 1 build/compiler.log)"; failed=$((failed + 1))
+            echo "FAIL  $compiler $source: $(grep -m 1 -E "error|warning" build/compiler.log)"; failed=$((failed + 1))
         fi
     done
 done
