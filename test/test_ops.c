@@ -407,15 +407,15 @@ static void test_attention(AttentionCase k) {
     shared_free(QKV); shared_free(DOUT); shared_free(A); shared_free(G); shared_free(OUT); shared_free(s.base);
 }
 
-/* A cache of three slots, two of them in use, each N tokens' newest at its own position; what lies behind it is poisoned. */
-static void test_decode(int H, int KV, int D, int first, int second, float size) {
+/* A cache of three slots, two of them in use, each N tokens' newest at its own position; the `spare` rows and more that lie behind it are poisoned. */
+static void test_decode(int H, int KV, int D, int first, int second, int spare, float size) {
     enum { SLOTS = 3 };
-    int capacity = (first > second ? first : second) + 3, N = 2, P = (H + 2 * KV) * D;
+    int capacity = (first > second ? first : second) + 1 + spare, N = 2, P = (H + 2 * KV) * D;
     char what[128];
     int32_t slot_host[2] = {2, 0}, position_host[2] = {first, second};
     int32_t *slot = integers(slot_host, 2), *positions = integers(position_host, 2);
     size_t count = (size_t)SLOTS * 2 * (size_t)(KV * capacity * D), block = (size_t)(capacity * D);
-    float *cache = random_floats(count, size), *qkv = random_floats((size_t)(N * P), size), *want = poisoned((size_t)(N * H * D)), *want_cache;
+    float *cache = random_floats(count, size), *qkv = random_floats((size_t)(N * P), size), *want = poisoned((size_t)(N * H * D));
     floatX *QKV = x_of(qkv, (size_t)(N * P)), *CACHE = x_of(cache, count), *OUT = x_poisoned((size_t)(N * H * D));
     for (int s = 0; s < SLOTS; s++)
         for (int part = 0; part < 2 * KV; part++) {
@@ -431,11 +431,10 @@ static void test_decode(int H, int KV, int D, int first, int second, float size)
     snprintf(what, sizeof what, "attention_decode %d and %d keys, %d heads on %d of %d, size %g", first + 1, second + 1, H, KV, D, (double)size);
     int length = (int)((1 + size * size) * (1 + size * size) * (float)(D + capacity));
     compare_x(what, OUT, want, (size_t)(N * H * D), x_bound(length, 1));
-    want_cache = poisoned(1);
     size_t stored = 0, other = 0;           /* exactly one row of every head of the two slots was written */
     for (size_t i = 0; i < count; i++) { floatX x = CACHE[i]; uint8_t ff[sizeof x]; memset(ff, 0xff, sizeof x); bool poison = !memcmp(&x, ff, sizeof x), poison_ref = isnan(cache[i]); stored += !poison; other += poison != poison_ref; }
     check(!other && stored == (size_t)(2 * KV * D) * (size_t)(first + second + 2), "  cache_store wrote one row a head");
-    shared_free(slot); shared_free(positions); shared_free(cache); shared_free(qkv); shared_free(want); shared_free(want_cache); shared_free(QKV); shared_free(CACHE); shared_free(OUT);
+    shared_free(slot); shared_free(positions); shared_free(cache); shared_free(qkv); shared_free(want); shared_free(QKV); shared_free(CACHE); shared_free(OUT);
 }
 
 static void test_head(int N, int C, int V, DType dtype, int masked, float size) {
@@ -659,10 +658,11 @@ int main(int argc, char **argv) {
         test_attention(one);
         test_attention(mixed);
         test_attention(longer);
-        test_decode(H, KV, D, 0, 1, 1);
-        test_decode(H, KV, D, 37, 130, 1);
+        test_decode(H, KV, D, 0, 1, 3, 1);
+        test_decode(H, KV, D, 37, 130, 3, 1);
     }
-    test_decode(4, 2, 64, 70, 69, 6);
+    test_decode(4, 2, 64, 70, 69, 3, 6);
+    test_decode(2, 1, 64, 0, 0, 0, 1);                 /* a full cache: a key read past the length lies outside of the allocation */
     AttentionCase sharp = {{70}, 1, 2, 1, 64, 6};      /* scores of hundreds: the softmax is nearly one-hot */
     if (!quick) test_attention(sharp);
     test_extremes();
