@@ -2,6 +2,7 @@
 
    A model folder and a data file go in, a PEFT adapter folder comes out. No CUDA in this file; it is usable from any C11 or C++17 program:
 
+       #define TOKENIZER_IMPLEMENTATION
        #define LORA_IMPLEMENTATION
        #include "lora.h"          // gcc -O3 -march=native -fopenmp -I. yours.c -lm     (test/test_embed.c is the whole program in 30 lines)
 
@@ -343,6 +344,31 @@ void model_logits(Model *m, float *logits, const Batch *b, LoraCall call);
 void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes);
 
 /* ================================================================================================================================================
+   5  THE ADAPTER AND THE OPTIMIZER
+   ================================================================================================================================================ */
+
+/* Attaches a new adapter, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0; peft/tuners/lora/layer.py reset_lora_parameters). */
+bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err);
+/* Attaches the adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have (DoRA, rank_pattern, ...) is refused by name. */
+bool adapter_load(Model *m, const char *folder, Error *err);
+/* Writes the adapter as PEFT's save_pretrained does. */
+bool adapter_save(const Model *m, const char *folder, Error *err);
+/* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards, tensors and dtypes, tokenizer and configuration beside them. fp32 arithmetic, one tensor at a time. The folder must
+   not exist yet; it gets its name when everything is on the disk. A weight that its dtype cannot hold is an error. */
+bool adapter_merge(const Model *m, const char *folder, Error *err);
+/* Relative rms difference of two lists of logits, and how much of it rounding the merged weights to dtype explains: independent errors of a unit in the last place, in each of 2 L + 1 stages, and 1e-5 of fp32 sums. */
+double rms_error(const float *got, const float *want, size_t count);
+double merged_tolerance(DType dtype, int layers);
+void adapter_zero_grad(Model *m);
+/* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
+void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes);
+
+typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT } Schedule;
+extern const char *const schedule_name[SCHEDULE_COUNT];
+/* Factor of the learning rate at 0-based step `step` of `total` (transformers/optimization.py). With warm-up the first step has factor 0. */
+double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
+
+/* ================================================================================================================================================
    6  DATA
    A data file becomes a Dataset (token ids and labels of every example, -100 where nothing is to be learned), a sampler orders it as Hugging Face's Trainer does, and batches are cut
    from that order: examples laid end to end, never padded.
@@ -410,31 +436,6 @@ void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_token
 
 /* order[count] = torch.randperm(count, generator seeded with `seed`): MT19937, Fisher-Yates with rand32 % (count - i) (ATen randperm_cpu). Trainer seeds epoch e with seed + e. */
 void torch_randperm(int64_t *order, int64_t count, uint64_t seed);
-
-/* ================================================================================================================================================
-   5  THE ADAPTER AND THE OPTIMIZER
-   ================================================================================================================================================ */
-
-/* Attaches a new adapter, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0; peft/tuners/lora/layer.py reset_lora_parameters). */
-bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err);
-/* Attaches the adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have (DoRA, rank_pattern, ...) is refused by name. */
-bool adapter_load(Model *m, const char *folder, Error *err);
-/* Writes the adapter as PEFT's save_pretrained does. */
-bool adapter_save(const Model *m, const char *folder, Error *err);
-/* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards, tensors and dtypes, tokenizer and configuration beside them. fp32 arithmetic, one tensor at a time. The folder must
-   not exist yet; it gets its name when everything is on the disk. A weight that its dtype cannot hold is an error. */
-bool adapter_merge(const Model *m, const char *folder, Error *err);
-/* Relative rms difference of two lists of logits, and how much of it rounding the merged weights to dtype explains: independent errors of a unit in the last place, in each of 2 L + 1 stages, and 1e-5 of fp32 sums. */
-double rms_error(const float *got, const float *want, size_t count);
-double merged_tolerance(DType dtype, int layers);
-void adapter_zero_grad(Model *m);
-/* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
-void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes);
-
-typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT } Schedule;
-extern const char *const schedule_name[SCHEDULE_COUNT];
-/* Factor of the learning rate at 0-based step `step` of `total` (transformers/optimization.py). With warm-up the first step has factor 0. */
-double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
 
 /* ================================================================================================================================================
    7  TRAINING
@@ -4735,6 +4736,25 @@ static int candidate_falls(const void *a, const void *b) {
     return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
 }
 
+/* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort of a whole vocabulary would take longer than the token itself on a GPU. */
+static float kth_largest(const float *z, int n, int k, Candidate *heap) {
+    for (int v = 0; v < n; v++) {
+        int at = v;
+        if (v < k) for (; at && heap[(at - 1) / 2].p > z[v]; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+        else if (z[v] > heap[0].p) {
+            at = 0;
+            for (int child = 1; child < k; child = 2 * at + 1) {
+                if (child + 1 < k && heap[child + 1].p < heap[child].p) child++;
+                if (heap[child].p >= z[v]) break;
+                heap[at] = heap[child];
+                at = child;
+            }
+        } else continue;
+        heap[at].p = z[v];
+    }
+    return heap[0].p;
+}
+
 int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt, uint32_t position, Candidate *work) {
     if (o->repetition_penalty != 1) {       /* Keskar et al. 2019: once a token, however often it was seen */
         float penalty = (float)o->repetition_penalty;
@@ -4748,13 +4768,15 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
     float top = logits[best];
     double total = 0;
     if (o->top_k > 0 && o->top_k < V) {     /* every token at least as likely as the k-th */
-        for (int v = 0; v < V; v++) { Candidate c = {logits[v], v}; work[v] = c; }
-        qsort(work, (size_t)V, sizeof *work, candidate_falls);
-        count = o->top_k;
-        while (count < V && work[count].p == work[o->top_k - 1].p) count++;
+        float least = kth_largest(logits, V, o->top_k, work);
+        for (int v = 0; v < V; v++) if (logits[v] >= least) { Candidate c = {logits[v], v}; work[count++] = c; }
     } else for (int v = 0; v < V; v++) if (logits[v] - top > -80 * (float)fmax(o->temperature, 1e-3)) { Candidate c = {logits[v], v}; work[count++] = c; }     /* the rest weighs less than 2e-35 */
     for (int i = 0; i < count; i++) { work[i].p = expf((float)((double)(work[i].p - top) / o->temperature)); total += (double)work[i].p; }
     if (o->top_p < 1) {                     /* Holtzman et al. 2020: the fewest tokens that together have probability top_p */
+        double rest = (1 - o->top_p) * total / count;     /* all that are rarer than this weigh less than 1 - top_p together: none of them is among the fewest, and few are left to sort */
+        int likely = 0;
+        for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
+        count = likely;
         qsort(work, (size_t)count, sizeof *work, candidate_falls);
         double sum = 0;
         int keep = 0;

@@ -194,6 +194,45 @@ static void test_sampling(void) {
     check(sample_token(z, 4, NULL, 0, &o, 1, 1, work) == 1, "greedy: the lowest id among equals");
 }
 
+/* A vocabulary that nobody would sort for every token: the same draws as from one that is sorted from the likeliest to the rarest, cut and counted through. */
+static void test_large_vocabulary(void) {
+    enum { V = 5000, DRAWS = 40 };
+    float *logits = (float *)must_alloc(V * sizeof *logits), *z = (float *)must_alloc(V * sizeof *z);
+    Candidate *work = (Candidate *)must_alloc(V * sizeof *work), *all = (Candidate *)must_alloc(V * sizeof *all);
+    const struct { int top_k; double top_p; } cases[] = {{0, 0.9}, {0, 0.999999}, {0, 1e-9}, {1, 0.9}, {50, 0.95}, {7, 0.5}, {V - 1, 0.8}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        GenerateOptions o = greedy(1, 1);
+        int same = 0, bound = 0;
+        o.temperature = 0.8; o.top_k = cases[k].top_k; o.top_p = cases[k].top_p;
+        for (int i = 0; i < DRAWS; i++) {
+            for (int v = 0; v < V; v++) {       /* a few likely ones; steps of 1/8, so that many are equal */
+                uint32_t counter[4] = {(uint32_t)v, (uint32_t)i, (uint32_t)k, 0}, key[2] = {7, 0}, random[4];
+                philox4x32(random, counter, key);
+                z[v] = floorf(logf((float)random[0] * 0x1p-32f + 1e-9f) * -8) / 8 * (i % 2 ? 1.0f : 0.3f);
+                all[v].p = z[v];
+                all[v].id = v;
+            }
+            qsort(all, V, sizeof *all, candidate_falls);
+            bound += !o.top_k || kth_largest(z, V, o.top_k, work) == all[o.top_k - 1].p;
+            int kept = o.top_k ? o.top_k : V;
+            while (kept < V && all[kept].p == all[kept - 1].p) kept++;
+            double total = 0, sum = 0, top = (double)all[0].p;
+            for (int v = 0; v < kept; v++) { all[v].p = expf((float)(((double)all[v].p - top) / o.temperature)); total += (double)all[v].p; }
+            int fewest = 0;
+            while (fewest < kept && (!fewest || sum < o.top_p * total)) sum += (double)all[fewest++].p;
+            uint32_t counter[4] = {(uint32_t)i, 0, 3, 0x67656E21}, key[2] = {(uint32_t)o.seed, 0}, random[4];
+            philox4x32(random, counter, key);
+            double at = ((double)random[0] * 0x1p-32 + (double)random[1] * 0x1p-64) * sum;
+            int want = 0;
+            while (want + 1 < fewest && (at -= (double)all[want].p) >= 0) want++;
+            memcpy(logits, z, V * sizeof *z);
+            same += sample_token(logits, V, NULL, 0, &o, (uint64_t)i, 3, work) == all[want].id;
+        }
+        check(same == DRAWS && bound == DRAWS, "a vocabulary of %d, top_k %d top_p %g: %d of %d draws as from the sorted list", V, o.top_k, o.top_p, same, DRAWS);
+    }
+    free(logits); free(z); free(work); free(all);
+}
+
 typedef struct Pieces { char text[4096]; size_t bytes; int calls; bool broken; } Pieces;
 static bool collect_piece(void *user, size_t prompt, const char *text, size_t bytes) {
     Pieces *p = (Pieces *)user;
@@ -338,6 +377,7 @@ int main(void) {
     static const char *const models[][2] = {{"llama", ""}, {"llama", "adapter"}, {"llama_linear", ""}, {"llama_linear", "adapter"}, {"qwen2", ""}, {"qwen2", "adapter"}, {"qwen3", ""}, {"qwen3", "adapter_layers"}, {"mistral", ""}, {"mistral", "adapter"}};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) test_greedy(models[i][0], models[i][1]);
     test_sampling();
+    test_large_vocabulary();
     test_streaming();
     test_prompts();
     test_stories();
