@@ -2814,7 +2814,7 @@ static bool print_text(void *user, size_t prompt, const char *text, size_t bytes
     (void)user; (void)prompt;
     fwrite(text, 1, bytes, stdout);
     fflush(stdout);
-    return true;
+    return !interrupted;                    /* in a chat Ctrl-C ends the answer */
 }
 
 /* One answer as a JSON object, left open. */
@@ -2827,7 +2827,7 @@ static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *a
     text_add(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
 }
 
-/* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. */
+/* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. A turn that fails (too long, say) is taken back, the dialogue goes on. */
 static int chat(Session *s, Error *err) {
     const Options *o = s->o;
     Text dialogue = {NULL}, row = {NULL};
@@ -2835,7 +2835,11 @@ static int chat(Session *s, Error *err) {
     size_t room = 0;
     bool terminal = isatty(0);
     const char *system = o->system;
-    if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-D ends\n", o->train.model, s->generate.adapter ? " with " : "", s->generate.adapter ? s->adapter : "");
+    struct sigaction action;
+    memset(&action, 0, sizeof action);      /* without SA_RESTART: waiting for a line ends too */
+    action.sa_handler = on_signal;
+    sigaction(SIGINT, &action, NULL);
+    if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n", o->train.model, s->generate.adapter ? " with " : "", s->generate.adapter ? s->adapter : "");
     for (;;) {
         if (terminal) { fprintf(stderr, "\n> "); fflush(stderr); }
         ssize_t n = getline(&line, &room, stdin);
@@ -2856,6 +2860,8 @@ static int chat(Session *s, Error *err) {
         if (*line == '/') { fprintf(stderr, "error: unknown command %s; chat; /help lists them\n", line); continue; }
         Prompts p;
         Answer a;
+        ptrdiff_t before = arrlen(dialogue.at);
+        interrupted = 0;
         text_add(&dialogue, "%s{\"role\": \"user\", \"content\": ", arrlen(dialogue.at) ? ", " : "");
         text_add_json_string(&dialogue, line);
         text_add(&dialogue, "}");
@@ -2868,13 +2874,19 @@ static int chat(Session *s, Error *err) {
             ok = model_generate(&s->model, s->tokenizer, p.list, 1, &s->generate, &a, print_text, NULL, err);
             prompts_free(&p);
         }
-        if (!ok) { free(line); text_free(&dialogue); return failed(err); }
+        if (!ok) {
+            failed(err);
+            arrsetlen(dialogue.at, (size_t)before);
+            if (before) dialogue.at[before] = 0;
+            continue;
+        }
         printf("\n");
         text_add(&dialogue, ", {\"role\": \"assistant\", \"content\": ");
         text_add_json_string(&dialogue, a.text);
         text_add(&dialogue, "}");
         answers_free(&a, 1);
     }
+    if (terminal) fprintf(stderr, "\n");
     free(line);
     text_free(&dialogue);
     return 0;

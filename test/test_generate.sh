@@ -36,8 +36,8 @@ echo '[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "
  {"role": "user", "content": "Where is it?"}]' >"$work/chat.json"
 run generate "${base[@]}" --messages "$work/chat.json" --system "Be brief." --output "$work/answers.jsonl"
 verdict "$([ $? = 0 ] && [ ! -s "$work/out" ] && grep -q 'how can I help' "$work/answers.jsonl"; echo $?)" "--messages, --output"
-printf 'Hello there\n/adapter %s\nWhat time is check-in at Linden Court?\n/nonsense\n/adapter %s/none\n/reset\nHello there\n/quit\nnot reached\n' "$hotel" "$work" | "$program" generate "${base[@]}" --chat >"$work/out" 2>"$work/err"
-verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 3 ] && [ "$(sed -n 1p "$work/out")" = "$(sed -n 3p "$work/out")" ] && sed -n 2p "$work/out" | grep -qi linden && [ "$(grep -c '^error' "$work/err")" = 2 ]; echo $?)" "--chat: $(tr '\n' '|' <"$work/out")"
+printf 'Hello there\n'"$(seq 2000 | tr '\n' ' ')"'\n/adapter %s\nWhat time is check-in at Linden Court?\n/nonsense\n/adapter %s/none\n/reset\nHello there\n/quit\nnot reached\n' "$hotel" "$work" | "$program" generate "${base[@]}" --chat >"$work/out" 2>"$work/err"
+verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 3 ] && [ "$(sed -n 1p "$work/out")" = "$(sed -n 3p "$work/out")" ] && sed -n 2p "$work/out" | grep -qi linden && [ "$(grep -c '^error' "$work/err")" = 3 ]; echo $?)" "--chat, a turn that is too long, an unknown command and an adapter that is none: $(tr '\n' '|' <"$work/out")"
 for size in 1 3 50; do run generate "${base[@]}" --adapter "$hotel" --data data/hotel/test.jsonl --batch-size $size --jsonl && cp "$work/out" "$work/batch$size"; done
 verdict "$(cmp -s "$work/batch1" "$work/batch3" && cmp -s "$work/batch1" "$work/batch50" && [ "$(wc -l <"$work/batch1")" = 50 ] && [ "$(grep -c '"reference": ' "$work/batch1")" = 50 ]; echo $?)" "a file in batches of 1, 3 and 50: the same 50 answers"
 
