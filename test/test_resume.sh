@@ -67,7 +67,7 @@ newest=$work/newest
 
 "$program" "${options[@]}" --output "$work/signal" >"$work/log" 2>&1 &       # not `run`: a signal to a function's subshell would miss the program
 pid=$!
-sleep 0.8
+for _ in $(seq 200); do grep -q "^step" "$work/log" && break; sleep 0.05; done
 kill -TERM $pid
 wait $pid
 status=$?
