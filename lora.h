@@ -494,7 +494,8 @@ double eval_metric(const LogRecord *r, int metric);
 /* What the loop tells the program; any may be NULL. */
 typedef struct TrainHooks {
     void *user;
-    void (*on_begin)(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps);
+    /* before anything is written or trained; false: the run ends here, err says why */
+    bool (*on_begin)(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err);
     void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
     void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
     void (*on_warning)(void *user, const char *text);                         /* something went wrong that the run survives: a checkpoint that could not be written, a step left out */
@@ -3865,7 +3866,7 @@ typedef struct Run {
     int64_t *order;                         /* [slots] */
     LogRecord *history;                     /* stb_ds array */
     FILE *log;
-    bool plan_only;
+    bool log_torn, plan_only;
     int64_t step, num_tokens, skipped;
     double epoch, start;
     Best best;
@@ -3876,12 +3877,24 @@ typedef struct Run {
     double flops, ceiling;                  /* since the start of the process; of the machine */
 } Run;
 
+static void run_warn(const Run *run, const char *format, ...) {
+    char text[sizeof(Error) + 256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, text);
+}
+
 static void run_log_line(Run *run, const LogRecord *r) {
     Text t = {NULL};
     log_record_json(&t, r);
     text_add(&t, "\n");
-    fwrite(t.at, 1, (size_t)arrlen(t.at), run->log);
-    fflush(run->log);
+    bool whole = fwrite(t.at, 1, (size_t)arrlen(t.at), run->log) == (size_t)arrlen(t.at);
+    if ((fflush(run->log) || !whole) && !run->log_torn) {
+        run->log_torn = true;
+        run_warn(run, "log.jsonl misses lines: %s; %s; training goes on", strerror(errno), run->o->output);
+    }
     text_free(&t);
 }
 static void run_log(Run *run, const LogRecord *r) {
@@ -3915,15 +3928,6 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
     text_add(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
              "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->save_steps, o->per_device_train_batch_size);
     return text_write(&t, folder, "trainer_state.json", err);
-}
-
-static void run_warn(const Run *run, const char *format, ...) {
-    char text[sizeof(Error) + 256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    if (run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, text);
 }
 
 static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
@@ -4536,11 +4540,9 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     char from[PATH_MAX], to[PATH_MAX];
     path_join(from, sizeof from, o->output, "log.jsonl.new");
     path_join(to, sizeof to, o->output, "log.jsonl");
+    if (ok && hooks && hooks->on_begin) ok = hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps, err);
     if (!ok && run.log) unlink(from);
     if (ok && run.log && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
-    if (ok) {
-        if (hooks && hooks->on_begin) hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps);
-    }
     if (ok && !run.plan_only) {
         run.start = seconds_now();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
@@ -4844,7 +4846,10 @@ static bool sequence_take(Sequence *s, int32_t id, const Tokenizer *t, const Pro
     free(text);
     return ended;
 }
-void answers_free(Answer *answers, size_t count) { for (size_t i = 0; i < count; i++) { free(answers[i].text); free(answers[i].ids); } }
+void answers_free(Answer *answers, size_t count) {
+    for (size_t i = 0; i < count; i++) { free(answers[i].text); free(answers[i].ids); }
+    memset(answers, 0, count * sizeof *answers);
+}
 
 static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
     b->ids[b->N] = id;

@@ -2196,9 +2196,9 @@ typedef struct Screen {
     Model *model;                           /* the run's; its adapter is the one in training */
     Tokenizer *tokenizer;                   /* for --sample-prompts */
     Prompts samples;
-    Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation */
-    bool sampled;
-    Error error;                            /* of the files beside the run; its text is empty where there was none */
+    Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation; their texts are NULL before the first */
+    bool stale;                             /* the report could not be written: said once */
+    Error error;                            /* what ended the run from a hook; its text is empty where nothing did */
 } Screen;
 
 static const char *bytes_text(char *out, size_t size, double bytes) {
@@ -2235,6 +2235,20 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
     printf("\n");
 }
 
+static void clear_bar(const Screen *s) { if (s->bar) printf("\r\033[K"); }
+static void on_warning(void *user, const char *text) {
+    Screen *screen = (Screen *)user;
+    clear_bar(screen);
+    fprintf(stderr, "warning: %s\n", text);
+    if (screen->page) report_warn(&screen->report, text);
+}
+/* Something beside the run went wrong: it goes on. */
+static void warn(Screen *screen, const char *what, const Error *err) {
+    char text[sizeof(Error) + 128];
+    snprintf(text, sizeof text, "%s: %s; training goes on", what, err->text);
+    on_warning(screen, text);
+}
+
 /* --sample-prompts: answers of the base, once, and of the adapter as it is. Generation lays out the model's working memory its own way; the run gets its layout back. */
 static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     Model *m = screen->model;
@@ -2244,15 +2258,14 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     memset(&o, 0, sizeof o);
     o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
     size_t count = screen->samples.count;
-    bool ok = screen->sampled || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
+    bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
     o.adapter = true;
-    if (ok && screen->sampled) answers_free(screen->after, count);
+    answers_free(screen->after, count);
     ok = ok && model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->after, NULL, NULL, err);
-    screen->sampled |= ok;
     for (size_t i = 0; i < count && ok; i++) report_sample(&screen->report, r->step, screen->samples.list[i].dialogue, screen->before[i].text, screen->after[i].text);
-    return model_prepare(m, max_tokens, max_positions, recompute, true, NULL, err) && ok;
+    if (!ok) warn(screen, "no sample answers", err);
+    return model_prepare(m, max_tokens, max_positions, recompute, true, NULL, err);
 }
-/* Opens them; a bad file is an error of the run. */
 static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
     const char *path = screen->o->sample_prompts;
     if (!path) return true;
@@ -2265,13 +2278,14 @@ static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
     return true;
 }
 static void samples_close(Screen *screen) {
-    if (screen->sampled) { answers_free(screen->before, screen->samples.count); answers_free(screen->after, screen->samples.count); }
+    answers_free(screen->before, screen->samples.count);
+    answers_free(screen->after, screen->samples.count);
     prompts_free(&screen->samples);
     if (screen->tokenizer) tokenizer_free(screen->tokenizer);
 }
 /* The last user's words of a dialogue. */
 static void samples_print(const Screen *screen) {
-    for (size_t i = 0; i < screen->samples.count && screen->sampled; i++) {
+    for (size_t i = 0; i < screen->samples.count && screen->after[i].text; i++) {
         JsonDoc doc;
         if (!json_parse(&doc, screen->samples.list[i].dialogue, strlen(screen->samples.list[i].dialogue), "dialogue", 1, NULL)) continue;
         const Json *last = doc.root->child;
@@ -2281,7 +2295,7 @@ static void samples_print(const Screen *screen) {
     }
 }
 
-static void on_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps) {
+static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
     Screen *screen = (Screen *)user;
     const ModelConfig *c = &m->config;
     size_t parameters = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2) + m->norm_bytes / sizeof(float);
@@ -2306,7 +2320,7 @@ static void on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     screen->o->train.gradient_accumulation_steps = o->gradient_accumulation_steps;
     screen->o->recompute = recompute_name[o->recompute];
     screen->total = memory->total;
-    if (screen->plan_only) return;
+    if (screen->plan_only) return true;
     Text text = options_text(screen->o);
     char model[PATH_MAX + 128], adapter[128];
     snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype]);
@@ -2314,11 +2328,9 @@ static void on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
     screen->page = true;
     screen->model = (Model *)m;             /* the hook may use it between steps */
-    bool ok = samples_open(screen, o, &screen->error) && text_write(&text, o->output, "run.json", &screen->error) && report_write(&screen->report, "running", NULL, "", &screen->error);
-    if (ok && !strcmp(screen->o->report_to, "tensorboard")) screen->events = events_open(o->output, &screen->error);
+    if (!text_write(&text, o->output, "run.json", err) || !report_write(&screen->report, "running", NULL, "", err)) return false;
+    return strcmp(screen->o->report_to, "tensorboard") || (screen->events = events_open(o->output, err));
 }
-
-static void clear_bar(const Screen *s) { if (s->bar) printf("\r\033[K"); }
 
 static void on_step(void *user, const LogRecord *r) {
     const Screen *screen = (const Screen *)user;
@@ -2346,18 +2358,15 @@ static void on_log(void *user, const LogRecord *r) {
     report_log(&screen->report, r);
     Error err;
     if (r->eval && screen->samples.count && !samples_answer(screen, r, &err)) { screen->error = err; interrupted = interrupted ? interrupted : -1; }
-    report_write(&screen->report, "running", NULL, "", &screen->error);
+    if (!report_write(&screen->report, "running", NULL, "", &err) && !screen->stale) {
+        screen->stale = true;
+        warn(screen, "report.html stays as it was", &err);
+    }
     clear_bar(screen);
     if (r->eval) printf("eval  step %lld: loss %.4f, perplexity %.2f, token accuracy %.1f %% (%.1f s)\n", (long long)r->step, r->loss, r->perplexity, 100 * r->mean_token_accuracy, r->seconds);
     else printf("step %5lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.2e  accuracy %.3f  entropy %.3f  %.0f tokens/s  ETA %s\n", (long long)r->step, (long long)r->total_steps, r->epoch, r->loss, r->grad_norm,
                 r->learning_rate, r->mean_token_accuracy, r->entropy, r->tokens_per_second, duration_text(eta, sizeof eta, r->eta));
     fflush(stdout);
-}
-static void on_warning(void *user, const char *text) {
-    Screen *screen = (Screen *)user;
-    clear_bar(screen);
-    fprintf(stderr, "warning: %s\n", text);
-    if (screen->page) report_warn(&screen->report, text);
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }      /* a signal, or -1: the run cannot go on */
 
@@ -2538,7 +2547,7 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     if (screen->events) fclose(screen->events);
     if (screen->page) {
         Text more = {NULL};
-        Error ignored;
+        Error unwritten;
         char command[PATH_MAX * 2 + 64];
         snprintf(command, sizeof command, "./train_lora generate --model %s --adapter %s --chat", o->train.model, o->train.output);
         text_add(&more, ", \"commands\": [{\"what\": \"talk to it\"");
@@ -2552,7 +2561,7 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
             text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
             text_add(&more, "}");
         }
-        report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &ignored);       /* the run itself is over: a page that cannot be written changes nothing */
+        if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten)) fprintf(stderr, "warning: report.html stays as it was: %s\n", unwritten.text);
         text_free(&more);
         report_end(&screen->report);
     }
@@ -2583,7 +2592,7 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     if (!model) print_version();
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
-    bool ok = train_run(&o->train, &hooks, result, &err);
+    bool ok = (plan_only || samples_open(&screen, &o->train, &err)) && train_run(&o->train, &hooks, result, &err);
     clear_bar(&screen);
     if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
     if (ok && screen.error.text[0]) { err = screen.error; ok = false; }

@@ -303,9 +303,10 @@ static void test_backends(void) {
 
 /* A parameter that becomes NaN after step 2 ends the run at step 3 with a line that names it, or costs that one step. */
 typedef struct Poison { Model *m; float kept; int warnings, steps; bool heals; } Poison;
-static void poison_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps) {
-    (void)o; (void)train; (void)eval; (void)memory; (void)steps;
+static bool poison_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
+    (void)o; (void)train; (void)eval; (void)memory; (void)steps; (void)err;
     ((Poison *)user)->m = (Model *)m;
+    return true;
 }
 static void poison_step(void *user, const LogRecord *r) {
     Poison *p = (Poison *)user;
@@ -385,10 +386,11 @@ static void test_best(void) {
 /* fp16: a loss scale that overflows is halved and the step made again, until its gradient is finite; nothing is lost and the numbers do not depend on where it started. */
 static Model *scaled;
 static float scale_after;
-static void start_too_high(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps) {
-    (void)user; (void)o; (void)train; (void)eval; (void)memory; (void)steps;
+static bool start_too_high(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
+    (void)user; (void)o; (void)train; (void)eval; (void)memory; (void)steps; (void)err;
     scaled = (Model *)m;
     scaled->loss_scale = 0x1p36f;
+    return true;
 }
 static void watch_scale(void *user, const LogRecord *r) { collect(user, r); scale_after = scaled->loss_scale; }
 
