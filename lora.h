@@ -505,7 +505,7 @@ typedef struct TrainHooks {
 } TrainHooks;
 
 typedef struct TrainResult {
-    int64_t steps, resumed_from;            /* resumed_from: the checkpoint's step, 0 where there was none */
+    int64_t steps, resumed_from;            /* taken, of a run that failed too; resumed_from: the checkpoint's step, 0 where there was none */
     int64_t best_step, skipped;             /* the best evaluation (0: none) and the adapter saved is its, with load_best_model_at_end; steps left out */
     double best_metric, first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
     bool stopped, early_stopped;            /* by the hook; by patience */
@@ -4364,7 +4364,6 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
                 run_warn(run, "no checkpoint: %s; training goes on", err->text);
         }
     }
-    result->steps = run->step;
     result->skipped = run->skipped;
     result->train_loss = run->step > run->skipped ? run->train_loss / (double)(run->step - run->skipped) : 0;
     result->training_seconds = run->training;
@@ -4547,6 +4546,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
         run.start = seconds_now();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
         ok = train_loop(&run, result, err);
+        result->steps = run.step;
         result->seconds = seconds_now() - run.start;
         ok = ok && run_save(&run, result, err);
     }

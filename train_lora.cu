@@ -2605,10 +2605,11 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
 
 /* ================================================================================================================================================
    15  SWEEP
-   Every combination of the values of --sweep is a run of its own, in a folder of its own, over one base model that stays open. OUTPUT/sweep.json keeps what is done, so that an interrupted sweep goes on where it was.
+   Every combination of the values of --sweep is a run of its own, in a folder of its own, over one base model that stays open. OUTPUT/sweep.json keeps what is done, so that an interrupted sweep goes on where it was. A run that
+   fails on its way (a learning rate that diverges) costs itself alone; one that cannot even begin ends the sweep.
    ================================================================================================================================================ */
 
-typedef struct SweepRun { char name[256]; uint64_t options; bool done; double eval_loss, train_loss, seconds; int64_t steps; } SweepRun;
+typedef struct SweepRun { char name[256]; uint64_t options; bool done, failed; double eval_loss, train_loss, seconds; int64_t steps; } SweepRun;
 
 /* The options of combination `number` (the last --sweep varies fastest), and its name: "learning_rate-1e-4_warmup_steps-490". */
 static Options sweep_options(const Options *o, int number, SweepRun *run) {
@@ -2688,7 +2689,7 @@ static int sweep_compare(const void *a, const void *b) {
 
 static int verb_sweep(Options *o) {
     Error err;
-    int count = 1, status = 0;
+    int count = 1, status = 0, failures = 0;
     for (ptrdiff_t i = 0; i < arrlen(o->sweep); i++) {
         int values = 1;
         for (const char *c = o->sweep[i]; *c; c++) values += *c == ',';
@@ -2713,6 +2714,8 @@ static int verb_sweep(Options *o) {
         if (!model.folder && !model_open(&model, o->train.model, &err)) return failed(&err);
         if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted last time */
         status = verb_train(&own, false, &model, &result);
+        runs[i].failed = status == 1 && result.steps > 0;
+        if (runs[i].failed) { failures++; status = 0; continue; }
         if (status) break;
         runs[i].done = true;
         runs[i].eval_loss = own.train.load_best_model_at_end && result.best_step && !own.metric ? result.best_metric : result.last_eval_loss;
@@ -2726,14 +2729,14 @@ static int verb_sweep(Options *o) {
         qsort(runs, (size_t)count, sizeof *runs, sweep_compare);
         printf("\n%-48s %10s %10s %8s %9s\n", "run", "eval loss", "train loss", "steps", "time");
         for (int i = 0; i < count; i++) {
-            if (!runs[i].done) printf("%-48s not done\n", runs[i].name);
+            if (!runs[i].done) printf("%-48s %s\n", runs[i].name, runs[i].failed ? "failed" : "not done");
             else if (isfinite(runs[i].eval_loss)) printf("%-48s %10.4f %10.4f %8lld %9s\n", runs[i].name, runs[i].eval_loss, runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
             else printf("%-48s %10s %10.4f %8lld %9s\n", runs[i].name, "-", runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
         }
         if (status >= 128) printf("to go on %s\n", o->command);
     }
     free(runs);
-    return status;
+    return status ? status : failures > 0;
 }
 
 /* ================================================================================================================================================

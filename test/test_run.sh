@@ -97,6 +97,8 @@ verdict "$(tail -n 4 "$work/log" | awk '{ print $2 }' | sort -cg 2>/dev/null; ec
 run --learning-rate 1e-3 --lora-r 8 --max-steps 20 --eval-on-start false --output "$work/single"
 cmp -s "$work/single/adapter_model.safetensors" "$work/sweep/learning_rate-1e-3_lora_r-8/adapter_model.safetensors"
 verdict $? "a run of the sweep is the same file as that run alone"
+run "${few[@]}" --sweep learning_rate=1e30,1e-3 --max-steps 6 --eval-on-start false --output "$work/diverging"
+verdict "$([ $? = 1 ] && [ "$(grep -c '^error: .* not finite' "$work/log")" = 1 ] && grep -q '^learning_rate-1e30 *failed' "$work/log" && [ -s "$work/diverging/learning_rate-1e-3/adapter_model.safetensors" ]; echo $?)" "a run of a sweep that diverges costs itself alone: $(grep 'failed' "$work/log" | tr -s ' ')"
 refused "a sweep without values" "learning_rate=5e-5,1e-4" --sweep learning_rate
 refused "a sweep of nothing known" "did you mean --lora-r" --sweep lora-rr=1,2
 refused "a sweep of the model" "one run after the other" --sweep model=a,b
