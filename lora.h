@@ -2788,7 +2788,6 @@ double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total) 
    Easy to get wrong, each has a test: a loss on position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the tokenizer's BOS, a rendered
    chat already contains it; a blank line is not a row.
    ================================================================================================================================================ */
-#include <stdarg.h>
 
 enum { DATA_IGNORE = -100 };                                /* Hugging Face's label for "not learned" */
 
@@ -2968,16 +2967,24 @@ static bool data_read_csv(DataRows *r, size_t begin, Error *err) {
     return true;
 }
 
-/* .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
+/* A list of objects is one whatever the file is called, and .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
 static bool data_rows_read(DataRows *r, Error *err) {
+    static const struct { const char *magic, *what, *todo; } foreign[] = {{"PAR1", "a Parquet file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"}, {"\x1F\x8B", "a gzip file", "unpack it with gunzip"}, {"PK\3\4", "a zip file", "unpack it with unzip"}};
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+        if (r->bytes >= 4 && !memcmp(r->text, foreign[i].magic, strlen(foreign[i].magic))) return fail(err, "%s; %s; %s", foreign[i].what, r->path, foreign[i].todo);
     const char *dot = strrchr(r->path, '.');
     size_t begin = r->bytes >= 3 && !memcmp(r->text, "\xEF\xBB\xBF", 3) ? 3 : 0, first = begin;
     while (first < r->bytes && strchr(" \t\r\n", r->text[first]) && r->text[first]) first++;
     if (first == r->bytes) return fail(err, "file is empty; %s; expected rows (.jsonl, .json or .csv)", r->path);
     if (dot && !strcmp(dot, ".csv")) return data_read_csv(r, begin, err);
-    if ((dot && !strcmp(dot, ".jsonl")) || r->text[first] == '{') return data_read_lines(r, begin, err);
-    if ((dot && !strcmp(dot, ".json")) || r->text[first] == '[') return data_read_array(r, begin, err);
-    return data_read_csv(r, begin, err);
+    if (r->text[first] == '[') return data_read_array(r, begin, err);
+    bool lines = dot && !strcmp(dot, ".jsonl"), json = dot && !strcmp(dot, ".json");
+    if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, err);
+    if (!data_read_lines(r, begin, err)) return false;
+    JsonDoc doc;
+    if (json && r->count > 1 && !json_parse(&doc, r->row[0].text, r->row[0].bytes, r->path, 1, NULL)) return fail(err, "neither a list of rows nor a row on every line; %s; write [{...}, {...}], or one {...} a line", r->path);
+    if (json && r->count > 1) json_free(&doc);
+    return true;
 }
 
 /* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
@@ -3355,7 +3362,6 @@ bool dataset_pack(Dataset *d, int capacity, Error *err) {
     return true;
 }
 
-/* Examples without a learned token are dropped, the others counted and laid into the arena. */
 /* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header, ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of
    ids is known. */
 enum { TOKENS_IN_MEMORY = 8 << 20 };

@@ -166,6 +166,7 @@ static void test_shapes(void) {
     expect("input_ids", "a.jsonl", "{\"input_ids\":[65,66,257]}", plain, o, "[AB<|im_end|>]");
     expect("input_ids and labels, whatever --loss-on says", "a.jsonl", "{\"input_ids\":[65,66,67],\"labels\":[-100,-100,67]}", plain, all, "AB[C]");
     expect(".json array, spread over lines", "a.json", " [\n {\"text\":\n\"x\"}\n]\n", plain, o, "[x<|im_end|>]");
+    expect(".jsonl that is an array", "a.jsonl", "[\n{\"text\":\n\"x\"}\n]\n", plain, o, "[x<|im_end|>]");
     expect(".json that is JSON lines", "a.json", "{\"text\":\"x\"}\n{\"text\":\"y\"}\n", plain, o, "[x<|im_end|>]");
     expect("unknown ending: array by its first byte", "a.data", "[{\"text\":\"x\"}]", plain, o, "[x<|im_end|>]");
     expect("unknown ending: CSV by its first byte", "a.data", "text\nx\n", plain, o, "[x<|im_end|>]");
@@ -257,7 +258,10 @@ static void test_errors(void) {
     expect_error("bad JSON: line and column", "a.jsonl", "{\"text\":\"x\"}\n\n{\"text\":\"x\",}\n", plain, o, "a.jsonl:3:13", NULL, NULL);
     expect_error("bad JSON in an array", "a.json", "[{\"text\":\"x\"},\n {\"text\" \"x\"}]", plain, o, "a.json:2:", NULL, NULL);
     expect_error("an object that is not a row list", "a.json", "[1, 2]", plain, o, "the row is a number", "a.json row 1;", NULL);
-    expect_error("a line that is an array", "a.jsonl", "[{\"text\":\"x\"}]", plain, o, "the row is a list", "a.jsonl row 1 (line 1)", NULL);
+    expect_error("a line that is an array", "a.jsonl", "{\"text\":\"x\"}\n[{\"text\":\"x\"}]", plain, o, "the row is a list", "a.jsonl row 2 (line 2)", NULL);
+    expect_error("an object over several lines", "a.json", "{\"data\": [\n{\"text\":\"x\"}]}", plain, o, "neither a list of rows nor a row on every line", "a.json", NULL);
+    expect_error("a Parquet file", "a.parquet", "PAR1xyz", plain, o, "a Parquet file", "a.parquet", "save it as .jsonl");
+    expect_error("a gzip file", "a.jsonl", "\x1F\x8B\x08x", plain, o, "a gzip file", "a.jsonl", "gunzip");
     expect_error("unknown keys", "a.jsonl", "{\"text\":\"x\"}\n\n{\"prompt\":\"x\",\"chosen\":\"y\"}", plain, o, "keys found: prompt, chosen", "row 2 (line 3)", "accepted are messages | conversations");
     expect_error("no keys", "a.jsonl", "{}", plain, o, "keys found: none", "row 1", NULL);
     expect_error("null counts as absent", "a.jsonl", "{\"text\":null}", plain, o, "keys found: text", "row 1", NULL);
