@@ -1307,7 +1307,7 @@ void backend_describe(char *text, size_t bytes) {
 }
 
 /* ---- the matrix product --------------------------------------------------------------------------------------------------------------------------
-   C = beta C + alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/MR][K][MR]; B comes by slices of KC x NR that stay in L1 while every tile
+   C = alpha A B, or C += alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/MR][K][MR]; B comes by slices of KC x NR that stay in L1 while every tile
    of A passes by. A frozen weight W [O, I] is stored in the order in which y = x W^T reads it, panels [O/NR][I][NR] in the file's dtype, packed once at load; dx = dy W reads the same panels,
    turning NR x NR blocks over on their way into the slice (N tokens amortise it: about 5 % at N = 256). */
 
@@ -1415,8 +1415,8 @@ static const float *b_slice(float *buffer, const MatrixB *b, int k0, int kc, int
     return buffer;
 }
 
-/* c[MR][NR] (rows x width of it exist) = beta c + alpha a[kc][MR]^T b[kc][NR] */
-static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, float alpha, float beta) {
+/* c[MR][NR] (rows x width of it exist) = a[kc][MR]^T b[kc][NR], or with add += that: one addition, which no compiler rounds in two ways. */
+static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, bool add) {
     vecf acc[MR][2];
 #pragma GCC unroll 12
     for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vecf){0};
@@ -1429,24 +1429,27 @@ static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const fl
 #pragma GCC unroll 12
         for (int i = 0; i < MR; i++) {
             float *row = c + (size_t)i * ldc;
-            vecf x = acc[i][0] * alpha, y = acc[i][1] * alpha;
-            if (beta != 0) { x += vec_load(row) * beta; y += vec_load(row + VL) * beta; }
-            vec_store(row, x);
-            vec_store(row + VL, y);
+            vec_store(row, add ? acc[i][0] + vec_load(row) : acc[i][0]);
+            vec_store(row + VL, add ? acc[i][1] + vec_load(row + VL) : acc[i][1]);
         }
     } else {
-        float tile[MR][NR];
+        float tile[MR][NR], edge[NR] = {0};
 #pragma GCC unroll 12
         for (int i = 0; i < MR; i++) { vec_store(tile[i], acc[i][0]); vec_store(tile[i] + VL, acc[i][1]); }
-        for (int i = 0; i < rows; i++) for (int j = 0; j < width; j++) c[(size_t)i * ldc + (size_t)j] = alpha * tile[i][j] + (beta != 0 ? beta * c[(size_t)i * ldc + (size_t)j] : 0);
+        for (int i = 0; i < rows; i++) {
+            float *row = c + (size_t)i * ldc;
+            if (add) memcpy(edge, row, (size_t)width * sizeof(float));
+            for (int v = 0; v < NR; v += VL) vec_store(edge + v, add ? vec_load(tile[i] + v) + vec_load(edge + v) : vec_load(tile[i] + v));
+            memcpy(row, edge, (size_t)width * sizeof(float));
+        }
     }
 }
 
 static size_t gemm_scratch_floats(int M, int K) { return (size_t)((M + MR - 1) / MR) * MR * (size_t)K; }
 
-/* Few rows, as in generation: the weights' way from memory is all the time there is. Each is read once, straight into the products, `panels` panels side by side: with `rows` that makes eight independent chains of sums and
-   several streams for the prefetchers. Every sum has the order that the tiles give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
-enum { FEW_ROWS = 4 };
+/* Few rows, as in generation: the weights' way from memory is all the time there is. Each is read once, straight into the products, `panels` panels side by side: with `rows` that makes eight independent chains of sums or
+   more, and for one or two rows several streams for the prefetchers. Every sum has the order that the tiles give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
+enum { FEW_ROWS = MR };
 typedef uint16_t vech __attribute__((vector_size(VL * 2)));
 typedef uint32_t vecu __attribute__((vector_size(VL * 4)));
 static inline vecf panel_load(const Weight *w, size_t at) {
@@ -1458,12 +1461,13 @@ static inline vecf panel_load(const Weight *w, size_t at) {
     vecf magnitude = (vecf)((bits & 0x7fff) << 13) * 0x1p112f;                /* as in unpack */
     return (vecf)((vecu)magnitude | (bits & 0x8000) << 16);
 }
-static inline __attribute__((always_inline)) void few_rows(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int first, int N, int K, float alpha, float beta, const int rows, const int panels) {
+static inline __attribute__((always_inline)) void few_rows(float *C, size_t ldc, const float *a, size_t a_row, const size_t a_column, const Weight *w, int first, int M, int N, int K, bool add, const int rows, const int panels) {
     int last = (N + NR - 1) / NR - 1;
-    vecf sum[8][2];
+    size_t size = dtype_size(w->dtype);
+    vecf sum[12][2];
     memset(sum, 0, sizeof sum);
     for (int k0 = 0; k0 < K; k0 += KC) {
-        vecf acc[8][2];
+        vecf acc[12][2];
         int kc = K - k0 < KC ? K - k0 : KC;
         size_t at[4];
         for (int p = 0; p < panels; p++) at[p] = ((size_t)(first + p < last ? first + p : last) * (size_t)K + (size_t)k0) * NR;
@@ -1471,21 +1475,20 @@ static inline __attribute__((always_inline)) void few_rows(float *C, size_t ldc,
         for (int k = 0; k < kc; k++)
 #pragma GCC unroll 4
             for (int p = 0; p < panels; p++) {
+                if (panels == 1) __builtin_prefetch((const char *)w->packed + (at[p] + (size_t)(k + 48) * NR) * size);     /* a single stream: 30 % faster (48: any of 12 to 96 does) */
                 vecf b0 = panel_load(w, at[p] + (size_t)k * NR), b1 = panel_load(w, at[p] + (size_t)k * NR + VL);
-#pragma GCC unroll 4
-                for (int r = 0; r < rows; r++) { float x = a[(size_t)r * a_row + (size_t)(k0 + k)]; acc[p * rows + r][0] += b0 * x; acc[p * rows + r][1] += b1 * x; }
+#pragma GCC unroll 12
+                for (int r = 0; r < rows; r++) { float x = a[(size_t)r * a_row + (size_t)(k0 + k) * a_column]; acc[p * rows + r][0] += b0 * x; acc[p * rows + r][1] += b1 * x; }
             }
         for (int p = 0; p < panels; p++) {
-            for (int r = 0; r < rows && first + p <= last; r++) {
+            for (int r = 0; r < rows && r < M && first + p <= last; r++) {
                 float *row = C + (size_t)r * ldc + (size_t)(first + p) * NR;
                 int width = N - (first + p) * NR < NR ? N - (first + p) * NR : NR, i = p * rows + r;
                 float before[NR] = {0}, after[NR];
-                if (!k0 && beta != 0) memcpy(before, row, (size_t)width * sizeof(float));
+                if (!k0 && add) memcpy(before, row, (size_t)width * sizeof(float));
                 for (int v = 0; v < 2; v++) {
-                    vecf x = acc[i][v] * alpha;
-                    if (k0) x += sum[i][v];
-                    else if (beta != 0) x += vec_load(before + v * VL) * beta;
-                    sum[i][v] = x;
+                    if (!k0) sum[i][v] = vec_load(before + v * VL);
+                    sum[i][v] = k0 || add ? acc[i][v] + sum[i][v] : acc[i][v];
                 }
                 if (k0 + KC < K) continue;
                 vec_store(after, sum[i][0]);
@@ -1495,25 +1498,35 @@ static inline __attribute__((always_inline)) void few_rows(float *C, size_t ldc,
         }
     }
 }
-static void gemm_few(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int M, int N, int K, float alpha, float beta) {
+static void gemm_few(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int M, int N, int K, bool add, float *packed) {
     int panels = (N + NR - 1) / NR, together = M == 1 ? 4 : M == 2 ? 2 : 1;
-#pragma omp parallel for schedule(static)
-    for (int p = 0; p < panels; p += together) {
-        if (M == 1) few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 1, 4);
-        else if (M == 2) few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 2, 2);
-        else if (M == 3) few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 3, 1);
-        else few_rows(C, ldc, a, a_row, w, p, N, K, alpha, beta, 4, 1);
+#pragma omp parallel
+    {
+        if (M > 4) {                        /* more rows than ways of the cache would evict each other: they are laid beside each other, [K][MR] */
+#pragma omp for schedule(static)
+            for (int k = 0; k < K; k++) for (int r = 0; r < MR; r++) packed[(size_t)k * MR + (size_t)r] = r < M ? a[(size_t)r * a_row + (size_t)k] : 0;
+        }
+#pragma omp for schedule(static)
+        for (int p = 0; p < panels; p += together) {
+            if (M == 1) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 1, 4);
+            else if (M == 2) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 2, 2);
+            else if (M == 3) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 3, 1);
+            else if (M == 4) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 4, 1);
+            else if (M <= 6) few_rows(C, ldc, packed, 1, MR, w, p, M, N, K, add, 6, 1);
+            else if (M <= 8) few_rows(C, ldc, packed, 1, MR, w, p, M, N, K, add, 8, 1);
+            else few_rows(C, ldc, packed, 1, MR, w, p, M, N, K, add, MR, 1);
+        }
     }
 }
 
-/* C [M,N] (row stride ldc) = beta C + alpha A B;  A[m][k] = a[m * a_row + k * a_column]. */
-static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, MatrixB b, int M, int N, int K, float alpha, float beta, ScratchCursor scratch) {
-    if (M <= FEW_ROWS && b.weight && !b.turned && a_column == 1) { gemm_few(C, ldc, a, a_row, b.weight, M, N, K, alpha, beta); return; }
+/* C [M,N] (row stride ldc) = alpha A B, or with add += that;  A[m][k] = a[m * a_row + k * a_column], times alpha on its way into the tiles. */
+static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, MatrixB b, int M, int N, int K, float alpha, bool add, ScratchCursor scratch) {
+    float *packed = scratch_take(&scratch, gemm_scratch_floats(M, K));
+    if (M <= FEW_ROWS && b.weight && !b.turned && a_column == 1 && alpha == 1) { gemm_few(C, ldc, a, a_row, b.weight, M, N, K, add, packed); return; }
     int tiles = (M + MR - 1) / MR, panels = (N + NR - 1) / NR, threads = op_threads();
     /* Few columns (a LoRA rank): split the rows too, or one thread would do it all. The split changes no sum. */
     int pieces = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
     if (pieces > tiles) pieces = tiles;
-    float *packed = scratch_take(&scratch, gemm_scratch_floats(M, K));
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
@@ -1521,8 +1534,8 @@ static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_co
             float *out = packed + (size_t)t * MR * (size_t)K;
             int rows = M - t * MR < MR ? M - t * MR : MR;
             const float *from = a + (size_t)t * MR * a_row;
-            if (a_row == 1 && rows == MR) for (int k = 0; k < K; k++) memcpy(out + (size_t)k * MR, from + (size_t)k * a_column, MR * sizeof(float));
-            else for (int k = 0; k < K; k++) for (int i = 0; i < MR; i++) out[(size_t)k * MR + (size_t)i] = i < rows ? from[(size_t)i * a_row + (size_t)k * a_column] : 0;
+            if (a_row == 1 && rows == MR) for (int k = 0; k < K; k++) for (int i = 0; i < MR; i++) out[(size_t)k * MR + (size_t)i] = alpha * from[(size_t)k * a_column + (size_t)i];
+            else for (int k = 0; k < K; k++) for (int i = 0; i < MR; i++) out[(size_t)k * MR + (size_t)i] = i < rows ? alpha * from[(size_t)i * a_row + (size_t)k * a_column] : 0;
         }
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < panels * pieces; task++) {
@@ -1534,7 +1547,7 @@ static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_co
                 const float *slice = b_slice(buffer, &b, k0, kc, n0, N);
                 for (int t = first; t < last; t++) {
                     int rows = M - t * MR < MR ? M - t * MR : MR;
-                    gemm_tile(C + (size_t)t * MR * ldc + (size_t)n0, ldc, rows, width, packed + ((size_t)t * (size_t)K + (size_t)k0) * MR, slice, kc, alpha, k0 ? 1 : beta);
+                    gemm_tile(C + (size_t)t * MR * ldc + (size_t)n0, ldc, rows, width, packed + ((size_t)t * (size_t)K + (size_t)k0) * MR, slice, kc, k0 || add);
                 }
             }
         }
@@ -1646,7 +1659,7 @@ void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, 
 #pragma omp parallel for schedule(static)
             for (int n = 0; n < N; n++) memcpy(y + (size_t)n * (size_t)O + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
         }
-        gemm(y + o, (size_t)O, x, (size_t)I, 1, b_weight(&p->w, false), N, p->out, I, 1, p->bias ? 1 : 0, s);
+        gemm(y + o, (size_t)O, x, (size_t)I, 1, b_weight(&p->w, false), N, p->out, I, 1, p->bias != NULL, s);
         if (call.adapter && p->rank) {
             const float *in = x;
             if (call.dropout > 0) {
@@ -1654,8 +1667,8 @@ void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, 
                 dropout_apply(dropped, x, call, p->site, (size_t)N * (size_t)I, false);
                 in = dropped;
             }
-            gemm(t + r, (size_t)R, in, (size_t)I, 1, b_plain(p->A, 1, (size_t)I), N, p->rank, I, 1, 0, s);
-            gemm(y + o, (size_t)O, t + r, (size_t)R, 1, b_plain(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, 1, s);
+            gemm(t + r, (size_t)R, in, (size_t)I, 1, b_plain(p->A, 1, (size_t)I), N, p->rank, I, 1, false, s);
+            gemm(y + o, (size_t)O, t + r, (size_t)R, 1, b_plain(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, true, s);
         }
         o += p->out;
         r += p->rank;
@@ -1668,23 +1681,23 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         ScratchCursor s = scratch_begin(scratch);
-        if (dx) gemm(dx, (size_t)I, dy + o, (size_t)O, 1, b_weight(&p->w, true), N, I, p->out, 1, j ? 1 : 0, s);
+        if (dx) gemm(dx, (size_t)I, dy + o, (size_t)O, 1, b_weight(&p->w, true), N, I, p->out, 1, j > 0, s);
         if (call.adapter && p->rank) {
             size_t rank = (size_t)p->rank;
             float *dt = scratch_take(&s, (size_t)N * rank);
-            gemm(dt, rank, dy + o, (size_t)O, 1, b_plain(p->B, rank, 1), N, p->rank, p->out, p->scale, 0, s);
-            gemm(p->dB, rank, dy + o, 1, (size_t)O, b_plain(t + r, (size_t)R, 1), p->out, p->rank, N, p->scale, 1, s);
+            gemm(dt, rank, dy + o, (size_t)O, 1, b_plain(p->B, rank, 1), N, p->rank, p->out, p->scale, false, s);
+            gemm(p->dB, rank, dy + o, 1, (size_t)O, b_plain(t + r, (size_t)R, 1), p->out, p->rank, N, p->scale, true, s);
             if (call.dropout > 0) {
                 float *buffer = scratch_take(&s, (size_t)N * (size_t)I);
                 dropout_apply(buffer, x, call, p->site, (size_t)N * (size_t)I, false);
-                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(buffer, (size_t)I, 1), p->rank, I, N, 1, 1, s);
+                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(buffer, (size_t)I, 1), p->rank, I, N, 1, true, s);
                 if (dx) {
-                    gemm(buffer, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, 0, s);
+                    gemm(buffer, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, false, s);
                     dropout_apply(dx, buffer, call, p->site, (size_t)N * (size_t)I, true);
                 }
             } else {
-                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(x, (size_t)I, 1), p->rank, I, N, 1, 1, s);
-                if (dx) gemm(dx, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, 1, s);
+                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(x, (size_t)I, 1), p->rank, I, N, 1, true, s);
+                if (dx) gemm(dx, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, true, s);
             }
         }
         o += p->out;
@@ -1999,7 +2012,7 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
             row[rows++] = n;
         }
         if (!rows) break;
-        gemm(logits, (size_t)V, gathered, (size_t)C, 1, b_weight(head, false), rows, V, C, 1, 0, cursor);
+        gemm(logits, (size_t)V, gathered, (size_t)C, 1, b_weight(head, false), rows, V, C, 1, false, cursor);
         RowLoss result[256];
 #pragma omp parallel for schedule(static)
         for (int i = 0; i < rows; i++) result[i] = logits_row(logits + (size_t)i * (size_t)V, targets[row[i]], dx ? dloss : 0, V);
@@ -2011,14 +2024,14 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
             if (row_loss) row_loss[row[i]] = (float)result[i].loss;
         }
         if (!dx) continue;
-        gemm(gathered, (size_t)C, logits, (size_t)V, 1, b_weight(head, true), rows, C, V, 1, 0, cursor);
+        gemm(gathered, (size_t)C, logits, (size_t)V, 1, b_weight(head, true), rows, C, V, 1, false, cursor);
         for (int i = 0; i < rows; i++) memcpy(dx + (size_t)row[i] * (size_t)C, gathered + (size_t)i * (size_t)C, (size_t)C * sizeof(float));
     }
     return stats;
 }
 
 void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
-    gemm(logits, (size_t)V, x, (size_t)C, 1, b_weight(head, false), N, V, C, 1, 0, scratch_begin(scratch));
+    gemm(logits, (size_t)V, x, (size_t)C, 1, b_weight(head, false), N, V, C, 1, false, scratch_begin(scratch));
 }
 
 /* ---- optimizer ----------------------------------------------------------------------------------------------------------------------------------- */

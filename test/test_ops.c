@@ -560,6 +560,35 @@ static void test_optimizer(void) {
     check(abs(kept - 70000) < 600 && abs(other - 58000) < 700, "dropout 0.3 keeps %d of 100000; another projection's mask is independent", kept);   /* 4 standard deviations */
 }
 
+#ifndef LORA_CUDA
+/* A row has the same bits in a batch of 1 to 14, which the CPU multiplies in ways of their own, as in a batch of 40: answers do not depend on the batch. */
+static void test_few_rows(DType dtype) {
+    enum { MOST = 40, I = 600, O = 115, R = 5 };
+    Linear l = random_linear(I, O, R, dtype, true, 1);
+    float *x = random_floats(MOST * I, 1), *all = poisoned(MOST * O), *few = poisoned(MOST * O);
+    floatX *X = x_of(x, MOST * I), *y = x_poisoned(MOST * O), *some = x_poisoned(MOST * O), *t = x_poisoned(MOST * R);
+    Scratch s = scratch_of(MOST, I, R, O, I);
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = true;
+    linear_forward(y, t, X, &l, 1, call, MOST, s);
+    lm_head_logits(all, X, &l.w, MOST, I, O, s);
+    int same = 0;
+    for (int n = 1; n <= 14; n++) {
+        memset((void *)some, 0xff, MOST * O * sizeof *some);
+        memset(few, 0xff, MOST * O * sizeof *few);
+        linear_forward(some, t, X, &l, 1, call, n, s);
+        lm_head_logits(few, X, &l.w, n, I, O, s);
+        uint32_t behind;
+        memcpy(&behind, few + n * O, 4);
+        same += !memcmp((void *)some, (void *)y, (size_t)(n * O) * sizeof *y) && !memcmp(few, all, (size_t)(n * O) * sizeof *all) && behind == 0xffffffff;
+    }
+    check(same == 14, "1 to 14 rows of %s weights have the bits of 40: %d of 14", dtype_name[dtype], same);
+    linear_free(&l);
+    shared_free(x); shared_free(all); shared_free(few); shared_free(X); shared_free(y); shared_free(some); shared_free(t); shared_free(s.base);
+}
+#endif
+
 /* ---- 3. any number of threads, any order of the emulator's threads: the same bits ---------------------------------------------------------------------- */
 
 #if defined(_OPENMP) || defined(EMULATED)
@@ -639,6 +668,9 @@ int main(int argc, char **argv) {
     test_shuffled_product();
 #endif
     if (!quick) test_differences();
+#ifndef LORA_CUDA
+    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) test_few_rows((DType)d);
+#endif
     for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) test_embedding((DType)d);
     int sizes[][2] = {{1, 3}, {1, 37}, {13, 64}, {97, 53}, {3, 1000}, {2, 4096}};
     for (int i = quick ? 3 : 0; i < 6; i++) { test_rmsnorm(sizes[i][0], sizes[i][1]); test_swiglu(sizes[i][0], sizes[i][1]); }
