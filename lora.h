@@ -3825,8 +3825,8 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
     double n = sum.tokens ? (double)sum.tokens : 1;
     result->loss = sum.loss_sum / n;
     result->loss_hf = by_batch / (double)d->slots;
-    result->perplexity = exp(result->loss);
-    result->mean_example_perplexity = result->examples ? perplexities / (double)result->examples : 1;
+    result->perplexity = fmin(exp(result->loss), DBL_MAX);                    /* JSON knows no infinity */
+    result->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
     result->accuracy = (double)sum.correct / n;
     result->entropy = sum.entropy_sum / n;
     result->tokens = sum.tokens;

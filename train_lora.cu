@@ -2561,7 +2561,7 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
             text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
             text_add(&more, "}");
         }
-        if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten)) fprintf(stderr, "warning: report.html stays as it was: %s\n", unwritten.text);
+        if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten) && ok) fprintf(stderr, "warning: report.html stays as it was: %s\n", unwritten.text);
         text_free(&more);
         report_end(&screen->report);
     }

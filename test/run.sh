@@ -20,6 +20,13 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
     printf '%-28s %5d passed %3d failed %4d s\n' "$name" "$p" "$f" $((SECONDS - start))
     passed=$((passed + p)) failed=$((failed + f))
 }
+# "name command ..." each: two at a time, as most of them work on one core. Each leaves its output for `replay`, so that suite can count it in order.
+replay() { cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
+side_by_side() {
+    printf '%s\n' "$@" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"'
+    local job
+    for job in "$@"; do suite "${job%% *}" replay "${job%% *}"; done
+}
 for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do suite "$t" "build/$t"; done
 suite test_cli bash test/test_cli.sh ./train_lora
 suite test_resume bash test/test_resume.sh ./train_lora build/crashing
@@ -28,7 +35,6 @@ suite test_generate_cli bash test/test_generate.sh ./train_lora
 suite test_convert bash test/test_convert.sh data/convert ./train_lora
 suite test_pages bash test/test_pages.sh
 suite compilers bash test/compilers.sh
-# The emulator runs on one core: two programs at a time. Each leaves its output for `replay`, so that suite can count it in order.
 # The kernels in three precisions, each in another order of the threads; fp16 once more as on a Turing card, with 64 KiB of shared memory and the older instruction; then the longest under sanitizers.
 emulated=(
     "asan/emulated/test_ops env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_ops_BF16"        # fibers hold what the leak checker cannot see
@@ -45,12 +51,11 @@ emulated=(
     "emulated/test_train_FP16 build/emulated/test_train_FP16"
     "gemm_ladder build/gemm_ladder"
     "attention_ladder build/attention_ladder")
-printf '%s\n' "${emulated[@]}" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"'
-replay() { cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
-for job in "${emulated[@]}"; do suite "${job%% *}" replay "${job%% *}"; done
+side_by_side "${emulated[@]}"
 suite nvcc bash test/nvcc.sh
-export OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=1
-for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do suite "asan/$t" "build/asan/$t"; done 2>/dev/null
+sanitized=()
+for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do sanitized+=("asan/$t env OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
+side_by_side "${sanitized[@]}"
 suite mutants bash test/mutants.sh run build/mutants
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
