@@ -56,8 +56,9 @@ verdict "$([ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]; echo $?)
 round=0
 while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
     round=$((round + 1))
-    tormented "round$round" 12 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((60 + RANDOM % 80)) --logging-steps $((1 + RANDOM % 9)) --lora-r "$(one_of 1 3 8 16)" --lora-dropout "$(one_of 0 0.1 0.3)" --per-device-train-batch-size "$(one_of 1 2 5)" \
-        --gradient-accumulation-steps "$(one_of 1 2 3)" --lr-scheduler-type "$(one_of linear cosine constant)" --seed $RANDOM --packing "$(one_of true false)" --max-length 256 --recompute "$(one_of none gate_up layer)" \
+    RANDOM=$((round * 977))                  # the options of a round do not depend on how often the ones before were killed
+    tormented "round$round" 12 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) --logging-steps $((1 + RANDOM % 9)) --lora-r "$(one_of 1 3 8 16)" --lora-dropout "$(one_of 0 0.1 0.3)" --per-device-train-batch-size "$(one_of 1 2 3)" \
+        --gradient-accumulation-steps "$(one_of 1 2)" --lr-scheduler-type "$(one_of linear cosine constant)" --seed $RANDOM --packing "$(one_of true false)" --max-length 256 --recompute "$(one_of none gate_up layer)" \
         --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "$(one_of no steps)" --eval-steps 20 --eval-on-start false
     rm -rf "$work/round$round" "$work/round$round-whole"
 done
