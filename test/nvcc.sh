@@ -5,15 +5,17 @@ set -u
 nvcc=${NVCC:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
 [ -x "$nvcc" ] || { echo "skipped: no nvcc on this machine"; echo "0 passed, 0 failed"; exit 0; }
 mkdir -p build/nvcc
-compile() {     # arch precision: the device code alone
-    "$nvcc" -std=c++17 -O3 -cubin -arch "sm_$1" -Xptxas -v -DPRECISION_"$2" -I. -isystem .stb train_lora.cu -o "build/nvcc/$1_$2.cubin" >"build/nvcc/$1_$2.log" 2>&1 || echo "failed to compile" >>"build/nvcc/$1_$2.log"
+compile() {     # arch precision: the device code alone. The FP32 build is for checking and need only compile: optimised, its loops take a minute
+    local optimise=-O3
+    [ "$2" = FP32 ] && optimise="-Xcicc -O1 -Xptxas -O1"
+    "$nvcc" -std=c++17 $optimise -cubin -arch "sm_$1" -Xptxas -v -DPRECISION_"$2" -I. -isystem .stb train_lora.cu -o "build/nvcc/$1_$2.cubin" >"build/nvcc/$1_$2.log" 2>&1 || echo "failed to compile" >>"build/nvcc/$1_$2.log"
 }
 export -f compile
 export nvcc
 # What only a machine with a card can run must at least keep compiling; it brings the host code in with it.
 "$nvcc" -std=c++17 -O1 -arch=sm_90 -Xcompiler -fopenmp,-Wall,-Wextra,-Werror,-Wno-unused-function -I. -isystem .stb -c dev/bench_gpu.cu -o build/nvcc/bench_gpu.o >build/nvcc/bench_gpu.log 2>&1 &
 bench=$!
-builds="90a FP32,75 FP16,80 BF16,86 BF16,89 BF16,90a BF16,100 BF16,120 BF16,90a FP16"        # the longest first
+builds="75 FP16,80 BF16,86 BF16,89 BF16,90a BF16,100 BF16,120 BF16,90a FP16,90a FP32"
 tr , '\n' <<<"$builds" | xargs -P "$(nproc)" -L1 bash -c 'compile $0 $1'
 passed=0 failed=0
 while read -r arch precision; do
@@ -32,7 +34,7 @@ while read -r arch precision; do
         }')
     IFS='|' read -r verdict bad list <<<"$report"
     if [ "$verdict" = ok ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision: no spill; registers: $list"
-    elif [ "$precision" = FP32 ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision compiles (the checking build may spill:$bad)"
+    elif [ "$precision" = FP32 ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision compiles"
     else failed=$((failed + 1)); echo "FAIL  sm_$arch $precision:$bad"; fi
 done < <(tr , '\n' <<<"$builds")
 if wait $bench; then passed=$((passed + 1)); echo "ok    dev/bench_gpu.cu compiles"
