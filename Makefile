@@ -118,7 +118,7 @@ test-mutants: $(BUILD)/mutants
 nvcc-check: $(BUILD)/pages.h | stb
 	@bash test/nvcc.sh
 
-## soak            200 kills at random moments and at every place where a file is half written, random options; each resumed run must end with the same bits (about eight minutes)
+## soak            200 kills at random moments and at every place where a file is half written, random options; each resumed run must end with the same bits (about six minutes)
 soak: train_lora $(BUILD)/crashing
 	@bash test/test_resume.sh ./train_lora $(BUILD)/crashing 200
 
