@@ -1445,11 +1445,16 @@ static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const fl
     }
 }
 
+/* One column of a tile of A: out[MR], zero beyond its rows. */
+static inline void pack_column(float *out, const float *from, size_t a_row, int rows, float alpha) {
+    if (a_row == 1 && rows == MR) for (int i = 0; i < MR; i++) out[i] = alpha * from[i];
+    else for (int i = 0; i < MR; i++) out[i] = i < rows ? alpha * from[(size_t)i * a_row] : 0;
+}
+
 static size_t gemm_scratch_floats(int M, int K) { return (size_t)((M + MR - 1) / MR) * MR * (size_t)K; }
 
 /* Few rows, as in generation: the weights' way from memory is all the time there is. Each is read once, straight into the products, `panels` panels side by side: with `rows` that makes eight independent chains of sums or
    more, and for one or two rows several streams for the prefetchers. Every sum has the order that the tiles give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
-enum { FEW_ROWS = MR };
 typedef uint16_t vech __attribute__((vector_size(VL * 2)));
 typedef uint32_t vecu __attribute__((vector_size(VL * 4)));
 static inline vecf panel_load(const Weight *w, size_t at) {
@@ -1504,7 +1509,7 @@ static void gemm_few(float *C, size_t ldc, const float *a, size_t a_row, const W
     {
         if (M > 4) {                        /* more rows than ways of the cache would evict each other: they are laid beside each other, [K][MR] */
 #pragma omp for schedule(static)
-            for (int k = 0; k < K; k++) for (int r = 0; r < MR; r++) packed[(size_t)k * MR + (size_t)r] = r < M ? a[(size_t)r * a_row + (size_t)k] : 0;
+            for (int k = 0; k < K; k++) pack_column(packed + (size_t)k * MR, a + k, a_row, M, 1);
         }
 #pragma omp for schedule(static)
         for (int p = 0; p < panels; p += together) {
@@ -1522,7 +1527,7 @@ static void gemm_few(float *C, size_t ldc, const float *a, size_t a_row, const W
 /* C [M,N] (row stride ldc) = alpha A B, or with add += that;  A[m][k] = a[m * a_row + k * a_column], times alpha on its way into the tiles. */
 static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, MatrixB b, int M, int N, int K, float alpha, bool add, ScratchCursor scratch) {
     float *packed = scratch_take(&scratch, gemm_scratch_floats(M, K));
-    if (M <= FEW_ROWS && b.weight && !b.turned && a_column == 1 && alpha == 1) { gemm_few(C, ldc, a, a_row, b.weight, M, N, K, add, packed); return; }
+    if (M <= MR && b.weight && !b.turned && a_column == 1 && alpha == 1) { gemm_few(C, ldc, a, a_row, b.weight, M, N, K, add, packed); return; }
     int tiles = (M + MR - 1) / MR, panels = (N + NR - 1) / NR, threads = op_threads();
     /* Few columns (a LoRA rank): split the rows too, or one thread would do it all. The split changes no sum. */
     int pieces = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
@@ -1534,8 +1539,7 @@ static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_co
             float *out = packed + (size_t)t * MR * (size_t)K;
             int rows = M - t * MR < MR ? M - t * MR : MR;
             const float *from = a + (size_t)t * MR * a_row;
-            if (a_row == 1 && rows == MR) for (int k = 0; k < K; k++) for (int i = 0; i < MR; i++) out[(size_t)k * MR + (size_t)i] = alpha * from[(size_t)k * a_column + (size_t)i];
-            else for (int k = 0; k < K; k++) for (int i = 0; i < MR; i++) out[(size_t)k * MR + (size_t)i] = i < rows ? alpha * from[(size_t)i * a_row + (size_t)k * a_column] : 0;
+            for (int k = 0; k < K; k++) pack_column(out + (size_t)k * MR, from + (size_t)k * a_column, a_row, rows, alpha);
         }
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < panels * pieces; task++) {
@@ -2994,9 +2998,10 @@ static bool data_rows_read(DataRows *r, Error *err) {
     bool lines = dot && !strcmp(dot, ".jsonl"), json = dot && !strcmp(dot, ".json");
     if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, err);
     if (!data_read_lines(r, begin, err)) return false;
+    if (!json || r->count < 2) return true;
     JsonDoc doc;
-    if (json && r->count > 1 && !json_parse(&doc, r->row[0].text, r->row[0].bytes, r->path, 1, NULL)) return fail(err, "neither a list of rows nor a row on every line; %s; write [{...}, {...}], or one {...} a line", r->path);
-    if (json && r->count > 1) json_free(&doc);
+    if (!json_parse(&doc, r->row[0].text, r->row[0].bytes, r->path, 1, NULL)) return fail(err, "neither a list of rows nor a row on every line; %s; write [{...}, {...}], or one {...} a line", r->path);
+    json_free(&doc);
     return true;
 }
 

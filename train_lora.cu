@@ -2592,6 +2592,7 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     if (!model) print_version();
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
+    memset(result, 0, sizeof *result);      /* the end of the run reads it, also where train_run was never reached */
     bool ok = (plan_only || samples_open(&screen, &o->train, &err)) && train_run(&o->train, &hooks, result, &err);
     clear_bar(&screen);
     if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
@@ -2689,7 +2690,7 @@ static int sweep_compare(const void *a, const void *b) {
 
 static int verb_sweep(Options *o) {
     Error err;
-    int count = 1, status = 0, failures = 0;
+    int count = 1, status = 0;
     for (ptrdiff_t i = 0; i < arrlen(o->sweep); i++) {
         int values = 1;
         for (const char *c = o->sweep[i]; *c; c++) values += *c == ',';
@@ -2715,7 +2716,7 @@ static int verb_sweep(Options *o) {
         if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted last time */
         status = verb_train(&own, false, &model, &result);
         runs[i].failed = status == 1 && result.steps > 0;
-        if (runs[i].failed) { failures++; status = 0; continue; }
+        if (runs[i].failed) { status = 0; continue; }
         if (status) break;
         runs[i].done = true;
         runs[i].eval_loss = own.train.load_best_model_at_end && result.best_step && !own.metric ? result.best_metric : result.last_eval_loss;
@@ -2729,6 +2730,7 @@ static int verb_sweep(Options *o) {
         qsort(runs, (size_t)count, sizeof *runs, sweep_compare);
         printf("\n%-48s %10s %10s %8s %9s\n", "run", "eval loss", "train loss", "steps", "time");
         for (int i = 0; i < count; i++) {
+            if (runs[i].failed && !status) status = 1;
             if (!runs[i].done) printf("%-48s %s\n", runs[i].name, runs[i].failed ? "failed" : "not done");
             else if (isfinite(runs[i].eval_loss)) printf("%-48s %10.4f %10.4f %8lld %9s\n", runs[i].name, runs[i].eval_loss, runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
             else printf("%-48s %10s %10.4f %8lld %9s\n", runs[i].name, "-", runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
@@ -2736,7 +2738,7 @@ static int verb_sweep(Options *o) {
         if (status >= 128) printf("to go on %s\n", o->command);
     }
     free(runs);
-    return status ? status : failures > 0;
+    return status;
 }
 
 /* ================================================================================================================================================

@@ -33,8 +33,8 @@ while read -r arch precision; do
             print (bad == "" ? "ok" : "FAIL") "|" bad "|" list
         }')
     IFS='|' read -r verdict bad list <<<"$report"
-    if [ "$verdict" = ok ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision: no spill; registers: $list"
-    elif [ "$precision" = FP32 ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision compiles"
+    if [ "$precision" = FP32 ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision compiles"
+    elif [ "$verdict" = ok ]; then passed=$((passed + 1)); echo "ok    sm_$arch $precision: no spill; registers: $list"
     else failed=$((failed + 1)); echo "FAIL  sm_$arch $precision:$bad"; fi
 done < <(tr , '\n' <<<"$builds")
 if wait $bench; then passed=$((passed + 1)); echo "ok    dev/bench_gpu.cu compiles"

@@ -27,7 +27,8 @@ side_by_side() {
     local job
     for job in "$@"; do suite "${job%% *}" replay "${job%% *}"; done
 }
-for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do suite "$t" "build/$t"; done
+programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score"
+for t in $programs; do suite "$t" "build/$t"; done
 suite test_cli bash test/test_cli.sh ./train_lora
 suite test_resume bash test/test_resume.sh ./train_lora build/crashing
 suite test_run bash test/test_run.sh ./train_lora
@@ -54,7 +55,7 @@ emulated=(
 side_by_side "${emulated[@]}"
 suite nvcc bash test/nvcc.sh
 sanitized=()
-for t in test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score; do sanitized+=("asan/$t env OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
+for t in $programs; do sanitized+=("asan/$t env OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
 side_by_side "${sanitized[@]}"
 suite mutants bash test/mutants.sh run build/mutants
 echo "$passed passed, $failed failed"

@@ -13,7 +13,6 @@ options=("${data[@]}" --max-steps 120 --logging-steps 5 --eval-on-start false --
 run() { timeout 60 "$program" "${options[@]}" "$@"; }
 
 RANDOM=2026
-one_of() { shift $((RANDOM % $#)); echo "$1"; }
 # Kills a run `kills` times, resumes it each time, compares its end with an undisturbed one's.
 tormented() {       # name kills options...
     local name=$1 kills=$2 killed=0 crashed=0 attempts=0 resume pid status
@@ -53,13 +52,15 @@ tormented() {       # name kills options...
 total=0
 tormented killed $((kills < 16 ? kills : 16)) "${options[@]}" --save-strategy steps --save-steps 3 --save-total-limit 3
 verdict "$([ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]; echo $?)" "--save-total-limit 3 keeps three checkpoints"
+# Picked without a subshell, which would have random numbers of its own.
+ranks=(1 3 8 16) dropouts=(0 0.1 0.3) batches=(1 2 3) accumulations=(1 2) schedules=(linear cosine constant) switches=(true false) levels=(none gate_up layer) strategies=(no steps)
 round=0
 while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
     round=$((round + 1))
     RANDOM=$((round * 977))                  # the options of a round do not depend on how often the ones before were killed
-    tormented "round$round" 12 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) --logging-steps $((1 + RANDOM % 9)) --lora-r "$(one_of 1 3 8 16)" --lora-dropout "$(one_of 0 0.1 0.3)" --per-device-train-batch-size "$(one_of 1 2 3)" \
-        --gradient-accumulation-steps "$(one_of 1 2)" --lr-scheduler-type "$(one_of linear cosine constant)" --seed $RANDOM --packing "$(one_of true false)" --max-length 256 --recompute "$(one_of none gate_up layer)" \
-        --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "$(one_of no steps)" --eval-steps 20 --eval-on-start false
+    tormented "round$round" 12 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) --logging-steps $((1 + RANDOM % 9)) --lora-r "${ranks[RANDOM % 4]}" --lora-dropout "${dropouts[RANDOM % 3]}" --per-device-train-batch-size "${batches[RANDOM % 3]}" \
+        --gradient-accumulation-steps "${accumulations[RANDOM % 2]}" --lr-scheduler-type "${schedules[RANDOM % 3]}" --seed $RANDOM --packing "${switches[RANDOM % 2]}" --max-length 256 --recompute "${levels[RANDOM % 3]}" \
+        --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "${strategies[RANDOM % 2]}" --eval-steps 20 --eval-on-start false
     rm -rf "$work/round$round" "$work/round$round-whole"
 done
 newest=$(ls -d "$work"/killed/checkpoint-*[0-9] | sort -t- -k2 -n | tail -n 1)
