@@ -2,8 +2,10 @@
 
 CC      ?= gcc
 CFLAGS  ?= -O3 -march=native
-# Warnings are errors. No -Ofast and no -ffast-math: a NaN must stay a NaN.
-STRICT   = -std=gnu11 -Wall -Wextra -Werror
+# No -Ofast and no -ffast-math: a NaN must stay a NaN. A warning is an error in the tests alone: a compiler with new
+# opinions must not keep anybody from a trainer.
+WARN     = -std=gnu11 -Wall -Wextra
+STRICT   = $(WARN) -Werror
 OPENMP  ?= -fopenmp
 LIBS     = -lm
 
@@ -29,7 +31,21 @@ WHY_CPU  := CUDA=$(CUDA)
 endif
 CUDA_ARCH ?= $(or $(DETECTED),80)
 PRECISION ?= $(if $(filter 75,$(CUDA_ARCH)),FP16,BF16)
-NVCCFLAGS  = -std=c++17 -O3 -gencode arch=compute_$(CUDA_ARCH),code=[sm_$(CUDA_ARCH),compute_$(CUDA_ARCH)] -DPRECISION_$(PRECISION) -Xcompiler -fopenmp,-Wall,-Wextra,-Werror,-Wno-unused-function -I. -isystem .stb
+# A toolkit older than the card makes PTX of the newest architecture below it, which the driver translates at the start.
+GPU_CODE   = arch=compute_$(CUDA_ARCH),code=[sm_$(CUDA_ARCH),compute_$(CUDA_ARCH)]
+ifeq ($(CUDA),1)
+NUMBER    := $(shell echo $(CUDA_ARCH) | tr -dc 0-9)
+KNOWN     := $(patsubst compute_%,%,$(shell $(or $(NVCC),nvcc) --list-gpu-arch 2>/dev/null))
+ifeq ($(filter $(NUMBER),$(KNOWN)),)
+OLDER     := $(shell printf '%s\n' $(KNOWN) | sort -n | awk '$$1 < $(NUMBER)' | tail -n 1)
+endif
+ifneq ($(OLDER),)
+GPU_CODE   = arch=compute_$(OLDER),code=compute_$(OLDER)
+WHY_PTX   := , by PTX for sm_$(OLDER): this nvcc knows nothing newer
+endif
+endif
+NVCCFLAGS  = -std=c++17 -O3 -gencode $(GPU_CODE) -DPRECISION_$(PRECISION) \
+             -Xcompiler -fopenmp,-Wall,-Wextra,-Wno-unused-function $(INCLUDE)
 # Changing any of these builds the trainer again.
 CONFIGURED = $(if $(filter 1,$(CUDA)),CUDA sm_$(CUDA_ARCH) $(PRECISION),CPU)
 ifneq ($(CONFIGURED),$(shell cat $(BUILD)/configured 2>/dev/null))
@@ -42,11 +58,12 @@ endif
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
 train_lora: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h $(BUILD)/configured | stb
 ifeq ($(CUDA),1)
-	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
-	$(or $(NVCC),nvcc) $(NVCCFLAGS) $< -o $@ $(LIBS)
+	$(if $(NVCC),,@echo "error: no nvcc; Makefile, CUDA=1; install the CUDA toolkit or put nvcc on the PATH" >&2; exit 1)
+	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(WHY_PTX)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
+	$(NVCC) $(NVCCFLAGS) $< -o $@ $(LIBS)
 else
 	@echo "building for the CPU: $(WHY_CPU)"
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -x c $< -o $@ $(LIBS)
+	$(CC) $(WARN) $(CFLAGS) $(OPENMP) $(INCLUDE) -x c $< -o $@ $(LIBS)
 endif
 $(BUILD)/configured:
 
@@ -58,7 +75,7 @@ $(BUILD)/pages.h: $(PAGES)
 
 ## data/convert    the converter of published data sets into rows for training (data/convert --help)
 data/convert: data/convert.c tokenizer.h | stb
-	$(CC) $(STRICT) $(CFLAGS) $(INCLUDE) $< -o $@ $(LIBS)
+	$(CC) $(WARN) $(CFLAGS) $(INCLUDE) $< -o $@ $(LIBS)
 
 # Installs stb_ds.h when it can, else says how.
 stb:
@@ -156,10 +173,10 @@ $(BUILD)/bench_generate: dev/bench_generate.c train_lora.cu $(HEADERS) | stb
 endif
 $(BUILD)/bench_%: dev/bench_%.c $(HEADERS) | stb
 	@mkdir -p $(BUILD)
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
+	$(CC) $(WARN) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
 $(BUILD)/make_random_model: dev/make_random_model.c $(HEADERS) | stb
 	@mkdir -p $(BUILD)
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
+	$(CC) $(WARN) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
 
 ## bench-peer      the same LoRA step with torch + transformers + peft beside ours (needs Python: pip install -r dev/requirements.txt)
 bench-peer: train_lora $(BUILD)/make_random_model

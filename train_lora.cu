@@ -383,7 +383,7 @@ double backend_ceiling(void) {
 void backend_describe(char *text, size_t bytes) {
     Error err;
     if (!device_open(&err)) { snprintf(text, bytes, "CUDA, no GPU that it can use, %s", PRECISION_NAME); return; }
-    snprintf(text, bytes, "CUDA, %s (sm_%d), %.1f of %.1f GiB free, %s", device.name, device.capability, (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
+    snprintf(text, bytes, "CUDA, %.100s (sm_%d), %.1f of %.1f GiB free, %s", device.name, device.capability, (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
 }
 
 /* Lets a kernel have more than the 48 KiB of shared memory that every card gives unasked. */
