@@ -70,6 +70,51 @@ static void test_json(void) {
     check(!read_file("/tmp", NULL, &err) && strstr(err.text, "folder"), "read_file: folder", err.text);
 }
 
+/* ---- UTF-8 ---- */
+
+/* test/golden/lower.txt (dev/make_unicode.py): a text, what Python's str.lower makes of it, and so on. */
+static void test_lower(void) {
+    Error err;
+    char *text = read_file("test/golden/lower.txt", NULL, &err), out[300];
+    size_t pairs = 0;
+    for (char *a = text, *b, *end; a && *a; a = end + 1, pairs++) {
+        b = strchr(a, '\n') + 1; end = strchr(b, '\n');
+        size_t n = (size_t)(b - 1 - a), want = (size_t)(end - b), made = utf8_lower(out, sizeof out, a, n);
+        a[n] = *end = 0;
+        check(made == want && made <= n + n / 2 && memcmp(out, b, made) == 0, "lower case: as Python has it", a);
+    }
+    check(pairs >= 15, "lower case: the golden texts are there", err.text);
+    free(text);
+    memset(out, '.', 8);
+    check(utf8_lower(out, 2, "A\xC8\xBA\xFF" "B", 5) == 6 && memcmp(out, "a\xE2....", 6) == 0, "lower case: no byte beyond the room", "");
+    check(utf8_lower(out, 8, "\xFF" "A\xC3", 3) == 3 && memcmp(out, "\xFF" "a\xC3", 3) == 0, "lower case: bytes that are no text stay", "");
+}
+
+/* Every code point there and back through the three decoders, at each length's borders too: first bytes 0xE0 (Thai, Devanagari), 0xF0. */
+static void test_utf8(void) {
+    size_t wrong = 0, count = 0;
+    uint32_t first = 0;
+    for (uint32_t cp = 0; cp < 0x110000; cp++) {
+        char s[4], low[8];
+        uint32_t a = ~cp, b = ~cp;
+        int want = cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4, n = utf8_put(s, cp);
+        bool surrogate = cp >= 0xD800 && cp < 0xE000;
+        bool ok = n == want && utf8_next(s, &a) == n && a == cp && utf8_get(s, (size_t)n, &b) == (surrogate ? 0 : n) && b == cp &&
+                  utf8_invalid(s, (size_t)n) == (surrogate ? 0 : (size_t)n) && utf8_get(s, (size_t)n - 1, &a) == 0;
+        size_t made = utf8_lower(low, sizeof low, s, (size_t)n);
+        ok = ok && made >= 1 && 2 * made <= 3 * (size_t)n && (surrogate || utf8_invalid(low, made) == made);
+        if (!ok && wrong++ == 0) first = cp;
+        count++;
+    }
+    char detail[60];
+    snprintf(detail, sizeof detail, "%zu wrong, the first is U+%04X", wrong, (unsigned)first);
+    check(wrong == 0 && count == 0x110000, "UTF-8: every code point there and back", detail);
+    static const char *const bad[] = {"\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80",
+        "\xF5\x80\x80\x80", "\x80", "\xE0\xB8", "\xC3(", "\xE0\xB8(", "\xF0\x9F\x98("};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check(utf8_invalid(bad[i], strlen(bad[i])) == 0, "UTF-8: malformed is refused", bad[i]);
+}
+
 /* ---- vectors: {"text", "ids", "ids_special", "decoded" [, "decoded_skip", "covered"]} per line ---- */
 
 static bool same_ids(const TokenIds *ids, const Json *want) {
@@ -462,6 +507,8 @@ int main(int argc, char **argv) {
     const char *shared = argc > 1 ? argv[1] : "../shared";
     char path[4][400];
     test_json();
+    test_utf8();
+    test_lower();
     test_refusals();
     for (int i = 0; i < 6; i++) {
         snprintf(path[0], 400, "test/golden/tokenizer/%s", kinds[i]);
