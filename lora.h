@@ -692,15 +692,10 @@ static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, s
 }
 
 bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st)) {
-        int e = errno;
-        if (fd >= 0) close(fd);
-        return fail(err, "cannot open the weights; %s: %s; check the path", path, strerror(e));
-    }
-    if (!S_ISREG(st.st_mode) || st.st_size == 0) { close(fd); return fail(err, "the weights are %s; %s; download the file again", S_ISREG(st.st_mode) ? "an empty file" : "not a file", path); }
-    size_t bytes = (size_t)st.st_size;
+    size_t bytes;
+    int fd = file_open(path, &bytes, err);
+    if (fd < 0) return false;
+    if (!bytes) { close(fd); return fail(err, "the weights are an empty file; %s; download the file again", path); }
     void *base = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);
     if (base == MAP_FAILED) return fail(err, "cannot map the weights; %s: %s; check the free memory", path, strerror(errno));
@@ -3511,14 +3506,15 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
 /* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
 static bool data_text_open(DataRows *r, Error *err) {
     const char *dot = strrchr(r->path, '.');
-    struct stat st;
-    int fd = dot && !strcmp(dot, ".jsonl") ? open(r->path, O_RDONLY) : -1;
-    if (fd >= 0 && !fstat(fd, &st) && st.st_size >= 16 << 20 && st.st_size % sysconf(_SC_PAGESIZE)) {    /* the rest of the last page is the zero that ends the text */
-        void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map != MAP_FAILED) { r->text = (char *)map; r->bytes = (size_t)st.st_size; r->mapped = true; }
+    size_t bytes;
+    int fd = file_open(r->path, &bytes, err);
+    if (fd < 0) return false;
+    /* mapped: the rest of the last page is the zero that ends the text */
+    if (dot && !strcmp(dot, ".jsonl") && bytes >= 16 << 20 && bytes % (size_t)sysconf(_SC_PAGESIZE)) {
+        void *map = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (map != MAP_FAILED) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
     }
-    if (fd >= 0) close(fd);
-    if (!r->text) r->text = read_file(r->path, &r->bytes, err);
+    r->text = read_open(fd, bytes, r->path, &r->bytes, err);
     return r->text != NULL;
 }
 

@@ -3,7 +3,7 @@
 
    Contents
      1  Public interface          what this file promises; everything else is private (json_, utf8_, uni_, tok_, chat_)
-     2  Errors and files          fail, read_file
+     2  Errors and files          fail, file_open, read_file
      3  UTF-8                     decoding and validation
      4  JSON                      strict parser, one arena per document
      5  Unicode                   generated tables: letters, numbers, white space, NFC, lower case (dev/make_unicode.py writes them)
@@ -43,6 +43,9 @@ __attribute__((format(printf, 2, 3)))
 bool fail(Error *err, const char *fmt, ...);          /* printf-style; overwrites *err (may be NULL); always returns false */
 
 /* ---- whole files ---- */
+/* Opens a file for reading; *bytes: its size, 0 where it has none (a pipe). The one place that says what a file may not be: absent,
+   a folder, a device, the pointer that git leaves for a large file. A pipe that nobody writes to is empty, not waited for. -1: err. */
+int file_open(const char *path, size_t *bytes, Error *err);
 /* The file's bytes plus one NUL, malloc'ed, *bytes without the NUL (may be NULL). NULL + "cannot open file; PATH: reason; ...". */
 char *read_file(const char *path, size_t *bytes, Error *err);
 /* FNV-1a, eight bytes at a time; h: HASH_START or an earlier result. To recognise a file again, not against an adversary. */
@@ -168,11 +171,13 @@ void chat_text_free(ChatText *c);
 #if (defined(TOKENIZER_IMPLEMENTATION) || defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER)) && !defined(TOKENIZER_IMPLEMENTED)
 #define TOKENIZER_IMPLEMENTED
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* ================================================================================================================================
    2  Errors and files
@@ -214,34 +219,60 @@ uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
     return h;
 }
 
-char *read_file(const char *path, size_t *bytes, Error *err) {
+int file_open(const char *path, size_t *bytes, Error *err) {
+    static const char lfs[] = "version https://git-lfs.github.com/spec/";
     struct stat st;
+    char head[sizeof lfs];
+    *bytes = 0;
+    if (!*path) { fail(err, "an empty file name; \"\"; give the path of a file"); return -1; }
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);         /* opening a pipe would wait for its writer */
+    if (fd < 0 || fstat(fd, &st)) {
+        fail(err, "cannot open file; %s: %s; check the path", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        return -1;
+    }
+    if (S_ISDIR(st.st_mode)) fail(err, "cannot read file; %s: it is a folder; give a file inside it", path);
+    else if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) fail(err, "cannot read file; %s: it is a device; give a file", path);
+    else if (S_ISREG(st.st_mode) && pread(fd, head, sizeof lfs - 1, 0) == sizeof lfs - 1 && !memcmp(head, lfs, sizeof lfs - 1))
+        fail(err, "a Git LFS pointer, not the file itself; %s; run in its folder: git lfs install && git lfs pull", path);
+    else if (fcntl(fd, F_SETFL, 0)) fail(err, "cannot read file; %s: %s; check the path", path, strerror(errno));
+    else {
+        if (S_ISREG(st.st_mode)) *bytes = (size_t)st.st_size;
+        return fd;
+    }
+    close(fd);
+    return -1;
+}
+
+/* What is left in an open file, which is closed. */
+static char *read_open(int fd, size_t expected, const char *path, size_t *bytes, Error *err) {
     TokBuf b = {NULL, 0, 0, false};
-    FILE *f = fopen(path, "rb");
+    ssize_t got = 1;
     if (bytes) *bytes = 0;
-    if (!f) { fail(err, "cannot open file; %s: %s; check the path", path, strerror(errno)); return NULL; }
-    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) {
-        fclose(f);
-        fail(err, "cannot read file; %s: it is a folder; give a file inside it", path);
-        return NULL;
+    /* Read until the end rather than trusting the size: pipes and /proc have none. */
+    tok_buf_room(&b, expected < (size_t)1 << 46 ? expected + 2 : 4096);
+    while (got && tok_buf_room(&b, 2)) {
+        got = read(fd, b.p + b.n, b.cap - b.n - 1);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) break;
+        b.n += (size_t)got;
     }
-    /* Read until the end rather than trusting st_size: pipes and /proc report 0. */
-    tok_buf_room(&b, st.st_size > 0 && st.st_size < (off_t)1 << 46 ? (size_t)st.st_size + 2 : 4096);
-    for (;;) {
-        if (!tok_buf_room(&b, 2)) break;
-        size_t got = fread(b.p + b.n, 1, b.cap - b.n - 1, f);
-        b.n += got;
-        if (got == 0) break;
-    }
-    if (b.failed || ferror(f)) {
+    if (b.failed || got < 0) {
         fail(err, "cannot read file; %s: %s; check the disk and free memory", path, b.failed ? "out of memory" : strerror(errno));
-        fclose(f); free(b.p);
+        close(fd); free(b.p);
         return NULL;
     }
-    fclose(f);
+    close(fd);
     b.p[b.n] = 0;
     if (bytes) *bytes = b.n;
     return b.p;
+}
+
+char *read_file(const char *path, size_t *bytes, Error *err) {
+    size_t size;
+    int fd = file_open(path, &size, err);
+    if (bytes) *bytes = 0;
+    return fd < 0 ? NULL : read_open(fd, size, path, bytes, err);
 }
 
 /* ================================================================================================================================

@@ -243,6 +243,56 @@ static void test_csv(void) {
     expect_error("CSV: unknown columns", "a.csv", "question,answer\na,b\n", plain, o, "keys found: question, answer", "a.csv row 1 (line 2)", "prompt + completion");
 }
 
+/* ---- what is no data file ------------------------------------------------------------------------------------------------------------------- */
+
+/* One line each, and nothing is waited for. */
+static void expect_no_file(const char *what, const char *path, const char *a, const char *b) {
+    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML);
+    Dataset d;
+    Error err = {"no error"};
+    bool ok = dataset_open(&d, path, plain, &o, &err);
+    check(!ok && strstr(err.text, a) && strstr(err.text, b) && !strchr(err.text, '\n'), "no file: %s: %s", what, err.text);
+    if (ok) dataset_free(&d);
+}
+static void test_files(void) {
+    static const char lfs[] = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 11422654\n";
+    char path[160], tokenizer[160];
+    int ends[2];
+    Error err;
+    TensorSet set;
+    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML);
+    Dataset d;
+    snprintf(path, sizeof path, "%s/pipe.jsonl", folder);
+    assert(mkfifo(path, 0600) == 0);
+    expect_no_file("a pipe that nobody writes to", path, "file is empty", "pipe.jsonl");
+    expect_no_file("a device without an end", "/dev/zero", "/dev/zero: it is a device", "give a file");
+    expect_no_file("a folder", folder, "it is a folder", "give a file inside it");
+    expect_no_file("an empty name", "", "an empty file name", "give the path");
+    expect_no_file("a Git LFS pointer", write_text("lfs.jsonl", lfs), "a Git LFS pointer", "git lfs install && git lfs pull");
+    snprintf(path, sizeof path, "%s/locked.jsonl", folder);
+    write_text("locked.jsonl", "{\"text\":\"x\"}\n");
+    assert(chmod(path, 0) == 0);
+    if (access(path, R_OK)) expect_no_file("one that may not be read", path, "locked.jsonl: Permission denied", "check the path");
+    else printf("skipped: everything may be read by root\n");
+    snprintf(tokenizer, sizeof tokenizer, "%s/pointers", folder);
+    assert(mkdir(tokenizer, 0700) == 0);
+    write_text("pointers/tokenizer.json", lfs);
+    check(!tokenizer_open(tokenizer, &err) && strstr(err.text, "pointers/tokenizer.json; run in its folder: git lfs"),
+          "no file: a pointer for a tokenizer: %s", err.text);
+    memset(&set, 0, sizeof set);
+    check(!tensors_add_file(&set, write_text("pointers/model.safetensors", lfs), &err) && strstr(err.text, "model.safetensors; run in its"),
+          "no file: a pointer for weights: %s", err.text);
+    check(!tensors_add_file(&set, "/dev/zero", &err) && strstr(err.text, "it is a device"), "no file: a device for weights");
+    tensors_close(&set);
+    /* But what a program writes into a pipe is data, as in --data <(jq ...). */
+    assert(pipe(ends) == 0 && write(ends[1], "{\"text\":\"x\"}\n", 13) == 13 && close(ends[1]) == 0);
+    snprintf(path, sizeof path, "/dev/fd/%d", ends[0]);
+    bool ok = dataset_open(&d, path, plain, &o, &err);
+    check(ok && !strcmp(masked(&d, 0), "[x<|im_end|>]"), "a pipe that somebody writes to is read%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    if (ok) dataset_free(&d);
+    close(ends[0]);
+}
+
 /* ---- errors ----------------------------------------------------------------------------------------------------------------------------------- */
 
 static void test_errors(void) {
@@ -500,6 +550,7 @@ int main(void) {
     test_rows();
     test_stop();
     test_csv();
+    test_files();
     test_errors();
     test_packing();
     test_batches();
