@@ -384,6 +384,7 @@ typedef struct DataOptions {
     int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1 */
     const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
     int threads;
+    int64_t max_rows;                       /* of the file or files, from the first; 0: all */
     const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
 } DataOptions;
 
@@ -449,6 +450,7 @@ typedef struct TrainOptions {
     const char *model, *output, *init_adapter;     /* folders; init_adapter may be NULL */
     const char *data, *eval_data;           /* files; eval_data may be NULL, and data for a plan */
     const char *const *more_data; int more_data_count;     /* further training files */
+    int max_train_samples, max_eval_samples;       /* rows of data and of eval_data, from the first; 0: all */
     double eval_split;                      /* without eval_data: this share of the training examples is held out for evaluation; 0: none */
     LoraConfig lora;
     double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, num_train_epochs;
@@ -3524,6 +3526,7 @@ static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer 
     size_t before = (size_t)d->stats.rows;
     if (!data_rows_read(r, err)) return false;
     if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
+    if (o->max_rows && r->count > (size_t)o->max_rows - before) r->count = (size_t)o->max_rows - before;
     DataExample *examples = (DataExample *)calloc(r->count < BLOCK ? r->count : BLOCK, sizeof *examples);
     bool ok = examples || data_memory(err, r->path);
     for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
@@ -3549,7 +3552,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     char cache_path[PATH_MAX] = "", name[64];
     bool ok = !options->token_cache || make_folder(options->token_cache, err), cached = false;
     uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, sizeof(TokenHeader)};
-    key = hash_bytes(key, about, sizeof about);
+    key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
     if (options->prompt_template) key = hash_bytes(key, options->prompt_template, strlen(options->prompt_template));
     for (int i = 0; i < count && ok; i++) {
         rows[i].path = paths[i];
@@ -3565,7 +3568,8 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
         if (!cached) d->hash = HASH_START;
     }
     for (int i = 0; i < count; i++) {
-        ok = ok && (cached || dataset_read(d, &sink, &rows[i], t, options, *cache_path ? cache_path : NULL, err));
+        bool read = ok && !cached && !(options->max_rows && d->stats.rows == options->max_rows);
+        if (read) ok = dataset_read(d, &sink, &rows[i], t, options, *cache_path ? cache_path : NULL, err);
         data_rows_free(&rows[i]);
     }
     if (ok && !d->count) ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", (long long)d->stats.rows, paths[0],
@@ -4510,11 +4514,13 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
         ok = fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer belongs to another model", tokenizer_vocab_size(t) - 1, config.vocab_size, o->model);
     DataOptions unpacked = o->data_options;
     unpacked.packing = false;
+    unpacked.max_rows = o->max_train_samples;
     const char **paths = (const char **)must_alloc((size_t)(1 + o->more_data_count) * sizeof *paths);
     paths[0] = o->data;
     for (int i = 0; i < o->more_data_count; i++) paths[1 + i] = o->more_data[i];
     ok = ok && (!o->data || dataset_open_files(&run->train, paths, 1 + o->more_data_count, t, &unpacked, err));
     free(paths);
+    unpacked.max_rows = o->max_eval_samples;
     ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) && (o->eval_data || !(o->eval_split > 0) || !o->data || dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err));
     ok = ok && (!o->data_options.packing || !o->data || dataset_pack(&run->train, o->data_options.max_length, err));
     if (t) tokenizer_free(t);
@@ -4673,6 +4679,7 @@ static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const Data
     w.rows = r; w.t = t; w.o = o; w.shots = shots; w.shot_count = shot_count;
     w.chat = o->chat_template != CHAT_NONE ? o->chat_template : tokenizer_chat_template(t);
     bool ok = data_rows_read(r, err) && (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
+    if (ok && o->max_rows && r->count > (size_t)o->max_rows) r->count = (size_t)o->max_rows;
     if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
     for (size_t i = 0; i < (ok ? r->count : 0); i++) {
         JsonDoc doc = {NULL, NULL};

@@ -1743,7 +1743,7 @@ typedef struct Options {
     GenerateOptions generate;               /* where given */
     const char **adapter, **prompt, **stop; /* stb_ds arrays */
     const char *messages, *system, *shots, *labels, *bleu_tokenize;
-    int few_shot;
+    int few_shot, limit;
     bool chat, raw, jsonl, answers;
 
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
@@ -1770,6 +1770,10 @@ static const Option option_table[] = {
     {"data", OPTION_LIST, AT(data), 0, 0, NULL, "training data: .jsonl, .json or .csv; may be given several times"},
     {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, "evaluation data, the same formats"},
     {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, "instead: hold out this share of the training examples, drawn by the seed"},
+    {"max-train-samples", OPTION_INT, AT(train.max_train_samples), 1, 1e9, NULL,
+     "only the first so many rows of --data"},
+    {"max-eval-samples", OPTION_INT, AT(train.max_eval_samples), 1, 1e9, NULL,
+     "only the first so many rows of --eval-data"},
     {"token-cache", OPTION_TEXT, AT(train.data_options.token_cache), 0, 0, NULL, "folder that keeps the tokens of data files for the next run; runs may share it"},
     {"output", OPTION_TEXT, AT(train.output), 0, 0, NULL, "folder for the adapter and the logs"},
     {"init-adapter", OPTION_TEXT, AT(train.init_adapter), 0, 0, NULL, "PEFT adapter folder to start from (its r, alpha and modules count)"},
@@ -1850,6 +1854,8 @@ static const Option option_table[] = {
     {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, "makes tokens that were there less likely (1: off)"},
     {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, "text that ends an answer; may be given several times"},
     {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, "answers made at once (not given: 8)"},
+    {"limit", OPTION_INT, AT(limit), 1, 1e9, NULL,
+     "generate, evaluate, compare: only the first so many rows of --data"},
     {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, "one JSON object an answer"},
     {"", OPTION_HEADING, 0, 0, 0, NULL, "Scores: evaluate, compare"},
     {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, "evaluate: also answer every row and score the answers"},
@@ -2080,6 +2086,7 @@ static void options_resolve(Options *o) {
     t->skip_nonfinite = !strcmp(o->on_nonfinite, "skip");
     if (t->eval_split > 0 && !option_given(o, "eval-data")) t->eval_data = NULL;
     for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(o->scheduler, schedule_name[i])) t->lr_scheduler_type = (Schedule)i;
+    t->data_options.max_rows = o->limit;    /* of what is answered or scored; a run has its own two */
     t->data_options.enable_thinking = option_given(o, "enable-thinking") ? o->enable_thinking : -1;
     if (t->data_options.prompt_template && !strstr(t->data_options.prompt_template, "{prompt}")) usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'", t->data_options.prompt_template);
 #ifdef _OPENMP
@@ -2095,6 +2102,8 @@ static void options_check(const Options *o) {
     const TrainOptions *t = &o->train;
     if (t->eval_strategy != STRATEGY_NO && !t->eval_data && !(t->eval_split > 0)) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1", o->eval_strategy);
     if (t->eval_split > 0 && option_given(o, "eval-data")) usage_error("--eval-data and --eval-split exclude each other; command line; give one of them");
+    if (t->max_eval_samples && !t->eval_data)
+        usage_error("--max-eval-samples without --eval-data; command line; with --eval-split give a smaller share");
     if (t->load_best_model_at_end && t->eval_strategy == STRATEGY_NO) usage_error("--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch");
     if (t->early_stopping_patience && t->eval_strategy == STRATEGY_NO) usage_error("--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch");
     if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
@@ -2501,8 +2510,10 @@ static int failed(const Error *err) {
 static int verb_inspect(const Options *o) {
     Error err;
     Dataset d;
+    DataOptions options = o->train.data_options;
+    options.max_rows = o->train.max_train_samples;
     Tokenizer *t = tokenizer_open(o->train.model, &err);
-    if (!t || !dataset_open(&d, o->train.data, t, &o->train.data_options, &err)) return failed(&err);
+    if (!t || !dataset_open(&d, o->train.data, t, &options, &err)) return failed(&err);
     int status = inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
     dataset_free(&d);
     tokenizer_free(t);

@@ -186,6 +186,19 @@ static void test_rows(void) {
           "stats: rows %lld dropped %lld tokens %lld labelled %lld (shifted) longest %lld stop %lld", (long long)d.stats.rows, (long long)d.stats.dropped, (long long)d.stats.tokens, (long long)d.stats.labelled, (long long)d.stats.longest, (long long)d.stats.stop_trained);
     if (ok) dataset_free(&d);
 
+    const char *two[2] = {write_text("rows.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"cd\"}\n"),
+                          write_text("rows.csv", "text\nef\ngh\nij\n")};
+    static const struct { int rows, examples; } limits[] = {{1, 1}, {2, 2}, {3, 3}, {4, 4}, {5, 5}, {99, 5}, {0, 5}};
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+        o.max_rows = limits[i].rows;
+        ok = dataset_open_files(&d, two, 2, plain, &o, &err);
+        check(ok && d.count == (size_t)limits[i].examples && d.stats.rows == limits[i].examples &&
+              (d.count < 3 || !strcmp(masked(&d, 2), "[ef<|im_end|>]")),
+              "the first %d rows of two files: %zu", limits[i].rows, ok ? d.count : 0);
+        if (ok) dataset_free(&d);
+    }
+    o.max_rows = 0;
+
     file = "{\"prompt\":\"12345678\",\"completion\":\"cc\"}\n{\"prompt\":\"1234\",\"completion\":\"56789\"}\n{\"text\":\"<s>x\"}\n{\"text\":\"1234567\"}\n{\"input_ids\":[1,2,3,4,5,6,7,8,9,10]}\n";
     ok = dataset_open(&d, write_text("ids.jsonl", "{\"input_ids\":[1,2000000]}"), NULL, &o, &err);
     check(ok && d.count == 1 && d.ids[1] == 2000000 && d.stats.stop_trained == 0, "input_ids need no tokenizer");

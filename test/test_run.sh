@@ -68,6 +68,22 @@ verdict "$([ $at = "$size" ] && [ $records = 10 ] && [ "$(od -An -tx1 -N 12 "$ev
 run --max-steps 3 --model data/base --data /none --on-finish "env | grep ^TRAIN_LORA_ | sort >$work/env" --output "$work/o2"
 verdict "$([ $? = 1 ] && grep -q '^TRAIN_LORA_STATUS=failed$' "$work/env" && grep -q '^TRAIN_LORA_MESSAGE=.*/none' "$work/env"; echo $?)" "--on-finish hears of a failure too: $(grep MESSAGE "$work/env")"
 
+# Only the first rows.
+hotel=(--model data/base --data data/hotel/test.jsonl)
+run "${hotel[@]}" --eval-data data/hotel/eval.jsonl --max-train-samples 9 --max_eval_samples 4 --max-steps 1 \
+    --eval-on-start false --output "$work/first"
+verdict "$([ $? = 0 ] && [ "$(has '^data .*: 9 examples')$(has '^eval .*: 4 examples')" = 00 ]; echo $?)" \
+    "--max-train-samples, --max-eval-samples: $(grep -o '[0-9]* examples, [0-9]* tokens' "$work/log" | tr '\n' ';')"
+head -n 3 data/hotel/test.jsonl >"$work/three.jsonl"
+run evaluate --model data/base --data "$work/three.jsonl"; grep '^[a-z_][a-z_]*  *[0-9]' "$work/log" >"$work/want"
+run evaluate "${hotel[@]}" --limit 3; grep '^[a-z_][a-z_]*  *[0-9]' "$work/log" >"$work/got"
+verdict "$(grep -q '^loss' "$work/got" && cmp -s "$work/want" "$work/got"; echo $?)" \
+    "evaluate --limit 3 is the first three rows: $(head -n 1 "$work/got")"
+run generate "${hotel[@]}" --limit 2 --max-new-tokens 2 --temperature 0 --jsonl
+verdict "$([ "$(grep -c '^{"id": [12],' "$work/log")" = 2 ] && [ "$(grep -c '^{' "$work/log")" = 2 ]; echo $?)" \
+    "generate --limit 2 answers two rows"
+refused "evaluation rows of a split" "smaller share" "${hotel[@]}" --eval-split 0.1 --max-eval-samples 3
+
 # The memory plan: no weights are read, no full disk or device is needed.
 plan() { run plan "$@" && sed -n 's/^  total *\([0-9.]*\) .*/\1/p' "$work/log"; }
 run --model data/base --data data/hotel/train.jsonl --eval-on-start false --max-steps 1 --output "$work/real"
