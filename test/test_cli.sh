@@ -104,5 +104,8 @@ if command -v /usr/bin/time >/dev/null; then
     awk -v t="$total" -v p="$peak" 'BEGIN { exit !(p > 0.9 * t && p < 1.1 * t) }'
     verdict $? "memory table $total kB, peak resident memory $peak kB"
 fi
+# Threads that wait for each other spin for a bounded time, so that two programs can share the cores (libgomp prints what it uses).
+bound=$(OMP_WAIT_POLICY=active OMP_DISPLAY_ENV=verbose "$program" --version 2>&1 | sed -n "s/.*GOMP_SPINCOUNT = '\([0-9]*\)'.*/\1/p" | tail -n 1)
+[ "${bound:-0}" -le 1000 ]; verdict $? "spinning is bounded, whatever OMP_WAIT_POLICY says: ${bound:-no libgomp}"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
