@@ -131,10 +131,15 @@ typedef enum {
     CHAT_LLAMA3,       /* first published form: always ends with the assistant header */
     CHAT_LLAMA3_GEN,   /* later form: assistant header only with add_generation_prompt */
     CHAT_LLAMA31, CHAT_LLAMA32,
+    CHAT_QWEN3_INSTRUCT,   /* Qwen3-*-Instruct-2507: ChatML with tools, no thoughts */
+    CHAT_QWEN3_THINKING,   /* Qwen3-*-Thinking-2507: the prompt opens the thought */
+    CHAT_QWEN2, CHAT_SMOLLM2,              /* ChatML with a default system prompt */
+    CHAT_MISTRAL1, CHAT_MISTRAL2, CHAT_MISTRAL2_SYSTEM, CHAT_MISTRAL3, CHAT_MISTRAL_NEMO,
+    CHAT_DEEPSEEK_R1,      /* the distilled ones: no answer in the history keeps its thought, the prompt opens one */
     CHAT_UNKNOWN       /* the folder's template is not one of ours: refused, never guessed */
 } ChatTemplate;
 ChatTemplate tokenizer_chat_template(const Tokenizer *t);
-/* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", "llama3", "llama3-gen", "llama3.1", "llama3.2"; unknown: error with the nearest. */
+/* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chat_names, chapter 13, has them all); unknown: error with the nearest. */
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err);
 const char *chat_template_name(ChatTemplate c);
 
@@ -143,7 +148,7 @@ typedef struct ChatMessage {
     const char *content;                 /* (content_bytes) UTF-8 */
     size_t content_bytes;
     bool train;                          /* may its tokens be trained; not read here, carried for the caller */
-    const char *reasoning;               /* (reasoning_bytes) reasoning_content of an assistant turn (Qwen3); NULL: not given */
+    const char *reasoning;               /* (reasoning_bytes) reasoning_content of an assistant turn; NULL: not given */
     size_t reasoning_bytes;
 } ChatMessage;
 typedef struct ChatOptions {
@@ -151,12 +156,16 @@ typedef struct ChatOptions {
     int enable_thinking;                 /* Qwen3: -1 template default, 0 off, 1 on */
     const char *date;                    /* Llama 3.1/3.2 date_string; NULL: the template's "26 Jul 2024" */
     const Json *tools;                   /* array of tool descriptions; NULL: none */
+    bool as_answer;                      /* the last message, the assistant's, as the model gives it: all before it is rendered as the prompt that
+                                            asks for it (add_generation_prompt), behind that stands what is to be said, its thought too; one span */
 } ChatOptions;
 typedef struct ChatText {
     char *text;                          /* (bytes) plus NUL */
     size_t bytes;
     TextSpan *spans;                     /* (nspans) one per assistant message, in order: its content (with the <think> block Qwen3 puts before */
-    size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some templates put after it */
+    size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some templates put after it. With thinking
+                                              off the empty block before the last answer is the prompt's */
+    size_t thoughts, systems;            /* thoughts and system messages that the template leaves out */
 } ChatText;
 /* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL. Errors: a role the template
    has no place for, wrong order (Llama 2), no messages, CHAT_NONE, CHAT_UNKNOWN. chat_text_free releases *out. */
@@ -2418,18 +2427,25 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
 
 /* ================================================================================================================================
    13  Chat templates
-   Jinja is a programming language; we carry seven of its programs instead of an interpreter. A template is known by the FNV-1a hash of its text,
+   Jinja is a programming language; we carry some of its programs instead of an interpreter. A template is known by the FNV-1a hash of its text,
    so that an edited one is refused rather than rendered nearly right. Comments quote the template where it surprises.
    ================================================================================================================================ */
 
 static const struct { const char *name; ChatTemplate chat; } chat_names[] = {
     {"qwen3", CHAT_QWEN3}, {"qwen2.5", CHAT_QWEN2_5}, {"chatml", CHAT_CHATML}, {"zephyr", CHAT_ZEPHYR}, {"tinyllama", CHAT_ZEPHYR}, {"llama2", CHAT_LLAMA2},
-    {"llama3", CHAT_LLAMA3}, {"llama3-gen", CHAT_LLAMA3_GEN}, {"llama3.1", CHAT_LLAMA31}, {"llama3.2", CHAT_LLAMA32}};
+    {"llama3", CHAT_LLAMA3}, {"llama3-gen", CHAT_LLAMA3_GEN}, {"llama3.1", CHAT_LLAMA31}, {"llama3.2", CHAT_LLAMA32},
+    {"qwen3-instruct-2507", CHAT_QWEN3_INSTRUCT}, {"qwen3-thinking-2507", CHAT_QWEN3_THINKING}, {"qwen2", CHAT_QWEN2},
+    {"smollm2", CHAT_SMOLLM2}, {"mistral-v0.1", CHAT_MISTRAL1}, {"mistral-v0.2", CHAT_MISTRAL2},
+    {"mistral-v0.2-system", CHAT_MISTRAL2_SYSTEM}, {"mistral-v0.3", CHAT_MISTRAL3}, {"mistral-nemo", CHAT_MISTRAL_NEMO},
+    {"deepseek-r1", CHAT_DEEPSEEK_R1}};
 enum { CHAT_NAMES = sizeof chat_names / sizeof *chat_names };
 
 /* FNV-1a 64 of the published texts, without the one newline at the end that Jinja drops as well. */
 static const struct { uint64_t print; ChatTemplate chat; } chat_prints[] = {
-    {0x2bfdb7aa9754484eull, CHAT_QWEN3},       /* Qwen/Qwen3-* */
+    {0x959a4551391a6549ull, CHAT_QWEN3},       /* Qwen/Qwen3-* */
+    {0x2bfdb7aa9754484eull, CHAT_QWEN3},       /* the same of May 2025: content that is no string would be another matter */
+    {0x3751fe8ea48448abull, CHAT_QWEN3_INSTRUCT},   /* Qwen/Qwen3-*-Instruct-2507 */
+    {0xcd0d41a64dfce181ull, CHAT_QWEN3_THINKING},   /* Qwen/Qwen3-*-Thinking-2507 */
     {0xbe10679872d5c79aull, CHAT_CHATML},      /* data/base: plain ChatML */
     {0xe642ce246d7f2e3dull, CHAT_QWEN2_5},     /* Qwen/Qwen2.5-*-Instruct */
     {0xcd8b49000db02c2cull, CHAT_ZEPHYR},      /* TinyLlama/TinyLlama-1.1B-Chat-v1.0 */
@@ -2438,6 +2454,14 @@ static const struct { uint64_t print; ChatTemplate chat; } chat_prints[] = {
     {0xe60067a5537498eull, CHAT_LLAMA3_GEN},   /* the same with {% if add_generation_prompt %} */
     {0xcc0368e1ffb6b958ull, CHAT_LLAMA31},     /* meta-llama/Llama-3.1-*-Instruct */
     {0x368f4c34b8554414ull, CHAT_LLAMA32},     /* meta-llama/Llama-3.2-*-Instruct */
+    {0x8a87094e0e1e24c5ull, CHAT_QWEN2}, {0x75e88977b2787cd7ull, CHAT_QWEN2},       /* Qwen/Qwen2-*-Instruct; with \n spelled out */
+    {0x45ec583d4d25bc3aull, CHAT_SMOLLM2}, {0x09b5156a5cf6abfcull, CHAT_SMOLLM2},   /* HuggingFaceTB/SmolLM2-*-Instruct; likewise */
+    {0xc730acc029ce6ee0ull, CHAT_MISTRAL1},    /* mistralai/Mistral-7B-Instruct-v0.1 */
+    {0x8c734b90b4f8d84dull, CHAT_MISTRAL2},    /* mistralai/Mistral-7B-Instruct-v0.2, Mixtral-8x7B-Instruct-v0.1 */
+    {0xcfe9b32d20c1e9adull, CHAT_MISTRAL2_SYSTEM},  /* the later text of v0.1 and v0.2 */
+    {0x2487e6e79d6345cfull, CHAT_MISTRAL3},    /* mistralai/Mistral-7B-Instruct-v0.3 */
+    {0xc134bf40d6f56d76ull, CHAT_MISTRAL_NEMO},/* mistralai/Mistral-Nemo-Instruct-2407 */
+    {0x845fdf813c637ee2ull, CHAT_DEEPSEEK_R1}, /* deepseek-ai/DeepSeek-R1-Distill-* */
 };
 
 static uint64_t chat_fingerprint(const char *text, size_t bytes) {
@@ -2474,12 +2498,12 @@ static int chat_distance(const char *a, const char *b) {      /* edit distance o
 }
 
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err) {
-    char list[256] = "";
+    char list[512] = "";
     int best = 0;
     for (int i = 0; i < CHAT_NAMES; i++) {
         if (strcmp(name, chat_names[i].name) == 0) { *out = chat_names[i].chat; return true; }
         if (chat_distance(name, chat_names[i].name) < chat_distance(name, chat_names[best].name)) best = i;
-        strcat(strcat(list, i ? ", " : ""), chat_names[i].name);
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", chat_names[i].name);
     }
     return fail(err, "unknown chat template \"%.60s\"; chat template name; did you mean \"%s\"? known: %s", name, chat_names[best].name, list);
 }
@@ -2489,6 +2513,9 @@ typedef struct ChatRender {
     const Tokenizer *t; const ChatMessage *m; size_t count; ChatOptions o; Error *err;
     TokBuf b;
     TextSpan *spans; size_t nspans;
+    size_t thoughts, systems;               /* left out */
+    bool tool_open;                         /* DeepSeek R1: the tools' answers are not ended yet */
+    const char *bos, *eos;
 } ChatRender;
 
 static void chat_put(ChatRender *r, const char *s) { tok_buf_str(&r->b, s); }
@@ -2568,6 +2595,10 @@ static void chat_json(TokBuf *b, const Json *j, int indent, int depth) {
     tok_buf_str(b, object ? "}" : "]");
 }
 
+static bool chat_no_tools(ChatRender *r, ChatTemplate kind, const char *others) {
+    return fail(r->err, "the chat template %s has no place for tools; tools; use %s", chat_template_name(kind), others);
+}
+
 static bool chat_bad_role(ChatRender *r, ChatTemplate kind, size_t i) {
     return fail(r->err, "the chat template %s has no place for role \"%.60s\"; message %zu; use system (first), user and assistant",
                 chat_template_name(kind), r->m[i].role, i + 1);
@@ -2582,42 +2613,109 @@ static void chat_tool_response(ChatRender *r, size_t i) {
     if (i + 1 == r->count || !chat_is(&r->m[i + 1], "tool")) chat_put(r, "<|im_end|>\n");
 }
 
-/* Qwen3 only: an assistant turn splits into reasoning and content; after the last user query it is shown with a <think> block. */
-static void chat_qwen3_assistant(ChatRender *r, size_t i, bool after_query) {
-    const ChatMessage *m = &r->m[i];
-    ChatView content = chat_content(m), reason = {"", 0};
-    if (m->reasoning) { reason.s = m->reasoning; reason.n = m->reasoning_bytes; }
-    else {
-        size_t first = chat_find(content, "</think>", false), last = chat_find(content, "</think>", true);
-        if (first < content.n) {
-            reason.s = content.s; reason.n = first;
-            reason = chat_rstrip_newlines(reason);
-            size_t open = chat_find(reason, "<think>", true);
-            if (open < reason.n) { reason.s += open + 7; reason.n -= open + 7; }
-            reason = chat_lstrip_newlines(reason);
-            content.s += last + 8; content.n -= last + 8;
-            content = chat_lstrip_newlines(content);
-        }
+static const char chat_r1_eos[] = "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>";
+
+/* What stands in an assistant's message: its thought, given aside or in the content before </think>, without line breaks
+   around it, and the rest. thinks: there is a thought, were it only line breaks. */
+typedef struct ChatTurn { ChatView thought, content; bool thinks; } ChatTurn;
+
+static ChatTurn chat_turn(const ChatMessage *m, bool inside) {
+    ChatTurn t = {{m->reasoning ? m->reasoning : "", m->reasoning ? m->reasoning_bytes : 0}, chat_content(m), false};
+    size_t first = chat_find(t.content, "</think>", false), last = chat_find(t.content, "</think>", true);
+    if (inside && !m->reasoning && first < t.content.n) {
+        t.thought.s = t.content.s; t.thought.n = first;
+        t.thought = chat_rstrip_newlines(t.thought);
+        size_t open = chat_find(t.thought, "<think>", true);
+        if (open < t.thought.n) { t.thought.s += open + 7; t.thought.n -= open + 7; }
+        t.content.s += last + 8; t.content.n -= last + 8;
+        t.content = chat_lstrip_newlines(t.content);
+        t.thought = chat_lstrip_newlines(t.thought);
     }
-    if (after_query && (i + 1 == r->count || reason.n)) {
-        chat_put(r, "<think>\n");
-        chat_view(r, chat_rstrip_newlines(chat_lstrip_newlines(reason)));
-        chat_put(r, "\n</think>\n\n");
-        chat_view(r, chat_lstrip_newlines(content));
-    } else chat_view(r, content);
+    t.thinks = t.thought.n > 0;
+    t.thought = chat_rstrip_newlines(chat_lstrip_newlines(t.thought));
+    return t;
+}
+
+/* The end-of-turn token. */
+static const char *chat_end(const ChatRender *r, ChatTemplate kind) {
+    switch (kind) {
+        case CHAT_LLAMA3: case CHAT_LLAMA3_GEN: case CHAT_LLAMA31: case CHAT_LLAMA32: return "<|eot_id|>";
+        case CHAT_ZEPHYR: case CHAT_LLAMA2: case CHAT_MISTRAL1: case CHAT_MISTRAL2: case CHAT_MISTRAL2_SYSTEM:
+        case CHAT_MISTRAL3: case CHAT_MISTRAL_NEMO: return r->eos;
+        case CHAT_DEEPSEEK_R1: return chat_r1_eos;
+        default: return "<|im_end|>";
+    }
+}
+
+/* A message's content in its place, as the templates that know nothing of thoughts write it. */
+static void chat_plain(ChatRender *r, ChatTemplate kind, ChatView content) {
+    bool strip = false, before = false, after = kind == CHAT_LLAMA2;
+    switch (kind) {
+        case CHAT_LLAMA2: case CHAT_MISTRAL3: strip = before = true; break;
+        case CHAT_MISTRAL2_SYSTEM: before = true; break;
+        case CHAT_LLAMA3: case CHAT_LLAMA3_GEN: case CHAT_LLAMA31: case CHAT_LLAMA32: strip = true; break;
+        default: break;
+    }
+    if (before) chat_put(r, " ");
+    chat_view(r, strip ? chat_strip(r->t, content) : content);
+    if (after) chat_put(r, " ");
+}
+
+/* What the model is to say for message m behind its prompt, up to and including the end-of-turn token: a span. */
+static void chat_answer(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
+    size_t begin = r->b.n;
+    /* Behind a tool's answer R1's template leaves the content alone; nobody is asked to think with Qwen3's thinking off. */
+    bool inside = kind == CHAT_QWEN3 || kind == CHAT_QWEN3_THINKING || (kind == CHAT_DEEPSEEK_R1 && !r->tool_open);
+    bool asked = inside && !(kind == CHAT_QWEN3 && r->o.enable_thinking == 0);
+    ChatTurn t = chat_turn(m, inside);
+    if (asked) {
+        if (kind == CHAT_QWEN3) chat_put(r, "<think>\n");            /* the others' prompts end with it */
+        chat_view(r, t.thought); chat_put(r, "\n</think>\n\n");
+    } else if (t.thought.n) r->thoughts++;
+    chat_plain(r, kind, inside ? chat_lstrip_newlines(t.content) : t.content);
+    chat_put(r, chat_end(r, kind));
+    chat_span(r, begin);
+}
+
+/* An assistant turn of a template that shows no thoughts. */
+static void chat_reply(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
+    size_t begin = r->b.n;
+    if (chat_turn(m, false).thought.n) r->thoughts++;
+    chat_plain(r, kind, chat_content(m));
+    chat_put(r, chat_end(r, kind));
+    chat_span(r, begin);
+}
+
+/* Qwen3's thinking templates: an assistant turn after the last user query is shown with a <think> block. What the prompt that asks
+   for it ends with is not for the model to say: with thinking off the empty block, in Thinking-2507 always the block's beginning. */
+static void chat_qwen3_assistant(ChatRender *r, ChatTemplate kind, size_t i, bool after_query) {
+    ChatTurn t = chat_turn(&r->m[i], true);
+    bool block = after_query && (i + 1 == r->count || t.thinks), off = kind == CHAT_QWEN3 && r->o.enable_thinking == 0;
+    size_t begin = r->b.n, open = begin + sizeof "<think>" - 1;
+    if (block) {
+        chat_put(r, "<think>\n"); chat_view(r, t.thought); chat_put(r, "\n</think>\n\n");
+        if (off) begin = t.thought.n ? open : r->b.n;
+        if (kind == CHAT_QWEN3_THINKING) begin = open + 1;
+    } else if (t.thought.n) r->thoughts++;
+    chat_view(r, block ? chat_lstrip_newlines(t.content) : t.content);
+    chat_put(r, "<|im_end|>");
+    chat_span(r, begin);
 }
 
 static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
     const ChatMessage *m = r->m;
-    bool system = chat_is(&m[0], "system"), qwen = kind != CHAT_CHATML;
+    bool system = chat_is(&m[0], "system"), thinks = kind == CHAT_QWEN3 || kind == CHAT_QWEN3_THINKING;
+    bool tools = thinks || kind == CHAT_QWEN2_5 || kind == CHAT_QWEN3_INSTRUCT;      /* and the role tool */
     size_t query = r->count - 1;
-    const char *fallback = kind == CHAT_QWEN2_5 ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." : NULL;
+    const char *fallback = kind == CHAT_QWEN2_5 ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+                         : kind == CHAT_QWEN2 ? "You are a helpful assistant."
+                         : kind == CHAT_SMOLLM2 ? "You are a helpful AI assistant named SmolLM, trained by Hugging Face" : NULL;
     for (size_t i = r->count; i-- > 0;) {                 /* the last user message that is not a tool's answer in disguise */
         ChatView c = chat_content(&m[i]);
         bool tool = c.n >= 16 && memcmp(c.s, "<tool_response>", 15) == 0 && memcmp(c.s + c.n - 16, "</tool_response>", 16) == 0;
         if (chat_is(&m[i], "user") && !tool) { query = i; break; }
     }
-    if (r->o.tools && !qwen) return fail(r->err, "the chat template chatml has no place for tools; tools; use qwen2.5 or qwen3");
+    if (r->o.tools && !tools) return chat_no_tools(r, kind, "qwen2.5 or qwen3");
     if (r->o.tools && r->o.tools->count) {
         chat_put(r, "<|im_start|>system\n");
         if (system) chat_view(r, chat_content(&m[0])); else if (fallback) chat_put(r, fallback);
@@ -2625,7 +2723,8 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
         chat_put(r, "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
                     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
         for (const Json *t = r->o.tools->child; t; t = t->next) { chat_put(r, "\n"); chat_json(&r->b, t, 0, 0); }
-        chat_put(r, "\n</tools>\n\nFor each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n"
+        chat_put(r, "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+                    "<tool_call></tool_call> XML tags:\n"
                     "<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n");
     } else if (system || fallback) {
         chat_put(r, "<|im_start|>system\n");
@@ -2634,61 +2733,155 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
     }
     for (size_t i = system ? 1 : 0; i < r->count; i++) {
         bool assistant = chat_is(&m[i], "assistant");
-        if (qwen && chat_is(&m[i], "tool")) { chat_tool_response(r, i); continue; }
+        if (tools && chat_is(&m[i], "tool")) { chat_tool_response(r, i); continue; }
         if (!assistant && !chat_is(&m[i], "user") && !chat_is(&m[i], "system")) return chat_bad_role(r, kind, i);
         chat_put(r, "<|im_start|>"); chat_put(r, m[i].role); chat_put(r, "\n");
-        size_t begin = r->b.n;
-        if (assistant && kind == CHAT_QWEN3) chat_qwen3_assistant(r, i, i > query); else chat_view(r, chat_content(&m[i]));
-        chat_put(r, "<|im_end|>");
-        if (assistant) chat_span(r, begin);
+        if (assistant && thinks) chat_qwen3_assistant(r, kind, i, i > query);
+        else if (assistant) chat_reply(r, kind, &m[i]);
+        else { chat_view(r, chat_content(&m[i])); chat_put(r, "<|im_end|>"); }
         chat_put(r, "\n");
     }
     if (r->o.add_generation_prompt) {
         chat_put(r, "<|im_start|>assistant\n");
         if (kind == CHAT_QWEN3 && r->o.enable_thinking == 0) chat_put(r, "<think>\n\n</think>\n\n");
+        if (kind == CHAT_QWEN3_THINKING) chat_put(r, "<think>\n");
     }
     return true;
 }
 
-static bool chat_zephyr(ChatRender *r, const char *eos) {
+static bool chat_zephyr(ChatRender *r) {
     for (size_t i = 0; i < r->count; i++) {
         const ChatMessage *m = &r->m[i];
-        if (!chat_is(m, "user") && !chat_is(m, "system") && !chat_is(m, "assistant")) return chat_bad_role(r, CHAT_ZEPHYR, i);
+        bool assistant = chat_is(m, "assistant");
+        if (!assistant && !chat_is(m, "user") && !chat_is(m, "system")) return chat_bad_role(r, CHAT_ZEPHYR, i);
         chat_put(r, "<|"); chat_put(r, m->role); chat_put(r, "|>\n");
-        size_t begin = r->b.n;
-        chat_view(r, chat_content(m)); chat_put(r, eos);
-        if (chat_is(m, "assistant")) chat_span(r, begin);
+        if (assistant) chat_reply(r, CHAT_ZEPHYR, m);
+        else { chat_view(r, chat_content(m)); chat_put(r, r->eos); }
         chat_put(r, "\n");
     }
     if (r->o.add_generation_prompt) chat_put(r, "<|assistant|>\n");
     return true;
 }
 
-/* ' ' + content + ' ' + eos: the span takes in both spaces, for the model, prompted with "[/INST]", has to emit them. A system message stands only first. */
-static bool chat_llama2(ChatRender *r, const char *bos, const char *eos) {
+/* "role" of message i, counted from `first`, must take turns: user, assistant, user, ... */
+static bool chat_alternates(ChatRender *r, ChatTemplate kind, size_t i, size_t first) {
+    bool user = chat_is(&r->m[i], "user");
+    if (user != ((i - first) % 2 == 0))
+        return fail(r->err, "Conversation roles must alternate user/assistant/user/assistant/...; message %zu; reorder the messages", i + 1);
+    return user || chat_is(&r->m[i], "assistant") || chat_bad_role(r, kind, i);
+}
+
+/* ' ' + content + ' ' + eos: the span takes in both spaces, for the model, prompted with "[/INST]", has to emit them.
+   A system message stands only first. */
+static bool chat_llama2(ChatRender *r) {
     size_t first = chat_is(&r->m[0], "system");
     for (size_t i = first; i < r->count; i++) {
         const ChatMessage *m = &r->m[i];
-        bool user = chat_is(m, "user");
-        if (user != ((i - first) % 2 == 0)) return fail(r->err, "Conversation roles must alternate user/assistant/user/assistant/...; message %zu; reorder the messages", i + 1);
-        if (!user && !chat_is(m, "assistant")) return chat_bad_role(r, CHAT_LLAMA2, i);
-        if (user) {
-            chat_put(r, bos); chat_put(r, "[INST] ");
-            if (i == first && first) {                       /* the strip applies to the joined text */
-                TokBuf joined = {NULL, 0, 0, false};
-                ChatView s = chat_content(&r->m[0]), c = chat_content(m), all;
-                tok_buf_str(&joined, "<<SYS>>\n"); tok_buf_add(&joined, s.s, s.n); tok_buf_str(&joined, "\n<</SYS>>\n\n"); tok_buf_add(&joined, c.s, c.n);
-                all.s = joined.p; all.n = joined.n;
-                if (joined.failed) r->b.failed = true; else chat_view(r, chat_strip(r->t, all));
-                free(joined.p);
-            } else chat_view(r, chat_strip(r->t, chat_content(m)));
-            chat_put(r, " [/INST]");
-            continue;
-        }
-        size_t begin = r->b.n;
-        chat_put(r, " "); chat_view(r, chat_strip(r->t, chat_content(m))); chat_put(r, " "); chat_put(r, eos);
-        chat_span(r, begin);
+        if (!chat_alternates(r, CHAT_LLAMA2, i, first)) return false;
+        if (chat_is(m, "assistant")) { chat_reply(r, CHAT_LLAMA2, m); continue; }
+        chat_put(r, r->bos); chat_put(r, "[INST] ");
+        if (i == first && first) {                       /* the strip applies to the joined text */
+            TokBuf joined = {NULL, 0, 0, false};
+            ChatView s = chat_content(&r->m[0]), c = chat_content(m), all;
+            tok_buf_str(&joined, "<<SYS>>\n"); tok_buf_add(&joined, s.s, s.n);
+            tok_buf_str(&joined, "\n<</SYS>>\n\n"); tok_buf_add(&joined, c.s, c.n);
+            all.s = joined.p; all.n = joined.n;
+            if (joined.failed) r->b.failed = true; else chat_view(r, chat_strip(r->t, all));
+            free(joined.p);
+        } else chat_view(r, chat_strip(r->t, chat_content(m)));
+        chat_put(r, " [/INST]");
     }
+    return true;
+}
+
+/* [{"type": "function", "function": {...}}, ...], pieced together by hand in the template: a string is not escaped, "return" is left out. */
+static bool chat_mistral_tools(ChatRender *r) {
+    for (const Json *t = r->o.tools->child; t; t = t->next) {
+        const Json *function = json_get(t, "function");
+        bool some = false;
+        if (!function || function->type != JSON_OBJECT)
+            return fail(r->err, "a tool without a \"function\"; tools; write {\"type\": \"function\", \"function\": {...}}");
+        chat_put(r, "{\"type\": \"function\", \"function\": {");
+        for (const Json *c = function->child; c; c = c->next) {
+            if (strcmp(c->key, "return") == 0) continue;
+            if (some) chat_put(r, ", ");
+            some = true;
+            chat_put(r, "\""); chat_put(r, c->key); chat_put(r, "\": ");
+            if (c->type != JSON_STRING) chat_json(&r->b, c, 0, 0);
+            else { chat_put(r, "\""); tok_buf_add(&r->b, c->str, c->count); chat_put(r, "\""); }
+        }
+        chat_put(r, t->next ? "}}, " : "}}]");
+    }
+    return true;
+}
+
+/* v0.1 and v0.2 know no system message, v0.2's second text puts it before the first user message; v0.3 and Nemo put it before the
+   last message, if that is the user's: a conversation that ends with an answer loses it. */
+static bool chat_mistral(ChatRender *r, ChatTemplate kind) {
+    bool old = kind == CHAT_MISTRAL1 || kind == CHAT_MISTRAL2, second = kind == CHAT_MISTRAL2_SYSTEM, nemo = kind == CHAT_MISTRAL_NEMO;
+    size_t first = !old && chat_is(&r->m[0], "system"), last_user = r->count;
+    const char *open = second ? " [INST] " : nemo ? "[INST]" : "[INST] ", *close = old || second ? " [/INST]" : "[/INST]";
+    if (r->o.tools && (old || second)) return chat_no_tools(r, kind, "mistral-v0.3 or mistral-nemo");
+    for (size_t i = first; i < r->count; i++) if (chat_is(&r->m[i], "user")) last_user = i;
+    chat_put(r, r->bos);
+    for (size_t i = first; i < r->count; i++) {
+        const ChatMessage *m = &r->m[i];
+        if (chat_is(m, "tool") && !old && !second)
+            return fail(r->err, "Tool call IDs should be alphanumeric strings with length 9!; message %zu; write the answer into a user message", i + 1);
+        if (!chat_alternates(r, kind, i, first)) return false;
+        if (chat_is(m, "assistant")) { chat_reply(r, kind, m); if (kind == CHAT_MISTRAL1) chat_put(r, " "); continue; }
+        ChatView c = chat_content(m), last = chat_content(&r->m[last_user]);
+        if (r->o.tools && c.n == last.n && (c.n == 0 || memcmp(c.s, last.s, c.n) == 0)) {      /* "message == user_messages[-1]" */
+            chat_put(r, nemo ? "[AVAILABLE_TOOLS][" : "[AVAILABLE_TOOLS] [");
+            if (!chat_mistral_tools(r)) return false;
+            chat_put(r, "[/AVAILABLE_TOOLS]");
+        }
+        chat_put(r, open);
+        if (first && (second ? i == first : i + 1 == r->count)) { chat_view(r, chat_content(&r->m[0])); chat_put(r, "\n\n"); }
+        chat_view(r, c);
+        chat_put(r, close);
+    }
+    if (first && (second ? r->count == 1 : r->count == 1 || last_user + 1 != r->count)) r->systems++;
+    return true;
+}
+
+#define CHAT_R1(name) "<\xEF\xBD\x9C" name "\xEF\xBD\x9C>"
+#define CHAT_R1_TOOL(what) CHAT_R1("tool\xE2\x96\x81" what)
+
+/* The last system message opens the text, wherever it stands; every answer loses its thought, the last one too. */
+static bool chat_deepseek(ChatRender *r, bool prompt) {
+    const ChatMessage *system = NULL;
+    bool tools = false;                                   /* ns.is_output_first stays false once it is */
+    if (r->o.tools) return chat_no_tools(r, CHAT_DEEPSEEK_R1, "qwen2.5 or qwen3");
+    for (size_t i = 0; i < r->count; i++)
+        if (chat_is(&r->m[i], "system")) { r->systems += system != NULL; system = &r->m[i]; }
+    chat_put(r, r->bos);
+    if (system) chat_view(r, chat_content(system));
+    for (size_t i = 0; i < r->count; i++) {
+        const ChatMessage *m = &r->m[i];
+        if (chat_is(m, "user")) { r->tool_open = false; chat_put(r, CHAT_R1("User")); chat_view(r, chat_content(m)); }
+        else if (chat_is(m, "tool")) {
+            chat_put(r, tools ? "\n" CHAT_R1_TOOL("output\xE2\x96\x81" "begin")
+                              : CHAT_R1_TOOL("outputs\xE2\x96\x81" "begin") CHAT_R1_TOOL("output\xE2\x96\x81" "begin"));
+            chat_view(r, chat_content(m));
+            chat_put(r, CHAT_R1_TOOL("output\xE2\x96\x81" "end"));
+            tools = r->tool_open = true;
+        } else if (chat_is(m, "assistant")) {
+            ChatTurn t = chat_turn(m, true);
+            ChatView c = chat_content(m);
+            size_t last = chat_find(c, "</think>", true);
+            chat_put(r, r->tool_open ? CHAT_R1_TOOL("outputs\xE2\x96\x81" "end") : CHAT_R1("Assistant"));
+            size_t begin = r->b.n;
+            if (last < c.n && !r->tool_open) { c.s += last + 8; c.n -= last + 8; }
+            if (t.thought.n && (m->reasoning || !r->tool_open)) r->thoughts++;
+            chat_view(r, c);
+            chat_put(r, chat_r1_eos);
+            chat_span(r, begin);
+            r->tool_open = false;
+        } else if (!chat_is(m, "system")) return chat_bad_role(r, CHAT_DEEPSEEK_R1, i);
+    }
+    if (r->tool_open) chat_put(r, CHAT_R1_TOOL("outputs\xE2\x96\x81" "end"));
+    else if (prompt) chat_put(r, CHAT_R1("Assistant") "<think>\n");
     return true;
 }
 
@@ -2699,18 +2892,17 @@ static bool chat_llama3_turn(ChatRender *r, ChatTemplate kind, size_t i) {
     bool assistant = chat_is(m, "assistant"), tool = kind >= CHAT_LLAMA31 && (chat_is(m, "tool") || chat_is(m, "ipython"));
     if (!assistant && !tool && !chat_is(m, "user") && !chat_is(m, "system")) return chat_bad_role(r, kind, i);
     chat_header(r, tool ? "ipython" : m->role);
-    size_t begin = r->b.n;
+    if (assistant) { chat_reply(r, kind, m); return true; }
     /* "message.content is iterable" holds for a string too, so a tool's answer comes out as a JSON string */
     if (tool) chat_json_string(&r->b, chat_content(m).s, m->content_bytes); else chat_view(r, chat_strip(r->t, chat_content(m)));
     chat_put(r, "<|eot_id|>");
-    if (assistant) chat_span(r, begin);
     return true;
 }
 
-static bool chat_llama3(ChatRender *r, ChatTemplate kind, const char *bos) {
+static bool chat_llama3(ChatRender *r, ChatTemplate kind) {
     size_t i = 0;
-    chat_put(r, bos);
-    if (r->o.tools && kind < CHAT_LLAMA31) return fail(r->err, "the chat template %s has no place for tools; tools; use llama3.1", chat_template_name(kind));
+    chat_put(r, r->bos);
+    if (r->o.tools && kind < CHAT_LLAMA31) return chat_no_tools(r, kind, "llama3.1");
     if (kind >= CHAT_LLAMA31) {
         chat_header(r, "system");
         if (r->o.tools) chat_put(r, "Environment: ipython\n");
@@ -2732,11 +2924,22 @@ static bool chat_llama3(ChatRender *r, ChatTemplate kind, const char *bos) {
     return true;
 }
 
-bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const ChatMessage *messages, size_t count, ChatOptions options, Error *err) {
-    const char *bos = tokenizer_token(t, t->bos), *eos = tokenizer_token(t, t->eos);
+static bool chat_template(ChatRender *r, ChatTemplate kind) {
+    switch (kind) {
+        case CHAT_ZEPHYR: return chat_zephyr(r);
+        case CHAT_LLAMA2: return chat_llama2(r);
+        case CHAT_LLAMA3: case CHAT_LLAMA3_GEN: case CHAT_LLAMA31: case CHAT_LLAMA32: return chat_llama3(r, kind);
+        case CHAT_MISTRAL1: case CHAT_MISTRAL2: case CHAT_MISTRAL2_SYSTEM: case CHAT_MISTRAL3: case CHAT_MISTRAL_NEMO: return chat_mistral(r, kind);
+        case CHAT_DEEPSEEK_R1: return chat_deepseek(r, r->o.add_generation_prompt);
+        default: return chat_chatml(r, kind);
+    }
+}
+
+bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const ChatMessage *messages, size_t count,
+                 ChatOptions options, Error *err) {
     ChatRender r;
-    bool ok = false, llama3 = kind >= CHAT_LLAMA3 && kind <= CHAT_LLAMA32;
     memset(out, 0, sizeof *out);
+    memset(&r, 0, sizeof r);
     if (kind <= CHAT_NONE || kind >= CHAT_UNKNOWN)
         return fail(err, kind == CHAT_NONE ? "the model has no chat template; chat_template; name one, such as chatml, or train on plain text"
                                            : "the model's chat template is not one of ours; chat_template; name the closest one, such as chatml, if you know it fits");
@@ -2744,20 +2947,26 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
     for (size_t i = 0; i < count; i++)
         if (messages[i].content_bytes && utf8_invalid(messages[i].content, messages[i].content_bytes) < messages[i].content_bytes)
             return fail(err, "invalid UTF-8; message %zu; convert it to UTF-8", i + 1);
-    if ((llama3 || kind == CHAT_LLAMA2) && !bos) return fail(err, "the chat template %s needs bos_token; tokenizer_config.json; add it", chat_template_name(kind));
-    if ((kind == CHAT_ZEPHYR || kind == CHAT_LLAMA2) && !eos) return fail(err, "the chat template %s needs eos_token; tokenizer_config.json; add it", chat_template_name(kind));
-    memset(&r, 0, sizeof r);
+    if (options.as_answer && (count == 1 || !chat_is(&messages[count - 1], "assistant")))
+        return fail(err, "no answer to a prompt; message %zu; end with an assistant's message behind others", count);
     r.t = t; r.m = messages; r.count = count; r.o = options; r.err = err;
+    r.bos = tokenizer_token(t, t->bos); r.eos = tokenizer_token(t, t->eos);
+    bool eos = kind == CHAT_ZEPHYR, bos = kind == CHAT_DEEPSEEK_R1 || (kind >= CHAT_LLAMA3 && kind <= CHAT_LLAMA32);
+    if (kind == CHAT_LLAMA2 || (kind >= CHAT_MISTRAL1 && kind <= CHAT_MISTRAL_NEMO)) eos = bos = true;
+    if (bos && !r.bos) return fail(err, "the chat template %s needs bos_token; tokenizer_config.json; add it", chat_template_name(kind));
+    if (eos && !r.eos) return fail(err, "the chat template %s needs eos_token; tokenizer_config.json; add it", chat_template_name(kind));
     r.spans = (TextSpan *)calloc(count, sizeof *r.spans);
-    tok_buf_room(&r.b, 256);
     if (!r.spans) r.b.failed = true;
-    else if (kind == CHAT_ZEPHYR) ok = chat_zephyr(&r, eos);
-    else if (kind == CHAT_LLAMA2) ok = chat_llama2(&r, bos, eos);
-    else ok = llama3 ? chat_llama3(&r, kind, bos) : chat_chatml(&r, kind);
+    tok_buf_room(&r.b, 256);
+    if (options.as_answer) { r.count--; r.o.add_generation_prompt = true; }
+    bool ok = !r.b.failed && chat_template(&r, kind);
+    /* The thoughts that the history is without are not lost: each was, or will be, an answer of its own. */
+    if (ok && options.as_answer) { r.nspans = r.thoughts = 0; chat_answer(&r, kind, &messages[count - 1]); }
     tok_buf_add(&r.b, "", 1);
     if (r.b.failed) ok = fail(err, "out of memory while rendering a chat; messages; free some memory");
     if (!ok) { free(r.b.p); free(r.spans); return false; }
     out->text = r.b.p; out->bytes = r.b.n - 1; out->spans = r.spans; out->nspans = r.nspans;
+    out->thoughts = r.thoughts; out->systems = r.systems;
     return true;
 }
 

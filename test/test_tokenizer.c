@@ -227,7 +227,7 @@ static void test_renders(const char *path, Tokenizer *qwen, Tokenizer *tiny, Tok
         ChatTemplate kind;
         ChatText chat;
         ChatMessage m[32];
-        ChatOptions o = {false, -1, NULL, NULL};
+        ChatOptions o = {false, -1, NULL, NULL, false};
         size_t n = 0, assistants = 0;
         end = (char *)memchr(p, '\n', (size_t)(text + bytes - p));
         if (!end) end = text + bytes;
@@ -271,6 +271,79 @@ static void test_renders(const char *path, Tokenizer *qwen, Tokenizer *tiny, Tok
     free(text);
 }
 
+/* test/golden/chat.jsonl (dev/make_chat_golden.py): what Jinja2 makes of every published template. A conversation is rendered as it is,
+   and its answer once more behind the prompt that asks for it. A system message in a place where a template loses it is refused by us. */
+static void test_golden_chats(const Tokenizer *t) {
+    static const char *const thinkers[] = {"qwen3", "qwen3-thinking-2507", "deepseek-r1"};
+    static const char path[] = "test/golden/chat.jsonl";
+    Error err;
+    size_t bytes, rows = 0, wrong = 0, raises = 0, stricter = 0, begins = 0;
+    char detail[900] = "", *text = read_file(path, &bytes, &err), *p = text;
+    JsonDoc head = {NULL, NULL};
+    for (size_t line = 1; p && p < text + bytes; line++) {
+        JsonDoc doc;
+        ChatTemplate kind = CHAT_NONE;
+        ChatText chat, answer;
+        ChatMessage m[16];
+        size_t n = 0;
+        char *end = strchr(p, '\n');
+        if (!json_parse(line == 1 ? &head : &doc, p, (size_t)(end - p), path, line, &err)) { wrong++; strcpy(detail, err.text); break; }
+        p = end + 1;
+        if (line == 1) continue;
+        rows++;
+        const char *what = NULL, *name = json_get(doc.root, "template")->str;
+        const Json *want = json_get(doc.root, "want"), *prompt = json_get(doc.root, "prompt"), *begin = json_get(doc.root, "begin");
+        const Json *thinking = json_get(doc.root, "thinking"), *set = json_get(head.root, "chats")->child;
+        for (int i = (int)json_get(doc.root, "chat")->number; i > 0; i--) set = set->next;
+        memset(m, 0, sizeof m);
+        for (const Json *c = set->child; c; c = c->next, n++) {
+            const Json *content = json_get(c, "content"), *reason = json_get(c, "reasoning_content");
+            m[n].role = json_get(c, "role")->str; m[n].content = content->str; m[n].content_bytes = content->count;
+            if (reason) { m[n].reasoning = reason->str; m[n].reasoning_bytes = reason->count; }
+        }
+        bool last = strcmp(m[n - 1].role, "assistant") == 0, thinks = false;
+        for (int i = 0; i < 3; i++) thinks = thinks || strcmp(name, thinkers[i]) == 0;
+        ChatOptions o = {!last, thinking ? thinking->type == JSON_TRUE : -1, NULL, NULL, false};
+        if (json_get(doc.root, "tools")) o.tools = json_get(head.root, "tools");
+        if (!chat_template_by_name(name, &kind, &err)) what = err.text;
+        bool ok = !what && chat_render(&chat, t, kind, m, n, o, &err);
+        if (what) {}
+        else if (want->type == JSON_NULL) { raises++; if (ok) what = "rendered what raises"; }
+        else if (!ok) {                            /* what a template would lose in silence */
+            stricter++;
+            if (!strstr(err.text, "has no place for role") && !strstr(err.text, "must alternate")) what = err.text;
+        } else if (chat.bytes != want->count || memcmp(chat.text, want->str, chat.bytes) != 0) what = "rendered differently";
+        else if (begin && (begins++, chat.spans[chat.nspans - 1].begin < (size_t)begin->child->number ||
+                                     chat.spans[chat.nspans - 1].begin > (size_t)begin->child->next->number)) what = "learned from another place on";
+        else if (chat.thoughts != (size_t)json_get(doc.root, "lost")->number) what = "another number of thoughts is lost";
+        if (ok) chat_text_free(&chat);
+        if (ok && !what && last && n > 1 && prompt && prompt->type == JSON_STRING) {
+            o.as_answer = true;
+            if (!chat_render(&answer, t, kind, m, n, o, &err)) what = err.text;
+            else {
+                TextSpan s = answer.spans[0];
+                const char *said = answer.text + s.begin;
+                if (answer.nspans != 1 || s.begin != prompt->count || memcmp(answer.text, prompt->str, s.begin) != 0) what = "asked differently";
+                else if (s.end != answer.bytes || s.end - s.begin < 4) what = "the answer is not the end";
+                /* Where the template shows the answer behind that very prompt, it is what we teach. */
+                else if (want->type == JSON_STRING && want->count >= s.begin && memcmp(want->str, answer.text, s.begin) == 0 &&
+                         (want->count < answer.bytes || memcmp(want->str, answer.text, answer.bytes) != 0)) what = "answered differently";
+                else if (thinks && o.enable_thinking != 0 && strstr(m[n - 1].content, "Un and") &&
+                         !strstr(said, "Un and\n\none.\n</think>\n\nTwo.")) what = "the thought is not taught";
+                else if (o.enable_thinking == 0 && strstr(said, "think>")) what = "a thought is taught with thinking off";
+                chat_text_free(&answer);
+            }
+        }
+        if (what && wrong++ == 0) snprintf(detail, sizeof detail, "line %zu (%s): %.800s", line, name, what);
+        json_free(&doc);
+    }
+    char name[200];
+    snprintf(name, sizeof name, "chat: %s, %zu renders (%zu raise, %zu refused by us, %zu with a begin), %zu wrong", path, rows, raises, stricter, begins, wrong);
+    check(wrong == 0 && rows >= 290 && begins >= 100 && stricter < 40, name, detail);
+    json_free(&head);
+    free(text);
+}
+
 static ChatMessage message(const char *role, const char *content) {
     ChatMessage m;
     memset(&m, 0, sizeof m);
@@ -302,7 +375,7 @@ static void test_chat(Tokenizer *t) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ChatTemplate kind;
         ChatMessage *sets[3] = {m, think, tools};
-        ChatOptions o = {cases[i].prompt, cases[i].thinking, NULL, NULL};
+        ChatOptions o = {cases[i].prompt, cases[i].thinking, NULL, NULL, false};
         char name[100], got[2000] = "rendering failed";
         snprintf(name, sizeof name, "chat: by hand %zu (%s)", i, cases[i].kind);
         if (chat_template_by_name(cases[i].kind, &kind, &err) && chat_render(&chat, t, kind, sets[cases[i].set], cases[i].count, o, &err)) {
@@ -316,7 +389,7 @@ static void test_chat(Tokenizer *t) {
         }
         check(strcmp(got, cases[i].want) == 0, name, got);
     }
-    ChatOptions o = {false, -1, NULL, NULL};
+    ChatOptions o = {false, -1, NULL, NULL, false};
     ChatTemplate kind;
     ChatMessage alien[2] = {message("user", "u"), message("wizard", "w")};
     for (int k = CHAT_QWEN3; k < CHAT_UNKNOWN; k++)
@@ -519,7 +592,7 @@ int main(int argc, char **argv) {
         test_merge_paths(t, kinds[i]);
         test_long_line(t, kinds[i]);
         if (i == 0) test_spans_nfc(t);
-        if (i == 3) test_chat(t);
+        if (i == 3) { test_chat(t); test_golden_chats(t); }
         snprintf(path[1], 400, "test/golden/tokenizer/%s/tokenizer.json", kinds[i]);
         test_hostile(path[1], i == 0 || i == 3 ? 41 : 397);
         tokenizer_free(t);
