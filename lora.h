@@ -2830,21 +2830,6 @@ static bool data_add(DataText *t, const char *s, size_t n) {
 }
 static bool data_memory(Error *err, const char *path) { return fail(err, "out of memory; %s; use a smaller data file or --max-length", path); }
 
-/* Bytes (1..4) of the well-formed UTF-8 character at s with n > 0 bytes left, its code point in *cp; 0: not UTF-8 (overlong forms and surrogates included). */
-static int data_utf8(const char *str, size_t n, uint32_t *cp) {
-    const unsigned char *s = (const unsigned char *)str;
-    static const uint32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
-    int k = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
-    if (k == 0 || (size_t)k > n) return 0;
-    uint32_t c = k == 1 ? s[0] : s[0] & (0xFFu >> (k + 1));
-    for (int i = 1; i < k; i++) {
-        if ((s[i] & 0xC0) != 0x80) return 0;
-        c = c << 6 | (s[i] & 63);
-    }
-    *cp = c;
-    return c < least[k] || c > 0x10FFFF || (c >= 0xD800 && c < 0xE000) ? 0 : k;
-}
-
 /* ---- a file becomes rows ---------------------------------------------------------------------------------------------------------------------- */
 
 /* One row, not yet understood: a line of JSON still to be parsed, or an object that already is (elements of a .json array, records of a .csv). */
@@ -2941,7 +2926,7 @@ static bool data_read_csv(DataRows *r, size_t begin, Error *err) {
     r->csv = true;
     for (size_t i = begin, at = 1; i < r->bytes;) {
         uint32_t cp;
-        int k = data_utf8(r->text + i, r->bytes - i, &cp);
+        int k = utf8_get(r->text + i, r->bytes - i, &cp);
         if (k == 0) return fail(err, "invalid UTF-8; %s:%zu; save the file as UTF-8", r->path, at);
         at += cp == '\n';
         i += (size_t)k;
@@ -3145,12 +3130,12 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
     const Json *tools = data_get(w->object, "tools");
     if (tools && !data_need(w, tools, "tools", JSON_ARRAY)) return false;
     if (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN) {
-        char names[256] = "";
+        char names[512] = "";
         for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
             size_t n = strlen(names);
             snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
         }
-        char todo[320];
+        char todo[560];
         snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
         return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE ? "a chat, but the model folder has no chat template" : "a chat, but the model's chat template is not one of the known");
     }

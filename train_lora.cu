@@ -2396,7 +2396,7 @@ static size_t inspect_bytes(char *out, size_t room, const Tokenizer *t, int32_t 
     if (!byte_level && n == 6 && sscanf(s, "<0x%2X>", &lone) == 1) { out[0] = (char)lone; return 1; }
     for (size_t i = 0; i < n && k + 4 < room;) {
         uint32_t cp = 0;
-        int len = data_utf8(s + i, n - i, &cp);
+        int len = utf8_get(s + i, n - i, &cp);
         if (len == 0) len = 1;
         int byte = -1;
         if (byte_level && !literal) {
@@ -2429,7 +2429,7 @@ static int inspect_escape(char *out, size_t room, const char *s, size_t n, bool 
     out[0] = 0;
     for (size_t i = 0; i < n && k + 16 < room;) {
         uint32_t cp = 0;
-        int len = data_utf8(s + i, n - i, &cp);
+        int len = utf8_get(s + i, n - i, &cp);
         if (len == 0) columns += snprintf(out + k, room - k, "<0x%02X>", (unsigned char)s[i]);
         else if (cp == '\n') { strcpy(out + k, "\xE2\x8F\x8E"); columns++; }
         else if (cp == '\t') { strcpy(out + k, "\xE2\x87\xA5"); columns++; }

@@ -14,7 +14,7 @@ static bool page_write(const char *path, const char *page, const Text *data, Err
     text_add(&t, "%.*s", (int)(mark - page), page);
     for (size_t i = 0, end = (size_t)arrlen(data->at), n; i < end; i += n) {
         uint32_t cp;
-        int bytes = data_utf8(data->at + i, end - i, &cp);
+        int bytes = utf8_get(data->at + i, end - i, &cp);
         n = bytes > 0 ? (size_t)bytes : 1;
         if (bytes <= 0) text_add(&t, "\xEF\xBF\xBD");
         else if (cp == '<') text_add(&t, "\\u003c");

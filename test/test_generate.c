@@ -243,7 +243,7 @@ static bool collect_piece(void *user, size_t prompt, const char *text, size_t by
     p->calls++;
     for (size_t i = 0; i < bytes;) {        /* every piece is UTF-8 of its own */
         uint32_t cp;
-        int n = data_utf8(text + i, bytes - i, &cp);
+        int n = utf8_get(text + i, bytes - i, &cp);
         if (n <= 0) { p->broken = true; break; }
         i += (size_t)n;
     }
