@@ -385,6 +385,8 @@ typedef struct DataOptions {
     const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
     int threads;
     int64_t max_rows;                       /* of the file or files, from the first; 0: all */
+    const char *shots; int few_shot;        /* the first few_shot rows of the file shots stand in front of every row as
+                                               solved examples; never in the loss */
     const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
 } DataOptions;
 
@@ -536,8 +538,8 @@ typedef struct Prompt {
 typedef struct Prompts { Prompt *list; size_t count; } Prompts;
 
 /* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
-   shots: NULL, or a file whose first `few_shot` rows are put in front of every prompt as solved examples (in-context learning). */
-bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, const char *shots, int few_shot, Error *err);
+   The options' shots stand in front of every prompt (in-context learning), but not in its dialogue. */
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
 /* The same from JSON lines in memory; name is for messages. */
 bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err);
 void prompts_free(Prompts *p);
@@ -2989,6 +2991,16 @@ static bool data_rows_read(DataRows *r, Error *err) {
 
 /* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
 
+/* Solved examples that stand in front of every row: after a chat's system message as turns of their own; before plain
+   text with an empty line after each. Built once, read by all threads. */
+typedef struct Shots {
+    DataText text;                          /* those that are plain text: prompt, completion, "\n\n" */
+    ChatMessage *messages;                  /* [count, cap]: all of them as chats; contents malloc'ed, but no system
+                                               message */
+    size_t count, cap, answers;             /* answers: messages that are the assistant's */
+    int chats;                              /* how many have no text, being chats */
+} Shots;
+
 /* What one thread needs to turn rows into examples; the buffers are reused from row to row. */
 typedef struct DataWork {
     const DataRows *rows;
@@ -3004,7 +3016,8 @@ typedef struct DataWork {
     TokenIds tok;
     /* rows read as prompts (chapter 8) */
     Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
-    const Json *const *shots; int shot_count;     /* rows put in front of it */
+    Shots *as_shot;                         /* not NULL: the row becomes one of these */
+    const Shots *shots;                     /* NULL, or what is put in front of it */
     Error err;
 } DataWork;
 
@@ -3067,17 +3080,24 @@ static bool data_wrong_loss(DataWork *w, const char *shape) {
    then the tokenizer's end of text unless the completion brings it. A token that holds the end of the prompt and the start of the completion counts as completion. */
 static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);   /* chapter 8 */
 static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
+static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
+                       size_t completion_bytes);
+static bool shot_chat(DataWork *w, size_t count);
+static bool shots_before_text(DataWork *w);
+static bool shots_before_chat(DataWork *w, size_t *count);
 
 static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes, bool all) {
+    if (w->as_shot) return shot_plain(w, prompt, prompt_bytes, completion, completion_bytes);
     if (w->as_prompt) return prompt_plain(w, prompt, prompt_bytes, completion, completion_bytes);
     int32_t id = tokenizer_eos(w->t);
     const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
     size_t n = eos ? strlen(eos) : 0;
-    w->text.n = 0;
+    if (!shots_before_text(w)) return false;
+    TextSpan span = {w->text.n + (all ? 0 : prompt_bytes), 0};
     if (!data_add(&w->text, prompt, prompt_bytes) || !data_add(&w->text, completion, completion_bytes)) return data_row_memory(w);
     if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !data_add(&w->text, eos, n)) return data_row_memory(w);
-    TextSpan span = {prompt_bytes, w->text.n};
-    return data_tokenise(w, e, w->text.p, w->text.n, &span, span.end > span.begin, all, TOK_ADD_SPECIAL);
+    span.end = w->text.n;
+    return data_tokenise(w, e, w->text.p, w->text.n, &span, span.end > span.begin, all && !w->shots, TOK_ADD_SPECIAL);
 }
 
 /* prompt into w->prompt, dressed by --prompt-template where there is one. */
@@ -3143,7 +3163,12 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
     memset(&chat, 0, sizeof chat);
     options.enable_thinking = w->o->enable_thinking;
     options.tools = tools && tools->count ? tools : NULL;
+    if (w->as_shot) return shot_chat(w, count);
     if (w->as_prompt) return prompt_chat(w, count, options);
+    if (w->shots && all)
+        return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
+    if (!shots_before_chat(w, &count)) return false;
+    if (w->shots) skip += w->shots->answers;
     if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
     if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
     if (skip > chat.nspans) skip = chat.nspans;
@@ -3243,7 +3268,10 @@ static bool data_unknown_shape(DataWork *w) {
 static bool data_example_of(DataWork *w, DataExample *e) {
     const Json *o = w->object, *a, *b;
     if (o->type != JSON_OBJECT) return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}", "the row is %s", data_type_name[o->type]);
-    if ((a = data_get(o, "input_ids"))) return data_shape_ids(w, e, a, data_get(o, "labels"));
+    if ((a = data_get(o, "input_ids")) && (w->shots || w->as_shot))
+        return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
+    if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
+    if (a) return data_shape_ids(w, e, a, data_get(o, "labels"));
     if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
     if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
     if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
@@ -3262,10 +3290,27 @@ static bool data_example_of(DataWork *w, DataExample *e) {
     return data_unknown_shape(w);
 }
 
+/* One row as what the work says: an example into e, a prompt or a shot. */
+static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample *e) {
+    JsonDoc doc = {NULL, NULL};
+    w->row = &r->row[i];
+    w->number = i + 1;
+    bool ok = w->row->object || json_parse(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
+    w->object = w->row->object ? w->row->object : doc.root;
+    ok = ok && data_example_of(w, e);
+    json_free(&doc);
+    return ok;
+}
+static void data_work_free(DataWork *w) {
+    free(w->prompt.p); free(w->text.p); free(w->messages);
+    token_ids_free(&w->tok);
+}
+
 /* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
 
 /* Rows [begin, end) to examples[end - begin]. Rows are dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
-static bool data_examples(DataExample *examples, const DataRows *rows, size_t begin, size_t end, const Tokenizer *t, const DataOptions *o, ChatTemplate chat, Error *err) {
+static bool data_examples(DataExample *examples, const DataRows *rows, size_t begin, size_t end, const Tokenizer *t,
+                          const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
     size_t first_bad = end;
 #ifdef _OPENMP
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
@@ -3274,26 +3319,18 @@ static bool data_examples(DataExample *examples, const DataRows *rows, size_t be
     {
         DataWork w;
         memset(&w, 0, sizeof w);
-        w.rows = rows; w.t = t; w.o = o; w.chat = chat;
+        w.rows = rows; w.t = t; w.o = o; w.chat = chat; w.shots = shots;
 #ifdef _OPENMP
 #pragma omp for schedule(dynamic, 16)
 #endif
         for (size_t i = begin; i < end; i++) {
-            JsonDoc doc = {NULL, NULL};
             size_t limit;
 #ifdef _OPENMP
 #pragma omp atomic read
 #endif
             limit = first_bad;
             if (i > limit) continue;        /* a row before the first bad one is still looked at: it may be worse */
-            w.row = &rows->row[i];
-            w.number = i + 1;
-            bool ok = w.row->object || json_parse(&doc, w.row->text, w.row->bytes, rows->path, w.row->line, &w.err);
-            if (ok) {
-                w.object = w.row->object ? w.row->object : doc.root;
-                ok = data_example_of(&w, &examples[i - begin]);
-            }
-            json_free(&doc);
+            bool ok = data_row_read(&w, rows, i, &examples[i - begin]);
             if (ok) continue;
 #ifdef _OPENMP
 #pragma omp critical(data_first_bad)
@@ -3306,8 +3343,7 @@ static bool data_examples(DataExample *examples, const DataRows *rows, size_t be
                 first_bad = i;
             }
         }
-        free(w.prompt.p); free(w.text.p); free(w.messages);
-        token_ids_free(&w.tok);
+        data_work_free(&w);
     }
     return first_bad == end;
 }
@@ -3505,9 +3541,17 @@ static bool data_text_open(DataRows *r, Error *err) {
     return r->text != NULL;
 }
 
-static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o, const char *cache_path, Error *err) {
+/* The options' template, else the model folder's. */
+static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o) {
+    return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
+}
+static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err);       /* chapter 8 */
+static void shots_free(Shots *s);
+
+static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o,
+                         const Shots *shots, const char *cache_path, Error *err) {
     const size_t BLOCK = 16384;
-    ChatTemplate chat = o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
+    ChatTemplate chat = data_chat_template(t, o);
     size_t before = (size_t)d->stats.rows;
     if (!data_rows_read(r, err)) return false;
     if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
@@ -3516,7 +3560,8 @@ static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer 
     bool ok = examples || data_memory(err, r->path);
     for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
         size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
-        ok = data_examples(examples, r, begin, end, t, o, chat, err) && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
+        ok = data_examples(examples, r, begin, end, t, o, chat, shots, err) &&
+            sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
         ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
         for (size_t i = 0; i < end - begin; i++) free(examples[i].ids);
         memset(examples, 0, (end - begin) * sizeof *examples);
@@ -3535,10 +3580,17 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
     DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
     char cache_path[PATH_MAX] = "", name[64];
-    bool ok = !options->token_cache || make_folder(options->token_cache, err), cached = false;
+    Shots shots;
+    bool ok = shots_open(&shots, t, options, err), cached = false;
+    ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
     uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, sizeof(TokenHeader)};
     key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
     if (options->prompt_template) key = hash_bytes(key, options->prompt_template, strlen(options->prompt_template));
+    if (shots.text.n) key = hash_bytes(key, shots.text.p, shots.text.n);
+    for (size_t i = 0; i < shots.count; i++) {
+        key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);
+        key = hash_bytes(key, shots.messages[i].content, shots.messages[i].content_bytes + 1);
+    }
     for (int i = 0; i < count && ok; i++) {
         rows[i].path = paths[i];
         ok = data_text_open(&rows[i], err);
@@ -3554,7 +3606,9 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     }
     for (int i = 0; i < count; i++) {
         bool read = ok && !cached && !(options->max_rows && d->stats.rows == options->max_rows);
-        if (read) ok = dataset_read(d, &sink, &rows[i], t, options, *cache_path ? cache_path : NULL, err);
+        if (read)
+            ok = dataset_read(d, &sink, &rows[i], t, options, options->few_shot ? &shots : NULL,
+                              *cache_path ? cache_path : NULL, err);
         data_rows_free(&rows[i]);
     }
     if (ok && !d->count) ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", (long long)d->stats.rows, paths[0],
@@ -3565,6 +3619,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     if (*sink.path) unlink(sink.path);
     arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
     free(rows);
+    shots_free(&shots);
     if (ok && options->packing) ok = dataset_pack(d, options->max_length, err);
     if (!ok) dataset_free(d);
     return ok;
@@ -4597,37 +4652,102 @@ static void dialogue_end(Text *t, Prompt *p) {
     text_free(t);
 }
 
-/* Plain text: the shots' prompts and completions, an empty line between them, then the prompt. */
-static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes) {
-    Text text = {NULL}, dialogue = {NULL};
-    for (int i = 0; i < w->shot_count; i++) {
-        const Json *a = data_get(w->shots[i], "prompt"), *b = data_get(w->shots[i], "completion");
-        if (!a) { a = data_get(w->shots[i], "instruction"); b = data_get(w->shots[i], "output"); }
-        if (!a || !b || a->type != JSON_STRING || b->type != JSON_STRING) { text_free(&text); return data_row_fail(w, "give shots of the same shape as the data", "shot %d has no prompt and completion", i + 1); }
-        text_add(&text, "%s%s\n\n", a->str, b->str);
+/* ---- solved examples --------------------------------------------------------------------------------------------- */
+
+static bool shot_message(DataWork *w, const char *role, const char *content, size_t bytes) {
+    Shots *s = w->as_shot;
+    void *p = s->messages;
+    if (!data_room(&p, &s->cap, s->count + 1, sizeof *s->messages)) return data_row_memory(w);
+    s->messages = (ChatMessage *)p;
+    ChatMessage *m = &s->messages[s->count++];
+    memset(m, 0, sizeof *m);
+    m->role = role;
+    m->content = copy_bytes(content, bytes);
+    m->content_bytes = bytes;
+    s->answers += !strcmp(role, "assistant");
+    return true;
+}
+static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
+                       size_t completion_bytes) {
+    Shots *s = w->as_shot;
+    if (!data_add(&s->text, prompt, prompt_bytes) || !data_add(&s->text, completion, completion_bytes) ||
+        !data_add(&s->text, "\n\n", 2))
+        return data_row_memory(w);
+    return shot_message(w, "user", prompt, prompt_bytes) && shot_message(w, "assistant", completion, completion_bytes);
+}
+static bool shot_chat(DataWork *w, size_t count) {
+    w->as_shot->chats++;
+    if (!count || strcmp(w->messages[count - 1].role, "assistant"))
+        return data_row_fail(w, "a solved example is a row with its answer", "the chat does not end with an answer");
+    for (size_t i = 0; i < count; i++) {
+        const ChatMessage *m = &w->messages[i];
+        if (strcmp(m->role, "system") && !shot_message(w, m->role, m->content, m->content_bytes)) return false;
     }
-    text_add(&text, "%.*s", (int)prompt_bytes, prompt);
-    bool ok = prompt_take(w, text.at, (size_t)arrlen(text.at), TOK_ADD_SPECIAL);
-    text_free(&text);
+    return true;
+}
+
+/* Begins w->text with the shots. */
+static bool shots_before_text(DataWork *w) {
+    w->text.n = 0;
+    if (!w->shots) return true;
+    if (w->shots->chats)
+        return data_row_fail(w, "give shots of the same shape as the data",
+                             "the row is plain text, and the solved examples are chats");
+    return data_add(&w->text, w->shots->text.p, w->shots->text.n) || data_row_memory(w);
+}
+/* Puts the shots into w->messages[*count], behind its system message. */
+static bool shots_before_chat(DataWork *w, size_t *count) {
+    size_t n = w->shots ? w->shots->count : 0, at = *count && !strcmp(w->messages[0].role, "system");
+    void *p = w->messages;
+    if (!n) return true;
+    if (!data_room(&p, &w->messages_cap, *count + n, sizeof *w->messages)) return data_row_memory(w);
+    w->messages = (ChatMessage *)p;
+    memmove(w->messages + at + n, w->messages + at, (*count - at) * sizeof *w->messages);
+    memcpy(w->messages + at, w->shots->messages, n * sizeof *w->messages);
+    *count += n;
+    return true;
+}
+
+/* Reads the options' shots: each is a row of any shape that data may have, with its answer. */
+static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err) {
+    DataRows r;
+    DataWork w;
+    memset(s, 0, sizeof *s);
+    memset(&r, 0, sizeof r);
+    memset(&w, 0, sizeof w);
+    if (!o->few_shot) return true;
+    if (!o->shots) return fail(err, "solved examples from no file; --few-shot %d; give --shots FILE", o->few_shot);
+    r.path = o->shots;
+    w.rows = &r; w.t = t; w.o = o; w.as_shot = s;
+    w.chat = data_chat_template(t, o);
+    bool ok = data_text_open(&r, err) && data_rows_read(&r, err) &&
+              (r.count >= (size_t)o->few_shot ||
+               fail(err, "only %zu rows; %s; --few-shot %d needs as many", r.count, o->shots, o->few_shot));
+    for (int i = 0; i < o->few_shot && ok; i++)
+        if (!(ok = data_row_read(&w, &r, (size_t)i, NULL)) && err) *err = w.err;
+    data_work_free(&w);
+    data_rows_free(&r);
+    if (!ok) shots_free(s);
+    return ok;
+}
+static void shots_free(Shots *s) {
+    for (size_t i = 0; i < s->count; i++) free((char *)s->messages[i].content);
+    free(s->messages);
+    free(s->text.p);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- prompts ----------------------------------------------------------------------------------------------------- */
+
+static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
+                         size_t completion_bytes) {
+    Text dialogue = {NULL};
     dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
     dialogue_end(&dialogue, w->as_prompt);
     if (completion_bytes) w->as_prompt->reference = copy_bytes(completion, completion_bytes);
-    return ok;
-}
-
-/* The messages of a shot, but for its system message: after the `count` that are there. */
-static bool shot_messages(DataWork *w, size_t *count, const Json *shot) {
-    const Json *list = data_get(shot, "messages") ? data_get(shot, "messages") : data_get(shot, "conversations");
-    size_t first = *count, kept = first;
-    if (list) {
-        if (!data_messages(w, count, list, "messages")) return false;
-        for (size_t i = first; i < *count; i++) if (strcmp(w->messages[i].role, "system")) w->messages[kept++] = w->messages[i];
-        *count = kept;
-        return true;
-    }
-    const Json *a = data_get(shot, "prompt") ? data_get(shot, "prompt") : data_get(shot, "instruction"), *b = data_get(shot, "completion") ? data_get(shot, "completion") : data_get(shot, "output");
-    if (!a || !b || a->type != JSON_STRING || b->type != JSON_STRING) return data_row_fail(w, "a shot is a row with its answer", "a row of the --shots file has no prompt and answer");
-    return data_message(w, count, "user", a, NULL) && data_message(w, count, "assistant", b, NULL);
+    if (!shots_before_text(w)) return false;
+    if (!data_add(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
+    return prompt_take(w, w->text.p, w->text.n, TOK_ADD_SPECIAL);
 }
 
 /* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
@@ -4643,44 +4763,34 @@ static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
     if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
     for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);
     dialogue_end(&dialogue, p);
-    size_t system = !strcmp(w->messages[0].role, "system"), total = count;
-    for (int i = 0; i < w->shot_count; i++) if (!shot_messages(w, &total, w->shots[i])) return false;
-    ChatMessage *messages = (ChatMessage *)must_alloc(total * sizeof *messages);
-    memcpy(messages, w->messages, system * sizeof *messages);
-    memcpy(messages + system, w->messages + count, (total - count) * sizeof *messages);
-    memcpy(messages + system + (total - count), w->messages + system, (count - system) * sizeof *messages);
     options.add_generation_prompt = true;
-    bool ok = chat_render(&chat, w->t, w->chat, messages, total, options, &w->err) || data_row_wrap(w);
-    free(messages);
-    ok = ok && prompt_take(w, chat.text, chat.bytes, 0);
+    bool ok = shots_before_chat(w, &count) &&
+              (chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err) || data_row_wrap(w)) &&
+              prompt_take(w, chat.text, chat.bytes, 0);
     chat_text_free(&chat);
     return ok;
 }
 
-static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, const Json *const *shots, int shot_count, Error *err) {
+static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
     DataWork w;
+    Shots shots;
     memset(&w, 0, sizeof w);
     memset(p, 0, sizeof *p);
-    w.rows = r; w.t = t; w.o = o; w.shots = shots; w.shot_count = shot_count;
-    w.chat = o->chat_template != CHAT_NONE ? o->chat_template : tokenizer_chat_template(t);
-    bool ok = data_rows_read(r, err) && (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
+    w.rows = r; w.t = t; w.o = o; w.shots = o->few_shot ? &shots : NULL;
+    w.chat = data_chat_template(t, o);
+    bool ok = shots_open(&shots, t, o, err) && data_rows_read(r, err) &&
+        (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
     if (ok && o->max_rows && r->count > (size_t)o->max_rows) r->count = (size_t)o->max_rows;
     if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
     for (size_t i = 0; i < (ok ? r->count : 0); i++) {
-        JsonDoc doc = {NULL, NULL};
-        w.row = &r->row[i];
-        w.number = i + 1;
         w.as_prompt = &p->list[p->count++];
         w.as_prompt->row = (int64_t)i + 1;
-        ok = w.row->object || json_parse(&doc, w.row->text, w.row->bytes, r->path, w.row->line, &w.err);
-        w.object = w.row->object ? w.row->object : doc.root;
-        if (ok && w.object->type == JSON_OBJECT && data_get(w.object, "input_ids")) ok = data_row_fail(&w, "give rows of text", "token ids have no prompt to answer");
-        ok = ok && data_example_of(&w, NULL);
-        json_free(&doc);
-        if (!ok) { if (err) *err = w.err; break; }
+        if ((ok = data_row_read(&w, r, i, NULL))) continue;
+        if (err) *err = w.err;
+        break;
     }
-    free(w.prompt.p); free(w.text.p); free(w.messages);
-    token_ids_free(&w.tok);
+    data_work_free(&w);
+    shots_free(&shots);
     if (!ok) prompts_free(p);
     return ok;
 }
@@ -4690,30 +4800,17 @@ bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name,
     r.path = name;
     r.text = copy_bytes(text, bytes);
     r.bytes = bytes;
-    bool ok = prompts_read(p, &r, t, options, NULL, 0, err);
+    bool ok = prompts_read(p, &r, t, options, err);
     data_rows_free(&r);
     return ok;
 }
-bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, const char *shots, int few_shot, Error *err) {
-    DataRows r, s;
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
+    DataRows r;
     memset(&r, 0, sizeof r);
-    memset(&s, 0, sizeof s);
+    memset(p, 0, sizeof *p);
     r.path = path;
-    s.path = shots;
-    JsonDoc *docs = (JsonDoc *)must_alloc((size_t)few_shot * sizeof *docs);
-    const Json **list = (const Json **)must_alloc((size_t)few_shot * sizeof *list);
-    bool ok = data_text_open(&r, err) && (!few_shot || (data_text_open(&s, err) && data_rows_read(&s, err)));
-    if (ok && few_shot && s.count < (size_t)few_shot) ok = fail(err, "only %zu rows; %s; --few-shot %d needs as many", s.count, shots, few_shot);
-    for (int i = 0; i < few_shot && ok; i++) {
-        ok = s.row[i].object || json_parse(&docs[i], s.row[i].text, s.row[i].bytes, shots, s.row[i].line, err);
-        list[i] = s.row[i].object ? s.row[i].object : docs[i].root;
-    }
-    ok = ok && prompts_read(p, &r, t, options, list, few_shot, err);
-    for (int i = 0; i < few_shot; i++) json_free(&docs[i]);
-    free(docs);
-    free(list);
+    bool ok = data_text_open(&r, err) && prompts_read(p, &r, t, options, err);
     data_rows_free(&r);
-    data_rows_free(&s);
     return ok;
 }
 void prompts_free(Prompts *p) {

@@ -1861,7 +1861,8 @@ static const Option option_table[] = {
     {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, "evaluate: also answer every row and score the answers"},
     {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
     {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none", "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
-    {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, "put so many solved examples in front of every prompt"},
+    {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL,
+     "solved examples in front of every row, in the loss of evaluate and in answers"},
     {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, "data file whose first rows are those examples"},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
@@ -2088,6 +2089,12 @@ static void options_resolve(Options *o) {
     for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(o->scheduler, schedule_name[i])) t->lr_scheduler_type = (Schedule)i;
     t->data_options.max_rows = o->limit;    /* of what is answered or scored; a run has its own two */
     t->data_options.enable_thinking = option_given(o, "enable-thinking") ? o->enable_thinking : -1;
+    t->data_options.shots = o->shots;
+    t->data_options.few_shot = o->few_shot;
+    if (o->few_shot && !o->shots)
+        usage_error("--few-shot without --shots; command line; name the file of solved examples");
+    if (o->shots && !option_given(o, "few-shot"))
+        usage_error("--shots without --few-shot; command line; say how many rows of it are put in front");
     if (t->data_options.prompt_template && !strstr(t->data_options.prompt_template, "{prompt}")) usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'", t->data_options.prompt_template);
 #ifdef _OPENMP
     if (o->threads) omp_set_num_threads(o->threads);
@@ -2110,6 +2117,8 @@ static void options_check(const Options *o) {
     if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
     if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
     if (o->sample_prompts && !t->eval_data && !(t->eval_split > 0)) usage_error("--sample-prompts without evaluation data; command line; they are answered at every evaluation: add --eval-data FILE or --eval-split 0.1");
+    if (o->few_shot)
+        usage_error("--few-shot is not for training; command line; it is for inspect, generate, evaluate and compare");
     if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
     if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
 }
@@ -2279,7 +2288,8 @@ static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
     const char *path = screen->o->sample_prompts;
     if (!path) return true;
     screen->tokenizer = tokenizer_open(o->model, err);
-    if (!screen->tokenizer || !prompts_open(&screen->samples, path, screen->tokenizer, &o->data_options, NULL, 0, err)) return false;
+    if (!screen->tokenizer || !prompts_open(&screen->samples, path, screen->tokenizer, &o->data_options, err))
+        return false;
     for (; screen->samples.count > SAMPLES; screen->samples.count--) {
         Prompt *last = &screen->samples.list[screen->samples.count - 1];
         free(last->ids); free(last->dialogue); free(last->reference);
@@ -2810,7 +2820,7 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
 static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
     const Options *o = s->o;
     DataOptions options = o->train.data_options;
-    if (option_given(o, "data")) return prompts_open(p, o->data[0], s->tokenizer, &options, o->shots, o->few_shot, err);
+    if (option_given(o, "data")) return prompts_open(p, o->data[0], s->tokenizer, &options, err);
     Text text = {NULL};
     bool plain = o->raw || options.prompt_template || (options.chat_template == CHAT_NONE && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
     if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
@@ -2925,7 +2935,6 @@ static int verb_generate(Options *o) {
     bool written = option_given(o, "output");
     int sources = (arrlen(o->prompt) > 0) + (o->messages != NULL) + option_given(o, "data") + o->chat;
     if (sources != 1) usage_error("%s; command line; give one of --prompt TEXT, --messages FILE, --data FILE or --chat", sources ? "several things to answer" : "nothing to answer");
-    if (o->few_shot && !o->shots) usage_error("--few-shot without --shots; command line; name the file of solved examples");
     if (!session_open(&s, o, &err)) return failed(&err);
     const char **columns = arrlen(o->adapter) ? o->adapter : only_base;
     int count = arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1, status = 0;
@@ -3170,7 +3179,7 @@ static bool comparison_write(const Comparison *c, const char *folder, Error *err
     text_add(&t, "{\"model\": ");
     text_add_json_string(&t, c->o->train.model);
     text_member(&t, "data", c->o->data[0]);
-    text_add(&t, ", \"few_shot\": %d, \"columns\": [", c->o->few_shot);
+    text_add(&t, ", \"few_shot\": %d, \"columns\": [", c->o->train.data_options.few_shot);
     for (int k = 0; k < c->count; k++) {
         text_add(&t, "%s\n  {\"adapter\": ", k ? "," : "");
         text_add_json_string(&t, c->columns[k].name);
@@ -3238,6 +3247,28 @@ static bool comparison_page(const Comparison *c, const char *folder, Error *err)
     return ok;
 }
 
+/* What is going to be measured, and what of it the loss leaves out. */
+static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d) {
+    const DataOptions *how = &o->train.data_options;
+    fprintf(stderr, "%zu rows of %s", p->count, o->data[0]);
+    if (how->few_shot)
+        fprintf(stderr, ", each behind %d solved example%s of %s", how->few_shot, how->few_shot > 1 ? "s" : "",
+                how->shots);
+    fprintf(stderr, "\n");
+    struct stat data, shots;
+    if (how->few_shot && !stat(o->data[0], &data) && !stat(how->shots, &shots) && data.st_dev == shots.st_dev &&
+        data.st_ino == shots.st_ino)
+        fprintf(stderr, "warning: the first %d rows of %s see their own answers among the solved examples; give other "
+                        "--shots\n", how->few_shot, o->data[0]);
+    if (d && d->stats.truncated)
+        fprintf(stderr, "warning: %lld of %lld rows are cut at %d tokens, %lld of them before their answer; the loss "
+                        "is without what was cut; raise --max-length\n",
+                (long long)d->stats.truncated, (long long)d->stats.rows, how->max_length, (long long)d->stats.dropped);
+    else if (d && d->stats.dropped)
+        fprintf(stderr, "warning: %lld of %lld rows have no answer and are not in the loss\n",
+                (long long)d->stats.dropped, (long long)d->stats.rows);
+}
+
 static int verb_evaluate(Options *o, bool compare) {
     Error err;
     Session s;
@@ -3250,9 +3281,9 @@ static int verb_evaluate(Options *o, bool compare) {
     for (int i = 0; i < 4; i++) if (!strcmp(o->bleu_tokenize, how[i])) c.how = (BleuTokenize)i;
     c.characters = c.how == BLEU_ZH || c.how == BLEU_CHAR;
     if (compare && !arrlen(o->adapter)) usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
-    if (o->few_shot && !o->shots) usage_error("--few-shot without --shots; command line; name the file of solved examples");
     if (arrlen(o->data) != 1) usage_error("one data file at a time; --data; run the command once for each");
-    bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base")), answers = compare || o->answers || o->labels || o->few_shot;
+    bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base"));
+    bool answers = compare || o->answers || o->labels;
     const char *folder = option_given(o, "output") ? o->train.output : compare ? "compare" : NULL;
     c.count = (int)arrlen(o->adapter) + base;
     c.columns = (Column *)must_alloc((size_t)c.count * sizeof *c.columns);
@@ -3262,12 +3293,13 @@ static int verb_evaluate(Options *o, bool compare) {
     }
     if (!session_open(&s, o, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
-    if (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, o->shots, o->few_shot, &err) || !comparison_labels(&c, &err)) return failed(&err);
+    if (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
+        !comparison_labels(&c, &err)) return failed(&err);
     bool references = false;
     for (size_t i = 0; i < c.prompts.count; i++) references |= c.prompts.list[i].reference != NULL;
     if (references && !dataset_open(&d, o->data[0], s.tokenizer, &o->train.data_options, &err)) return failed(&err);
     if (!references && !answers) { fail(&err, "no row has an answer to measure; %s; add --generate to see the model's own", o->data[0]); return failed(&err); }
-    fprintf(stderr, "%zu rows of %s%s\n", c.prompts.count, o->data[0], o->few_shot ? ", solved examples in front of the answers' prompts" : "");
+    evaluate_begins(o, &c.prompts, references ? &d : NULL);
     for (int k = 0; k < c.count; k++) {
         double start = seconds_now();
         if (!session_adapter(&s, c.columns[k].name, &err)) return failed(&err);

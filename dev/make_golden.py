@@ -4,6 +4,7 @@
     python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step
     python dev/make_golden.py randperm    torch.randperm sequences
+    python dev/make_golden.py few_shot    the loss of rows behind solved examples, on data/base
     python dev/make_golden.py generation  greedy generate() on the tiny models, and what the logits processors leave of a distribution
     python dev/make_golden.py all
 
@@ -468,9 +469,65 @@ def generation():
     (GOLDEN / "generate.json").write_text(text.replace('},{"model"', '},\n{"model"').replace('},{"options"', '},\n{"options"') + "\n")
 
 
+# -------------------------------------------------------------------------------------------------------- few-shot
+
+def few_shot():
+    """The loss of answers behind solved examples: the shots stand in the prompt, and only the row's own answers count."""
+    from transformers import AutoTokenizer
+
+    folder, out, lines = "data/base", GOLDEN / "few_shot", []
+    tok, model = AutoTokenizer.from_pretrained(folder), load_base(folder)
+    read = lambda path: [json.loads(x) for x in Path(path).read_text().splitlines()]  # noqa: E731
+
+    def measure(texts):
+        """texts: a row's (prompt, answer, prompt, answer ...); loss on the answers."""
+        losses = []
+        for parts in texts:
+            coded = tok("".join(parts), return_offsets_mapping=True)
+            ids, span = torch.tensor(coded["input_ids"]), coded["offset_mapping"]
+            labels, at = torch.full_like(ids, -100), 0
+            for k, part in enumerate(parts):
+                for i, (a, b) in enumerate(span):
+                    if k % 2 and a < at + len(part) and b > at:
+                        labels[i] = ids[i]
+                at += len(part)
+            with torch.no_grad():
+                z = model(ids[None]).logits[0]
+            losses.append(F.cross_entropy(z[:-1], labels[1:], ignore_index=-100, reduction="none")[labels[1:] != -100])
+        return torch.cat(losses).mean().item(), sum(x.mean().exp().item() for x in losses) / len(losses)
+
+    rows, shots = read("data/hotel/test.jsonl")[:4], read("data/hotel/train.jsonl")
+    for k in (0, 1, 3):
+        texts, head = [], "<|im_start|>assistant\n"
+        before = [m for s in shots[:k] for m in s["messages"] if m["role"] != "system"]
+        for r in rows:
+            whole = tok.apply_chat_template(before + r["messages"], tokenize=False)
+            start = len(tok.apply_chat_template(before, tokenize=False)) if before else 0
+            parts, rest = [], whole[start:]
+            while head in rest:
+                a = rest.index(head) + len(head)
+                b = rest.index("<|im_end|>", a) + len("<|im_end|>")
+                parts, rest = parts + [rest[:a], rest[a:b]], rest[b:]
+            parts[0] = whole[:start] + parts[0]
+            texts.append(parts + [rest])
+        lines.append(("chat", k, *measure(texts)))
+    rows, shots = read(out / "plain.jsonl"), read(out / "plain_shots.jsonl")
+
+    def pair(r):
+        prompt = r["prompt"] if "prompt" in r else r["instruction"] + "\n" + r["input"]
+        return "Q: " + prompt + "\nA: ", r.get("completion", r.get("output"))
+
+    for k in (0, 1, 2):
+        before = "".join("".join(pair(s)) + "\n\n" for s in shots[:k])
+        texts = [(before + pair(r)[0], pair(r)[1] + tok.eos_token) for r in rows]
+        lines.append(("plain", k, *measure(texts)))
+    (out / "expected.txt").write_text("".join("%s %d %.7f %.5f\n" % line for line in lines))
+    print((out / "expected.txt").read_text())
+
+
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what not in ("models", "trl", "randperm", "generation", "all"):
+    if what not in ("models", "trl", "randperm", "generation", "few_shot", "all"):
         sys.exit(__doc__)
-    for f in (models, trl, randperm, generation) if what == "all" else (globals()[what],):
+    for f in (models, trl, randperm, generation, few_shot) if what == "all" else (globals()[what],):
         f()

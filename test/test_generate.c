@@ -348,9 +348,12 @@ static void test_prompts(void) {
     }
     check(p.count == 5 && !strcmp(p.list[0].dialogue, "[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"Q1\"}, {\"role\": \"assistant\", \"content\": \"A1\"}, {\"role\": \"user\", \"content\": \"Q2\"}]"), "the dialogue: %s", p.list[0].dialogue);
     prompts_free(&p);
-    must(prompts_open(&p, "data/hotel/test.jsonl", t, &options, "data/hotel/train.jsonl", 2, &err), &err);
     Prompts zero;
-    must(prompts_open(&zero, "data/hotel/test.jsonl", t, &options, NULL, 0, &err), &err);
+    must(prompts_open(&zero, "data/hotel/test.jsonl", t, &options, &err), &err);
+    options.shots = "data/hotel/train.jsonl";
+    options.few_shot = 2;
+    must(prompts_open(&p, "data/hotel/test.jsonl", t, &options, &err), &err);
+    options.few_shot = 0;
     char *with = tokenizer_decode(t, p.list[0].ids, (size_t)p.list[0].count, false, NULL), *without = tokenizer_decode(t, zero.list[0].ids, (size_t)zero.list[0].count, false, NULL);
     size_t a = strlen(with), b = strlen(without);
     check(a > b + 100 && !strcmp(with + a - b, without) && !strcmp(p.list[0].dialogue, zero.list[0].dialogue), "two shots stand in front of the prompt, %zu and %zu bytes", b, a);
@@ -360,7 +363,10 @@ static void test_prompts(void) {
     prompts_free(&zero);
     static const char *const bad[][2] = {{"{\"messages\": []}", "nothing to answer"}, {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"A\"}]}", "nothing to answer"}, {"{\"prompt\": \"\"}", "empty"}, {"{\"input_ids\": [1, 2]}", "no prompt"}, {"[1]", "object"}, {"{\"x\": 1}", "row 1"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) check(!prompts_parse(&p, bad[i][0], strlen(bad[i][0]), "row.jsonl", t, &options, &err) && strstr(err.text, bad[i][1]), "refused: %s", err.text);
-    check(!prompts_open(&p, "data/hotel/test.jsonl", t, &options, "data/hotel/test.jsonl", 51, &err) && strstr(err.text, "--few-shot 51"), "refused: %s", err.text);
+    options.shots = "data/hotel/test.jsonl";
+    options.few_shot = 51;
+    check(!prompts_open(&p, "data/hotel/test.jsonl", t, &options, &err) && strstr(err.text, "--few-shot 51"),
+          "refused: %s", err.text);
     tokenizer_free(t);
 }
 #endif

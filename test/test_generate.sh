@@ -72,8 +72,37 @@ run evaluate --model data/base --adapter base --adapter "$work/yesno" --data "$w
 verdict "$([ $? = 0 ] && grep -q '^accuracy 0\.0000 1\.0000' <(tr -s ' ' <"$work/out") && grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out"); echo $?)" "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')"
 refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" --labels yes,perhaps
 refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/labels.jsonl" --labels yes
-run evaluate --model data/base --data data/hotel/test.jsonl --few-shot 2 --shots data/hotel/train.jsonl --max-new-tokens 8
-verdict "$([ $? = 0 ] && grep -q '^chrf' "$work/out"; echo $?)" "--few-shot 2: $(grep '^chrf' "$work/out" | tr -s ' ')"
+# Solved examples: the loss is that of the row's own answers behind them, as transformers has it (expected.txt: shape,
+# shots, loss per token, mean perplexity of a row).
+head -n 4 data/hotel/test.jsonl >"$work/chat.jsonl"
+shot=test/golden/few_shot
+while read -r shape k loss_want perplexity_want; do
+    how=(--data "$work/chat.jsonl") from=data/hotel/train.jsonl
+    template=$'Q: {prompt}\nA: '
+    [ "$shape" = plain ] && how=(--data $shot/plain.jsonl --prompt-template "$template") from=$shot/plain_shots.jsonl
+    run evaluate --model data/base "${how[@]}" --few-shot "$k" --shots "$from" --output "$work/shots"
+    verdict "$([ $? = 0 ] && ! grep -q '^chrf' "$work/out" && tr ',' '\n' <"$work/shots/evaluation.json" | tr -d '"' |
+        awk -v a="$loss_want" -v b="$perplexity_want" '
+            function off(x, y) { return x / y > 1 + 1e-5 || x / y < 1 - 1e-5 }
+            $1 == "loss:" { ok += !off($2, a) } $1 == "mean_example_perplexity:" { ok += !off($2, b) }
+            END { exit ok != 2 }'; echo $?)" \
+        "$shape rows behind $k solved examples: $(grep '^mean_ex' "$work/out" | tr -s ' '), want $perplexity_want"
+done <$shot/expected.txt
+shots=(--data "$work/chat.jsonl" --few-shot 1 --shots data/hotel/train.jsonl)
+run evaluate --model data/base "${shots[@]}" --max-new-tokens 8 --generate
+verdict "$([ $? = 0 ] && grep -q '^chrf' "$work/out"; echo $?)" "with --generate answers too: $(grep '^chrf' "$work/out")"
+run inspect --model data/base "${shots[@]}" --examples 1
+verdict "$(grep -q "Queen's Rest is in the station road area" "$work/out" &&
+    grep -q '\[\.\]\[«<|im_end|>»\]' "$work/out"; echo $?)" \
+    "inspect shows the solved example, not in the loss"
+run evaluate --model data/base --data "$work/chat.jsonl" --few-shot 1 --shots "$work/chat.jsonl" --max-length 200
+verdict "$(grep -q '^warning: the first 1 rows .* see their own answers' "$work/err" &&
+    grep -q '^warning: [1-4] of 4 rows are cut at 200 tokens, [0-4] of them before their answer' "$work/err"; echo $?)" \
+    "rows among their own shots, and rows that are cut: $(grep -c ^warning "$work/err") warnings"
+refused "chats before plain text" 1 "same shape" evaluate --model data/base --data $shot/plain.jsonl "${shots[@]:2}"
+refused "shots in training" 2 "not for training" --model data/base "${shots[@]}"
+refused "a file of shots, but how many" 2 "--few-shot" evaluate --model data/base "${shots[@]:0:2}" "${shots[@]:4}"
+refused "all in the loss, shots too" 1 "--loss-on" evaluate --model data/base "${shots[@]}" --loss-on all
 echo '{"messages": [{"role": "user", "content": "Hi"}]}' >"$work/question.jsonl"
 refused "nothing to measure" 1 "add --generate" evaluate --model data/base --data "$work/question.jsonl"
 refused "nothing to compare" 2 "--adapter" compare --model data/base --data data/hotel/test.jsonl
