@@ -1075,6 +1075,7 @@ struct Tokenizer {
     int32_t ascii_ids[128];                    /* SentencePiece-style: token of each ASCII character, -1 none */
     int32_t unk;                               /* -1 none */
     bool byte_level, byte_fallback, all_bytes, fuse_unk, ignore_merges, cut_at_space, prefix_space, meta_split;
+    bool digits, single_digits;                /* numbers are cut out before the words are: every digit alone, or runs of them */
     int split, meta;
     TokStep norm[8], dec[8]; int nnorm, ndec;
     bool has_decoder;
@@ -1411,15 +1412,21 @@ static bool tok_load_pretokenizer(TokLoader *l, const Json *j) {
         for (const Json *c = list->child; c; c = c->next) if (!tok_load_pretokenizer(l, c)) return false;
         return true;
     }
+    if (strcmp(type, "Digits") == 0) {
+        if (t->split || t->digits) return tok_refuse(l, "pre-tokenizer Digits after", t->split ? "Split" : "Digits");
+        t->digits = true;
+        return tok_flag(l, j, "individual_digits", false, &t->single_digits);
+    }
     if (strcmp(type, "ByteLevel") == 0) {
         if (!tok_flag(l, j, "use_regex", true, &regex) || !tok_flag(l, j, "add_prefix_space", true, &prefix)) return false;
+        if (t->digits && prefix) return tok_refuse(l, "ByteLevel with add_prefix_space after", "Digits");
         if (t->split && (regex || prefix)) return tok_refuse(l, "ByteLevel with use_regex or add_prefix_space after", "Split");
         if (regex) t->split = TOK_SPLIT_GPT2;
         t->prefix_space = prefix;
         return t->byte_level = true;
     }
     if (strcmp(type, "Metaspace") == 0) {
-        if (t->split) return tok_refuse(l, "Metaspace after", "Split");
+        if (t->split || t->digits) return tok_refuse(l, "Metaspace after", t->split ? "Split" : "Digits");
         return tok_load_metaspace(l, j, &t->meta, &t->meta_split);
     }
     if (strcmp(type, "Split") == 0) {
@@ -1606,7 +1613,7 @@ static bool tok_load(TokLoader *l, const Json *root) {
     if (!tok_absent(added) && added->type != JSON_ARRAY) return tok_broken(l, "added_tokens is not a list", "");
     /* The pre-tokenizer comes first: it says whether vocabulary spellings are bytes or characters. */
     if (!tok_load_normalizer(l, json_get(root, "normalizer")) || !tok_load_pretokenizer(l, json_get(root, "pre_tokenizer"))) return false;
-    if (l->t->split && !l->t->byte_level) return tok_refuse(l, "Split without", "ByteLevel");
+    if ((l->t->split || l->t->digits) && !l->t->byte_level) return tok_refuse(l, l->t->split ? "Split without" : "Digits without", "ByteLevel");
     return tok_load_model(l, json_get(root, "model"), tok_absent(added) ? NULL : added) && tok_load_added(l, added) &&
            tok_load_postprocessor(l, json_get(root, "post_processor")) && tok_load_decoder(l, json_get(root, "decoder"));
 }
@@ -1729,6 +1736,13 @@ static size_t tok_scan_qwen2(const Uni *u, const char *s, size_t n, int digits) 
     size_t end = tok_run(u, s, 0, n, UNI_SPACE);
     for (i = end; i > 0; i--) if (s[i - 1] == '\r' || s[i - 1] == '\n') return i;     /* \s*[\r\n]+ backs up to the last line break of the run */
     return tok_spaces(s, end, n);
+}
+
+/* End of the piece at i: a number, as the Digits pre-tokenizer cuts it out, or what there is up to the next one. */
+static size_t tok_digits(const Tokenizer *t, const char *s, size_t i, size_t n) {
+    size_t len;
+    if (!(tok_class(t->uni, s + i, &len) & UNI_NUMBER)) { while (i < n && !(tok_class(t->uni, s + i, &len) & UNI_NUMBER)) i += len; return i; }
+    return t->single_digits ? i + len : tok_run(t->uni, s, i, n, UNI_NUMBER);
 }
 
 /* ================================================================================================================================
@@ -2126,9 +2140,11 @@ static void tok_words(TokState *S, TokView v, bool first) {
     }
     S->view = v;
     if (t->byte_level) {
+        size_t stop = t->digits ? 0 : v.n;                        /* what lies behind it is another text to the scanners */
         for (; i < v.n; i += k) {
             const char *s = v.p + i;
-            size_t n = v.n - i;
+            if (i == stop) stop = tok_digits(t, v.p, i, v.n);
+            size_t n = stop - i;
             k = t->split == TOK_SPLIT_GPT2 ? tok_scan_gpt2(t->uni, s, n) : t->split ? tok_scan_qwen2(t->uni, s, n, t->split == TOK_SPLIT_LLAMA3 ? 3 : 1) : n;
             tok_word(S, i, k);
         }

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes test/golden/tokenizer: six small tokenizers, one of each kind we read, and what the official library makes of tricky texts.
+"""Writes test/golden/tokenizer: eight small tokenizers, one of each kind we read, and what the official library makes of tricky texts.
 
     pip install tokenizers==0.23.3
     python3 dev/make_tokenizer_golden.py        # from the repository root
@@ -60,13 +60,15 @@ def random_texts(count):
     return ["".join(rng.choice(parts) for _ in range(rng.randint(2, 14))) for _ in range(count)]
 
 
-def byte_level(regex, digits=None, ignore_merges=False, nfc=False, bos=None, size=460):
+def byte_level(regex, digits=None, ignore_merges=False, nfc=False, bos=None, size=460, alone=None):
     t = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     if nfc:
         t.normalizer = normalizers.NFC()
     if regex:
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(HEAD + digits + TAIL), "isolated"),
                                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    elif alone is not None:      # SmolLM2, StarCoder2: numbers stand alone, every digit or runs of them
+        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=alone), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     else:
         t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.decoder = decoders.ByteLevel()
@@ -133,7 +135,7 @@ def covered(t, text, rng):
     return out
 
 
-def write(name, t, config, normalized_tokens=True):
+def write(name, t, config, normalized_tokens=True, texts=TEXTS):
     t.add_tokens([AddedToken("<mask>", lstrip=True, rstrip=True, normalized=False), AddedToken("word", single_word=True, normalized=False)])
     if normalized_tokens:
         t.add_tokens([AddedToken("<caf\u00e9>", normalized=True)])
@@ -144,7 +146,7 @@ def write(name, t, config, normalized_tokens=True):
     json.dump(config, open(os.path.join(folder, "tokenizer_config.json"), "w"))
     spans = 0
     with open(os.path.join(folder, "vectors.jsonl"), "w", encoding="utf-8") as f:
-        for text in TEXTS + random_texts(50):
+        for text in texts + random_texts(50):
             ids, special = t.encode(text, add_special_tokens=False).ids, t.encode(text).ids
             row = {"text": text, "ids": ids, "ids_special": special, "decoded": t.decode(ids, skip_special_tokens=False), "decoded_skip": t.decode(special)}
             row["covered"] = covered(t, text, rng) if text.isascii() or len(text) % 2 else []
@@ -161,3 +163,6 @@ write("gpt2", byte_level(False), {"bos_token": "<|endoftext|>", "eos_token": "<|
 write("llama2_legacy", sentencepiece("legacy"), {"bos_token": "<s>", "eos_token": "</s>"})
 write("llama2_metaspace", sentencepiece("first"), {"bos_token": "<s>", "eos_token": "</s>"})
 write("metaspace_split", sentencepiece("split"), {"bos_token": "<s>", "eos_token": "</s>"})
+numbers = [x for x in TEXTS if any(c.isnumeric() for c in x)] + ["  12  3 \n4\n\n5 ", "x 1", "1 x", " 1", "1 ", "a1's", "٣ x٤ ", "1\u0301", "12'll", "Ⅷ9½ ²"]
+for alone in True, False:
+    write("digits" if alone else "digit_runs", byte_level(False, alone=alone), {"bos_token": None, "eos_token": "<|im_end|>"}, texts=numbers)
