@@ -51,6 +51,10 @@ char *read_file(const char *path, size_t *bytes, Error *err);
 /* FNV-1a, eight bytes at a time; h: HASH_START or an earlier result. To recognise a file again, not against an adversary. */
 enum { HASH_START = 0x811C9DC5 };
 uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
+/* For "did you mean": how far a typed word is from a name, in letters left out, put in, changed or swapped; 0 also for
+   the beginning of one (three letters at least). NAME_FAR: they have nothing to do with each other. */
+enum { NAME_FAR = 99 };
+int name_distance(const char *typed, const char *name);
 
 /* ---- lower case ---- */
 /* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I too. Writes at most
@@ -226,6 +230,26 @@ uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
     for (; bytes >= 8; p += 8, bytes -= 8) { uint64_t word; memcpy(&word, p, 8); h = (h ^ word) * 0x100000001B3u; h ^= h >> 29; }
     for (; bytes; p++, bytes--) h = (h ^ *p) * 0x100000001B3u;
     return h;
+}
+
+int name_distance(const char *typed, const char *name) {
+    int row[3][64], m = (int)strlen(typed), n = (int)strlen(name), shorter = m < n ? m : n;
+    if (m > 62 || n > 62) return NAME_FAR;
+    if (m >= 3 && strncmp(typed, name, (size_t)m) == 0) return 0;
+    for (int k = 0; k <= n; k++) row[0][k] = k;
+    for (int i = 1; i <= m; i++) {
+        int *now = row[i % 3], *before = row[(i + 2) % 3], *earlier = row[(i + 1) % 3];
+        now[0] = i;
+        for (int k = 1; k <= n; k++) {
+            int best = before[k - 1] + (typed[i - 1] != name[k - 1]);
+            if (before[k] + 1 < best) best = before[k] + 1;
+            if (now[k - 1] + 1 < best) best = now[k - 1] + 1;
+            bool swapped = i > 1 && k > 1 && typed[i - 1] == name[k - 2] && typed[i - 2] == name[k - 1];
+            if (swapped && earlier[k - 2] + 1 < best) best = earlier[k - 2] + 1;
+            now[k] = best;
+        }
+    }
+    return row[m % 3][n] <= shorter / 3 ? row[m % 3][n] : NAME_FAR;      /* a third of the letters at most */
 }
 
 int file_open(const char *path, size_t *bytes, Error *err) {
@@ -2498,30 +2522,17 @@ const char *chat_template_name(ChatTemplate c) {
     return c == CHAT_NONE ? "none" : "unknown";
 }
 
-static int chat_distance(const char *a, const char *b) {      /* edit distance of two short names */
-    int row[32], n = (int)strlen(b);
-    for (int k = 0; k <= n; k++) row[k] = k;
-    for (int i = 0; a[i]; i++) {
-        int corner = row[0]++;
-        for (int k = 0; k < n; k++) {
-            int best = corner + (a[i] != b[k]);
-            if (row[k] + 1 < best) best = row[k] + 1;
-            if (row[k + 1] + 1 < best) best = row[k + 1] + 1;
-            corner = row[k + 1]; row[k + 1] = best;
-        }
-    }
-    return row[n];
-}
-
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err) {
-    char list[512] = "";
-    int best = 0;
+    char list[512] = "", hint[64] = "";
+    int least = NAME_FAR;
     for (int i = 0; i < CHAT_NAMES; i++) {
+        int distance = name_distance(name, chat_names[i].name);
         if (strcmp(name, chat_names[i].name) == 0) { *out = chat_names[i].chat; return true; }
-        if (chat_distance(name, chat_names[i].name) < chat_distance(name, chat_names[best].name)) best = i;
+        if (distance < least) snprintf(hint, sizeof hint, "did you mean \"%s\"? ", chat_names[i].name);
+        if (distance < least) least = distance;
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", chat_names[i].name);
     }
-    return fail(err, "unknown chat template \"%.60s\"; chat template name; did you mean \"%s\"? known: %s", name, chat_names[best].name, list);
+    return fail(err, "unknown chat template \"%.60s\"; chat template name; %sknown: %s", name, hint, list);
 }
 
 typedef struct ChatView { const char *s; size_t n; } ChatView;

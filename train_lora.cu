@@ -1730,10 +1730,34 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 #ifndef TESTING
 /* ================================================================================================================================================
    11  OPTIONS
-   Names are Hugging Face's, dashes and underscores alike. A new option is one line in the table; where its value lands is its offset in Options.
+   Names are Hugging Face's, dashes and underscores alike. A new option is one row of the table: where its value lands
+   is its offset in Options, who uses it is its set of verbs; given to another verb it is an error.
    ================================================================================================================================================ */
 
+/* The verbs, as bits; an option's row says which use it. plan rehearses train, so it takes the same words. */
+enum {
+    TRAIN = 1, PLAN = 2, INSPECT = 4, GENERATE = 8, EVALUATE = 16, COMPARE = 32, MERGE = 64,
+    LINE_ONLY = 128, WRITES = 256,          /* no verbs: from the command line alone, never a file; names a place */
+    RUN = TRAIN | PLAN, MEASURES = EVALUATE | COMPARE, ANSWERS = GENERATE | MEASURES, ROWS = RUN | INSPECT | ANSWERS,
+    EVERY = ROWS | MERGE
+};
+typedef struct Verb { const char *name; int bit; const char *usage, *what; } Verb;
+static const Verb verb_table[] = {
+    {"train", TRAIN, "--model FOLDER --data FILE", "fine-tune; the verb where none is given"},
+    {"inspect", INSPECT, "--model FOLDER --data FILE", "show what is in the loss, token by token"},
+    {"plan", PLAN, "...", "print the memory table of such a run, and stop"},
+    {"generate", GENERATE, "--model FOLDER [--adapter FOLDER] --prompt TEXT | --chat | --messages FILE | --data FILE",
+     "answer"},
+    {"evaluate", EVALUATE, "--model FOLDER [--adapter FOLDER] --data FILE [--generate]",
+     "measure, and score the answers"},
+    {"compare", COMPARE, "--model FOLDER --adapter FOLDER --data FILE [--output FOLDER]",
+     "base and adapters side by side"},
+    {"merge", MERGE, "--model FOLDER --adapter FOLDER --output FOLDER", "put an adapter into its base model"},
+};
+enum { VERB_COUNT = sizeof verb_table / sizeof *verb_table };
+
 typedef struct Options {
+    const Verb *verb;
     TrainOptions train;
     const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *sample_prompts, *report_to, *on_finish, *config;
     int threads, examples;
@@ -1747,8 +1771,7 @@ typedef struct Options {
     bool chat, raw, jsonl, answers;
 
     const char *command;                    /* the program and its words as a shell would take them, --resume left out */
-    const char *origin[96];                 /* of OPTION_LIST: who filled it */
-    bool given[96];                         /* by position in option_table: set by the user */
+    const char *origin[128];      /* by position in option_table: who set it: from_line or a file; NULL: nobody */
 } Options;
 
 typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_LIST /* stb_ds array of texts */, OPTION_CHOICE, OPTION_HEADING } OptionType;
@@ -1758,6 +1781,7 @@ typedef struct Option {
     size_t offset;
     double low, high;                       /* range of numbers, inclusive */
     const char *choices;                    /* OPTION_CHOICE: "a|b|c" */
+    int verbs;                              /* that use it */
     const char *help;
 } Option;
 
@@ -1765,108 +1789,161 @@ static const char *const recompute_name[] = {"none", "gate_up", "layer"};
 #define AT(field) offsetof(Options, field)
 #define METRICS "loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
 static const Option option_table[] = {
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "What goes in and out"},
-    {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
-    {"data", OPTION_LIST, AT(data), 0, 0, NULL, "training data: .jsonl, .json or .csv; may be given several times"},
-    {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, "evaluation data, the same formats"},
-    {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, "instead: hold out this share of the training examples, drawn by the seed"},
-    {"max-train-samples", OPTION_INT, AT(train.max_train_samples), 1, 1e9, NULL,
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "What goes in and out"},
+    {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, EVERY,
+     "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
+    {"data", OPTION_LIST, AT(data), 0, 0, NULL, ROWS,
+     "training data: .jsonl, .json or .csv; may be given several times"},
+    {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, RUN, "evaluation data, the same formats"},
+    {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, RUN,
+     "instead: hold out this share of the training examples, drawn by the seed"},
+    {"max-train-samples", OPTION_INT, AT(train.max_train_samples), 1, 1e9, NULL, RUN,
      "only the first so many rows of --data"},
-    {"max-eval-samples", OPTION_INT, AT(train.max_eval_samples), 1, 1e9, NULL,
+    {"max-eval-samples", OPTION_INT, AT(train.max_eval_samples), 1, 1e9, NULL, RUN,
      "only the first so many rows of --eval-data"},
-    {"token-cache", OPTION_TEXT, AT(train.data_options.token_cache), 0, 0, NULL, "folder that keeps the tokens of data files for the next run; runs may share it"},
-    {"output", OPTION_TEXT, AT(train.output), 0, 0, NULL, "folder for the adapter and the logs"},
-    {"init-adapter", OPTION_TEXT, AT(train.init_adapter), 0, 0, NULL, "PEFT adapter folder to start from (its r, alpha and modules count)"},
-    {"config", OPTION_TEXT, AT(config), 0, 0, NULL, "JSON file of these options; the command line wins"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "How rows become examples"},
-    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, "tokens; longer examples are cut at the end"},
-    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, "fill batches to max-length; examples never see each other"},
-    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", "what is learned (default: assistant turns, completions, or all of plain text)"},
-    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, "name of a built-in template, instead of the model folder's"},
-    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, "for base models, as 'USER: {prompt} ASSISTANT:'"},
-    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, "Qwen3's enable_thinking (not given: the template's default)"},
-    {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, "inspect: how many examples to show"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "The adapter"},
-    {"lora-r", OPTION_INT, AT(train.lora.r), 1, 4096, NULL, "rank"},
-    {"lora-alpha", OPTION_FLOAT, AT(train.lora.lora_alpha), 1e-6, 1e6, NULL, "scaling is alpha / r"},
-    {"lora-dropout", OPTION_FLOAT, AT(train.lora.lora_dropout), 0, 0.99, NULL, "dropout on the adapter's input"},
-    {"use-rslora", OPTION_BOOL, AT(train.lora.use_rslora), 0, 0, NULL, "scaling alpha / sqrt(r)"},
-    {"target-modules", OPTION_TEXT, AT(target_modules), 0, 0, NULL, "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
-    {"layers-to-transform", OPTION_TEXT, AT(layers_to_transform), 0, 0, NULL, "comma list of layers and ranges, as 0,4-7; all when not given"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "The optimizer"},
-    {"learning-rate", OPTION_DOUBLE, AT(train.learning_rate), 0, 1e30, NULL, "peak learning rate"},
-    {"lr-scheduler-type", OPTION_CHOICE, AT(scheduler), 0, 0, "linear|cosine|constant|constant_with_warmup", "schedule"},
-    {"warmup-steps", OPTION_INT, AT(train.warmup_steps), 0, 1e9, NULL, "optimizer steps of warm-up (wins over the ratio)"},
-    {"warmup-ratio", OPTION_DOUBLE, AT(train.warmup_ratio), 0, 1, NULL, "warm-up as a share of all steps"},
-    {"num-train-epochs", OPTION_DOUBLE, AT(train.num_train_epochs), 0, 1e6, NULL, "passes over the data"},
-    {"max-steps", OPTION_INT, AT(train.max_steps), -1, 1e9, NULL, "optimizer steps, instead of epochs (-1: off)"},
-    {"per-device-train-batch-size", OPTION_INT, AT(train.per_device_train_batch_size), 1, 4096, NULL, "examples of a micro-batch"},
-    {"gradient-accumulation-steps", OPTION_INT, AT(train.gradient_accumulation_steps), 1, 1e6, NULL, "micro-batches of an optimizer step"},
-    {"weight-decay", OPTION_DOUBLE, AT(train.weight_decay), 0, 1e3, NULL, "decoupled, of A and B"},
-    {"adam-beta1", OPTION_DOUBLE, AT(train.adam_beta1), 0, 0.999999999, NULL, "AdamW"},
-    {"adam-beta2", OPTION_DOUBLE, AT(train.adam_beta2), 0, 0.999999999, NULL, "AdamW"},
-    {"adam-epsilon", OPTION_DOUBLE, AT(train.adam_epsilon), 0, 1, NULL, "AdamW"},
-    {"max-grad-norm", OPTION_DOUBLE, AT(train.max_grad_norm), 0, 1e30, NULL, "gradient clipping (0: off)"},
-    {"seed", OPTION_INT64, AT(train.seed), 0, 9e15, NULL, "initialisation, data order and dropout"},
-    {"shuffle", OPTION_BOOL, AT(train.shuffle), 0, 0, NULL, "a new order every epoch, as Hugging Face's Trainer for that seed"},
-    {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "Evaluation"},
-    {"eval-strategy", OPTION_CHOICE, AT(eval_strategy), 0, 0, "no|steps|epoch", "evaluate during training; after the last step in any case"},
-    {"eval-steps", OPTION_INT, AT(train.eval_steps), 1, 1e9, NULL, "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
-    {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, "evaluate before the first step"},
-    {"per-device-eval-batch-size", OPTION_INT, AT(train.per_device_eval_batch_size), 1, 4096, NULL, "examples of an evaluation batch"},
-    {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0, METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", "what makes an evaluation the best (not given: loss)"},
-    {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, "of that metric (not given: of the token accuracy only)"},
-    {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, "save the best evaluation's adapter, not the last step's"},
-    {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, "stop after so many evaluations in a row without a better one"},
-    {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, "better by more than this"},
-    {"sample-prompts", OPTION_TEXT, AT(sample_prompts), 0, 0, NULL, "data file whose first rows (8 at most) are answered at every evaluation, adapter off and on, likeliest tokens, 64 at most"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "Checkpoints"},
-    {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
-    {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, "optimizer steps between checkpoints"},
-    {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 1, 1e6, NULL, "keep so many of the newest checkpoints, and the best (not given: all)"},
-    {"resume", OPTION_TEXT, AT(train.resume), 0, 0, NULL, "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
-    {"resume-force", OPTION_BOOL, AT(train.resume_force), 0, 0, NULL, "although options, model or data differ from the checkpoint's"},
-    {"fallback-output", OPTION_TEXT, AT(train.fallback_output), 0, 0, NULL, "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "Memory and machine"},
-    {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", "compute again in backward instead of keeping: less memory, more time"},
-    {"fit", OPTION_BOOL, AT(train.fit), 0, 0, NULL, "choose micro-batch and recompute so that the run fits, with the same examples a step"},
-    {"device-memory", OPTION_BYTES, AT(train.device_memory), 0x1p20, 0x1p50, NULL, "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
-    {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, "CPU threads (0: all)"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "Watching, and many runs"},
-    {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, "steps between log lines"},
-    {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", "also write TensorBoard's event files, into OUTPUT/runs"},
-    {"on-finish", OPTION_TEXT, AT(on_finish), 0, 0, NULL, "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, _MESSAGE in its environment"},
-    {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times"},
-    {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, "list the runs of a --sweep and stop"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "Answers: generate, evaluate, compare, merge"},
-    {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
-    {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, "a text to answer; may be given several times"},
-    {"messages", OPTION_TEXT, AT(messages), 0, 0, NULL, "JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
-    {"chat", OPTION_BOOL, AT(chat), 0, 0, NULL, "talk to the model"},
-    {"system", OPTION_TEXT, AT(system), 0, 0, NULL, "system message in front"},
-    {"raw", OPTION_BOOL, AT(raw), 0, 0, NULL, "take --prompt as it is, without the chat template"},
-    {"max-new-tokens", OPTION_INT, AT(generate.max_new_tokens), 1, 1 << 20, NULL, "tokens of an answer at most (not given: 256)"},
-    {"temperature", OPTION_DOUBLE, AT(generate.temperature), 0, 100, NULL, "0: the likeliest token (this and the next four: not given, the model's generation_config.json decides)"},
-    {"top-k", OPTION_INT, AT(generate.top_k), 0, 1 << 30, NULL, "sample among the k likeliest tokens (0: off)"},
-    {"top-p", OPTION_DOUBLE, AT(generate.top_p), 1e-9, 1, NULL, "sample among the likeliest tokens that have this probability together (1: off)"},
-    {"min-p", OPTION_DOUBLE, AT(generate.min_p), 0, 1, NULL, "sample among tokens at least this likely, relative to the likeliest (0: off)"},
-    {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, "makes tokens that were there less likely (1: off)"},
-    {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, "text that ends an answer; may be given several times"},
-    {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, "answers made at once (not given: 8)"},
-    {"limit", OPTION_INT, AT(limit), 1, 1e9, NULL,
-     "generate, evaluate, compare: only the first so many rows of --data"},
-    {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, "one JSON object an answer"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, "Scores: evaluate, compare"},
-    {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, "evaluate: also answer every row and score the answers"},
-    {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
-    {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none", "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
-    {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL,
+    {"token-cache", OPTION_TEXT, AT(train.data_options.token_cache), 0, 0, NULL, RUN | INSPECT | MEASURES | WRITES,
+     "folder that keeps the tokens of data files for the next run; runs may share it"},
+    {"output", OPTION_TEXT, AT(train.output), 0, 0, NULL, RUN | ANSWERS | MERGE | WRITES,
+     "folder for the adapter and the logs; of evaluate and compare for scores and pages; of generate a file"},
+    {"init-adapter", OPTION_TEXT, AT(train.init_adapter), 0, 0, NULL, RUN,
+     "PEFT adapter folder to start from (its r, alpha and modules count)"},
+    {"config", OPTION_TEXT, AT(config), 0, 0, NULL, EVERY, "JSON file of these options; the command line wins"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "How rows become examples"},
+    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, RUN | INSPECT | MEASURES,
+     "tokens; longer examples are cut at the end"},
+    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, RUN | INSPECT,
+     "fill batches to max-length; examples never see each other"},
+    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES,
+     "what is learned (default: assistant turns, completions, or all of plain text)"},
+    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, ROWS,
+     "name of a built-in template, instead of the model folder's"},
+    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, ROWS,
+     "for base models, as 'USER: {prompt} ASSISTANT:'"},
+    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, ROWS,
+     "Qwen3's enable_thinking (not given: the template's default)"},
+    {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, INSPECT, "inspect: how many examples to show"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "The adapter"},
+    {"lora-r", OPTION_INT, AT(train.lora.r), 1, 4096, NULL, RUN, "rank"},
+    {"lora-alpha", OPTION_FLOAT, AT(train.lora.lora_alpha), 1e-6, 1e6, NULL, RUN, "scaling is alpha / r"},
+    {"lora-dropout", OPTION_FLOAT, AT(train.lora.lora_dropout), 0, 0.99, NULL, RUN, "dropout on the adapter's input"},
+    {"use-rslora", OPTION_BOOL, AT(train.lora.use_rslora), 0, 0, NULL, RUN, "scaling alpha / sqrt(r)"},
+    {"target-modules", OPTION_TEXT, AT(target_modules), 0, 0, NULL, RUN,
+     "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
+    {"layers-to-transform", OPTION_TEXT, AT(layers_to_transform), 0, 0, NULL, RUN,
+     "comma list of layers and ranges, as 0,4-7; all when not given"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "The optimizer"},
+    {"learning-rate", OPTION_DOUBLE, AT(train.learning_rate), 0, 1e30, NULL, RUN, "peak learning rate"},
+    {"lr-scheduler-type", OPTION_CHOICE, AT(scheduler), 0, 0, "linear|cosine|constant|constant_with_warmup", RUN,
+     "schedule"},
+    {"warmup-steps", OPTION_INT, AT(train.warmup_steps), 0, 1e9, NULL, RUN,
+     "optimizer steps of warm-up (wins over the ratio)"},
+    {"warmup-ratio", OPTION_DOUBLE, AT(train.warmup_ratio), 0, 1, NULL, RUN, "warm-up as a share of all steps"},
+    {"num-train-epochs", OPTION_DOUBLE, AT(train.num_train_epochs), 0, 1e6, NULL, RUN, "passes over the data"},
+    {"max-steps", OPTION_INT, AT(train.max_steps), -1, 1e9, NULL, RUN, "optimizer steps, instead of epochs (-1: off)"},
+    {"per-device-train-batch-size", OPTION_INT, AT(train.per_device_train_batch_size), 1, 4096, NULL, RUN,
+     "examples of a micro-batch"},
+    {"gradient-accumulation-steps", OPTION_INT, AT(train.gradient_accumulation_steps), 1, 1e6, NULL, RUN,
+     "micro-batches of an optimizer step"},
+    {"weight-decay", OPTION_DOUBLE, AT(train.weight_decay), 0, 1e3, NULL, RUN, "decoupled, of A and B"},
+    {"adam-beta1", OPTION_DOUBLE, AT(train.adam_beta1), 0, 0.999999999, NULL, RUN, "AdamW"},
+    {"adam-beta2", OPTION_DOUBLE, AT(train.adam_beta2), 0, 0.999999999, NULL, RUN, "AdamW"},
+    {"adam-epsilon", OPTION_DOUBLE, AT(train.adam_epsilon), 0, 1, NULL, RUN, "AdamW"},
+    {"max-grad-norm", OPTION_DOUBLE, AT(train.max_grad_norm), 0, 1e30, NULL, RUN, "gradient clipping (0: off)"},
+    {"seed", OPTION_INT64, AT(train.seed), 0, 9e15, NULL, RUN | ANSWERS, "initialisation, data order and dropout"},
+    {"shuffle", OPTION_BOOL, AT(train.shuffle), 0, 0, NULL, RUN,
+     "a new order every epoch, as Hugging Face's Trainer for that seed"},
+    {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", RUN,
+     "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Evaluation"},
+    {"eval-strategy", OPTION_CHOICE, AT(eval_strategy), 0, 0, "no|steps|epoch", RUN,
+     "evaluate during training; after the last step in any case"},
+    {"eval-steps", OPTION_INT, AT(train.eval_steps), 1, 1e9, NULL, RUN,
+     "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
+    {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, RUN, "evaluate before the first step"},
+    {"per-device-eval-batch-size", OPTION_INT, AT(train.per_device_eval_batch_size), 1, 4096, NULL, RUN | MEASURES,
+     "examples of an evaluation batch"},
+    {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0,
+     METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", RUN,
+     "what makes an evaluation the best (not given: loss)"},
+    {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, RUN,
+     "of that metric (not given: of the token accuracy only)"},
+    {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, RUN,
+     "save the best evaluation's adapter, not the last step's"},
+    {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, RUN,
+     "stop after so many evaluations in a row without a better one"},
+    {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, RUN,
+     "better by more than this"},
+    {"sample-prompts", OPTION_TEXT, AT(sample_prompts), 0, 0, NULL, RUN,
+     "data file whose first rows (8 at most) are answered at every evaluation, adapter off and on, likeliest tokens, "
+     "64 at most"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Checkpoints"},
+    {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", RUN,
+     "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
+    {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, RUN, "optimizer steps between checkpoints"},
+    {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 1, 1e6, NULL, RUN,
+     "keep so many of the newest checkpoints, and the best (not given: all)"},
+    {"resume", OPTION_TEXT, AT(train.resume), 0, 0, NULL, RUN,
+     "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
+    {"resume-force", OPTION_BOOL, AT(train.resume_force), 0, 0, NULL, RUN,
+     "although options, model or data differ from the checkpoint's"},
+    {"fallback-output", OPTION_TEXT, AT(train.fallback_output), 0, 0, NULL, RUN | WRITES,
+     "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Memory and machine"},
+    {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", RUN,
+     "compute again in backward instead of keeping: less memory, more time"},
+    {"fit", OPTION_BOOL, AT(train.fit), 0, 0, NULL, RUN,
+     "choose micro-batch and recompute so that the run fits, with the same examples a step"},
+    {"device-memory", OPTION_BYTES, AT(train.device_memory), 0x1p20, 0x1p50, NULL, RUN,
+     "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
+    {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, EVERY, "CPU threads (0: all)"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Watching, and many runs"},
+    {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, RUN, "steps between log lines"},
+    {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", RUN,
+     "also write TensorBoard's event files, into OUTPUT/runs"},
+    {"on-finish", OPTION_TEXT, AT(on_finish), 0, 0, NULL, RUN | LINE_ONLY,
+     "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, "
+     "_MESSAGE in its environment"},
+    {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, TRAIN,
+     "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times"},
+    {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, TRAIN, "list the runs of a --sweep and stop"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Answers: generate, evaluate, compare, merge"},
+    {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, INSPECT | ANSWERS | MERGE,
+     "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
+    {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, GENERATE, "a text to answer; may be given several times"},
+    {"messages", OPTION_TEXT, AT(messages), 0, 0, NULL, GENERATE,
+     "JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
+    {"chat", OPTION_BOOL, AT(chat), 0, 0, NULL, GENERATE, "talk to the model"},
+    {"system", OPTION_TEXT, AT(system), 0, 0, NULL, GENERATE, "system message in front"},
+    {"raw", OPTION_BOOL, AT(raw), 0, 0, NULL, GENERATE, "take --prompt as it is, without the chat template"},
+    {"max-new-tokens", OPTION_INT, AT(generate.max_new_tokens), 1, 1 << 20, NULL, ANSWERS,
+     "tokens of an answer at most (not given: 256)"},
+    {"temperature", OPTION_DOUBLE, AT(generate.temperature), 0, 100, NULL, ANSWERS,
+     "0: the likeliest token (this and the next four: not given, the model's generation_config.json decides)"},
+    {"top-k", OPTION_INT, AT(generate.top_k), 0, 1 << 30, NULL, ANSWERS,
+     "sample among the k likeliest tokens (0: off)"},
+    {"top-p", OPTION_DOUBLE, AT(generate.top_p), 1e-9, 1, NULL, ANSWERS,
+     "sample among the likeliest tokens that have this probability together (1: off)"},
+    {"min-p", OPTION_DOUBLE, AT(generate.min_p), 0, 1, NULL, ANSWERS,
+     "sample among tokens at least this likely, relative to the likeliest (0: off)"},
+    {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, ANSWERS,
+     "makes tokens that were there less likely (1: off)"},
+    {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, ANSWERS, "text that ends an answer; may be given several times"},
+    {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, ANSWERS, "answers made at once (not given: 8)"},
+    {"limit", OPTION_INT, AT(limit), 1, 1e9, NULL, ANSWERS, "only the first so many rows of --data"},
+    {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, GENERATE, "one JSON object an answer"},
+    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Scores: evaluate, compare"},
+    {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, MEASURES,
+     "evaluate: also answer every row and score the answers"},
+    {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, MEASURES,
+     "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
+    {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none", MEASURES,
+     "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
+    {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, INSPECT | ANSWERS,
      "solved examples in front of every row, in the loss of evaluate and in answers"},
-    {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, "data file whose first rows are those examples"},
+    {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, INSPECT | ANSWERS, "data file whose first rows are those examples"},
 };
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
-typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->given ? 1 : -1];
+typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->origin / sizeof(char *) ? 1 : -1];
 
 /* Two sets of defaults and no more: the embedded example's, and for one's own model or data those of TRL's command line (SFTConfig, ModelConfig). */
 static void options_default(Options *o, bool embedded) {
@@ -1887,32 +1964,62 @@ static void options_default(Options *o, bool embedded) {
     t->save_steps = 500;
 }
 
-static void usage_error(const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    fprintf(stderr, "error: ");
-    vfprintf(stderr, format, args);
-    fprintf(stderr, "\n");
-    va_end(args);
-    exit(2);
+/* Terminal columns of a character: 0 combining, 2 East Asian and emoji, else 1. Only line breaking depends on it. */
+static int shown_width(uint32_t c) {
+    static const uint32_t wide[][2] = {
+        {0x1100, 0x115F}, {0x2E80, 0xA4CF}, {0xAC00, 0xD7A3}, {0xF900, 0xFAFF}, {0xFE30, 0xFE6F},
+        {0xFF00, 0xFF60}, {0xFFE0, 0xFFE6}, {0x1F300, 0x1FAFF}, {0x20000, 0x3FFFD}};
+    if ((c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200D) || (c >= 0xFE00 && c <= 0xFE0F)) return 0;
+    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) if (c >= wide[i][0] && c <= wide[i][1]) return 2;
+    return 1;
+}
+/* Does a character drive a terminal: C0, C1, or one that turns the direction of text? */
+static bool drives_terminal(uint32_t c) {
+    return c < ' ' || (c >= 127 && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F || c == 0xFEFF ||
+           (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069);
+}
+/* The one place where text that is not ours becomes something to show: what drives a terminal, and pieces of a
+   character, are spelled out. lines: newlines and tabs stay; else they get a mark. Returns the columns. */
+static int text_add_shown(Text *t, const char *s, size_t n, bool lines) {
+    int columns = 0;
+    for (size_t i = 0, bytes; i < n; i += bytes) {
+        uint32_t c = 0;
+        char spelled[16] = "";
+        int length = utf8_get(s + i, n - i, &c);
+        bytes = length > 0 ? (size_t)length : 1;
+        if (length <= 0) snprintf(spelled, sizeof spelled, "<0x%02X>", (unsigned)(uint8_t)s[i]);
+        else if (!drives_terminal(c) || (lines && (c == '\n' || c == '\t'))) columns += shown_width(c);
+        else if (c == '\n') { text_add(t, "\xE2\x8F\x8E"); columns++; continue; }
+        else if (c == '\t') { text_add(t, "\xE2\x87\xA5"); columns++; continue; }
+        else snprintf(spelled, sizeof spelled, c < 128 ? "<0x%02X>" : "<U+%04X>", c);
+        columns += (int)strlen(spelled);
+        if (spelled[0]) text_add(t, "%s", spelled);
+        else text_add(t, "%.*s", (int)bytes, s + i);
+    }
+    return columns;
 }
 
-/* Levenshtein distance, for "did you mean". */
-static int edit_distance(const char *a, const char *b) {
-    int row[64], n = (int)strlen(b);
-    if (n > 62) return 99;
-    for (int j = 0; j <= n; j++) row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= n; j++) {
-            int change = diagonal + (a[i - 1] != b[j - 1]), shift = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-            diagonal = row[j];
-            row[j] = change < shift ? change : shift;
-        }
-    }
-    return row[n];
+/* Every error, warning and note of the program is one line of stderr, and goes through here: names, paths and file
+   contents in it cannot drive the terminal. */
+static void complain(const char *kind, const char *text) {
+    Text t = {NULL};
+    text_add_shown(&t, text, strlen(text), false);
+    fflush(stdout);
+    fprintf(stderr, "%s: %s\n", kind, t.at ? t.at : "");
+    text_free(&t);
 }
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static void complain_of(const char *kind, const char *format, ...) {
+    va_list args;
+    char text[2 * PATH_MAX + 1024];
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    complain(kind, text);
+}
+#define usage_error(...) do { complain_of("error", __VA_ARGS__); exit(2); } while (0)
 
 static const Option *option_find(const char *name) {
     for (int i = 0; i < OPTION_COUNT; i++) if (*name && !strcmp(option_table[i].name, name)) return &option_table[i];
@@ -1921,11 +2028,130 @@ static const Option *option_find(const char *name) {
 
 static bool one_of(const char *choices, const char *value) {
     size_t n = strlen(value);
-    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL) if (n && !strncmp(c, value, n) && (c[n] == '|' || !c[n])) return true;
+    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
+        if (n && !strncmp(c, value, n) && (c[n] == '|' || !c[n])) return true;
     return false;
 }
 
-/* Stores one value; `where` names its origin in messages: "command line" or the --config file. */
+/* What users of transformers, TRL, unsloth or lm-eval type, and what it is here: an option (the first row whose option
+   the verb uses), or why there is none. */
+typedef struct Synonym { const char *words, *option, *why; } Synonym;
+static const Synonym synonym_table[] = {
+    {"model-name-or-path|model-name|base-model|model-id|pretrained-model-name-or-path|model-path", "model", NULL},
+    {"dataset|dataset-name|train-file|train-data|data-path|dataset-path|input|input-file|test-data|test-file", "data",
+     "a file on this disk"},
+    {"eval-data|eval-file|validation-file", "eval-data", NULL},
+    {"eval-data|eval-file|validation-file", "data", NULL},
+    {"val-data|eval-dataset|validation-data", "eval-data", NULL},
+    {"val-split|test-size|validation-split|val-set-size|eval-size", "eval-split", NULL},
+    {"output-dir|save-dir|out|out-dir|output-path|output-file|save-path", "output", NULL},
+    {"cache-dir|dataset-cache", "token-cache", NULL},
+    {"max-seq-length|max-seq-len|model-max-length|cutoff-len|block-size|seq-len|context-length", "max-length", NULL},
+    {"max-length|max-tokens|max-output-tokens|n-predict", "max-new-tokens", NULL},
+    {"pack", "packing", NULL},
+    {"limit|max-samples|num-samples", "max-train-samples", NULL},
+    {"max-train-samples|max-eval-samples|max-predict-samples|max-samples|num-samples", "limit", NULL},
+    {"completion-only-loss|assistant-only-loss|train-on-responses-only|train-on-inputs|mask-prompt", "loss-on", NULL},
+    {"template|chat-format", "chat-template", NULL},
+    {"instruction-template|prompt-format", "prompt-template", NULL},
+    {"thinking|reasoning", "enable-thinking", NULL},
+    {"rank|r|lora-rank|lora-dim", "lora-r", NULL},
+    {"alpha", "lora-alpha", NULL},
+    {"dropout", "lora-dropout", NULL},
+    {"rslora", "use-rslora", NULL},
+    {"lora-target-modules|lora-modules|lora-target|target|modules", "target-modules", NULL},
+    {"bias|lora-bias|train-bias|modules-to-save|lora-modules-to-save", NULL,
+     "only A and B are trained, as PEFT's bias none"},
+    {"use-dora|dora|init-lora-weights|lora-plus-ratio|loraplus-lr-ratio|neftune-noise-alpha", NULL,
+     "LoRA and rsLoRA with PEFT's default initialisation are what there is"},
+    {"lr|max-lr|peak-lr", "learning-rate", NULL},
+    {"scheduler|lr-scheduler|lr-schedule", "lr-scheduler-type", NULL},
+    {"warmup|num-warmup-steps", "warmup-steps", NULL},
+    {"epochs|num-epochs|n-epochs|num-train-epoch", "num-train-epochs", NULL},
+    {"steps|max-train-steps|num-steps|iters|iterations", "max-steps", NULL},
+    {"batch-size|train-batch-size|micro-batch-size|batch", "per-device-train-batch-size", NULL},
+    {"per-device-train-batch-size|per-device-eval-batch-size|eval-batch-size|batch", "batch-size", NULL},
+    {"eval-batch-size", "per-device-eval-batch-size", NULL},
+    {"gradient-accumulation|grad-accum|grad-accumulation-steps|accumulation-steps|accumulate-grad-batches",
+     "gradient-accumulation-steps", NULL},
+    {"clip|gradient-clipping|max-norm|grad-clip", "max-grad-norm", NULL},
+    {"beta1", "adam-beta1", NULL},
+    {"beta2", "adam-beta2", NULL},
+    {"eps|epsilon", "adam-epsilon", NULL},
+    {"random-seed|data-seed", "seed", NULL},
+    {"optim|optimizer", NULL, "the optimizer is AdamW, as adamw_torch"},
+    {"beta|dpo-beta|loss-type|rpo-alpha", NULL, "preference training (DPO) is not there yet"},
+    {"evaluation-strategy|do-eval", "eval-strategy", NULL},
+    {"early-stopping|patience", "early-stopping-patience", NULL},
+    {"save-best|load-best", "load-best-model-at-end", NULL},
+    {"do-train|do-predict|do-eval", NULL, "the verb says it: ./train_lora train, evaluate or generate"},
+    {"resume-from-checkpoint|checkpoint", "resume", NULL},
+    {"overwrite-output-dir", NULL, "a new run takes the place of the earlier one in --output"},
+    {"logging-strategy|log-steps|log-every", "logging-steps", NULL},
+    {"report-to=wandb|report-to=all|report-to=mlflow|wandb-project|run-name", NULL,
+     "nothing is sent over the network; --report-to tensorboard writes files that `wandb sync` can read"},
+    {"push-to-hub|hub-model-id", NULL, "nothing is uploaded; `hf upload NAME OUTPUT` does that"},
+    {"fp16|bf16|tf32|half|torch-dtype|precision", NULL,
+     "the arithmetic is chosen when building, make PRECISION=BF16, FP16 or FP32; weights keep the folder's type"},
+    {"load-in-4bit|load-in-8bit|use-4bit|use-8bit|quantization|qlora|bnb-4bit-quant-type|bnb-4bit-compute-dtype", NULL,
+     "no quantised base weights yet; --fit and --recompute layer save memory"},
+    {"gradient-checkpointing|use-gradient-checkpointing", "recompute", "--recompute layer"},
+    {"attn-implementation|flash-attn|use-flash-attn|use-flash-attention-2|use-sdpa", NULL,
+     "attention never stores the matrix of scores, there is nothing to choose"},
+    {"deepspeed|fsdp|local-rank|ddp-find-unused-parameters|num-processes|tensor-parallel-size", NULL,
+     "one process, one GPU"},
+    {"device|device-map|gpu|cuda|no-cuda|use-cpu|n-gpu-layers", NULL,
+     "the build decides, make CUDA=1 or CUDA=0; CUDA_VISIBLE_DEVICES chooses among several GPUs"},
+    {"num-workers|dataloader-num-workers|preprocessing-num-workers|dataset-num-proc|num-proc", "threads", NULL},
+    {"torch-compile|use-unsloth|use-liger-kernel", NULL, "there is nothing to compile or patch"},
+    {"group-by-length|padding|padding-side|pad-to-multiple-of|padding-free", NULL, "batches are never padded"},
+    {"trust-remote-code", NULL, "no code of a model folder is ever run"},
+    {"adapter-path|adapter-name-or-path|peft-model-id|peft-model|peft|lora|lora-path", "adapter", NULL},
+    {"adapter|adapter-path|lora-path", "init-adapter", NULL},
+    {"text|input-text|message", "prompt", NULL},
+    {"interactive|repl", "chat", NULL},
+    {"system-prompt|system-message|sys", "system", NULL},
+    {"do-sample|greedy", "temperature", "--temperature 0 takes the likeliest token"},
+    {"num-beams|num-return-sequences|best-of", NULL, "one answer, greedy or sampled; no beam search"},
+    {"stop-token|stop-sequence|stop-sequences|eos-token", "stop", NULL},
+    {"predict-with-generate", "generate", NULL},
+    {"few-shots|n-shot|num-fewshot|num-shots|k-shot", "few-shot", NULL},
+};
+static const Synonym *synonym_find(const char *word, const Verb *verb) {
+    for (size_t i = 0; i < sizeof synonym_table / sizeof *synonym_table; i++) {
+        const Synonym *s = &synonym_table[i];
+        const Option *d = s->option ? option_find(s->option) : NULL;
+        if (one_of(s->words, word) && (!d || !verb || (d->verbs & verb->bit))) return s;
+    }
+    return NULL;
+}
+
+/* The nearest of "a|b|c", or NULL where none is near. */
+static const char *near_choice(const char *choices, const char *word) {
+    static char best[64];
+    int least = NAME_FAR;
+    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL) {
+        char name[64];
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(c, "|"), c);
+        int distance = name_distance(word, name);
+        if (distance < least) { least = distance; memcpy(best, name, sizeof best); }
+    }
+    return least < NAME_FAR ? best : NULL;
+}
+
+static void value_error(const Option *d, const char *value, const char *where) {
+    char word[128];
+    snprintf(word, sizeof word, "%s=%s", d->name, value);
+    const Synonym *other = synonym_find(word, NULL);
+    const char *near = near_choice(d->choices, value);
+    usage_error("bad value '%s' of --%s; %s; give one of %s%s%s%s", value, d->name, where, d->choices,
+                other ? ": " : near ? "; did you mean " : "", other ? other->why : near ? near : "",
+                near && !other ? "?" : "");
+}
+
+static const char from_line[] = "command line";
+
+/* Stores one value; `where` names its origin in messages: from_line or the --config file. */
 static void option_set(Options *o, const Option *d, const char *value, const char *where) {
     void *at = (char *)o + d->offset;
     char *end;
@@ -1937,11 +2163,10 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
         const char ***list = (const char ***)at;
         if (o->origin[d - option_table] != where) arrsetlen(*list, 0);        /* the command line's list takes the place of the file's, the first given one that of the default */
         arrput(*list, value);
-        o->origin[d - option_table] = where;
         break;
     }
     case OPTION_CHOICE:
-        if (!one_of(d->choices, value)) usage_error("bad value '%s' of --%s; %s; give one of %s", value, d->name, where, d->choices);
+        if (!one_of(d->choices, value)) value_error(d, value, where);
         *(const char **)at = value;
         break;
     case OPTION_BOOL:
@@ -1965,36 +2190,76 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
         else if (d->type == OPTION_BYTES) *(size_t *)at = (size_t)v;
         else *(double *)at = v;
     } }
-    o->given[d - option_table] = true;
+    o->origin[d - option_table] = where;
 }
 /* Did the command line or the --config file set it? */
-static bool option_given(const Options *o, const char *name) { return o->given[option_find(name) - option_table]; }
+static const char *option_origin(const Options *o, const char *name) {
+    return o->origin[option_find(name) - option_table];
+}
+static bool option_given(const Options *o, const char *name) { return option_origin(o, name) != NULL; }
 
 /* The table's name of an option as written: leading dashes gone, underscores as dashes. */
 static void option_name(char *out, size_t size, const char *word) {
     snprintf(out, size, "%.63s", word);
     for (char *c = out; *c; c++) if (*c == '_') *c = '-';
 }
-static const Option *option_or_die(const char *name, const char *where) {
+/* Verbs of a set, as "generate, evaluate and compare". */
+static const char *verbs_text(char out[128], int verbs) {
+    int left = 0, bytes = 0;
+    for (int i = 0; i < VERB_COUNT; i++) left += (verbs & verb_table[i].bit) != 0;
+    out[0] = 0;
+    for (int i = 0; i < VERB_COUNT; i++)
+        if (verbs & verb_table[i].bit) {
+            const char *between = --left > 1 ? ", " : left ? " and " : "";
+            bytes += snprintf(out + bytes, 128 - (size_t)bytes, "%s%s", verb_table[i].name, between);
+        }
+    return out;
+}
+
+/* The option called so, usable by the verb; else an error with the answer that helps. from_file: a config file may be
+   for another verb, the caller looks at the row's verbs itself. */
+static const Option *option_or_die(const char *name, const Verb *verb, const char *where, bool from_file) {
     const Option *d = option_find(name);
-    if (d) return d;
-    const Option *nearest = &option_table[1];
-    for (int i = 1; i < OPTION_COUNT; i++) if (*option_table[i].name && edit_distance(name, option_table[i].name) < edit_distance(name, nearest->name)) nearest = &option_table[i];
-    if (edit_distance(name, nearest->name) <= 4) usage_error("unknown option --%s; %s; did you mean --%s?", name, where, nearest->name);
-    usage_error("unknown option --%s; %s; see ./train_lora --help", name, where);
+    char of[128];
+    if (d && (from_file || (d->verbs & verb->bit))) return d;
+    const Synonym *other = synonym_find(name, verb);
+    Text hint = {NULL};
+    if (other && other->option) text_add(&hint, "%s --%s", d ? "for this it is" : "it is called", other->option);
+    if (other && other->why) text_add(&hint, "%s%s", other->option ? ": " : "", other->why);
+    if (!other && !d) {
+        int least = NAME_FAR;
+        const Option *near = NULL;
+        for (int i = 0; i < OPTION_COUNT; i++) {
+            int distance = (option_table[i].verbs & verb->bit) ? name_distance(name, option_table[i].name) : NAME_FAR;
+            if (distance < least) { least = distance; near = &option_table[i]; }
+        }
+        if (near) text_add(&hint, "did you mean --%s?", near->name);
+    }
+    if (!hint.at) text_add(&hint, "see ./train_lora %s --help", verb->name);
+    if (d)
+        usage_error("%s does not use --%s, an option of %s; %s; %s", verb->name, name, verbs_text(of, d->verbs), where,
+                    hint.at);
+    usage_error("unknown option --%s; %s; %s", name, where, hint.at);
     return NULL;
 }
 
+/* Takes the options of a JSON file. Keys that the verb does not use are named; "on_finish" runs a command, which only
+   the person at the command line may ask for; where files will be written is said. */
 static void options_from_file(Options *o, const char *path) {
     Error err;
     JsonDoc doc;
     char name[64];
-    if (!json_read(&doc, path, &err)) { fprintf(stderr, "error: %s\n", err.text); exit(1); }
+    Text idle = {NULL}, writes = {NULL};
+    if (!json_read(&doc, path, &err)) { complain("error", err.text); exit(1); }
     if (doc.root->type != JSON_OBJECT) usage_error("not an object; %s; write {\"learning_rate\": 1e-4, ...}", path);
     for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: text options point into it */
         if (j->type == JSON_NULL) continue;
         option_name(name, sizeof name, j->key);
-        const Option *d = option_or_die(name, path);
+        const Option *d = option_or_die(name, o->verb, path, true);
+        if (d->verbs & LINE_ONLY)
+            usage_error("'%s' is not taken from files; %s; give --%s on the command line", j->key, path, d->name);
+        if (d->offset == AT(config)) usage_error("'config' within a config file; %s; put its keys here", path);
+        if (!(d->verbs & o->verb->bit)) { text_add(&idle, "%s%s", idle.at ? ", " : "", j->key); continue; }
         if (j->type == JSON_ARRAY && d->type == OPTION_LIST) {
             for (const Json *e = j->child; e; e = e->next) {
                 if (!e->str) usage_error("bad value of '%s'; %s; give a list of strings", j->key, path);
@@ -2005,33 +2270,48 @@ static void options_from_file(Options *o, const char *path) {
         const char *value = j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str;
         if (!value) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
         option_set(o, d, value, path);
+        if (d->verbs & WRITES) text_add(&writes, "%s%s %s", writes.at ? ", " : "", j->key, value);
     }
+    if (writes.at) text_add(&writes, " (where files are written)");
+    if (idle.at) text_add(&writes, "%s%s does not use %s", writes.at ? "; " : "", o->verb->name, idle.at);
+    if (writes.at) complain_of("note", "%s: %s", path, writes.at);
+    text_free(&idle);
+    text_free(&writes);
 }
 
 /* The words after the verb. --name value, --name=value; a bool may stand alone, --no-name turns it off. */
-static void options_parse(Options *o, int count, char **words) {
-    const char *where = "command line";
+static void options_parse(Options *o, const Verb *verb, int count, char **words) {
+    const char *where = from_line;
     bool embedded = true;
     for (int i = 0; i < count; i++) {        /* whose defaults? */
         char name[64];
         option_name(name, sizeof name, words[i]);
-        if (!strncmp(name, "--model", 7) || !strncmp(name, "--data", 6) || !strncmp(name, "--config", 8)) embedded = false;
+        for (int k = 0; k < 3; k++) {
+            static const char *const own[] = {"--model", "--data", "--config"};
+            size_t n = strlen(own[k]);
+            if (!strncmp(name, own[k], n) && (!name[n] || name[n] == '=')) embedded = false;
+        }
     }
     options_default(o, embedded);
+    o->verb = verb;
     for (int pass = 0; pass < 2; pass++) {   /* --config first, then the command line over it */
         for (int i = 0; i < count; i++) {
             char name[64];
-            if (strncmp(words[i], "--", 2)) usage_error("unexpected word '%s'; %s; options begin with --, see ./train_lora --help", words[i], where);
+            if (strncmp(words[i], "--", 2))
+                usage_error("unexpected word '%s'; %s; options begin with --, see ./train_lora %s --help",
+                            words[i], where, verb->name);
             const char *equals = strchr(words[i], '=');
             option_name(name, sizeof name, words[i] + 2);
             if (strchr(name, '=')) *strchr(name, '=') = 0;
             bool off = !strncmp(name, "no-", 3) && option_find(name + 3) && option_find(name + 3)->type == OPTION_BOOL;
-            const Option *d = option_or_die(off ? name + 3 : name, where);
+            const Option *d = option_or_die(off ? name + 3 : name, verb, where, false);
             const char *value = equals ? equals + 1 : NULL;
+            if (off && value) usage_error("--%s with a value; %s; give --%s=true or false", name, where, d->name);
             if (off) value = "false";
             else if (!value && d->type == OPTION_BOOL) value = i + 1 < count && (!strcmp(words[i + 1], "true") || !strcmp(words[i + 1], "false")) ? words[++i] : "true";
             else if (!value) {
-                if (i + 1 >= count) usage_error("--%s needs a value; %s; see ./train_lora --help", d->name, where);
+                if (i + 1 >= count)
+                    usage_error("--%s needs a value; %s; see ./train_lora %s --help", d->name, where, verb->name);
                 value = words[++i];
             }
             if (pass == (d->offset == AT(config))) continue;
@@ -2057,11 +2337,16 @@ static void options_resolve(Options *o) {
             size_t n = strlen(module_name[j]) - 5;                            /* "q" of "q_proj" */
             if (!strcmp(word, "all-linear") || !strcmp(word, module_name[j]) || (strlen(word) == n && !strncmp(word, module_name[j], n))) t->lora.target[j] = found = true;
         }
-        if (!found) usage_error("no target module '%s'; --target-modules; the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, or all-linear", word);
+        const char *modules = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|all-linear";
+        const char *near = found ? NULL : near_choice(modules, word);
+        if (!found)
+            usage_error("no target module '%s'; --target-modules; %s%s%sthe modules are q_proj, k_proj, v_proj, o_proj, "
+                        "gate_proj, up_proj, down_proj, or all-linear", word, near ? "did you mean " : "",
+                        near ? near : "", near ? "? " : "");
     }
     if (o->layers_to_transform) {
         ModelConfig config;
-        if (!config_open(&config, t->model, &err)) { fprintf(stderr, "error: %s\n", err.text); exit(1); }
+        if (!config_open(&config, t->model, &err)) { complain("error", err.text); exit(1); }
         arrsetlen(t->lora.layers, (size_t)config.num_hidden_layers);
         memset(t->lora.layers, 0, (size_t)config.num_hidden_layers);
         snprintf(text, sizeof text, "%s", o->layers_to_transform);
@@ -2117,14 +2402,25 @@ static void options_check(const Options *o) {
     if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
     if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
     if (o->sample_prompts && !t->eval_data && !(t->eval_split > 0)) usage_error("--sample-prompts without evaluation data; command line; they are answered at every evaluation: add --eval-data FILE or --eval-split 0.1");
-    if (o->few_shot)
-        usage_error("--few-shot is not for training; command line; it is for inspect, generate, evaluate and compare");
     if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
     if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
 }
 
 /* Switches that are neither on nor off until they are given. */
 static bool option_is_open(const Option *d) { return d->offset == AT(enable_thinking) || d->offset == AT(greater); }
+
+static bool option_is_unset(const Options *o, const Option *d) {
+    const void *at = (const char *)o + d->offset;
+    switch (d->type) {
+    case OPTION_HEADING: return true;
+    case OPTION_TEXT: case OPTION_CHOICE: return !*(const char *const *)at;
+    case OPTION_LIST: return !arrlen(*(const char **const *)at);
+    case OPTION_INT: return *(const int *)at < d->low;
+    case OPTION_DOUBLE: return *(const double *)at < d->low;
+    case OPTION_BYTES: return !*(const size_t *)at;
+    default: return option_is_open(d) && !o->origin[d - option_table];
+    }
+}
 
 /* The options of this run as a JSON object, for --config. */
 static Text options_text(const Options *o) {
@@ -2134,9 +2430,9 @@ static Text options_text(const Options *o) {
         const Option *d = &option_table[i];
         const void *at = (const char *)o + d->offset;
         char name[64];
-        bool unset = (d->type == OPTION_TEXT || d->type == OPTION_CHOICE) ? !*(const char *const *)at : d->type == OPTION_LIST ? !arrlen(*(const char **const *)at) : d->type == OPTION_INT ? *(const int *)at < d->low : d->type == OPTION_DOUBLE ? *(const double *)at < d->low : d->type == OPTION_BYTES ? !*(const size_t *)at : option_is_open(d) && !o->given[i];
-        if (d->offset >= AT(generate) && !o->given[i]) unset = true;          /* those of answers: only where given */
-        if (d->type == OPTION_HEADING || d->offset == AT(config) || d->offset == AT(train.resume) || d->offset == AT(train.resume_force) || unset) continue;
+        if (!(d->verbs & RUN) || option_is_unset(o, d)) continue;
+        if ((d->verbs & LINE_ONLY) || d->offset == AT(config)) continue;
+        if (d->offset == AT(train.resume) || d->offset == AT(train.resume_force)) continue;
         snprintf(name, sizeof name, "%s", d->name);
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
         text_add(&t, "%s  \"%s\": ", comma, name);
@@ -2162,37 +2458,50 @@ static Text options_text(const Options *o) {
     return t;
 }
 
-static void print_help(void) {
+/* An option's default as --help shows it, " [8]"; "" where there is none. */
+static const char *default_text(char out[64], const Options *o, const Option *d, const Verb *verb) {
+    const void *at = (const char *)o + d->offset;
+    out[0] = 0;
+    if (option_is_unset(o, d)) return out;
+    if (d->offset == AT(train.output) && verb && !(verb->bit & RUN)) return out;      /* another file or folder */
+    switch (d->type) {
+    case OPTION_HEADING: case OPTION_BYTES: break;
+    case OPTION_TEXT: case OPTION_CHOICE: snprintf(out, 64, " [%.50s]", *(const char *const *)at); break;
+    case OPTION_LIST: snprintf(out, 64, " [%.50s]", (*(const char **const *)at)[0]); break;
+    case OPTION_BOOL: snprintf(out, 64, " [%s]", *(const bool *)at ? "true" : "false"); break;
+    case OPTION_INT: snprintf(out, 64, " [%d]", *(const int *)at); break;
+    case OPTION_INT64: snprintf(out, 64, " [%lld]", (long long)*(const int64_t *)at); break;
+    case OPTION_FLOAT: snprintf(out, 64, " [%g]", (double)*(const float *)at); break;
+    case OPTION_DOUBLE: snprintf(out, 64, " [%g]", *(const double *)at); break;
+    }
+    return out;
+}
+/* The options of one verb; NULL: all. A heading is printed with the first of its options. */
+static void print_help(const Verb *verb) {
     Options o;
+    char value[64];
+    const char *heading = NULL;
     options_default(&o, false);
-    printf("train_lora %s - LoRA fine-tuning of Hugging Face language models, in plain C\n\n"
-           "  ./train_lora                       fine-tune the embedded base model on the embedded dialogues\n"
-           "  ./train_lora [train] --model FOLDER --data FILE [options]\n"
-           "  ./train_lora inspect ...           show what is in the loss, token by token\n"
-           "  ./train_lora plan ...              print the memory table of such a run, and stop\n"
-           "  ./train_lora generate --model FOLDER [--adapter FOLDER] --prompt TEXT | --chat | --messages FILE | --data FILE\n"
-           "  ./train_lora evaluate --model FOLDER [--adapter FOLDER] --data FILE [--generate]\n"
-           "  ./train_lora compare  --model FOLDER --adapter FOLDER --data FILE [--output FOLDER]\n"
-           "  ./train_lora merge    --model FOLDER --adapter FOLDER --output FOLDER\n"
-           "  ./train_lora --version | --help\n\n"
-           "Options, dashes or underscores, defaults in brackets (with --model or --data; the embedded example has its own):\n", VERSION);
+    printf("train_lora %s - LoRA fine-tuning of Hugging Face language models, in plain C\n\n", VERSION);
+    if (!verb) printf("  ./train_lora  %-62s the embedded example: model and dialogues in data/\n", "");
+    for (int i = 0; i < VERB_COUNT; i++)
+        if (!verb || verb == &verb_table[i])
+            printf("  ./train_lora %-8s %-53s %s\n", verb_table[i].name, verb_table[i].usage, verb_table[i].what);
+    if (!verb) printf("  ./train_lora help [VERB] | VERB --help | --version\n");
+    printf("\nOptions, dashes or underscores, defaults in brackets%s:\n",
+           verb && !(verb->bit & RUN) ? "" : " (with --model or --data; the embedded example has its own)");
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
-        const void *at = (const char *)&o + d->offset;
-        char value[64] = "";
-        if (d->type == OPTION_HEADING) { printf("\n%s\n", d->help); continue; }
-        switch (d->type) {
-        case OPTION_HEADING: break;
-        case OPTION_TEXT: case OPTION_CHOICE: if (*(const char *const *)at) snprintf(value, sizeof value, " [%.50s]", *(const char *const *)at); break;
-        case OPTION_LIST: if (arrlen(*(const char **const *)at)) snprintf(value, sizeof value, " [%.50s]", (*(const char **const *)at)[0]); break;
-        case OPTION_BOOL: if (!option_is_open(d)) snprintf(value, sizeof value, " [%s]", *(const bool *)at ? "true" : "false"); break;
-        case OPTION_INT: if (*(const int *)at >= d->low) snprintf(value, sizeof value, " [%d]", *(const int *)at); break;
-        case OPTION_INT64: snprintf(value, sizeof value, " [%lld]", (long long)*(const int64_t *)at); break;
-        case OPTION_BYTES: break;
-        case OPTION_FLOAT: snprintf(value, sizeof value, " [%g]", (double)*(const float *)at); break;
-        case OPTION_DOUBLE: if (*(const double *)at >= d->low) snprintf(value, sizeof value, " [%g]", *(const double *)at); break;
-        }
-        printf("  --%-28s %s%s%s%s\n", d->name, d->help, d->choices ? ": " : "", d->choices ? d->choices : "", value);
+        if (d->type == OPTION_HEADING) { heading = d->help; continue; }
+        if (verb && !(d->verbs & verb->bit)) continue;
+        if (heading) printf("\n%s\n", heading);
+        heading = NULL;
+        printf("  --%-28s %s%s%s%s\n", d->name, d->help, d->choices ? ": " : "", d->choices ? d->choices : "",
+               default_text(value, &o, d, verb));
+        if (d->offset != AT(chat_template)) continue;
+        printf("    %-28s", "");
+        for (int k = 0; k < CHAT_NAMES; k++) printf("%s %s", k ? "," : " one of", chat_names[k].name);
+        printf("\n");
     }
 }
 
@@ -2257,7 +2566,7 @@ static void clear_bar(const Screen *s) { if (s->bar) printf("\r\033[K"); }
 static void on_warning(void *user, const char *text) {
     Screen *screen = (Screen *)user;
     clear_bar(screen);
-    fprintf(stderr, "warning: %s\n", text);
+    complain("warning", text);
     if (screen->page) report_warn(&screen->report, text);
 }
 /* Something beside the run went wrong: it goes on. */
@@ -2422,36 +2731,6 @@ static size_t inspect_bytes(char *out, size_t room, const Tokenizer *t, int32_t 
     return k;
 }
 
-/* Terminal columns of a character: 0 combining, 2 East Asian and emoji, else 1. Only line breaking depends on it. */
-static int inspect_width(uint32_t c) {
-    static const uint32_t wide[][2] = {{0x1100, 0x115F}, {0x2E80, 0xA4CF}, {0xAC00, 0xD7A3}, {0xF900, 0xFAFF}, {0xFE30, 0xFE6F}, {0xFF00, 0xFF60}, {0xFFE0, 0xFFE6}, {0x1F300, 0x1FAFF}, {0x20000, 0x3FFFD}};
-    if ((c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200D) || (c >= 0xFE00 && c <= 0xFE0F)) return 0;
-    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) if (c >= wide[i][0] && c <= wide[i][1]) return 2;
-    return 1;
-}
-
-/* Bytes as something a terminal can show; the newline gets a mark. Control characters, the ones that turn the direction of text, and pieces of a character are spelled out: a data file must
-   not be able to drive the terminal. Returns the columns; *newline: the token ends with one. */
-static int inspect_escape(char *out, size_t room, const char *s, size_t n, bool *newline) {
-    size_t k = 0;
-    int columns = 0;
-    *newline = n && s[n - 1] == '\n';
-    out[0] = 0;
-    for (size_t i = 0; i < n && k + 16 < room;) {
-        uint32_t cp = 0;
-        int len = utf8_get(s + i, n - i, &cp);
-        if (len == 0) columns += snprintf(out + k, room - k, "<0x%02X>", (unsigned char)s[i]);
-        else if (cp == '\n') { strcpy(out + k, "\xE2\x8F\x8E"); columns++; }
-        else if (cp == '\t') { strcpy(out + k, "\xE2\x87\xA5"); columns++; }
-        else if (cp < ' ' || cp == 127) columns += snprintf(out + k, room - k, "<0x%02X>", cp);
-        else if ((cp >= 0x80 && cp < 0xA0) || (cp >= 0x200E && cp <= 0x200F) || (cp >= 0x2028 && cp <= 0x202E) || (cp >= 0x2066 && cp <= 0x2069) || cp == 0xFEFF) columns += snprintf(out + k, room - k, "<U+%04X>", cp);
-        else { memcpy(out + k, s + i, (size_t)len); out[k + (size_t)len] = 0; columns += inspect_width(cp); }
-        k += strlen(out + k);
-        i += len ? (size_t)len : 1;
-    }
-    return columns;
-}
-
 static int inspect_columns(void) {
     const char *s = getenv("COLUMNS");
     struct winsize size;
@@ -2469,6 +2748,7 @@ static int inspect_compare(const void *a, const void *b) {
 static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, bool colour) {
     const char *learned = colour ? "\033[1;30;42m" : "[", *masked = colour ? "\033[2m" : "", *special = colour ? "\033[1;37;45m" : "[\xC2\xAB", *special_masked = colour ? "\033[2;35m" : "\xC2\xAB";
     const DataStats *s = &d->stats;
+    Text text = {NULL};
     int width = inspect_columns();
     bool byte_level = tokenizer_id(t, "\xC4\xA0") >= 0 && tokenizer_id(t, "<0x0A>") < 0;      /* U+0120 is the space of GPT-2's alphabet */
     size_t show = examples > 0 ? (size_t)examples : 0;
@@ -2479,17 +2759,23 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
         for (size_t i = 1; i < n; i++) in_loss += d->labels[begin + i] != DATA_IGNORE;
         printf("\nrow %lld: %zu tokens, %zu in the loss\n  ", (long long)d->row[e], n, in_loss);
         for (size_t i = 0, column = 2; i < n; i++) {
-            char bytes[1024], text[4096];
-            bool newline, learn = i > 0 && d->labels[begin + i] != DATA_IGNORE, is_special = tokenizer_is_special(t, d->ids[begin + i]);
+            char bytes[1024];
+            bool learn = i > 0 && d->labels[begin + i] != DATA_IGNORE;
+            bool is_special = tokenizer_is_special(t, d->ids[begin + i]);
             size_t count = inspect_bytes(bytes, sizeof bytes, t, d->ids[begin + i], byte_level);
-            int wide = inspect_escape(text, sizeof text, bytes, count, &newline) + (colour ? 0 : 2 * learn + 2 * is_special);
+            bool newline = count && bytes[count - 1] == '\n';
+            arrsetlen(text.at, 0);
+            int wide = text_add_shown(&text, bytes, count, false) + (colour ? 0 : 2 * learn + 2 * is_special);
             if (column > 2 && column + (size_t)wide > (size_t)width) { printf("\n  "); column = 2; }
-            printf("%s%s%s", is_special ? (learn ? special : special_masked) : learn ? learned : masked, text, colour ? "\033[0m" : is_special ? (learn ? "\xC2\xBB]" : "\xC2\xBB") : learn ? "]" : "");
+            const char *before = is_special ? (learn ? special : special_masked) : learn ? learned : masked;
+            const char *after = is_special ? (learn ? "\xC2\xBB]" : "\xC2\xBB") : learn ? "]" : "";
+            printf("%s%s%s", before, text.at ? text.at : "", colour ? "\033[0m" : after);
             column += (size_t)wide;
             if (newline && i + 1 < n) { printf("\n  "); column = 2; }
         }
         printf("\n");
     }
+    text_free(&text);
     size_t *length = (size_t *)malloc((d->count ? d->count : 1) * sizeof *length);
     printf("\n  rows               %12lld\n  examples           %12zu\n  dropped            %12lld   no token in the loss\n  truncated          %12lld   cut at --max-length\n", (long long)s->rows, d->count, (long long)s->dropped, (long long)s->truncated);
     printf("  tokens             %12lld\n  in the loss        %12lld   %.1f %%\n  longest            %12lld tokens\n", (long long)s->tokens, (long long)s->labelled, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0.0, (long long)s->longest);
@@ -2512,8 +2798,7 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
    ================================================================================================================================================ */
 
 static int failed(const Error *err) {
-    fflush(stdout);
-    fprintf(stderr, "error: %s\n", err->text);
+    complain("error", err->text);
     return 1;
 }
 
@@ -2582,7 +2867,8 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
             text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
             text_add(&more, "}");
         }
-        if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten) && ok) fprintf(stderr, "warning: report.html stays as it was: %s\n", unwritten.text);
+        if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten) && ok)
+            complain_of("warning", "report.html stays as it was: %s", unwritten.text);
         text_free(&more);
         report_end(&screen->report);
     }
@@ -2598,7 +2884,8 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     snprintf(number, sizeof number, "%.6f", r->last_eval_loss);
     setenv("TRAIN_LORA_EVAL_LOSS", ok && isfinite(r->last_eval_loss) ? number : "", 1);
     int code = system(o->on_finish);
-    if (code) fprintf(stderr, "warning: --on-finish: '%s' ended with status %d\n", o->on_finish, WIFEXITED(code) ? WEXITSTATUS(code) : code);
+    if (WIFEXITED(code)) code = WEXITSTATUS(code);
+    if (code) complain_of("warning", "--on-finish: '%s' ended with status %d", o->on_finish, code);
 }
 
 static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *result) {
@@ -2645,7 +2932,7 @@ static Options sweep_options(const Options *o, int number, SweepRun *run) {
         if (!value || !value[1]) usage_error("bad --sweep '%s'; command line; write it as learning_rate=5e-5,1e-4", o->sweep[i]);
         *value++ = 0;
         option_name(name, sizeof name, word);
-        const Option *d = option_or_die(name, "--sweep");
+        const Option *d = option_or_die(name, o->verb, "--sweep", false);
         static const char *const fixed[] = {"model", "data", "output", "resume", "config", "sweep", "dry-run", "threads", "on-finish"};
         for (size_t k = 0; k < sizeof fixed / sizeof *fixed; k++) if (!strcmp(name, fixed[k])) usage_error("--%s cannot vary within a sweep; --sweep; start one run after the other instead", name);
         int values = 1;
@@ -2811,7 +3098,8 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
     if (!json_read(&doc, path, err)) return false;
     const Json *base = json_get(doc.root, "base_model_name_or_path");
     if (base && base->type == JSON_STRING && *base->str && strcmp(base_name(base->str), base_name(s->o->train.model)))
-        fprintf(stderr, "warning: the adapter %s was trained on %s, this model is %s\n", adapter, base->str, s->o->train.model);
+        complain_of("warning", "the adapter %s was trained on %s, this model is %s", adapter, base->str,
+                    s->o->train.model);
     json_free(&doc);
     return adapter_load(&s->model, adapter, err);
 }
@@ -2887,12 +3175,12 @@ static int chat(Session *s, Error *err) {
         if (!strncmp(line, "/system ", 8)) { system = copy_string(line + 8); continue; }
         if (!strncmp(line, "/adapter ", 9)) {
             if (!session_adapter(s, copy_string(line + 9), err)) {            /* the one before may be gone already: go on with the base */
-                fprintf(stderr, "error: %s\n", err->text);
+                failed(err);
                 session_adapter(s, "base", err);
             }
             continue;
         }
-        if (*line == '/') { fprintf(stderr, "error: unknown command %s; chat; /help lists them\n", line); continue; }
+        if (*line == '/') { complain_of("error", "unknown command %s; chat; /help lists them", line); continue; }
         Prompts p;
         Answer a;
         ptrdiff_t before = arrlen(dialogue.at);
@@ -3337,6 +3625,21 @@ static char *command_line(int argc, char **argv) {
     return t.at;
 }
 
+static const Verb *verb_or_die(const char *name) {
+    Text list = {NULL};
+    const char *near = NULL;
+    int least = NAME_FAR;
+    for (int i = 0; i < VERB_COUNT; i++) {
+        int distance = name_distance(name, verb_table[i].name);
+        if (!strcmp(name, verb_table[i].name)) return &verb_table[i];
+        if (distance < least) { least = distance; near = verb_table[i].name; }
+        text_add(&list, "%s%s", i ? ", " : "", verb_table[i].name);
+    }
+    usage_error("unknown verb '%s'; command line; %s%s%sthe verbs are %s", name, near ? "did you mean " : "",
+                near ? near : "", near ? "? " : "", list.at);
+    return NULL;
+}
+
 /* A thread that waits for the others spins first. libgomp's own bound, 300,000 rounds, is milliseconds: beside another
    program on the same cores two runs slow each other tenfold, each spinning while the thread it waits for has no core.
    libgomp reads its bound before main begins, hence the second start; a bound that the user gave stays. */
@@ -3351,27 +3654,29 @@ static void bound_spinning(char **argv) {
 
 int main(int argc, char **argv) {
     bound_spinning(argv);
-    const char *verb = argc > 1 && strncmp(argv[1], "--", 2) ? argv[1] : "train";
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) { print_help(); return 0; }
+    bool has_verb = argc > 1 && strncmp(argv[1], "-", 1), help = false;
+    int skip = has_verb ? 2 : 1;
+    if (has_verb && !strcmp(argv[1], "help")) {
+        print_help(argc > 2 ? verb_or_die(argv[2]) : NULL);
+        return 0;
+    }
+    const Verb *verb = has_verb ? verb_or_die(argv[1]) : &verb_table[0];
+    for (int i = skip; i < argc; i++) {
+        help |= !strcmp(argv[i], "--help") || !strcmp(argv[i], "-h");
         if (!strcmp(argv[i], "--version")) { print_version(); return 0; }
     }
-    static const char *const verbs[] = {"train", "inspect", "plan", "generate", "evaluate", "compare", "merge"};
-    bool known = false;
-    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++) known |= !strcmp(verb, verbs[i]);
-    if (!known) usage_error("unknown verb '%s'; command line; the verbs are train, inspect, plan, generate, evaluate, compare, merge", verb);
+    if (help) { print_help(has_verb ? verb : NULL); return 0; }
     Options o;
-    int skip = argc > 1 && verb == argv[1] ? 2 : 1;
-    options_parse(&o, argc - skip, argv + skip);
+    options_parse(&o, verb, argc - skip, argv + skip);
     options_resolve(&o);
     o.command = command_line(argc, argv);
-    if (!strcmp(verb, "inspect")) return verb_inspect(&o);
-    if (!strcmp(verb, "generate")) return verb_generate(&o);
-    if (!strcmp(verb, "evaluate") || !strcmp(verb, "compare")) return verb_evaluate(&o, !strcmp(verb, "compare"));
-    if (!strcmp(verb, "merge")) return verb_merge(&o);
+    if (verb->bit == INSPECT) return verb_inspect(&o);
+    if (verb->bit == GENERATE) return verb_generate(&o);
+    if (verb->bit & MEASURES) return verb_evaluate(&o, verb->bit == COMPARE);
+    if (verb->bit == MERGE) return verb_merge(&o);
     options_check(&o);
     TrainResult result;
-    bool plan_only = !strcmp(verb, "plan");
+    bool plan_only = verb->bit == PLAN;
     if (o.dry_run && !arrlen(o.sweep)) usage_error("--dry-run without --sweep; command line; `plan` shows what one run would take");
     int status = arrlen(o.sweep) && !plan_only ? verb_sweep(&o) : verb_train(&o, plan_only, NULL, &result);
     arrfree(o.train.lora.layers);
