@@ -1075,6 +1075,7 @@ typedef struct TokNode { uint32_t child, sibling; int32_t added; uint8_t byte; }
 typedef struct TokTrie { TokNode *nodes; size_t count, cap; uint8_t first[256]; } TokTrie; /* nodes[0] is the root; first: bytes a token starts with */
 typedef struct TokStep { int kind; char *a, *b; size_t an, bn; size_t start, stop; } TokStep;
 enum { TOK_NO_RANK = 0xFFFFFFFFu };
+enum { TOK_MAX_GROWTH = 16, TOK_MAX_PREPEND = 64 };            /* nor by replacing again and again: "\u2581" for " " is 3 */
 #define TOK_MAX_ID 16000000                                    /* a hostile file must not make us allocate by its largest number */
 enum { TOK_KNOWN = 1, TOK_SPECIAL = 2, TOK_ADDED = 4, TOK_VOCAB = 8 };                    /* per-id flags */
 enum { TOK_WHOLE_UNKNOWN, TOK_WHOLE_YES, TOK_WHOLE_NO };
@@ -1102,6 +1103,7 @@ struct Tokenizer {
     bool digits, single_digits;                /* numbers are cut out before the words are: every digit alone, or runs of them */
     int split, meta;
     TokStep norm[8], dec[8]; int nnorm, ndec;
+    size_t growth[2];                          /* how many times as long the Replace steps make a text, at most: normalizer, decoder */
     bool has_decoder;
     TokAdded *added; int nadded;
     TokTrie trie[2];                           /* added tokens matched in the text as given [0] and in the normalized text [1] */
@@ -1378,8 +1380,11 @@ static bool tok_step(TokLoader *l, TokStep *steps, int *n, int kind, const Json 
 /* Replace, in a normalizer or a decoder: pattern String and content. */
 static bool tok_load_replace(TokLoader *l, TokStep *steps, int *n, int kind, const Json *j) {
     const Json *from = tok_pattern(j, "String"), *to = json_get(j, "content");
+    size_t *growth = &l->t->growth[steps == l->t->dec];
     if (!from || from->count == 0) return tok_refuse(l, "Replace with a pattern that is not a plain string", "");
     if (!to || to->type != JSON_STRING) return tok_broken(l, "Replace without content", "");
+    if (to->count > from->count) *growth *= (to->count + from->count - 1) / from->count;
+    if (*growth > TOK_MAX_GROWTH) return tok_refuse(l, "Replace steps that make a text more than 16 times as long; the last one replaces", from->str);
     return tok_step(l, steps, n, kind, from, to);
 }
 
@@ -1398,6 +1403,7 @@ static bool tok_load_normalizer(TokLoader *l, const Json *j) {
     if (strcmp(type, "Prepend") == 0) {
         const Json *s = json_get(j, "prepend");
         if (!s || s->type != JSON_STRING) return tok_broken(l, "Prepend without text", "");
+        if (s->count > TOK_MAX_PREPEND) return tok_refuse(l, "Prepend of more than 64 bytes:", s->str);
         return tok_step(l, t->norm, &t->nnorm, TOK_NORM_PREPEND, s, NULL);
     }
     return tok_refuse(l, "normalizer", type);
@@ -1647,6 +1653,7 @@ Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Err
     TokLoader l = {(Tokenizer *)calloc(1, sizeof(Tokenizer)), name ? name : "tokenizer.json", err};
     if (!l.t) { tok_memory(&l); return NULL; }
     l.t->bos = l.t->eos = l.t->pad = l.t->unk = -1;
+    l.t->growth[0] = l.t->growth[1] = 1;
     l.t->fingerprint = hash_bytes(HASH_START, text, bytes);
     l.t->uni = uni_create();
     if (!l.t->uni) { tok_memory(&l); tokenizer_free(l.t); return NULL; }
@@ -2238,7 +2245,7 @@ static bool tok_encode(const Tokenizer *t, TokenIds *out, const char *text, size
     TokState S;
     out->count = 0;
     if (bytes == 0) text = "";      /* NULL is a fine empty text; NULL + 0 is not fine C */
-    if (bytes >= (size_t)1 << 31) return fail(err, "text of %zu bytes is too long to tokenize; text; split it below 2 GB", bytes);
+    if (bytes >= ((size_t)1 << 31) / t->growth[0]) return fail(err, "text of %zu bytes is too long to tokenize; text; split it", bytes);
     size_t bad = utf8_invalid(text, bytes);
     if (bad < bytes) return fail(err, "invalid UTF-8 at byte %zu; text; convert it to UTF-8", bad);
     for (size_t i = 0; i < nspans; i++)

@@ -471,6 +471,8 @@ static void test_hostile(const char *path, size_t step) {
 
 static void test_refusals(void) {
 #define MODEL "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
+#define REPLACE "{\"type\":\"Replace\",\"pattern\":{\"String\":\"l\"},\"content\":\"llll\"}"       /* four times as long */
+#define EIGHT "prepend-"
     static const struct { const char *json, *what; } cases[] = {
         {"{" MODEL "}", NULL},
         {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model type Unigram"}, {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model type WordPiece"},
@@ -483,6 +485,14 @@ static void test_refusals(void) {
         {"{\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"a\":0},\"merges\":[]}}", "unk_token"},
         {"{\"normalizer\":{\"type\":\"NFKC\"}," MODEL "}", "normalizer NFKC"}, {"{\"normalizer\":{\"type\":\"Lowercase\"}," MODEL "}", "normalizer Lowercase"},
         {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" +\"},\"content\":\" \"}," MODEL "}", "Replace with a pattern"},
+        {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"x\"}," MODEL "}", "Replace with a pattern"},
+        {"{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" REPLACE "," REPLACE "]}," MODEL "}", NULL},
+        {"{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[" REPLACE "," REPLACE "," REPLACE "]}," MODEL "}", "more than 16 times as long"},
+        {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" REPLACE "," REPLACE "," REPLACE "]}," MODEL "}", "more than 16 times as long"},
+        {"{\"decoder\":{\"type\":\"Sequence\",\"decoders\":[" REPLACE "," REPLACE "]},\"normalizer\":" REPLACE "," MODEL "}", NULL},
+        {"{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"}," MODEL "}", NULL},
+        {"{\"normalizer\":{\"type\":\"Prepend\",\"prepend\":\"x" EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT EIGHT "\"}," MODEL "}", "more than 64 bytes"},
+        {"{\"decoder\":{\"type\":\"Strip\",\"content\":\"\",\"start\":1,\"stop\":0}," MODEL "}", "one character"},
         {"{\"pre_tokenizer\":{\"type\":\"Whitespace\"}," MODEL "}", "pre-tokenizer Whitespace"},
         {"{\"pre_tokenizer\":{\"type\":\"Digits\",\"individual_digits\":true}," MODEL "}", "Digits without ByteLevel"},
         {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\"},{\"type\":\"ByteLevel\"}]}," MODEL "}",
