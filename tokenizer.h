@@ -15,7 +15,7 @@
     11  Decode
     12  Opening a folder          tokenizer_config.json, generation_config.json, chat template files
     13  Chat templates            hand-written renderers, recognised by the fingerprint of the published text
-    14  Fuzz entries              -DFUZZ_JSON or -DFUZZ_TOKENIZER with -fsanitize=fuzzer
+    14  Fuzz entries              -DFUZZ_JSON, -DFUZZ_TOKENIZER or -DFUZZ_CHAT with -fsanitize=fuzzer
 
    The reference for every observable behaviour is the Hugging Face tokenizers library (Rust); the comments name its file where the
    behaviour surprises. Easy to get wrong, each has a test: the regex "\s+(?!\S)" backtracks one character; an added token with
@@ -181,7 +181,7 @@ void chat_text_free(ChatText *c);
 #endif
 #endif /* TOKENIZER_H */
 
-#if (defined(TOKENIZER_IMPLEMENTATION) || defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER)) && !defined(TOKENIZER_IMPLEMENTED)
+#if (defined(TOKENIZER_IMPLEMENTATION) || defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER) || defined(FUZZ_CHAT)) && !defined(TOKENIZER_IMPLEMENTED)
 #define TOKENIZER_IMPLEMENTED
 #include <errno.h>
 #include <fcntl.h>
@@ -2978,9 +2978,12 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
         return fail(err, kind == CHAT_NONE ? "the model has no chat template; chat_template; name one, such as chatml, or train on plain text"
                                            : "the model's chat template is not one of ours; chat_template; name the closest one, such as chatml, if you know it fits");
     if (count == 0) return fail(err, "a conversation without messages; messages; give at least one");
-    for (size_t i = 0; i < count; i++)
-        if (messages[i].content_bytes && utf8_invalid(messages[i].content, messages[i].content_bytes) < messages[i].content_bytes)
+    for (size_t i = 0; i < count; i++) {
+        const ChatMessage *m = &messages[i];
+        if ((m->content_bytes && utf8_invalid(m->content, m->content_bytes) < m->content_bytes) ||
+            (m->reasoning && utf8_invalid(m->reasoning, m->reasoning_bytes) < m->reasoning_bytes))
             return fail(err, "invalid UTF-8; message %zu; convert it to UTF-8", i + 1);
+    }
     if (options.as_answer && (count == 1 || !chat_is(&messages[count - 1], "assistant")))
         return fail(err, "no answer to a prompt; message %zu; end with an assistant's message behind others", count);
     r.t = t; r.m = messages; r.count = count; r.o = options; r.err = err;
@@ -3010,19 +3013,67 @@ void chat_text_free(ChatText *c) { free(c->text); free(c->spans); memset(c, 0, s
    14  Fuzz entries: clang -g -fsanitize=address,undefined,fuzzer -DFUZZ_JSON -x c tokenizer.h
    ================================================================================================================================ */
 
-#if defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER)
+#ifdef FUZZ_CHAT
+/* Two bytes choose the template and the options; then come messages, a byte 0xFF between them, each with a byte for its role. The first
+   one's content is also what the tools are read from. */
+static void fuzz_chat(const uint8_t *data, size_t size) {
+    static const char *const roles[] = {"user", "assistant", "system", "tool"};
+    static const char tiny[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"<s>\":0,\"</s>\":1},\"merges\":[]}}";
+    static Tokenizer *t;
+    ChatMessage m[8];
+    ChatText chat, prompt;
+    JsonDoc tools = {NULL, NULL};
+    Error err;
+    size_t n = 0;
+    if (!t && (t = tokenizer_parse(tiny, sizeof tiny - 1, "fuzz", &err)) != NULL) { t->bos = 0; t->eos = 1; }
+    if (!t || size < 3) return;
+    ChatTemplate kind = (ChatTemplate)(data[0] % (CHAT_UNKNOWN + 1));
+    ChatOptions o = {data[1] & 1, (data[1] >> 1) % 3 - 1, data[1] & 8 ? "today" : NULL, NULL, data[1] & 16};
+    memset(m, 0, sizeof m);
+    for (size_t i = 2; i < size && n < 8;) {
+        const uint8_t *end = (const uint8_t *)memchr(data + i, 0xFF, size - i);
+        size_t length = (end ? (size_t)(end - data) : size) - i - 1;
+        if (end == data + i) { i++; continue; }
+        m[n].role = roles[data[i] & 3]; m[n].content = (const char *)data + i + 1; m[n].content_bytes = length;
+        if (data[i] & 4) { m[n].reasoning = m[n].content; m[n].reasoning_bytes = length / 2; m[n].content += length / 2; m[n].content_bytes -= length / 2; }
+        n++;
+        i += length + 2;
+    }
+    if (n && data[1] & 32 && json_parse(&tools, m[0].content, m[0].content_bytes, "fuzz", 1, &err) && tools.root->type == JSON_ARRAY) o.tools = tools.root;
+    if (chat_render(&chat, t, kind, m, n, o, &err)) {
+        for (size_t i = 0, at = 0; i < chat.nspans; at = chat.spans[i++].end)
+            if (chat.spans[i].begin < at || chat.spans[i].begin >= chat.spans[i].end || chat.spans[i].end > chat.bytes) abort();
+        if (strlen(chat.text) > chat.bytes || chat.text[chat.bytes]) abort();
+        ChatOptions asked = o;
+        asked.add_generation_prompt = true; asked.as_answer = false;
+        if (o.as_answer) {      /* an answer stands behind exactly the prompt that asks for it */
+            if (!chat_render(&prompt, t, kind, m, n - 1, asked, &err)) abort();
+            if (chat.nspans != 1 || chat.spans[0].begin != prompt.bytes || memcmp(chat.text, prompt.text, prompt.bytes) != 0) abort();
+            chat_text_free(&prompt);
+        }
+        chat_text_free(&chat);
+    }
+    json_free(&tools);
+}
+#endif
+
+#if defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER) || defined(FUZZ_CHAT)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+#ifdef FUZZ_CHAT
+    fuzz_chat(data, size);
+#elif defined(FUZZ_JSON)
     Error err;
-#ifdef FUZZ_JSON
     JsonDoc doc;
     if (json_parse(&doc, (const char *)data, size, "fuzz", 1, &err)) json_free(&doc);
 #else
     /* The input is a tokenizer.json; what loads must also encode and decode itself. */
+    Error err;
     Tokenizer *t = tokenizer_parse((const char *)data, size, "fuzz", &err);
     TokenIds ids = {NULL, NULL, 0, 0};
     TextSpan span = {size / 3, size / 2};
-    if (t && tokenizer_encode_spans(t, &ids, (const char *)data, size, &span, 1, TOK_ADD_SPECIAL, &err)) free(tokenizer_decode(t, ids.ids, ids.count, false, NULL));
+    if (t && tokenizer_encode_spans(t, &ids, (const char *)data, size, &span, 1, TOK_ADD_SPECIAL, &err))
+        free(tokenizer_decode(t, ids.ids, ids.count, false, NULL));
     token_ids_free(&ids);
     tokenizer_free(t);
 #endif
