@@ -135,7 +135,8 @@ __device__ __forceinline__ void mma_fp16(float c[4], const uint32_t a[4], const 
     mma_fp16_k8(c, a + 2, b + 1);
 #endif
 }
-/* 16 bytes from global to shared memory past the registers; zeros where !valid. Complete after cp_async_wait and a barrier. */
+/* 16 bytes from global to shared memory past the registers; zeros, and `global` is not read, where !valid.
+   Complete after cp_async_wait and a barrier. */
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool valid) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
@@ -205,19 +206,38 @@ static Matrix matrix(const floatX *data, size_t stride, int rows, int columns) {
     return m;
 }
 
-/* Starts copying [rows x columns] from (row0, column0) of m; all threads of the block take part. columns: a multiple of 16. */
-__device__ __forceinline__ void tile_load(floatX *tile, int rows, int columns, const Matrix &m, int row0, int column0) {
-    int chunks = columns / CHUNK;
-    for (int i = threadIdx.x; i < rows * chunks; i += blockDim.x) {
-        int row = i / chunks, column = i % chunks * CHUNK;
-        floatX *to = tile + tile_at(rows, row, column);
-        const floatX *from = m.data + (size_t)(row0 + row) * m.stride + (size_t)(column0 + column);
-        if (m.aligned) {
-            bool valid = row0 + row < m.rows && column0 + column < m.columns;
-            cp_async_16(to, valid ? from : m.data, valid);
-        } else {
-            for (int j = 0; j < CHUNK; j++) to[j] = row0 + row < m.rows && column0 + column + j < m.columns ? from[j] : (floatX)0.0f;
+/* Starts copying [ROWS x COLUMNS] from (row0, column0) of m; all TILE_THREADS threads of the block take part.
+   COLUMNS: a multiple of 16.
+   A copy is one instruction; what the loop around it costs decides how soon a tile is there (dev/gemm_ladder.cu,
+   step 7). So the shape is known to the compiler and nothing is worked out twice: panel by panel, a thread keeps its
+   column and walks down the rows. It steps over a multiple of 8 of them, after which the swizzle repeats: the place in
+   shared memory is a constant away from the first, that in global memory an addition, the border a comparison. */
+enum { TILE_THREADS = 128 };
+
+template <int ROWS, int COLUMNS>
+__device__ __forceinline__ void tile_load(floatX *tile, const Matrix &m, int row0, int column0) {
+    if (!m.aligned) {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < ROWS * COLUMNS / CHUNK; i += TILE_THREADS) {
+            int row = i / (COLUMNS / CHUNK), column = i % (COLUMNS / CHUNK) * CHUNK;
+            floatX *to = tile + tile_at(ROWS, row, column);
+            const floatX *from = m.data + (size_t)(row0 + row) * m.stride + (size_t)(column0 + column);
+            for (int j = 0; j < CHUNK; j++)
+                to[j] = row0 + row < m.rows && column0 + column + j < m.columns ? from[j] : (floatX)0.0f;
         }
+        return;
+    }
+#pragma unroll
+    for (int panel = 0; panel < COLUMNS; panel += PANEL) {
+        const int chunks = (COLUMNS - panel < PANEL ? COLUMNS - panel : (int)PANEL) / CHUNK;
+        const int step = TILE_THREADS / chunks;                               /* rows that the block copies at once */
+        int row = threadIdx.x / chunks, column = panel + threadIdx.x % chunks * CHUNK;
+        if (step > ROWS && row >= ROWS) continue;
+        int left = column0 + column < m.columns ? m.rows - row0 - row : 0;
+        const floatX *from = m.data + (size_t)(row0 + row) * m.stride + (size_t)(column0 + column);
+        floatX *to = tile + tile_at(ROWS, row, column);
+#pragma unroll
+        for (int r = 0; r < ROWS; r += step, from += step * m.stride) cp_async_16(to + r * PANEL, from, r < left);
     }
 }
 
@@ -537,107 +557,144 @@ __device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile,
 
 /* ---- gemm --------------------------------------------------------------------------------------------------------------------------------------------
    A block of 4 warps makes 128 x 128 of the output, each warp 64 x 64: a step of 16 in depth loads 4 A and 8 B fragments (24 registers) for 32 products, and an element loaded from shared memory
-   serves 64 FLOPs, which is what keeps ldmatrix off the critical path. Shared memory is a ring of `stages` slots of 128 bytes of depth; copies run two slots ahead of the products and pass the
-   registers by (cp.async). One barrier a step: it says both "this slot has arrived" and "everybody has left the slot that is overwritten next".
+   serves 64 FLOPs: one ldmatrix for four products. Shared memory is a ring of STAGES slots of 128 bytes of depth;
+   copies run STAGES - 1 slots ahead of the products and pass the registers by (cp.async). One barrier a step: it says
+   both "this slot has arrived" and "everybody has left the slot that is overwritten next".
    TURNED: w and up are stored [depth][columns] (dx), else [columns][depth] (y). MASKED: dropout on the part of dx that comes through A. */
 
-enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = 128 };                      /* two blocks a multiprocessor: __launch_bounds__ lets the compiler use 255 registers and forbids it to spill for a third */
+enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = TILE_THREADS, GEMM_SLOT = 2 * TILE * PANEL };
 
-typedef struct Step { int part, k0, depth; bool up; } Step;
+/* What is multiplied in one step: PANEL of depth, or what is left of it, of x and w of a part, or (up) of its t and up.
+   Forward: the depth I of one part, then its rank. Backward: the widths of all parts, then their ranks; -1: the end. */
+typedef struct Step { int part, k0; bool up; } Step;
 
-/* Step number -> what is multiplied in it. Forward: the depth I of one part, then its rank. Backward: the widths of all parts, then their ranks. */
-template <bool TURNED> __device__ __forceinline__ Step find_step(const Group &g, int part, int step) {
-    for (int up = 0; up < 2; up++) {
-        for (int j = TURNED ? 0 : part; j < (TURNED ? g.count : part + 1); j++) {
-            int depth = up ? g.part[j].rank : g.part[j].x.columns, n = (depth + PANEL - 1) / PANEL;
-            if (step < n) { Step s = {j, step * PANEL, min(depth - step * PANEL, (int)PANEL), up != 0}; return s; }
-            step -= n;
-        }
-    }
-    Step none = {-1, 0, 0, false};
-    return none;
+__device__ __forceinline__ int step_depth(const Group &g, Step s) {
+    return s.up ? g.part[s.part].rank : g.part[s.part].x.columns;
 }
-
+template <bool TURNED> __device__ __forceinline__ Step next_step(const Group &g, Step s) {
+    s.k0 += PANEL;
+    while (s.part >= 0 && s.k0 >= step_depth(g, s)) {
+        s.k0 = 0;
+        if (TURNED && s.part + 1 < g.count) s.part++;
+        else if (!s.up) { s.up = true; if (TURNED) s.part = 0; }
+        else s.part = -1;
+    }
+    return s;
+}
 template <bool TURNED> __device__ __forceinline__ void gemm_load(floatX *slot, const Group &g, Step s, int m0, int n0) {
-    if (s.part < 0) return;
-    const Part &p = g.part[s.part];
-    tile_load(slot, TILE, PANEL, s.up ? p.t : p.x, m0, s.k0);
-    if (TURNED) tile_load(slot + TILE * PANEL, PANEL, TILE, s.up ? p.up : p.w, s.k0, n0);
-    else tile_load(slot + TILE * PANEL, TILE, PANEL, s.up ? p.up : p.w, n0, s.k0);
+    if (s.part >= 0) {
+        const Part &p = g.part[s.part];
+        tile_load<TILE, PANEL>(slot, s.up ? p.t : p.x, m0, s.k0);
+        if (TURNED) tile_load<PANEL, TILE>(slot + TILE * PANEL, s.up ? p.up : p.w, s.k0, n0);
+        else tile_load<TILE, PANEL>(slot + TILE * PANEL, s.up ? p.up : p.w, n0, s.k0);
+    }
+    cp_async_commit();                      /* also when there was nothing to load: the wait counts groups */
 }
 template <bool TURNED> __device__ __forceinline__ void gemm_load_b(FragB f[2], const floatX *slot, int n, int k) {
     if (TURNED) load_b_pair_turned(f, slot + TILE * PANEL, PANEL, n, k);
     else load_b_pair(f, slot + TILE * PANEL, TILE, n, k);
 }
+/* A warp's 64 x 64 += 16 of depth. */
+template <bool TURNED>
+__device__ __forceinline__ void gemm_products(float acc[4][8][4], const floatX *slot, int warp_m, int warp_n, int k) {
+    FragA a[4];
+    FragB b[8];
+#pragma unroll
+    for (int i = 0; i < 4; i++) load_a(a[i], slot, TILE, warp_m + i * 16, k);
+#pragma unroll
+    for (int j = 0; j < 8; j += 2) gemm_load_b<TURNED>(b + j, slot, warp_n + j * 8, k);
+#pragma unroll
+    for (int j = 0; j < 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) mma(acc[i][j], a[i], b[j]);
+}
+/* The same for the whole depth of t A under dropout. Every projection has its own mask: its product is made apart,
+   16 x 16 at a time, masked and added. (m0, n0): of the warp's 64 x 64 in the output [N,I]. The loop over i is kept a
+   loop, its sums picked by comparison: unrolled, the compiler makes the random numbers of all sixteen blocks at once
+   and spills. */
+template <bool TURNED>
+__device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const floatX *slot, int warp_m, int warp_n,
+                                                     int depth, LoraCall call, uint32_t site, int m0, int n0, int I) {
+    int lane = threadIdx.x % WARP;
+    uint32_t numbers[4] = {0, 0, 0, 0};
+#pragma unroll 1
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 8; j += 2) {
+            float product[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
+#pragma unroll 1
+            for (int k = 0; k < depth; k += 16) {
+                FragA a;
+                FragB b[2];
+                load_a(a, slot, TILE, warp_m + i * 16, k);
+                gemm_load_b<TURNED>(b, slot, warp_n + j * 8, k);
+                mma(product[0], a, b[0]);
+                mma(product[1], a, b[1]);
+            }
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                int row = m0 + i * 16 + lane / 4 + e % 4 / 2 * 8;
+                int column = n0 + (j + e / 4) * 8 + lane % 4 * 2 + e % 2;
+                uint64_t index = (uint64_t)row * (uint64_t)I + (uint64_t)column;
+                float masked = product[e / 4][e % 4] * dropout_factor(numbers, e % 2 == 0, call, site, index);
+#pragma unroll
+                for (int u = 0; u < 4; u++) acc[u][j + e / 4][e % 4] += u == i ? masked : 0;
+            }
+        }
+    }
+}
 
-template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREADS, 2) gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, LoraCall call, int I, int stages, bool aligned) {
+/* __launch_bounds__: two blocks a multiprocessor; the compiler may use 255 registers and must not spill for a third. */
+template <bool TURNED, bool MASKED, int STAGES>
+__global__ void __launch_bounds__(GEMM_THREADS, 2)
+gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, LoraCall call, int I, bool aligned) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
-    const int slot_size = 2 * TILE * PANEL;
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warp_m = warp / 2 * WARP_TILE, warp_n = warp % 2 * WARP_TILE;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int warp_m = warp / 2 * WARP_TILE, warp_n = warp % 2 * WARP_TILE;
 
-    /* Blocks walk down 8 row tiles before they move to the next column tile, so that those that run together share both x and w in the L2 cache. */
-    int row_tiles = (g.rows + TILE - 1) / TILE, band = blockIdx.x / (8 * column_tiles), inside = blockIdx.x % (8 * column_tiles), band_rows = min(8, row_tiles - band * 8);
+    /* Blocks walk down 8 row tiles before they move to the next column tile, so that those that run together share both
+       x and w in the L2 cache. */
+    int row_tiles = (g.rows + TILE - 1) / TILE, band = blockIdx.x / (8 * column_tiles);
+    int inside = blockIdx.x % (8 * column_tiles), band_rows = min(8, row_tiles - band * 8);
     int m0 = (band * 8 + inside % band_rows) * TILE, column_tile = inside / band_rows, part = 0;
-    if (!TURNED) for (; column_tile >= (g.part[part].columns + TILE - 1) / TILE; part++) column_tile -= (g.part[part].columns + TILE - 1) / TILE;
+    if (!TURNED)
+        for (; column_tile >= (g.part[part].columns + TILE - 1) / TILE; part++)
+            column_tile -= (g.part[part].columns + TILE - 1) / TILE;
     int n0 = column_tile * TILE;
 
     float acc[4][8][4];
     for (int i = 0; i < 4; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
 
-    for (int s = 0; s < stages - 1; s++) { gemm_load<TURNED>(ring + s * slot_size, g, find_step<TURNED>(g, part, s), m0, n0); cp_async_commit(); }
-    for (int step = 0;; step++) {
-        Step now = find_step<TURNED>(g, part, step);
-        if (now.part < 0) break;
-        if (stages == 2) cp_async_wait<0>(); else cp_async_wait<1>();
+    Step queue[STAGES];                     /* queue[0] is multiplied now, the others are on their way */
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+        Step before = {part, -PANEL, false};
+        queue[s] = next_step<TURNED>(g, s ? queue[s - 1] : before);
+        gemm_load<TURNED>(ring + s * GEMM_SLOT, g, queue[s], m0, n0);
+    }
+    for (int from = 0, into = STAGES - 1; queue[0].part >= 0;) {
+        cp_async_wait<STAGES - 2>();
         __syncthreads();
-        int next = step + stages - 1;
-        gemm_load<TURNED>(ring + next % stages * slot_size, g, find_step<TURNED>(g, part, next), m0, n0);
-        cp_async_commit();                  /* also when there was nothing to load: the count of groups is what the wait goes by */
-        const floatX *slot = ring + step % stages * slot_size;
-        if (MASKED && now.up) {
-            uint32_t numbers[4] = {0, 0, 0, 0};
-            /* Every projection has its own mask: its product is made apart, 16 x 16 at a time, masked and added. The loop over i is kept a loop, its sums picked by comparison: unrolled, the compiler
-               makes the random numbers of all sixteen blocks at once and spills. */
+        queue[STAGES - 1] = next_step<TURNED>(g, queue[STAGES - 2]);
+        gemm_load<TURNED>(ring + into * GEMM_SLOT, g, queue[STAGES - 1], m0, n0);
+        Step now = queue[0];
+        int depth = min(step_depth(g, now) - now.k0, (int)PANEL);
+        const floatX *slot = ring + from * GEMM_SLOT;
+        if (MASKED && now.up)
+            gemm_masked_products<TURNED>(acc, slot, warp_m, warp_n, depth, call, g.part[now.part].site, m0 + warp_m,
+                                         n0 + warp_n, I);
+        else if (depth == PANEL) {          /* nearly always: one straight run of loads among products */
+#pragma unroll
+            for (int k = 0; k < PANEL; k += 16) gemm_products<TURNED>(acc, slot, warp_m, warp_n, k);
+        } else {
 #pragma unroll 1
-            for (int i = 0; i < 4; i++) {
-#pragma unroll
-                for (int j = 0; j < 8; j += 2) {
-                    float product[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
-#pragma unroll 1
-                    for (int k = 0; k < now.depth; k += 16) {
-                        FragA a;
-                        FragB b[2];
-                        load_a(a, slot, TILE, warp_m + i * 16, k);
-                        gemm_load_b<TURNED>(b, slot, warp_n + j * 8, k);
-                        mma(product[0], a, b[0]);
-                        mma(product[1], a, b[1]);
-                    }
-#pragma unroll
-                    for (int e = 0; e < 8; e++) {
-                        int row = m0 + warp_m + i * 16 + lane / 4 + e % 4 / 2 * 8, column = n0 + warp_n + (j + e / 4) * 8 + lane % 4 * 2 + e % 2;
-                        float masked = product[e / 4][e % 4] * dropout_factor(numbers, e % 2 == 0, call, g.part[now.part].site, (uint64_t)row * (uint64_t)I + (uint64_t)column);
-#pragma unroll
-                        for (int u = 0; u < 4; u++) acc[u][j + e / 4][e % 4] += u == i ? masked : 0;
-                    }
-                }
-            }
-            continue;
+            for (int k = 0; k < depth; k += 16) gemm_products<TURNED>(acc, slot, warp_m, warp_n, k);
         }
+        from = from + 1 < STAGES ? from + 1 : 0;
+        into = into + 1 < STAGES ? into + 1 : 0;
 #pragma unroll
-        for (int k = 0; k < PANEL; k += 16) {
-            if (k >= now.depth) break;
-            FragA a[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) load_a(a[i], slot, TILE, warp_m + i * 16, k);
-#pragma unroll
-            for (int j = 0; j < 8; j += 2) {
-                FragB b[2];
-                gemm_load_b<TURNED>(b, slot, warp_n + j * 8, k);
-#pragma unroll
-                for (int i = 0; i < 4; i++) { mma(acc[i][j], a[i], b[0]); mma(acc[i][j + 1], a[i], b[1]); }
-            }
-        }
+        for (int s = 0; s + 1 < STAGES; s++) queue[s] = queue[s + 1];
     }
     __syncthreads();                        /* the ring becomes four staging tiles, one a warp, for stores of whole 16-byte chunks */
     floatX *staging = ring + warp * WARP_TILE * WARP_TILE;
@@ -657,14 +714,17 @@ template <bool TURNED, bool MASKED> __global__ void __launch_bounds__(GEMM_THREA
     tile_store(out + offset, (size_t)g.stride, g.rows, columns, aligned, staging, WARP_TILE, 0, WARP_TILE, WARP_TILE, m0 + warp_m, n0 + warp_n);
 }
 
-template <bool TURNED, bool MASKED> static void gemm_launch(floatX *out, const Group &g, int column_tiles, LoraCall call, int I) {
-    size_t slot = 2 * TILE * PANEL * sizeof(floatX);
+template <bool TURNED, bool MASKED>
+static void gemm_launch(floatX *out, const Group &g, int column_tiles, LoraCall call, int I) {
+    size_t slot = GEMM_SLOT * sizeof(floatX);
     int stages = 3 * slot <= device.shared ? 3 : 2;
     bool aligned = (uintptr_t)out % 16 == 0 && g.stride % CHUNK == 0;
-    for (int j = 0; j < g.count; j++) aligned = aligned && (TURNED || (g.part[j].offset % CHUNK == 0 && g.part[j].columns % CHUNK == 0));
-    auto kernel = gemm_kernel<TURNED, MASKED>;
+    for (int j = 0; j < g.count; j++)
+        aligned = aligned && (TURNED || (g.part[j].offset % CHUNK == 0 && g.part[j].columns % CHUNK == 0));
+    auto kernel = stages == 3 ? gemm_kernel<TURNED, MASKED, 3> : gemm_kernel<TURNED, MASKED, 2>;
     WITH_SHARED(kernel, stages * slot);
-    LAUNCH(kernel, column_tiles * div_up(g.rows, TILE), GEMM_THREADS, stages * slot, out, g, column_tiles, call, I, stages, aligned);
+    int blocks = column_tiles * div_up(g.rows, TILE);
+    LAUNCH(kernel, blocks, GEMM_THREADS, stages * slot, out, g, column_tiles, call, I, aligned);
 }
 /* ---- gemv: a few rows -----------------------------------------------------------------------------------------------------------------------------
    While a text is generated x has one row a sequence: 2 FLOPs for every weight read, so the weights' way from memory is all the time there is. Every weight is read once, in 16-byte chunks that a warp takes 512 bytes at a
@@ -740,7 +800,7 @@ __global__ void lora_cast_kernel(const __grid_constant__ Casts casts, bool turne
 /* ---- lora_down: t = dropout(x) down^T -----------------------------------------------------------------------------------------------------------------
    Bound by reading x, so x is read once: a block of 4 warps takes 64 rows, all of the depth, and up to three slices of 64 columns of t (q|k|v at rank 64). */
 
-enum { SLICE = 64, SLICES = 3, DOWN_ROWS = 64, LORA_THREADS = 128 };
+enum { SLICE = 64, SLICES = 3, DOWN_ROWS = 64, LORA_THREADS = TILE_THREADS };
 typedef struct Slice { int part, r0, width; } Slice;
 
 /* Slice `number` of t's columns. only >= 0: counted within one part, else over all of them. Width 0: there is none. */
@@ -786,9 +846,12 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_down_kernel(floatX *t, int 
 
     auto load = [&](int step) {
         floatX *slot = ring + step % stages * slot_size;
-        tile_load(slot, DOWN_ROWS, PANEL, x, m0, step * PANEL);
+        tile_load<DOWN_ROWS, PANEL>(slot, x, m0, step * PANEL);
 #pragma unroll
-        for (int i = 0; i < SLICES; i++) if (s[i].width) tile_load(slot + (1 + i) * tile, SLICE, PANEL, g.part[s[i].part].down, s[i].r0, step * PANEL);
+        for (int i = 0; i < SLICES; i++) {
+            const Matrix &down = g.part[s[i].part].down;
+            if (s[i].width) tile_load<SLICE, PANEL>(slot + (1 + i) * tile, down, s[i].r0, step * PANEL);
+        }
         cp_async_commit();
     };
     load(0);
@@ -855,9 +918,10 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_gradient_kernel(float *part
 
     auto load = [&](int slot_number, int token) {
         floatX *slot = ring + slot_number * slot_size;
-        tile_load(slot, SLICE, SLICE, x, token, n0);
+        tile_load<SLICE, SLICE>(slot, x, token, n0);
 #pragma unroll
-        for (int i = 0; i < SLICES; i++) if (s[i].width) tile_load(slot + (1 + i) * tile, SLICE, SLICE, g.part[s[i].part].t, token, s[i].r0);
+        for (int i = 0; i < SLICES; i++)
+            if (s[i].width) tile_load<SLICE, SLICE>(slot + (1 + i) * tile, g.part[s[i].part].t, token, s[i].r0);
         cp_async_commit();
     };
     load(0, first);
@@ -1134,7 +1198,8 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
    FLOPs: forward 2 H D (keys seen) per token and product; bytes: q, k, v, out once. At 1,024 tokens and D = 128 some 400 FLOPs a byte: bound by the tensor cores and the exponentials.
    ================================================================================================================================================ */
 
-enum { QUERIES = 64, KEYS = 64, SHORT = 32, ATTENTION_THREADS = 128 };        /* SHORT: queries or keys a step of backward, where two kinds of scores share the registers */
+/* SHORT: queries or keys a step of backward, where two kinds of scores share the registers */
+enum { QUERIES = 64, KEYS = 64, SHORT = 32, ATTENTION_THREADS = TILE_THREADS };
 
 typedef struct Attention {                  /* what all attention kernels are told */
     const floatX *qkv;                      /* [N,P] */
@@ -1227,11 +1292,11 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     int tiles = (min(s.first + QUERIES, s.length) + KEYS - 1) / KEYS;          /* what lies above the diagonal is never touched */
     auto load = [&](int number) {
         floatX *slot = ring + number % a.stages * 2 * tile;
-        tile_load(slot, KEYS, DT * 16, mk, number * KEYS, 0);
-        tile_load(slot + tile, KEYS, DT * 16, mv, number * KEYS, 0);
+        tile_load<KEYS, DT * 16>(slot, mk, number * KEYS, 0);
+        tile_load<KEYS, DT * 16>(slot + tile, mv, number * KEYS, 0);
         cp_async_commit();
     };
-    tile_load(q, QUERIES, DT * 16, mq, s.first, 0);
+    tile_load<QUERIES, DT * 16>(q, mq, s.first, 0);
     load(0);
     float acc[2 * DT][4], top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, p[KEYS / 8][4];
     for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) acc[j][e] = 0;
@@ -1296,16 +1361,16 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     int start = s.first / SHORT, per_head = (s.length + SHORT - 1) / SHORT - start, steps = per_head * group;
     auto load = [&](int step) {
         int h = kv * group + step / per_head, q0 = (start + step % per_head) * SHORT, slot = step % a.stages;
-        tile_load(ring + slot * 2 * queries_tile, SHORT, DT * 16, head_of(a, s, h), q0, 0);
-        tile_load(ring + (slot * 2 + 1) * queries_tile, SHORT, DT * 16, head_rows(a, dout, s, h), q0, 0);
+        tile_load<SHORT, DT * 16>(ring + slot * 2 * queries_tile, head_of(a, s, h), q0, 0);
+        tile_load<SHORT, DT * 16>(ring + (slot * 2 + 1) * queries_tile, head_rows(a, dout, s, h), q0, 0);
         for (int i = threadIdx.x; i < 2 * SHORT; i += blockDim.x) {
             int query = q0 + i % SHORT;
             saved[slot * 2 * SHORT + i] = query < s.length ? (i < SHORT ? lse : delta)[(size_t)(s.begin + query) * (size_t)a.H + (size_t)h] : 0;
         }
         cp_async_commit();
     };
-    tile_load(k, KEYS, DT * 16, head_of(a, s, a.H + kv), s.first, 0);
-    tile_load(v, KEYS, DT * 16, head_of(a, s, a.H + a.KV + kv), s.first, 0);
+    tile_load<KEYS, DT * 16>(k, head_of(a, s, a.H + kv), s.first, 0);
+    tile_load<KEYS, DT * 16>(v, head_of(a, s, a.H + a.KV + kv), s.first, 0);
     load(0);
     float dk[2 * DT][4], dv[2 * DT][4], p[SHORT / 8][4], ds[SHORT / 8][4];
     for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) dk[j][e] = dv[j][e] = 0;
@@ -1347,12 +1412,12 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     int tiles = (min(s.first + QUERIES, s.length) + SHORT - 1) / SHORT;
     auto load = [&](int number) {
         floatX *slot = ring + number % a.stages * 2 * keys_tile;
-        tile_load(slot, SHORT, DT * 16, mk, number * SHORT, 0);
-        tile_load(slot + keys_tile, SHORT, DT * 16, mv, number * SHORT, 0);
+        tile_load<SHORT, DT * 16>(slot, mk, number * SHORT, 0);
+        tile_load<SHORT, DT * 16>(slot + keys_tile, mv, number * SHORT, 0);
         cp_async_commit();
     };
-    tile_load(q, QUERIES, DT * 16, head_of(a, s, h), s.first, 0);
-    tile_load(d, QUERIES, DT * 16, head_rows(a, dout, s, h), s.first, 0);
+    tile_load<QUERIES, DT * 16>(q, head_of(a, s, h), s.first, 0);
+    tile_load<QUERIES, DT * 16>(d, head_rows(a, dout, s, h), s.first, 0);
     load(0);
     float l[2] = {0, 0}, del[2] = {0, 0};
     for (int half = 0; half < 2; half++) if (row + half * 8 < s.length) {

@@ -123,10 +123,10 @@ template <int DT> __global__ void __launch_bounds__(128) attention_kernel4(float
     int T = a.first.rows, first = blockIdx.x * 64, h = blockIdx.y, warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2, m0 = warp * 16;
     float acc[2 * DT][4] = {}, scale = 1.0f / sqrtf((float)a.D);
     if (threadIdx.x < 64) { top[threadIdx.x] = -INFINITY; sum[threadIdx.x] = 0; }
-    tile_load(q, 64, DT * 16, head_at(a, h), first, 0);
+    tile_load<64, DT * 16>(q, head_at(a, h), first, 0);
     for (int key = 0; key < first + 64 && key < T; key += 64) {
-        tile_load(k, 64, DT * 16, head_at(a, a.H + h), key, 0);
-        tile_load(v, 64, DT * 16, head_at(a, 2 * a.H + h), key, 0);
+        tile_load<64, DT * 16>(k, head_at(a, a.H + h), key, 0);
+        tile_load<64, DT * 16>(v, head_at(a, 2 * a.H + h), key, 0);
         cp_async_commit();
         cp_async_wait<0>();
         __syncthreads();
@@ -177,10 +177,10 @@ template <int DT> __global__ void __launch_bounds__(128) attention_kernel5(float
     floatX *q = (floatX *)memory, *k = q + tile, *v = k + tile;
     int T = a.first.rows, first = blockIdx.x * 64, h = blockIdx.y, warp = threadIdx.x / WARP, g = threadIdx.x % WARP / 4, t = threadIdx.x % 4 * 2, m0 = warp * 16, row = first + m0 + g;
     float acc[2 * DT][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0}, scale = 1.0f / sqrtf((float)a.D);
-    tile_load(q, 64, DT * 16, head_at(a, h), first, 0);
+    tile_load<64, DT * 16>(q, head_at(a, h), first, 0);
     for (int key = 0; key < first + 64 && key < T; key += 64) {
-        tile_load(k, 64, DT * 16, head_at(a, a.H + h), key, 0);
-        tile_load(v, 64, DT * 16, head_at(a, 2 * a.H + h), key, 0);
+        tile_load<64, DT * 16>(k, head_at(a, a.H + h), key, 0);
+        tile_load<64, DT * 16>(v, head_at(a, 2 * a.H + h), key, 0);
         cp_async_commit();
         cp_async_wait<0>();
         __syncthreads();

@@ -142,8 +142,22 @@ __global__ void gemm_kernel5(floatX *y, const floatX *x, const floatX *w, int M,
 
 /* ---- 6  asynchronous copies, two slots -----------------------------------------------------------------------------------------------------------------------
    Until now a block loads, waits, multiplies, and the tensor cores stand still while it loads. cp.async brings 16 bytes from memory to shared memory without a register in between and without waiting; with two
-   slots the next tile is on its way while this one is multiplied. Rows must be 16-byte aligned (tile_load falls back to plain loads where they are not). */
+   slots the next tile is on its way while this one is multiplied. Rows must be 16-byte aligned. */
 
+/* [rows x columns] of m, 16 bytes at a time, as one writes it first: a loop that works out the row, the column and both
+   addresses of every chunk. */
+__device__ __forceinline__
+void simple_copy(floatX *tile, int rows, int columns, const Matrix &m, int row0, int column0) {
+    int chunks = columns / CHUNK;
+    for (int i = threadIdx.x; i < rows * chunks; i += blockDim.x) {
+        int r = i / chunks, c = i % chunks * CHUNK;
+        bool inside = row0 + r < m.rows && column0 + c < m.columns;
+        const floatX *from = m.data + (size_t)(row0 + r) * m.stride + (size_t)(column0 + c);
+        cp_async_16(tile + tile_at(rows, r, c), from, inside);
+    }
+}
+
+template <bool CONSTANT>        /* step 7: the shape of a tile is known to the compiler */
 __global__ void gemm_kernel6(floatX *y, const __grid_constant__ Matrix x, const __grid_constant__ Matrix w) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
@@ -151,8 +165,14 @@ __global__ void gemm_kernel6(floatX *y, const __grid_constant__ Matrix x, const 
     int m0 = blockIdx.y * SIDE, n0 = blockIdx.x * SIDE, steps = (x.columns + DEPTH - 1) / DEPTH;
     float acc[2][4][4] = {};
     auto load = [&](int step) {
-        tile_load(ring + step % 2 * slot, SIDE, DEPTH, x, m0, step * DEPTH);
-        tile_load(ring + step % 2 * slot + SIDE * DEPTH, SIDE, DEPTH, w, n0, step * DEPTH);
+        floatX *xs = ring + step % 2 * slot, *ws = xs + SIDE * DEPTH;
+        if (CONSTANT) {
+            tile_load<SIDE, DEPTH>(xs, x, m0, step * DEPTH);
+            tile_load<SIDE, DEPTH>(ws, w, n0, step * DEPTH);
+        } else {
+            simple_copy(xs, SIDE, DEPTH, x, m0, step * DEPTH);
+            simple_copy(ws, SIDE, DEPTH, w, n0, step * DEPTH);
+        }
         cp_async_commit();
     };
     load(0);
@@ -165,12 +185,69 @@ __global__ void gemm_kernel6(floatX *y, const __grid_constant__ Matrix x, const 
     store_products(y, acc, m0, n0, x.rows, w.rows);
 }
 
-/* ---- 7  64 x 64 a warp, three slots, one barrier ---------------------------------------------------------------------------------------------------------------
-   A warp of 32 x 32 reads 2 KiB of fragments for 8 products, one of 64 x 64 reads 4 KiB for 32: half the shared-memory traffic a FLOP, which was the limit of
-   step 6. The price is 128 accumulators a thread. A third slot lets copies run two tiles ahead, and one barrier then serves for "arrived" and "everybody has left the slot that comes next". This is
-   gemm_kernel<false, false> of train_lora.cu, chapter 5, which adds LoRA as more depth, ragged parts, an order of blocks that suits the L2 cache and stores of whole 16-byte chunks. */
+/* ---- 7  what the loop around cp.async costs ----------------------------------------------------------------------
+   The same kernel, copied by train_lora.cu's tile_load. `cuobjdump -sass build/gemm_ladder` shows what nvcc 13 made of
+   both for sm_90: a loop of 33 instructions around each cp.async of simple_copy (41 to 46 when the shape comes in as an
+   argument); unrolled, 4 a cp.async and some forty once a tile. A scheduler issues one instruction a cycle for all its
+   warps, and each of a dependent chain waits four cycles and more for the one before: the copy is asynchronous, its
+   address is not. With a column that a thread keeps and rows a constant number apart, what is left for a chunk is the
+   next address (two additions, it has 64 bits), a comparison and the copy. */
 
-static void gemm7(floatX *y, const floatX *x, const floatX *w, int M, int N, int K) {
+/* ---- 8  64 x 64 a warp, three slots, one barrier -----------------------------------------------------------------
+   A warp of 32 x 32 reads 2 KiB of fragments for 8 products, one of 64 x 64 reads 4 KiB for 32: half the shared-memory
+   traffic a FLOP, the limit of step 7. The price is 128 accumulators a thread. A third slot lets copies run two tiles
+   ahead, and one barrier then serves for "arrived" and "everybody has left the slot that comes next". */
+
+__global__ void __launch_bounds__(128, 2)
+gemm_kernel8(floatX *y, const __grid_constant__ Matrix x, const __grid_constant__ Matrix w) {
+    SHARED_MEMORY(memory);
+    floatX *ring = (floatX *)memory;
+    const int slot = 2 * TILE * DEPTH;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warp_m = warp / 2 * 64, warp_n = warp % 2 * 64;
+    int m0 = blockIdx.y * TILE, n0 = blockIdx.x * TILE, steps = (x.columns + DEPTH - 1) / DEPTH;
+    float acc[4][8][4] = {};
+    auto load = [&](int step, int into) {
+        if (step < steps) {
+            tile_load<TILE, DEPTH>(ring + into * slot, x, m0, step * DEPTH);
+            tile_load<TILE, DEPTH>(ring + into * slot + TILE * DEPTH, w, n0, step * DEPTH);
+        }
+        cp_async_commit();                  /* an empty group too: two may be on their way, always */
+    };
+    load(0, 0);
+    load(1, 1);
+    for (int step = 0, from = 0, into = 2; step < steps; step++) {
+        cp_async_wait<1>();
+        __syncthreads();
+        load(step + 2, into);
+        const floatX *xs = ring + from * slot, *ws = xs + TILE * DEPTH;
+#pragma unroll
+        for (int k = 0; k < DEPTH; k += 16) {
+            FragA a[4];
+            FragB b[8];
+#pragma unroll
+            for (int i = 0; i < 4; i++) load_a(a[i], xs, TILE, warp_m + i * 16, k);
+#pragma unroll
+            for (int j = 0; j < 8; j += 2) load_b_pair(b + j, ws, TILE, warp_n + j * 8, k);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) mma(acc[i][j], a[i], b[j]);
+        }
+        from = from < 2 ? from + 1 : 0;
+        into = into < 2 ? into + 1 : 0;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) {
+        int m = m0 + warp_m + i * 16 + lane / 4 + e / 2 * 8, n = n0 + warp_n + j * 8 + lane % 4 * 2 + e % 2;
+        if (m < x.rows && n < w.rows) y[(size_t)m * w.rows + n] = (floatX)acc[i][j][e];
+    }
+}
+
+/* ---- 9  the trainer's --------------------------------------------------------------------------------------------
+   gemm_kernel<false, false, 3> of train_lora.cu, chapter 5: step 8 with LoRA as more depth, several matrices side by
+   side, an order of blocks that suits the L2 cache, and stores of whole 16-byte chunks. */
+
+static void gemm9(floatX *y, const floatX *x, const floatX *w, int M, int N, int K) {
     Weight weight;
     memset(&weight, 0, sizeof weight);
     weight.packed = (void *)w; weight.rows = N; weight.cols = K;
@@ -179,8 +256,11 @@ static void gemm7(floatX *y, const floatX *x, const floatX *w, int M, int N, int
 
 /* ---- checking and timing ------------------------------------------------------------------------------------------------------------------------------------------ */
 
-enum { KERNELS = 7 };
-static const char *const idea[KERNELS] = {"one thread, one output", "tiles in shared memory", "tensor cores", "ldmatrix", "XOR swizzle", "asynchronous copies, two slots", "64 x 64 a warp, three slots, one barrier"};
+enum { KERNELS = 9 };
+static const char *const idea[KERNELS] = {
+    "one thread, one output", "tiles in shared memory", "tensor cores", "ldmatrix", "XOR swizzle",
+    "asynchronous copies, two slots", "the loop around cp.async unrolled", "64 x 64 a warp, three slots, one barrier",
+    "the trainer's"};
 
 static void gemm(int kernel, floatX *y, const floatX *x, const floatX *w, int M, int N, int K) {
     dim3 grid(div_up(N, SIDE), div_up(M, SIDE)), by16(div_up(N, 16), div_up(M, 16)), by32(div_up(N, 32), div_up(M, 32));
@@ -191,8 +271,20 @@ static void gemm(int kernel, floatX *y, const floatX *x, const floatX *w, int M,
     case 3: LAUNCH(gemm_kernel3, grid, 128, one, y, x, w, M, N, K); break;
     case 4: LAUNCH(gemm_kernel4, grid, 128, one, y, x, w, M, N, K); break;
     case 5: LAUNCH(gemm_kernel5, grid, 128, one, y, x, w, M, N, K); break;
-    case 6: WITH_SHARED(gemm_kernel6, 2 * one); LAUNCH(gemm_kernel6, grid, 128, 2 * one, y, matrix(x, K, M, K), matrix(w, K, N, K)); break;
-    default: gemm7(y, x, w, M, N, K);
+    case 6: case 7: {
+        auto kernel6 = kernel == 6 ? gemm_kernel6<false> : gemm_kernel6<true>;
+        WITH_SHARED(kernel6, 2 * one);
+        LAUNCH(kernel6, grid, TILE_THREADS, 2 * one, y, matrix(x, K, M, K), matrix(w, K, N, K));
+        break;
+    }
+    case 8: {
+        dim3 by128(div_up(N, TILE), div_up(M, TILE));
+        size_t slots = 3 * 2 * TILE * DEPTH * sizeof(floatX);
+        WITH_SHARED(gemm_kernel8, slots);
+        LAUNCH(gemm_kernel8, by128, TILE_THREADS, slots, y, matrix(x, K, M, K), matrix(w, K, N, K));
+        break;
+    }
+    default: gemm9(y, x, w, M, N, K);
     }
 }
 
