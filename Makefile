@@ -15,7 +15,7 @@ STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h 
 HEADERS  = lora.h tokenizer.h
 
 BUILD     = build
-TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score
+TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults
 # The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: program_PRECISION.
 EMULATED  = test_ops_FP32 test_ops_BF16 test_ops_FP16 test_model_FP32 test_generate_FP32 test_generate_BF16 test_train_FP32 test_train_BF16 test_train_FP16
 EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native -fno-strict-aliasing -DEMULATED $(INCLUDE) -Itest

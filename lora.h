@@ -593,6 +593,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -880,20 +881,47 @@ int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
     return first;
 }
 
-/* ---- writing: a temporary name, fsync, rename, so that a crash or a full disk never damages an earlier file ------------------------------------ */
+/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages what was there ------------------------------- */
 
 #ifndef CRASH_POINT
 #define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the disk then must be whole */
 #endif
 
-typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX + 8]; bool failed; int error; } SafeFile;
+/* Makes a file, or a folder, that nobody has yet: PATH.PID-N.tmp, put into `name`. Nothing that exists is opened, not
+   through a link either. Returns a file's descriptor, a folder's 0, or -1. */
+static int temporary_make(char *name, size_t size, const char *path, bool folder) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    for (int i = 0; i < 1000; i++) {
+        int length = snprintf(name, size, "%.*s.%ld-%d.tmp", (int)n, path, (long)getpid(), i);
+        if (length < 0 || (size_t)length >= size) { errno = ENAMETOOLONG; return -1; }
+        int fd = folder ? mkdir(name, 0777) : open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (fd >= 0 || errno != EEXIST) return fd;
+    }
+    return -1;
+}
+/* Whether temporary_make named it, for something that is called `base`. */
+static bool temporary_of(const char *name, const char *base) {
+    char again[NAME_MAX + 64];
+    long pid;
+    int number;
+    size_t n = strlen(base);
+    if (strncmp(name, base, n) || sscanf(name + n, ".%ld-%d.tmp", &pid, &number) != 2) return false;
+    snprintf(again, sizeof again, "%.*s.%ld-%d.tmp", NAME_MAX, base, pid, number);
+    return !strcmp(name, again);
+}
+
+typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX]; bool failed; int error; } SafeFile;
 
 static bool safe_open(SafeFile *s, const char *path, Error *err) {
     memset(s, 0, sizeof *s);
     snprintf(s->path, sizeof s->path, "%s", path);
-    snprintf(s->temporary, sizeof s->temporary, "%s.tmp", path);
-    s->f = fopen(s->temporary, "wb");
-    return s->f ? true : fail(err, "cannot write; %s: %s; check that the folder exists and is writable", path, strerror(errno));
+    int fd = temporary_make(s->temporary, sizeof s->temporary, path, false);
+    s->f = fd < 0 ? NULL : fdopen(fd, "wb");
+    if (s->f) return true;
+    fail(err, "cannot write; %s: %s; check that the folder exists and is writable", path, strerror(errno));
+    if (fd >= 0) { close(fd); unlink(s->temporary); }
+    return false;
 }
 static void safe_write(SafeFile *s, const void *data, size_t bytes) {
     if (!s->failed && bytes && fwrite(data, 1, bytes, s->f) != bytes) { s->failed = true; s->error = errno; }
@@ -909,7 +937,90 @@ static bool safe_close(SafeFile *s, Error *err) {
     CRASH_POINT();
     if (!s->failed) return true;
     unlink(s->temporary);
-    return fail(err, "cannot write; %s: %s; %s", s->path, strerror(s->error), s->error == ENOSPC ? "free some space or give another --output" : "give another --output");
+    return fail(err, "cannot write; %s: %s; %s", s->path, strerror(s->error),
+                s->error == ENOSPC ? "free some space or give another --output" : "give another --output");
+}
+
+/* The names in a folder must survive a power cut too. */
+static void folder_sync(const char *folder) {
+    int fd = open(folder, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    fsync(fd);
+    close(fd);
+}
+
+/* Removes a folder that temporary_make has made, and the files in it. */
+static void folder_discard(const char *folder) {
+    char path[PATH_MAX];
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        path_join(path, sizeof path, folder, e->d_name);
+        unlink(path);
+        CRASH_POINT();
+    }
+    if (d) closedir(d);
+    rmdir(folder);
+}
+
+/* A folder that appears whole or not at all: folder_begin, files written into `temporary`, then folder_commit, which
+   gives it its name, or folder_discard(temporary). */
+typedef struct SafeFolder { char path[PATH_MAX], temporary[PATH_MAX]; } SafeFolder;
+
+static bool folder_begin(SafeFolder *f, const char *path, Error *err) {
+    snprintf(f->path, sizeof f->path, "%s", path);
+    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/';) f->path[--n] = 0;
+    if (!temporary_make(f->temporary, sizeof f->temporary, f->path, true)) return true;
+    return fail(err, "cannot make a folder beside it; %s: %s; give another --output", path, strerror(errno));
+}
+
+/* Linux's renameat2, where kernel and file system have it. */
+enum { RENAME_NEVER_REPLACES = 1, RENAME_EXCHANGES = 2 };
+static bool rename_by(const char *from, const char *to, unsigned flags) {
+#ifdef SYS_renameat2
+    return !syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
+#else
+    (void)from; (void)to; (void)flags;
+    errno = ENOSYS;
+    return false;
+#endif
+}
+
+/* The new folder takes its name. An earlier one (refused unless `replace`) makes way in one step where that can be, else
+   it is renamed away first; what the new folder has no file for was put there by somebody else, and moves over. */
+static bool folder_commit(SafeFolder *f, bool replace, Error *err) {
+    char old[PATH_MAX] = "", from[PATH_MAX], to[PATH_MAX];
+    struct stat st;
+    folder_sync(f->temporary);
+    CRASH_POINT();
+    bool ok, there = !lstat(f->path, &st);
+    if (there && !replace) { folder_discard(f->temporary); return fail(err, "it exists already; %s; nothing is overwritten, give a new folder", f->path); }
+    if (!there) ok = rename_by(f->temporary, f->path, RENAME_NEVER_REPLACES) || (errno != EEXIST && !rename(f->temporary, f->path));
+    else if ((ok = rename_by(f->temporary, f->path, RENAME_EXCHANGES))) snprintf(old, sizeof old, "%s", f->temporary);
+    else {
+        ok = !temporary_make(old, sizeof old, f->path, true) && !rename(f->path, old);
+        CRASH_POINT();
+        if (ok && rename(f->temporary, f->path)) { int e = errno; rename(old, f->path); errno = e; ok = false; }
+    }
+    CRASH_POINT();
+    if (!ok) {
+        fail(err, "cannot write; %s: %s; give another --output", f->path, strerror(errno));
+        folder_discard(f->temporary);
+        return false;
+    }
+    DIR *d = *old ? opendir(old) : NULL;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_join(from, sizeof from, old, e->d_name);
+        path_join(to, sizeof to, f->path, e->d_name);
+        if (lstat(to, &st)) rename(from, to);
+    }
+    if (d) closedir(d);
+    if (*old) folder_discard(old);
+    snprintf(to, sizeof to, "%s", f->path);
+    char *slash = strrchr(to, '/');
+    if (slash) *(slash > to ? slash : slash + 1) = 0;
+    folder_sync(slash ? to : ".");
+    return true;
 }
 
 bool write_file(const char *path, const void *data, size_t bytes, Error *err) {
@@ -2563,9 +2674,26 @@ static bool adapter_config_parse(LoraConfig *config, const Json *root, int layer
     return true;
 }
 
+/* The adapter's two files cannot be renamed in one step. adapter_save writes them into a folder of their own, adapter.*.tmp,
+   takes the old configuration away, and moves the new files to their place, the configuration last: new weights never stand
+   beside an old configuration. Where a crash came in between, the missing file is found in that folder. */
+static void adapter_file(char *path, size_t size, const char *folder, const char *name) {
+    char part[PATH_MAX], best[PATH_MAX] = "";
+    path_join(path, size, folder, name);
+    if (file_exists(folder, "adapter_config.json")) return;
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_join(part, sizeof part, folder, e->d_name);
+        if (!temporary_of(e->d_name, "adapter") || !file_exists(part, "adapter_config.json")) continue;   /* not whole yet */
+        if (!*best || file_exists(part, "adapter_model.safetensors")) memcpy(best, part, sizeof best);
+    }
+    if (d) closedir(d);
+    if (*best && file_exists(best, name)) path_join(path, size, best, name);
+}
+
 bool adapter_load(Model *m, const char *folder, Error *err) {
     char path[PATH_MAX];
-    path_join(path, sizeof path, folder, "adapter_config.json");
+    adapter_file(path, sizeof path, folder, "adapter_config.json");
     JsonDoc doc;
     LoraConfig config;
     if (!json_read(&doc, path, err)) return false;
@@ -2576,7 +2704,7 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
     arrfree(config.layers);
     TensorSet set;
     memset(&set, 0, sizeof set);
-    path_join(path, sizeof path, folder, "adapter_model.safetensors");
+    adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
     ok = ok && tensors_add_file(&set, path, err);
     AdapterTensor *list = ok ? adapter_tensors(m) : NULL;
     for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
@@ -2635,8 +2763,8 @@ static bool text_write(Text *t, const char *folder, const char *name, Error *err
     return ok;
 }
 
-bool adapter_save(const Model *m, const char *folder, Error *err) {
-    if (!make_folder(folder, err)) return false;
+/* The two files, into a folder that nobody reads yet. */
+static bool adapter_write(const Model *m, const char *folder, Error *err) {
     const LoraConfig *c = &m->lora;
     Text t = {NULL};
     /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
@@ -2672,6 +2800,44 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
     free(names); free(data); free(shapes); free(values);
     arrfree(list);
     return ok;
+}
+
+bool adapter_save(const Model *m, const char *folder, Error *err) {
+    static const char *const files[2] = {"adapter_model.safetensors", "adapter_config.json"};
+    char from[PATH_MAX], to[PATH_MAX];
+    SafeFolder f;
+    path_join(to, sizeof to, folder, "adapter");
+    if (!make_folder(folder, err) || !folder_begin(&f, to, err)) return false;
+    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
+    folder_sync(f.temporary);
+    folder_sync(folder);
+    CRASH_POINT();
+    DIR *d = opendir(folder);               /* what earlier crashes have left would be taken for the new adapter's */
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_join(from, sizeof from, folder, e->d_name);
+        if (!temporary_of(e->d_name, "adapter") || !strcmp(from, f.temporary)) continue;
+        path_join(to, sizeof to, from, files[1]);
+        unlink(to);                         /* first: without it the rest counts for nothing */
+        CRASH_POINT();
+        folder_discard(from);
+    }
+    if (d) closedir(d);
+    path_join(to, sizeof to, folder, files[1]);
+    if (unlink(to) && errno != ENOENT) {
+        fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));
+        folder_discard(f.temporary);
+        return false;
+    }
+    CRASH_POINT();
+    for (int i = 0; i < 2; i++) {
+        path_join(from, sizeof from, f.temporary, files[i]);
+        path_join(to, sizeof to, folder, files[i]);
+        if (rename(from, to)) return fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
+        CRASH_POINT();
+    }
+    folder_discard(f.temporary);
+    folder_sync(folder);
+    return true;
 }
 
 /* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
@@ -2751,21 +2917,20 @@ double rms_error(const float *got, const float *want, size_t count) {
 double merged_tolerance(DType dtype, int layers) { return 1e-5 + (dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-11 : 0) * sqrt(2.0 * layers + 1); }
 
 bool adapter_merge(const Model *m, const char *folder, Error *err) {
-    char temporary[PATH_MAX], from[PATH_MAX], to[PATH_MAX];
+    char from[PATH_MAX], to[PATH_MAX];
     struct stat st;
+    SafeFolder f;
     if (!stat(folder, &st)) return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
-    if (strlen(folder) + 8 > sizeof temporary) return fail(err, "the name is too long; %.100s...; give another --output", folder);
-    snprintf(temporary, sizeof temporary, "%.*s.tmp", (int)(strlen(folder) - (folder[strlen(folder) - 1] == '/')), folder);
-    if (!make_folder(temporary, err)) return false;
+    if (!folder_begin(&f, folder, err)) return false;
     float *params = (float *)must_alloc(m->param_count * sizeof(float));
     backend_download(params, m->param, m->param_count * sizeof(float));
     bool ok = true;
-    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++) ok = merge_shard(m, &m->files.files[i], temporary, params, err);
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++) ok = merge_shard(m, &m->files.files[i], f.temporary, params, err);
     free(params);
     DIR *d = opendir(m->folder);
     for (struct dirent *e; d && ok && (e = readdir(d));) {
         path_join(from, sizeof from, m->folder, e->d_name);
-        path_join(to, sizeof to, temporary, e->d_name);
+        path_join(to, sizeof to, f.temporary, e->d_name);
         if (!merge_copies(e->d_name) || stat(from, &st) || !S_ISREG(st.st_mode)) continue;
         size_t bytes;
         char *text = read_file(from, &bytes, err);
@@ -2773,13 +2938,8 @@ bool adapter_merge(const Model *m, const char *folder, Error *err) {
         free(text);
     }
     if (d) closedir(d);
-    if (ok && rename(temporary, folder)) ok = fail(err, "cannot write; %s: %s; give another --output", folder, strerror(errno));
-    if (ok) return true;
-    d = opendir(temporary);
-    for (struct dirent *e; d && (e = readdir(d));) { path_join(to, sizeof to, temporary, e->d_name); unlink(to); }
-    if (d) closedir(d);
-    rmdir(temporary);
-    return false;
+    if (!ok) folder_discard(f.temporary);
+    return ok && folder_commit(&f, false, err);
 }
 
 
@@ -3930,6 +4090,7 @@ typedef struct Run {
     int64_t *order;                         /* [slots] */
     LogRecord *history;                     /* stb_ds array */
     FILE *log;
+    char log_new[PATH_MAX];                 /* its name until the run begins */
     bool log_torn, plan_only;
     int64_t step, num_tokens, skipped;
     double epoch, start;
@@ -4177,30 +4338,43 @@ static bool record_parse(LogRecord *r, const Json *j) {
     return true;
 }
 
-/* checkpoint.json goes first: what a crash leaves of the folder is then no checkpoint any more. */
-static bool folder_remove(const char *folder) {
+/* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays. checkpoint.json
+   goes first: without it the folder is no checkpoint any more. */
+static void checkpoint_remove(const char *folder) {
     static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"};
     char path[PATH_MAX];
-    for (int i = 0; i < 4; i++) {
-        char torn[PATH_MAX + 8];
-        path_join(path, sizeof path, folder, files[i]);
-        snprintf(torn, sizeof torn, "%s.tmp", path);
-        unlink(path);
-        unlink(torn);
+    path_join(path, sizeof path, folder, files[0]);
+    unlink(path);
+    CRASH_POINT();
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        bool ours = false;
+        for (int i = 0; i < 4; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
+        path_join(path, sizeof path, folder, e->d_name);
+        if (ours) unlink(path);
         CRASH_POINT();
     }
-    return rmdir(folder) == 0 || errno == ENOENT;
+    if (d) closedir(d);
+    rmdir(folder);
 }
-/* The steps of the checkpoint-N folders in a folder: how many, the newest, and the oldest other than `keep`. */
+/* N of a name checkpoint-N, written as this program writes it, or -1. */
+static int64_t checkpoint_step(const char *name) {
+    char again[64];
+    long long step = -1;
+    if (sscanf(name, "checkpoint-%lld", &step) != 1 || step < 0) return -1;
+    snprintf(again, sizeof again, "checkpoint-%lld", step);
+    return strcmp(name, again) ? -1 : step;
+}
+/* The steps of the checkpoints in a folder: how many, the newest, and the oldest other than `keep`. */
 typedef struct Checkpoints { int64_t newest, oldest; int count; } Checkpoints;
 static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
     Checkpoints c = {-1, -1, 0};
+    char path[PATH_MAX];
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
-        char *end;
-        if (strncmp(e->d_name, "checkpoint-", 11)) continue;
-        long long step = strtoll(e->d_name + 11, &end, 10);
-        if (*end || end == e->d_name + 11 || step < 0) continue;              /* checkpoint-12.tmp: torn */
+        int64_t step = checkpoint_step(e->d_name);
+        path_join(path, sizeof path, folder, e->d_name);
+        if (step < 0 || !file_exists(path, "checkpoint.json")) continue;
         if (step > c.newest) c.newest = step;
         if ((c.oldest < 0 || step < c.oldest) && step != keep) c.oldest = step;
         c.count++;
@@ -4209,16 +4383,29 @@ static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
     return c;
 }
 
+/* Removes what a run that was killed has left half written; nobody else may be writing there. */
+static void run_tidy(const char *output) {
+    static const char *const names[] = {"log.jsonl", "run.json", "report.html", "trainer_state.json"};
+    char path[PATH_MAX], name[NAME_MAX + 1];
+    DIR *d = opendir(output);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_join(path, sizeof path, output, e->d_name);
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(e->d_name, "."), e->d_name);
+        if (checkpoint_step(name) >= 0 && temporary_of(e->d_name, name)) checkpoint_remove(path);
+        for (int i = 0; i < 4; i++) if (temporary_of(e->d_name, names[i])) unlink(path);
+    }
+    if (d) closedir(d);
+}
+
 static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const Model *m = run->model;
-    char name[64], folder[PATH_MAX], temporary[PATH_MAX], path[PATH_MAX];
+    char name[64], folder[PATH_MAX], path[PATH_MAX];
+    SafeFolder f;
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
     path_join(folder, sizeof folder, o->output, name);
-    snprintf(name, sizeof name, "checkpoint-%lld.tmp", (long long)run->step);
-    path_join(temporary, sizeof temporary, o->output, name);
-    folder_remove(temporary);
-    if (!adapter_save(m, temporary, err)) { folder_remove(temporary); return false; }
+    if (!folder_begin(&f, folder, err)) return false;
+    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
     size_t bytes = m->param_count * sizeof(float);
     float *moments[2] = {(float *)must_alloc(bytes), (float *)must_alloc(bytes)};
     backend_download(moments[0], m->adam_m, bytes);
@@ -4226,7 +4413,7 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     static const char *const names[2] = {"adam_m", "adam_v"};
     const float *const data[2] = {moments[0], moments[1]};
     const int64_t shapes[2][2] = {{(int64_t)m->param_count, 1}, {(int64_t)m->param_count, 1}};
-    path_join(path, sizeof path, temporary, "optimizer.safetensors");
+    path_join(path, sizeof path, f.temporary, "optimizer.safetensors");
     bool ok = safetensors_write(path, names, data, shapes, 2, err);
     uint64_t checksum = hash_bytes(hash_bytes(HASH_START, moments[0], bytes), moments[1], bytes);
     backend_download(moments[0], m->param, bytes);
@@ -4247,21 +4434,23 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     checksum = hash_bytes(checksum, t.at, (size_t)arrlen(t.at));
     text_add(&file, CHECKSUM_LINE "%s", (unsigned long long)checksum, t.at);
     text_free(&t);
-    ok = text_write(&file, temporary, "checkpoint.json", err) && ok;
-    if (!ok) { folder_remove(temporary); return false; }
-    CRASH_POINT();
-    folder_remove(folder);                  /* the same step again, after a resume from an earlier one */
-    CRASH_POINT();
-    if (rename(temporary, folder)) return fail(err, "cannot write; %s: %s; give another --output", folder, strerror(errno));
-    int output = open(o->output, O_RDONLY);
-    if (output >= 0) { fsync(output); close(output); }                        /* the new name too must survive a power cut */
+    ok = text_write(&file, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
+    if (!ok) folder_discard(f.temporary);
+    if (!ok || !folder_commit(&f, true, err)) return false;
     snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
     CRASH_POINT();
     /* The newest and the best stay, whatever the limit. */
-    for (Checkpoints c = checkpoints_list(o->output, run->best.step); o->save_total_limit > 0 && c.count > o->save_total_limit && c.oldest >= 0 && c.oldest != c.newest; c = checkpoints_list(o->output, run->best.step)) {
-        snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.oldest);
+    for (int64_t removed = -1;;) {
+        Checkpoints c = checkpoints_list(o->output, run->best.step);
+        if (o->save_total_limit <= 0 || c.count <= o->save_total_limit || c.oldest < 0 || c.oldest == c.newest) break;
+        if (c.oldest == removed) {
+            run_warn(run, "an old checkpoint cannot be removed; %s; see to its permissions", path);
+            break;
+        }
+        removed = c.oldest;
+        snprintf(name, sizeof name, "checkpoint-%lld", (long long)removed);
         path_join(path, sizeof path, o->output, name);
-        if (!folder_remove(path)) break;
+        checkpoint_remove(path);
     }
     return true;
 }
@@ -4544,9 +4733,13 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
         return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another --output", o->output, o->output);
     if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
     char path[PATH_MAX];
-    path_join(path, sizeof path, o->output, "log.jsonl.new");
-    if (!run->plan_only) run->log = fopen(path, "w");
-    if (!run->log && !run->plan_only) return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+    if (!run->plan_only) {
+        run_tidy(o->output);
+        path_join(path, sizeof path, o->output, "log.jsonl");
+        int fd = temporary_make(run->log_new, sizeof run->log_new, path, false);
+        if (fd < 0 || !(run->log = fdopen(fd, "w")))
+            return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+    }
     Tokenizer *t = file_exists(o->model, "tokenizer.json") ? tokenizer_open(o->model, err) : NULL;     /* rows of input_ids need none */
     if (!t && file_exists(o->model, "tokenizer.json")) return false;
     bool ok = true;
@@ -4602,12 +4795,11 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;
     bool ok = run_open(&run, result, err);
-    char from[PATH_MAX], to[PATH_MAX];
-    path_join(from, sizeof from, o->output, "log.jsonl.new");
+    char to[PATH_MAX];
     path_join(to, sizeof to, o->output, "log.jsonl");
     if (ok && hooks && hooks->on_begin) ok = hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps, err);
-    if (!ok && run.log) unlink(from);
-    if (ok && run.log && rename(from, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
+    if (!ok && run.log) unlink(run.log_new);
+    if (ok && run.log && rename(run.log_new, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
     if (ok && !run.plan_only) {
         run.start = seconds_now();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */

@@ -3159,7 +3159,7 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
     if (!s->generate.adapter) return true;
     char path[PATH_MAX];
     JsonDoc doc;
-    path_join(path, sizeof path, adapter, "adapter_config.json");
+    adapter_file(path, sizeof path, adapter, "adapter_config.json");
     if (!json_read(&doc, path, err)) return false;
     const Json *base = json_get(doc.root, "base_model_name_or_path");
     if (base && base->type == JSON_STRING && *base->str && strcmp(base_name(base->str), base_name(s->o->train.model)))

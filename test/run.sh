@@ -27,7 +27,7 @@ side_by_side() {
     local job
     for job in "$@"; do suite "${job%% *}" replay "${job%% *}"; done
 }
-programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score"
+programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults"
 for t in $programs; do suite "$t" "build/$t"; done
 suite test_cli bash test/test_cli.sh ./train_lora
 suite test_resume bash test/test_resume.sh ./train_lora build/crashing

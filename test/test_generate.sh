@@ -116,6 +116,10 @@ verdict "$(awk -v a="$loss" '$1 == "loss" { d = $2 / a - 1; exit !(d < 0.02 && d
 refused "merge over a folder" 1 "exists already" merge --model data/base --adapter "$hotel" --output "$work/merged"
 refused "merge nothing" 2 "--adapter" merge --model data/base --output "$work/m2"
 (ulimit -f 512; trap '' XFSZ; timeout 60 "$program" merge --model data/base --adapter "$hotel" --output "$work/full") >"$work/out" 2>"$work/err"
-verdict "$([ $? = 1 ] && grep -q '^error: cannot write' "$work/err" && [ ! -e "$work/full" ] && [ ! -e "$work/full.tmp" ]; echo $?)" "merge without room leaves nothing: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-120)"
+verdict "$([ $? = 1 ] && grep -q '^error: cannot write' "$work/err" && ! ls -d "$work"/full* >/dev/null 2>&1; echo $?)" "merge without room leaves nothing: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-120)"
+mkdir "$work/mine.tmp" && echo precious >"$work/mine.tmp/thesis.txt"
+run merge --model data/base --adapter "$hotel" --output "$work/mine"
+verdict "$([ $? = 0 ] && [ -s "$work/mine/model.safetensors" ] && [ ! -e "$work/mine/thesis.txt" ] &&
+    [ "$(cat "$work/mine.tmp/thesis.txt")" = precious ]; echo $?)" "merge to X beside a folder X.tmp leaves that alone"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

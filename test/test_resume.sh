@@ -67,6 +67,17 @@ newest=$(ls -d "$work"/killed/checkpoint-*[0-9] | sort -t- -k2 -n | tail -n 1)
 cp -r "$newest" "$work/newest"
 newest=$work/newest
 
+# What only looks like a checkpoint, and a file that somebody has put into one.
+cp -r "$work/killed" "$work/stray"
+mkdir "$work/stray/checkpoint-0118" "$work/stray/checkpoint-+119" "$work/stray/checkpoint-500"
+touch "$work/stray/checkpoint-117/notes" "$work/stray/checkpoint-900"
+run --output "$work/stray" --resume "$work/stray/checkpoint-114" --save-strategy steps --save-steps 3 --save-total-limit 3 >"$work/log" 2>&1
+verdict "$([ $? = 0 ] && [ -e "$work/stray/checkpoint-117/notes" ] && [ "$(ls "$work"/stray/checkpoint-*/checkpoint.json | wc -l)" = 3 ] &&
+    ! ls -d "$work"/stray/*.tmp >/dev/null 2>&1; echo $?)" "checkpoint-117 written again keeps a file that is not ours"
+run --output "$work/stray" --resume "$work/stray" >"$work/log" 2>&1
+verdict "$([ $? = 0 ] && grep -q "resumed at step 120" "$work/log"; echo $?)" \
+    "checkpoint-0118, checkpoint-500 without a checkpoint and a file checkpoint-900 are passed over"
+
 "$program" "${options[@]}" --output "$work/signal" >"$work/log" 2>&1 &       # not `run`: a signal to a function's subshell would miss the program
 pid=$!
 for _ in $(seq 200); do grep -q "^step" "$work/log" && break; sleep 0.05; done

@@ -1,0 +1,161 @@
+/* test_faults.c - nothing is lost: a crash at every place where a file is half written (CRASH_POINT), and a call of the
+   system or the allocator that fails, the n-th for every n. Each trial is a child process, so that what it leaves on the
+   disk is what a real one would leave.
+   gcc -std=gnu11 -O2 -fopenmp -I. test/test_faults.c -o build/test_faults -lm && build/test_faults    (in the root) */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "check.h"
+
+static long points, crash_at;
+static void crash_point(void) { if (++points == crash_at) _exit(99); }
+#define CRASH_POINT() crash_point()
+#define TOKENIZER_IMPLEMENTATION
+#define LORA_IMPLEMENTATION
+#include "lora.h"
+
+static char work[] = "/tmp/train_lora_faults_XXXXXX";
+/* A name in the test's folder; never freed. */
+static char *in_work(const char *name) {
+    char *path = (char *)malloc(sizeof work + strlen(name) + 1);
+    sprintf(path, "%s/%s", work, name);
+    return path;
+}
+static void shell(const char *format, ...) {
+    char command[PATH_MAX];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(command, sizeof command, format, args);
+    va_end(args);
+    if (system(command)) { printf("FAIL  %s\n", command); exit(1); }
+}
+static void must(bool ok, const Error *err) { if (!ok) { printf("FAIL  %s\n", err->text); exit(1); } }
+
+/* ---- an adapter over an earlier one ------------------------------------------------------------------------------- */
+
+/* An adapter of rank 2 whose numbers follow from its alpha, so that weights and configuration show whether they belong
+   together. */
+static void adapter_make(Model *m, float alpha) {
+    Error err;
+    LoraConfig c;
+    memset(&c, 0, sizeof c);
+    c.r = 2;
+    c.lora_alpha = alpha;
+    c.target[MODULE_Q] = true;
+    must(adapter_attach(m, &c, (uint64_t)alpha, &err), &err);
+    for (size_t i = 0; i < m->param_count; i++) m->param[i] = alpha;
+}
+
+static void test_adapter_crash(Model *m) {
+    Error err;
+    int mixed = 0, lost = 0, old = 0, fresh = 0, peft = 0, n = 0;
+    char *folder = in_work("adapter");
+    for (int status = 1; status; n++) {
+        shell("rm -rf %s", folder);
+        adapter_make(m, 8);
+        must(adapter_save(m, folder, &err), &err);
+        if (n % 2) shell("mkdir %s/adapter.1-0.tmp && cp %s/adapter_* %s/adapter.1-0.tmp", folder, folder, folder);
+        fflush(stdout);
+        pid_t child = fork();
+        if (!child) {
+            adapter_make(m, 64);
+            crash_at = points + n + 1;
+            _exit(adapter_save(m, folder, &err) ? 0 : 1);
+        }
+        must(waitpid(child, &status, 0) == child, &err);
+        bool loaded = adapter_load(m, folder, &err);
+        lost += !loaded;
+        mixed += loaded && m->param[0] != m->lora.lora_alpha;
+        old += loaded && m->lora.lora_alpha == 8;
+        fresh += loaded && m->lora.lora_alpha == 64;
+        /* who reads the two files alone must not be deceived either */
+        size_t bytes;
+        char *text = read_file(in_work("adapter/adapter_config.json"), &bytes, NULL);
+        TensorSet set;
+        memset(&set, 0, sizeof set);
+        if (text && tensors_add_file(&set, in_work("adapter/adapter_model.safetensors"), &err)) {
+            float value;
+            memcpy(&value, set.table[0].value.data, sizeof value);
+            peft += strstr(text, value == 64 ? "\"lora_alpha\": 64," : "\"lora_alpha\": 8,") == NULL;
+        }
+        tensors_close(&set);
+        free(text);
+    }
+    check(!lost && !mixed && !peft && old > 5 && fresh > 3,
+          "an adapter over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, %d mixed files", n - 1, old,
+          fresh, mixed, lost, peft);
+    int left = 0;
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) left += strstr(e->d_name, ".tmp") != NULL;
+    if (d) closedir(d);
+    check(!left, "saved whole, nothing temporary is left: %d", left);
+}
+
+/* ---- folders ------------------------------------------------------------------------------------------------------ */
+
+static bool folder_of(const char *path, const char *text, bool replace, Error *err) {
+    SafeFolder f;
+    if (!folder_begin(&f, path, err)) return false;
+    char file[PATH_MAX];
+    path_join(file, sizeof file, f.temporary, "content");
+    if (!write_file(file, text, strlen(text), err)) { folder_discard(f.temporary); return false; }
+    return folder_commit(&f, replace, err);
+}
+static bool content_is(const char *path, const char *want) {
+    char *text = read_file(path, NULL, NULL);
+    bool same = text && !strcmp(text, want);
+    free(text);
+    return same;
+}
+
+static void test_folder_crash(void) {
+    Error err;
+    int whole = 0, notes = 0, n = 0;
+    char *folder = in_work("folder");
+    for (int status = 1; status; n++) {
+        shell("rm -rf %s*", folder);
+        must(folder_of(folder, "old", true, &err), &err);
+        shell("mkdir %s/mine && echo -n precious >%s/mine/notes.txt", folder, folder);
+        fflush(stdout);
+        pid_t child = fork();
+        if (!child) {
+            crash_at = points + n + 1;
+            _exit(folder_of(folder, "new", true, &err) ? 0 : 1);
+        }
+        must(waitpid(child, &status, 0) == child, &err);
+        whole += content_is(in_work("folder/content"), "old") || content_is(in_work("folder/content"), "new");
+        char command[PATH_MAX];
+        snprintf(command, sizeof command, "cat %s*/mine/notes.txt | grep -qx precious", folder);
+        notes += system(command) == 0;
+    }
+    check(whole == n && notes == n && content_is(in_work("folder/content"), "new") && content_is(in_work("folder/mine/notes.txt"), "precious"),
+          "a folder over another, killed at %d places: always whole (%d), what somebody put there is kept (%d)", n - 1, whole, notes);
+    check(!folder_of(folder, "third", false, &err) && strstr(err.text, "exists already") && content_is(in_work("folder/content"), "new"),
+          "a folder that may not be replaced: %s", err.text);
+    shell("mkdir %s/x && touch %s/x.tmp && ln -s %s/folder/content %s/y.1-0.tmp", work, work, work, work);
+    char name[PATH_MAX], *x = in_work("x");
+    snprintf(name, sizeof name, "%s.%ld-0.tmp", x, (long)getpid());
+    must(!symlink(in_work("folder/content"), name), &err);
+    check(write_file(in_work("x/../x.file"), "1", 1, &err) && folder_of(x, "4", true, &err) && content_is(in_work("folder/content"), "new"),
+          "a temporary name that somebody has made a link of is passed over");
+}
+
+int main(void) {
+    Error err;
+    Model m;
+    setenv("OMP_NUM_THREADS", "1", 1);
+    if (!mkdtemp(work)) return 1;
+    must(model_open(&m, "test/golden/llama", &err), &err);
+    test_adapter_crash(&m);
+    test_folder_crash();
+    model_close(&m);
+    shell("rm -rf %s", work);
+    return finish();
+}
