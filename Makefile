@@ -18,7 +18,8 @@ BUILD     = build
 TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults
 # The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: program_PRECISION.
 EMULATED  = test_ops_FP32 test_ops_BF16 test_ops_FP16 test_model_FP32 test_generate_FP32 test_generate_BF16 test_train_FP32 test_train_BF16 test_train_FP16
-EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native -fno-strict-aliasing -DEMULATED $(INCLUDE) -Itest
+EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native \
+            -fno-strict-aliasing -fno-crossjumping -fno-tree-tail-merge -DEMULATED $(INCLUDE) -Itest
 
 # GPU or CPU? With nvcc and a GPU the CUDA trainer for that GPU, else the CPU trainer. By hand: CUDA=1 or 0, CUDA_ARCH=90, PRECISION=BF16, FP16 or FP32.
 NVCC     ?= $(firstword $(shell command -v nvcc 2>/dev/null) $(wildcard /usr/local/cuda/bin/nvcc))

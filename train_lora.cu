@@ -1146,7 +1146,8 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     }
     float square = 0;
     for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
-    float k = weight ? 1.0f / sqrtf(team_sum(square, team) / (float)D + eps) : (team_sum(square, team), 1.0f), mean = 0;
+    square = team_sum(square, team);        /* not in the branch below: a warp shuffles with all of its lanes, those of v as well */
+    float k = weight ? 1.0f / sqrtf(square / (float)D + eps) : 1.0f, mean = 0;
     if (active) for (int j = 0; j < CHUNK && d + j < half; j++) {
         size_t angle = (size_t)positions[n] * (size_t)half + (size_t)(d + j);
         bool turns = h < H + KV;            /* v passes */

@@ -5,7 +5,10 @@
 
    What it checks that a GPU does not: every kernel can be run in several thread orders (emulator_order), and a missing barrier then changes the result; shared memory is a heap block of the exact size,
    filled with 0xFF (NaN) before every block, so that AddressSanitizer sees each overrun and a test each uninitialised read; device memory likewise; an asynchronous copy happens only when it is waited
-   for, its destination being poison until then; lanes of a warp that meet at different operations, a barrier that some threads never reach, a misaligned 16-byte access: each is an abort with a message. */
+   for, its destination being poison until then; lanes of a warp that meet at different operations, or at the same one in
+   two places of the program (the two sides of a branch), a barrier that some threads never reach, a misaligned 16-byte
+   access: each is an abort with a message. And the two memories are two: what cudaMalloc gave, the host can touch in a
+   copy only, and no kernel is launched with a pointer that the card could not follow. */
 #ifndef CUDA_ON_CPU
 #define CUDA_ON_CPU
 #include <math.h>
@@ -14,9 +17,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <map>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
-#include <unordered_map>
 #include <vector>
 #if defined(__SANITIZE_ADDRESS__)
 #define EMULATOR_ASAN
@@ -32,7 +36,7 @@
 #define __global__ static
 #define __device__
 #define __host__
-#define __forceinline__ inline
+#define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define SHARED_MEMORY(name) unsigned char *name = emulator::shared
@@ -121,7 +125,10 @@ struct Fiber {
     int committed;                          /* groups */
 };
 /* Where threads meet. `generation` tells those that still wait from those that have come round again. */
-struct Meeting { Operation operation; unsigned arrived; uint64_t generation; void *given[WARP_SIZE]; };
+struct Meeting { Operation operation; const void *site; unsigned arrived; uint64_t generation; void *given[WARP_SIZE]; };
+/* Where in the program an operation stands: whoever asks is never inlined, what the kernels call always is. */
+#define CALL_SITE __builtin_return_address(0)
+#define NEVER_INLINE __attribute__((noinline))
 
 static Fiber fibers[MAX_THREADS], *current;
 static Meeting block_meeting, warp_meetings[MAX_THREADS / WARP_SIZE];
@@ -225,12 +232,68 @@ static void fiber_start(unsigned i) {
 #endif
 }
 
+/* Everybody who meets must have come the same way. */
+static void join(Meeting *m, Operation operation, const void *site) {
+    const char *name = operation_name[operation];
+    if (!m->arrived) { m->operation = operation; m->site = site; }
+    else if (m->operation != operation || m->site != site) {
+        fprintf(stderr, "emulator: the ways part: one thread is at %s (%p), another at %s (%p)\n", operation_name[m->operation], m->site, name, site);
+        stop("threads must come together at one place of the program");
+    }
+    m->arrived++;
+}
 static void wait_for(Meeting *m) {
     current->clock = &m->generation;
     current->seen = m->generation;
     current->waits_for = m->operation;
     to_scheduler(false);
 }
+
+/* ---- memory ------------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* cudaMalloc: pages of one reserved range, closed to everybody but a launch or a copy, each allocation at the end of its
+   pages with a closed one behind; an address is never given twice. So the host that follows a device pointer, an overrun
+   of 256 bytes and the use of freed memory all end in a fault, AddressSanitizer (its redzones are kept by hand) seeing
+   the last byte. cudaMallocManaged: the heap, open to both sides. */
+struct Allocation { size_t bytes; bool managed; };
+static std::map<char *, Allocation> allocations;
+static size_t allocated, memory_size = getenv("EMULATED_MEMORY") ? strtoull(getenv("EMULATED_MEMORY"), NULL, 10) : (size_t)8 << 30;
+static const size_t PAGE = 4096, SPAN = (size_t)1 << 40;
+static char *span, *span_next;
+
+#ifndef EMULATOR_ASAN
+static void on_fault(int, siginfo_t *info, void *) {
+    char *p = (char *)info->si_addr;
+    if (p >= span && p < span + SPAN) {
+        if (current) stop("a kernel leaves the memory that cudaMalloc gave");
+        fprintf(stderr, "emulator: the host reads or writes device memory at %p; backend_upload and backend_download go there\n", p);
+        abort();
+    }
+    signal(SIGSEGV, SIG_DFL);               /* not ours: it happens again, and ends the program */
+}
+#endif
+
+/* The allocation that p points into, or to the end of. */
+static std::map<char *, Allocation>::iterator owner(const void *p) {
+    auto a = allocations.upper_bound((char *)p);
+    if (a == allocations.begin()) return allocations.end();
+    --a;
+    return (char *)p <= a->first + a->second.bytes ? a : allocations.end();
+}
+static void open_memory(std::map<char *, Allocation>::iterator a, bool open) {
+    if (a == allocations.end() || a->second.managed) return;
+    char *page = (char *)((uintptr_t)a->first / PAGE * PAGE);
+    if (mprotect(page, (size_t)(a->first + a->second.bytes - page), open ? PROT_READ | PROT_WRITE : PROT_NONE)) { perror("emulator: mprotect"); abort(); }
+}
+static void open_memory(bool open) { for (auto a = allocations.begin(); a != allocations.end(); ++a) open_memory(a, open); }
+
+/* The arguments of a launch are the host's, computed before it; a pointer among them must be one that the card can follow. */
+template <typename T> static void check_argument(const char *, const T &) {}
+template <typename T> static void check_argument(const char *kernel, T *p) {
+    kernel_name = kernel;
+    if (p && owner(p) == allocations.end()) stop("a pointer to the host's memory is given to a kernel");
+}
+template <typename... T> static void check_arguments(const char *kernel, const T &...argument) { (check_argument(kernel, argument), ...); }
 
 /* Runs the fibers of one block to their end, a round at a time. */
 static void run_block(uint64_t *random) {
@@ -292,6 +355,7 @@ template <typename F> static void launch(const char *name, dim3 grid, dim3 block
     if (posix_memalign(&memory, 128, bytes ? bytes : 1)) abort();
     shared = (unsigned char *)memory;
     shared_end = shared + bytes;
+    open_memory(true);
     uint64_t turn = emulator_order > 3 ? (uint64_t)emulator_order % blocks : 0;
     for (uint64_t i = 0; i < blocks; i++) {
         uint64_t b = emulator_order % 2 && emulator_order < 4 ? blocks - 1 - i : (i + turn) % blocks;
@@ -299,6 +363,7 @@ template <typename F> static void launch(const char *name, dim3 grid, dim3 block
         memset(shared, 0xff, bytes);
         run_block(&random);
     }
+    open_memory(false);
     free(memory);
 }
 
@@ -306,15 +371,11 @@ template <typename F> static void launch(const char *name, dim3 grid, dim3 block
 
 static unsigned warp_lanes() { return threads - current->warp * WARP_SIZE < WARP_SIZE ? threads - current->warp * WARP_SIZE : (unsigned)WARP_SIZE; }
 
-template <typename Work> static void warp_meet(Operation operation, void *mine, Work work) {
+template <typename Work> static void warp_meet(Operation operation, const void *site, void *mine, Work work) {
     Meeting *m = &warp_meetings[current->warp];
-    if (m->arrived && m->operation != operation) {
-        fprintf(stderr, "emulator: lanes of warp %u part: one at %s, another at %s\n", current->warp, operation_name[m->operation], operation_name[operation]);
-        stop("a warp must come together");
-    }
-    m->operation = operation;
+    join(m, operation, site);
     m->given[current->lane] = mine;
-    if (++m->arrived < warp_lanes()) { wait_for(m); return; }
+    if (m->arrived < warp_lanes()) { wait_for(m); return; }
     work(m->given);
     m->arrived = 0;
     m->generation++;
@@ -326,21 +387,21 @@ static void in_shared(const void *p, size_t bytes) {
     if ((const unsigned char *)p < shared || (const unsigned char *)p + bytes > shared_end) stop("an access outside of the block's shared memory");
 }
 
-template <typename T> static T shuffle(T value, unsigned from) {
+template <typename T> NEVER_INLINE static T shuffle(T value, unsigned from) {
     struct Lane { T value, result; unsigned from; } lane = {value, value, from};
     unsigned lanes = warp_lanes();
-    warp_meet(SHUFFLE, &lane, [lanes](void **given) {
+    warp_meet(SHUFFLE, CALL_SITE, &lane, [lanes](void **given) {
         for (unsigned i = 0; i < lanes; i++) { Lane *l = (Lane *)given[i]; l->result = l->from < lanes ? ((Lane *)given[l->from])->value : l->value; }
     });
     return lane.result;
 }
 
 struct Matrices { const uint16_t *row; uint32_t *to; };
-static void ldmatrix(uint32_t r[4], const void *row, bool turned) {
+NEVER_INLINE static void ldmatrix(uint32_t r[4], const void *row, bool turned) {
     in_shared(row, 16);
     Matrices lane = {(const uint16_t *)row, r};
     if (warp_lanes() != WARP_SIZE) stop("ldmatrix needs a whole warp");
-    warp_meet(turned ? LDMATRIX_TRANS : LDMATRIX, &lane, [turned](void **given) {
+    warp_meet(turned ? LDMATRIX_TRANS : LDMATRIX, CALL_SITE, &lane, [turned](void **given) {
         for (int l = 0; l < WARP_SIZE; l++) {
             for (int i = 0; i < 4; i++) {
                 int g = l / 4, t = l % 4 * 2;
@@ -354,11 +415,11 @@ static void ldmatrix(uint32_t r[4], const void *row, bool turned) {
 
 /* c [16 x 8] += a [16 x 16] b [16 x 8]; T is the type of the fragments' numbers. KS: depth. */
 template <typename T, int DEPTH> struct Product { float *c; const T *a, *b; };
-template <typename T, int DEPTH> static void multiply(float *c, const void *a, const void *b) {
+template <typename T, int DEPTH> NEVER_INLINE static void multiply(float *c, const void *a, const void *b) {
     typedef Product<T, DEPTH> Lane;
     Lane lane = {c, (const T *)a, (const T *)b};
     if (warp_lanes() != WARP_SIZE) stop("mma needs a whole warp");
-    warp_meet(MMA, &lane, [](void **given) {
+    warp_meet(MMA, CALL_SITE, &lane, [](void **given) {
         float A[16][DEPTH], B[DEPTH][8], C[16][8];
         for (int l = 0; l < WARP_SIZE; l++) {
             Lane *x = (Lane *)given[l];
@@ -372,8 +433,14 @@ template <typename T, int DEPTH> static void multiply(float *c, const void *a, c
     });
 }
 
-static std::unordered_map<void *, size_t> allocations;
-static size_t allocated, memory_size = getenv("EMULATED_MEMORY") ? strtoull(getenv("EMULATED_MEMORY"), NULL, 10) : (size_t)8 << 30;
+NEVER_INLINE static void sync_warp() { warp_meet(SYNCWARP, CALL_SITE, NULL, [](void **) {}); }
+NEVER_INLINE static void sync_block() {
+    Meeting *m = &block_meeting;
+    join(m, SYNCTHREADS, CALL_SITE);
+    if (m->arrived < threads) { wait_for(m); return; }
+    m->arrived = 0;
+    m->generation++;
+}
 
 }   /* namespace emulator */
 
@@ -381,31 +448,26 @@ static size_t allocated, memory_size = getenv("EMULATED_MEMORY") ? strtoull(gete
 #define blockIdx emulator::block_index
 #define blockDim emulator::block_size
 #define gridDim emulator::grid_size
-#define LAUNCH(kernel, grid, block, shared_bytes, ...) emulator::launch(#kernel, dim3(grid), dim3(block), (size_t)(shared_bytes), [&] { kernel(__VA_ARGS__); })
+#define LAUNCH(kernel, grid, block, shared_bytes, ...) \
+    (emulator::check_arguments(#kernel, __VA_ARGS__), emulator::launch(#kernel, dim3(grid), dim3(block), (size_t)(shared_bytes), [&] { kernel(__VA_ARGS__); }))
 
-inline void __syncthreads() {
-    emulator::Meeting *m = &emulator::block_meeting;
-    m->operation = emulator::SYNCTHREADS;
-    if (++m->arrived < emulator::threads) { emulator::wait_for(m); return; }
-    m->arrived = 0;
-    m->generation++;
-}
-inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::full_mask(mask); emulator::warp_meet(emulator::SYNCWARP, NULL, [](void **) {}); }
-template <typename T> inline T __shfl_sync(unsigned mask, T value, int lane) { emulator::full_mask(mask); return emulator::shuffle(value, (unsigned)lane % 32); }
-template <typename T> inline T __shfl_xor_sync(unsigned mask, T value, int lanes) { emulator::full_mask(mask); return emulator::shuffle(value, emulator::current->lane ^ (unsigned)lanes); }
+__forceinline__ void __syncthreads() { emulator::sync_block(); }
+__forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) { emulator::full_mask(mask); emulator::sync_warp(); }
+template <typename T> __forceinline__ T __shfl_sync(unsigned mask, T value, int lane) { emulator::full_mask(mask); return emulator::shuffle(value, (unsigned)lane % 32); }
+template <typename T> __forceinline__ T __shfl_xor_sync(unsigned mask, T value, int lanes) { emulator::full_mask(mask); return emulator::shuffle(value, emulator::current->lane ^ (unsigned)lanes); }
 
 /* ---- the PTX of train_lora.cu, chapter 2 ------------------------------------------------------------------------------------------------------------------- */
 
-inline void ldmatrix_x4(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, false); }
-inline void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, true); }
-inline void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) { emulator::multiply<__nv_bfloat16, 16>(c, a, b); }
-inline void mma_fp16_k8(float c[4], const uint32_t a[2], const uint32_t b[1]) { emulator::multiply<__half, 8>(c, a, b); }
-inline void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
+__forceinline__ void ldmatrix_x4(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, false); }
+__forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row) { emulator::ldmatrix(r, row, true); }
+__forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) { emulator::multiply<__nv_bfloat16, 16>(c, a, b); }
+__forceinline__ void mma_fp16_k8(float c[4], const uint32_t a[2], const uint32_t b[1]) { emulator::multiply<__half, 8>(c, a, b); }
+__forceinline__ void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     if (!emulator::turing) { emulator::multiply<__half, 16>(c, a, b); return; }
     mma_fp16_k8(c, a, b);
     mma_fp16_k8(c, a + 2, b + 1);
 }
-inline void mma_fp32(float c[4], const float a[8], const float b[4]) { emulator::multiply<float, 16>(c, a, b); }
+__forceinline__ void mma_fp32(float c[4], const float a[8], const float b[4]) { emulator::multiply<float, 16>(c, a, b); }
 
 /* The copy is made when it is waited for; until then its destination is poison. */
 inline void cp_async_16(void *to, const void *from, bool valid) {
@@ -435,24 +497,86 @@ enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDe
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaDeviceProp { char name[256]; int major, minor, multiProcessorCount; size_t totalGlobalMem, sharedMemPerBlockOptin; };
 
-inline cudaError_t cudaMalloc(void **p, size_t bytes) {
+inline cudaError_t cudaMallocManaged(void **p, size_t bytes) {
     if (emulator::allocated + bytes > emulator::memory_size || posix_memalign(p, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
     memset(*p, 0xff, bytes);
-    emulator::allocations[*p] = bytes;
+    emulator::allocations[(char *)*p] = {bytes, true};
     emulator::allocated += bytes;
     return cudaSuccess;
 }
-inline cudaError_t cudaMallocManaged(void **p, size_t bytes) { return cudaMalloc(p, bytes); }
-inline cudaError_t cudaFree(void *p) {
-    auto found = emulator::allocations.find(p);
-    if (found == emulator::allocations.end()) { fprintf(stderr, "emulator: cudaFree of what cudaMalloc never gave\n"); abort(); }
-    emulator::allocated -= found->second;
-    emulator::allocations.erase(found);
-    free(p);
+inline cudaError_t cudaMalloc(void **p, size_t bytes) {
+    using namespace emulator;
+    if (allocated + bytes > memory_size) return cudaErrorMemoryAllocation;
+    if (!span) {
+        span = span_next = (char *)mmap(NULL, SPAN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (span == (char *)MAP_FAILED) { perror("emulator: addresses of device memory"); abort(); }
+#ifndef EMULATOR_ASAN
+        struct sigaction fault;
+        memset(&fault, 0, sizeof fault);
+        fault.sa_sigaction = on_fault;
+        fault.sa_flags = SA_SIGINFO;
+        sigaction(SIGSEGV, &fault, NULL);
+#endif
+    }
+    size_t pages = (bytes + PAGE - 1) / PAGE * PAGE + PAGE;
+    if (pages > (size_t)(span + SPAN - span_next)) { fprintf(stderr, "emulator: out of addresses\n"); abort(); }
+    char *at = span_next + pages - PAGE - (bytes + 255) / 256 * 256;
+#ifdef EMULATOR_ASAN
+    __asan_poison_memory_region(span_next, pages);
+    __asan_unpoison_memory_region(at, bytes);
+#endif
+    span_next += pages;
+    auto a = allocations.emplace(at, Allocation{bytes, false}).first;
+    allocated += bytes;
+    open_memory(a, true);
+    memset(at, 0xff, bytes);
+    open_memory(a, false);
+    *p = at;
     return cudaSuccess;
 }
-inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind) { if (bytes) memcpy(to, from, bytes); return cudaSuccess; }
-inline cudaError_t cudaMemset(void *p, int value, size_t bytes) { if (bytes) memset(p, value, bytes); return cudaSuccess; }
+inline cudaError_t cudaFree(void *p) {
+    using namespace emulator;
+    auto a = allocations.find((char *)p);
+    if (a == allocations.end()) { fprintf(stderr, "emulator: cudaFree of what cudaMalloc never gave\n"); abort(); }
+    if (a->second.managed) free(p);
+    else if (a->second.bytes) {             /* the memory goes, the addresses stay closed */
+        char *page = (char *)((uintptr_t)p / PAGE * PAGE);
+        size_t bytes = (size_t)(a->first + a->second.bytes - page);
+        if (mmap(page, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) != page) { perror("emulator: cudaFree"); abort(); }
+#ifdef EMULATOR_ASAN
+        __asan_poison_memory_region(page, (bytes + PAGE - 1) / PAGE * PAGE);
+#endif
+    }
+    allocated -= a->second.bytes;
+    allocations.erase(a);
+    return cudaSuccess;
+}
+/* A copy must say where its ends lie: managed memory is on either side, all else on one. */
+inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    using namespace emulator;
+    if (!bytes) return cudaSuccess;
+    auto in = owner(to), out = owner(from), none = allocations.end();
+    bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
+    bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
+    kernel_name = "cudaMemcpy";
+    if (kind != cudaMemcpyDefault && (to_device ? in == none : in != none && !in->second.managed)) stop("a copy to the other memory than it says");
+    if (kind != cudaMemcpyDefault && (from_device ? out == none : out != none && !out->second.managed)) stop("a copy from the other memory than it says");
+    open_memory(in, true);
+    open_memory(out, true);
+    memcpy(to, from, bytes);
+    open_memory(in, false);
+    open_memory(out, false);
+    return cudaSuccess;
+}
+inline cudaError_t cudaMemset(void *p, int value, size_t bytes) {
+    auto a = emulator::owner(p);
+    emulator::kernel_name = "cudaMemset";
+    if (bytes && a == emulator::allocations.end()) emulator::stop("it is for device memory");
+    emulator::open_memory(a, true);
+    if (bytes) memset(p, value, bytes);
+    emulator::open_memory(a, false);
+    return cudaSuccess;
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char *cudaGetErrorName(cudaError_t e) { return e ? "cudaErrorMemoryAllocation" : "cudaSuccess"; }
 inline const char *cudaGetErrorString(cudaError_t e) { return e ? "out of memory" : "no error"; }
