@@ -277,6 +277,12 @@ typedef struct LayerActivations {
     float *lse;                             /* [N,H] */
 } LayerActivations;
 
+/* What PEFT does to the base when it attaches an adapter (init_lora_weights): nothing, or it takes the initial adapter
+   out of every adapted weight, W - scale B0 A0, so that training begins at the base model. */
+typedef enum { LORA_INIT_PLAIN, LORA_INIT_PISSA, LORA_INIT_OLORA } LoraInit;
+
+typedef struct LoraPart { int rank; float alpha; } LoraPart;      /* of one projection; rank 0: not adapted */
+
 /* The adapter's shape, with PEFT's names (adapter_config.json). */
 typedef struct LoraConfig {
     int r;
@@ -284,6 +290,9 @@ typedef struct LoraConfig {
     bool use_rslora;
     bool target[MODULE_COUNT];
     uint8_t *layers;                        /* stb_ds array [L] of 0/1 (layers_to_transform), NULL: all */
+    LoraPart *parts;                        /* stb_ds array [L * MODULE_COUNT]: projection by projection, where one r
+                                               and alpha on every target of every layer do not say it; NULL: they do */
+    LoraInit init;
 } LoraConfig;
 
 /* Where a forward pass first met a NaN or infinity. */
@@ -302,6 +311,7 @@ typedef struct Model {
     ModelConfig config;
     char *folder;
     TensorSet files;
+    char prefix[64];                        /* of the tensors' names: "model.", or what another program wrote */
     Weight embed, head;                     /* [V,C] both; the same data when tied */
     float *final_norm;                      /* [C] */
     Layer *layers;                          /* [L] */
@@ -311,6 +321,10 @@ typedef struct Model {
     LoraConfig lora;
     float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
     size_t param_count;
+    float *initial;                         /* PiSSA, OLoRA: [param_count] in ordinary memory, the adapter that has been
+                                               taken out of the base; else NULL */
+    Weight *originals;                      /* then also [L * MODULE_COUNT]: the weights as they are in the files */
+    void *residual_arena; size_t residual_bytes;      /* and what is left of them, W - scale B0 A0, packed in fp32 */
     int adam_step;                          /* optimizer steps taken */
     float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the optimizer: 1 except with fp16 */
     int scale_age;                          /* steps since it changed */
@@ -349,8 +363,12 @@ void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text
 
 /* Attaches a new adapter, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0; peft/tuners/lora/layer.py reset_lora_parameters). */
 bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err);
-/* Attaches the adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have (DoRA, rank_pattern, ...) is refused by name. */
+/* Attaches the adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not
+   have (DoRA, modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. With PiSSA and OLoRA
+   the base weights change as they do in PEFT: LoraCall.adapter false is then not the model that was opened. */
 bool adapter_load(Model *m, const char *folder, Error *err);
+/* Takes the adapter off: the model as it was opened. */
+void adapter_drop(Model *m);
 /* Writes the adapter as PEFT's save_pretrained does. */
 bool adapter_save(const Model *m, const char *folder, Error *err);
 /* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards, tensors and dtypes, tokenizer and configuration beside them. fp32 arithmetic, one tensor at a time. The folder must
@@ -580,6 +598,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
    ================================================================================================================================================ */
 #ifdef LORA_IMPLEMENTATION
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -590,6 +609,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -618,6 +638,20 @@ static void *must_alloc(size_t bytes) {     /* small host-side bookkeeping only:
     return p;
 }
 static char *copy_string(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
+
+/* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
+#ifdef __GNUC__
+__attribute__((format(printf, 1, 2)))
+#endif
+static void warning(const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (char *c = text; *c; c++) if ((uint8_t)*c < 32 || *c == 127) *c = '?';
+    fprintf(stderr, "warning: %s\n", text);
+}
 
 /* ---- safetensors ------------------------------------------------------------------------------------------------------------------------------
    8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets: [begin, end)}}, then the data. The file stays mapped; tensors point into the mapping. */
@@ -2229,15 +2263,16 @@ static bool model_load_layers(Model *m, Error *err) {
     m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
     if (!m->norm_arena && !m->planned) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
     float *next = (float *)m->norm_arena;
-    if (!model_vector(m, &m->final_norm, &next, "model.norm.weight", C, err)) return false;
+    char name[224];
+    snprintf(name, sizeof name, "%snorm.weight", m->prefix);
+    if (!model_vector(m, &m->final_norm, &next, name, C, err)) return false;
     for (int l = 0; l < c->num_hidden_layers; l++) {
         Layer *layer = &m->layers[l];
-        char name[160];
         struct { const char *suffix; float **where; int count; bool wanted; } norms[] = {
             {"input_layernorm", &layer->norm1, C, true}, {"post_attention_layernorm", &layer->norm2, C, true}, {"self_attn.q_norm", &layer->q_norm, D, c->qk_norm}, {"self_attn.k_norm", &layer->k_norm, D, c->qk_norm}};
         for (int i = 0; i < 4; i++) {
             if (!norms[i].wanted) continue;
-            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, norms[i].suffix);
+            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, norms[i].suffix);
             if (!model_vector(m, norms[i].where, &next, name, norms[i].count, err)) return false;
         }
         for (int j = 0; j < MODULE_COUNT; j++) {
@@ -2245,11 +2280,11 @@ static bool model_load_layers(Model *m, Error *err) {
             linear->in = in[j];
             linear->out = out[j];
             linear->site = (uint32_t)(l * MODULE_COUNT + j);
-            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, module_path[j]);
+            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
             if (!model_matrix(m, &linear->w, name, out[j], in[j], err)) return false;
             if (!c->bias[j]) continue;
             float *bias = NULL;
-            snprintf(name, sizeof name, "model.layers.%d.%s.bias", l, module_path[j]);
+            snprintf(name, sizeof name, "%slayers.%d.%s.bias", m->prefix, l, module_path[j]);
             if (!model_vector(m, &bias, &next, name, out[j], err)) return false;
             linear->bias = bias;
         }
@@ -2282,19 +2317,64 @@ static bool model_pack(Model *m, Error *err) {
     return true;
 }
 
+/* What stands before "layers.0. ..." in the tensors' names: "model." of LlamaForCausalLM, nothing of LlamaModel, more
+   where a wrapper was saved (module., _orig_mod., base_model.model.). */
+static void model_find_prefix(Model *m) {
+    static const char anchor[] = "layers.0.input_layernorm.weight";
+    snprintf(m->prefix, sizeof m->prefix, "model.");
+    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
+        const char *name = m->files.table[i].key;
+        size_t n = strlen(name), k = sizeof anchor - 1;
+        if (n < k || strcmp(name + n - k, anchor) || n - k >= sizeof m->prefix || (n > k && name[n - k - 1] != '.'))
+            continue;
+        snprintf(m->prefix, sizeof m->prefix, "%.*s", (int)(n - k), name);
+        if (n == k || !strcmp(m->prefix, "model.")) return;
+    }
+    if (strcmp(m->prefix, "model.")) warning("the tensors' names begin with '%s', which is taken for 'model.'; %s",
+                                             m->prefix, m->folder);
+}
+
+static bool weights_equal(const Weight *a, const Weight *b) {
+    size_t count = (size_t)a->rows * (size_t)a->cols, size = dtype_size(a->dtype);
+    bool equal = a->dtype == b->dtype && !memcmp(a->data, b->data, count * size);
+    tensor_release_pages(a->data, count * size);
+    return equal;
+}
+
+/* Embedding and head. tie_word_embeddings, as transformers 5 has it: one of the two in the file serves as both, two
+   equal ones are one; two different ones stay two. */
+static bool model_read_ends(Model *m, Error *err) {
+    ModelConfig *c = &m->config;
+    char embed[96], head[96];
+    size_t n = strlen(m->prefix), k = strlen("model.");
+    snprintf(embed, sizeof embed, "%sembed_tokens.weight", m->prefix);
+    snprintf(head, sizeof head, "%.*slm_head.weight", (int)(n >= k && !strcmp(m->prefix + n - k, "model.") ? n - k : 0),
+             m->prefix);
+    bool stored[2] = {shgeti(m->files.table, embed) >= 0, shgeti(m->files.table, head) >= 0},
+        tied = c->tie_word_embeddings;
+    if ((stored[0] || !tied || !stored[1]) && !model_matrix(m, &m->embed, embed, c->vocab_size, c->hidden_size, err))
+        return false;
+    if ((stored[1] || !tied) && !model_matrix(m, &m->head, head, c->vocab_size, c->hidden_size, err)) return false;
+    if (!tied) return true;
+    if (!stored[0]) m->embed = m->head;
+    if (stored[0] && stored[1] && !weights_equal(&m->embed, &m->head)) {
+        c->tie_word_embeddings = false;
+        warning("config.json has tie_word_embeddings true, but %s differs from the embedding: it is used, "
+                "as transformers 5 does; %s", head, m->folder);
+    } else m->head = m->embed;
+    return true;
+}
+
 static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
     memset(m, 0, sizeof *m);
     m->folder = copy_string(folder);
     m->planned = planned;
     const ModelConfig *c = &m->config;
     m->loss_scale = LORA_LOSS_SCALE;
-    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(c, err)) && tensors_open_folder(&m->files, folder, err) &&
-              model_matrix(m, &m->embed, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, err);
-    if (ok) {
-        m->head = m->embed;
-        ok = c->tie_word_embeddings || model_matrix(m, &m->head, "lm_head.weight", c->vocab_size, c->hidden_size, err);
-    }
-    ok = ok && model_load_layers(m, err) && model_pack(m, err);
+    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(c, err)) &&
+              tensors_open_folder(&m->files, folder, err);
+    if (ok) model_find_prefix(m);
+    ok = ok && model_read_ends(m, err) && model_load_layers(m, err) && model_pack(m, err);
     if (!ok) model_close(m);
     return ok;
 }
@@ -2302,17 +2382,28 @@ static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
 bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
 bool model_plan(Model *m, const char *folder, Error *err) { return model_read(m, folder, true, err); }
 
-static void adapter_free(Model *m) {
+void adapter_drop(Model *m) {
+    for (int l = 0; l < m->config.num_hidden_layers && m->layers; l++)
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            Linear *p = &m->layers[l].linear[j];
+            p->rank = 0;
+            if (m->originals) p->w = m->originals[l * MODULE_COUNT + j];
+        }
+    backend_free(m->residual_arena, m->residual_bytes);
+    free(m->originals);
+    free(m->initial);
+    m->residual_arena = NULL; m->residual_bytes = 0; m->originals = NULL; m->initial = NULL;
     size_t bytes = m->param_count * sizeof(float);
     backend_free(m->param, bytes); backend_free(m->grad, bytes); backend_free(m->adam_m, bytes); backend_free(m->adam_v, bytes);
     arrfree(m->lora.layers);
+    arrfree(m->lora.parts);
     m->param = m->grad = m->adam_m = m->adam_v = NULL;
     m->param_count = 0;
     m->adam_step = 0;
 }
 
 void model_close(Model *m) {
-    adapter_free(m);
+    adapter_drop(m);
     backend_free(m->weight_arena, m->weight_bytes);
     backend_free(m->norm_arena, m->norm_bytes);
     backend_free(m->arena, m->arena_bytes);
@@ -2406,7 +2497,7 @@ bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recomp
     MemoryTable local;
     memset(&local, 0, sizeof local);
     if (!table) table = &local;
-    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes);
+    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + m->residual_bytes);
     memory_add(table, "adapter and its gradient", 2 * m->param_count * sizeof(float));
     memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
     m->arena_bytes = model_layout(m, NULL, table);
@@ -2543,18 +2634,27 @@ void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text
 /* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same layout, so the optimizer sees flat ranges. */
 static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
     const ModelConfig *c = &m->config;
-    adapter_free(m);
+    size_t L = (size_t)c->num_hidden_layers;
+    adapter_drop(m);
     m->lora = *config;
     m->lora.layers = NULL;
-    if (config->layers) { arrsetlen(m->lora.layers, (size_t)c->num_hidden_layers); memcpy(m->lora.layers, config->layers, (size_t)c->num_hidden_layers); }
-    float scale = config->lora_alpha / (config->use_rslora ? sqrtf((float)config->r) : (float)config->r);
+    m->lora.parts = NULL;
+    if (config->layers) { arrsetlen(m->lora.layers, L); memcpy(m->lora.layers, config->layers, L); }
+    if (config->parts) {
+        arrsetlen(m->lora.parts, L * MODULE_COUNT);
+        memcpy(m->lora.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
+    }
     for (int pass = 0; pass < 2; pass++) {
         size_t offset = 0;
         for (int l = 0; l < c->num_hidden_layers; l++) {
             for (int j = 0; j < MODULE_COUNT; j++) {
                 Linear *p = &m->layers[l].linear[j];
-                p->rank = config->target[j] && (!m->lora.layers || m->lora.layers[l]) ? config->r : 0;
-                p->scale = scale;
+                LoraPart part = {config->target[j] && (!config->layers || config->layers[l]) ? config->r : 0,
+                                 config->lora_alpha};
+                if (config->parts) part = config->parts[l * MODULE_COUNT + j];
+                p->rank = part.rank;
+                float size = config->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
+                p->scale = part.rank ? part.alpha / size : 0;
                 size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
                 if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
                 offset += a + b;
@@ -2625,51 +2725,583 @@ void adapter_parameter_name(const Model *m, size_t index, char *text, size_t byt
 
 void adapter_zero_grad(Model *m) { backend_zero(m->grad, m->param_count * sizeof(float)); }
 
-/* The module a PEFT target name means ("q_proj", "self_attn.q_proj"), or -1. */
-static int module_by_name(const char *name) {
-    for (int j = 0; j < MODULE_COUNT; j++) if (!strcmp(name, module_name[j]) || !strcmp(name, module_path[j])) return j;
+/* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions
+   --------------------------
+   A pattern is read and obeyed at once, on the set of places in the name (bit i: before character i) where its next
+   part may begin, which becomes the set where that part may end. Nothing is tried and taken back: greedy and lazy are
+   the same. */
+
+typedef struct Pattern {
+    const char *at, *end, *text;            /* what is left of the pattern; the name */
+    int length, depth, steps;               /* length of the name, below 64 */
+    const char *unsupported;                /* NULL, or what of the pattern is not understood */
+} Pattern;
+static uint64_t pattern_either(Pattern *p, uint64_t from);
+
+static bool pattern_word(const Pattern *p, int i) {
+    return i >= 0 && i < p->length && (isalnum((uint8_t)p->text[i]) || p->text[i] == '_');
+}
+/* Does c belong to the class \d \w \s, or its opposite \D \W \S? -1: there is no such class. */
+static int pattern_class(char name, char c) {
+    uint8_t u = (uint8_t)c;
+    switch (name) {
+    case 'd': return isdigit(u) != 0;
+    case 'w': return isalnum(u) || c == '_';
+    case 's': return isspace(u) != 0;
+    case 'D': case 'W': case 'S': return !pattern_class((char)tolower(name), c);
+    }
     return -1;
+}
+/* The set [...] of characters after its '[': does it hold c? */
+static bool pattern_set(Pattern *p, char c) {
+    bool not = p->at < p->end && *p->at == '^', found = false, first = true;
+    for (p->at += not; p->at < p->end && (*p->at != ']' || first); first = false) {
+        char low = *p->at++, high;
+        if (low == '\\' && p->at < p->end) {
+            low = *p->at++;
+            int in = pattern_class(low, c);
+            if (in >= 0) { found |= in; continue; }
+            if (isalnum((uint8_t)low)) { p->unsupported = "an escape in a set"; return false; }
+        }
+        high = low;
+        if (p->at + 1 < p->end && *p->at == '-' && p->at[1] != ']') { high = p->at[1]; p->at += 2; }
+        found |= c >= low && c <= high;
+    }
+    if (p->at == p->end) { p->unsupported = "a set without its ]"; return false; }
+    p->at++;
+    return found != not;
+}
+
+static uint64_t pattern_group(Pattern *p, uint64_t from) {
+    char ahead = 0;
+    uint64_t to = 0;
+    if (p->at < p->end && *p->at == '?') {
+        p->at++;
+        char kind = p->at < p->end ? *p->at++ : 0;
+        if (kind == 'P' && p->at < p->end && *p->at == '<') while (p->at < p->end && *p->at++ != '>') ;
+        else if (kind == '=' || kind == '!') ahead = kind;
+        else if (kind != ':') { p->unsupported = "a group that begins with (?"; return 0; }
+    }
+    if (++p->depth > 12) { p->unsupported = "so deeply nested a group"; return 0; }
+    const char *begin = p->at;
+    if (!ahead) to = pattern_either(p, from);
+    else for (int i = 0; i <= p->length && !p->unsupported; i++) {
+        uint64_t place = from & (uint64_t)1 << i;
+        p->at = begin;
+        if ((pattern_either(p, place) != 0) == (ahead == '=')) to |= place;
+    }
+    p->depth--;
+    if (p->unsupported) return 0;
+    if (p->at == p->end) { p->unsupported = "a ( without its )"; return 0; }
+    p->at++;
+    return to;
+}
+
+/* One character, set, group or condition. */
+static uint64_t pattern_atom(Pattern *p, uint64_t from) {
+    char c = *p->at++;
+    const char *begin = p->at;
+    uint64_t to = 0, end = (uint64_t)1 << p->length;
+    if (++p->steps > 1000000) { p->unsupported = "so much repetition"; return 0; }
+    if (c == '(') return pattern_group(p, from);
+    if (c == '^') return from & 1;
+    if (c == '$') return from & end;
+    if (c == '*' || c == '+' || c == '?' || c == '{') { p->unsupported = "a repetition of nothing"; return 0; }
+    if (c == '\\') {
+        if (p->at == p->end) { p->unsupported = "a \\ at the end"; return 0; }
+        c = *p->at++;
+        if (c == 'A') return from & 1;
+        if (c == 'Z') return from & end;
+        if (c == 'b' || c == 'B') {
+            for (int i = 0; i <= p->length; i++)
+                if ((pattern_word(p, i - 1) != pattern_word(p, i)) == (c == 'b')) to |= from & (uint64_t)1 << i;
+            return to;
+        }
+        if (pattern_class(c, 0) < 0 && isalnum((uint8_t)c)) { p->unsupported = "such an escape"; return 0; }
+    }
+    bool escaped = begin != p->at, set = c == '[' && !escaped;
+    if (set) pattern_set(p, 0);             /* for where it ends and whether it can be read */
+    const char *after = p->at;
+    for (int i = 0; i < p->length && !p->unsupported; i++) {
+        int in = escaped ? pattern_class(c, p->text[i]) : -1;
+        if (set) { p->at = begin; in = pattern_set(p, p->text[i]); }
+        else if (in < 0) in = (c == '.' && !escaped) || c == p->text[i];
+        if (in) to |= (from & (uint64_t)1 << i) << 1;
+    }
+    p->at = after;
+    return to;
+}
+
+/* An atom and how often it may come: x, x*, x+, x?, x{m}, x{m,}, x{m,n}; a ? behind (lazy) changes nothing. */
+static uint64_t pattern_piece(Pattern *p, uint64_t from) {
+    const char *atom = p->at;
+    uint64_t now = pattern_atom(p, from), to;
+    if (p->unsupported || p->at == p->end || !strchr("*+?{", *p->at)) return now;
+    long least = *p->at == '+', most = *p->at == '?' ? 1 : LONG_MAX;
+    if (*p->at == '{') {
+        char *end;
+        least = strtol(p->at + 1, &end, 10);
+        most = end == p->at + 1 && *end != ',' ? -1 : least;
+        if (*end == ',' && *++end == '}') most = LONG_MAX;
+        else if (end[-1] == ',') most = strtol(end, &end, 10);
+        if (least < 0 || most < least || *end != '}') { p->unsupported = "such a {}"; return 0; }
+        p->at = end;
+    }
+    p->at++;
+    if (p->at < p->end && *p->at == '?') p->at++;
+    else if (p->at < p->end && *p->at == '+') { p->unsupported = "a possessive repetition"; return 0; }
+    const char *after = p->at;
+    to = least ? 0 : from;
+    for (long k = 1; k <= most && now && !p->unsupported; k++) {
+        uint64_t before = now;
+        if (k >= least) to |= now;
+        p->at = atom;
+        now = pattern_atom(p, now);
+        if (now == before || (k >= least && !(now & ~to))) { if (k < least) to |= now; break; }
+    }
+    p->at = after;
+    return to;
+}
+static uint64_t pattern_either(Pattern *p, uint64_t from) {
+    uint64_t to = 0;
+    for (;;) {
+        uint64_t here = from;
+        while (p->at < p->end && *p->at != '|' && *p->at != ')' && !p->unsupported) here = pattern_piece(p, here);
+        to |= here;
+        if (p->unsupported || p->at == p->end || *p->at == ')') return to;
+        p->at++;
+    }
+}
+
+/* re.fullmatch(pattern, name), with inner true re.fullmatch("(.*\.)?(" + pattern + ")", name). *unsupported stays as it
+   is, or says what of the pattern is not understood. */
+static bool pattern_matches(const char *pattern, const char *name, bool inner, const char **unsupported) {
+    Pattern p = {pattern, pattern + strlen(pattern), name, (int)strlen(name), 0, 0, NULL};
+    uint64_t from = 1;
+    for (int i = 0; inner && i < p.length; i++) if (name[i] == '.') from |= (uint64_t)2 << i;
+    uint64_t to = pattern_either(&p, from);
+    if (!p.unsupported && p.at != p.end) p.unsupported = "a ) without its (";
+    if (p.unsupported) { *unsupported = p.unsupported; return false; }
+    return to >> p.length & 1;
+}
+
+/* PEFT's rule for a list of names: the module's whole name or its end, from a dot on. */
+static bool name_ends(const char *name, const char *end) {
+    size_t n = strlen(name), k = strlen(end);
+    return k && n >= k && !strcmp(name + n - k, end) && (n == k || name[n - k - 1] == '.');
+}
+/* Is the module selected by a list of names or an expression? *whole: by its whole name. */
+static bool name_selected(const Json *which, const char *name, bool *whole, const char **unsupported) {
+    *whole = false;
+    if (json_is_null(which)) return false;
+    if (which->type == JSON_STRING) return which->count && pattern_matches(which->str, name, false, unsupported);
+    bool found = false;
+    for (const Json *e = which->child; e; e = e->next) {
+        found |= name_ends(name, e->str);
+        *whole |= !strcmp(name, e->str);
+    }
+    return found;
+}
+
+static bool list_of_names(const Json *j) {
+    if (j->type != JSON_ARRAY) return false;
+    for (const Json *e = j->child; e; e = e->next) if (e->type != JSON_STRING) return false;
+    return true;
+}
+
+/* ---- adapter_config.json -------------------------------------------------------------------------------------------
+   */
+
+/* What to do with a field that is not read: */
+static const struct { const char *names, *why; } adapter_fields[] = {
+    {"|alora_invocation_tokens|arrow_config|fan_in_fan_out|kasa_config|layer_replication|lora_bias|megatron_config|"
+     "modules_to_save|monteclora_config|target_parameters|trainable_token_indices|use_bdlora|use_dora|use_qalora|"
+     "velora_config|", "only plain LoRA adapters can be loaded"},
+    {"|auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|loftq_config|"
+     "lora_ga_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type|", NULL},
+         /* no matter */
+    {"|alpha_pattern|bias|exclude_modules|init_lora_weights|layers_pattern|layers_to_transform|lora_alpha|lora_dropout|"
+     "peft_type|r|rank_pattern|target_modules|use_rslora|", NULL},      /* read below */
+};
+static bool json_is_unused(const Json *j) {
+    return j->type == JSON_NULL || j->type == JSON_FALSE ||
+           ((j->type == JSON_ARRAY || j->type == JSON_OBJECT || j->type == JSON_STRING) && !j->count);
+}
+static bool adapter_fields_check(const Json *root, const char *name, Error *err) {
+    for (const Json *j = root->child; j; j = j->next) {
+        char key[80];
+        size_t i = 0, count = sizeof adapter_fields / sizeof *adapter_fields;
+        snprintf(key, sizeof key, "|%s|", j->key);
+        while (i < count && !strstr(adapter_fields[i].names, key)) i++;
+        if (json_is_unused(j) || (i < count && !adapter_fields[i].why)) continue;
+        if (i < count) return fail(err, "unsupported adapter field '%s'; %s; %s", j->key, name, adapter_fields[i].why);
+        warning("the field '%s' is not known and changes nothing; %s", j->key, name);
+    }
+    const char *bias = config_string(root, "bias");
+    return !bias || !strcmp(bias, "none") ||
+           fail(err, "unsupported adapter field bias '%s'; %s; only 'none' is implemented", bias, name);
+}
+
+/* What init_lora_weights means when an adapter is loaded: its own A and B come from the file, the base may change. */
+static bool adapter_init_parse(LoraInit *init, const Json *j, const char *name, Error *err) {
+    static const char *const plain[] = {"gaussian", "eva", "orthogonal", "mica"};
+    *init = LORA_INIT_PLAIN;
+    if (json_is_null(j) || j->type == JSON_TRUE || j->type == JSON_FALSE) return true;
+    const char *s = j->type == JSON_STRING ? j->str : "(not a word)";
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) if (!strcasecmp(s, plain[i])) return true;
+    if (!strcmp(s, "pissa")) *init = LORA_INIT_PISSA;
+    else if (!strcasecmp(s, "olora")) *init = LORA_INIT_OLORA;
+    else return fail(err, "unsupported adapter field init_lora_weights '%s'; %s; the base weights that it was trained "
+                          "on cannot be made again: save it with PEFT's path_initial_model_for_weight_conversion, "
+                          "or merge it there", s, name);
+    return true;
+}
+
+/* A number of rank_pattern or alpha_pattern for a module, or `missing`. */
+static double pattern_number(const Json *patterns, const char *module, double missing, const char **unsupported) {
+    for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
+        if (pattern_matches(e->key, module, true, unsupported)) return e->number;
+    return missing;
+}
+static bool patterns_check(const Json *root, const char *key, double low, double high, bool whole, const char *name,
+                           Error *err) {
+    const Json *patterns = json_get(root, key);
+    if (!json_is_null(patterns) && patterns->type != JSON_OBJECT)
+        return fail(err, "%s must be an object; %s; check the file", key, name);
+    for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
+        if (e->type != JSON_NUMBER || !(e->number >= low && e->number <= high) ||
+            (whole && e->number != floor(e->number)))
+            return fail(err, "%s of '%s' must be a %s from %g to %g; %s; check the file", key, e->key,
+                        whole ? "whole number" : "number", low, high, name);
+    return true;
+}
+
+/* Does layers_to_transform, a number or a list, hold layer l? */
+static bool layer_chosen(const Json *which, int l) {
+    if (which->type != JSON_ARRAY) return json_size(which) == l;
+    for (const Json *e = which->child; e; e = e->next) if (json_size(e) == l) return true;
+    return false;
+}
+/* Is "model.layers" what one of the names of layers_pattern says? */
+static bool layers_named(const Json *pattern, const char **unsupported) {
+    if (json_is_null(pattern) || !pattern->count) return true;
+    if (pattern->type == JSON_STRING) return pattern_matches(pattern->str, "model.layers", true, unsupported);
+    bool found = false;
+    for (const Json *e = pattern->child; e; e = e->next) found |= pattern_matches(e->str, "model.layers", true,
+            unsupported);
+    return found;
+}
+
+/* Which projections are adapted, with what rank and alpha: PEFT's rules (tuners_utils.check_target_module_exists). */
+static bool adapter_targets_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
+    static const char *const names[] = {"target_modules", "exclude_modules", "layers_pattern"};
+    const Json *field[3], *which = json_get(root, "layers_to_transform");
+    const char *unsupported = NULL,
+        modules[] = "the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
+    for (int i = 0; i < 3; i++) {
+        field[i] = json_get(root, names[i]);
+        if (!json_is_null(field[i]) && field[i]->type != JSON_STRING && !list_of_names(field[i]))
+            return fail(err, "%s must be a name or a list of names; %s; check the file", names[i], name);
+    }
+    const Json *targets = field[0], *exclude = field[1];
+    bool none = json_is_null(targets), all = !none && targets->type == JSON_STRING &&
+        !strcasecmp(targets->str, "all-linear");
+    if (json_is_null(which) || (which->type == JSON_ARRAY && !which->count)) which = NULL;
+    if (which && !none && !all && targets->type == JSON_STRING)
+        return fail(err, "layers_to_transform beside an expression as target_modules; %s; PEFT refuses it too", name);
+    int known = 0;
+    for (int l = 0; which && l < layers; l++) known += layer_chosen(which, l);
+    for (const Json *e = which ? which->child : NULL; e; e = e->next) if (json_size(e) < 0 || json_size(e) >= layers)
+        known = 0;
+    if (which && !known)
+        return fail(err, "layers_to_transform names a layer that the model does not have; %s; layers are 0 to %d", name,
+                    layers - 1);
+    if (!patterns_check(root, "rank_pattern", 1, 65536, true, name, err) ||
+        !patterns_check(root, "alpha_pattern", 1e-18, 1e18, false, name, err)) return false;
+
+    char module[64];
+    bool whole, any = false, plain = true, every = true;
+    arrsetlen(config->parts, (size_t)layers * MODULE_COUNT);
+    arrsetlen(config->layers, (size_t)layers);
+    memset(config->layers, 0, (size_t)layers);
+    for (int i = 0; i < layers * MODULE_COUNT; i++) {
+        int l = i / MODULE_COUNT, j = i % MODULE_COUNT;
+        snprintf(module, sizeof module, "model.layers.%d.%s", l, module_path[j]);
+        bool on = name_selected(targets, module, &whole, &unsupported);
+        if (none) on = j == MODULE_Q || j == MODULE_V;                        /* PEFT's default for all four families */
+        if (all) on = true;
+        if (which && !whole) on = on && layer_chosen(which, l) && layers_named(field[2], &unsupported);
+        if (on) on = !name_selected(exclude, module, &whole, &unsupported);
+        config->parts[i].alpha = (float)pattern_number(json_get(root, "alpha_pattern"), module,
+                                                       (double)config->lora_alpha, &unsupported);
+        int rank = (int)pattern_number(json_get(root, "rank_pattern"), module, config->r, &unsupported);
+        config->parts[i].rank = on ? rank : 0;
+        if (!on) continue;
+        any = config->target[j] = true;
+        config->layers[l] = 1;
+    }
+    /* Places beyond the layers, and names that are nowhere. */
+    static const char *const outside[] = {"lm_head", "model.embed_tokens"};
+    for (int i = 0; i < 2 && !all; i++)
+        if (name_selected(targets, outside[i], &whole, &unsupported) &&
+            !name_selected(exclude, outside[i], &whole, &unsupported))
+            return fail(err, "unsupported target module '%s'; %s; %s", outside[i], name, modules);
+    for (const Json *e = none ? NULL : targets->child; e; e = e->next) {
+        bool used = false;
+        for (int i = 0; i < layers * MODULE_COUNT && !used; i++) {
+            snprintf(module, sizeof module, "model.layers.%d.%s", i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
+            used = name_ends(module, e->str);
+        }
+        if (!used) warning("the target module '%s' is nowhere in this model; %s", e->str, name);
+    }
+    if (unsupported) return fail(err, "an expression has %s, which is not understood; %s; write the names out",
+                                 unsupported, name);
+    if (!any) return fail(err, "the adapter names no projection of this model; %s; %s", name, modules);
+
+    /* One rank and alpha on every target of every layer need no list. */
+    for (int i = 0; i < layers * MODULE_COUNT; i++) {
+        LoraPart part = config->parts[i];
+        bool on = config->target[i % MODULE_COUNT] && config->layers[i / MODULE_COUNT];
+        plain &= part.rank == (on ? config->r : 0) && (!on || part.alpha == config->lora_alpha);
+        every &= config->layers[i / MODULE_COUNT];
+    }
+    if (plain) arrfree(config->parts);
+    if (every) arrfree(config->layers);
+    return true;
 }
 
 static bool adapter_config_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
     memset(config, 0, sizeof *config);
     const char *type = config_string(root, "peft_type");
     if (!type || strcmp(type, "LORA")) return fail(err, "unsupported peft_type '%s'; %s; only LORA adapters can be loaded", type ? type : "(none)", name);
-    /* Each of these changes the arithmetic or adds tensors. Absent, null, false and empty all mean "not used". */
-    static const char *const unsupported[] = {"use_dora", "fan_in_fan_out", "lora_bias", "modules_to_save", "rank_pattern", "alpha_pattern", "exclude_modules", "trainable_token_indices", "target_parameters",
-                                              "layer_replication", "use_qalora", "alora_invocation_tokens", "layers_pattern", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "monteclora_config"};
-    for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++) {
-        const Json *j = json_get(root, unsupported[i]);
-        if (!json_is_null(j) && j->type != JSON_FALSE && !((j->type == JSON_ARRAY || j->type == JSON_OBJECT || j->type == JSON_STRING) && !j->count))
-            return fail(err, "unsupported adapter field '%s'; %s; only plain LoRA adapters can be loaded", unsupported[i], name);
-    }
-    const char *bias = config_string(root, "bias");
-    if (bias && strcmp(bias, "none")) return fail(err, "unsupported adapter field bias '%s'; %s; only 'none' is implemented", bias, name);
     double alpha, dropout = 0;
     const Json *d = json_get(root, "lora_dropout");
     if (!json_is_null(d)) dropout = d->type == JSON_NUMBER ? d->number : -1;
     if (!(dropout >= 0 && dropout < 1)) return fail(err, "lora_dropout must be a number from 0 to below 1; %s; check the file", name);
-    if (!config_int(&config->r, root, "r", 1, 65536, 8, name, err) || !config_number(&alpha, root, "lora_alpha", 8, name, err) || !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
+    if (!adapter_fields_check(root, name, err) ||
+        !adapter_init_parse(&config->init, json_get(root, "init_lora_weights"), name, err) ||
+        !config_int(&config->r, root, "r", 1, 65536, 8, name, err) ||
+        !config_number(&alpha, root, "lora_alpha", 8, name, err) ||
+        !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
     config->lora_alpha = (float)alpha;
     config->lora_dropout = (float)dropout;
-    const Json *targets = json_get(root, "target_modules");
-    if (json_is_null(targets)) config->target[MODULE_Q] = config->target[MODULE_V] = true;    /* PEFT's default for all four families */
-    else if (targets->type == JSON_STRING && !strcmp(targets->str, "all-linear")) for (int j = 0; j < MODULE_COUNT; j++) config->target[j] = true;
-    else if (targets->type == JSON_ARRAY) {
-        for (const Json *t = targets->child; t; t = t->next) {
-            int j = t->type == JSON_STRING ? module_by_name(t->str) : -1;
-            if (j < 0) return fail(err, "unsupported target module '%s'; %s; the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj", t->type == JSON_STRING ? t->str : "?", name);
-            config->target[j] = true;
+    if (adapter_targets_parse(config, root, layers, name, err)) return true;
+    arrfree(config->parts);
+    arrfree(config->layers);
+    return false;
+}
+
+/* ---- PiSSA and OLoRA: the base without the initial adapter
+   -----------------------------------------------------------
+   Both begin with s B0 A0 = c Q Q^T W and train from W - s B0 A0 on. PiSSA (Meng et al. 2024): Q are the first r left
+   singular vectors of W, c = 1. OLoRA (Büyükakyüz 2024): Q of W = QR, first r columns, c = s. Everything in double. */
+
+/* y [cols] = W^T v: columns in parallel, every sum from the first row to the last. */
+static void matrix_turned_times(double *y, const float *W, const double *v, int rows, int cols) {
+#pragma omp parallel for schedule(static)
+    for (int begin = 0; begin < cols; begin += 256) {
+        int end = begin + 256 < cols ? begin + 256 : cols;
+        for (int c = begin; c < end; c++) y[c] = 0;
+        for (int r = 0; r < rows; r++) for (int c = begin; c < end; c++)
+            y[c] += v[r] * (double)W[(size_t)r * (size_t)cols + (size_t)c];
+    }
+}
+static void matrix_times(double *y, const float *W, const double *v, int rows, int cols) {
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < rows; r++) {
+        y[r] = 0;
+        for (int c = 0; c < cols; c++) y[r] += (double)W[(size_t)r * (size_t)cols + (size_t)c] * v[c];
+    }
+}
+
+/* Takes out of x what lies in the span of the orthonormal Q[0..count) [n], twice, because once leaves a rounding error
+   behind, and makes it of length 1. Returns the length that it had; 0: nothing was left, x is not a direction. */
+static double orthonormalise(double *x, const double *Q, int count, int n) {
+    double before = 0, after = 0;
+    for (int i = 0; i < n; i++) before += x[i] * x[i];
+    for (int pass = 0; pass < 2; pass++)
+        for (int k = 0; k < count; k++) {
+            const double *q = Q + (size_t)k * (size_t)n;
+            double dot = 0;
+            for (int i = 0; i < n; i++) dot += q[i] * x[i];
+            for (int i = 0; i < n; i++) x[i] -= dot * q[i];
         }
-    } else return fail(err, "target_modules must be a list of names; %s; regular expressions are not supported", name);
-    const Json *which = json_get(root, "layers_to_transform");
-    if (json_is_null(which) || (which->type == JSON_ARRAY && !which->count)) return true;
-    arrsetlen(config->layers, (size_t)layers);
-    memset(config->layers, 0, (size_t)layers);
-    for (const Json *l = which->type == JSON_ARRAY ? which->child : which; l; l = which->type == JSON_ARRAY ? l->next : NULL) {
-        int64_t v = json_size(l);
-        if (v < 0 || v >= layers) { arrfree(config->layers); return fail(err, "layers_to_transform names a layer that the model does not have; %s; layers are 0 to %d", name, layers - 1); }
-        config->layers[v] = 1;
+    for (int i = 0; i < n; i++) after += x[i] * x[i];
+    if (!(after > 1e-24 * before)) return 0;
+    after = sqrt(after);
+    for (int i = 0; i < n; i++) x[i] /= after;
+    return after;
+}
+
+/* Eigenvalues of the symmetric tridiagonal matrix with diagonal d [k] and neighbours e [k], e[i] between i and i+1,
+   left in d; columns of S [k,k] the eigenvectors. QL with implicit shifts (Wilkinson and Reinsch 1971, tql2). */
+static void tridiagonal_eigen(double *d, double *e, double *S, int k) {
+    for (int i = 0; i < k; i++) for (int j = 0; j < k; j++) S[(size_t)i * (size_t)k + (size_t)j] = i == j;
+    e[k - 1] = 0;
+    for (int low = 0; low < k; low++)
+        for (int round = 0; round < 60; round++) {
+            int m = low;
+            while (m + 1 < k && fabs(e[m]) > DBL_EPSILON * (fabs(d[m]) + fabs(d[m + 1]))) m++;
+            if (m == low) break;
+            double g = (d[low + 1] - d[low]) / (2 * e[low]), r = hypot(g, 1), s = 1, c = 1, p = 0;
+            g = d[m] - d[low] + e[low] / (g + copysign(r, g));
+            int i = m - 1;
+            for (; i >= low; i--) {
+                double f = s * e[i], b = c * e[i];
+                e[i + 1] = r = hypot(f, g);
+                if (r == 0) { d[i + 1] -= p; e[m] = 0; break; }
+                s = f / r; c = g / r;
+                g = d[i + 1] - p;
+                r = (d[i] - g) * s + 2 * c * b;
+                d[i + 1] = g + (p = s * r);
+                g = c * r - b;
+                for (int row = 0; row < k; row++) {
+                    double *x = S + (size_t)row * (size_t)k + (size_t)i, turned = x[1];
+                    x[1] = s * x[0] + c * turned;
+                    x[0] = c * x[0] - s * turned;
+                }
+            }
+            if (i >= low) continue;
+            d[low] -= p;
+            e[low] = g;
+            e[m] = 0;
+        }
+}
+
+/* Q [r][rows] = the left singular vectors of W [rows,cols] with the r largest singular values: Lanczos' recurrence on
+   W W^T with all vectors kept orthogonal, until what it knows of those r is exact to 1e-13 of the largest. r <= rows.
+   */
+static void singular_vectors(double *Q, const float *W, int rows, int cols, int r) {
+    size_t n = (size_t)rows;
+    double *V = NULL, *diagonal = NULL, *beside = NULL;     /* stb_ds arrays: [k][rows], [k], [k] */
+    double *y = (double *)must_alloc((size_t)cols * sizeof(double)), *x = (double *)must_alloc(n * sizeof(double));
+    for (int k = 0, check = 2 * r + 16;; k++) {
+        double length = k ? orthonormalise(x, V, k, rows) : 0;
+        if (k && (length <= 0 || length <= 1e-14 * diagonal[0])) length = 0;
+        if (k) arrput(beside, length);
+        bool all = k == rows;
+        if (all || k >= check) {
+            double *d = (double *)must_alloc((size_t)k * sizeof *d), *e = (double *)must_alloc((size_t)k * sizeof *e),
+                   *S = (double *)must_alloc((size_t)k * (size_t)k * sizeof *S), error = 0, largest = 0;
+            int *best = (int *)must_alloc((size_t)r * sizeof *best);
+            memcpy(d, diagonal, (size_t)k * sizeof *d);
+            memcpy(e, beside, (size_t)k * sizeof *e);
+            tridiagonal_eigen(d, e, S, k);
+            for (int i = 0; i < r; i++) {   /* the r largest: few, so one pass for each */
+                best[i] = -1;
+                for (int j = 0; j < k; j++) {
+                    bool taken = false;
+                    for (int b = 0; b < i; b++) taken |= best[b] == j;
+                    if (!taken && (best[i] < 0 || d[j] > d[best[i]])) best[i] = j;
+                }
+                error = fmax(error, fabs(length * S[(size_t)(k - 1) * (size_t)k + (size_t)best[i]]));
+                largest = fmax(largest, d[best[i]]);
+            }
+            bool done = all || error <= 1e-13 * largest;
+            for (int i = 0; i < r && done; i++)
+                for (int row = 0; row < rows; row++) {
+                    double sum = 0;
+                    for (size_t j = 0; j < (size_t)k; j++)
+                        sum += V[j * n + (size_t)row] * S[j * (size_t)k + (size_t)best[i]];
+                    Q[(size_t)i * n + (size_t)row] = sum;
+                }
+            free(d); free(e); free(S); free(best);
+            if (done) break;
+            check = k + k / 4 + 8;
+        }
+        while (length == 0) {               /* the first vector, or the span is closed: any other direction goes on */
+            for (int i = 0; i < rows; i++) {
+                uint32_t counter[4] = {(uint32_t)i, (uint32_t)k, 0, 0}, key[2] = {0x70697373, 0x61}, random[4];
+                philox4x32(random, counter, key);
+                x[i] = (double)random[0] * 0x1p-31 - 1;
+            }
+            length = orthonormalise(x, V, k, rows);
+        }
+        memcpy(arraddnptr(V, n), x, n * sizeof(double));
+        matrix_turned_times(y, W, V + (size_t)k * n, rows, cols);
+        matrix_times(x, W, y, rows, cols);
+        double dot = 0;
+        for (int i = 0; i < rows; i++) dot += V[(size_t)k * n + (size_t)i] * x[i];
+        arrput(diagonal, dot);
+    }
+    arrfree(V); arrfree(diagonal); arrfree(beside);
+    free(x); free(y);
+}
+
+/* w [count,cols] += factor B A: of a whole product the rows from `first` on. */
+static void add_product(float *w, const float *A, const float *B, int rank, float factor, int cols, int first,
+                        int count) {
+    size_t width = (size_t)cols;
+#pragma omp parallel for schedule(static)
+    for (int o = 0; o < count; o++)
+        for (size_t begin = 0; begin < width; begin += 4096) {
+            size_t n = width - begin < 4096 ? width - begin : 4096;
+            float sum[4096] = {0}, *row = w + (size_t)o * width + begin;
+            for (int r = 0; r < rank; r++) {
+                float b = B[(size_t)(first + o) * (size_t)rank + (size_t)r];
+                for (size_t i = 0; i < n; i++) sum[i] += b * A[(size_t)r * width + begin + i];
+            }
+            for (size_t i = 0; i < n; i++) row[i] += factor * sum[i];
+        }
+}
+
+/* The initial adapter of one projection, A0 [r,in] and B0 [out,r], from W [out,in]. */
+static void initial_adapter(float *A, float *B, const float *W, const Linear *p, LoraInit init) {
+    int rank = p->rank < p->out ? p->rank : p->out;
+    size_t out = (size_t)p->out, in = (size_t)p->in;
+    double *Q = (double *)must_alloc((size_t)rank * out * sizeof *Q), *y = (double *)must_alloc(in * sizeof *y);
+    if (init == LORA_INIT_PISSA) singular_vectors(Q, W, p->out, p->in, rank);
+    else for (int r = 0; r < rank && r < p->in; r++) {
+        for (size_t o = 0; o < out; o++) Q[(size_t)r * out + o] = (double)W[o * in + (size_t)r];
+        if (orthonormalise(Q + (size_t)r * out, Q, r, p->out) <= 0) memset(Q + (size_t)r * out, 0, out * sizeof *Q);
+    }
+    for (int r = 0; r < rank; r++) {
+        matrix_turned_times(y, W, Q + (size_t)r * out, p->out, p->in);
+        double factor = init == LORA_INIT_PISSA ? 1 / (double)p->scale : 1;
+        for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(factor * y[i]);
+        for (size_t o = 0; o < out; o++) B[o * (size_t)p->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
+    }
+    free(Q);
+    free(y);
+}
+
+/* Puts what is left of every adapted weight in its place: fp32, as rounding it to 16 bits would be another model. */
+static bool adapter_take_out(Model *m, Error *err) {
+    int count = m->config.num_hidden_layers * MODULE_COUNT;
+    if (m->lora.init == LORA_INIT_PLAIN) return true;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t offset = 0;
+        for (int i = 0; i < count; i++) {
+            Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+            Weight rest = p->w;
+            if (!p->rank) continue;
+            rest.dtype = DTYPE_F32;
+            if (pass) {
+                size_t elements = (size_t)p->out * (size_t)p->in;
+                float *values = (float *)must_alloc(elements * sizeof(float));
+                float *A = m->initial + (p->A - m->param), *B = m->initial + (p->B - m->param);
+                convert_to_f32(values, p->w.data, p->w.dtype, elements);
+                initial_adapter(A, B, values, p, m->lora.init);
+                add_product(values, A, B, p->rank, -p->scale, p->in, 0, p->out);
+                tensor_release_pages(p->w.data, elements * dtype_size(p->w.dtype));
+                rest.data = values;
+                weight_pack(&rest, (char *)m->residual_arena + offset);
+                free(values);
+                rest.data = NULL;
+                p->w = rest;
+            }
+            offset += round_up(weight_packed_bytes(&rest), 256);
+        }
+        m->residual_bytes = offset;
+        if (pass || m->planned) return true;
+        m->residual_arena = backend_alloc(offset);
+        m->initial = (float *)must_alloc(m->param_count * sizeof(float));
+        m->originals = (Weight *)must_alloc((size_t)count * sizeof(Weight));
+        for (int i = 0; i < count; i++) m->originals[i] = m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
+        if (!m->residual_arena)
+            return fail(err, "out of memory for %.1f GiB of weights without their initial adapter; %s; merge the "
+                             "adapter with PEFT",
+                        (double)offset / 0x1p30, m->folder);
     }
     return true;
 }
@@ -2691,6 +3323,14 @@ static void adapter_file(char *path, size_t size, const char *folder, const char
     if (*best && file_exists(best, name)) path_join(path, size, best, name);
 }
 
+/* A tensor of an adapter's file: PEFT takes the adapter's name, "default", out of the key; some keep it. */
+static const Tensor *adapter_tensor(TensorSet *set, const AdapterTensor *t, Error *err) {
+    char named[160];
+    snprintf(named, sizeof named, "%.*s.default.weight", (int)(strlen(t->name) - strlen(".weight")), t->name);
+    bool other = set->table && shgeti(set->table, t->name) < 0 && shgeti(set->table, named) >= 0;
+    return tensors_get(set, other ? named : t->name, t->shape[0], t->shape[1], err);
+}
+
 bool adapter_load(Model *m, const char *folder, Error *err) {
     char path[PATH_MAX];
     adapter_file(path, sizeof path, folder, "adapter_config.json");
@@ -2700,29 +3340,33 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
     bool ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
     json_free(&doc);
     if (!ok) return false;
-    ok = adapter_layout(m, &config, err);
+    if (!file_exists(folder, "adapter_model.safetensors") && file_exists(folder, "adapter_model.bin"))
+        ok = fail(err, "adapter_model.bin is not read; %s; save the adapter as safetensors: PeftModel's "
+                       "save_pretrained does", folder);
+    ok = ok && adapter_layout(m, &config, err);
     arrfree(config.layers);
+    arrfree(config.parts);
     TensorSet set;
     memset(&set, 0, sizeof set);
     adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
     ok = ok && tensors_add_file(&set, path, err);
     AdapterTensor *list = ok ? adapter_tensors(m) : NULL;
     for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
-        const Tensor *t = tensors_get(&set, list[i].name, list[i].shape[0], list[i].shape[1], err);
-        ok = t != NULL;
-        if (!ok) break;
-        if (m->planned) { shdel(set.table, list[i].name); continue; }
-        float *values = (float *)must_alloc(t->count * sizeof(float));
-        convert_to_f32(values, t->data, t->dtype, t->count);
-        backend_upload(list[i].data, values, t->count * sizeof(float));
-        free(values);
+        const Tensor *t = adapter_tensor(&set, &list[i], err);
+        if (!t) { ok = false; break; }
         if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
-        shdel(set.table, list[i].name);                                       /* what is left over at the end has no place in this model */
+        if (!m->planned) {
+            float *values = (float *)must_alloc(t->count * sizeof(float));
+            convert_to_f32(values, t->data, t->dtype, t->count);
+            backend_upload(list[i].data, values, t->count * sizeof(float));
+            free(values);
+        }
+        shdel(set.table, t->name);          /* what is left over at the end has no place in this model */
     }
     if (ok && shlen(set.table)) ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for another model", set.table[0].key, path);
     arrfree(list);
     tensors_close(&set);
-    return ok;
+    return ok && adapter_take_out(m, err);
 }
 
 /* A growing text; what the JSON writers print into. */
@@ -2763,24 +3407,54 @@ static bool text_write(Text *t, const char *folder, const char *name, Error *err
     return ok;
 }
 
+/* What an adapter has projection by projection: the names, or those with another rank or alpha than the rest. */
+enum { ADAPTER_NAMES, ADAPTER_RANKS, ADAPTER_ALPHAS };
+static void adapter_parts_json(Text *t, const Model *m, int what) {
+    const LoraConfig *c = &m->lora;
+    const char *comma = "";
+    if (what != ADAPTER_NAMES) text_add(t, "{");
+    for (ptrdiff_t i = 0; i < arrlen(c->parts); i++) {
+        LoraPart part = c->parts[i];
+        if (!part.rank || (what == ADAPTER_RANKS && part.rank == c->r) ||
+            (what == ADAPTER_ALPHAS && part.alpha == c->lora_alpha)) continue;
+        text_add(t, "%s\n    \"model.layers.%d.%s\"", comma, (int)i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
+        if (what == ADAPTER_RANKS) text_add(t, ": %d", part.rank);
+        if (what == ADAPTER_ALPHAS) text_add(t, ": %.9g", (double)part.alpha);
+        comma = ",";
+    }
+    if (what != ADAPTER_NAMES) text_add(t, "%s}", *comma ? "\n  " : "");
+}
+
 /* The two files, into a folder that nobody reads yet. */
 static bool adapter_write(const Model *m, const char *folder, Error *err) {
     const LoraConfig *c = &m->lora;
     Text t = {NULL};
     /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
-    text_add(&t, "{\n  \"alpha_pattern\": {},\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": ");
+    text_add(&t, "{\n  \"alpha_pattern\": ");
+    adapter_parts_json(&t, m, ADAPTER_ALPHAS);
+    text_add(&t, ",\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": ");
     text_add_json_string(&t, m->folder);
-    text_add(&t, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n  \"init_lora_weights\": true,\n  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": ");
-    if (!c->layers) text_add(&t, "null");
+    static const char *const init[] = {"true", "\"pissa\"", "\"olora\""};
+    text_add(&t, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n"
+             "  \"init_lora_weights\": %s,\n"
+             "  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": ", init[c->init]);
+    if (!c->layers || c->parts) text_add(&t, "null");
     else {
         const char *comma = "[";
         for (int l = 0; l < m->config.num_hidden_layers; l++) if (c->layers[l]) { text_add(&t, "%s%d", comma, l); comma = ", "; }
         text_add(&t, "]");
     }
     text_add(&t, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": %.7g,\n  \"lora_dropout\": %.7g,\n  \"megatron_config\": null,\n  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
-             "  \"rank_pattern\": {},\n  \"revision\": null,\n  \"target_modules\": [", (double)c->lora_alpha, (double)c->lora_dropout, c->r);
+             "  \"rank_pattern\": ", (double)c->lora_alpha, (double)c->lora_dropout, c->r);
+    adapter_parts_json(&t, m, ADAPTER_RANKS);
+    text_add(&t, ",\n  \"revision\": null,\n  \"target_modules\": [");
+    if (c->parts) adapter_parts_json(&t, m, ADAPTER_NAMES);
     const char *comma = "";
-    for (int j = 0; j < MODULE_COUNT; j++) if (c->target[j]) { text_add(&t, "%s\n    \"%s\"", comma, module_name[j]); comma = ","; }
+    for (int j = 0; j < MODULE_COUNT && !c->parts; j++) {
+        if (!c->target[j]) continue;
+        text_add(&t, "%s\n    \"%s\"", comma, module_name[j]);
+        comma = ",";
+    }
     text_add(&t, "\n  ],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n", c->use_rslora ? "true" : "false");
 
     AdapterTensor *list = adapter_tensors(m);
@@ -2842,33 +3516,32 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
 
 /* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
 
-/* out [rows,cols] = W + scale B A, in W's dtype, `count` rows from `first`. params: the adapter's arena on the host. */
-static void merge_rows(void *out, const Linear *p, const float *params, const float *arena, int first, int count) {
-    const float *A = params + (p->A - arena), *B = params + (p->B - arena);
-    size_t cols = (size_t)p->in, size = dtype_size(p->w.dtype);
-#pragma omp parallel for schedule(static)
-    for (int o = 0; o < count; o++) {
-        float row[4096];
-        for (size_t begin = 0; begin < cols; begin += 4096) {
-            size_t n = cols - begin < 4096 ? cols - begin : 4096, at = ((size_t)(first + o) * cols + begin) * size;
-            float sum[4096] = {0};
-            for (int r = 0; r < p->rank; r++) {
-                float b = B[(size_t)(first + o) * (size_t)p->rank + (size_t)r];
-                for (size_t i = 0; i < n; i++) sum[i] += b * A[(size_t)r * cols + begin + i];
-            }
-            convert_to_f32(row, (const char *)p->w.data + at, p->w.dtype, n);
-            for (size_t i = 0; i < n; i++) row[i] += p->scale * sum[i];
-            convert_from_f32((char *)out + ((size_t)o * cols + begin) * size, row, p->w.dtype, n);
-        }
-    }
+/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on. params: the adapter's arena on the host.
+   */
+static void merge_rows(float *rows, const Model *m, const Linear *p, const Weight *w, const float *params, int first,
+                       int count) {
+    size_t A = (size_t)(p->A - m->param), B = (size_t)(p->B - m->param),
+        at = (size_t)first * (size_t)p->in * dtype_size(w->dtype);
+    convert_to_f32(rows, (const char *)w->data + at, w->dtype, (size_t)count * (size_t)p->in);
+    if (m->initial) add_product(rows, m->initial + A, m->initial + B, p->rank, -p->scale, p->in, first, count);
+    add_product(rows, params + A, params + B, p->rank, p->scale, p->in, first, count);
 }
 
-static const Linear *linear_of(const Model *m, const void *data) {
+/* The adapted projection that a tensor's name means, or NULL, and in *w the weight that it is in the file. */
+static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
+    char name[224];
     for (int l = 0; l < m->config.num_hidden_layers; l++)
-        for (int j = 0; j < MODULE_COUNT; j++) if (m->layers[l].linear[j].w.data == data) return m->layers[l].linear[j].rank ? &m->layers[l].linear[j] : NULL;
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            const Linear *p = &m->layers[l].linear[j];
+            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
+            if (!p->rank || strcmp(name, t->name)) continue;
+            *w = m->originals ? m->originals[l * MODULE_COUNT + j] : p->w;
+            return p;
+        }
     return NULL;
 }
 
+/* params: the adapter's arena on the host. */
 static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, const float *params, Error *err) {
     char path[PATH_MAX];
     const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
@@ -2876,24 +3549,30 @@ static bool merge_shard(const Model *m, const MappedFile *file, const char *fold
     Tensor *tensors = NULL;
     SafeFile f;
     if (!safetensors_parse(&tensors, base, file->bytes, file->path, err) || !safe_open(&f, path, err)) return false;
-    qsort(tensors, (size_t)arrlen(tensors), sizeof *tensors, tensor_compare_data);
-    size_t data = file->bytes;
-    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) if ((size_t)((const char *)tensors[i].data - base) < data) data = (size_t)((const char *)tensors[i].data - base);
+    size_t data = file->bytes;              /* the tensors lie in the order of the list; where the first begins */
+    if (arrlen(tensors)) data = (size_t)((const char *)tensors[0].data - base);
     safe_write(&f, base, data);
     bool ok = true;
     for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
         const Tensor *t = &tensors[i];
-        const Linear *p = ok ? linear_of(m, t->data) : NULL;
-        int block = p ? 1 + (int)(((size_t)16 << 20) / ((size_t)p->in * dtype_size(t->dtype))) : 0;
-        char *rows = p ? (char *)must_alloc((size_t)block * (size_t)p->in * dtype_size(t->dtype)) : NULL;
+        Weight w;
+        const Linear *p = ok ? linear_of(m, t, &w) : NULL;
+        size_t size = p ? dtype_size(t->dtype) : 0, cols = p ? (size_t)p->in : 0;
+        int block = p ? 1 + (int)(((size_t)16 << 20) / (cols * sizeof(float))) : 0;
+        float *rows = p ? (float *)must_alloc((size_t)block * cols * sizeof(float)) : NULL;
+        char *out = p ? (char *)must_alloc((size_t)block * cols * size) : NULL;
         for (int first = 0; p && first < p->out && ok; first += block) {
             int count = p->out - first < block ? p->out - first : block;
-            merge_rows(rows, p, params, m->param, first, count);
-            if (first_nonfinite(rows, t->dtype, (size_t)count * (size_t)p->in) >= 0) ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; the adapter is not usable", dtype_name[t->dtype], t->name);
-            safe_write(&f, rows, (size_t)count * (size_t)p->in * dtype_size(t->dtype));
+            size_t elements = (size_t)count * cols;
+            merge_rows(rows, m, p, &w, params, first, count);
+            convert_from_f32(out, rows, t->dtype, elements);
+            if (first_nonfinite(out, t->dtype, elements) >= 0)
+                ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; the adapter is not usable",
+                          dtype_name[t->dtype], t->name);
+            safe_write(&f, out, elements * size);
         }
         if (!p) safe_write(&f, t->data, t->bytes);
-        free(rows);
+        free(rows); free(out);
         tensor_release_pages(t->data, t->bytes);
         free(t->name);
     }
@@ -4703,7 +5382,10 @@ static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *
 static bool run_fit(Run *run, Error *err) {
     TrainOptions *o = run->o;
     int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps, eval_batch = o->per_device_eval_batch_size;
-    size_t least = 0, held = run->memory.total + (run->model->planned ? 0 : run->model->weight_bytes + run->model->norm_bytes + 4 * run->model->param_count * sizeof(float));
+    size_t least = 0, held = run->memory.total;
+    if (!run->model->planned)
+        held += run->model->weight_bytes + run->model->norm_bytes + run->model->residual_bytes +
+                4 * run->model->param_count * sizeof(float);
     size_t limit = o->device_memory ? o->device_memory : held + backend_memory() / 20 * 19;
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_LAYER; level++) {
         for (int size = effective < 4096 ? effective : 4096; size >= 1; size--) {

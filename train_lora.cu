@@ -3157,7 +3157,7 @@ static const char *base_name(const char *path) {
 static bool session_adapter(Session *s, const char *adapter, Error *err) {
     s->adapter = adapter;
     s->generate.adapter = strcmp(adapter, "base") != 0;
-    if (!s->generate.adapter) return true;
+    if (!s->generate.adapter) { adapter_drop(&s->model); return true; }
     char path[PATH_MAX];
     JsonDoc doc;
     adapter_file(path, sizeof path, adapter, "adapter_config.json");
@@ -3361,7 +3361,8 @@ static int verb_merge(Options *o) {
     float *want = probe_logits(&s.model, true, &err);
     if (!want || !adapter_merge(&s.model, o->train.output, &err)) return failed(&err);
     size_t count = 32 * (size_t)s.model.config.vocab_size;
-    double tolerance = merged_tolerance(s.model.layers[0].linear[0].w.dtype, s.model.config.num_hidden_layers);
+    DType stored = s.model.originals ? s.model.originals[0].dtype : s.model.layers[0].linear[0].w.dtype;
+    double tolerance = merged_tolerance(stored, s.model.config.num_hidden_layers);
     session_close(&s);                      /* two large models at once might not fit */
     if (!model_open(&merged, o->train.output, &err)) return failed(&err);
     float *got = probe_logits(&merged, false, &err);

@@ -2,6 +2,7 @@
 """Writes the golden files under test/golden: what Transformers, PEFT and TRL compute, for the C program to agree with.
 
     python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients
+    python dev/make_golden.py adapters    adapters as other people write them, and the logits that PEFT has with them
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step
     python dev/make_golden.py randperm    torch.randperm sequences
     python dev/make_golden.py few_shot    the loss of rows behind solved examples, on data/base
@@ -224,6 +225,61 @@ def models():
             sfx = m["extra"]["suffix"]
             random_adapter(load_base(folder), m["extra"]["lora"], gen, folder / ("adapter" + sfx))
             golden(name, "adapter" + sfx, f"golden{sfx}.safetensors", m["extra"]["lens"], gen)
+
+
+# -------------------------------------------------------------------------------------------------------- adapters
+
+ADAPTERS = {
+    # what the base is without the initial adapter decides: fp32 arithmetic from bf16 weights (mistral) and from fp32
+    "pissa": dict(model="mistral", lora=dict(r=5, lora_alpha=8, target_modules=ALL7), init="pissa"),
+    "olora": dict(model="mistral", lora=dict(r=3, lora_alpha=12, use_rslora=True, target_modules=ALL7), init="olora"),
+    "pissa_pattern": dict(model="qwen3", init="pissa", lora=dict(
+        r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], rank_pattern={"down_proj": 32})),
+    "patterns": dict(model="qwen3", dtype=torch.float16, lora=dict(
+        r=4, lora_alpha=8, use_rslora=True, target_modules=r".*\.(self_attn|mlp)\.(?:[qkv]|up|down)_proj$",
+        exclude_modules=["1.self_attn.v_proj"], rank_pattern={r"layers\.1\..*q_proj": 7,
+                                                              "^model.layers.0.mlp.up_proj": 2, "mlp.up_proj": 9},
+        alpha_pattern={"v_proj|down_proj": 3.5})),
+    "number": dict(model="qwen3", lora=dict(
+        r=2, lora_alpha=3, target_modules=["k_proj", "gate_proj", "model.layers.0.mlp.down_proj"],
+            layers_to_transform=1,
+        layers_pattern="layers")),
+    "all_linear": dict(model="llama", dtype=torch.bfloat16, named=True,
+                       lora=dict(r=2, lora_alpha=4, target_modules="all-linear")),
+    "exclude": dict(model="llama", lora=dict(r=2, lora_alpha=4, target_modules=ALL7,
+                                             exclude_modules=r"model\.layers\.0\..*|.*\.o_proj")),
+}
+
+
+def adapters():
+    # PiSSA's SVD in float64: between two nearly equal singular values PEFT's own, in float32, is 4e-5 of the logits off
+    svd = torch.linalg.svd
+    torch.linalg.svd = lambda w, **k: tuple(x.float() for x in svd(w.double(), **k))
+    ids = torch.tensor([3, 17, 60, 95, 0, 41, 8, 77, 23])
+    out = {"ids": ids.to(torch.int32)}
+    for seed, (name, a) in enumerate(ADAPTERS.items()):
+        gen = torch.Generator().manual_seed(900 + seed)
+        folder = GOLDEN / a["model"] / ("adapter_" + name)
+        random_adapter(load_base(GOLDEN / a["model"]), a["lora"], gen, folder)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        if "init" in a:
+            config["init_lora_weights"] = a["init"]
+        config["base_model_name_or_path"] = str(GOLDEN / a["model"])
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        file = folder / "adapter_model.safetensors"
+        tensors = {k: v.to(a.get("dtype", torch.float32)) for k, v in load_file(str(file)).items()}
+        save_file(tensors, str(file), metadata={"format": "pt"})
+        base = load_base(GOLDEN / a["model"])
+        with torch.no_grad():
+            before = base(ids[None], use_cache=False).logits[0]
+            after = PeftModel.from_pretrained(base, str(folder)).eval()(ids[None], use_cache=False).logits[0]
+        out[name] = after.contiguous()
+        if a.get("named"):  # as some tools write them: with the adapter's name in the key
+            save_file({k.replace(".weight", ".default.weight"): v for k, v in tensors.items()}, str(file),
+                      metadata={"format": "pt"})
+        print(f"{name}: {len(tensors)} tensors, moves the logits by {(after - before).abs().max():.3f}")
+    torch.linalg.svd = svd
+    save_file(out, str(GOLDEN / "adapters.safetensors"))
 
 
 # -------------------------------------------------------------------------------------------------------- randperm
@@ -527,7 +583,7 @@ def few_shot():
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what not in ("models", "trl", "randperm", "generation", "few_shot", "all"):
+    if what not in ("models", "adapters", "trl", "randperm", "generation", "few_shot", "all"):
         sys.exit(__doc__)
-    for f in (models, trl, randperm, generation, few_shot) if what == "all" else (globals()[what],):
+    for f in (models, adapters, trl, randperm, generation, few_shot) if what == "all" else (globals()[what],):
         f()
