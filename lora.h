@@ -2754,8 +2754,8 @@ static int pattern_class(char name, char c) {
 }
 /* The set [...] of characters after its '[': does it hold c? */
 static bool pattern_set(Pattern *p, char c) {
-    bool not = p->at < p->end && *p->at == '^', found = false, first = true;
-    for (p->at += not; p->at < p->end && (*p->at != ']' || first); first = false) {
+    bool without = p->at < p->end && *p->at == '^', found = false, first = true;
+    for (p->at += without; p->at < p->end && (*p->at != ']' || first); first = false) {
         char low = *p->at++, high;
         if (low == '\\' && p->at < p->end) {
             low = *p->at++;
@@ -2769,7 +2769,7 @@ static bool pattern_set(Pattern *p, char c) {
     }
     if (p->at == p->end) { p->unsupported = "a set without its ]"; return false; }
     p->at++;
-    return found != not;
+    return found != without;
 }
 
 static uint64_t pattern_group(Pattern *p, uint64_t from) {
