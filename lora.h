@@ -399,7 +399,10 @@ typedef struct DataOptions {
     int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
     bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
     ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
-    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1 */
+    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own enable_thinking comes first */
+    const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today; NULL: 26 Jul 2024 */
+    bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that would
+                                               ask for it: templates rewrite what is history (Qwen3 takes thoughts out) */
     const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
     int threads;
     int64_t max_rows;                       /* of the file or files, from the first; 0: all */
@@ -409,7 +412,7 @@ typedef struct DataOptions {
 } DataOptions;
 
 /* What was found while reading; printed by inspect and at the start of a run. */
-typedef struct DataStats { int64_t rows, examples, dropped /* no labelled token */, truncated, tokens, labelled, longest, double_bos, stop_trained /* examples whose last labelled token, or the one before it, is a stop token */; } DataStats;
+typedef struct DataStats { int64_t rows, examples, dropped /* no labelled token */, truncated, tokens, labelled, longest, double_bos, stop_trained /* examples whose last labelled token, or the one before it, is a stop token */; int64_t thoughts, systems /* thoughts and system messages that the chat template leaves out */; } DataStats;
 
 typedef struct Dataset {
     int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
@@ -3861,7 +3864,18 @@ typedef struct DataWork {
 } DataWork;
 
 /* The example of one row before the arena. */
-typedef struct DataExample { int32_t *ids, *labels /* one block: [count], [count] */; size_t count; bool truncated; } DataExample;
+typedef struct DataExample DataExample;
+struct DataExample {
+    int32_t *ids, *labels;                  /* one block: [count], [count] */
+    size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
+    bool truncated;
+    DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
+};
+static void data_example_free(DataExample *e) {
+    for (DataExample *n = e->next, *after; n; n = after) { after = n->next; free(n->ids); free(n); }
+    free(e->ids);
+    memset(e, 0, sizeof *e);
+}
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
@@ -3982,12 +3996,62 @@ static bool data_messages(DataWork *w, size_t *count, const Json *list, const ch
     return true;
 }
 
+static size_t data_answers(const DataWork *w, size_t count) {
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) n += w->messages[i].train;
+    return n;
+}
+
+/* What the template is told beside the messages: the row's tools, enable_thinking and chat_template_kwargs, which win in this
+   order, then the options. A name that the template does not know is not read here. */
+static bool data_chat_options(DataWork *w, ChatOptions *o) {
+    bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
+    const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");
+    const Json *thinking = thinks ? data_get(w->object, "enable_thinking") : NULL, *date = NULL;
+    memset(o, 0, sizeof *o);
+    o->enable_thinking = w->o->enable_thinking;
+    o->date = w->o->template_date;
+    if (kwargs) {
+        if (!data_need(w, kwargs, "chat_template_kwargs", JSON_OBJECT)) return false;
+        if (thinks && data_get(kwargs, "enable_thinking")) thinking = data_get(kwargs, "enable_thinking");
+        if (dated) date = data_get(kwargs, "date_string");
+        if (!tools) tools = data_get(kwargs, "tools");
+    }
+    if (thinking) {
+        if (thinking->type != JSON_FALSE && !data_need(w, thinking, "enable_thinking", JSON_TRUE)) return false;
+        o->enable_thinking = thinking->type == JSON_TRUE;
+    }
+    if (date && !data_need(w, date, "date_string", JSON_STRING)) return false;
+    if (date) o->date = date->str;
+    if (tools && !data_need(w, tools, "tools", JSON_ARRAY)) return false;
+    if (tools && tools->count) o->tools = tools;
+    return true;
+}
+
+/* Every answer of w->messages[count] behind the `skip` first ones becomes an example. */
+static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, ChatOptions options) {
+    size_t answers = data_answers(w, count), seen = 0;
+    DataExample *last = NULL;
+    if (only_last && answers) skip = answers - 1;
+    for (size_t i = 0; i < count; i++) {
+        if (!w->messages[i].train || seen++ < skip) continue;
+        ChatText chat;
+        if (last && !(e = last->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
+        last = e;
+        options.as_answer = i > 0;          /* a chat may begin with an answer to nothing */
+        if (!chat_render(&chat, w->t, w->chat, w->messages, i + 1, options, &w->err)) return data_row_wrap(w);
+        e->thoughts = chat.thoughts; e->systems = chat.systems;
+        bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, chat.nspans, false, 0);
+        chat_text_free(&chat);
+        if (!ok) return false;
+    }
+    return true;
+}
+
 /* Renders w->messages[count]. The answers of the first `skip` assistant messages belong to the prompt; only_last: of the others too all but the last. */
 static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, bool all) {
     ChatOptions options;
     ChatText chat;
-    const Json *tools = data_get(w->object, "tools");
-    if (tools && !data_need(w, tools, "tools", JSON_ARRAY)) return false;
     if (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN) {
         char names[512] = "";
         for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
@@ -3998,28 +4062,23 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
         snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
         return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE ? "a chat, but the model folder has no chat template" : "a chat, but the model's chat template is not one of the known");
     }
-    memset(&options, 0, sizeof options);
-    memset(&chat, 0, sizeof chat);
-    options.enable_thinking = w->o->enable_thinking;
-    options.tools = tools && tools->count ? tools : NULL;
+    if (!data_chat_options(w, &options)) return false;
     if (w->as_shot) return shot_chat(w, count);
     if (w->as_prompt) return prompt_chat(w, count, options);
     if (w->shots && all)
         return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
+    if (w->o->split_turns && all)
+        return data_row_fail(w, "leave out one of them", "--split-turns learns answers alone, --loss-on all the prompts too");
     if (!shots_before_chat(w, &count)) return false;
     if (w->shots) skip += w->shots->answers;
+    if (w->o->split_turns) return data_turns(w, e, count, skip, only_last, options);
     if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
     if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
     if (skip > chat.nspans) skip = chat.nspans;
+    e->thoughts = chat.thoughts; e->systems = chat.systems;
     bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans + skip, chat.nspans - skip, all, 0);
     chat_text_free(&chat);
     return ok;
-}
-
-static size_t data_answers(const DataWork *w, size_t count) {
-    size_t n = 0;
-    for (size_t i = 0; i < count; i++) n += w->messages[i].train;
-    return n;
 }
 
 /* ---- the row shapes --------------------------------------------------------------------------------------------------------------------------- */
@@ -4281,13 +4340,14 @@ static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
 static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first, const Tokenizer *t, const char *path, Error *err) {
     int32_t bos = t ? tokenizer_bos(t) : -1;
     if (!s->offset) arrput(s->offset, 0);
-    for (size_t i = 0; i < count; i++) {
-        const DataExample *e = &examples[i];
+    d->stats.rows += (int64_t)count;
+    for (size_t i = 0; i < count; i++) for (const DataExample *e = &examples[i]; e; e = e->next) {
         size_t last = 0;
         int64_t labelled = 0;
-        d->stats.rows++;
         for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
         d->stats.truncated += e->truncated;
+        d->stats.thoughts += (int64_t)e->thoughts;
+        d->stats.systems += (int64_t)e->systems;
         if (!labelled) { d->stats.dropped++; continue; }
         memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
         memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
@@ -4402,8 +4462,7 @@ static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer 
         ok = data_examples(examples, r, begin, end, t, o, chat, shots, err) &&
             sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
         ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
-        for (size_t i = 0; i < end - begin; i++) free(examples[i].ids);
-        memset(examples, 0, (end - begin) * sizeof *examples);
+        for (size_t i = 0; i < end - begin; i++) data_example_free(&examples[i]);
         if (r->mapped) tensor_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
     }
     free(examples);
@@ -4422,9 +4481,10 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     Shots shots;
     bool ok = shots_open(&shots, t, options, err), cached = false;
     ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
-    uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, sizeof(TokenHeader)};
+    uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns, sizeof(TokenHeader)};
     key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
-    if (options->prompt_template) key = hash_bytes(key, options->prompt_template, strlen(options->prompt_template));
+    const char *texts[] = {options->prompt_template, options->template_date};
+    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
     if (shots.text.n) key = hash_bytes(key, shots.text.p, shots.text.n);
     for (size_t i = 0; i < shots.count; i++) {
         key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);

@@ -1887,6 +1887,10 @@ static const Option option_table[] = {
      "for base models, as 'USER: {prompt} ASSISTANT:'"},
     {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, ROWS,
      "Qwen3's enable_thinking (not given: the template's default)"},
+    {"template-date", OPTION_TEXT, AT(train.data_options.template_date), 0, 0, NULL, ROWS,
+     "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
+    {"split-turns", OPTION_BOOL, AT(train.data_options.split_turns), 0, 0, NULL, RUN | INSPECT | MEASURES,
+     "every answer of a chat is an example of its own, as the template asks for it"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, INSPECT, "inspect: how many examples to show"},
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "The adapter"},
     {"lora-r", OPTION_INT, AT(train.lora.r), 1, 4096, NULL, RUN, "rank"},
@@ -2619,11 +2623,21 @@ static void print_memory(const MemoryTable *memory) {
     printf("  %-44s %12s\n", "total", bytes_text(text, sizeof text, (double)memory->total));
 }
 
+/* What templates take out of a conversation that goes on: nothing to repair in the data. */
+static void print_left_out(const DataStats *s, const char *before, const char *after) {
+    const struct { int64_t count; const char *what; } kinds[] = {{s->thoughts, "thought"}, {s->systems, "system message"}};
+    for (int i = 0; i < 2; i++)
+        if (kinds[i].count)
+            printf("%s%lld %s%s left out by the chat template (see --split-turns)%s", before, (long long)kinds[i].count,
+                   kinds[i].what, kinds[i].count == 1 ? "" : "s", after);
+}
+
 static void print_data(const char *label, const char *path, const Dataset *d) {
     const DataStats *s = &d->stats;
     printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples, (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
     if (s->truncated) printf(", %lld cut at max-length", (long long)s->truncated);
     if (s->dropped) printf(", %lld dropped without a labelled token", (long long)s->dropped);
+    print_left_out(s, ", ", "");
     if ((int64_t)d->slots != s->examples) printf(", packed into %zu", d->slots);
     printf("\n");
 }
@@ -2855,6 +2869,7 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
     printf("  stop token trained %12lld of %zu\n  double BOS         %12lld of %zu\n", (long long)s->stop_trained, d->count, (long long)s->double_bos, d->count);
     if (!s->stop_trained) printf("warning: no example ends its loss with a stop token; the tuned model will not know when to stop; check the chat template, the tokenizer's eos_token, and --max-length\n");
     else if (s->stop_trained < (int64_t)d->count) printf("note: %lld of %zu examples do not end with a stop token (cut at --max-length, or other text follows)\n", (long long)((int64_t)d->count - s->stop_trained), d->count);
+    print_left_out(s, "note: ", "\n");
     if (s->double_bos) printf("warning: %lld examples begin with two BOS tokens; the data brings its own and the tokenizer adds one; take it out of the data\n", (long long)s->double_bos);
     return 0;
 }

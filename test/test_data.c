@@ -122,6 +122,73 @@ static void expect_error(const char *what, const char *name, const char *file, c
 #define SYS "<|im_start|>system\nS<|im_end|>\n"
 #define USER(x) "<|im_start|>user\n" x "<|im_end|>\n<|im_start|>assistant\n"
 
+/* Every example of one row, in order, with the thoughts and system messages that the template left out. */
+static void expect_turns(const char *what, const char *file, const Tokenizer *t, DataOptions o, int count,
+                         const char *const *want, int thoughts, int systems) {
+    Dataset d;
+    Error err;
+    bool ok = dataset_open(&d, write_text("turns.jsonl", file), t, &o, &err), same = ok && d.count == (size_t)count;
+    for (int i = 0; same && i < count; i++) if (strcmp(masked(&d, (size_t)i), want[i]) || d.row[i] != 1) {
+        printf("example %d: %s\n   wanted: %s\n", i, masked(&d, (size_t)i), want[i]);
+        same = false;
+    }
+    check(same && d.stats.rows == 1 && d.stats.thoughts == thoughts && d.stats.systems == systems, "turns: %s: %s", what,
+          ok ? "" : err.text);
+    if (ok) dataset_free(&d);
+}
+
+/* A template rewrites what has become history; split_turns asks for every answer as a prompt would. */
+static void test_turns(void) {
+    static const char thinks[] = "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"a\"},"
+        "{\"role\":\"assistant\",\"content\":\"<think>\\nw\\n</think>\\n\\nb\"},{\"role\":\"user\",\"content\":\"c\"},"
+        "{\"role\":\"assistant\",\"content\":\"d\",\"reasoning_content\":\"v\"}]%s}";
+#define THINK(x) "<think>\n" x "\n</think>\n\n"
+#define INST(x) "[INST] " x "[/INST]"
+    char row[700];
+    DataOptions q = options_of(LOSS_DEFAULT, CHAT_QWEN3), m = options_of(LOSS_DEFAULT, CHAT_MISTRAL3);
+    const char *whole[] = {SYS USER("a") "[b<|im_end|>]\n" USER("c") "[" THINK("v") "d<|im_end|>]\n"};
+    snprintf(row, sizeof row, thinks, "");
+    expect_turns("Qwen3 takes the thought out of the history, and it is counted", row, plain, q, 1, whole, 1, 0);
+    q.split_turns = m.split_turns = true;
+    const char *split[] = {SYS USER("a") "[" THINK("w") "b<|im_end|>]", SYS USER("a") "b<|im_end|>\n" USER("c") "[" THINK("v") "d<|im_end|>]"};
+    expect_turns("split: each answer with its thought", row, plain, q, 2, split, 0, 0);
+    q.loss_on = LOSS_ON_COMPLETION;
+    expect_turns("split: of a completion the last alone", row, plain, q, 1, split + 1, 0, 0);
+    q.loss_on = LOSS_ON_ALL;
+    expect_error("split turns and everything learned", "a.jsonl", row, plain, q, "--split-turns", "row 1", NULL);
+    q.loss_on = LOSS_DEFAULT; q.enable_thinking = 0;
+    const char *off[] = {SYS USER("a") THINK("") "[b<|im_end|>]", SYS USER("a") "b<|im_end|>\n" USER("c") THINK("") "[d<|im_end|>]"};
+    expect_turns("split, thinking off: the empty block is the prompt's, thoughts go", row, plain, q, 2, off, 2, 0);
+    snprintf(row, sizeof row, thinks, ",\"chat_template_kwargs\":{\"enable_thinking\":true},\"enable_thinking\":false");
+    expect_turns("a row's chat_template_kwargs come before its enable_thinking and the option", row, plain, q, 2, split, 0, 0);
+    snprintf(row, sizeof row, thinks, ",\"enable_thinking\":\"no\"");
+    expect_error("enable_thinking that is none", "a.jsonl", row, plain, q, "\"enable_thinking\" is a string", "row 1", NULL);
+
+    q.split_turns = false;
+    static const char plainly[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}";
+    expect("thinking off: the empty block is not learned (TRL)", "a.jsonl", plainly, plain, q, USER("a") "<think>\n\n</think>\n\n[b<|im_end|>]\n");
+    q.enable_thinking = -1;
+    expect("thinking: the empty block is learned (TRL)", "a.jsonl", plainly, plain, q, USER("a") "[" THINK("") "b<|im_end|>]\n");
+
+    snprintf(row, sizeof row, thinks, "");
+    m.split_turns = false;
+    const char *lost[] = {"<s>" INST("a") "[ <think>\nw\n</think>\n\nb<|im_end|>]" INST("c") "[ d<|im_end|>]"};
+    expect_turns("Mistral v0.3 loses the system message where an answer is the end", row, with_bos, m, 1, lost, 1, 1);
+    m.split_turns = true;
+    const char *kept[] = {"<s>" INST("S\n\na") "[ <think>\nw\n</think>\n\nb<|im_end|>]",
+                          "<s>" INST("a") " <think>\nw\n</think>\n\nb<|im_end|>" INST("S\n\nc") "[ d<|im_end|>]"};
+    expect_turns("split: it stands before the last question, as when asked", row, with_bos, m, 2, kept, 1, 0);
+
+    DataOptions l = options_of(LOSS_DEFAULT, CHAT_LLAMA32);
+#define LLAMA(date) "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: " date \
+        "\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n[b<|eot_id|>]"
+    expect("Llama 3.2: the template's own date", "a.jsonl", plainly, with_bos, l, LLAMA("26 Jul 2024"));
+    l.template_date = "04 Jul 2025";
+    expect("Llama 3.2: a date that was given", "a.jsonl", plainly, with_bos, l, LLAMA("04 Jul 2025"));
+    snprintf(row, sizeof row, "%.*s,\"chat_template_kwargs\":{\"date_string\":\"1 May 1999\"}}", (int)sizeof plainly - 2, plainly);
+    expect("Llama 3.2: a row's date", "a.jsonl", row, with_bos, l, LLAMA("1 May 1999"));
+}
+
 static void test_shapes(void) {
     DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), all = options_of(LOSS_ON_ALL, CHAT_CHATML), assistant = options_of(LOSS_ON_ASSISTANT, CHAT_CHATML), completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML);
     DataOptions none = options_of(LOSS_DEFAULT, CHAT_NONE), templated = options_of(LOSS_DEFAULT, CHAT_CHATML);
@@ -560,6 +627,7 @@ int main(void) {
     plain = byte_tokenizer("plain", false);
     with_bos = byte_tokenizer("bos", true);
     test_shapes();
+    test_turns();
     test_rows();
     test_stop();
     test_csv();
