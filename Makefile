@@ -54,7 +54,7 @@ $(shell mkdir -p $(BUILD); echo "$(CONFIGURED)" >$(BUILD)/configured)
 endif
 
 .DEFAULT_GOAL := train_lora
-.PHONY: test test-programs test-gpu soak test-mutants nvcc-check test-compilers fuzz bench bench-peer golden clean help stb
+.PHONY: test test-programs test-gpu soak test-mutants nvcc-check test-compilers fuzz mutate bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
 train_lora: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h $(BUILD)/configured | stb
@@ -152,6 +152,11 @@ test-compilers: $(BUILD)/pages.h | stb
 FUZZ_SECONDS ?= 60
 fuzz: | stb
 	@bash test/fuzz.sh $(FUZZ_SECONDS)
+
+## mutate          random mutants of the C code, MUTANTS of them: some test must notice each (needs Python; about an hour on two cores)
+MUTANTS ?= 300
+mutate: | stb
+	python3 dev/mutate.py --count $(MUTANTS)
 
 ## bench           speed of the ops and the tokenizer on this machine; on a GPU every kernel as a share of the card, and the whole step
 bench: $(BUILD)/bench_ops $(BUILD)/bench_tokenizer $(BUILD)/bench_generate $(BUILD)/make_random_model $(if $(filter 1,$(CUDA)),$(BUILD)/bench_gpu)
