@@ -95,12 +95,19 @@ test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(B
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
 $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
+	$(CC) $(STRICT) $(CFLAGS) $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
+
+# Counts the work that it does, as no test looks at a clock.
+$(BUILD)/test_tokenizer $(BUILD)/asan/test_tokenizer: COUNTED = -fsanitize-coverage=trace-pc
+$(BUILD)/test_tokenizer $(BUILD)/asan/test_tokenizer: $(BUILD)/count_work.o
+$(BUILD)/count_work.o: test/count_work.c
+	@mkdir -p $(BUILD)
+	$(CC) $(STRICT) -O2 -c $< -o $@
 
 $(BUILD)/test_score $(BUILD)/asan/test_score: data/score.h
 $(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)/asan
-	$(CC) $(STRICT) -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
+	$(CC) $(STRICT) -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
 
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 define emulated

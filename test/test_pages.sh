@@ -432,9 +432,7 @@ look "report of one record" "$work/case.html" "$work/one.js" 400 dark
 awk 'BEGIN { srand(3); printf "{\"title\": \"long\", \"status\": \"finished\", \"log_history\": [";
     for (i = 1; i <= 20000; i++) printf "%s{\"step\": %d, \"epoch\": %.4f, \"loss\": %.4f, \"grad_norm\": %.3f, \"learning_rate\": %.6g, \"mean_token_accuracy\": %.3f, \"entropy\": %.3f, \"num_tokens\": %d}%s", (i > 1 ? "," : ""), i * 10, i / 2000, (i == 7777 ? 50 : 2 + rand()), 1 + rand(), 2e-4 * (1 - i / 20001), rand(), rand(), i * 8000, (i % 100 ? "" : sprintf(",{\"step\": %d, \"epoch\": %.4f, \"eval_loss\": 2.4}", i * 10, i / 2000)); print "]}" }' >"$work/data.json"
 fill data/report.html "$work/data.json" "$work/case.html"
-start=$SECONDS
 look "report of 20,000 records" "$work/case.html" "$work/long.js" 1400 light
-if [ $((SECONDS - start)) -lt 30 ]; then echo "ok    report of 20,000 records: $((SECONDS - start)) s"; passed=$((passed + 1)); else echo "FAIL  report of 20,000 records: $((SECONDS - start)) s"; failed=$((failed + 1)); fi
 
 cat >"$work/data.json" <<'END'
 {"title": 3, "columns": ["a", null, "a"], "summary": [null, {"loss": null}, {"__proto__": 1, "constructor": 2}], "rows": [null, 7, {}, {"id": {"x": 1}, "label": 4, "messages": [null, {"role": null, "content": null}, {"role": "tool", "content": {"a": 1}}], "reference": "", "answers": [null, 5, "five", "a fourth"], "scores": [null, {"f1": null, "x": "y"}]}, {"answers": "none", "scores": 3, "messages": "x"}]}
@@ -448,10 +446,8 @@ awk 'BEGIN { long = ""; for (i = 0; i < 1400; i++) long = long " word" (i * 7919
     printf "{\"title\": \"many\", \"columns\": [\"base\", \"out/a-rather-long-name-of-an-adapter-folder-with-r-16-and-alpha-32\", \"c\", \"d\", \"e\"], \"summary\": [{\"loss\": 1}, {\"loss\": 2}], \"rows\": [";
     for (i = 1; i <= 2000; i++) printf "%s{\"id\": %d, \"label\": \"group %d\", \"messages\": [{\"role\": \"user\", \"content\": \"Question number %d about the hotel\"}], \"reference\": \"The answer number %d%s\", \"answers\": [\"The reply number %d%s\", \"b %d\", \"c\", \"d\", \"e\"], \"scores\": [{\"f1\": 0}, {\"f1\": %.4f}]}", (i > 1 ? "," : ""), i, i % 7, i, i, (i < 4 ? long : ""), i, (i < 4 ? other : ""), i, (i == 1000 ? 1 : i / 3000); print "]}" }' >"$work/data.json"
 fill data/compare.html "$work/data.json" "$work/case.html"
-start=$SECONDS
 look "compare of 2,000 rows" "$work/case.html" "$work/many.js" 1400 dark
 look "compare of 2,000 rows" "$work/case.html" "$work/many.js" 400 light
-if [ $((SECONDS - start)) -lt 60 ]; then echo "ok    compare of 2,000 rows, twice: $((SECONDS - start)) s"; passed=$((passed + 1)); else echo "FAIL  compare of 2,000 rows: $((SECONDS - start)) s"; failed=$((failed + 1)); fi
 
 [ -n "${1:-}" ] && look "$1" "$1" "$work/real_report.js" 400 light && look "$1" "$1" "$work/real_report.js" 1400 dark
 [ -n "${2:-}" ] && look "$2" "$2" "$work/real_compare.js" 400 light && look "$2" "$2" "$work/real_compare.js" 1400 dark
