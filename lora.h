@@ -325,6 +325,7 @@ typedef struct Model {
                                                taken out of the base; else NULL */
     Weight *originals;                      /* then also [L * MODULE_COUNT]: the weights as they are in the files */
     void *residual_arena; size_t residual_bytes;      /* and what is left of them, W - scale B0 A0, packed in fp32 */
+    const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
     int adam_step;                          /* optimizer steps taken */
     float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the optimizer: 1 except with fp16 */
     int scale_age;                          /* steps since it changed */
@@ -3472,6 +3473,8 @@ static bool adapter_write(const Model *m, const char *folder, Error *err) {
     path_join(path, sizeof path, folder, "adapter_model.safetensors");
     /* Weights first: a configuration without its weights would look like a whole adapter. */
     bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
+    path_join(path, sizeof path, folder, "run.json");
+    if (ok && m->about) ok = write_file(path, m->about, strlen(m->about), err);
     if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
     else text_free(&t);
     free(names); free(data); free(shapes); free(values);
@@ -3480,7 +3483,7 @@ static bool adapter_write(const Model *m, const char *folder, Error *err) {
 }
 
 bool adapter_save(const Model *m, const char *folder, Error *err) {
-    static const char *const files[2] = {"adapter_model.safetensors", "adapter_config.json"};
+    static const char *const files[3] = {"adapter_model.safetensors", "run.json", "adapter_config.json"};
     char from[PATH_MAX], to[PATH_MAX];
     SafeFolder f;
     path_join(to, sizeof to, folder, "adapter");
@@ -3493,20 +3496,21 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
     for (struct dirent *e; d && (e = readdir(d));) {
         path_join(from, sizeof from, folder, e->d_name);
         if (!temporary_of(e->d_name, "adapter") || !strcmp(from, f.temporary)) continue;
-        path_join(to, sizeof to, from, files[1]);
+        path_join(to, sizeof to, from, files[2]);
         unlink(to);                         /* first: without it the rest counts for nothing */
         CRASH_POINT();
         folder_discard(from);
     }
     if (d) closedir(d);
-    path_join(to, sizeof to, folder, files[1]);
+    path_join(to, sizeof to, folder, files[2]);
     if (unlink(to) && errno != ENOENT) {
         fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));
         folder_discard(f.temporary);
         return false;
     }
     CRASH_POINT();
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
+        if (i == 1 && !m->about) continue;
         path_join(from, sizeof from, f.temporary, files[i]);
         path_join(to, sizeof to, folder, files[i]);
         if (rename(from, to)) return fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
@@ -5080,7 +5084,8 @@ static bool record_parse(LogRecord *r, const Json *j) {
 /* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays. checkpoint.json
    goes first: without it the folder is no checkpoint any more. */
 static void checkpoint_remove(const char *folder) {
-    static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors", "optimizer.safetensors"};
+    static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors",
+                                        "optimizer.safetensors", "run.json"};
     char path[PATH_MAX];
     path_join(path, sizeof path, folder, files[0]);
     unlink(path);
@@ -5088,7 +5093,7 @@ static void checkpoint_remove(const char *folder) {
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
         bool ours = false;
-        for (int i = 0; i < 4; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
+        for (int i = 0; i < 5; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
         path_join(path, sizeof path, folder, e->d_name);
         if (ours) unlink(path);
         CRASH_POINT();

@@ -1803,7 +1803,9 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 /* The verbs, as bits; an option's row says which use it. plan rehearses train, so it takes the same words. */
 enum {
     TRAIN = 1, PLAN = 2, INSPECT = 4, GENERATE = 8, EVALUATE = 16, COMPARE = 32, MERGE = 64,
-    LINE_ONLY = 128, WRITES = 256,          /* no verbs: from the command line alone, never a file; names a place */
+    /* no verbs: from the command line alone, never a file; names a place that is written to; kept with the adapter,
+       because a prompt must be written as it was in training */
+    LINE_ONLY = 128, WRITES = 256, KEPT = 512,
     RUN = TRAIN | PLAN, MEASURES = EVALUATE | COMPARE, ANSWERS = GENERATE | MEASURES, ROWS = RUN | INSPECT | ANSWERS,
     EVERY = ROWS | MERGE
 };
@@ -1836,7 +1838,7 @@ typedef struct Options {
     int few_shot, limit;
     bool chat, raw, jsonl, answers;
 
-    const char *command;                    /* the program and its words as a shell would take them, --resume left out */
+    const char *program, *command;          /* as called; with its words, as a shell takes them, --resume left out */
     const char *origin[128];      /* by position in option_table: who set it: from_line or a file; NULL: nobody */
 } Options;
 
@@ -1881,11 +1883,11 @@ static const Option option_table[] = {
      "fill batches to max-length; examples never see each other"},
     {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES,
      "what is learned (default: assistant turns, completions, or all of plain text)"},
-    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, ROWS,
+    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, ROWS | KEPT,
      "name of a built-in template, instead of the model folder's"},
-    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, ROWS,
+    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, ROWS | KEPT,
      "for base models, as 'USER: {prompt} ASSISTANT:'"},
-    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, ROWS,
+    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, ROWS | KEPT,
      "Qwen3's enable_thinking (not given: the template's default)"},
     {"template-date", OPTION_TEXT, AT(train.data_options.template_date), 0, 0, NULL, ROWS,
      "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
@@ -2267,6 +2269,16 @@ static const char *option_origin(const Options *o, const char *name) {
     return o->origin[option_find(name) - option_table];
 }
 static bool option_given(const Options *o, const char *name) { return option_origin(o, name) != NULL; }
+/* As if it had not been set, for options without a default. */
+static void option_forget(Options *o, const char *name) {
+    const Option *d = option_find(name);
+    void *at = (char *)o + d->offset;
+    o->origin[d - option_table] = NULL;
+    if (d->type == OPTION_BOOL) *(bool *)at = false;
+    else if (d->type == OPTION_INT) *(int *)at = 0;
+    else if (d->type == OPTION_LIST) *(const char ***)at = NULL;
+    else *(const char **)at = NULL;
+}
 
 /* The table's name of an option as written: leading dashes gone, underscores as dashes. */
 static void option_name(char *out, size_t size, const char *word) {
@@ -2349,6 +2361,49 @@ static void options_from_file(Options *o, const char *path) {
     text_free(&writes);
 }
 
+/* How the run that made an adapter wrote its prompts: the KEPT members of FOLDER/run.json, each NULL where it has none.
+   false: the folder has no run.json (another program's adapter). The document stays in memory. */
+static bool adapter_kept(const Json *kept[OPTION_COUNT], const char *folder) {
+    char path[PATH_MAX], name[64];
+    JsonDoc doc;
+    adapter_file(path, sizeof path, folder, "run.json");
+    memset(kept, 0, OPTION_COUNT * sizeof *kept);
+    if (!strcmp(folder, "base") || access(path, R_OK) || !json_read(&doc, path, NULL)) return false;
+    for (const Json *j = doc.root->child; j; j = j->next) {
+        option_name(name, sizeof name, j->key ? j->key : "");
+        const Option *d = option_find(name);
+        if (d && (d->verbs & KEPT) && (j->type == JSON_STRING || j->type == JSON_TRUE || j->type == JSON_FALSE))
+            kept[d - option_table] = j;
+    }
+    return true;
+}
+static const char *kept_value(const Json *j) {
+    return !j ? "" : j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str;
+}
+/* What was not given is taken from the adapters, and said once. Adapters that were trained on prompts of different
+   kinds cannot share a table. */
+static void options_from_adapters(Options *o) {
+    const Json *kept[OPTION_COUNT], *other[OPTION_COUNT];
+    const char *first = NULL;
+    Text taken = {NULL};
+    for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) {
+        if (!adapter_kept(first ? other : kept, o->adapter[k])) continue;
+        for (int i = 0; first && i < OPTION_COUNT; i++)
+            if (!o->origin[i] && strcmp(kept_value(kept[i]), kept_value(other[i])))
+                usage_error("%s and %s were trained with different --%s, '%s' and '%s'; --adapter; give the one that "
+                            "is meant, or take the adapters one at a time", first, o->adapter[k], option_table[i].name,
+                            kept_value(kept[i]), kept_value(other[i]));
+        if (!first) first = o->adapter[k];
+    }
+    for (int i = 0; first && i < OPTION_COUNT; i++) {
+        if (!kept[i] || o->origin[i] || !(option_table[i].verbs & o->verb->bit)) continue;
+        option_set(o, &option_table[i], kept_value(kept[i]), first);
+        text_add(&taken, "%s--%s %s", taken.at ? ", " : "", option_table[i].name, kept_value(kept[i]));
+    }
+    if (taken.at) complain_of("note", "%s, as %s was trained (its run.json)", taken.at, first);
+    text_free(&taken);
+}
+
 /* The words after the verb. --name value, --name=value; a bool may stand alone, --no-name turns it off. */
 static void options_parse(Options *o, const Verb *verb, int count, char **words) {
     const char *where = from_line;
@@ -2389,6 +2444,39 @@ static void options_parse(Options *o, const Verb *verb, int count, char **words)
         }
         if (!pass && o->config) options_from_file(o, o->config);
     }
+    options_from_adapters(o);
+}
+
+/* A word of a command to paste, as a shell takes it: the one place that quotes. */
+static void command_add(Text *t, const char *word) {
+    const char *safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%";
+    bool plain = *word && !word[strspn(word, safe)];
+    text_add(t, arrlen(t->at) ? plain ? " %s" : " '" : plain ? "%s" : "'", plain ? word : "");
+    for (const char *c = word; !plain && *c; c++) text_add(t, *c == '\'' ? "'\\''" : "%c", *c);
+    if (!plain) text_add(t, "'");
+}
+/* The program with these words, up to NULL. */
+static Text command_text(const Options *o, ...) {
+    Text t = {NULL};
+    va_list args;
+    command_add(&t, o->program);
+    va_start(args, o);
+    for (const char *word; (word = va_arg(args, const char *));) command_add(&t, word);
+    va_end(args);
+    return t;
+}
+/* The command line again, --resume left out, for messages that say how to go on. */
+static char *command_line(int argc, char **argv) {
+    Text t = {NULL};
+    for (int i = 0; i < argc; i++) {
+        if (i && !strcmp(argv[i], "--resume")) i++;
+        else if (!i || strncmp(argv[i], "--resume=", 9)) command_add(&t, argv[i]);
+    }
+    return t.at;
+}
+static void print_command(const char *label, Text command) {
+    printf("%-8s %s\n", label, command.at);
+    text_free(&command);
 }
 
 /* Options whose text has a structure of its own. */
@@ -2590,10 +2678,12 @@ typedef struct Screen {
     size_t total;                           /* bytes of the memory table */
     FILE *events;                           /* TensorBoard, or NULL */
     Report report;
+    Text about;                             /* the run's options */
     Model *model;                           /* the run's; its adapter is the one in training */
     Tokenizer *tokenizer;                   /* for --sample-prompts */
     Prompts samples;
     Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation; their texts are NULL before the first */
+    int64_t answered;                       /* the step of `after` */
     bool stale;                             /* the report could not be written: said once */
     Error error;                            /* what ended the run from a hook; its text is empty where nothing did */
 } Screen;
@@ -2668,6 +2758,7 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
     o.adapter = true;
     answers_free(screen->after, count);
+    screen->answered = r->step;
     ok = ok && model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->after, NULL, NULL, err);
     for (size_t i = 0; i < count && ok; i++) report_sample(&screen->report, r->step, screen->samples.list[i].dialogue, screen->before[i].text, screen->after[i].text);
     if (!ok) warn(screen, "no sample answers", err);
@@ -2691,14 +2782,32 @@ static void samples_close(Screen *screen) {
     prompts_free(&screen->samples);
     if (screen->tokenizer) tokenizer_free(screen->tokenizer);
 }
-/* The last user's words of a dialogue. */
+/* What the model says, on a terminal with what could drive it spelled out; into a file or pipe as it is. */
+static void print_foreign(const char *text, size_t bytes) {
+    Text t = {NULL};
+    if (isatty(1)) text_add_shown(&t, text, bytes, true);
+    fwrite(t.at ? t.at : text, 1, t.at ? (size_t)arrlen(t.at) : bytes, stdout);
+    text_free(&t);
+}
+static void print_sample(const char *label, const char *text) {
+    printf("%-14s ", label);
+    print_foreign(text, strlen(text));
+    printf("\n");
+}
+/* The last user's words of each dialogue, what the base said to them, and the adapter at its last evaluation. */
 static void samples_print(const Screen *screen) {
+    char after[32];
+    snprintf(after, sizeof after, "step %lld", (long long)screen->answered);
     for (size_t i = 0; i < screen->samples.count && screen->after[i].text; i++) {
         JsonDoc doc;
-        if (!json_parse(&doc, screen->samples.list[i].dialogue, strlen(screen->samples.list[i].dialogue), "dialogue", 1, NULL)) continue;
+        const char *dialogue = screen->samples.list[i].dialogue;
+        if (!json_parse(&doc, dialogue, strlen(dialogue), "dialogue", 1, NULL)) continue;
         const Json *last = doc.root->child;
         while (last && last->next) last = last->next;
-        printf("%s%-8s %s\n%-8s %s\n%-8s %s\n", i ? "" : "\n", "asked", last ? json_get(last, "content")->str : "", "before", screen->before[i].text, "after", screen->after[i].text);
+        if (!i) printf("\n");
+        print_sample("asked", last ? json_get(last, "content")->str : "");
+        print_sample("base", screen->before[i].text);
+        if (screen->answered) print_sample(after, screen->after[i].text);
         json_free(&doc);
     }
 }
@@ -2736,7 +2845,9 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
     screen->page = true;
     screen->model = (Model *)m;             /* the hook may use it between steps */
-    if (!text_write(&text, o->output, "run.json", err) || !report_write(&screen->report, "running", NULL, "", err)) return false;
+    screen->model->about = text.at;         /* run.json belongs to the adapter and is written with it */
+    screen->about = text;
+    if (!report_write(&screen->report, "running", NULL, "", err)) return false;
     return strcmp(screen->o->report_to, "tensorboard") || (screen->events = events_open(o->output, err));
 }
 
@@ -2911,19 +3022,46 @@ static int plan_verdict(const Options *o, size_t total) {
     return 0;
 }
 
+/* Whose adapter lies in the output folder, and where the best one is where that is another. */
+static void print_adapter(const Options *o, const TrainResult *r) {
+    const TrainOptions *t = &o->train;
+    const char *metric = o->metric ? o->metric : "loss";
+    char best[PATH_MAX], name[64];
+    bool saved = t->load_best_model_at_end && r->best_step && !r->stopped;
+    snprintf(name, sizeof name, "checkpoint-%lld", (long long)r->best_step);
+    path_join(best, sizeof best, t->output, name);
+    if (saved)
+        printf("best     step %lld, %s %.4f: its adapter is saved\n", (long long)r->best_step, metric, r->best_metric);
+    if (r->checkpoint[0]) printf("checkpoint %s\n", r->checkpoint);
+    if (!saved && r->best_step && r->best_step != r->steps && (t->load_best_model_at_end || r->stopped))
+        printf("best     step %lld, %s %.4f: %s%s\n", (long long)r->best_step, metric, r->best_metric,
+               access(best, R_OK) ? "not kept" : "its adapter is in ", access(best, R_OK) ? "" : best);
+    printf("adapter  %s, a PEFT folder", t->output);
+    if (r->stopped) printf(" with the adapter of the last step, %lld", (long long)r->steps);
+    printf("; how the run went is in %s/report.html\n", t->output);
+}
+
 /* The last lines of a run: what came of it, where it is and how to use it. */
 static void print_result(const Options *o, const TrainResult *r) {
     char time[32];
+    const char *how = r->stopped ? "stopped" : r->early_stopped ? "stopped early, no better evaluation," : "done";
     if (r->resumed_from) printf("resumed at step %lld; ", (long long)r->resumed_from);
     if (r->skipped) printf("%lld steps left out as not finite; ", (long long)r->skipped);
-    printf("%s after %lld steps in %s; train loss %.4f", r->stopped ? "stopped" : r->early_stopped ? "stopped early, no better evaluation," : "done", (long long)r->steps, duration_text(time, sizeof time, r->seconds), r->train_loss);
+    printf("%s after %lld steps in %s; train loss %.4f", how, (long long)r->steps,
+           duration_text(time, sizeof time, r->seconds), r->train_loss);
     if (isfinite(r->first_eval_loss) && o->train.eval_on_start && !r->stopped)
-        printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", r->first_eval_loss, r->last_eval_loss, 100 * (r->last_eval_loss / r->first_eval_loss - 1));
-    if (o->train.load_best_model_at_end && r->best_step && !r->stopped) printf("\nbest     step %lld, %s %.4f: its adapter is saved", (long long)r->best_step, o->metric ? o->metric : "loss", r->best_metric);
-    if (r->checkpoint[0]) printf("\ncheckpoint %s", r->checkpoint);
-    if (r->checkpoint[0] && r->stopped) printf("\nto go on %s --resume %s", o->command, o->train.output);
-    printf("\nadapter  %s, a PEFT folder; how the run went is in %s/report.html\n", o->train.output, o->train.output);
-    printf("use it   ./train_lora generate --model %s --adapter %s --chat\n", o->train.model, o->train.output);
+        printf("; evaluation loss %.4f -> %.4f (%+.0f %%)", r->first_eval_loss, r->last_eval_loss,
+               100 * (r->last_eval_loss / r->first_eval_loss - 1));
+    printf("\n");
+    print_adapter(o, r);
+    if (r->checkpoint[0] && r->stopped && o->command) {                 /* a sweep says by itself how it goes on */
+        Text output = {NULL};
+        command_add(&output, o->train.output);
+        printf("to go on %s --resume %s\n", o->command, output.at);
+        text_free(&output);
+    }
+    print_command("use it", command_text(o, "generate", "--model", o->train.model, "--adapter", o->train.output,
+                                         "--chat", NULL));
     fflush(stdout);
 }
 
@@ -2935,14 +3073,18 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     if (screen->page) {
         Text more = {NULL};
         Error unwritten;
-        char command[PATH_MAX * 2 + 64];
-        snprintf(command, sizeof command, "./train_lora generate --model %s --adapter %s --chat", o->train.model, o->train.output);
+        char merged[PATH_MAX + 16];
+        snprintf(merged, sizeof merged, "%s-merged", o->train.output);
+        const char *model = o->train.model, *adapter = o->train.output;
+        Text talk = command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL);
+        Text merge = command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL);
         text_add(&more, ", \"commands\": [{\"what\": \"talk to it\"");
-        text_member(&more, "command", command);
-        snprintf(command, sizeof command, "./train_lora merge --model %s --adapter %s --output %s-merged", o->train.model, o->train.output, o->train.output);
+        text_member(&more, "command", talk.at);
         text_add(&more, "}, {\"what\": \"put it into the base model\"");
-        text_member(&more, "command", command);
+        text_member(&more, "command", merge.at);
         text_add(&more, "}]");
+        text_free(&talk);
+        text_free(&merge);
         if (r->best_step) {
             text_add(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
             text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
@@ -2989,6 +3131,8 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     if (ok) { print_result(o, result); samples_print(&screen); }
     run_finish(o, &screen, result, ok, ok ? NULL : &err);
     samples_close(&screen);
+    if (model) model->about = NULL;
+    text_free(&screen.about);
     if (!ok) return failed(&err);
     return result->stopped ? 128 + interrupted : 0;
 }
@@ -3005,6 +3149,7 @@ typedef struct SweepRun { char name[256]; uint64_t options; bool done, failed; d
 static Options sweep_options(const Options *o, int number, SweepRun *run) {
     Options own = *o;
     own.sweep = NULL;
+    own.command = NULL;
     memset(run, 0, sizeof *run);
     for (ptrdiff_t i = arrlen(o->sweep) - 1; i >= 0; i--) {
         char word[512], name[64], earlier[256];
@@ -3216,7 +3361,7 @@ static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
 
 static bool print_text(void *user, size_t prompt, const char *text, size_t bytes) {
     (void)user; (void)prompt;
-    fwrite(text, 1, bytes, stdout);
+    print_foreign(text, bytes);
     fflush(stdout);
     return !interrupted;                    /* in a chat Ctrl-C ends the answer */
 }
@@ -3296,14 +3441,44 @@ static int chat(Session *s, Error *err) {
     return 0;
 }
 
+/* One of four things is answered, and not every option goes with each: one that was typed is refused, one of a config
+   file (which may be that of training) is left out and said. */
+static void generate_sources(Options *o) {
+    enum { PROMPT = 1, MESSAGES = 2, DATA = 4, CHAT = 8 };
+    static const char *const source[] = {"prompt", "messages", "data", "chat"};
+    static const struct { const char *name; int goes_with; } options[] = {
+        {"few-shot", DATA}, {"shots", DATA}, {"limit", DATA}, {"system", PROMPT | CHAT}, {"raw", PROMPT},
+        {"jsonl", PROMPT | MESSAGES | DATA}, {"output", PROMPT | MESSAGES | DATA}};
+    int count = 0, typed = 0, which = 0;
+    for (int i = 0; i < 4; i++) typed += option_origin(o, source[i]) == from_line;
+    for (int i = 0; i < 4; i++) {
+        if (typed && option_origin(o, source[i]) != from_line) option_forget(o, source[i]);
+        if (!option_given(o, source[i]) || (i == 3 && !o->chat)) continue;
+        count++;
+        which = i;
+    }
+    if (count != 1)
+        usage_error("%s; command line; give one of --prompt TEXT, --messages FILE, --data FILE or --chat",
+                    count ? "several things to answer" : "nothing to answer");
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        const char *name = options[i].name, *where = option_origin(o, name);
+        if (!where || (options[i].goes_with & 1 << which)) continue;
+        if (where == from_line) usage_error("--%s does nothing with --%s; command line; leave it out", name, source[which]);
+        complain_of("note", "%s: %s is not used with --%s", where, name, source[which]);
+        option_forget(o, name);
+    }
+}
+
 static int verb_generate(Options *o) {
     Error err;
     Session s;
     Prompts p;
     static const char *only_base[] = {"base"};
+    generate_sources(o);
     bool written = option_given(o, "output");
-    int sources = (arrlen(o->prompt) > 0) + (o->messages != NULL) + option_given(o, "data") + o->chat;
-    if (sources != 1) usage_error("%s; command line; give one of --prompt TEXT, --messages FILE, --data FILE or --chat", sources ? "several things to answer" : "nothing to answer");
+    struct stat there;
+    if (written && !stat(o->train.output, &there) && S_ISDIR(there.st_mode))
+        usage_error("the answers would take the place of a folder; --output %s; name a file", o->train.output);
     if (!session_open(&s, o, &err)) return failed(&err);
     const char **columns = arrlen(o->adapter) ? o->adapter : only_base;
     int count = arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1, status = 0;
@@ -3334,7 +3509,11 @@ static int verb_generate(Options *o) {
                 else text_add(&out, "[%lld] %s\n", (long long)p.list[begin + i].row, answers[i].text);
             }
             answers_free(answers, n);
-            if (!written && arrlen(out.at)) { fwrite(out.at, 1, (size_t)arrlen(out.at), stdout); fflush(stdout); text_free(&out); }
+            if (!written && arrlen(out.at)) {
+                print_foreign(out.at, (size_t)arrlen(out.at));
+                fflush(stdout);
+                text_free(&out);
+            }
         }
         double seconds = seconds_now() - start;
         if (!status) fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c], (long long)tokens, seconds, (double)tokens / fmax(seconds, 1e-9));
@@ -3392,6 +3571,17 @@ static int verb_merge(Options *o) {
         return failed(&err);
     }
     printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e\n", o->train.output, o->train.model, o->adapter[0], dtype, error);
+    /* The merged folder has no run.json: how prompts are written is spelled out. */
+    const Json *kept[OPTION_COUNT];
+    Text use = command_text(o, "generate", "--model", o->train.output, NULL);
+    bool known = adapter_kept(kept, o->adapter[0]);
+    for (int i = 0; known && i < OPTION_COUNT; i++) {
+        if (!kept[i]) continue;
+        text_add(&use, " --%s", option_table[i].name);
+        command_add(&use, kept_value(kept[i]));
+    }
+    text_add(&use, " --chat");
+    print_command("use it", use);
     return 0;
 }
 
@@ -3693,20 +3883,6 @@ static int verb_evaluate(Options *o, bool compare) {
    18  MAIN
    ================================================================================================================================================ */
 
-/* The command line again, for messages that say how to go on. */
-static char *command_line(int argc, char **argv) {
-    Text t = {NULL};
-    for (int i = 0; i < argc; i++) {
-        if (!strcmp(argv[i], "--resume")) { i++; continue; }
-        if (!strncmp(argv[i], "--resume=", 9)) continue;
-        bool plain = *argv[i] && !argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%")];
-        text_add(&t, i ? plain ? " %s" : " '" : "%s", argv[i]);
-        for (const char *c = argv[i]; !plain && *c; c++) text_add(&t, *c == '\'' ? "'\\''" : "%c", *c);
-        if (!plain) text_add(&t, "'");
-    }
-    return t.at;
-}
-
 static const Verb *verb_or_die(const char *name) {
     Text list = {NULL};
     const char *near = NULL;
@@ -3751,6 +3927,7 @@ int main(int argc, char **argv) {
     Options o;
     options_parse(&o, verb, argc - skip, argv + skip);
     options_resolve(&o);
+    o.program = argv[0];
     o.command = command_line(argc, argv);
     if (verb->bit == INSPECT) return verb_inspect(&o);
     if (verb->bit == GENERATE) return verb_generate(&o);

@@ -33,6 +33,40 @@ refuse "no such module" 2 "q_proj, k_proj" $base --target-modules q_proj,qkv_pro
 refuse "no such layer" 2 "layers 0 to 3" $base --layers-to-transform 2-9
 refuse "no such template" 2 "qwen3" $base --chat-template vicuna
 refuse "prompt template without prompt" 2 "{prompt}" $base --prompt-template hello
+refuse "a transposed name" 2 "did you mean --model" --modle x
+refuse "the beginning of a name" 2 "did you mean --max-length" --max-len 3
+refuse "an option of other verbs" 2 "train does not use --batch-size, .*--per-device-train-batch-size" --batch-size 2
+refuse "an option of training" 2 "generate does not use --max-length, .*--max-new-tokens" generate --prompt a --max-length 9
+refuse "an option of training" 2 "evaluate does not use --lora-r, an option of train and plan" evaluate --lora-r 2
+refuse "a word that means nothing" 2 "see ./train_lora train --help" --qqq 3
+for word in "lr 1=learning-rate" "epochs 3=num-train-epochs" "rank 4=lora-r" "model-name-or-path x=model" "limit 3=max-train-samples" \
+    "evaluation-strategy epoch=eval-strategy" "gradient-checkpointing=recompute layer" "fp16=PRECISION=BF16" "bias none=only A and B" \
+    "load-in-4bit=no quantised" "optim adamw_torch=AdamW" "beta 0.1=DPO" "deepspeed x=one GPU" "report-to wandb=tensorboard"; do
+    refuse "--${word%%=*}" 2 "${word#*=}" --${word%%=*}
+done
+refuse "a near value" 2 "did you mean cosine?" --lr-scheduler-type cosin
+refuse "a near module" 2 "did you mean q_proj?" $base --target-modules qproj
+refuse "a near verb" 2 "did you mean train?" trian
+"$program" --chat-template foo --model data/base >"$work/out.txt" 2>&1
+[ $? = 2 ] && ! grep -q "did you mean" "$work/out.txt"
+verdict $? "no suggestion where nothing is near: $(cut -c1-90 "$work/out.txt")"
+refuse "two sources" 2 "several things" generate --prompt a --chat
+refuse "--system beside --data" 2 "does nothing with --data" generate --data data/hotel/test.jsonl --system x
+refuse "answers over a folder" 2 "name a file" generate --prompt a --output data
+refuse "escapes in an error" 2 "lr<0x1B>\[31m<U+202E>" $'--lr\e[31m\u202e' 3
+echo '{"max_steps": 1, "on_finish": "touch '"$work"'/ran"}' >"$work/c.json"
+refuse "a command in a config file" 2 "not taken from files" --config "$work/c.json"
+[ ! -e "$work/ran" ]
+verdict $? "and it did not run"
+printf '{"learning_rate": 1, "prompt": ["hi"], "max_new_tokens": 1, "output": "%s"}' "$work/answers" >"$work/c.json"
+"$program" generate --config "$work/c.json" >"$work/out.txt" 2>"$work/err.txt"
+grep -q "^note: .*output $work/answers (where files are written); generate does not use learning_rate$" "$work/err.txt" && [ -s "$work/answers" ]
+verdict $? "a config file of another verb: $(head -n 1 "$work/err.txt" | sed "s|$work/||g")"
+for verb in train inspect plan generate evaluate compare merge; do
+    "$program" $verb --help >"$work/a" && "$program" help $verb | cmp -s - "$work/a" && [ "$(grep -c -- "--lora-r " "$work/a")" = "$(case $verb in train | plan) echo 1 ;; *) echo 0 ;; esac)" ] || break
+done
+verdict $? "each verb has its help ($verb: $(grep -c '^  --' "$work/a") options); train's lists chat templates: $("$program" help train | grep -o 'one of qwen3.*' | cut -c1-60)"
+
 refuse "no model folder" 1 "$work/none" --model "$work/none" --data data/hotel/test.jsonl --output "$work/o"
 refuse "no data file" 1 "$work/none.jsonl" --model data/base --data "$work/none.jsonl" --output "$work/o"
 refuse "output below a file" 1 "Makefile/out" $base --output Makefile/out
@@ -77,6 +111,21 @@ model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "unknown chat t
 # a run, and a second one that fails must leave the first one's adapter as it was
 "$program" $base >"$work/out.txt" 2>&1 && [ -s "$work/o/adapter_model.safetensors" ] && [ -s "$work/o/trainer_state.json" ] && [ -s "$work/o/run.json" ]
 verdict $? "two steps, adapter, trainer_state.json, run.json"
+# what is printed and reported works as pasted: a folder with a difficult name, and a chat template that the model folder does not name
+model; echo "{{ x }}" >"$work/m/chat_template.jinja"; mv "$work/m" "$work/the model"
+"$program" --model "$work/the model" --data data/hotel/test.jsonl --chat-template zephyr --max-steps 2 --save-strategy steps --save-steps 1 --output "$work/it's \$(touch $work/ran)" >"$work/out.txt" 2>&1
+sed -n 's/^use it *//p' "$work/out.txt" >"$work/use"
+echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran" ] && [ "$(grep -c '^note: --chat-template zephyr, as ' "$work/err.txt")" = 1 ] && [ -s "$work/answer" ]
+verdict $? "the printed command, pasted: $(sed "s|$work/||g" "$work/use" | cut -c1-110); $(grep ^note "$work/err.txt" | cut -c1-32)"
+adapter="$work/it's \$(touch $work/ran)"
+grep -qF "$(sed 's/[\\"]/\\&/g' "$work/use")" "$adapter/report.html"
+verdict $? "the page has the same command"
+"$program" generate --model "$work/the model" --adapter "$adapter/checkpoint-1" --prompt hi --max-new-tokens 1 2>&1 >/dev/null | grep -q '^note: --chat-template zephyr'
+verdict $? "a checkpoint brings its prompts too"
+"$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 --chat-template qwen3 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
+verdict $? "what is given again is not taken"
+cp -r "$adapter" "$work/other"; sed -i 's/zephyr/qwen3/' "$work/other/run.json"
+refuse "adapters of different prompts" 2 "different --chat-template, 'zephyr' and 'qwen3'" compare --model "$work/the model" --adapter "$adapter" --adapter "$work/other" --data data/hotel/test.jsonl
 cp "$work/o/adapter_model.safetensors" "$work/before"
 "$program" $base --learning-rate 1e29 --max-grad-norm 0 --max-steps 20 >"$work/out.txt" 2>"$work/err.txt"
 [ $? = 1 ] && grep -q "not finite" "$work/err.txt" && cmp -s "$work/before" "$work/o/adapter_model.safetensors"

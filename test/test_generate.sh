@@ -100,7 +100,7 @@ verdict "$(grep -q '^warning: the first 1 rows .* see their own answers' "$work/
     grep -q '^warning: [1-4] of 4 rows are cut at 200 tokens, [0-4] of them before their answer' "$work/err"; echo $?)" \
     "rows among their own shots, and rows that are cut: $(grep -c ^warning "$work/err") warnings"
 refused "chats before plain text" 1 "same shape" evaluate --model data/base --data $shot/plain.jsonl "${shots[@]:2}"
-refused "shots in training" 2 "not for training" --model data/base "${shots[@]}"
+refused "shots in training" 2 "train does not use --few-shot" --model data/base "${shots[@]}"
 refused "a file of shots, but how many" 2 "--few-shot" evaluate --model data/base "${shots[@]:0:2}" "${shots[@]:4}"
 refused "all in the loss, shots too" 1 "--loss-on" evaluate --model data/base "${shots[@]}" --loss-on all
 echo '{"messages": [{"role": "user", "content": "Hi"}]}' >"$work/question.jsonl"
