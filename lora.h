@@ -508,11 +508,13 @@ typedef struct TrainOptions {
 typedef struct LogRecord {
     bool eval;
     int64_t step, total_steps, num_tokens;
-    double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy, perplexity, mean_example_perplexity, loss_hf;
+    double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy;
+    double token_loss, token_accuracy, token_entropy, perplexity, mean_example_perplexity;     /* of an evaluation */
     double tokens_per_second, seconds, eta, ceiling_share;    /* ours; share of backend_ceiling that useful arithmetic took */
 } LogRecord;
-enum { EVAL_METRICS = 5 };
-extern const char *const eval_metric_name[EVAL_METRICS];   /* loss, perplexity, mean_example_perplexity, mean_token_accuracy, entropy */
+enum { EVAL_METRICS = 6 };
+extern const char *const eval_metric_name[EVAL_METRICS];   /* loss, token_loss, perplexity, mean_example_perplexity,
+                                                              mean_token_accuracy, entropy */
 /* Number of a metric by name ("eval_" in front or not), or -1; and its value in a record. */
 int eval_metric_find(const char *name);
 double eval_metric(const LogRecord *r, int metric);
@@ -540,9 +542,16 @@ typedef struct TrainResult {
 
 /* The whole job: open, attach, evaluate, train, evaluate, save. On an error nothing of an earlier output is lost. */
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err);
-/* Evaluation over a data set, weighted by tokens: the number does not depend on how examples fall into batches. perplexity = exp(loss); mean_example_perplexity = mean over examples of exp(its own mean loss).
-   loss_hf is what transformers' Trainer calls eval_loss: the batches' token means, weighted by examples (trainer.py evaluation_loop), for comparison with its logs. */
-typedef struct EvalResult { double loss, loss_hf, perplexity, mean_example_perplexity, accuracy, entropy; int64_t tokens, examples; } EvalResult;
+/* Evaluation over a data set. Two ways of averaging, never under one name:
+     loss, accuracy, entropy          as transformers' Trainer and TRL log them (eval_loss, eval_mean_token_accuracy,
+                                      eval_entropy): a mean over the batches of each one's own mean, the loss weighted by
+                                      the batch's slots. They depend on batch_size, and on packing, as theirs do
+     token_loss, token_accuracy, token_entropy    every token counts alike, however examples fall into batches
+   perplexity = exp(token_loss); mean_example_perplexity = mean over examples of exp(its own mean loss). */
+typedef struct EvalResult {
+    double loss, accuracy, entropy, token_loss, token_accuracy, token_entropy, perplexity, mean_example_perplexity;
+    int64_t tokens, examples;
+} EvalResult;
 bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
 
 /* ================================================================================================================================================
@@ -4748,7 +4757,7 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
     memset(&call, 0, sizeof call);
     call.adapter = adapter;
     LossStats sum = {0, 0, 0, 0};
-    double by_batch = 0, perplexities = 0;
+    double perplexities = 0, batches = 0;
     memset(result, 0, sizeof *result);
     for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch_size) {
         int64_t slots[4096];
@@ -4761,7 +4770,11 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
             model_explain_nonfinite(m, b, call, where, sizeof where);
             return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
-        by_batch += s.tokens ? s.loss_sum / (double)s.tokens * count : 0;
+        double of = s.tokens ? (double)s.tokens : 1;
+        result->loss += s.loss_sum / of * count / (double)d->slots;
+        result->accuracy += (double)s.correct / of;
+        result->entropy += s.entropy_sum / of;
+        batches++;
         for (int i = 0; i < b->S; i++) {
             double loss = 0;
             int64_t tokens = 0;
@@ -4771,12 +4784,13 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
         sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
     }
     double n = sum.tokens ? (double)sum.tokens : 1;
-    result->loss = sum.loss_sum / n;
-    result->loss_hf = by_batch / (double)d->slots;
-    result->perplexity = fmin(exp(result->loss), DBL_MAX);                    /* JSON knows no infinity */
+    result->accuracy /= fmax(batches, 1);
+    result->entropy /= fmax(batches, 1);
+    result->token_loss = sum.loss_sum / n;
+    result->token_accuracy = (double)sum.correct / n;
+    result->token_entropy = sum.entropy_sum / n;
+    result->perplexity = fmin(exp(result->token_loss), DBL_MAX);              /* JSON knows no infinity */
     result->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
-    result->accuracy = (double)sum.correct / n;
-    result->entropy = sum.entropy_sum / n;
     result->tokens = sum.tokens;
     return true;
 }
@@ -4786,13 +4800,18 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
 static void log_record_json(Text *t, const LogRecord *r) {
     const char *prefix = r->eval ? "eval_" : "";
     text_add(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
-    if (r->eval) text_add(t, "\"eval_loss_hf\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, \"eval_runtime\": %.4f, ", r->loss_hf, r->perplexity, r->mean_example_perplexity, r->seconds);
+    if (r->eval)
+        text_add(t, "\"eval_token_loss\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, "
+                    "\"eval_token_accuracy\": %.9g, \"eval_token_entropy\": %.9g, \"eval_runtime\": %.4f, ",
+                 r->token_loss, r->perplexity, r->mean_example_perplexity, r->token_accuracy, r->token_entropy,
+                 r->seconds);
     else text_add(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->ceiling_share, r->seconds);
     text_add(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
 }
 
 const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
-const char *const eval_metric_name[EVAL_METRICS] = {"loss", "perplexity", "mean_example_perplexity", "mean_token_accuracy", "entropy"};
+const char *const eval_metric_name[EVAL_METRICS] = {"loss", "token_loss", "perplexity", "mean_example_perplexity",
+    "mean_token_accuracy", "entropy"};
 
 int eval_metric_find(const char *name) {
     if (!strncmp(name, "eval_", 5)) name += 5;
@@ -4800,7 +4819,8 @@ int eval_metric_find(const char *name) {
     return -1;
 }
 double eval_metric(const LogRecord *r, int metric) {
-    const double value[EVAL_METRICS] = {r->loss, r->perplexity, r->mean_example_perplexity, r->mean_token_accuracy, r->entropy};
+    const double value[EVAL_METRICS] = {r->loss, r->token_loss, r->perplexity, r->mean_example_perplexity,
+        r->mean_token_accuracy, r->entropy};
     return value[metric];
 }
 
@@ -4810,7 +4830,8 @@ typedef struct Best { int64_t step; double value; int in_vain; } Best;
 static Best history_best(const LogRecord *history, const TrainOptions *o) {
     Best best = {0, NAN, 0};
     int metric = o->metric_for_best_model ? eval_metric_find(o->metric_for_best_model) : 0;
-    bool greater = o->greater_is_better < 0 ? metric == 3 : o->greater_is_better != 0;
+    bool accuracy = !strcmp(eval_metric_name[metric], "mean_token_accuracy");
+    bool greater = o->greater_is_better < 0 ? accuracy : o->greater_is_better != 0;
     for (ptrdiff_t i = 0; i < arrlen(history); i++) {
         if (!history[i].eval || !history[i].step) continue;
         double value = eval_metric(&history[i], metric);
@@ -4906,7 +4927,10 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     LogRecord r;
     memset(&r, 0, sizeof r);
     r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
-    r.loss = e.loss; r.loss_hf = e.loss_hf; r.perplexity = e.perplexity; r.mean_example_perplexity = e.mean_example_perplexity; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy; r.seconds = seconds_now() - start;
+    r.loss = e.loss; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy;
+    r.token_loss = e.token_loss; r.token_accuracy = e.token_accuracy; r.token_entropy = e.token_entropy;
+    r.perplexity = e.perplexity; r.mean_example_perplexity = e.mean_example_perplexity;
+    r.seconds = seconds_now() - start;
     if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
     result->last_eval_loss = e.loss;
     run_log(run, &r);
@@ -5056,14 +5080,17 @@ static void checkpoint_identity(Text *t, const Run *run) {
 }
 
 /* Every field of a record, exactly; the log's own lines round. */
-enum { RECORD_NUMBERS = 17 };
+enum { RECORD_NUMBERS = 19 };
 static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
-    const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps, (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy, r->perplexity, r->loss_hf,
-                                        r->tokens_per_second, r->seconds, r->eta, r->mean_example_perplexity, r->ceiling_share};
+    const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps,
+        (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy,
+        r->token_loss, r->token_accuracy, r->token_entropy, r->perplexity, r->mean_example_perplexity,
+        r->tokens_per_second, r->seconds, r->eta, r->ceiling_share};
     memcpy(v, all, sizeof all);
 }
 static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
-    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[15], v[11], v[12], v[13], v[14], v[16]};
+    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10],
+                   v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18]};
     return r;
 }
 static void record_text(Text *t, const LogRecord *r) {
@@ -5503,6 +5530,8 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     unpacked.max_rows = o->max_eval_samples;
     ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) && (o->eval_data || !(o->eval_split > 0) || !o->data || dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err));
     ok = ok && (!o->data_options.packing || !o->data || dataset_pack(&run->train, o->data_options.max_length, err));
+    bool pack_eval = o->data_options.packing && run->eval.slots;              /* TRL does: eval_loss depends on it */
+    ok = ok && (!pack_eval || dataset_pack(&run->eval, o->data_options.max_length, err));
     if (t) tokenizer_free(t);
     ok = ok && ids_in_vocabulary(&run->train, config.vocab_size, o->data, err) && ids_in_vocabulary(&run->eval, config.vocab_size, o->eval_data, err);
     if (!ok) return false;

@@ -1855,7 +1855,7 @@ typedef struct Option {
 
 static const char *const recompute_name[] = {"none", "gate_up", "layer"};
 #define AT(field) offsetof(Options, field)
-#define METRICS "loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
+#define METRICS "loss|token_loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
 static const Option option_table[] = {
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "What goes in and out"},
     {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, EVERY,
@@ -1879,7 +1879,7 @@ static const Option option_table[] = {
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "How rows become examples"},
     {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, RUN | INSPECT | MEASURES,
      "tokens; longer examples are cut at the end"},
-    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, RUN | INSPECT,
+    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, RUN | INSPECT | MEASURES,
      "fill batches to max-length; examples never see each other"},
     {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES,
      "what is learned (default: assistant turns, completions, or all of plain text)"},
@@ -1935,7 +1935,8 @@ static const Option option_table[] = {
     {"per-device-eval-batch-size", OPTION_INT, AT(train.per_device_eval_batch_size), 1, 4096, NULL, RUN | MEASURES,
      "examples of an evaluation batch"},
     {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0,
-     METRICS "|eval_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|eval_entropy", RUN,
+     METRICS "|eval_loss|eval_token_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|"
+     "eval_entropy", RUN,
      "what makes an evaluation the best (not given: loss)"},
     {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, RUN,
      "of that metric (not given: of the token accuracy only)"},
@@ -2882,7 +2883,9 @@ static void on_log(void *user, const LogRecord *r) {
         warn(screen, "report.html stays as it was", &err);
     }
     clear_bar(screen);
-    if (r->eval) printf("eval  step %lld: loss %.4f, perplexity %.2f, token accuracy %.1f %% (%.1f s)\n", (long long)r->step, r->loss, r->perplexity, 100 * r->mean_token_accuracy, r->seconds);
+    if (r->eval)
+        printf("eval  step %lld: loss %.4f, per token %.4f, perplexity %.2f, token accuracy %.1f %% (%.1f s)\n",
+               (long long)r->step, r->loss, r->token_loss, r->perplexity, 100 * r->token_accuracy, r->seconds);
     else printf("step %5lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.2e  accuracy %.3f  entropy %.3f  %.0f tokens/s  ETA %s\n", (long long)r->step, (long long)r->total_steps, r->epoch, r->loss, r->grad_norm,
                 r->learning_rate, r->mean_token_accuracy, r->entropy, r->tokens_per_second, duration_text(eta, sizeof eta, r->eta));
     fflush(stdout);
@@ -3590,9 +3593,12 @@ static int verb_merge(Options *o) {
    The same rows before and after: loss and its relatives of the given answers, then answers of the model's own, scored by data/score.h. A column is the base or one adapter.
    ================================================================================================================================================ */
 
-enum { SCORES = 14 };
-static const char *const score_name[SCORES] = {"loss", "perplexity", "mean_example_perplexity", "token_accuracy", "entropy", "exact_match", "f1", "bleu", "sentence_bleu", "chrf", "rouge_l", "words_count", "accuracy", "macro_f1"};
-enum { SCORE_EXACT = 5, SCORE_F1, SCORE_BLEU, SCORE_SENTENCE, SCORE_CHRF, SCORE_ROUGE, SCORE_LENGTH, SCORE_ACCURACY, SCORE_MACRO };
+enum { SCORES = 15 };
+static const char *const score_name[SCORES] = {"token_loss", "perplexity", "mean_example_perplexity", "token_accuracy",
+    "token_entropy", "eval_loss", "exact_match", "f1", "bleu", "sentence_bleu", "chrf", "rouge_l", "words_count",
+    "accuracy", "macro_f1"};
+enum { SCORE_EXACT = 6, SCORE_F1, SCORE_BLEU, SCORE_SENTENCE, SCORE_CHRF, SCORE_ROUGE, SCORE_LENGTH, SCORE_ACCURACY,
+      SCORE_MACRO };
 
 typedef struct Column {
     const char *name;
@@ -3639,7 +3645,8 @@ static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err
     bool ok = model_evaluate(&s->model, s->generate.adapter, d, &b, o->train.per_device_eval_batch_size, &r, err);
     batch_free(&b);
     if (!ok) return false;
-    const double loss[5] = {r.loss, r.perplexity, r.mean_example_perplexity, r.accuracy, r.entropy};
+    const double loss[] = {r.token_loss, r.perplexity, r.mean_example_perplexity, r.token_accuracy, r.token_entropy,
+                           r.loss};
     memcpy(column->score, loss, sizeof loss);
     return true;
 }

@@ -5,6 +5,7 @@
     python dev/make_golden.py adapters    adapters as other people write them, and the logits that PEFT has with them
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step
     python dev/make_golden.py randperm    torch.randperm sequences
+    python dev/make_golden.py trl_evaluation  SFTTrainer.evaluate(), with and without packing
     python dev/make_golden.py few_shot    the loss of rows behind solved examples, on data/base
     python dev/make_golden.py generation  greedy generate() on the tiny models, and what the logits processors leave of a distribution
     python dev/make_golden.py all
@@ -463,6 +464,27 @@ def trl():
         trl_run(name, run)
 
 
+def trl_evaluation():
+    """SFTTrainer.evaluate() with and without packing: TRL packs the evaluation set too, and batches are of slots."""
+    import datasets
+    from trl import SFTConfig, SFTTrainer
+
+    folder, lines = GOLDEN / "qwen3", []
+    rows = [json.loads(x) for x in (GOLDEN / "trl_linear" / "data.jsonl").read_text().splitlines()]
+    for packing, batch in ((False, 4), (False, 5), (True, 1), (True, 2), (True, 3)):
+        model = PeftModel.from_pretrained(load_base(folder), str(folder / "adapter"), is_trainable=True)
+        with tempfile.TemporaryDirectory() as tmp:
+            opts = {**BASE_RUN, "max_length": 64, "packing": packing, "per_device_eval_batch_size": batch}
+            data = datasets.Dataset.from_list(rows)
+            trainer = SFTTrainer(model=model, args=SFTConfig(output_dir=tmp, **opts), train_dataset=data,
+                                 eval_dataset=data, processing_class=tiny_tokenizer(100))
+            got = trainer.evaluate()
+        keys = ("eval_loss", "eval_mean_token_accuracy", "eval_entropy")
+        lines.append({"packing": packing, "batch": batch, **{k: got[k] for k in keys}})
+    (GOLDEN / "trl_evaluation.json").write_text("[\n" + ",\n".join(json.dumps(x) for x in lines) + "\n]\n")
+    print((GOLDEN / "trl_evaluation.json").read_text())
+
+
 # ------------------------------------------------------------------------------------------------------ generation
 
 NEW_TOKENS = 112
@@ -528,7 +550,7 @@ def generation():
 # -------------------------------------------------------------------------------------------------------- few-shot
 
 def few_shot():
-    """The loss of answers behind solved examples: the shots stand in the prompt, and only the row's own answers count."""
+    """The loss of answers behind solved examples: the shots stand in the prompt, only the row's own answers count."""
     from transformers import AutoTokenizer
 
     folder, out, lines = "data/base", GOLDEN / "few_shot", []
@@ -583,7 +605,8 @@ def few_shot():
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what not in ("models", "adapters", "trl", "randperm", "generation", "few_shot", "all"):
+    if what not in ("models", "adapters", "trl", "randperm", "generation", "few_shot", "trl_evaluation", "all"):
         sys.exit(__doc__)
-    for f in (models, adapters, trl, randperm, generation, few_shot) if what == "all" else (globals()[what],):
+    for f in (models, adapters, trl, randperm, generation, few_shot, trl_evaluation) if what == "all" else (
+            globals()[what],):
         f()

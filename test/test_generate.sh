@@ -61,10 +61,10 @@ run generate "${base[@]}" --adapter "$work/renamed" --prompt Hi
 verdict "$([ $? = 0 ] && grep -q '^warning: .*trained on org/Other-7B' "$work/err"; echo $?)" "an adapter of another base's name: $(grep warning "$work/err" | sed "s|$work/||g")"
 
 run evaluate --model data/base --adapter base --adapter "$hotel" --data data/hotel/test.jsonl --generate --output "$work/evaluation"
-verdict "$([ $? = 0 ] && awk '$1 == "loss" { l = $3 < $2 } $1 == "f1" { f = $3 > $2 } $1 == "bleu" { b = $3 > $2 } END { exit !(l && f && b) }' "$work/out"; echo $?)" "evaluate: loss, f1 and bleu of base and adapter: $(awk '$1 == "loss" || $1 == "f1" || $1 == "bleu"' "$work/out" | tr -s ' \n' ' ')"
-loss=$(grep -o '"loss": [0-9.]*' "$work/evaluation/evaluation.json" | tail -n 1 | cut -d' ' -f2)
+verdict "$([ $? = 0 ] && awk '$1 == "token_loss" { l = $3 < $2 } $1 == "f1" { f = $3 > $2 } $1 == "bleu" { b = $3 > $2 } END { exit !(l && f && b) }' "$work/out"; echo $?)" "evaluate: loss, f1 and bleu of base and adapter: $(awk '$1 == "loss" || $1 == "f1" || $1 == "bleu"' "$work/out" | tr -s ' \n' ' ')"
+loss=$(grep -o '"token_loss": [0-9.]*' "$work/evaluation/evaluation.json" | tail -n 1 | cut -d' ' -f2)
 run --model data/base --data data/hotel/train.jsonl --eval-data data/hotel/test.jsonl --init-adapter "$hotel" --learning-rate 0 --max-steps 1 --output "$work/again"
-verdict "$(awk -v a="$loss" -v b="$(grep -o '"eval_loss": [0-9.]*' "$work/again/log.jsonl" | head -n 1 | cut -d' ' -f2)" 'BEGIN { d = a / b - 1; exit !(d < 1e-6 && d > -1e-6) }'; echo $?)" "its loss is the one that training's evaluation has: $loss"
+verdict "$(awk -v a="$loss" -v b="$(grep -o '"eval_token_loss": [0-9.]*' "$work/again/log.jsonl" | head -n 1 | cut -d' ' -f2)" 'BEGIN { d = a / b - 1; exit !(d < 1e-6 && d > -1e-6) }'; echo $?)" "its loss is the one that training's evaluation has: $loss"
 verdict "$([ "$(wc -l <"$work/evaluation/responses.jsonl")" = 100 ] && [ "$(grep -c '"rouge_l": [0-9.e-]*}$' "$work/evaluation/responses.jsonl")" = 100 ]; echo $?)" "responses.jsonl has 100 scored answers"
 for i in 1 2 3 4 5 6; do echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$([ $((i % 2)) = 1 ] && echo Hello || echo Goodbye). Is it good?\"}, {\"role\": \"assistant\", \"content\": \"$([ $((i % 2)) = 1 ] && echo yes || echo no)\"}]}"; done >"$work/labels.jsonl"
 run --model data/base --data "$work/labels.jsonl" --max-steps 60 --learning-rate 1e-2 --per-device-train-batch-size 6 --lora-dropout 0 --output "$work/yesno"
@@ -84,7 +84,7 @@ while read -r shape k loss_want perplexity_want; do
     verdict "$([ $? = 0 ] && ! grep -q '^chrf' "$work/out" && tr ',' '\n' <"$work/shots/evaluation.json" | tr -d '"' |
         awk -v a="$loss_want" -v b="$perplexity_want" '
             function off(x, y) { return x / y > 1 + 1e-5 || x / y < 1 - 1e-5 }
-            $1 == "loss:" { ok += !off($2, a) } $1 == "mean_example_perplexity:" { ok += !off($2, b) }
+            $1 == "token_loss:" { ok += !off($2, a) } $1 == "mean_example_perplexity:" { ok += !off($2, b) }
             END { exit ok != 2 }'; echo $?)" \
         "$shape rows behind $k solved examples: $(grep '^mean_ex' "$work/out" | tr -s ' '), want $perplexity_want"
 done <$shot/expected.txt
@@ -112,7 +112,7 @@ verdict "$([ $? = 0 ] && grep -q '"columns": \["base", ' "$work/page/compare.htm
 run merge --model data/base --adapter "$hotel" --output "$work/merged"
 verdict "$([ $? = 0 ] && grep -q '^merged .*agree' "$work/out" && cmp -s data/base/tokenizer.json "$work/merged/tokenizer.json" && [ "$(stat -c %s data/base/model.safetensors)" = "$(stat -c %s "$work/merged/model.safetensors")" ]; echo $?)" "merge: $(sed "s|$work/||g" "$work/out")"
 run evaluate --model "$work/merged" --data data/hotel/test.jsonl
-verdict "$(awk -v a="$loss" '$1 == "loss" { d = $2 / a - 1; exit !(d < 0.02 && d > -0.02) }' "$work/out"; echo $?)" "the merged model's loss: $(grep '^loss' "$work/out" | tr -s ' '), with the adapter beside it $loss"
+verdict "$(awk -v a="$loss" '$1 == "token_loss" { d = $2 / a - 1; exit !(d < 0.02 && d > -0.02) }' "$work/out"; echo $?)" "the merged model's loss: $(grep '^token_loss' "$work/out" | tr -s ' '), with the adapter beside it $loss"
 refused "merge over a folder" 1 "exists already" merge --model data/base --adapter "$hotel" --output "$work/merged"
 refused "merge nothing" 2 "--adapter" merge --model data/base --output "$work/m2"
 (ulimit -f 512; trap '' XFSZ; timeout 60 "$program" merge --model data/base --adapter "$hotel" --output "$work/full") >"$work/out" 2>"$work/err"

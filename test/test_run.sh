@@ -21,7 +21,7 @@ refused "patience without evaluation" "eval-strategy" --early-stopping-patience 
 refused "patience without best model" "add it" --early-stopping-patience 2 --eval-strategy epoch
 refused "threshold without patience" "add it" --early-stopping-threshold 0.1 --eval-strategy epoch --load-best-model-at-end
 refused "a metric without best model" "add it" --metric-for-best-model perplexity --eval-strategy epoch
-refused "an unknown metric" "loss|perplexity" --metric-for-best-model bleu --eval-strategy epoch --load-best-model-at-end
+refused "an unknown metric" "loss|token_loss|perplexity" --metric-for-best-model bleu --eval-strategy epoch --load-best-model-at-end
 refused "evaluation without data" "eval-data" --model data/base --data data/hotel/train.jsonl --eval-strategy epoch
 refused "save limit 0" "1 to" --save-total-limit 0
 refused "forced resume of nothing" "resume" --resume-force
@@ -77,7 +77,7 @@ verdict "$([ $? = 0 ] && [ "$(has '^data .*: 9 examples')$(has '^eval .*: 4 exam
 head -n 3 data/hotel/test.jsonl >"$work/three.jsonl"
 run evaluate --model data/base --data "$work/three.jsonl"; grep '^[a-z_][a-z_]*  *[0-9]' "$work/log" >"$work/want"
 run evaluate "${hotel[@]}" --limit 3; grep '^[a-z_][a-z_]*  *[0-9]' "$work/log" >"$work/got"
-verdict "$(grep -q '^loss' "$work/got" && cmp -s "$work/want" "$work/got"; echo $?)" \
+verdict "$(grep -q '^token_loss' "$work/got" && cmp -s "$work/want" "$work/got"; echo $?)" \
     "evaluate --limit 3 is the first three rows: $(head -n 1 "$work/got")"
 run generate "${hotel[@]}" --limit 2 --max-new-tokens 2 --temperature 0 --jsonl
 verdict "$([ "$(grep -c '^{"id": [12],' "$work/log")" = 2 ] && [ "$(grep -c '^{' "$work/log")" = 2 ]; echo $?)" \

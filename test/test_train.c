@@ -100,7 +100,11 @@ static void test_trl(const char *name) {
     ptrdiff_t steps = 0, evals = 0;
     for (const Json *r = want.root->child; r; r = r->next) {
         if (json_get(r, "eval_loss")) {
-            if (evals < arrlen(log.eval)) worse(&eval_loss, log.eval[evals].loss_hf, number(r, "eval_loss", NAN));
+            if (evals < arrlen(log.eval)) {
+                worse(&eval_loss, log.eval[evals].loss, number(r, "eval_loss", NAN));
+                worse(&eval_loss, log.eval[evals].mean_token_accuracy, number(r, "eval_mean_token_accuracy", NAN));
+                worse(&eval_loss, log.eval[evals].entropy, number(r, "eval_entropy", NAN));
+            }
             evals++;
         } else if (json_get(r, "loss")) {
             if (steps < arrlen(log.train)) {
@@ -123,7 +127,10 @@ static void test_trl(const char *name) {
     check(rate <= 1e-9, "%s: learning_rate at every step, worst relative error %.1e", name, rate);
     check(accuracy <= 1e-6 && entropy <= 1e-4, "%s: accuracy %.1e and entropy %.1e, worst relative errors", name, accuracy, entropy);
     check(epoch <= 1e-9 && tokens == 0, "%s: epoch, step and num_tokens agree", name);
-    if (o.eval_data) check(evals == arrlen(log.eval) && evals > 0 && eval_loss <= 1e-4, "%s: %d evaluations, Trainer's eval_loss, worst relative error %.1e", name, (int)evals, eval_loss);
+    if (o.eval_data)
+        check(evals == arrlen(log.eval) && evals > 0 && eval_loss <= 1e-4,
+              "%s: %d evaluations, the Trainer's loss, accuracy and entropy, worst relative error %.1e", name,
+                  (int)evals, eval_loss);
     const Json *final = json_get(run.root, "final_record");
     if (final && json_get(final, "train_loss")) check(fabs(result.train_loss / number(final, "train_loss", NAN) - 1) <= 1e-4, "%s: train_loss %.6f", name, result.train_loss);
 
@@ -436,12 +443,30 @@ static void test_packing(void) {
     Model m;
     Batch b;
     int tokens, sequences;
-    dataset_largest_batch(&packed, 4, &tokens, &sequences);
+    dataset_largest_batch(&packed, 5, &tokens, &sequences);
     ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && model_prepare(&m, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
     if (!ok) { check(false, "packing: %s", err.text); return; }
-    EvalResult x = {0, 0, 0, 0, 0, 0, 0, 0}, y = x;
+    EvalResult x, y;
+    memset(&y, 0, sizeof y);
     ok = model_evaluate(&m, true, &plain, &b, 1, &x, &err) && model_evaluate(&m, true, &packed, &b, 4, &y, &err);
-    check(ok && packed.slots < plain.slots && x.tokens == y.tokens && fabs(x.loss - y.loss) <= 1e-6 * x.loss, "packing: %zu examples in %zu slots, loss %.7f and %.7f", packed.count, packed.slots, x.loss, y.loss);
+    check(ok && packed.slots < plain.slots && x.tokens == y.tokens &&
+          fabs(x.token_loss - y.token_loss) <= 1e-6 * x.token_loss,
+              "packing: %zu examples in %zu slots, loss per token %.7f and %.7f", packed.count, packed.slots,
+                  x.token_loss, y.token_loss);
+    JsonDoc want = json_file("test/golden/trl_evaluation.json");
+    double worst = 0;
+    int cases = 0;
+    for (const Json *r = want.root->child; r && ok; r = r->next, cases++) {
+        ok = model_evaluate(&m, true, json_get(r, "packing")->type == JSON_TRUE ? &packed : &plain, &b,
+                            (int)number(r, "batch", 0), &x, &err);
+        worse(&worst, x.loss, number(r, "eval_loss", NAN));
+        worse(&worst, x.accuracy, number(r, "eval_mean_token_accuracy", NAN));
+        worse(&worst, x.entropy, number(r, "eval_entropy", NAN));
+    }
+    check(ok && cases == 5 && worst <= 1e-5, "%d evaluations as SFTTrainer's, packed and not: loss, accuracy and "
+                                             "entropy, worst relative error %.1e%s%s", cases, worst, ok ? "" : ": ", ok
+                                                 ? "" : err.text);
+    json_free(&want);
     batch_free(&b);
     model_close(&m);
     dataset_free(&plain);
