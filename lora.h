@@ -4502,6 +4502,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     for (size_t i = 0; i < shots.count; i++) {
         key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);
         key = hash_bytes(key, shots.messages[i].content, shots.messages[i].content_bytes + 1);
+        key = hash_bytes(key, shots.messages[i].reasoning, shots.messages[i].reasoning_bytes);
     }
     for (int i = 0; i < count && ok; i++) {
         rows[i].path = paths[i];
@@ -5622,17 +5623,16 @@ static void dialogue_end(Text *t, Prompt *p) {
 
 /* ---- solved examples --------------------------------------------------------------------------------------------- */
 
-static bool shot_message(DataWork *w, const char *role, const char *content, size_t bytes) {
+/* A copy of the message, with texts of its own. */
+static bool shot_message(DataWork *w, ChatMessage m) {
     Shots *s = w->as_shot;
     void *p = s->messages;
     if (!data_room(&p, &s->cap, s->count + 1, sizeof *s->messages)) return data_row_memory(w);
     s->messages = (ChatMessage *)p;
-    ChatMessage *m = &s->messages[s->count++];
-    memset(m, 0, sizeof *m);
-    m->role = role;
-    m->content = copy_bytes(content, bytes);
-    m->content_bytes = bytes;
-    s->answers += !strcmp(role, "assistant");
+    m.content = copy_bytes(m.content, m.content_bytes);
+    if (m.reasoning) m.reasoning = copy_bytes(m.reasoning, m.reasoning_bytes);
+    s->messages[s->count++] = m;
+    s->answers += !strcmp(m.role, "assistant");
     return true;
 }
 static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
@@ -5641,16 +5641,19 @@ static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, con
     if (!data_add(&s->text, prompt, prompt_bytes) || !data_add(&s->text, completion, completion_bytes) ||
         !data_add(&s->text, "\n\n", 2))
         return data_row_memory(w);
-    return shot_message(w, "user", prompt, prompt_bytes) && shot_message(w, "assistant", completion, completion_bytes);
+    ChatMessage user, assistant;
+    memset(&user, 0, sizeof user);
+    assistant = user;
+    user.role = "user"; user.content = prompt; user.content_bytes = prompt_bytes;
+    assistant.role = "assistant"; assistant.content = completion; assistant.content_bytes = completion_bytes;
+    return shot_message(w, user) && shot_message(w, assistant);
 }
 static bool shot_chat(DataWork *w, size_t count) {
     w->as_shot->chats++;
     if (!count || strcmp(w->messages[count - 1].role, "assistant"))
         return data_row_fail(w, "a solved example is a row with its answer", "the chat does not end with an answer");
-    for (size_t i = 0; i < count; i++) {
-        const ChatMessage *m = &w->messages[i];
-        if (strcmp(m->role, "system") && !shot_message(w, m->role, m->content, m->content_bytes)) return false;
-    }
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(w->messages[i].role, "system") && !shot_message(w, w->messages[i])) return false;
     return true;
 }
 
@@ -5699,7 +5702,10 @@ static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error
     return ok;
 }
 static void shots_free(Shots *s) {
-    for (size_t i = 0; i < s->count; i++) free((char *)s->messages[i].content);
+    for (size_t i = 0; i < s->count; i++) {
+        free((char *)s->messages[i].content);
+        free((char *)s->messages[i].reasoning);
+    }
     free(s->messages);
     free(s->text.p);
     memset(s, 0, sizeof *s);
