@@ -4857,6 +4857,8 @@ typedef struct Run {
     FILE *log;
     char log_new[PATH_MAX];                 /* its name until the run begins */
     bool log_torn, plan_only;
+    uint64_t model_hash, tokenizer_hash;    /* of a run that writes or reads checkpoints */
+    int64_t files_changed;
     int64_t step, num_tokens, skipped;
     double epoch, start;
     Best best;
@@ -5022,6 +5024,8 @@ static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall cal
     return false;
 }
 
+static const float LOSS_SCALE_MAX = 0x1p40f;
+
 /* One optimizer step over slots [begin, end). With --on-nonfinite skip a step that is not finite changes nothing, and its loss is NaN. */
 static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
     const TrainOptions *o = run->o;
@@ -5049,7 +5053,7 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
     m->adam_step++;
     adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
-    if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale *= 2; m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
+    if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale = fminf(m->loss_scale * 2, LOSS_SCALE_MAX); m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
     return true;
 }
 
@@ -5057,24 +5061,64 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
    output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
    and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
 
-/* The first line of checkpoint.json; the checksum is over the moments, the adapter and the lines below. */
+/* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines below. */
 #define CHECKSUM_LINE "{\"checksum\": \"%016llx\",\n"
-enum { CHECKSUM_LINE_BYTES = 33 };
+enum { CHECKSUM_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
 
-/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. Paths, logging and saving may differ. The model is known by its shapes and the first bytes of every tensor. */
+
+/* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of up to
+   1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the files' times, says
+   what that may have missed. */
+static uint64_t model_hash(const Model *m, int64_t *files_changed) {
+    const size_t BLOCK = 4096;
+    uint64_t hash = hash_bytes(HASH_START, &m->config, sizeof m->config);
+    size_t total = 0;
+    *files_changed = 0;
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files); i++) {
+        struct stat st;
+        total += m->files.files[i].bytes;
+        if (!stat(m->files.files[i].path, &st)) *files_changed += (int64_t)st.st_mtime;
+    }
+    size_t stride = (total >> 30) + 1;
+    if (stride == 1) *files_changed = 0;    /* nothing was missed */
+    ptrdiff_t count = shlen(m->files.table);
+#pragma omp parallel for schedule(dynamic) reduction(^ : hash)
+    for (ptrdiff_t i = 0; i < count; i++) {                                   /* any order of files */
+        const Tensor *t = &m->files.table[i].value;
+        uint64_t h = hash_bytes(HASH_START, t->name, strlen(t->name));
+        h = hash_bytes(h, t->shape, (size_t)t->ndim * sizeof *t->shape);
+        for (size_t at = 0; at < t->bytes; at += stride * BLOCK)
+            h = hash_bytes(h, (const char *)t->data + at, t->bytes - at < BLOCK ? t->bytes - at : BLOCK);
+        tensor_release_pages(t->data, t->bytes);
+        hash ^= h;
+    }
+    return hash;
+}
+
+static void lora_identity(Text *t, const LoraConfig *c, int layers) {
+    text_add(t, "\"lora_r\": %d, \"lora_alpha\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", c->r, (double)c->lora_alpha,
+             c->use_rslora);
+    for (int j = 0; j < MODULE_COUNT; j++)
+        if (c->target[j]) text_add(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
+    text_add(t, "\", \"layers_to_transform\": \"");
+    for (int l = 0; c->layers && l < layers; l++) if (c->layers[l]) text_add(t, "%d ", l);
+    text_add(t, "\"");
+}
+
+static void run_identify(Run *run) {
+    if (!run->model_hash) run->model_hash = model_hash(run->model, &run->files_changed);
+}
+
+/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. Paths, logging and
+   saving may differ. The adapter is the options', or --init-adapter's. */
 static void checkpoint_identity(Text *t, const Run *run) {
     const TrainOptions *o = run->o;
-    const Model *m = run->model;
-    const Dataset *d = &run->train;
-    uint64_t model = HASH_START;
-    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
-        const Tensor *tensor = &m->files.table[i].value;
-        model ^= hash_bytes(hash_bytes(hash_bytes(HASH_START, tensor->name, strlen(tensor->name)), tensor->shape, (size_t)tensor->ndim * sizeof *tensor->shape), tensor->data, tensor->bytes < 64 ? tensor->bytes : 64);   /* any order of files */
-    }
-    text_add(t, "\"model\": \"%016llx\", \"data\": \"%016llx\", \"lora_r\": %d, \"lora_alpha\": %.9g, \"lora_dropout\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", (unsigned long long)model, (unsigned long long)d->hash, o->lora.r,
-             (double)o->lora.lora_alpha, (double)o->lora.lora_dropout, o->lora.use_rslora);
-    for (int j = 0; j < MODULE_COUNT; j++) if (o->lora.target[j]) text_add(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
-    text_add(t, "\", \"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
+    text_add(t, "\"model\": \"%016llx\", \"tokenizer\": \"%016llx\", \"data\": \"%016llx\", ", (unsigned long long)run->model_hash,
+             (unsigned long long)run->tokenizer_hash, (unsigned long long)run->train.hash);
+    text_add(t, "\"eval_data\": \"%016llx\", ", (unsigned long long)(run->eval.slots ? run->eval.hash : 0));
+    lora_identity(t, o->init_adapter ? &run->model->lora : &o->lora, run->model->config.num_hidden_layers);
+    text_add(t, ", \"lora_dropout\": %.9g, ", (double)o->lora.lora_dropout);
+    text_add(t, "\"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
              schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup, (long long)run->plan.total_steps, o->per_device_train_batch_size, o->gradient_accumulation_steps, o->data_options.packing);
     text_add(t, "\"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %d", o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon,
              o->max_grad_norm, (long long)o->seed, o->shuffle);
@@ -5105,6 +5149,7 @@ static bool record_parse(LogRecord *r, const Json *j) {
     int i = 0;
     if (!j || j->type != JSON_ARRAY || j->count != RECORD_NUMBERS) return false;
     for (const Json *e = j->child; e; e = e->next) { if (e->type != JSON_NUMBER) return false; v[i++] = e->number; }
+    for (i = 1; i < 4; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;      /* steps and tokens */
     *r = record_from_numbers(v);
     return true;
 }
@@ -5169,11 +5214,22 @@ static void run_tidy(const char *output) {
     if (d) closedir(d);
 }
 
+static bool checksum_adapter_config(uint64_t *checksum, const char *folder, Error *err) {
+    char path[PATH_MAX];
+    size_t bytes;
+    path_join(path, sizeof path, folder, "adapter_config.json");
+    char *text = read_file(path, &bytes, err);
+    if (text) *checksum = hash_bytes(*checksum, text, bytes);
+    free(text);
+    return text != NULL;
+}
+
 static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const Model *m = run->model;
     char name[64], folder[PATH_MAX], path[PATH_MAX];
     SafeFolder f;
+    run_identify(run);
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
     path_join(folder, sizeof folder, o->output, name);
     if (!folder_begin(&f, folder, err)) return false;
@@ -5190,9 +5246,11 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     uint64_t checksum = hash_bytes(hash_bytes(HASH_START, moments[0], bytes), moments[1], bytes);
     backend_download(moments[0], m->param, bytes);
     checksum = hash_bytes(checksum, moments[0], bytes);
+    ok = ok && checksum_adapter_config(&checksum, f.temporary, err);
     free(moments[0]);
     free(moments[1]);
     Text t = {NULL}, file = {NULL};
+    text_add(&t, "  \"format\": %d, \"files_changed\": %lld,\n", CHECKPOINT_FORMAT, (long long)run->files_changed);
     text_add(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
              (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (long long)run->skipped, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
     text_add(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
@@ -5229,9 +5287,16 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
 
 static double checkpoint_number(const Json *root, const char *key, bool *ok) {
     const Json *j = json_get(root, key);
-    if (j && j->type == JSON_NUMBER) return j->number;
+    if (j && j->type == JSON_NUMBER && isfinite(j->number)) return j->number;
     *ok = *ok && j && j->type == JSON_NULL;
     return NAN;
+}
+/* A whole number from 0 to high. */
+static int64_t checkpoint_count(const Json *root, const char *key, double high, bool *ok) {
+    double v = checkpoint_number(root, key, ok);
+    bool good = v >= 0 && v <= high && v == floor(v);
+    *ok = *ok && good;
+    return good ? (int64_t)v : 0;
 }
 
 /* The folder that --resume means: itself, or the newest checkpoint in it. */
@@ -5245,42 +5310,65 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
     return true;
 }
 
+/* Lists the members of `mine` (freed) that are not the same in a checkpoint's identity. */
+static void identity_compare(Text *differences, const Json *stored, Text *mine) {
+    static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
+    JsonDoc doc;
+    Text whole = {NULL};
+    text_add(&whole, "{%s}", mine->at);
+    text_free(mine);
+    bool ok = json_parse(&doc, whole.at, (size_t)arrlen(whole.at), "identity", 1, NULL);
+    text_free(&whole);
+    for (const Json *e = ok ? doc.root->child : NULL; e; e = e->next) {
+        const Json *there = json_get(stored, e->key);
+        bool hash = false;
+        if (there && there->str && !strcmp(there->str, e->str)) continue;
+        for (int i = 0; i < 4; i++) hash |= !strcmp(e->key, hashes[i]);
+        text_add(differences, "%s%s", arrlen(differences->at) ? ", " : "", e->key);
+        if (!hash) text_add(differences, " %s (now %s)", there && there->str ? there->str : "(none)", e->str);
+    }
+    if (ok) json_free(&doc);
+}
+
 /* After the model has the checkpoint's adapter: moments, position and history. */
 static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, Error *err) {
     Model *m = run->model;
     char path[PATH_MAX];
-    JsonDoc doc, mine;
+    JsonDoc doc;
     path_join(path, sizeof path, folder, "checkpoint.json");
     if (!json_read(&doc, path, err)) return false;
-    const Json *root = doc.root, *identity = json_get(root, "identity");
+    const Json *root = doc.root, *identity = json_get(root, "identity"), *format = json_get(root, "format");
     bool ok = true;
-    Text t = {NULL};
-    text_add(&t, "{");
+    if (identity && !(format && format->number == CHECKPOINT_FORMAT)) {
+        json_free(&doc);
+        return fail(err, "a checkpoint of another version of this program; %s; go on with that version, or begin with its adapter: "
+                    "--init-adapter %s", path, folder);
+    }
+    Text t = {NULL}, differences = {NULL};
+    run_identify(run);
     checkpoint_identity(&t, run);
-    text_add(&t, "}");
-    if (!json_parse(&mine, t.at, (size_t)arrlen(t.at), "identity", 1, err)) ok = false;
-    text_free(&t);
-    for (const Json *e = ok ? mine.root->child : NULL; e; e = e->next) {
-        const Json *there = json_get(identity, e->key);
-        bool named = !strcmp(e->key, "model") || !strcmp(e->key, "data");     /* of these only a hash is known */
-        if (!there || !there->str || strcmp(there->str, e->str)) text_add(&t, named ? "%s%s" : "%s%s %s (now %s)", arrlen(t.at) ? ", " : "", e->key, there && there->str ? there->str : "(none)", e->str);
+    identity_compare(&differences, identity, &t);
+    if (arrlen(differences.at)) {
+        if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
+        else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), "
+                       "or add --resume-force", differences.at, folder);
     }
-    if (arrlen(t.at)) {
-        if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", t.at);
-        else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), or add --resume-force", t.at, folder);
-    }
-    text_free(&t);
-    json_free(&mine);
+    text_free(&differences);
     bool whole = ok;
     if (ok) {
-        run->step = (int64_t)checkpoint_number(root, "step", &whole);
-        m->adam_step = (int)checkpoint_number(root, "adam_step", &whole);
-        m->scale_age = (int)checkpoint_number(root, "scale_age", &whole);
-        m->loss_scale = (float)checkpoint_number(root, "loss_scale", &whole);
-        run->num_tokens = (int64_t)checkpoint_number(root, "num_tokens", &whole);
-        run->window_steps = (int64_t)checkpoint_number(root, "window_steps", &whole);
-        run->window_micro = (int64_t)checkpoint_number(root, "window_micro", &whole);
-        run->skipped = (int64_t)checkpoint_number(root, "skipped", &whole);
+        run->step = checkpoint_count(root, "step", 0x1p53, &whole);
+        m->adam_step = (int)checkpoint_count(root, "adam_step", fmin((double)run->step, INT_MAX - 1), &whole);
+        m->scale_age = (int)checkpoint_count(root, "scale_age", 2000, &whole);
+        m->loss_scale = (float)checkpoint_count(root, "loss_scale", LOSS_SCALE_MAX, &whole);
+        whole = whole && m->loss_scale >= 1;
+        run->num_tokens = checkpoint_count(root, "num_tokens", 0x1p53, &whole);
+        run->window_steps = checkpoint_count(root, "window_steps", 0x1p53, &whole);
+        run->window_micro = checkpoint_count(root, "window_micro", 0x1p53, &whole);
+        run->skipped = checkpoint_count(root, "skipped", (double)run->step, &whole);
+        int64_t changed = checkpoint_count(root, "files_changed", 0x1p53, &whole);
+        if (whole && changed != run->files_changed)
+            run_warn(run, "the model's files were written again since the checkpoint; %s; what was looked at of them is the same",
+                     run->o->model);
         run->epoch = checkpoint_number(root, "epoch", &whole);
         run->train_loss = checkpoint_number(root, "train_loss", &whole);
         run->training = checkpoint_number(root, "training", &whole);
@@ -5295,7 +5383,11 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
             whole = record_parse(&r, e);
             if (whole) arrput(run->history, r);
         }
-        whole = whole && run->step >= 0;
+        /* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
+        lora_identity(&t, &m->lora, m->config.num_hidden_layers);
+        identity_compare(&differences, identity, &t);
+        whole = whole && (run->o->resume_force || !arrlen(differences.at));
+        text_free(&differences);
         if (whole && run->step > run->plan.total_steps) ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or --max-steps", (long long)run->step, (long long)run->plan.total_steps, folder);
         run->best = history_best(run->history, run->o);
         result->best_step = run->best.step;
@@ -5308,7 +5400,8 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
     path_join(path, sizeof path, folder, "optimizer.safetensors");
     ok = ok && tensors_add_file(&set, path, err);
     const Tensor *first = ok ? tensors_get(&set, "adam_m", (int64_t)m->param_count, 1, err) : NULL, *second = first ? tensors_get(&set, "adam_v", (int64_t)m->param_count, 1, err) : NULL;
-    ok = ok && first && second;
+    ok = ok && first && second && ((first->dtype == DTYPE_F32 && second->dtype == DTYPE_F32) ||
+                                   fail(err, "the moments are not F32; %s; resume from an earlier checkpoint", path));
     if (ok) {
         size_t bytes = m->param_count * sizeof(float), length;
         backend_upload(m->adam_m, first->data, bytes);
@@ -5317,8 +5410,9 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
         backend_download(params, m->param, bytes);
         uint64_t checksum = hash_bytes(hash_bytes(hash_bytes(HASH_START, first->data, bytes), second->data, bytes), params, bytes);
         free(params);
+        ok = checksum_adapter_config(&checksum, folder, err);
         path_join(path, sizeof path, folder, "checkpoint.json");
-        char *text = read_file(path, &length, err), line[CHECKSUM_LINE_BYTES + 1];
+        char *text = ok ? read_file(path, &length, err) : NULL, line[CHECKSUM_LINE_BYTES + 1];
         if (text && length > CHECKSUM_LINE_BYTES) snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES));
         if (!text) ok = false;
         else if (length <= CHECKSUM_LINE_BYTES || memcmp(text, line, CHECKSUM_LINE_BYTES)) ok = fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an earlier one", folder);
@@ -5517,6 +5611,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     }
     Tokenizer *t = file_exists(o->model, "tokenizer.json") ? tokenizer_open(o->model, err) : NULL;     /* rows of input_ids need none */
     if (!t && file_exists(o->model, "tokenizer.json")) return false;
+    run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
     bool ok = true;
     if (t && tokenizer_vocab_size(t) > config.vocab_size)
         ok = fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer belongs to another model", tokenizer_vocab_size(t) - 1, config.vocab_size, o->model);

@@ -147,6 +147,104 @@ static void test_folder_crash(void) {
           "a temporary name that somebody has made a link of is passed over");
 }
 
+/* ---- checkpoints that were changed -------------------------------------------------------------------------------- */
+
+static void train_options(TrainOptions *o, const char *output) {
+    memset(o, 0, sizeof *o);
+    o->model = in_work("model");
+    o->data = in_work("data.jsonl");
+    o->output = output;
+    o->lora.r = 2;
+    o->lora.lora_alpha = 8;
+    o->lora.target[MODULE_Q] = o->lora.target[MODULE_V] = true;
+    o->adam_beta1 = 0.9; o->adam_beta2 = 0.999; o->adam_epsilon = 1e-8; o->learning_rate = 1e-2;
+    o->per_device_train_batch_size = o->per_device_eval_batch_size = o->gradient_accumulation_steps = o->logging_steps = 1;
+    o->max_steps = 4;
+    o->save_strategy = STRATEGY_STEPS;
+    o->save_steps = 2;
+    o->data_options.max_length = 64; o->data_options.enable_thinking = -1; o->data_options.threads = 1;
+}
+
+/* Puts `with` in the place of `what` in checkpoint.json, and a checksum that fits over everything. */
+static void forge(Model *m, const char *folder, const char *what, const char *with) {
+    Error err;
+    char path[PATH_MAX], line[64];
+    TensorSet set;
+    size_t bytes;
+    memset(&set, 0, sizeof set);
+    path_join(path, sizeof path, folder, "optimizer.safetensors");
+    must(adapter_load(m, folder, &err) && tensors_add_file(&set, path, &err), &err);
+    uint64_t sum = HASH_START;
+    for (int i = 0; i < 2; i++) {
+        const Tensor *t = tensors_get(&set, i ? "adam_v" : "adam_m", (int64_t)m->param_count, 1, &err);
+        sum = hash_bytes(sum, t->data, t->bytes);
+    }
+    sum = hash_bytes(sum, m->param, m->param_count * sizeof(float));
+    tensors_close(&set);
+    must(checksum_adapter_config(&sum, folder, &err), &err);
+    path_join(path, sizeof path, folder, "checkpoint.json");
+    char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
+    if (!at) { printf("FAIL  no %s in %s\n", what, path); exit(1); }
+    Text t = {NULL};
+    text_add(&t, "%.*s%s%s", (int)(at - text) - CHECKSUM_LINE_BYTES, text + CHECKSUM_LINE_BYTES, with, at + strlen(what));
+    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(sum, t.at, (size_t)arrlen(t.at)));
+    Text file = {NULL};
+    text_add(&file, "%s%s", line, t.at);
+    must(write_file(path, file.at, (size_t)arrlen(file.at), &err), &err);
+    text_free(&t);
+    text_free(&file);
+    free(text);
+}
+
+static void test_forged(Model *m) {
+    Error err;
+    TrainOptions o;
+    TrainResult result;
+    char *run = in_work("run"), *bad = in_work("bad");
+    shell("mkdir %s && cp test/golden/llama/*.json test/golden/llama/model.safetensors %s", in_work("model"), in_work("model"));
+    shell("for i in 1 2 3 4 5 6; do echo \"{\\\"input_ids\\\": [1, $i, 5, 9, $i, 3]}\"; done >%s", in_work("data.jsonl"));
+    train_options(&o, run);
+    must(train_run(&o, NULL, &result, &err), &err);
+    static const struct { const char *what, *with, *message; } forged[] = {
+        {"\"loss_scale\": 1", "\"loss_scale\": 1e300", "damaged"}, {"\"loss_scale\": 1", "\"loss_scale\": -1", "damaged"},
+        {"\"adam_step\": 2", "\"adam_step\": 2147483647", "damaged"}, {"\"step\": 2", "\"step\": 2.7", "damaged"},
+        {"\"step\": 2", "\"step\": 1e30", "damaged"}, {"\"skipped\": 0", "\"skipped\": 3", "damaged"},
+        {"\"window\": [0, 0", "\"window\": [0, -1e40", "damaged"}, {"\"lora_alpha\": 8", "\"lora_alpha\": 9", "lora_alpha 9"},
+        {"\"format\": 2", "\"format\": 1", "another version"}, {"\"step\": 2", "\"step\": 2", NULL}};
+    for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
+        shell("rm -rf %s && cp -r %s/checkpoint-2 %s", bad, run, bad);
+        forge(m, bad, forged[i].what, forged[i].with);
+        o.output = in_work("resumed");
+        o.resume = bad;
+        bool ok = train_run(&o, NULL, &result, &err);
+        check(forged[i].message ? !ok && strstr(err.text, forged[i].message) : ok, "a checkpoint with %s and the right checksum: %s",
+              forged[i].with, ok ? "resumed" : err.text);
+        shell("rm -rf %s", o.output);
+    }
+    /* what is not in checkpoint.json */
+    static const struct { const char *change, *message; } other[] = {
+        {"sed -i 's/\"lora_alpha\": 8/\"lora_alpha\": 9/' bad/adapter_config.json", "damaged"},
+        {"sed -i 's/\"use_rslora\": false/\"use_rslora\": true/' bad/adapter_config.json", "damaged"},
+        {"sed -i 's/lora_alpha/lorc_alpha/' bad/adapter_config.json", "checksum"},
+        {"sed -i 's/\"rms_norm_eps\": [^,]*/\"rms_norm_eps\": 1e-3/' model/config.json", "another model"},
+        {"printf '\\1' | dd of=model/model.safetensors bs=1 seek=94001 conv=notrunc 2>/dev/null", "another model"},
+        {"echo '{\"input_ids\": [1, 2, 3]}' >>data.jsonl", "another data"}};
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
+        shell("rm -rf %s && cp -r %s/checkpoint-2 %s && cd %s && cp -r model data.jsonl run && %s", bad, run, bad, work, other[i].change);
+        bool ok = train_run(&o, NULL, &result, &err);
+        check(!ok && strstr(err.text, other[i].message), "%.60s...: %s", other[i].change, ok ? "resumed" : err.text);
+        shell("cd %s && rm -r model && mv run/model run/data.jsonl .", work);
+    }
+    uint8_t *layers = NULL;
+    arrsetlen(layers, (size_t)m->config.num_hidden_layers);
+    memset(layers, 1, (size_t)arrlen(layers));
+    layers[0] = 0;
+    o.lora.layers = layers;
+    bool ok = train_run(&o, NULL, &result, &err);
+    check(!ok && strstr(err.text, "layers_to_transform"), "other layers: %s", ok ? "resumed" : err.text);
+    arrfree(layers);
+}
+
 int main(void) {
     Error err;
     Model m;
@@ -155,6 +253,7 @@ int main(void) {
     must(model_open(&m, "test/golden/llama", &err), &err);
     test_adapter_crash(&m);
     test_folder_crash();
+    test_forged(&m);
     model_close(&m);
     shell("rm -rf %s", work);
     return finish();

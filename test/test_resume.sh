@@ -5,7 +5,7 @@ set -u
 program=$1 crashing=$2 kills=${3:-50} passed=0 failed=0
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 timeless() { sed -E 's/"(tokens_per_second|ceiling_share|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
 data=(--model data/base --data data/hotel/train.jsonl --learning-rate 5e-3 --warmup-ratio 0.05)
