@@ -120,7 +120,7 @@ verdict "$([ $? = 1 ] && grep -q '^error: there are checkpoints of an earlier ru
 # A disk that fills up: the limit on file sizes stops every file above 64 KiB, as ENOSPC would.
 (ulimit -f 64; trap '' XFSZ; export TMPDIR=$work; exec "$program" "${options[@]}" --output "$work/full" --save-strategy steps --save-steps 40) >"$work/log" 2>&1 &
 pid=$!
-for _ in $(seq 100); do grep -q 'still in memory' "$work/log" && break; sleep 0.2; done
+for _ in $(seq 300); do grep -q 'still in memory' "$work/log" && break; sleep 0.2; done
 kill -INT $pid
 wait $pid
 verdict "$(grep -q '^warning: no checkpoint: .*training goes on' "$work/log"; echo $?)" "no room for a checkpoint: $(grep -m 1 '^warning' "$work/log" | sed "s|$work/||g" | cut -c 1-120)"
