@@ -398,6 +398,7 @@ typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL 
 typedef struct DataOptions {
     LossOn loss_on;
     int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
+    bool truncate_prompt;                   /* cut the prompt's beginning instead: the last reply stays whole */
     bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
     ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
     int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own enable_thinking comes first */
@@ -412,8 +413,27 @@ typedef struct DataOptions {
     const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
 } DataOptions;
 
+/* Keys of rows that nothing reads, by path as "history" or "messages[].name": the first COLUMNS_UNREAD in alphabetical
+   order. */
+enum { COLUMNS_UNREAD = 24 };
+typedef struct DataColumns {
+    struct { char name[56]; int64_t rows; } list[COLUMNS_UNREAD];
+    int count;
+    bool more;                              /* there are others */
+} DataColumns;
+/* As "history (12 rows), messages[].name (3 rows)"; malloc'ed, NULL where there is none. */
+char *data_columns_text(const DataColumns *c);
+
 /* What was found while reading; printed by inspect and at the start of a run. */
-typedef struct DataStats { int64_t rows, examples, dropped /* no labelled token */, truncated, tokens, labelled, longest, double_bos, stop_trained /* examples whose last labelled token, or the one before it, is a stop token */; int64_t thoughts, systems /* thoughts and system messages that the chat template leaves out */; } DataStats;
+typedef struct DataStats {
+    int64_t rows, examples, dropped;        /* dropped: no labelled token */
+    int64_t truncated;                      /* cut to max_length */
+    int64_t cut_replies, lost_replies;      /* those whose last reply lost its end; all of it (they count twice) */
+    int64_t tokens, labelled, longest, double_bos;
+    int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
+    int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
+    DataColumns unread;
+} DataStats;
 
 typedef struct Dataset {
     int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
@@ -566,7 +586,7 @@ typedef struct Prompt {
     char *reference;                        /* the answer that the row gives, or NULL */
     int64_t row;                            /* of the file, from 1 */
 } Prompt;
-typedef struct Prompts { Prompt *list; size_t count; } Prompts;
+typedef struct Prompts { Prompt *list; size_t count; DataColumns unread; } Prompts;
 
 /* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
    The options' shots stand in front of every prompt (in-context learning), but not in its dialogue. */
@@ -3846,6 +3866,53 @@ static bool data_rows_read(DataRows *r, Error *err) {
 
 /* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
 
+/* The text of a key for a message: whole characters, none that drives a terminal, "..." where it is cut. */
+static void data_name(char *out, size_t size, const char *key, size_t bytes) {
+    size_t n = 0, i = 0;
+    for (int k; i < bytes; i += (size_t)k) {
+        uint32_t cp;
+        k = utf8_get(key + i, bytes - i, &cp);
+        if (!k) break;
+        bool plain = cp >= ' ' && !(cp >= 127 && cp < 160) && !(cp >= 0x200E && cp <= 0x200F) &&
+                     !(cp >= 0x2028 && cp <= 0x202E) && !(cp >= 0x2066 && cp <= 0x2069) && cp != 0xFEFF;
+        if (n + (plain ? (size_t)k : 1) + 4 > size) break;
+        if (plain) memcpy(out + n, key + i, (size_t)k);
+        else out[n] = '?';
+        n += plain ? (size_t)k : 1;
+    }
+    memcpy(out + n, i < bytes ? "..." : "", i < bytes ? 4 : 1);
+}
+
+/* Adds rows to the column of that name. The alphabetical order makes what is kept independent of threads. */
+static void data_columns_add(DataColumns *c, const char *name, int64_t rows) {
+    int at = 0, order = 1;
+    while (at < c->count && (order = strcmp(c->list[at].name, name)) < 0) at++;
+    if (at < c->count && !order) { c->list[at].rows += rows; return; }
+    c->more |= c->count == COLUMNS_UNREAD;
+    if (at == COLUMNS_UNREAD) return;
+    c->count += c->count < COLUMNS_UNREAD;
+    memmove(&c->list[at + 1], &c->list[at], (size_t)(c->count - 1 - at) * sizeof c->list[0]);
+    memset(&c->list[at], 0, sizeof c->list[0]);
+    snprintf(c->list[at].name, sizeof c->list[0].name, "%s", name);
+    c->list[at].rows = rows;
+}
+static void data_columns_join(DataColumns *c, const DataColumns *other) {
+    for (int i = 0; i < other->count; i++) data_columns_add(c, other->list[i].name, other->list[i].rows);
+    c->more |= other->more;
+}
+char *data_columns_text(const DataColumns *c) {
+    DataText t = {NULL, 0, 0};
+    char rows[48];
+    for (int i = 0; i < c->count; i++) {
+        snprintf(rows, sizeof rows, " (%lld row%s)", (long long)c->list[i].rows, c->list[i].rows == 1 ? "" : "s");
+        if (i) data_add(&t, ", ", 2);
+        data_add(&t, c->list[i].name, strlen(c->list[i].name));
+        data_add(&t, rows, strlen(rows));
+    }
+    if (c->more) data_add(&t, " and others", 11);
+    return t.p;
+}
+
 /* Solved examples that stand in front of every row: after a chat's system message as turns of their own; before plain
    text with an empty line after each. Built once, read by all threads. */
 typedef struct Shots {
@@ -3868,7 +3935,11 @@ typedef struct DataWork {
     DataText prompt, text;
     ChatMessage *messages;                  /* [count, messages_cap] */
     size_t messages_cap;
-    TokenIds tok;
+    TokenIds tok, before;
+    JsonDoc nested[4];                      /* lists that the row gives as text of JSON; nested_name: under which key */
+    const char *nested_name[4];
+    int nested_count;
+    DataColumns unread, unread_here;        /* of all rows; of this one */
     /* rows read as prompts (chapter 8) */
     Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
     Shots *as_shot;                         /* not NULL: the row becomes one of these */
@@ -3881,7 +3952,7 @@ typedef struct DataExample DataExample;
 struct DataExample {
     int32_t *ids, *labels;                  /* one block: [count], [count] */
     size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
-    bool truncated;
+    bool truncated, cut_reply, lost_reply;
     DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
 };
 static void data_example_free(DataExample *e) {
@@ -3906,10 +3977,47 @@ static bool data_row_fail(DataWork *w, const char *todo, const char *what, ...) 
 static bool data_row_wrap(DataWork *w) { return fail(&w->err, "%s row %zu: %s", w->rows->path, w->number, w->err.text); }
 static bool data_row_memory(DataWork *w) { return data_memory(&w->err, w->rows->path); }
 
-/* A key with null counts as absent: exporters write it for empty columns. */
+/* A key with null counts as absent: exporters write it for empty columns. What is looked at here counts as read. */
 static const Json *data_get(const Json *object, const char *key) {
     const Json *v = json_get(object, key);
+    if (v) ((Json *)v)->read = true;
     return v && v->type != JSON_NULL ? v : NULL;
+}
+
+/* All that is below v counts as read: it goes to the template as it is. */
+static const Json *data_whole(const Json *v) {
+    for (Json *k = v->child; k; k = k->next) { k->read = true; data_whole(k); }
+    return v;
+}
+/* Notes the keys below v that nothing has read. */
+static void data_unread(DataWork *w, const Json *v, const char *path) {
+    char name[sizeof w->unread.list[0].name], below[2 * sizeof name];
+    if (v->type != JSON_ARRAY && v->type != JSON_OBJECT) return;
+    for (const Json *k = v->child; k; k = k->next) {
+        if (v->type == JSON_ARRAY) snprintf(below, sizeof below, "%s[]", path);
+        else {
+            data_name(name, sizeof name, k->key, k->key_count);
+            snprintf(below, sizeof below, "%s%s%s", path, *path ? "." : "", name);
+        }
+        if (v->type == JSON_ARRAY || k->read) data_unread(w, k, below);
+        else if (k->type != JSON_NULL) {
+            data_name(name, sizeof name, below, strlen(below));
+            data_columns_add(&w->unread_here, *name ? name : "\"\"", 1);
+        }
+    }
+}
+/* The end of a row, where it became an example: each column counts once, however often it is in the row. */
+static void data_row_end(DataWork *w, bool ok) {
+    if (ok) data_unread(w, w->object, "");
+    for (int i = 0; i < w->nested_count; i++) {
+        if (ok) data_unread(w, w->nested[i].root, w->nested_name[i]);
+        json_free(&w->nested[i]);
+    }
+    w->nested_count = 0;
+    for (int i = 0; i < w->unread_here.count; i++) w->unread_here.list[i].rows = 1;
+    data_columns_join(&w->unread, &w->unread_here);
+    w->unread_here.count = 0;
+    w->unread_here.more = false;
 }
 static bool data_is(const Json *v, const char *text) { return v->count == strlen(text) && !memcmp(v->str, text, v->count); }
 
@@ -3920,13 +4028,67 @@ static bool data_need(DataWork *w, const Json *v, const char *key, JsonType type
     return data_row_fail(w, "correct the row", "\"%s\" is %s, expected %s", key, data_type_name[v->type], data_type_name[type]);
 }
 
-/* Tokenises text[n] and keeps the example. spans: what is to be learned; all: everything is. */
-static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans, size_t nspans, bool all, int flags) {
-    TextSpan whole = {0, n};
-    if (all) { spans = &whole; nspans = n ? 1 : 0; }
+/* A list, or the text of one: CSV files and Parquet exports keep lists as JSON text. NULL: the row is wrong. */
+static const Json *data_list(DataWork *w, const Json *v, const char *key) {
+    if (v->type == JSON_STRING) {
+        size_t blank = strspn(v->str, " \t\r\n");
+        JsonDoc doc;
+        if (v->str[blank] == '[') {
+            if (!json_parse(&doc, v->str, v->count, key, 1, NULL) || w->nested_count == 4) {
+                data_row_fail(w, "write it with json.dumps, not with str",
+                              "\"%s\" is text that begins like a list but is no JSON", key);
+                return NULL;
+            }
+            w->nested_name[w->nested_count] = key;
+            w->nested[w->nested_count++] = doc;
+            v = doc.root;
+        }
+    }
+    return data_need(w, v, key, JSON_ARRAY) ? v : NULL;
+}
+
+/* Cuts an example to max_length. Its last reply is [reply, end), empty where there is none. With truncate_prompt what
+   is before the reply loses its beginning, but for a BOS and the one token that the reply's first needs before it. */
+static void data_cut(const DataWork *w, DataExample *e, size_t reply, size_t end) {
+    size_t limit = (size_t)w->o->max_length;
+    if (w->o->max_length <= 0 || e->count <= limit) return;
+    e->truncated = true;
+    if (w->o->truncate_prompt && reply < end) {
+        size_t first = w->t && e->ids[0] == tokenizer_bos(w->t), most = reply > 0 ? reply - 1 : 0;
+        size_t gone = end <= limit ? 0 : end - limit < most ? end - limit : most;
+        if (gone) {
+            memmove(e->ids + first, e->ids + first + gone, (e->count - first - gone) * sizeof *e->ids);
+            memmove(e->labels + first, e->labels + first + gone, (e->count - first - gone) * sizeof *e->labels);
+        }
+        e->count -= gone; reply -= gone; end -= gone;
+    }
+    e->cut_reply = reply < end && end > limit;
+    e->lost_reply = e->cut_reply && reply >= limit;
+    if (e->count > limit) e->count = limit;
+}
+
+/* The last run of tokens with mask 1, or of labels: [*begin, *end). */
+static void data_last_reply(const uint8_t *mask, const int32_t *labels, size_t count, size_t *begin, size_t *end) {
+    size_t i = count;
+    while (i && !(mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
+    *end = i;
+    while (i && (mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
+    *begin = i;
+}
+
+/* Tokenises text[n] and keeps the example. spans: the replies; all: everything is learned, not they alone. In plain
+   text the reply begins where TRL says: where the tokens of the prompt alone and those of the whole go apart. */
+static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans, size_t nspans,
+                          bool all, int flags) {
+    size_t same = 0, reply, end;
+    bool pair = nspans && (flags & TOK_ADD_SPECIAL);
+    if (pair && !tokenizer_encode(w->t, &w->before, text, spans[0].begin, flags, &w->err)) return data_row_wrap(w);
     if (!tokenizer_encode_spans(w->t, &w->tok, text, n, spans, nspans, flags, &w->err)) return data_row_wrap(w);
     e->count = w->tok.count;
-    if (w->o->max_length > 0 && e->count > (size_t)w->o->max_length) { e->count = (size_t)w->o->max_length; e->truncated = true; }
+    if (pair) {
+        while (same < e->count && same < w->before.count && w->tok.ids[same] == w->before.ids[same]) same++;
+        for (size_t i = 0; i < e->count; i++) w->tok.mask[i] = i >= same;
+    }
     e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
     if (!e->ids) return data_row_memory(w);
     e->labels = e->ids + e->count;
@@ -3934,6 +4096,8 @@ static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t 
         e->ids[i] = w->tok.ids[i];
         e->labels[i] = all || w->tok.mask[i] ? w->tok.ids[i] : (int32_t)DATA_IGNORE;
     }
+    data_last_reply(w->tok.mask, NULL, e->count, &reply, &end);
+    data_cut(w, e, reply, end);
     return true;
 }
 
@@ -3943,7 +4107,7 @@ static bool data_wrong_loss(DataWork *w, const char *shape) {
 }
 
 /* prompt and completion as plain text, as TRL's non-conversational data: the completion follows the prompt directly (a space between them is the business of the data or of the template),
-   then the tokenizer's end of text unless the completion brings it. A token that holds the end of the prompt and the start of the completion counts as completion. */
+   then the tokenizer's end of text unless the completion brings it. */
 static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);   /* chapter 8 */
 static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
 static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
@@ -3959,11 +4123,12 @@ static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t p
     const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
     size_t n = eos ? strlen(eos) : 0;
     if (!shots_before_text(w)) return false;
-    TextSpan span = {w->text.n + (all ? 0 : prompt_bytes), 0};
+    TextSpan span = {w->text.n + (all && w->shots ? 0 : prompt_bytes), 0};
     if (!data_add(&w->text, prompt, prompt_bytes) || !data_add(&w->text, completion, completion_bytes)) return data_row_memory(w);
     if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !data_add(&w->text, eos, n)) return data_row_memory(w);
     span.end = w->text.n;
-    return data_tokenise(w, e, w->text.p, w->text.n, &span, span.end > span.begin, all && !w->shots, TOK_ADD_SPECIAL);
+    bool reply = span.end > span.begin && !(all && !prompt_bytes && !w->shots);       /* plain text has none */
+    return data_tokenise(w, e, w->text.p, w->text.n, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
 }
 
 /* prompt into w->prompt, dressed by --prompt-template where there is one. */
@@ -3992,7 +4157,7 @@ static bool data_message(DataWork *w, size_t *count, const char *role, const Jso
 static bool data_messages(DataWork *w, size_t *count, const Json *list, const char *name) {
     static const char *const role_of[][2] = {{"system", "system"}, {"user", "user"}, {"assistant", "assistant"}, {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}};
     size_t index = 0;
-    if (!data_need(w, list, name, JSON_ARRAY)) return false;
+    if (!(list = data_list(w, list, name))) return false;
     for (const Json *m = list->child; m; m = m->next) {
         index++;
         bool sharegpt = !data_get(m, "role") && data_get(m, "from");
@@ -4005,6 +4170,17 @@ static bool data_messages(DataWork *w, size_t *count, const Json *list, const ch
             if (data_is(role, role_of[i][0]) && (sharegpt || i < 4)) known = role_of[i][1];
         if (!known) return data_row_fail(w, sharegpt ? "known are human, user, gpt, assistant, system, tool" : "known are system, user, assistant, tool", "unknown role \"%.60s\" in message %zu of \"%s\"", role->str, index, name);
         if (!data_message(w, count, known, content, reasoning)) return false;
+        /* as OpenAI's fine-tuning has it */
+        const Json *weight = strcmp(known, "assistant") ? NULL : data_get(m, "weight");
+        if (weight && (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1)))
+            return data_row_fail(w, "1 learns an assistant's message, 0 does not",
+                                 "the weight of message %zu of \"%s\" is neither 0 nor 1", index, name);
+        if (weight && weight->number == 0) {
+            if (w->o->loss_on == LOSS_ON_ALL)
+                return data_row_fail(w, "take the weights out, or --loss-on all",
+                                     "message %zu of \"%s\" has weight 0, with --loss-on all", index, name);
+            w->messages[*count - 1].train = false;
+        }
     }
     return true;
 }
@@ -4036,8 +4212,9 @@ static bool data_chat_options(DataWork *w, ChatOptions *o) {
     }
     if (date && !data_need(w, date, "date_string", JSON_STRING)) return false;
     if (date) o->date = date->str;
-    if (tools && !data_need(w, tools, "tools", JSON_ARRAY)) return false;
-    if (tools && tools->count) o->tools = tools;
+    if (tools && tools->type == JSON_STRING && !tools->count) tools = NULL;
+    if (tools && !(tools = data_list(w, tools, "tools"))) return false;
+    if (tools && tools->count) o->tools = data_whole(tools);
     return true;
 }
 
@@ -4047,7 +4224,7 @@ static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, b
     DataExample *last = NULL;
     if (only_last && answers) skip = answers - 1;
     for (size_t i = 0; i < count; i++) {
-        if (!w->messages[i].train || seen++ < skip) continue;
+        if (strcmp(w->messages[i].role, "assistant") || seen++ < skip || !w->messages[i].train) continue;
         ChatText chat;
         if (last && !(e = last->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
         last = e;
@@ -4089,7 +4266,13 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
     if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
     if (skip > chat.nspans) skip = chat.nspans;
     e->thoughts = chat.thoughts; e->systems = chat.systems;
-    bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans + skip, chat.nspans - skip, all, 0);
+    size_t kept = 0, reply = 0;             /* a span for each assistant's message; those of weight 0 go */
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(w->messages[i].role, "assistant")) continue;
+        if (reply >= skip && reply < chat.nspans && w->messages[i].train) chat.spans[kept++] = chat.spans[reply];
+        reply++;
+    }
+    bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, kept, all, 0);
     chat_text_free(&chat);
     return ok;
 }
@@ -4124,6 +4307,22 @@ static bool data_shape_pair(DataWork *w, DataExample *e, const Json *prompt, con
     return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.p, w->prompt.n, completion->str, completion->count, all);
 }
 
+/* Alpaca's "history": [[question, answer], ...], the turns before the instruction. */
+static bool data_history(DataWork *w, size_t *count) {
+    const Json *history = data_get(w->object, "history");
+    if (!history || (history->type == JSON_STRING && !history->count)) return true;
+    if (!(history = data_list(w, history, "history"))) return false;
+    for (const Json *pair = history->child; pair; pair = pair->next) {
+        const Json *question = pair->type == JSON_ARRAY && pair->count == 2 ? pair->child : NULL;
+        if (!question || question->type != JSON_STRING || question->next->type != JSON_STRING)
+            return data_row_fail(w, "write it as [[\"question\", \"answer\"], ...]",
+                                 "\"history\" is no list of pairs of strings");
+        if (!data_message(w, count, "user", question, NULL)) return false;
+        if (!data_message(w, count, "assistant", question->next, NULL)) return false;
+    }
+    return true;
+}
+
 static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *instruction, const Json *input, const Json *output) {
     size_t count = 0;
     bool all = w->o->loss_on == LOSS_ON_ALL;
@@ -4131,35 +4330,78 @@ static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *inst
     if (!w->o->prompt_template && (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN))
         return data_row_fail(w, "give --chat-template NAME, or --prompt-template with {prompt} for a plain base model",
                              "an instruction, but %s", w->chat == CHAT_NONE ? "the model folder has no chat template" : "the model's chat template is not one of the known");
-    if (!data_system(w, &count)) return false;
-    if (w->o->prompt_template && count) return data_row_fail(w, "remove it or use --chat-template", "\"system\" has no place in --prompt-template");
+    if (!data_system(w, &count) || !data_history(w, &count)) return false;
+    if (w->o->prompt_template && count)
+        return data_row_fail(w, "remove it or use --chat-template", "\"%s\" has no place in --prompt-template",
+                             strcmp(w->messages[0].role, "system") ? "history" : "system");
     w->text.n = 0;
     if (!data_add(&w->text, instruction->str, instruction->count) || (input && input->count && (!data_add(&w->text, "\n", 1) || !data_add(&w->text, input->str, input->count)))) return data_row_memory(w);
     if (w->o->prompt_template) return data_prompt(w, w->text.p, w->text.n) && data_plain(w, e, w->prompt.p, w->prompt.n, output->str, output->count, all);
     Json user;
     memset(&user, 0, sizeof user);
     user.str = w->text.p; user.count = (uint32_t)w->text.n;
-    return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) && data_chat(w, e, count, 0, false, all);
+    return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) &&
+           data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, all);
 }
 
-static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids, const Json *labels) {
+/* A row that is tokenised already. As in TRL labels say all; without them assistant_masks always counts, and
+   completion_mask where the loss is on the completion. Tokens that attention_mask leaves out (padding) are left out. */
+static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids) {
+    enum { LABELS, ATTENTION, ASSISTANT, COMPLETION, COLUMNS };
+    static const char *const name[COLUMNS] = {"labels", "attention_mask", "assistant_masks", "completion_mask"};
     double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
-    if (!data_need(w, ids, "input_ids", JSON_ARRAY) || (labels && !data_need(w, labels, "labels", JSON_ARRAY))) return false;
-    if (!labels && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT)) return data_wrong_loss(w, "token ids without labels");
-    if (labels && labels->count != ids->count) return data_row_fail(w, "give one label for every id", "%u input_ids, but %u labels", ids->count, labels->count);
-    const Json *id = ids->child, *label = labels ? labels->child : ids->child;
-    e->truncated = w->o->max_length > 0 && ids->count > (uint32_t)w->o->max_length;
-    e->count = e->truncated ? (size_t)w->o->max_length : ids->count;
-    e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
-    if (!e->ids) return data_row_memory(w);
-    e->labels = e->ids + e->count;
-    for (size_t i = 0; id; i++, id = id->next, label = label->next) {
-        if (id->type != JSON_NUMBER || !(id->number >= 0 && id->number < vocab) || id->number != (double)(int32_t)id->number)
-            return data_row_fail(w, "ids must be integers of this model's vocabulary", "input_ids[%zu] is %.40s, not in 0..%.0f", i, id->str ? id->str : data_type_name[id->type], vocab - 1);
-        if (label->type != JSON_NUMBER || !((label->number >= 0 && label->number < vocab) || label->number == DATA_IGNORE) || label->number != (double)(int32_t)label->number)
-            return data_row_fail(w, "labels must be ids of this model's vocabulary, or -100 where nothing is learned", "labels[%zu] is %.40s, not in 0..%.0f and not -100", i, label->str ? label->str : data_type_name[label->type], vocab - 1);
-        if (i < e->count) { e->ids[i] = (int32_t)id->number; e->labels[i] = (int32_t)label->number; }
+    const Json *column[COLUMNS] = {data_get(w->object, name[LABELS]), data_get(w->object, name[ATTENTION]), NULL, NULL};
+    if (!column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
+    if (!column[LABELS] && w->o->loss_on == LOSS_ON_COMPLETION) column[COMPLETION] = data_get(w->object,
+            name[COMPLETION]);
+    bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
+    if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
+    if (!answer && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT))
+        return data_wrong_loss(w, "token ids without labels");
+    for (int k = 0; k < COLUMNS; k++) {
+        if (!column[k]) continue;
+        if (!data_need(w, column[k], name[k], JSON_ARRAY)) return false;
+        if (column[k]->count != ids->count)
+            return data_row_fail(w, "give one for every id", "%u input_ids, but %u %s", ids->count, column[k]->count,
+                                 name[k]);
+        column[k] = column[k]->child;       /* from here on: the element beside the id */
     }
+    e->ids = (int32_t *)malloc((ids->count ? ids->count : 1) * 2 * sizeof *e->ids);
+    if (!e->ids) return data_row_memory(w);
+    e->labels = e->ids + ids->count;
+    size_t reply, end, i = 0;
+    for (const Json *id = ids->child; id; id = id->next, i++) {
+        bool attended = true;
+        if (id->type != JSON_NUMBER || !(id->number >= 0 && id->number < vocab) || id->number != (double)(int32_t)id->number)
+            return data_row_fail(w, "ids must be integers of this model's vocabulary",
+                                 "input_ids[%zu] is %.40s, not in 0..%.0f",
+                                 i, id->str ? id->str : data_type_name[id->type], vocab - 1);
+        int32_t label = (int32_t)id->number;
+        for (int k = 0; k < COLUMNS; k++) {
+            const Json *v = column[k];
+            if (!v) continue;
+            column[k] = v->next;
+            bool number = v->type == JSON_NUMBER, one = v->type == JSON_TRUE || (number && v->number == 1);
+            if (k == LABELS) {
+                if (!number || v->number != (double)(int32_t)v->number ||
+                    !((v->number >= 0 && v->number < vocab) || v->number == DATA_IGNORE))
+                    return data_row_fail(w,
+                                         "labels must be ids of the vocabulary, or -100 where nothing is learned",
+                                         "labels[%zu] is %.40s, not in 0..%.0f and not -100",
+                                         i, v->str ? v->str : data_type_name[v->type], vocab - 1);
+                label = (int32_t)v->number;
+            } else if (!one && v->type != JSON_FALSE && !(number && v->number == 0))
+                return data_row_fail(w, "write 1 where the token counts and 0 where not", "%s[%zu] is neither 0 nor 1",
+                                     name[k], i);
+            else if (!one && k == ATTENTION) attended = false;
+            else if (!one) label = DATA_IGNORE;
+        }
+        if (!attended) continue;
+        e->ids[e->count] = (int32_t)id->number;
+        e->labels[e->count++] = label;
+    }
+    data_last_reply(NULL, e->labels, e->count, &reply, &end);
+    data_cut(w, e, reply, answer ? end : reply);
     return true;
 }
 
@@ -4168,10 +4410,12 @@ static bool data_unknown_shape(DataWork *w) {
     size_t n = 0;
     keys[0] = 0;
     for (const Json *k = w->object->child; k; k = k->next) {
-        if (n + k->key_count + 8 > sizeof keys) { n += (size_t)snprintf(keys + n, sizeof keys - n, "%s...", n ? ", " : ""); break; }
-        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", k->key);
+        char key[sizeof keys];
+        data_name(key, sizeof key, k->key, k->key_count);
+        bool room = n + strlen(key) + 8 <= sizeof keys;
+        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", room ? key : "...");
+        if (!room) break;
     }
-    for (char *c = keys; *c; c++) if ((unsigned char)*c < ' ') *c = '?';
     return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + output | text | input_ids (+ labels)",
                          "none of the known row shapes (keys found: %s)", n ? keys : "none");
 }
@@ -4182,7 +4426,7 @@ static bool data_example_of(DataWork *w, DataExample *e) {
     if ((a = data_get(o, "input_ids")) && (w->shots || w->as_shot))
         return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
     if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
-    if (a) return data_shape_ids(w, e, a, data_get(o, "labels"));
+    if (a) return data_shape_ids(w, e, a);
     if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
     if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
     if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
@@ -4208,20 +4452,20 @@ static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample 
     w->number = i + 1;
     bool ok = w->row->object || json_parse(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
     w->object = w->row->object ? w->row->object : doc.root;
-    ok = ok && data_example_of(w, e);
+    if (ok) data_row_end(w, ok = data_example_of(w, e));
     json_free(&doc);
     return ok;
 }
 static void data_work_free(DataWork *w) {
     free(w->prompt.p); free(w->text.p); free(w->messages);
-    token_ids_free(&w->tok);
+    token_ids_free(&w->tok); token_ids_free(&w->before);
 }
 
 /* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
 
 /* Rows [begin, end) to examples[end - begin]. Rows are dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
-static bool data_examples(DataExample *examples, const DataRows *rows, size_t begin, size_t end, const Tokenizer *t,
-                          const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
+static bool data_examples(DataExample *examples, DataColumns *unread, const DataRows *rows, size_t begin, size_t end,
+                          const Tokenizer *t, const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
     size_t first_bad = end;
 #ifdef _OPENMP
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
@@ -4254,6 +4498,10 @@ static bool data_examples(DataExample *examples, const DataRows *rows, size_t be
                 first_bad = i;
             }
         }
+#ifdef _OPENMP
+#pragma omp critical(data_first_bad)
+#endif
+        data_columns_join(unread, &w.unread);
         data_work_free(&w);
     }
     return first_bad == end;
@@ -4361,6 +4609,8 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
         d->stats.truncated += e->truncated;
         d->stats.thoughts += (int64_t)e->thoughts;
         d->stats.systems += (int64_t)e->systems;
+        d->stats.cut_replies += e->cut_reply;
+        d->stats.lost_replies += e->lost_reply;
         if (!labelled) { d->stats.dropped++; continue; }
         memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
         memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
@@ -4472,8 +4722,8 @@ static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer 
     bool ok = examples || data_memory(err, r->path);
     for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
         size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
-        ok = data_examples(examples, r, begin, end, t, o, chat, shots, err) &&
-            sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
+        ok = data_examples(examples, &d->stats.unread, r, begin, end, t, o, chat, shots, err);
+        ok = ok && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
         ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
         for (size_t i = 0; i < end - begin; i++) data_example_free(&examples[i]);
         if (r->mapped) tensor_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
@@ -4496,6 +4746,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
     uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns, sizeof(TokenHeader)};
     key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
+    key = hash_bytes(key, &options->truncate_prompt, sizeof options->truncate_prompt);
     const char *texts[] = {options->prompt_template, options->template_date};
     for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
     if (shots.text.n) key = hash_bytes(key, shots.text.p, shots.text.n);
@@ -5858,6 +6109,7 @@ static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const Data
         if (err) *err = w.err;
         break;
     }
+    p->unread = w.unread;
     data_work_free(&w);
     shots_free(&shots);
     if (!ok) prompts_free(p);

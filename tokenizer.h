@@ -68,6 +68,7 @@ struct Json {
     JsonType type;
     uint32_t count;        /* ARRAY/OBJECT: children; STRING: bytes of str (may hold NUL bytes) */
     uint32_t key_count;    /* bytes of key */
+    bool read;             /* the caller's: the data chapter notes which keys of a row it has looked at */
     const char *str;       /* STRING: decoded UTF-8, NUL-terminated; NUMBER: its spelling, NUL-terminated; else NULL */
     const char *key;       /* name in the parent object, decoded, NUL-terminated; NULL in arrays */
     double number;         /* NUMBER */

@@ -1865,7 +1865,7 @@ static const Option option_table[] = {
     {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, RUN, "evaluation data, the same formats"},
     {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, RUN,
      "instead: hold out this share of the training examples, drawn by the seed"},
-    {"max-train-samples", OPTION_INT, AT(train.max_train_samples), 1, 1e9, NULL, RUN,
+    {"max-train-samples", OPTION_INT, AT(train.max_train_samples), 1, 1e9, NULL, RUN | INSPECT,
      "only the first so many rows of --data"},
     {"max-eval-samples", OPTION_INT, AT(train.max_eval_samples), 1, 1e9, NULL, RUN,
      "only the first so many rows of --eval-data"},
@@ -1879,6 +1879,8 @@ static const Option option_table[] = {
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "How rows become examples"},
     {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, RUN | INSPECT | MEASURES,
      "tokens; longer examples are cut at the end"},
+    {"truncate-prompt", OPTION_BOOL, AT(train.data_options.truncate_prompt), 0, 0, NULL, RUN | INSPECT | MEASURES,
+     "cut the prompt's beginning instead, so that the last reply stays whole"},
     {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, RUN | INSPECT | MEASURES,
      "fill batches to max-length; examples never see each other"},
     {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES,
@@ -2733,6 +2735,21 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
     printf("\n");
 }
 
+/* What a file brought and nobody will see: keys that nothing reads, replies that --max-length cuts. */
+static void print_lost(FILE *to, const char *path, const DataColumns *unread, const DataStats *s,
+                       const DataOptions *o) {
+    char *columns = data_columns_text(unread);
+    if (columns) fprintf(to, "columns not used: %s; %s\n", columns, path);
+    free(columns);
+    if (!s || !s->truncated) return;
+    fprintf(to, "warning: %lld %sof %lld rows are cut at --max-length %d, %lld of them in their last reply, "
+                "%lld before it; %s; raise it",
+            (long long)s->truncated, o->split_turns ? "turns " : "", (long long)s->rows, o->max_length, (long long)(s->cut_replies - s->lost_replies),
+            (long long)s->lost_replies, path);
+    fprintf(to, s->cut_replies && !o->truncate_prompt ?
+            ", or let --truncate-prompt cut the prompt's beginning instead\n" : "\n");
+}
+
 static void clear_bar(const Screen *s) { if (s->bar) printf("\r\033[K"); }
 static void on_warning(void *user, const char *text) {
     Screen *screen = (Screen *)user;
@@ -2826,6 +2843,9 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     snprintf(name, sizeof name, o->more_data_count ? "%s and %d more" : "%s", o->data, o->more_data_count);
     if (o->data) print_data("data", name, train);
     if (eval) print_data("eval", o->eval_data ? o->eval_data : "held out of it", eval);
+    fflush(stdout);
+    if (o->data) print_lost(stderr, name, &train->stats.unread, &train->stats, &o->data_options);
+    if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats.unread, &eval->stats, &o->data_options);
     if (o->data) printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps, o->gradient_accumulation_steps, o->per_device_train_batch_size, o->learning_rate,
                         schedule_name[o->lr_scheduler_type], (long long)o->seed);
     else printf("%-8s %d x %d examples of %d tokens\n", "run", o->gradient_accumulation_steps, o->per_device_train_batch_size, o->data_options.max_length);
@@ -3003,8 +3023,9 @@ static int verb_inspect(const Options *o) {
     DataOptions options = o->train.data_options;
     options.max_rows = o->train.max_train_samples;
     Tokenizer *t = tokenizer_open(o->train.model, &err);
-    if (!t || !dataset_open(&d, o->train.data, t, &options, &err)) return failed(&err);
+    if (!t || !dataset_open_files(&d, o->data, (int)arrlen(o->data), t, &options, &err)) return failed(&err);
     int status = inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
+    print_lost(stdout, o->train.data, &d.stats.unread, &d.stats, &options);
     dataset_free(&d);
     tokenizer_free(t);
     return status;
@@ -3492,6 +3513,7 @@ static int verb_generate(Options *o) {
         return status;
     }
     if (!prompts_of_options(&p, &s, &err)) return failed(&err);
+    if (option_given(o, "data")) print_lost(stderr, o->data[0], &p.unread, NULL, NULL);
     bool stream = p.count == 1 && !o->jsonl && !written;
     Answer *answers = (Answer *)must_alloc(p.count * sizeof *answers);
     Text out = {NULL};
@@ -3827,11 +3849,8 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
         data.st_ino == shots.st_ino)
         fprintf(stderr, "warning: the first %d rows of %s see their own answers among the solved examples; give other "
                         "--shots\n", how->few_shot, o->data[0]);
-    if (d && d->stats.truncated)
-        fprintf(stderr, "warning: %lld of %lld rows are cut at %d tokens, %lld of them before their answer; the loss "
-                        "is without what was cut; raise --max-length\n",
-                (long long)d->stats.truncated, (long long)d->stats.rows, how->max_length, (long long)d->stats.dropped);
-    else if (d && d->stats.dropped)
+    print_lost(stderr, o->data[0], &p->unread, d ? &d->stats : NULL, how);
+    if (d && d->stats.dropped && !d->stats.truncated)
         fprintf(stderr, "warning: %lld of %lld rows have no answer and are not in the loss\n",
                 (long long)d->stats.dropped, (long long)d->stats.rows);
 }

@@ -4,6 +4,7 @@
     python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients
     python dev/make_golden.py adapters    adapters as other people write them, and the logits that PEFT has with them
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step
+    python dev/make_golden.py labels      what SFTTrainer puts in the loss of pairs and of tokenised rows
     python dev/make_golden.py randperm    torch.randperm sequences
     python dev/make_golden.py trl_evaluation  SFTTrainer.evaluate(), with and without packing
     python dev/make_golden.py few_shot    the loss of rows behind solved examples, on data/base
@@ -490,6 +491,43 @@ def trl_evaluation():
 NEW_TOKENS = 112
 
 
+def labels():
+    """Rows as SFTTrainer prepares them with data/base: masks, pairs whose tokens merge at the border."""
+    import datasets
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    datasets.disable_progress_bars()
+    base = "data/base"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    rng = random.Random(7)
+    ends = ["", " ", "  ", "\n", " \n", "\t", "12", "th", "it'", "e", "!", "\u00e9", "\u4e00", ".\n\n"]
+    starts = ["", " ", "\n", "\n\n \u00e9", " yes", "ere", "s fine", "345", "\u0301x", "?!", "\t", "  b", "\u4e8c"]
+    pairs = [{"prompt": rng.choice(["", "\t A", "What", "x y", "The price"]) + rng.choice(ends),
+              "completion": rng.choice(starts) + rng.choice(["", "ok", " done.", "\n"])} for _ in range(100)]
+    ids = lambda n: [rng.randrange(3, 300) for _ in range(n)]           # noqa: E731
+    bits = lambda n: [rng.randrange(2) for _ in range(n)]               # noqa: E731
+    masked = lambda *names: [{"input_ids": ids(9), **{k: bits(9) for k in names}} for _ in range(3)]      # noqa: E731
+    both = "assistant_masks", "completion_mask"
+    groups = [(pairs, None), (masked("assistant_masks"), None), (masked("completion_mask"), None),
+              (masked("completion_mask"), True), (masked(*both), None), (masked(*both), True),
+              ([r | {"labels": [-100] * 4 + r["input_ids"][4:]} for r in masked(*both)], True)]
+    lines = []
+    for rows, only in groups:
+        with tempfile.TemporaryDirectory() as tmp:
+            os.environ["HF_DATASETS_CACHE"] = tmp
+            config = SFTConfig(output_dir=tmp, completion_only_loss=only, report_to="none", use_cpu=True, bf16=False)
+            trainer = SFTTrainer(
+                model=model, args=config, processing_class=tokenizer, train_dataset=datasets.Dataset.from_list(rows))
+            kept = [(list(r["input_ids"]), list(r["labels"])) for r in trainer.train_dataset]
+        assert len(kept) == len(rows)       # none without a label, which the trainer would drop
+        for row, (tokens, learned) in zip(rows, kept):
+            line = {"row": row, "completion_only": only, "input_ids": tokens, "labels": learned}
+            lines.append(json.dumps(line, separators=(",", ":")))
+    (GOLDEN / "trl_labels.jsonl").write_text("\n".join(lines) + "\n")
+
+
 def greedy(model, prompt):
     """generate()'s tokens, and by how much the chosen one ever beat the next."""
     out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long), max_new_tokens=NEW_TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0,
@@ -605,8 +643,8 @@ def few_shot():
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    if what not in ("models", "adapters", "trl", "randperm", "generation", "few_shot", "trl_evaluation", "all"):
+    makers = (models, adapters, trl, labels, randperm, generation, few_shot, trl_evaluation)
+    if what not in ("all", *(f.__name__ for f in makers)):
         sys.exit(__doc__)
-    for f in (models, adapters, trl, randperm, generation, few_shot, trl_evaluation) if what == "all" else (
-            globals()[what],):
+    for f in makers if what == "all" else (globals()[what],):
         f()

@@ -228,6 +228,53 @@ static void test_shapes(void) {
     expect("instruction with --prompt-template", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"o\"}", with_bos, templated, "<s>Q: i\nx\nA: [o<|im_end|>]");
     expect("instruction, all", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain, all, "[" USER("i") "o<|im_end|>\n]");
 
+    /* What beside the text decides what is learned. */
+#define WEIGHTED(a, b) \
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"" a "}," \
+    "{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"" b "}]}"
+    expect("weight 0: not learned", "a.jsonl", WEIGHTED(",\"weight\":0", ",\"weight\":1"), plain, o,
+           USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
+    expect("weight 0 of the last: the first is learned", "a.jsonl", WEIGHTED("", ",\"weight\":0.0"), plain, o,
+           USER("a") "[b<|im_end|>]\n" USER("c") "d<|im_end|>\n");
+    expect_error("weight 0.5", "a.jsonl", WEIGHTED("", ",\"weight\":0.5"), plain, o, "the weight of message 4", "row 1",
+                 "1 learns");
+    expect_error("weight 0 with the loss on all", "a.jsonl", WEIGHTED(",\"weight\":0", ""), plain, all, "message 2",
+                 "--loss-on all", NULL);
+    expect("Alpaca's history", "a.jsonl",
+           "{\"instruction\":\"i\",\"output\":\"o\",\"system\":\"S\",\"history\":[[\"q\",\"r\"]]}", plain, o,
+           SYS USER("q") "[r<|im_end|>]\n" USER("i") "[o<|im_end|>]\n");
+    expect("history, completion: the output", "a.jsonl",
+           "{\"instruction\":\"i\",\"output\":\"o\",\"history\":[[\"q\",\"r\"]]}", plain,
+           completion, USER("q") "r<|im_end|>\n" USER("i") "[o<|im_end|>]\n");
+    expect("empty history, and as text in CSV", "a.csv", "instruction,output,history,system\ni,o,,\ni,o,[],\n", plain,
+           o,
+           USER("i") "[o<|im_end|>]\n");
+    expect("history as JSON text", "a.csv", "instruction,output,history\ni,o,\"[[\"\"q\"\",\"\"r\"\"]]\"\n", plain, o,
+           USER("q") "[r<|im_end|>]\n" USER("i") "[o<|im_end|>]\n");
+    expect_error("history of three", "a.jsonl",
+                 "{\"instruction\":\"i\",\"output\":\"o\",\"history\":[[\"a\",\"b\",\"c\"]]}", plain, o,
+                 "no list of pairs", "row 1", "question");
+    expect_error("history in a prompt template", "a.jsonl",
+                 "{\"instruction\":\"i\",\"output\":\"o\",\"history\":[[\"a\",\"b\"]]}", plain,
+                 templated, "\"history\" has no place", "row 1", NULL);
+    expect("messages as JSON text", "a.csv",
+           "messages\n\"[{\"\"role\"\":\"\"user\"\",\"\"content\"\":\"\"a\"\"},"
+           "{\"\"role\"\":\"\"assistant\"\",\"\"content\"\":\"\"b\"\"}]\"\n",
+           plain, o, USER("a") "[b<|im_end|>]\n");
+    expect_error("messages as Python text", "a.csv", "messages\n\"[{'role': 'user'}]\"\n", plain, o,
+                 "begins like a list", "row 1",
+                 "json.dumps");
+    expect("assistant_masks of ids", "a.jsonl", "{\"input_ids\":[65,66,67],\"assistant_masks\":[0,1,false]}", plain,
+           all, "A[B]C");
+    expect("completion_mask of ids", "a.jsonl", "{\"input_ids\":[65,66,67],\"completion_mask\":[0,0,true]}", plain,
+           completion, "AB[C]");
+    expect("padding is left out", "a.jsonl", "{\"input_ids\":[9,65,66,9],\"attention_mask\":[0,1,1,0]}", plain, o,
+           "[AB]");
+    expect_error("a mask of other numbers", "a.jsonl", "{\"input_ids\":[1,2],\"assistant_masks\":[0,2]}", plain, o,
+                 "assistant_masks[1] is neither 0 nor 1", "row 1", NULL);
+    expect_error("a mask of another length", "a.jsonl", "{\"input_ids\":[1,2],\"assistant_masks\":[0]}", plain, o,
+                 "2 input_ids, but 1 assistant_masks", "row 1", NULL);
+
     expect("text", "a.jsonl", "{\"text\":\"hello\"}", with_bos, o, "[<s>hello<|im_end|>]");
     expect("text that ends with the end of text", "a.jsonl", "{\"text\":\"hello<|im_end|>\"}", plain, all, "[hello<|im_end|>]");
     expect("input_ids", "a.jsonl", "{\"input_ids\":[65,66,257]}", plain, o, "[AB<|im_end|>]");
@@ -239,6 +286,117 @@ static void test_shapes(void) {
     expect("unknown ending: CSV by its first byte", "a.data", "text\nx\n", plain, o, "[x<|im_end|>]");
     expect("byte order mark in .jsonl", "a.jsonl", "\xEF\xBB\xBF{\"text\":\"x\"}", plain, o, "[x<|im_end|>]");
     expect("byte order mark in .json", "a.json", "\xEF\xBB\xBF[{\"text\":\"x\"}]", plain, o, "[x<|im_end|>]");
+}
+
+/* What the row set has of columns that nothing reads, and how it says so. */
+static void expect_unread(const char *what, const char *name, const char *file, DataOptions o, const char *want) {
+    Dataset d;
+    Error err;
+    bool ok = dataset_open(&d, write_text(name, file), plain, &o, &err);
+    char *got = ok ? data_columns_text(&d.stats.unread) : NULL;
+    check(ok && !strcmp(got ? got : "", want), "unread: %s: %s", what, !ok ? err.text : got ? got : "nothing");
+    free(got);
+    if (ok) dataset_free(&d);
+}
+static void test_unread(void) {
+    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML);
+    expect_unread("nothing", "a.jsonl", CHAT2, o, "");
+    expect_unread("a null is no column", "a.jsonl", "{\"text\":\"x\",\"y\":null}", o, "");
+    expect_unread("keys of rows, each row counts once", "a.jsonl",
+                  "{\"text\":\"x\",\"b\":1,\"a\":[{\"c\":1}]}\n{\"text\":\"x\",\"b\":1,\"b\":{}}\n", o,
+                      "a (1 row), b (2 rows)");
+    expect_unread("keys of messages", "a.jsonl",
+                  "{\"messages\":[{\"role\":\"user\",\"name\":\"Ann\",\"content\":\"a\"},"
+                  "{\"role\":\"assistant\",\"content\":\"b\",\"loss\":false,\"name\":\"Bot\"}],\"id\":7}", o,
+                  "id (1 row), messages[].loss (1 row), messages[].name (1 row)");
+    expect_unread("what a template takes is read whole, what it does not know is not", "a.jsonl",
+                  "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}],"
+                  "\"tools\":\"[{\\\"name\\\":{}}]\",\"chat_template_kwargs\":{\"mood\":1}}", options_of(LOSS_DEFAULT, CHAT_QWEN3),
+                  "chat_template_kwargs.mood (1 row)");
+    expect_unread("both shapes of one row: the other one", "a.jsonl",
+                  "{\"text\":\"x\",\"prompt\":\"p\",\"completion\":\"c\"}", o,
+                  "text (1 row)");
+    expect_unread("columns of CSV", "a.csv", "text,id,\nx,1,\ny,2,\n", o, "\"\" (2 rows), id (2 rows)");
+    expect_unread("masks beside labels", "a.jsonl",
+                  "{\"input_ids\":[1,2],\"labels\":[1,2],\"assistant_masks\":[1,0],\"attention_mask\":[1,1]}",
+                      completion,
+                  "assistant_masks (1 row)");
+    expect_unread("a completion mask, with the loss on all", "a.jsonl",
+                  "{\"input_ids\":[1,2],\"completion_mask\":[0,1]}", o,
+                  "completion_mask (1 row)");
+    expect_unread("a name that would drive the terminal, and a long one", "a.jsonl",
+                  "{\"text\":\"x\",\"\\u001b[2J\\u009b\":1,"
+                  "\"zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz\":1}", o,
+                  "?[2J? (1 row), zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz... (1 row)");
+    /* More than are kept, over blocks and threads: the same text every time. */
+    char *file = (char *)malloc(1 << 20), first[2048] = "";
+    size_t n = 0;
+    for (int i = 0; i < 3000; i++)
+        n += (size_t)sprintf(file + n, "{\"text\":\"x\",\"%c%c\":1,\"k%d\":2}\n", 'a' + i % 26, 'a' + i / 26 % 3,
+                             i % 7);
+    for (int threads = 1; threads <= 3; threads++) {
+        Dataset d;
+        Error err;
+        o.threads = threads;
+        bool ok = dataset_open(&d, write_text("many.jsonl", file), plain, &o, &err);
+        char *got = ok ? data_columns_text(&d.stats.unread) : NULL;
+        if (threads == 1) snprintf(first, sizeof first, "%s", got ? got : "");
+        check(ok && got && d.stats.unread.count == COLUMNS_UNREAD && !strcmp(got, first) &&
+              !strncmp(got, "aa (39 rows), ab (39 rows)", 25) &&
+              strstr(got, " and others"), "unread: more than are kept, %d threads: %.60s...", threads, got ? got :
+                  err.text);
+        free(got);
+        if (ok) dataset_free(&d);
+    }
+    free(file);
+}
+
+/* test/golden/trl_labels.jsonl: rows as TRL's SFTTrainer prepared them with data/base (dev/make_golden.py labels). */
+static void test_trl_labels(void) {
+    Error err;
+    size_t bytes;
+    Tokenizer *t = tokenizer_open("data/base", &err);
+    char *text = read_file("test/golden/trl_labels.jsonl", &bytes, &err);
+    int pairs = 0, ids = 0, merged = 0, wrong = 0;
+    if (!check(t && text, "data/base and trl_labels.jsonl are there")) return;
+    for (char *line = text, *stop; (stop = strchr(line, '\n')); line = stop + 1) {
+        JsonDoc doc;
+        Dataset d;
+        if (!json_parse(&doc, line, (size_t)(stop - line), "trl_labels.jsonl", 1, &err)) { check(false, "%s", err.text);
+        break; }
+        const Json *row = json_get(doc.root, "row"), *only = json_get(doc.root, "completion_only");
+        const Json *id = json_get(doc.root, "input_ids")->child, *label = json_get(doc.root, "labels")->child;
+        DataOptions o = options_of(only->type == JSON_TRUE ? LOSS_ON_COMPLETION : LOSS_DEFAULT, CHAT_NONE);
+        char *end = strstr(line, ",\"completion_only\"");
+        bool ok = dataset_open(&d, write_bytes("row.jsonl", line + 7, (size_t)(end - line - 7)), t, &o, &err);
+        bool same = ok && d.count == 1;
+        for (size_t i = 0; same && i < d.offset[1]; i++, id = id->next, label = label->next)
+            same = id && d.ids[i] == (int32_t)id->number && d.labels[i] == (int32_t)label->number;
+        same = same && !id;
+        if (json_get(row, "prompt")) {
+            TextSpan border = {json_get(row, "prompt")->count, json_get(row, "prompt")->count + json_get(row,
+                    "completion")->count};
+            char both[256];
+            TokenIds tok;
+            memset(&tok, 0, sizeof tok);
+            snprintf(both, sizeof both, "%s%s<|im_end|>", json_get(row, "prompt")->str,
+                     json_get(row, "completion")->str);
+            border.end = strlen(both);
+            pairs++;
+            /* Counting a token as the completion's where it holds one of its bytes would be another answer? */
+            if (tokenizer_encode_spans(t, &tok, both, strlen(both), &border, 1, TOK_ADD_SPECIAL, &err))
+                for (size_t i = 0; ok && i < tok.count && i < d.offset[1]; i++)
+                    if (tok.mask[i] != (d.labels[i] != -100)) { merged++; break; }
+            token_ids_free(&tok);
+        } else ids++;
+        if (!same && wrong++ < 5) check(false, "TRL has other labels: %.*s", (int)(end - line), line);
+        if (ok) dataset_free(&d);
+        json_free(&doc);
+    }
+    check(!wrong && pairs == 100 && ids == 18, "TRL's labels: %d pairs, %d tokenised rows with masks", pairs, ids);
+    check(merged > 0, "in %d pairs the bytes of the completion would have said otherwise", merged);
+    free(text);
+    tokenizer_free(t);
 }
 
 /* Only position 0 is labelled: there is nothing to learn. Blank lines are not rows; rows keep their numbers when others are dropped. */
@@ -278,6 +436,56 @@ static void test_rows(void) {
     check(ok && d.stats.stop_trained == 1, "stop token trained: only in the row that was not cut (%lld)", (long long)d.stats.stop_trained);
     check(ok && d.offset[4] - d.offset[3] == 8 && d.ids[d.offset[4] - 1] == 8, "input_ids are cut too");
     if (ok) dataset_free(&d);
+}
+
+/* --max-length cuts the end, which is the reply: counted; or with --truncate-prompt the beginning of what is before it.
+   */
+static void test_cut(void) {
+#define TURN "{\"messages\":[{\"role\":\"user\",\"content\":\"abc\"},{\"role\":\"assistant\",\"content\":\"defg\"}]}"
+    static const struct { const char *what, *file; int max, cut, lost; const char *kept; int cut_with;
+    const char *kept_with; } cases[] = {
+        {"nothing to cut", TURN, 28, 0, 0, USER("abc") "[defg<|im_end|>]\n", 0, USER("abc") "[defg<|im_end|>]\n"},
+        {"the line break after it", TURN, 27, 0, 0, USER("abc") "[defg<|im_end|>]", 0, USER("abc") "[defg<|im_end|>]"},
+        {"a chat's end", TURN, 26, 1, 0, USER("abc") "[defg]", 0,
+         "user\nabc<|im_end|>\n<|im_start|>assistant\n[defg<|im_end|>]"},
+        {"a completion's end", "{\"prompt\":\"1234\",\"completion\":\"56789\"}", 8, 1, 0, "1234[5678]", 0,
+         "34[56789<|im_end|>]"},
+        {"all of it", "{\"prompt\":\"12345678\",\"completion\":\"9\"}", 8, 1, 1, NULL, 0, "345678[9<|im_end|>]"},
+        {"a reply longer than all", "{\"prompt\":\"1234\",\"completion\":\"abcdefghijk\"}", 8, 1, 0, "1234[abcd]", 1,
+         "4[abcdefg]"},
+        {"a prompt of one", "{\"prompt\":\"1\",\"completion\":\"abcdefghijk\"}", 8, 1, 0, "1[abcdefg]", 1,
+         "1[abcdefg]"},
+        {"plain text has no reply", "{\"text\":\"abcdefghijk\"}", 8, 0, 0, "[abcdefgh]", 0, "[abcdefgh]"},
+        {"ids with labels", "{\"input_ids\":[65,66,67,68],\"labels\":[-100,-100,67,68]}", 3, 1, 0, "AB[C]", 0, "B[CD]"},
+        {"ids alone have no reply", "{\"input_ids\":[65,66,67,68]}", 3, 0, 0, "[ABC]", 0, "[ABC]"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int with = 0; with < 2; with++) {
+            Dataset d;
+            Error err;
+            DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML);
+            char file[512];
+            o.max_length = cases[i].max;
+            o.truncate_prompt = with;
+            snprintf(file, sizeof file, "%s\n{\"text\":\"x\"}\n", cases[i].file);
+            const char *want = with ? cases[i].kept_with : cases[i].kept;
+            bool ok = dataset_open(&d, write_text("cut.jsonl", file), plain, &o, &err), gone = ok && d.count == 1;
+            check(ok && (want ? !gone && !strcmp(masked(&d, 0), want) : gone) &&
+                  d.stats.cut_replies == (with ? cases[i].cut_with : cases[i].cut) && d.stats.lost_replies ==
+                      (with ? 0 : cases[i].lost),
+                  "cut%s: %s: %lld cut, %lld lost%s%s", with ? ", of the prompt" : "", cases[i].what,
+                      ok ? (long long)d.stats.cut_replies : 0,
+                  ok ? (long long)d.stats.lost_replies : 0, ok ? "" : ": ", ok ? "" : err.text);
+            if (ok) dataset_free(&d);
+        }
+    DataOptions o = options_of(LOSS_DEFAULT, CHAT_NONE);
+    o.max_length = 5;
+    o.truncate_prompt = true;
+    expect("cut, of the prompt: its BOS stays", "cut.jsonl", "{\"prompt\":\"1234\",\"completion\":\"56\"}", with_bos, o,
+           "<s>4[56<|im_end|>]");
+    expect("cut, of the prompt: its BOS stays alone", "cut.jsonl", "{\"prompt\":\"1234\",\"completion\":\"567\"}",
+           with_bos, o,
+           "<s>[567<|im_end|>]");
 }
 
 /* The newline ChatML puts after the end of turn does not hide that the end of turn is learned; an answer without any is noticed. */
@@ -628,7 +836,10 @@ int main(void) {
     with_bos = byte_tokenizer("bos", true);
     test_shapes();
     test_turns();
+    test_unread();
+    test_trl_labels();
     test_rows();
+    test_cut();
     test_stop();
     test_csv();
     test_files();

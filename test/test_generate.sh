@@ -97,7 +97,8 @@ verdict "$(grep -q "Queen's Rest is in the station road area" "$work/out" &&
     "inspect shows the solved example, not in the loss"
 run evaluate --model data/base --data "$work/chat.jsonl" --few-shot 1 --shots "$work/chat.jsonl" --max-length 200
 verdict "$(grep -q '^warning: the first 1 rows .* see their own answers' "$work/err" &&
-    grep -q '^warning: [1-4] of 4 rows are cut at 200 tokens, [0-4] of them before their answer' "$work/err"; echo $?)" \
+    grep -q '^warning: [1-4] of 4 rows are cut at --max-length 200, [0-4] of them in their last reply' \
+        "$work/err"; echo $?)" \
     "rows among their own shots, and rows that are cut: $(grep -c ^warning "$work/err") warnings"
 refused "chats before plain text" 1 "same shape" evaluate --model data/base --data $shot/plain.jsonl "${shots[@]:2}"
 refused "shots in training" 2 "train does not use --few-shot" --model data/base "${shots[@]}"
