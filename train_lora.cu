@@ -2744,7 +2744,8 @@ static void print_lost(FILE *to, const char *path, const DataColumns *unread, co
     if (!s || !s->truncated) return;
     fprintf(to, "warning: %lld %sof %lld rows are cut at --max-length %d, %lld of them in their last reply, "
                 "%lld before it; %s; raise it",
-            (long long)s->truncated, o->split_turns ? "turns " : "", (long long)s->rows, o->max_length, (long long)(s->cut_replies - s->lost_replies),
+            (long long)s->truncated, o->split_turns ? "turns " : "", (long long)s->rows, o->max_length,
+                (long long)(s->cut_replies - s->lost_replies),
             (long long)s->lost_replies, path);
     fprintf(to, s->cut_replies && !o->truncate_prompt ?
             ", or let --truncate-prompt cut the prompt's beginning instead\n" : "\n");

@@ -311,7 +311,8 @@ static void test_unread(void) {
                   "id (1 row), messages[].loss (1 row), messages[].name (1 row)");
     expect_unread("what a template takes is read whole, what it does not know is not", "a.jsonl",
                   "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}],"
-                  "\"tools\":\"[{\\\"name\\\":{}}]\",\"chat_template_kwargs\":{\"mood\":1}}", options_of(LOSS_DEFAULT, CHAT_QWEN3),
+                  "\"tools\":\"[{\\\"name\\\":{}}]\",\"chat_template_kwargs\":{\"mood\":1}}", options_of(LOSS_DEFAULT,
+                          CHAT_QWEN3),
                   "chat_template_kwargs.mood (1 row)");
     expect_unread("both shapes of one row: the other one", "a.jsonl",
                   "{\"text\":\"x\",\"prompt\":\"p\",\"completion\":\"c\"}", o,
