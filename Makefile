@@ -54,7 +54,7 @@ $(shell mkdir -p $(BUILD); echo "$(CONFIGURED)" >$(BUILD)/configured)
 endif
 
 .DEFAULT_GOAL := train_lora
-.PHONY: test test-programs test-gpu soak test-mutants nvcc-check test-compilers fuzz mutate bench bench-peer golden clean help stb
+.PHONY: test test-programs test-gpu soak test-mutants nvcc-check nvcc-command test-compilers fuzz mutate bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
 train_lora: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h $(BUILD)/configured | stb
@@ -139,9 +139,12 @@ $(BUILD)/mutants: test/test_ops.c test/mutants.sh $(HEADERS) $(KERNEL_TESTS) | s
 test-mutants: $(BUILD)/mutants
 	@bash test/mutants.sh run $(BUILD)/mutants
 
-## nvcc-check      compiles the kernels for every architecture and fails where GEMM or attention spill registers (needs nvcc, no GPU)
+## nvcc-check      compiles and links the trainer as a user does in bf16, fp16 and fp32, the kernels for more cards; fails on a warning and where GEMM or attention spill registers (needs nvcc, no GPU)
 nvcc-check: $(BUILD)/pages.h | stb
 	@bash test/nvcc.sh
+# How nvcc is called for CUDA_ARCH and PRECISION, for test/nvcc.sh and test/gpu.sh.
+nvcc-command:
+	@echo '$(or $(NVCC),nvcc) $(NVCCFLAGS)'
 
 ## soak            200 kills at random moments and at every place where a file is half written, random options; each resumed run must end with the same bits (about six minutes)
 soak: train_lora $(BUILD)/crashing

@@ -2,7 +2,8 @@
 
      without a GPU   g++ -std=gnu++17 -DEMULATED -O2 -march=native -fno-strict-aliasing -I. -Itest -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -x c++ dev/attention_ladder.cu -o build/attention_ladder
      on a card       nvcc -std=c++17 -O3 -arch=native -I. -Itest dev/attention_ladder.cu -o build/attention_ladder
-   then build/attention_ladder: every step is checked against the definition in double; on a card each is timed as well. What each step bought is recorded in dev/gpu_log.md.
+   then build/attention_ladder: every step is checked against the definition in double; on a card each is timed as well. What each step bought will be recorded in
+   dev/gpu_log.md; until then every "slower", "limit" and "times" below is what counting lets expect, not a measurement.
 
    The arithmetic of it: 4 D FLOPs for every (query, key) pair, T^2/2 pairs, on 4 T D numbers. The numbers are few; what costs is the matrix of scores in between. It must not go through memory, and in the end not
    even through shared memory. q, k and v lie side by side, [N, 3 H D], as in the trainer. */

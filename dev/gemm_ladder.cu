@@ -2,7 +2,8 @@
 
      without a GPU   g++ -std=gnu++17 -DEMULATED -O2 -march=native -fno-strict-aliasing -I. -Itest -Wall -Wextra -Wno-unknown-pragmas -Wno-unused-function -x c++ dev/gemm_ladder.cu -o build/gemm_ladder
      on a card       nvcc -std=c++17 -O3 -arch=native -I. -Itest dev/gemm_ladder.cu -o build/gemm_ladder
-   then build/gemm_ladder: every step is checked against the naive sum on small shapes, ragged ones too; on a card each is timed as well. What each step bought is recorded in dev/gpu_log.md.
+   then build/gemm_ladder: every step is checked against the naive sum on small shapes, ragged ones too; on a card each is timed as well. What each step bought will be recorded in
+   dev/gpu_log.md; until then every "slower", "limit" and "times" below is what counting lets expect, not a measurement.
 
    The arithmetic of it: 2 M N K FLOPs on M K + N K + M N numbers. A GPU does some two hundred FLOPs in the time it reads one byte, so the whole ladder is about one thing: how often a number that was fetched is
    used before it is dropped, first from memory, then from shared memory. */
@@ -60,7 +61,7 @@ __device__ __forceinline__ void plain_load(floatX *tile, const floatX *from, int
 }
 
 /* ---- 3  tensor cores ----------------------------------------------------------------------------------------------------------------------------------
-   One mma is 4,096 FLOPs of a warp in a single instruction: sixteen times the rate of FMAs. Each lane gathers its fragments with plain 4-byte loads, sixteen of them for 8 mma: the tensor cores wait for the
+   One mma is 4,096 FLOPs of a warp in a single instruction: on paper sixteen times the rate of FMAs (H200: 990 TFLOP/s against 67). Each lane gathers its fragments with plain 4-byte loads, sixteen of them for 8 mma: the tensor cores wait for the
    loads. */
 
 __global__ void gemm_kernel3(floatX *y, const floatX *x, const floatX *w, int M, int N, int K) {
@@ -85,7 +86,7 @@ __global__ void gemm_kernel3(floatX *y, const floatX *x, const floatX *w, int M,
 
 /* ---- 4  ldmatrix ----------------------------------------------------------------------------------------------------------------------------------------
    One ldmatrix.x4 fills a whole A fragment, or two B fragments, with 16-byte reads: a quarter of the load instructions. But rows of 128 bytes put the eight rows of a matrix into the same banks, and the reads
-   take turns: eight times slower than they could be. The profiler shows it as shared-memory bank conflicts; the next step takes them away. */
+   take turns, eight of them where one would do. The profiler shows it as shared-memory bank conflicts; the next step takes them away. */
 
 __global__ void gemm_kernel4(floatX *y, const floatX *x, const floatX *w, int M, int N, int K) {
     SHARED_MEMORY(memory);

@@ -50,5 +50,13 @@ __attribute__((unused)) static void backend_ready(void) {
     memset(&any, 0, sizeof any);
     any.head_dim = 64;
     if (!backend_open(&any, &err)) { printf("FAIL  %s\n", err.text); exit(1); }
+#ifdef LORA_CUDA
+    int shared = 0;
+    CUDA_CHECK(cudaDeviceGetAttribute(&shared, cudaDevAttrConcurrentManagedAccess, 0));
+    if (!shared && !getenv("CUDA_LAUNCH_BLOCKING")) {
+        printf("FAIL  the host may not touch managed memory while a kernel runs here (WSL2): set CUDA_LAUNCH_BLOCKING=1\n");
+        exit(1);
+    }
+#endif
 }
 #endif

@@ -583,8 +583,8 @@ inline const char *cudaGetErrorString(cudaError_t e) { return e ? "out of memory
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int *count) { *count = 1; return cudaSuccess; }
 inline cudaError_t cudaMemGetInfo(size_t *available, size_t *total) { *available = emulator::memory_size - emulator::allocated; *total = emulator::memory_size; return cudaSuccess; }
-enum cudaDeviceAttr { cudaDevAttrClockRate = 13 };
-inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr, int) { *value = 1000000; return cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrClockRate = 13, cudaDevAttrConcurrentManagedAccess = 89 };
+inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int) { *value = a == cudaDevAttrClockRate ? 1000000 : 1; return cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated on the CPU");
@@ -594,5 +594,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     p->sharedMemPerBlockOptin = emulator::shared_limit;
     return cudaSuccess;
 }
+struct cudaFuncAttributes { int binaryVersion; };
+template <typename K> inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, K) { a->binaryVersion = 90; return cudaSuccess; }
 template <typename K> inline cudaError_t cudaFuncSetAttribute(K, int, int) { return cudaSuccess; }
 #endif

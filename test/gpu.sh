@@ -1,17 +1,26 @@
 #!/usr/bin/env bash
-# The tests of the kernels, the model and the trainer natively on the GPU of this machine, then compute-sanitizer's four tools on a small run, then the embedded default on GPU and CPU side by side.
+# The tests of the kernels, the model, generation and the trainer natively on the GPU of this machine, then compute-sanitizer's four tools on a small run, then the embedded default on GPU and CPU side by side.
 set -u
 nvcc=$1 arch=$2 out=build/gpu passed=0 failed=0
 command -v "$nvcc" >/dev/null || { echo "error: no nvcc; make test-gpu; install the CUDA toolkit"; exit 1; }
 mkdir -p "$out" build/logs
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
-build() { "$nvcc" -std=c++17 -O3 -arch=sm_"$arch" -DPRECISION_"$2" -Xcompiler -fopenmp,-Wno-unused-function -I. -isystem .stb -Itest -x cu "test/$1.c" -o "$out/$1_$2" -lm; }
+# With the Makefile's own command: what is tested is what a user builds, .stb and an nvcc older than the card included.
+build() {
+    $(make -s --no-print-directory CUDA=1 CUDA_ARCH="$arch" PRECISION="$2" BUILD=$out NVCC="$nvcc" nvcc-command) \
+        -Itest -x cu "test/$1.c" -o "$out/$1_$2" -lm
+}
+# Under WSL2 the host may not touch managed memory, which the tests share with the kernels, while any kernel runs.
+if grep -qi microsoft /proc/version; then
+    echo "WSL2: the tests wait for every kernel (CUDA_LAUNCH_BLOCKING=1)"
+    export CUDA_LAUNCH_BLOCKING=1
+fi
 gcc -std=gnu11 -O3 -march=native -fopenmp -I. -isystem .stb test/test_train.c -o build/test_train -lm && build/test_train >build/logs/gpu-cpu-train.log 2>&1     # writes the twenty steps that the GPU is compared with
 precisions="BF16 FP16 FP32"
 [ "$arch" = 75 ] && precisions="FP16 FP32"
 for p in $precisions; do
-    for t in test_ops test_train test_model; do
-        [ "$t" = test_model ] && [ "$p" != FP32 ] && continue
+    for t in test_ops test_train test_model test_generate; do
+        [ "$t" = test_model ] && [ "$p" != FP32 ] && continue          # its goldens are of fp32
         build "$t" "$p" || { verdict 1 "$t $p does not compile"; continue; }
         "$out/${t}_$p" >"build/logs/gpu-${t}_$p.log" 2>&1
         verdict $? "$t $p on the GPU: $(tail -n 1 "build/logs/gpu-${t}_$p.log")"

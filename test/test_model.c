@@ -502,7 +502,15 @@ static void test_invariances(void) {
 }
 
 #ifdef LORA_CUDA
-/* The table that is printed before step 0 against what the card says is gone; natively cudaMalloc rounds every arena up to 2 MiB. */
+/* The table that is printed before step 0 against what the card says is gone. The emulator counts bytes. A card hands out
+   pages of 2 MiB, so each of the seven arenas (norms, weights, activations, the adapter's four) may take one more or, where
+   it fits beside another, one less, and the driver may take a little for itself: a native run is large enough for that to
+   be a few percent. */
+#ifdef EMULATED
+enum { MEMORY_TOKENS = 2000, MEMORY_SLACK = 16 << 10, MEMORY_KEPT = 0 };
+#else
+enum { MEMORY_TOKENS = 20000, MEMORY_SLACK = (7 * 2 + 8) << 20, MEMORY_KEPT = 8 << 20 };
+#endif
 static void test_memory(void) {
     Error err;
     Model m;
@@ -514,13 +522,33 @@ static void test_memory(void) {
     for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
     backend_ready();
     size_t before = backend_memory();
-    must(model_open(&m, "data/base", &err) && adapter_attach(&m, &lora, 1, &err) && model_prepare(&m, 2000, 200, RECOMPUTE_NONE, true, &table, &err), &err);
+    must(model_open(&m, "data/base", &err) && adapter_attach(&m, &lora, 1, &err) && model_prepare(&m, MEMORY_TOKENS, 200, RECOMPUTE_NONE, true, &table, &err), &err);
     double used = (double)(before - backend_memory());
-    check(fabs(used / (double)table.total - 1) <= 0.05, "memory: announced %.2f MiB, gone from the card %.2f MiB", (double)table.total / 0x1p20, used / 0x1p20);
+    check(fabs(used - (double)table.total) <= MEMORY_SLACK, "memory: announced %.3f MiB, gone from the card %.3f MiB",
+          (double)table.total / 0x1p20, used / 0x1p20);
     model_close(&m);
-    check(backend_memory() == before, "model_close gives all of it back");
+    double kept = (double)before - (double)backend_memory();
+    check(fabs(kept) <= MEMORY_KEPT, "model_close gives all of it back: %.3f MiB are kept", kept / 0x1p20);
     size_t head = op_scratch_bytes(8192, 12288, 48, 151936, 2048);
     check(head <= 600000000, "scratch at a vocabulary of 151,936 and 8,192 tokens: %.0f MB", (double)head / 1e6);
+}
+#endif
+
+#ifdef LORA_CUDA
+/* What backend_ceiling takes for the peak, against what NVIDIA publishes (TFLOP/s, dense, fp32 accumulation). */
+static void test_ceiling(void) {
+    static const struct { const char *name; int capability, processors, megahertz; bool fp32; double published; } card[] = {
+        {"NVIDIA GeForce RTX 5090", 120, 170, 2407, false, 209.5}, {"NVIDIA H100 80GB HBM3", 90, 132, 1830, false, 989.4},
+        {"NVIDIA GeForce RTX 4090", 89, 128, 2520, false, 165.2}, {"NVIDIA L4", 89, 58, 2040, false, 121},
+        {"NVIDIA GeForce RTX 3090", 86, 82, 1695, false, 71}, {"NVIDIA RTX A6000", 86, 84, 1800, false, 154.8},
+        {"NVIDIA A100-SXM4-80GB", 80, 108, 1410, false, 312}, {"NVIDIA A100-SXM4-80GB", 80, 108, 1410, true, 19.5},
+        {"Tesla T4", 75, 40, 1590, false, 65}, {"NVIDIA GeForce RTX 2080 Ti", 75, 68, 1545, false, 53.8},
+        {"NVIDIA GeForce RTX 4090", 89, 128, 2520, true, 82.6}};
+    for (size_t i = 0; i < sizeof card / sizeof *card; i++) {
+        double peak = 1e-6 * card[i].processors * card[i].megahertz * card_operations(card[i].capability, card[i].name, card[i].fp32);
+        check(fabs(peak / card[i].published - 1) <= 0.005, "%s%s: peak %.1f TFLOP/s, published %.1f", card[i].name,
+              card[i].fp32 ? " in fp32" : "", peak, card[i].published);
+    }
 }
 #endif
 
@@ -594,6 +622,7 @@ static void test_merge(const char *folder, const char *adapter) {
 
 int main(void) {
 #ifdef LORA_CUDA
+    test_ceiling();
     test_memory();
 #endif
     test_golden("llama", "adapter", "golden.safetensors");
