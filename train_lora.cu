@@ -2737,12 +2737,12 @@ static void print_memory(const MemoryTable *memory) {
 }
 
 /* What templates take out of a conversation that goes on: nothing to repair in the data. */
-static void print_left_out(const DataStats *s, const char *before, const char *after) {
+static void print_left_out(FILE *f, const DataStats *s, const char *before, const char *after) {
     const struct { int64_t count; const char *what; } kinds[] = {{s->thoughts, "thought"}, {s->systems, "system message"}};
     for (int i = 0; i < 2; i++)
         if (kinds[i].count)
-            printf("%s%lld %s%s left out by the chat template (see --split-turns)%s", before, (long long)kinds[i].count,
-                   kinds[i].what, kinds[i].count == 1 ? "" : "s", after);
+            fprintf(f, "%s%lld %s%s left out by the chat template (see --split-turns)%s", before,
+                    (long long)kinds[i].count, kinds[i].what, kinds[i].count == 1 ? "" : "s", after);
 }
 
 static void print_data(const char *label, const char *path, const Dataset *d) {
@@ -2750,7 +2750,7 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
     printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples, (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
     if (s->truncated) printf(", %lld cut at max-length", (long long)s->truncated);
     if (s->dropped) printf(", %lld dropped without a labelled token", (long long)s->dropped);
-    print_left_out(s, ", ", "");
+    print_left_out(stdout, s, ", ", "");
     if ((int64_t)d->slots != s->examples) printf(", packed into %zu", d->slots);
     printf("\n");
 }
@@ -3024,7 +3024,7 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
     printf("  stop token trained %12lld of %zu\n  double BOS         %12lld of %zu\n", (long long)s->stop_trained, d->count, (long long)s->double_bos, d->count);
     if (!s->stop_trained) printf("warning: no example ends its loss with a stop token; the tuned model will not know when to stop; check the chat template, the tokenizer's eos_token, and --max-length\n");
     else if (s->stop_trained < (int64_t)d->count) printf("note: %lld of %zu examples do not end with a stop token (cut at --max-length, or other text follows)\n", (long long)((int64_t)d->count - s->stop_trained), d->count);
-    print_left_out(s, "note: ", "\n");
+    print_left_out(stdout, s, "note: ", "\n");
     if (s->double_bos) printf("warning: %lld examples begin with two BOS tokens; the data brings its own and the tokenizer adds one; take it out of the data\n", (long long)s->double_bos);
     return 0;
 }
