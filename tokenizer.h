@@ -6,7 +6,7 @@
      2  Errors and files          fail, file_open, read_file
      3  UTF-8                     decoding and validation
      4  JSON                      strict parser, one arena per document
-     5  Unicode                   generated tables: letters, numbers, white space, NFC, lower case (dev/make_unicode.py writes them)
+     5  Unicode                   tables made by dev/make_unicode.py: letters, numbers, white space, NFC, lower case
      6  Tables                    token strings, merges, added tokens: three hash tables and a trie
      7  Loading tokenizer.json    what is understood is stored, what is not is refused by name
      8  Splitting                 the three published regular expressions, written as scanners
@@ -57,8 +57,9 @@ enum { NAME_FAR = 99 };
 int name_distance(const char *typed, const char *name);
 
 /* ---- lower case ---- */
-/* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I too. Writes at most
-   room bytes, no NUL, and returns how many the whole takes: never more than n + n / 2. Bytes that are not UTF-8 stay as they are. */
+/* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I too.
+   Writes at most room bytes, no NUL, and returns how many the whole takes: never more than n + n / 2. Bytes that are not
+   UTF-8 stay as they are. */
 size_t utf8_lower(char *out, size_t room, const char *s, size_t n);
 
 /* ---- JSON ---- */
@@ -144,7 +145,8 @@ typedef enum {
     CHAT_UNKNOWN       /* the folder's template is not one of ours: refused, never guessed */
 } ChatTemplate;
 ChatTemplate tokenizer_chat_template(const Tokenizer *t);
-/* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chat_names, chapter 13, has them all); unknown: error with the nearest. */
+/* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chapter 13, chat_names, has them all); unknown: error
+   with the nearest. */
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err);
 const char *chat_template_name(ChatTemplate c);
 
@@ -161,15 +163,17 @@ typedef struct ChatOptions {
     int enable_thinking;                 /* Qwen3: -1 template default, 0 off, 1 on */
     const char *date;                    /* Llama 3.1/3.2 date_string; NULL: the template's "26 Jul 2024" */
     const Json *tools;                   /* array of tool descriptions; NULL: none */
-    bool as_answer;                      /* the last message, the assistant's, as the model gives it: all before it is rendered as the prompt that
-                                            asks for it (add_generation_prompt), behind that stands what is to be said, its thought too; one span */
+    bool as_answer;                      /* the last message, the assistant's, as the model gives it: all before it becomes the
+                                            prompt that asks for it (add_generation_prompt), behind that stands what is to be
+                                            said, its thought too; one span */
 } ChatOptions;
 typedef struct ChatText {
     char *text;                          /* (bytes) plus NUL */
     size_t bytes;
     TextSpan *spans;                     /* (nspans) one per assistant message, in order: its content (with the <think> block Qwen3 puts before */
-    size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some templates put after it. With thinking
-                                              off the empty block before the last answer is the prompt's */
+    size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some templates
+                                              put after it. With thinking off the empty block before the last answer is the
+                                              prompt's */
     size_t thoughts, systems;            /* thoughts and system messages that the template leaves out */
 } ChatText;
 /* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL. Errors: a role the template
@@ -182,7 +186,10 @@ void chat_text_free(ChatText *c);
 #endif
 #endif /* TOKENIZER_H */
 
-#if (defined(TOKENIZER_IMPLEMENTATION) || defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER) || defined(FUZZ_CHAT)) && !defined(TOKENIZER_IMPLEMENTED)
+#if defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER) || defined(FUZZ_CHAT)
+#define TOKENIZER_FUZZED
+#endif
+#if (defined(TOKENIZER_IMPLEMENTATION) || defined(TOKENIZER_FUZZED)) && !defined(TOKENIZER_IMPLEMENTED)
 #define TOKENIZER_IMPLEMENTED
 #include <errno.h>
 #include <fcntl.h>
@@ -1015,7 +1022,7 @@ static bool uni_in(const uint32_t *t, size_t n, uint32_t cp) {
 
 static uint32_t uni_lower_of(uint32_t cp) {
     size_t lo = 0, hi = sizeof uni_lower / sizeof *uni_lower / 4;
-    while (lo < hi) {                                                     /* the first run that does not end before cp */
+    while (lo < hi) {                                           /* the first run that does not end before cp */
         size_t mid = (lo + hi) / 2;
         if ((uint32_t)uni_lower[4 * mid + 1] < cp) lo = mid + 1; else hi = mid;
     }
@@ -1076,7 +1083,7 @@ typedef struct TokNode { uint32_t child, sibling; int32_t added; uint8_t byte; }
 typedef struct TokTrie { TokNode *nodes; size_t count, cap; uint8_t first[256]; } TokTrie; /* nodes[0] is the root; first: bytes a token starts with */
 typedef struct TokStep { int kind; char *a, *b; size_t an, bn; size_t start, stop; } TokStep;
 enum { TOK_NO_RANK = 0xFFFFFFFFu };
-enum { TOK_MAX_GROWTH = 16, TOK_MAX_PREPEND = 64 };            /* nor by replacing again and again: "\u2581" for " " is 3 */
+enum { TOK_MAX_GROWTH = 16, TOK_MAX_PREPEND = 64 };   /* nor by replacing again and again: "\u2581" for " " is 3 */
 #define TOK_MAX_ID 16000000                                    /* a hostile file must not make us allocate by its largest number */
 enum { TOK_KNOWN = 1, TOK_SPECIAL = 2, TOK_ADDED = 4, TOK_VOCAB = 8 };                    /* per-id flags */
 enum { TOK_WHOLE_UNKNOWN, TOK_WHOLE_YES, TOK_WHOLE_NO };
@@ -1101,10 +1108,10 @@ struct Tokenizer {
     int32_t ascii_ids[128];                    /* SentencePiece-style: token of each ASCII character, -1 none */
     int32_t unk;                               /* -1 none */
     bool byte_level, byte_fallback, all_bytes, fuse_unk, ignore_merges, cut_at_space, prefix_space, meta_split;
-    bool digits, single_digits;                /* numbers are cut out before the words are: every digit alone, or runs of them */
+    bool digits, single_digits;                /* numbers are cut out before the words are: runs of digits, or each alone */
     int split, meta;
     TokStep norm[8], dec[8]; int nnorm, ndec;
-    size_t growth[2];                          /* how many times as long the Replace steps make a text, at most: normalizer, decoder */
+    size_t growth[2];                          /* how many times as long Replace makes a text at most: normalizer, decoder */
     bool has_decoder;
     TokAdded *added; int nadded;
     TokTrie trie[2];                           /* added tokens matched in the text as given [0] and in the normalized text [1] */
@@ -1385,7 +1392,8 @@ static bool tok_load_replace(TokLoader *l, TokStep *steps, int *n, int kind, con
     if (!from || from->count == 0) return tok_refuse(l, "Replace with a pattern that is not a plain string", "");
     if (!to || to->type != JSON_STRING) return tok_broken(l, "Replace without content", "");
     if (to->count > from->count) *growth *= (to->count + from->count - 1) / from->count;
-    if (*growth > TOK_MAX_GROWTH) return tok_refuse(l, "Replace steps that make a text more than 16 times as long; the last one replaces", from->str);
+    if (*growth > TOK_MAX_GROWTH)
+        return tok_refuse(l, "Replace steps that make a text more than 16 times as long; the last one replaces", from->str);
     return tok_step(l, steps, n, kind, from, to);
 }
 
@@ -1644,7 +1652,8 @@ static bool tok_load(TokLoader *l, const Json *root) {
     if (!tok_absent(added) && added->type != JSON_ARRAY) return tok_broken(l, "added_tokens is not a list", "");
     /* The pre-tokenizer comes first: it says whether vocabulary spellings are bytes or characters. */
     if (!tok_load_normalizer(l, json_get(root, "normalizer")) || !tok_load_pretokenizer(l, json_get(root, "pre_tokenizer"))) return false;
-    if ((l->t->split || l->t->digits) && !l->t->byte_level) return tok_refuse(l, l->t->split ? "Split without" : "Digits without", "ByteLevel");
+    if ((l->t->split || l->t->digits) && !l->t->byte_level)
+        return tok_refuse(l, l->t->split ? "Split without" : "Digits without", "ByteLevel");
     return tok_load_model(l, json_get(root, "model"), tok_absent(added) ? NULL : added) && tok_load_added(l, added) &&
            tok_load_postprocessor(l, json_get(root, "post_processor")) && tok_load_decoder(l, json_get(root, "decoder"));
 }
@@ -1773,8 +1782,9 @@ static size_t tok_scan_qwen2(const Uni *u, const char *s, size_t n, int digits) 
 /* End of the piece at i: a number, as the Digits pre-tokenizer cuts it out, or what there is up to the next one. */
 static size_t tok_digits(const Tokenizer *t, const char *s, size_t i, size_t n) {
     size_t len;
-    if (!(tok_class(t->uni, s + i, &len) & UNI_NUMBER)) { while (i < n && !(tok_class(t->uni, s + i, &len) & UNI_NUMBER)) i += len; return i; }
-    return t->single_digits ? i + len : tok_run(t->uni, s, i, n, UNI_NUMBER);
+    if (tok_class(t->uni, s + i, &len) & UNI_NUMBER) return t->single_digits ? i + len : tok_run(t->uni, s, i, n, UNI_NUMBER);
+    while (i < n && !(tok_class(t->uni, s + i, &len) & UNI_NUMBER)) i += len;
+    return i;
 }
 
 /* ================================================================================================================================
@@ -2172,7 +2182,7 @@ static void tok_words(TokState *S, TokView v, bool first) {
     }
     S->view = v;
     if (t->byte_level) {
-        size_t stop = t->digits ? 0 : v.n;                        /* what lies behind it is another text to the scanners */
+        size_t stop = t->digits ? 0 : v.n;                  /* what lies behind it is another text to the scanners */
         for (; i < v.n; i += k) {
             const char *s = v.p + i;
             if (i == stop) stop = tok_digits(t, v.p, i, v.n);
@@ -2246,7 +2256,8 @@ static bool tok_encode(const Tokenizer *t, TokenIds *out, const char *text, size
     TokState S;
     out->count = 0;
     if (bytes == 0) text = "";      /* NULL is a fine empty text; NULL + 0 is not fine C */
-    if (bytes >= ((size_t)1 << 31) / t->growth[0]) return fail(err, "text of %zu bytes is too long to tokenize; text; split it", bytes);
+    if (bytes >= ((size_t)1 << 31) / t->growth[0])
+        return fail(err, "text of %zu bytes is too long to tokenize; text; split it", bytes);
     size_t bad = utf8_invalid(text, bytes);
     if (bad < bytes) return fail(err, "invalid UTF-8 at byte %zu; text; convert it to UTF-8", bad);
     for (size_t i = 0; i < nspans; i++)
@@ -2475,8 +2486,8 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
 
 /* ================================================================================================================================
    13  Chat templates
-   Jinja is a programming language; we carry some of its programs instead of an interpreter. A template is known by the FNV-1a hash of its text,
-   so that an edited one is refused rather than rendered nearly right. Comments quote the template where it surprises.
+   Jinja is a programming language; we carry some of its programs instead of an interpreter. A template is known by the
+   FNV-1a hash of its text, so that an edited one is refused rather than rendered nearly right. Comments quote the template where it surprises.
    ================================================================================================================================ */
 
 static const struct { const char *name; ChatTemplate chat; } chat_names[] = {
@@ -2491,7 +2502,7 @@ enum { CHAT_NAMES = sizeof chat_names / sizeof *chat_names };
 /* FNV-1a 64 of the published texts, without the one newline at the end that Jinja drops as well. */
 static const struct { uint64_t print; ChatTemplate chat; } chat_prints[] = {
     {0x959a4551391a6549ull, CHAT_QWEN3},       /* Qwen/Qwen3-* */
-    {0x2bfdb7aa9754484eull, CHAT_QWEN3},       /* the same of May 2025: content that is no string would be another matter */
+    {0x2bfdb7aa9754484eull, CHAT_QWEN3},       /* an earlier text; it takes content that is no string otherwise */
     {0x3751fe8ea48448abull, CHAT_QWEN3_INSTRUCT},   /* Qwen/Qwen3-*-Instruct-2507 */
     {0xcd0d41a64dfce181ull, CHAT_QWEN3_THINKING},   /* Qwen/Qwen3-*-Thinking-2507 */
     {0xbe10679872d5c79aull, CHAT_CHATML},      /* data/base: plain ChatML */
@@ -2502,8 +2513,10 @@ static const struct { uint64_t print; ChatTemplate chat; } chat_prints[] = {
     {0xe60067a5537498eull, CHAT_LLAMA3_GEN},   /* the same with {% if add_generation_prompt %} */
     {0xcc0368e1ffb6b958ull, CHAT_LLAMA31},     /* meta-llama/Llama-3.1-*-Instruct */
     {0x368f4c34b8554414ull, CHAT_LLAMA32},     /* meta-llama/Llama-3.2-*-Instruct */
-    {0x8a87094e0e1e24c5ull, CHAT_QWEN2}, {0x75e88977b2787cd7ull, CHAT_QWEN2},       /* Qwen/Qwen2-*-Instruct; with \n spelled out */
-    {0x45ec583d4d25bc3aull, CHAT_SMOLLM2}, {0x09b5156a5cf6abfcull, CHAT_SMOLLM2},   /* HuggingFaceTB/SmolLM2-*-Instruct; likewise */
+    {0x8a87094e0e1e24c5ull, CHAT_QWEN2},       /* Qwen/Qwen2-*-Instruct */
+    {0x75e88977b2787cd7ull, CHAT_QWEN2},       /* the same with \n spelled out */
+    {0x45ec583d4d25bc3aull, CHAT_SMOLLM2},     /* HuggingFaceTB/SmolLM2-*-Instruct */
+    {0x09b5156a5cf6abfcull, CHAT_SMOLLM2},     /* the same with \n spelled out */
     {0xc730acc029ce6ee0ull, CHAT_MISTRAL1},    /* mistralai/Mistral-7B-Instruct-v0.1 */
     {0x8c734b90b4f8d84dull, CHAT_MISTRAL2},    /* mistralai/Mistral-7B-Instruct-v0.2, Mixtral-8x7B-Instruct-v0.1 */
     {0xcfe9b32d20c1e9adull, CHAT_MISTRAL2_SYSTEM},  /* the later text of v0.1 and v0.2 */
@@ -2650,8 +2663,8 @@ static void chat_tool_response(ChatRender *r, size_t i) {
 
 static const char chat_r1_eos[] = "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>";
 
-/* What stands in an assistant's message: its thought, given aside or in the content before </think>, without line breaks
-   around it, and the rest. thinks: there is a thought, were it only line breaks. */
+/* What stands in an assistant's message: its thought, given aside or in the content before </think>, without line
+   breaks around it, and the rest. thinks: there is a thought, were it only line breaks. */
 typedef struct ChatTurn { ChatView thought, content; bool thinks; } ChatTurn;
 
 static ChatTurn chat_turn(const ChatMessage *m, bool inside) {
@@ -2699,7 +2712,7 @@ static void chat_plain(ChatRender *r, ChatTemplate kind, ChatView content) {
 /* What the model is to say for message m behind its prompt, up to and including the end-of-turn token: a span. */
 static void chat_answer(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
     size_t begin = r->b.n;
-    /* Behind a tool's answer R1's template leaves the content alone; nobody is asked to think with Qwen3's thinking off. */
+    /* Behind a tool's answer R1's template leaves the content alone; with Qwen3's thinking off nobody is asked to. */
     bool inside = kind == CHAT_QWEN3 || kind == CHAT_QWEN3_THINKING || (kind == CHAT_DEEPSEEK_R1 && !r->tool_open);
     bool asked = inside && !(kind == CHAT_QWEN3 && r->o.enable_thinking == 0);
     ChatTurn t = chat_turn(m, inside);
@@ -2721,8 +2734,9 @@ static void chat_reply(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
     chat_span(r, begin);
 }
 
-/* Qwen3's thinking templates: an assistant turn after the last user query is shown with a <think> block. What the prompt that asks
-   for it ends with is not for the model to say: with thinking off the empty block, in Thinking-2507 always the block's beginning. */
+/* Qwen3's thinking templates: an assistant turn after the last user query is shown with a <think> block. What the prompt
+   that asks for it ends with is not for the model to say: with thinking off the empty block, in Thinking-2507 always the
+   block's beginning. */
 static void chat_qwen3_assistant(ChatRender *r, ChatTemplate kind, size_t i, bool after_query) {
     ChatTurn t = chat_turn(&r->m[i], true);
     bool block = after_query && (i + 1 == r->count || t.thinks), off = kind == CHAT_QWEN3 && r->o.enable_thinking == 0;
@@ -2742,9 +2756,9 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
     bool system = chat_is(&m[0], "system"), thinks = kind == CHAT_QWEN3 || kind == CHAT_QWEN3_THINKING;
     bool tools = thinks || kind == CHAT_QWEN2_5 || kind == CHAT_QWEN3_INSTRUCT;      /* and the role tool */
     size_t query = r->count - 1;
-    const char *fallback = kind == CHAT_QWEN2_5 ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-                         : kind == CHAT_QWEN2 ? "You are a helpful assistant."
-                         : kind == CHAT_SMOLLM2 ? "You are a helpful AI assistant named SmolLM, trained by Hugging Face" : NULL;
+    const char *fallback = kind == CHAT_QWEN2_5 ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." :
+                           kind == CHAT_QWEN2 ? "You are a helpful assistant." : NULL;
+    if (kind == CHAT_SMOLLM2) fallback = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
     for (size_t i = r->count; i-- > 0;) {                 /* the last user message that is not a tool's answer in disguise */
         ChatView c = chat_content(&m[i]);
         bool tool = c.n >= 16 && memcmp(c.s, "<tool_response>", 15) == 0 && memcmp(c.s + c.n - 16, "</tool_response>", 16) == 0;
@@ -2758,8 +2772,8 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
         chat_put(r, "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
                     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
         for (const Json *t = r->o.tools->child; t; t = t->next) { chat_put(r, "\n"); chat_json(&r->b, t, 0, 0); }
-        chat_put(r, "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-                    "<tool_call></tool_call> XML tags:\n"
+        chat_put(r, "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
+                    "within <tool_call></tool_call> XML tags:\n"
                     "<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n");
     } else if (system || fallback) {
         chat_put(r, "<|im_start|>system\n");
@@ -2802,7 +2816,8 @@ static bool chat_zephyr(ChatRender *r) {
 static bool chat_alternates(ChatRender *r, ChatTemplate kind, size_t i, size_t first) {
     bool user = chat_is(&r->m[i], "user");
     if (user != ((i - first) % 2 == 0))
-        return fail(r->err, "Conversation roles must alternate user/assistant/user/assistant/...; message %zu; reorder the messages", i + 1);
+        return fail(r->err, "Conversation roles must alternate user/assistant/user/assistant/...; message %zu; "
+                            "reorder the messages", i + 1);
     return user || chat_is(&r->m[i], "assistant") || chat_bad_role(r, kind, i);
 }
 
@@ -2829,13 +2844,15 @@ static bool chat_llama2(ChatRender *r) {
     return true;
 }
 
-/* [{"type": "function", "function": {...}}, ...], pieced together by hand in the template: a string is not escaped, "return" is left out. */
+/* [{"type": "function", "function": {...}}, ...], pieced together by hand in the template: a string is not escaped,
+   "return" is left out. */
 static bool chat_mistral_tools(ChatRender *r) {
     for (const Json *t = r->o.tools->child; t; t = t->next) {
         const Json *function = json_get(t, "function");
         bool some = false;
         if (!function || function->type != JSON_OBJECT)
-            return fail(r->err, "a tool without a \"function\"; tools; write {\"type\": \"function\", \"function\": {...}}");
+            return fail(r->err, "a tool without a \"function\"; tools; "
+                                "write {\"type\": \"function\", \"function\": {...}}");
         chat_put(r, "{\"type\": \"function\", \"function\": {");
         for (const Json *c = function->child; c; c = c->next) {
             if (strcmp(c->key, "return") == 0) continue;
@@ -2850,29 +2867,34 @@ static bool chat_mistral_tools(ChatRender *r) {
     return true;
 }
 
-/* v0.1 and v0.2 know no system message, v0.2's second text puts it before the first user message; v0.3 and Nemo put it before the
-   last message, if that is the user's: a conversation that ends with an answer loses it. */
+/* v0.1 and v0.2 know no system message, v0.2's second text puts it before the first user message; v0.3 and Nemo put it
+   before the last message, if that is the user's: a conversation that ends with an answer loses it. */
 static bool chat_mistral(ChatRender *r, ChatTemplate kind) {
-    bool old = kind == CHAT_MISTRAL1 || kind == CHAT_MISTRAL2, second = kind == CHAT_MISTRAL2_SYSTEM, nemo = kind == CHAT_MISTRAL_NEMO;
+    bool old = kind == CHAT_MISTRAL1 || kind == CHAT_MISTRAL2, second = kind == CHAT_MISTRAL2_SYSTEM;
+    bool nemo = kind == CHAT_MISTRAL_NEMO;
     size_t first = !old && chat_is(&r->m[0], "system"), last_user = r->count;
-    const char *open = second ? " [INST] " : nemo ? "[INST]" : "[INST] ", *close = old || second ? " [/INST]" : "[/INST]";
+    const char *open = second ? " [INST] " : nemo ? "[INST]" : "[INST] ";
+    const char *close = old || second ? " [/INST]" : "[/INST]";
     if (r->o.tools && (old || second)) return chat_no_tools(r, kind, "mistral-v0.3 or mistral-nemo");
     for (size_t i = first; i < r->count; i++) if (chat_is(&r->m[i], "user")) last_user = i;
     chat_put(r, r->bos);
     for (size_t i = first; i < r->count; i++) {
         const ChatMessage *m = &r->m[i];
         if (chat_is(m, "tool") && !old && !second)
-            return fail(r->err, "Tool call IDs should be alphanumeric strings with length 9!; message %zu; write the answer into a user message", i + 1);
+            return fail(r->err, "Tool call IDs should be alphanumeric strings with length 9!; message %zu; "
+                                "write the answer into a user message", i + 1);
         if (!chat_alternates(r, kind, i, first)) return false;
         if (chat_is(m, "assistant")) { chat_reply(r, kind, m); if (kind == CHAT_MISTRAL1) chat_put(r, " "); continue; }
         ChatView c = chat_content(m), last = chat_content(&r->m[last_user]);
-        if (r->o.tools && c.n == last.n && (c.n == 0 || memcmp(c.s, last.s, c.n) == 0)) {      /* "message == user_messages[-1]" */
+        /* "message == user_messages[-1]" */
+        if (r->o.tools && c.n == last.n && (c.n == 0 || memcmp(c.s, last.s, c.n) == 0)) {
             chat_put(r, nemo ? "[AVAILABLE_TOOLS][" : "[AVAILABLE_TOOLS] [");
             if (!chat_mistral_tools(r)) return false;
             chat_put(r, "[/AVAILABLE_TOOLS]");
         }
         chat_put(r, open);
-        if (first && (second ? i == first : i + 1 == r->count)) { chat_view(r, chat_content(&r->m[0])); chat_put(r, "\n\n"); }
+        bool here = first && (second ? i == first : i + 1 == r->count);
+        if (here) { chat_view(r, chat_content(&r->m[0])); chat_put(r, "\n\n"); }
         chat_view(r, c);
         chat_put(r, close);
     }
@@ -2964,7 +2986,8 @@ static bool chat_template(ChatRender *r, ChatTemplate kind) {
         case CHAT_ZEPHYR: return chat_zephyr(r);
         case CHAT_LLAMA2: return chat_llama2(r);
         case CHAT_LLAMA3: case CHAT_LLAMA3_GEN: case CHAT_LLAMA31: case CHAT_LLAMA32: return chat_llama3(r, kind);
-        case CHAT_MISTRAL1: case CHAT_MISTRAL2: case CHAT_MISTRAL2_SYSTEM: case CHAT_MISTRAL3: case CHAT_MISTRAL_NEMO: return chat_mistral(r, kind);
+        case CHAT_MISTRAL1: case CHAT_MISTRAL2: case CHAT_MISTRAL2_SYSTEM: case CHAT_MISTRAL3: case CHAT_MISTRAL_NEMO:
+            return chat_mistral(r, kind);
         case CHAT_DEEPSEEK_R1: return chat_deepseek(r, r->o.add_generation_prompt);
         default: return chat_chatml(r, kind);
     }
@@ -2991,8 +3014,9 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
     r.bos = tokenizer_token(t, t->bos); r.eos = tokenizer_token(t, t->eos);
     bool eos = kind == CHAT_ZEPHYR, bos = kind == CHAT_DEEPSEEK_R1 || (kind >= CHAT_LLAMA3 && kind <= CHAT_LLAMA32);
     if (kind == CHAT_LLAMA2 || (kind >= CHAT_MISTRAL1 && kind <= CHAT_MISTRAL_NEMO)) eos = bos = true;
-    if (bos && !r.bos) return fail(err, "the chat template %s needs bos_token; tokenizer_config.json; add it", chat_template_name(kind));
-    if (eos && !r.eos) return fail(err, "the chat template %s needs eos_token; tokenizer_config.json; add it", chat_template_name(kind));
+    if ((bos && !r.bos) || (eos && !r.eos))
+        return fail(err, "the chat template %s needs %s; tokenizer_config.json; add it", chat_template_name(kind),
+                    bos && !r.bos ? "bos_token" : "eos_token");
     r.spans = (TextSpan *)calloc(count, sizeof *r.spans);
     if (!r.spans) r.b.failed = true;
     tok_buf_room(&r.b, 256);
@@ -3015,8 +3039,8 @@ void chat_text_free(ChatText *c) { free(c->text); free(c->spans); memset(c, 0, s
    ================================================================================================================================ */
 
 #ifdef FUZZ_CHAT
-/* Two bytes choose the template and the options; then come messages, a byte 0xFF between them, each with a byte for its role. The first
-   one's content is also what the tools are read from. */
+/* Two bytes choose the template and the options; then come messages, a byte 0xFF between them, each with a byte for its
+   role. The first one's content is also what the tools are read from. */
 static void fuzz_chat(const uint8_t *data, size_t size) {
     static const char *const roles[] = {"user", "assistant", "system", "tool"};
     static const char tiny[] = "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"<s>\":0,\"</s>\":1},\"merges\":[]}}";
@@ -3033,23 +3057,30 @@ static void fuzz_chat(const uint8_t *data, size_t size) {
     memset(m, 0, sizeof m);
     for (size_t i = 2; i < size && n < 8;) {
         const uint8_t *end = (const uint8_t *)memchr(data + i, 0xFF, size - i);
-        size_t length = (end ? (size_t)(end - data) : size) - i - 1;
+        size_t length = (end ? (size_t)(end - data) : size) - i - 1, aside = data[i] & 4 ? length / 2 : 0;
         if (end == data + i) { i++; continue; }
-        m[n].role = roles[data[i] & 3]; m[n].content = (const char *)data + i + 1; m[n].content_bytes = length;
-        if (data[i] & 4) { m[n].reasoning = m[n].content; m[n].reasoning_bytes = length / 2; m[n].content += length / 2; m[n].content_bytes -= length / 2; }
+        m[n].role = roles[data[i] & 3];
+        m[n].reasoning = data[i] & 4 ? (const char *)data + i + 1 : NULL; m[n].reasoning_bytes = aside;
+        m[n].content = (const char *)data + i + 1 + aside; m[n].content_bytes = length - aside;
         n++;
         i += length + 2;
     }
-    if (n && data[1] & 32 && json_parse(&tools, m[0].content, m[0].content_bytes, "fuzz", 1, &err) && tools.root->type == JSON_ARRAY) o.tools = tools.root;
+    if (n && data[1] & 32 && json_parse(&tools, m[0].content, m[0].content_bytes, "fuzz", 1, &err))
+        if (tools.root->type == JSON_ARRAY) o.tools = tools.root;
     if (chat_render(&chat, t, kind, m, n, o, &err)) {
-        for (size_t i = 0, at = 0; i < chat.nspans; at = chat.spans[i++].end)
-            if (chat.spans[i].begin < at || chat.spans[i].begin >= chat.spans[i].end || chat.spans[i].end > chat.bytes) abort();
+        size_t at = 0;
+        for (size_t i = 0; i < chat.nspans; i++) {
+            TextSpan s = chat.spans[i];
+            if (s.begin < at || s.begin >= s.end || s.end > chat.bytes) abort();
+            at = s.end;
+        }
         if (strlen(chat.text) > chat.bytes || chat.text[chat.bytes]) abort();
         ChatOptions asked = o;
         asked.add_generation_prompt = true; asked.as_answer = false;
         if (o.as_answer) {      /* an answer stands behind exactly the prompt that asks for it */
             if (!chat_render(&prompt, t, kind, m, n - 1, asked, &err)) abort();
-            if (chat.nspans != 1 || chat.spans[0].begin != prompt.bytes || memcmp(chat.text, prompt.text, prompt.bytes) != 0) abort();
+            if (chat.nspans != 1 || chat.spans[0].begin != prompt.bytes) abort();
+            if (memcmp(chat.text, prompt.text, prompt.bytes) != 0) abort();
             chat_text_free(&prompt);
         }
         chat_text_free(&chat);
@@ -3058,7 +3089,7 @@ static void fuzz_chat(const uint8_t *data, size_t size) {
 }
 #endif
 
-#if defined(FUZZ_JSON) || defined(FUZZ_TOKENIZER) || defined(FUZZ_CHAT)
+#ifdef TOKENIZER_FUZZED
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 #ifdef FUZZ_CHAT

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes test/golden/tokenizer: eight small tokenizers, one of each kind we read, and what the official library makes of tricky texts.
+"""Writes test/golden/tokenizer: eight small tokenizers, one of each kind we read, and what the library makes of tricky texts.
 
     pip install tokenizers==0.23.3
     python3 dev/make_tokenizer_golden.py        # from the repository root
@@ -68,7 +68,8 @@ def byte_level(regex, digits=None, ignore_merges=False, nfc=False, bos=None, siz
         t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(HEAD + digits + TAIL), "isolated"),
                                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     elif alone is not None:      # SmolLM2, StarCoder2: numbers stand alone, every digit or runs of them
-        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=alone), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=alone),
+                                                   pre_tokenizers.ByteLevel(add_prefix_space=False)])
     else:
         t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     t.decoder = decoders.ByteLevel()
@@ -163,6 +164,8 @@ write("gpt2", byte_level(False), {"bos_token": "<|endoftext|>", "eos_token": "<|
 write("llama2_legacy", sentencepiece("legacy"), {"bos_token": "<s>", "eos_token": "</s>"})
 write("llama2_metaspace", sentencepiece("first"), {"bos_token": "<s>", "eos_token": "</s>"})
 write("metaspace_split", sentencepiece("split"), {"bos_token": "<s>", "eos_token": "</s>"})
-numbers = [x for x in TEXTS if any(c.isnumeric() for c in x)] + ["  12  3 \n4\n\n5 ", "x 1", "1 x", " 1", "1 ", "a1's", "٣ x٤ ", "1\u0301", "12'll", "Ⅷ9½ ²"]
+numbers = [x for x in TEXTS if any(c.isnumeric() for c in x)]
+numbers += ["  12  3 \n4\n\n5 ", "x 1", "1 x", " 1", "1 ", "a1's", "٣ x٤ ", "1\u0301", "12'll", "Ⅷ9½ ²"]
 for alone in True, False:
-    write("digits" if alone else "digit_runs", byte_level(False, alone=alone), {"bos_token": None, "eos_token": "<|im_end|>"}, texts=numbers)
+    write("digits" if alone else "digit_runs", byte_level(False, alone=alone),
+          {"bos_token": None, "eos_token": "<|im_end|>"}, texts=numbers)

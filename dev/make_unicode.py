@@ -62,9 +62,10 @@ def lower_runs():
         low = chr(c).lower()
         if low == chr(c) or c == 0x130:
             continue
-        assert len(low) == 1 and 2 * len(low.encode()) <= 3 * len(chr(c).encode())   # what utf8_lower promises of its growth
+        assert len(low) == 1 and 2 * len(low.encode()) <= 3 * len(chr(c).encode())   # as utf8_lower promises
         d = ord(low) - c
-        if out and out[-1][3] == d and c - out[-1][1] <= 2 and (out[-1][0] == out[-1][1] or c - out[-1][1] == out[-1][2]):
+        first, last, step, same = out[-1] if out else (0, 0, 0, None)
+        if same == d and c - last <= 2 and (first == last or c - last == step):
             out[-1][1:3] = c, c - out[-1][1]
         else:
             out.append([c, c, 1, d])

@@ -12,8 +12,9 @@ for entry in JSON TOKENIZER CHAT SAFETENSORS CONFIG CSV; do
         JSON|CONFIG) cp -n test/golden/*/config.json "$corpus" 2>/dev/null || true; for f in test/golden/*/config.json; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
         SAFETENSORS) for f in test/golden/*/adapter/adapter_model.safetensors; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
         TOKENIZER) find test/golden/tokenizer data/base -name tokenizer.json | while read -r f; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
-        CHAT) for template in $(seq 1 21); do for options in 0 1 20 22 60; do      # octal: what the bytes mean is said in fuzz_chat
-                  printf "\\$(printf %o "$template")\\$options\\2Be kind.\\377\\0Hi\\377\\1<think>why</think>Hello" >"$corpus/$template-$options"; done; done ;;
+        CHAT) chat='\2Be kind.\377\0Hi\377\1<think>why</think>Hello'      # what the bytes mean is said in fuzz_chat
+              for template in $(seq 1 21); do for options in 0 1 20 22 60; do
+                  printf "\\$(printf %o "$template")\\$options$chat" >"$corpus/$template-$options"; done; done ;;
         CSV) printf 'prompt,completion\n"a ""quoted"" one","two\nlines"\nc,d\n' >"$corpus/seed" ;;
     esac
     clang -std=gnu11 -O1 -g -march=native -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DFUZZ_$entry -I. -isystem .stb build/fuzz/fuzz.c -o "build/fuzz/fuzz_$entry" -lm
