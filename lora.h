@@ -401,10 +401,10 @@ typedef struct DataOptions {
     bool truncate_prompt;                   /* cut the prompt's beginning instead: the last reply stays whole */
     bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
     ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
-    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own enable_thinking comes first */
+    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own comes first */
     const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today; NULL: 26 Jul 2024 */
-    bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that would
-                                               ask for it: templates rewrite what is history (Qwen3 takes thoughts out) */
+    bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that
+                                               asks for it: templates rewrite history (Qwen3 takes thoughts out) */
     const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
     int threads;
     int64_t max_rows;                       /* of the file or files, from the first; 0: all */
@@ -432,6 +432,7 @@ typedef struct DataStats {
     int64_t tokens, labelled, longest, double_bos;
     int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
+    int64_t dated;                          /* Llama 3.2's chats with the template's own date, where transformers has today's */
     DataColumns unread;
 } DataStats;
 
@@ -3952,6 +3953,7 @@ typedef struct DataExample DataExample;
 struct DataExample {
     int32_t *ids, *labels;                  /* one block: [count], [count] */
     size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
+    bool dated;                             /* as in DataStats */
     bool truncated, cut_reply, lost_reply;
     DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
 };
@@ -4187,12 +4189,12 @@ static bool data_messages(DataWork *w, size_t *count, const Json *list, const ch
 
 static size_t data_answers(const DataWork *w, size_t count) {
     size_t n = 0;
-    for (size_t i = 0; i < count; i++) n += w->messages[i].train;
+    for (size_t i = 0; i < count; i++) n += !strcmp(w->messages[i].role, "assistant");
     return n;
 }
 
-/* What the template is told beside the messages: the row's tools, enable_thinking and chat_template_kwargs, which win in this
-   order, then the options. A name that the template does not know is not read here. */
+/* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then the
+   options; the first that says something wins. A name that the template does not know is not read. */
 static bool data_chat_options(DataWork *w, ChatOptions *o) {
     bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
     const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");
@@ -4218,6 +4220,12 @@ static bool data_chat_options(DataWork *w, ChatOptions *o) {
     return true;
 }
 
+/* What the user should hear of a rendered chat. */
+static void data_note(const DataWork *w, DataExample *e, const ChatText *chat, const ChatOptions *o) {
+    e->thoughts = chat->thoughts; e->systems = chat->systems;
+    e->dated = w->chat == CHAT_LLAMA32 && !o->date;
+}
+
 /* Every answer of w->messages[count] behind the `skip` first ones becomes an example. */
 static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, ChatOptions options) {
     size_t answers = data_answers(w, count), seen = 0;
@@ -4230,7 +4238,7 @@ static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, b
         last = e;
         options.as_answer = i > 0;          /* a chat may begin with an answer to nothing */
         if (!chat_render(&chat, w->t, w->chat, w->messages, i + 1, options, &w->err)) return data_row_wrap(w);
-        e->thoughts = chat.thoughts; e->systems = chat.systems;
+        data_note(w, e, &chat, &options);
         bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, chat.nspans, false, 0);
         chat_text_free(&chat);
         if (!ok) return false;
@@ -4258,14 +4266,15 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
     if (w->shots && all)
         return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
     if (w->o->split_turns && all)
-        return data_row_fail(w, "leave out one of them", "--split-turns learns answers alone, --loss-on all the prompts too");
+        return data_row_fail(w, "leave out one of them",
+                             "--split-turns learns answers alone, --loss-on all the prompts too");
     if (!shots_before_chat(w, &count)) return false;
     if (w->shots) skip += w->shots->answers;
     if (w->o->split_turns) return data_turns(w, e, count, skip, only_last, options);
     if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
     if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
     if (skip > chat.nspans) skip = chat.nspans;
-    e->thoughts = chat.thoughts; e->systems = chat.systems;
+    data_note(w, e, &chat, &options);
     size_t kept = 0, reply = 0;             /* a span for each assistant's message; those of weight 0 go */
     for (size_t i = 0; i < count; i++) {
         if (strcmp(w->messages[i].role, "assistant")) continue;
@@ -4608,6 +4617,7 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
         for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
         d->stats.truncated += e->truncated;
         d->stats.thoughts += (int64_t)e->thoughts;
+        d->stats.dated += e->dated;
         d->stats.systems += (int64_t)e->systems;
         d->stats.cut_replies += e->cut_reply;
         d->stats.lost_replies += e->lost_reply;

@@ -2736,32 +2736,32 @@ static void print_memory(const MemoryTable *memory) {
     printf("  %-44s %12s\n", "total", bytes_text(text, sizeof text, (double)memory->total));
 }
 
-/* What templates take out of a conversation that goes on: nothing to repair in the data. */
-static void print_left_out(FILE *f, const DataStats *s, const char *before, const char *after) {
-    const struct { int64_t count; const char *what; } kinds[] = {{s->thoughts, "thought"}, {s->systems, "system message"}};
-    for (int i = 0; i < 2; i++)
-        if (kinds[i].count)
-            fprintf(f, "%s%lld %s%s left out by the chat template (see --split-turns)%s", before,
-                    (long long)kinds[i].count, kinds[i].what, kinds[i].count == 1 ? "" : "s", after);
-}
-
 static void print_data(const char *label, const char *path, const Dataset *d) {
     const DataStats *s = &d->stats;
     printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples, (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
     if (s->truncated) printf(", %lld cut at max-length", (long long)s->truncated);
     if (s->dropped) printf(", %lld dropped without a labelled token", (long long)s->dropped);
-    print_left_out(stdout, s, ", ", "");
     if ((int64_t)d->slots != s->examples) printf(", packed into %zu", d->slots);
     printf("\n");
 }
 
-/* What a file brought and nobody will see: keys that nothing reads, replies that --max-length cuts. */
+/* What a file brought and nobody will see: keys that nothing reads, what the chat template takes out of a conversation that goes
+   on, replies that --max-length cuts. */
 static void print_lost(FILE *to, const char *path, const DataColumns *unread, const DataStats *s,
                        const DataOptions *o) {
     char *columns = data_columns_text(unread);
     if (columns) fprintf(to, "columns not used: %s; %s\n", columns, path);
     free(columns);
-    if (!s || !s->truncated) return;
+    if (!s) return;
+    const struct { int64_t count; const char *what; } out[] = {{s->thoughts, "thought"}, {s->systems, "system message"}};
+    for (int i = 0; i < 2; i++)
+        if (out[i].count)
+            fprintf(to, "note: the chat template leaves out %lld %s%s; %s%s\n", (long long)out[i].count, out[i].what,
+                    out[i].count == 1 ? "" : "s", path, o->split_turns ? "" : "; see --split-turns");
+    if (s->dated)
+        fprintf(to, "note: %lld chats say that today is 26 Jul 2024, where transformers writes the day of the run; %s; "
+                    "--template-date says another\n", (long long)s->dated, path);
+    if (!s->truncated) return;
     fprintf(to, "warning: %lld %sof %lld rows are cut at --max-length %d, %lld of them in their last reply, "
                 "%lld before it; %s; raise it",
             (long long)s->truncated, o->split_turns ? "turns " : "", (long long)s->rows, o->max_length,
@@ -3024,7 +3024,6 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
     printf("  stop token trained %12lld of %zu\n  double BOS         %12lld of %zu\n", (long long)s->stop_trained, d->count, (long long)s->double_bos, d->count);
     if (!s->stop_trained) printf("warning: no example ends its loss with a stop token; the tuned model will not know when to stop; check the chat template, the tokenizer's eos_token, and --max-length\n");
     else if (s->stop_trained < (int64_t)d->count) printf("note: %lld of %zu examples do not end with a stop token (cut at --max-length, or other text follows)\n", (long long)((int64_t)d->count - s->stop_trained), d->count);
-    print_left_out(stdout, s, "note: ", "\n");
     if (s->double_bos) printf("warning: %lld examples begin with two BOS tokens; the data brings its own and the tokenizer adds one; take it out of the data\n", (long long)s->double_bos);
     return 0;
 }

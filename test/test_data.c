@@ -132,16 +132,18 @@ static void expect_turns(const char *what, const char *file, const Tokenizer *t,
         printf("example %d: %s\n   wanted: %s\n", i, masked(&d, (size_t)i), want[i]);
         same = false;
     }
-    check(same && d.stats.rows == 1 && d.stats.thoughts == thoughts && d.stats.systems == systems, "turns: %s: %s", what,
-          ok ? "" : err.text);
+    same = same && d.stats.rows == 1 && d.stats.thoughts == thoughts && d.stats.systems == systems;
+    check(same, "turns: %s: %s", what, ok ? "" : err.text);
     if (ok) dataset_free(&d);
 }
 
 /* A template rewrites what has become history; split_turns asks for every answer as a prompt would. */
 static void test_turns(void) {
-    static const char thinks[] = "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"a\"},"
-        "{\"role\":\"assistant\",\"content\":\"<think>\\nw\\n</think>\\n\\nb\"},{\"role\":\"user\",\"content\":\"c\"},"
+#define SAYS(role, text) "{\"role\":\"" role "\",\"content\":\"" text "\"}"
+    static const char thinks[] = "{\"messages\":[" SAYS("system", "S") "," SAYS("user", "a") ","
+        SAYS("assistant", "<think>\\nw\\n</think>\\n\\nb") "," SAYS("user", "c") ","
         "{\"role\":\"assistant\",\"content\":\"d\",\"reasoning_content\":\"v\"}]%s}";
+    static const char plainly[] = "{\"messages\":[" SAYS("user", "a") "," SAYS("assistant", "b") "]}";
 #define THINK(x) "<think>\n" x "\n</think>\n\n"
 #define INST(x) "[INST] " x "[/INST]"
     char row[700];
@@ -150,25 +152,27 @@ static void test_turns(void) {
     snprintf(row, sizeof row, thinks, "");
     expect_turns("Qwen3 takes the thought out of the history, and it is counted", row, plain, q, 1, whole, 1, 0);
     q.split_turns = m.split_turns = true;
-    const char *split[] = {SYS USER("a") "[" THINK("w") "b<|im_end|>]", SYS USER("a") "b<|im_end|>\n" USER("c") "[" THINK("v") "d<|im_end|>]"};
+#define ONCE SYS USER("a") "b<|im_end|>\n" USER("c")
+    const char *split[] = {SYS USER("a") "[" THINK("w") "b<|im_end|>]", ONCE "[" THINK("v") "d<|im_end|>]"};
     expect_turns("split: each answer with its thought", row, plain, q, 2, split, 0, 0);
     q.loss_on = LOSS_ON_COMPLETION;
     expect_turns("split: of a completion the last alone", row, plain, q, 1, split + 1, 0, 0);
     q.loss_on = LOSS_ON_ALL;
     expect_error("split turns and everything learned", "a.jsonl", row, plain, q, "--split-turns", "row 1", NULL);
     q.loss_on = LOSS_DEFAULT; q.enable_thinking = 0;
-    const char *off[] = {SYS USER("a") THINK("") "[b<|im_end|>]", SYS USER("a") "b<|im_end|>\n" USER("c") THINK("") "[d<|im_end|>]"};
+    const char *off[] = {SYS USER("a") THINK("") "[b<|im_end|>]", ONCE THINK("") "[d<|im_end|>]"};
     expect_turns("split, thinking off: the empty block is the prompt's, thoughts go", row, plain, q, 2, off, 2, 0);
     snprintf(row, sizeof row, thinks, ",\"chat_template_kwargs\":{\"enable_thinking\":true},\"enable_thinking\":false");
-    expect_turns("a row's chat_template_kwargs come before its enable_thinking and the option", row, plain, q, 2, split, 0, 0);
+    expect_turns("a row's chat_template_kwargs, its enable_thinking, the option", row, plain, q, 2, split, 0, 0);
     snprintf(row, sizeof row, thinks, ",\"enable_thinking\":\"no\"");
-    expect_error("enable_thinking that is none", "a.jsonl", row, plain, q, "\"enable_thinking\" is a string", "row 1", NULL);
+    expect_error("enable_thinking that is none", "a.jsonl", row, plain, q, "enable_thinking\" is a string", "row 1", NULL);
 
     q.split_turns = false;
-    static const char plainly[] = "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}";
-    expect("thinking off: the empty block is not learned (TRL)", "a.jsonl", plainly, plain, q, USER("a") "<think>\n\n</think>\n\n[b<|im_end|>]\n");
+    expect("thinking off: the empty block is not learned (TRL)", "a.jsonl", plainly, plain, q,
+           USER("a") THINK("") "[b<|im_end|>]\n");
     q.enable_thinking = -1;
-    expect("thinking: the empty block is learned (TRL)", "a.jsonl", plainly, plain, q, USER("a") "[" THINK("") "b<|im_end|>]\n");
+    expect("thinking: the empty block is learned (TRL)", "a.jsonl", plainly, plain, q,
+           USER("a") "[" THINK("") "b<|im_end|>]\n");
 
     snprintf(row, sizeof row, thinks, "");
     m.split_turns = false;
@@ -180,13 +184,32 @@ static void test_turns(void) {
     expect_turns("split: it stands before the last question, as when asked", row, with_bos, m, 2, kept, 1, 0);
 
     DataOptions l = options_of(LOSS_DEFAULT, CHAT_LLAMA32);
-#define LLAMA(date) "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: " date \
-        "\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n[b<|eot_id|>]"
+#define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define LLAMA(date) "<s>" HEADER("system") "Cutting Knowledge Date: December 2023\nToday Date: " date "\n\n<|eot_id|>" \
+                    HEADER("user") "a<|eot_id|>" HEADER("assistant") "[b<|eot_id|>]"
     expect("Llama 3.2: the template's own date", "a.jsonl", plainly, with_bos, l, LLAMA("26 Jul 2024"));
     l.template_date = "04 Jul 2025";
     expect("Llama 3.2: a date that was given", "a.jsonl", plainly, with_bos, l, LLAMA("04 Jul 2025"));
-    snprintf(row, sizeof row, "%.*s,\"chat_template_kwargs\":{\"date_string\":\"1 May 1999\"}}", (int)sizeof plainly - 2, plainly);
+    snprintf(row, sizeof row, "%.*s,\"chat_template_kwargs\":{\"date_string\":\"1 May 1999\"}}",
+             (int)sizeof plainly - 2, plainly);
     expect("Llama 3.2: a row's date", "a.jsonl", row, with_bos, l, LLAMA("1 May 1999"));
+
+    Dataset d;
+    Error err;
+    l.template_date = NULL;
+    bool ok = dataset_open(&d, write_text("a.jsonl", plainly), with_bos, &l, &err);
+    check(ok && d.stats.dated == 1, "Llama 3.2: the old date is counted");
+    if (ok) dataset_free(&d);
+    l.chat_template = CHAT_LLAMA31;
+    snprintf(row, sizeof row, "%.*s,\"enable_thinking\":false,\"chat_template_kwargs\":{\"x\":1,\"enable_thinking\":true}}",
+             (int)sizeof plainly - 2, plainly);
+    ok = dataset_open(&d, write_text("a.jsonl", row), with_bos, &l, &err);
+    char *unread = ok ? data_columns_text(&d.stats.unread) : NULL;
+    check(unread && !strcmp(unread, "chat_template_kwargs.enable_thinking (1 row), chat_template_kwargs.x (1 row), "
+                                    "enable_thinking (1 row)") && !d.stats.dated,
+          "what a template does not know is named: %s", unread ? unread : ok ? "nothing" : err.text);
+    free(unread);
+    if (ok) dataset_free(&d);
 }
 
 static void test_shapes(void) {
