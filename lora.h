@@ -585,6 +585,9 @@ typedef struct Prompt {
     int count;
     char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role "prompt" */
     char *reference;                        /* the answer that the row gives, or NULL */
+    char **answers; int answer_count;       /* all that count as right: the row's "answers" where it has a reference,
+                                               else that */
+    char *group;                            /* the row's "group", for the reader, or NULL */
     int64_t row;                            /* of the file, from 1 */
 } Prompt;
 typedef struct Prompts { Prompt *list; size_t count; DataColumns unread; } Prompts;
@@ -605,6 +608,8 @@ typedef struct GenerateOptions {
     uint64_t seed;                          /* with the prompt's row and the position: the key of every random number */
     const char *const *stop; int stop_count;      /* texts that end an answer and do not belong to it; the tokenizer's stop tokens always do */
     bool adapter;                           /* false: the base model alone */
+    void (*on_answer)(void *user, size_t prompt);      /* NULL, or told whenever answers[prompt] is complete; in any
+                                                          order */
 } GenerateOptions;
 /* Greedy with the options off; then, where the folder's generation_config.json says do_sample, its temperature, top_k, top_p, min_p, repetition_penalty. */
 bool generate_defaults(GenerateOptions *o, const char *folder, Error *err);
@@ -4112,6 +4117,7 @@ static bool data_wrong_loss(DataWork *w, const char *shape) {
    then the tokenizer's end of text unless the completion brings it. */
 static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);   /* chapter 8 */
 static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
+static bool prompt_about(DataWork *w);
 static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
                        size_t completion_bytes);
 static bool shot_chat(DataWork *w, size_t count);
@@ -4432,6 +4438,8 @@ static bool data_unknown_shape(DataWork *w) {
 static bool data_example_of(DataWork *w, DataExample *e) {
     const Json *o = w->object, *a, *b;
     if (o->type != JSON_OBJECT) return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}", "the row is %s", data_type_name[o->type]);
+    if ((a = data_get(o, "answers"))) data_whole(a);     /* these two are for evaluate and compare: prompt_about */
+    data_get(o, "group");
     if ((a = data_get(o, "input_ids")) && (w->shots || w->as_shot))
         return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
     if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
@@ -4461,7 +4469,7 @@ static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample 
     w->number = i + 1;
     bool ok = w->row->object || json_parse(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
     w->object = w->row->object ? w->row->object : doc.root;
-    if (ok) data_row_end(w, ok = data_example_of(w, e));
+    if (ok) data_row_end(w, ok = data_example_of(w, e) && (!w->as_prompt || prompt_about(w)));
     json_free(&doc);
     return ok;
 }
@@ -6101,6 +6109,25 @@ static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
     return ok;
 }
 
+/* What else the row says to those who score answers. SQuAD's own {"text": [...]} will do for "answers". */
+static bool prompt_about(DataWork *w) {
+    Prompt *p = w->as_prompt;
+    const Json *answers = data_get(w->object, "answers"), *group = data_get(w->object, "group");
+    if (group && !data_need(w, group, "group", JSON_STRING)) return false;
+    if (group) p->group = copy_bytes(group->str, group->count);
+    if (answers && answers->type == JSON_OBJECT && data_get(answers, "text")) answers = data_get(answers, "text");
+    bool one = answers && answers->type == JSON_STRING;
+    if (answers && !one && !data_need(w, answers, "answers", JSON_ARRAY)) return false;
+    if (!p->reference) return true;
+    p->answers = (char **)must_alloc((1 + (answers ? answers->count : 0)) * sizeof *p->answers);
+    for (const Json *a = one ? answers : answers ? answers->child : NULL; a; a = one ? NULL : a->next) {
+        if (!data_need(w, a, "answers[]", JSON_STRING)) return false;
+        p->answers[p->answer_count++] = copy_bytes(a->str, a->count);
+    }
+    if (!p->answer_count) p->answers[p->answer_count++] = copy_string(p->reference);
+    return true;
+}
+
 static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
     DataWork w;
     Shots shots;
@@ -6145,7 +6172,11 @@ bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOp
     return ok;
 }
 void prompts_free(Prompts *p) {
-    for (size_t i = 0; i < p->count; i++) { free(p->list[i].ids); free(p->list[i].dialogue); free(p->list[i].reference); }
+    for (size_t i = 0; i < p->count; i++) {
+        Prompt *one = &p->list[i];
+        for (int k = 0; k < one->answer_count; k++) free(one->answers[k]);
+        free(one->ids); free(one->dialogue); free(one->reference); free(one->answers); free(one->group);
+    }
     free(p->list);
     memset(p, 0, sizeof *p);
 }
@@ -6368,6 +6399,7 @@ bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t 
             if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) { ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged", (long long)p->row, (int)arrlen(s->ids)); break; }
             int32_t id = sample_token(z, V, s->ids, (int)arrlen(s->ids), o, (uint64_t)p->row, (uint32_t)arrlen(s->ids), work);
             if (!sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
+            if (o->on_answer) o->on_answer(user, (size_t)s->prompt);
             s->prompt = -1;
             done++;
         }

@@ -3513,6 +3513,62 @@ static void generate_sources(Options *o) {
     }
 }
 
+/* Answers as they come, in PATH.partial: what an interrupted run leaves. The whole takes its place under the name at
+   the end. */
+typedef struct Kept { FILE *file; char path[PATH_MAX + 16]; bool full; } Kept;
+
+static bool kept_open(Kept *k, const char *path, Error *err) {
+    snprintf(k->path, sizeof k->path, "%s.partial", path);
+    k->full = false;
+    k->file = fopen(k->path, "wb");
+    return k->file || fail(err, "cannot write; %s: %s; give another --output", k->path, strerror(errno));
+}
+static void kept_add(Kept *k, const char *text, size_t bytes) {
+    bool whole = fwrite(text, 1, bytes, k->file) == bytes && !fflush(k->file);
+    if (!whole && !k->full)
+        fprintf(stderr, "warning: %s misses answers: %s; they are still in memory\n", k->path, strerror(errno));
+    k->full |= !whole;
+}
+static void kept_drop(Kept *k) {
+    fclose(k->file);
+    unlink(k->path);
+}
+
+/* verb_generate's answers to one column, on their way: shown or kept in the order of the prompts. */
+typedef struct Replies {
+    const Options *o;
+    const Prompts *prompts;
+    const char *adapter;
+    Answer *answers;                        /* [prompts] */
+    size_t shown;                           /* so many are out */
+    int64_t tokens;
+    bool named;                             /* several adapters: say whose answer it is */
+    Text *all;                              /* with --output: everything, for the whole file */
+    Kept *kept;
+} Replies;
+
+static void replies_show(void *user, size_t prompt) {
+    Replies *r = (Replies *)user;
+    (void)prompt;
+    for (; r->shown < r->prompts->count && r->answers[r->shown].text; r->shown++) {
+        const Prompt *p = &r->prompts->list[r->shown];
+        Answer *a = &r->answers[r->shown];
+        Text line = {NULL};
+        r->tokens += a->count;
+        if (r->o->jsonl || r->kept) { answer_json(&line, p, a, r->adapter); text_add(&line, "}\n"); }
+        else if (r->named) text_add(&line, "[%lld] %s: %s\n", (long long)p->row, r->adapter, a->text);
+        else text_add(&line, "[%lld] %s\n", (long long)p->row, a->text);
+        if (r->kept) {
+            text_add(r->all, "%s", line.at);
+            kept_add(r->kept, line.at, (size_t)arrlen(line.at));
+        } else {
+            print_foreign(line.at, (size_t)arrlen(line.at));
+            fflush(stdout);
+        }
+        text_free(&line);
+    }
+}
+
 static int verb_generate(Options *o) {
     Error err;
     Session s;
@@ -3535,36 +3591,29 @@ static int verb_generate(Options *o) {
     if (!prompts_of_options(&p, &s, &err)) return failed(&err);
     if (option_given(o, "data")) print_lost(stderr, o->data[0], &p.unread, NULL, NULL);
     bool stream = p.count == 1 && !o->jsonl && !written;
+    Text all = {NULL};
+    Kept kept;
+    if (written && !kept_open(&kept, o->train.output, &err)) return failed(&err);
     Answer *answers = (Answer *)must_alloc(p.count * sizeof *answers);
-    Text out = {NULL};
     for (int c = 0; c < count && !status; c++) {
-        int64_t tokens = 0;
+        Replies r = {o, &p, columns[c], answers, 0, 0, count > 1, &all, written ? &kept : NULL};
         if (!session_adapter(&s, columns[c], &err)) { status = failed(&err); break; }
         if (stream && count > 1) printf("%s%s:\n", c ? "\n" : "", columns[c]);
         double start = seconds_now();
-        const size_t chunk = 512;           /* so that answers appear, and memory stays small, with long files */
-        for (size_t begin = 0; begin < p.count && !status; begin += chunk) {
-            size_t n = p.count - begin < chunk ? p.count - begin : chunk;
-            if (!model_generate(&s.model, s.tokenizer, p.list + begin, n, &s.generate, answers, stream ? print_text : NULL, NULL, &err)) { status = failed(&err); break; }
-            for (size_t i = 0; i < n; i++) {
-                tokens += answers[i].count;
-                if (stream) { printf("\n"); continue; }
-                if (o->jsonl || written) { answer_json(&out, &p.list[begin + i], &answers[i], columns[c]); text_add(&out, "}\n"); }
-                else if (count > 1) text_add(&out, "[%lld] %s: %s\n", (long long)p.list[begin + i].row, columns[c], answers[i].text);
-                else text_add(&out, "[%lld] %s\n", (long long)p.list[begin + i].row, answers[i].text);
-            }
-            answers_free(answers, n);
-            if (!written && arrlen(out.at)) {
-                print_foreign(out.at, (size_t)arrlen(out.at));
-                fflush(stdout);
-                text_free(&out);
-            }
-        }
+        s.generate.on_answer = stream ? NULL : replies_show;
+        bool ok = model_generate(&s.model, s.tokenizer, p.list, p.count, &s.generate, answers,
+                                 stream ? print_text : NULL, &r, &err);
+        if (!ok) { status = failed(&err); break; }
+        if (stream) { r.tokens = answers[0].count; printf("\n"); }
+        answers_free(answers, p.count);
         double seconds = seconds_now() - start;
-        if (!status) fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c], (long long)tokens, seconds, (double)tokens / fmax(seconds, 1e-9));
+        fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c],
+                (long long)r.tokens, seconds, (double)r.tokens / fmax(seconds, 1e-9));
     }
-    if (written && !status && !write_file(o->train.output, out.at, (size_t)arrlen(out.at), &err)) status = failed(&err);
-    text_free(&out);
+    if (written && !status && !write_file(o->train.output, all.at, (size_t)arrlen(all.at), &err)) status = failed(&err);
+    if (written && !status) kept_drop(&kept);
+    else if (written) fprintf(stderr, "what was answered is in %s\n", kept.path);
+    text_free(&all);
     free(answers);
     prompts_free(&p);
     session_close(&s);
@@ -3639,6 +3688,11 @@ enum { SCORES = 15 };
 static const char *const score_name[SCORES] = {"token_loss", "perplexity", "mean_example_perplexity", "token_accuracy",
     "token_entropy", "eval_loss", "exact_match", "f1", "bleu", "sentence_bleu", "chrf", "rouge_l", "words_count",
     "accuracy", "macro_f1"};
+static const char *const score_legend[SCORES] = {"nats a token, lower is better", "exp of that",
+    "mean over rows of exp of a row's loss", "0 to 1: the likeliest token is right", "nats a token",
+    "the Trainer's: mean over batches", "0 to 1: equal after SQuAD's normalisation", "0 to 1: SQuAD's, of words",
+    "0 to 100: sacrebleu", "0 to 1: nltk, smoothing 4, mean", "0 to 100: sacrebleu's chrF2", "0 to 1: rouge_score, mean",
+    "words of an answer", "0 to 1: right labels", "0 to 1: mean of the labels' F1"};
 enum { SCORE_EXACT = 6, SCORE_F1, SCORE_BLEU, SCORE_SENTENCE, SCORE_CHRF, SCORE_ROUGE, SCORE_LENGTH, SCORE_ACCURACY,
       SCORE_MACRO };
 
@@ -3657,24 +3711,31 @@ typedef struct Comparison {
     int count;
     BleuTokenize how;
     bool characters;
+    int current;                            /* the column that is being answered */
+    Kept *kept;                             /* NULL, or where its answers go one by one */
 } Comparison;
 
 static void scores_json(Text *t, const double score[SCORES], int first, int last) {
     const char *comma = "";
     for (int i = first; i < last; i++) if (isfinite(score[i])) { text_add(t, "%s\"%s\": %.9g", comma, score_name[i], score[i]); comma = ", "; }
 }
-/* The scores of one answer alone. */
-static void answer_scores(double score[SCORES], const Comparison *c, const char *answer, const char *reference) {
+static References references_of(const Prompt *p) {
+    const References r = {(const char *const *)p->answers, p->answer_count};
+    return r;
+}
+/* The scores of one answer alone. Of a label only whether it is the right one; Chinese has no words for F1. */
+static void answer_scores(double score[SCORES], const Comparison *c, const char *answer, References r) {
     Chrf chrf;
     memset(&chrf, 0, sizeof chrf);
     for (int i = 0; i < SCORES; i++) score[i] = NAN;
-    if (!reference) return;
-    chrf_add(&chrf, answer, reference);
-    score[SCORE_EXACT] = score_exact_match(answer, reference);
-    score[SCORE_F1] = score_token_f1(answer, reference);
-    score[SCORE_SENTENCE] = score_sentence_bleu(answer, reference, c->characters);
+    if (!r.count) return;
+    score[SCORE_EXACT] = score_exact_match(answer, r);
+    if (arrlen(c->labels)) return;
+    chrf_add(&chrf, answer, r);
+    if (!c->characters) score[SCORE_F1] = score_token_f1(answer, r);
+    score[SCORE_SENTENCE] = score_sentence_bleu(answer, r, c->characters);
     score[SCORE_CHRF] = chrf_score(&chrf);
-    score[SCORE_ROUGE] = score_rouge_l(answer, reference, c->characters);
+    score[SCORE_ROUGE] = score_rouge_l(answer, r, c->characters);
 }
 
 static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err) {
@@ -3693,7 +3754,25 @@ static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err
     return true;
 }
 
-static bool column_answers(Column *column, const Comparison *c, Session *s, Error *err) {
+/* One line of responses.jsonl. */
+static void response_line(Text *t, const Comparison *c, const Column *column, size_t prompt) {
+    const Prompt *p = &c->prompts.list[prompt];
+    double score[SCORES];
+    answer_json(t, p, &column->answers[prompt], column->name);
+    answer_scores(score, c, column->answers[prompt].text, references_of(p));
+    if (p->answer_count) text_add(t, ", ");
+    scores_json(t, score, SCORE_EXACT, SCORE_LENGTH);
+    text_add(t, "}\n");
+}
+static void keep_response(void *user, size_t prompt) {
+    const Comparison *c = (const Comparison *)user;
+    Text t = {NULL};
+    response_line(&t, c, &c->columns[c->current], prompt);
+    kept_add(c->kept, t.at, (size_t)arrlen(t.at));
+    text_free(&t);
+}
+
+static bool column_answers(Column *column, Comparison *c, Session *s, Error *err) {
     int labels = (int)arrlen(c->labels), references = 0;
     double sum[SCORES] = {0}, score[SCORES], words = 0;
     Bleu bleu;
@@ -3701,25 +3780,33 @@ static bool column_answers(Column *column, const Comparison *c, Session *s, Erro
     memset(&bleu, 0, sizeof bleu);
     memset(&chrf, 0, sizeof chrf);
     column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
-    if (!model_generate(&s->model, s->tokenizer, c->prompts.list, c->prompts.count, &s->generate, column->answers, NULL, NULL, err)) { free(column->answers); column->answers = NULL; return false; }
+    s->generate.on_answer = c->kept ? keep_response : NULL;
+    if (!model_generate(&s->model, s->tokenizer, c->prompts.list, c->prompts.count, &s->generate, column->answers,
+                        NULL, c, err)) {
+        free(column->answers);
+        column->answers = NULL;
+        return false;
+    }
     if (labels) column->confusion = (int64_t *)must_alloc((size_t)(labels * (labels + 1)) * sizeof *column->confusion);
     for (size_t i = 0; i < c->prompts.count; i++) {
-        const char *answer = column->answers[i].text, *reference = c->prompts.list[i].reference;
+        const char *answer = column->answers[i].text;
+        References r = references_of(&c->prompts.list[i]);
         words += score_words(answer);
-        if (!reference) continue;
+        if (!r.count) continue;
         references++;
-        answer_scores(score, c, answer, reference);
-        for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) if (isfinite(score[k])) sum[k] += score[k];
-        bleu_add(&bleu, answer, reference, c->how);
-        chrf_add(&chrf, answer, reference);
+        answer_scores(score, c, answer, r);
+        for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) sum[k] += score[k];
         if (labels) {
             int got = score_label(answer, c->labels, labels);
             column->confusion[c->expected[i] * (labels + 1) + (got < 0 ? labels : got)]++;
+            continue;
         }
+        bleu_add(&bleu, answer, r, c->how);
+        chrf_add(&chrf, answer, r);
     }
-    column->score[SCORE_LENGTH] = words / (double)c->prompts.count;
-    if (references) {
-        for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) column->score[k] = sum[k] / references;
+    if (!labels) column->score[SCORE_LENGTH] = words / (double)c->prompts.count;
+    if (references) for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) column->score[k] = sum[k] / references;
+    if (references && !labels) {
         column->score[SCORE_BLEU] = bleu_score(&bleu);
         column->score[SCORE_CHRF] = chrf_score(&chrf);
     }
@@ -3760,7 +3847,7 @@ static void comparison_print(const Comparison *c) {
         if (!any) continue;
         printf("%-24s", score_name[i]);
         for (int k = 0; k < c->count; k++) printf(" %16.4f", c->columns[k].score[i]);
-        printf("\n");
+        printf("   %s\n", score_legend[i]);
     }
     int labels = (int)arrlen(c->labels);
     for (int k = 0; k < c->count && labels; k++) {
@@ -3780,16 +3867,31 @@ static void comparison_print(const Comparison *c) {
     }
 }
 
+/* What the answers were made with: the same member in evaluation.json and on the page. */
+static void settings_json(Text *t, const Comparison *c, const GenerateOptions *g) {
+    const DataOptions *how = &c->o->train.data_options;
+    text_add(t, ", \"settings\": {\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, "
+                "\"repetition_penalty\": %g, ",
+             g->temperature, g->top_k, g->top_p, g->min_p, g->repetition_penalty);
+    text_add(t, "\"max_new_tokens\": %d, \"seed\": %llu, \"few_shot\": %d, \"max_length\": %d, \"rows\": %zu",
+             g->max_new_tokens, (unsigned long long)g->seed, how->few_shot, how->max_length, c->prompts.count);
+    if (how->few_shot) text_member(t, "shots", how->shots);
+    if (how->prompt_template) text_member(t, "prompt_template", how->prompt_template);
+    if (c->o->chat_template) text_member(t, "chat_template", c->o->chat_template);
+    if (how->enable_thinking >= 0) text_add(t, ", \"enable_thinking\": %s", how->enable_thinking ? "true" : "false");
+    text_member(t, "bleu_tokenize", c->o->bleu_tokenize);
+    text_add(t, "}");
+}
+
 /* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
-static bool comparison_write(const Comparison *c, const char *folder, Error *err) {
-    if (!make_folder(folder, err)) return false;
+static bool comparison_write(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
     Text t = {NULL};
-    double score[SCORES];
     text_add(&t, "{\"model\": ");
     text_add_json_string(&t, c->o->train.model);
     text_member(&t, "data", c->o->data[0]);
+    settings_json(&t, c, g);
     text_add(&t, ", \"few_shot\": %d, \"columns\": [", c->o->train.data_options.few_shot);
-    for (int k = 0; k < c->count; k++) {
+    for (int k = 0; k < c->count && k <= c->current; k++) {
         text_add(&t, "%s\n  {\"adapter\": ", k ? "," : "");
         text_add_json_string(&t, c->columns[k].name);
         text_add(&t, ", ");
@@ -3807,18 +3909,13 @@ static bool comparison_write(const Comparison *c, const char *folder, Error *err
     text_add(&t, "\n]}\n");
     if (!text_write(&t, folder, "evaluation.json", err)) return false;
     if (!c->columns[0].answers) return true;
+    if (c->current < c->count) return true;               /* evaluated so far; the answers are kept one by one */
     for (size_t i = 0; i < c->prompts.count; i++)
-        for (int k = 0; k < c->count; k++) {
-            answer_json(&t, &c->prompts.list[i], &c->columns[k].answers[i], c->columns[k].name);
-            answer_scores(score, c, c->columns[k].answers[i].text, c->prompts.list[i].reference);
-            if (c->prompts.list[i].reference) text_add(&t, ", ");
-            scores_json(&t, score, SCORE_EXACT, SCORE_LENGTH);
-            text_add(&t, "}\n");
-        }
+        for (int k = 0; k < c->count; k++) response_line(&t, c, &c->columns[k], i);
     return text_write(&t, folder, "responses.jsonl", err);
 }
 
-static bool comparison_page(const Comparison *c, const char *folder, Error *err) {
+static bool comparison_page(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
     Text t = {NULL};
     char updated[32], path[PATH_MAX];
     double score[SCORES];
@@ -3828,7 +3925,10 @@ static bool comparison_page(const Comparison *c, const char *folder, Error *err)
     text_member(&t, "model", c->o->train.model);
     text_member(&t, "data", c->o->data[0]);
     text_member(&t, "updated", updated);
-    text_add(&t, ", \"columns\": [");
+    settings_json(&t, c, g);
+    text_add(&t, ", \"legend\": {");
+    for (int i = 0; i < SCORES; i++) text_add(&t, "%s\"%s\": \"%s\"", i ? ", " : "", score_name[i], score_legend[i]);
+    text_add(&t, "}, \"columns\": [");
     for (int k = 0; k < c->count; k++) { if (k) text_add(&t, ", "); text_add_json_string(&t, c->columns[k].name); }
     text_add(&t, "], \"summary\": [");
     for (int k = 0; k < c->count; k++) { text_add(&t, "%s{", k ? ", " : ""); scores_json(&t, c->columns[k].score, 0, SCORES); text_add(&t, "}"); }
@@ -3837,12 +3937,13 @@ static bool comparison_page(const Comparison *c, const char *folder, Error *err)
         const Prompt *p = &c->prompts.list[i];
         text_add(&t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
         if (p->reference) text_member(&t, "reference", p->reference);
-        if (c->expected) text_member(&t, "label", c->labels[c->expected[i]]);
+        if (p->group) text_member(&t, "label", p->group);
+        else if (c->expected) text_member(&t, "label", c->labels[c->expected[i]]);
         text_add(&t, ", \"answers\": [");
         for (int k = 0; k < c->count; k++) { if (k) text_add(&t, ", "); text_add_json_string(&t, c->columns[k].answers[i].text); }
         text_add(&t, "], \"scores\": [");
         for (int k = 0; k < c->count; k++) {
-            answer_scores(score, c, c->columns[k].answers[i].text, p->reference);
+            answer_scores(score, c, c->columns[k].answers[i].text, references_of(p));
             text_add(&t, "%s{", k ? ", " : "");
             scores_json(&t, score, SCORE_EXACT, SCORE_LENGTH);
             text_add(&t, "}");
@@ -3873,6 +3974,22 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
     if (d && d->stats.dropped && !d->stats.truncated)
         fprintf(stderr, "warning: %lld of %lld rows have no answer and are not in the loss\n",
                 (long long)d->stats.dropped, (long long)d->stats.rows);
+}
+
+/* Words of Chinese and Japanese have no spaces between them: scores of words are then near 0. */
+static bool without_words(const Prompts *p) {
+    size_t wide = 0, all = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        const char *s = p->list[i].reference;
+        uint32_t cp;
+        for (size_t n = s ? strlen(s) : 0, k; n; s += k, n -= k, all++) {
+            k = (size_t)utf8_get(s, n, &cp);
+            if (!k) { k = 1; continue; }
+            wide += (cp >= 0x3040 && cp <= 0x30FF) || (cp >= 0x3400 && cp <= 0x9FFF) ||
+                (cp >= 0x20000 && cp <= 0x3FFFD);
+        }
+    }
+    return 2 * wide > all;
 }
 
 static int verb_evaluate(Options *o, bool compare) {
@@ -3906,15 +4023,30 @@ static int verb_evaluate(Options *o, bool compare) {
     if (references && !dataset_open(&d, o->data[0], s.tokenizer, &o->train.data_options, &err)) return failed(&err);
     if (!references && !answers) { fail(&err, "no row has an answer to measure; %s; add --generate to see the model's own", o->data[0]); return failed(&err); }
     evaluate_begins(o, &c.prompts, references ? &d : NULL);
+    if (answers && !o->labels && !c.characters && without_words(&c.prompts))
+        fprintf(stderr, "hint: these answers have no spaces between words, and f1, bleu and rouge_l are of words: add "
+                        "--bleu-tokenize zh\n");
+    Kept kept;
+    char path[PATH_MAX] = "";
+    if (folder) {
+        path_join(path, sizeof path, folder, "responses.jsonl");
+        if (!make_folder(folder, &err) || (answers && !kept_open(&kept, path, &err))) return failed(&err);
+        c.kept = answers ? &kept : NULL;
+    }
     for (int k = 0; k < c.count; k++) {
         double start = seconds_now();
+        c.current = k;
         if (!session_adapter(&s, c.columns[k].name, &err)) return failed(&err);
         if (references && !column_loss(&c.columns[k], &s, &d, &err)) return failed(&err);
         if (answers && !column_answers(&c.columns[k], &c, &s, &err)) return failed(&err);
         fprintf(stderr, "%s: %.1f s\n", c.columns[k].name, seconds_now() - start);
+        if (folder && !comparison_write(&c, &s.generate, folder, &err)) return failed(&err);
     }
     comparison_print(&c);
-    if (folder && (!comparison_write(&c, folder, &err) || (compare && !comparison_page(&c, folder, &err)))) return failed(&err);
+    c.current = c.count;
+    if (folder && !comparison_write(&c, &s.generate, folder, &err)) return failed(&err);
+    if (compare && !comparison_page(&c, &s.generate, folder, &err)) return failed(&err);
+    if (c.kept) kept_drop(c.kept);
     if (compare) printf("\npage     %s/compare.html: read, filter and rate the answers side by side in a browser\n", folder);
     for (int k = 0; k < c.count; k++) { if (c.columns[k].answers) answers_free(c.columns[k].answers, c.prompts.count); free(c.columns[k].answers); free(c.columns[k].confusion); }
     free(c.columns);

@@ -1,4 +1,6 @@
-/* score.h - how good is an answer? The metrics that people report for dialogue, question answering and translation, each to the digit of the library that they use for it. Plain C, one header:
+/* score.h - how good is an answer? The metrics that people report for dialogue, question answering and translation,
+   each to the digit of the library that they use for it. Plain C, one header beside tokenizer.h, which it needs for
+   lower case:
 
        #define SCORE_IMPLEMENTATION
        #include "score.h"
@@ -10,35 +12,42 @@
    ROUGE-L                  rouge_score's F measure, without stemming                  0 to 1
    labels                   scikit-learn's precision_recall_fscore_support and confusion_matrix
 
-   Text is UTF-8; bytes that are not count as one character each. Lower case is that of ASCII, Latin-1, Greek and Cyrillic letters. test/test_score.c checks every number (test/golden/scores.json). */
+   An answer may have several references (SQuAD's gold answers): exact match, F1 and ROUGE-L take the best of them, chrF the
+   one that it scores highest with, BLEU clips by the most that any of them has and takes the nearest length, as the
+   libraries do. Text is UTF-8; bytes that are not count as one character each. Lower case is Python's str.lower.
+   test/test_score.c checks every number (test/golden/scores.json). */
 #ifndef SCORE_H
 #define SCORE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include "tokenizer.h"
+
+/* What was expected: count > 0 texts, any of which is right. */
+typedef struct References { const char *const *text; int count; } References;
 
 /* 1 or 0: equal after lower-casing and leaving out punctuation, articles (a, an, the) and surplus white space. */
-double score_exact_match(const char *answer, const char *reference);
+double score_exact_match(const char *answer, References r);
 /* 2 P R / (P + R) over the words that both have after the same normalisation, a word as often as both have it. */
-double score_token_f1(const char *answer, const char *reference);
+double score_token_f1(const char *answer, References r);
 
 /* How BLEU cuts text into words: 13a as mteval-v13a.pl, zh with every Chinese character a word of its own, char with every character one, none at white space. */
 typedef enum { BLEU_13A, BLEU_ZH, BLEU_CHAR, BLEU_NONE } BleuTokenize;
 typedef struct Bleu { int64_t match[4], total[4], answer_length, reference_length; } Bleu;      /* sums over a corpus; start with zeros */
-void bleu_add(Bleu *b, const char *answer, const char *reference, BleuTokenize how);
+void bleu_add(Bleu *b, const char *answer, References r, BleuTokenize how);
 /* 100 exp(min(0, 1 - reference length / answer length)) (p1 p2 p3 p4)^(1/4), the k-th precision without a match taken as 1 / (2^k total) (sacrebleu metrics/bleu.py, smoothing exp). */
 double bleu_score(const Bleu *b);
 /* The same product for one sentence split at white space (or into its characters), precisions without a match as ln(length) / (5 2^k total) (Chen & Cherry 2014; nltk/translate/bleu_score.py, method4). */
-double score_sentence_bleu(const char *answer, const char *reference, bool characters);
+double score_sentence_bleu(const char *answer, References r, bool characters);
 
 /* Popović 2015: F with beta 2 of the averaged precisions and recalls of character 1- to 6-grams, white space left out (sacrebleu metrics/chrf.py). */
 typedef struct Chrf { int64_t answer[6], reference[6], match[6]; } Chrf;
-void chrf_add(Chrf *c, const char *answer, const char *reference);
+void chrf_add(Chrf *c, const char *answer, References r);
 double chrf_score(const Chrf *c);
 
 /* Lin 2004: F of the longest common subsequence of words [a-z0-9]+, or of all characters but white space, where text has no such words (Chinese). */
-double score_rouge_l(const char *answer, const char *reference, bool characters);
+double score_rouge_l(const char *answer, References r, bool characters);
 
 int score_words(const char *text);           /* pieces between white space */
 int score_characters(const char *text);
@@ -80,12 +89,19 @@ static Runes runes_of(const char *text) {
     }
     return r;
 }
-/* Python's str.isspace, str.lower for the letters named above, and string.punctuation. */
-static bool is_space(uint32_t c) { return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000; }
-static uint32_t to_lower(uint32_t c) {
-    if ((c >= 'A' && c <= 'Z') || (c >= 0xC0 && c <= 0xDE && c != 0xD7) || (c >= 0x391 && c <= 0x3A9) || (c >= 0x410 && c <= 0x42F)) return c + 32;
-    return c >= 0x400 && c <= 0x40F ? c + 80 : c;
+/* The same of the text in lower case: the whole, because the sigma at a word's end looks at its neighbours. */
+static Runes lower_runes_of(const char *text) {
+    size_t n = strlen(text), room = n + n / 2 + 1;
+    char *low = (char *)score_alloc(room, 1);
+    utf8_lower(low, room - 1, text, n);
+    Runes r = runes_of(low);
+    free(low);
+    return r;
 }
+/* Python's str.isspace and string.punctuation. */
+static bool is_space(uint32_t c) { return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
+                                  c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+                                      c == 0x202F || c == 0x205F || c == 0x3000; }
 static bool is_punctuation(uint32_t c) { return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126); }
 /* What \w matches, for what may stand beside an article: letters and digits; not the punctuation and the symbols of Latin-1, General Punctuation to Dingbats, CJK punctuation, full-width signs and emoji. */
 static bool is_word(uint32_t c) {
@@ -131,27 +147,47 @@ static Words ngrams_of(Words w, size_t n) {
     qsort(g.at, g.count, sizeof *g.at, compare_hashes);
     return g;
 }
-/* How many n-grams both have, each as often as both have it. */
-static int64_t ngram_matches(Words a, Words b, size_t n) {
-    Words x = ngrams_of(a, n), y = ngrams_of(b, n);
-    int64_t same = 0;
-    for (size_t i = 0, j = 0; i < x.count && j < y.count;) {
-        if (x.at[i] == y.at[j]) { same++; i++; j++; }
-        else if (x.at[i] < y.at[j]) i++;
-        else j++;
+/* How many of a's n-grams the references have, each as often as a has it but at most as often as any one of them does.
+   */
+static int64_t ngram_matches(Words a, const Words *references, int count, size_t n) {
+    Words x = ngrams_of(a, n);
+    int64_t *most = (int64_t *)score_alloc(x.count, sizeof *most), same = 0;      /* by the first of equal n-grams */
+    for (int k = 0; k < count; k++) {
+        Words y = ngrams_of(references[k], n);
+        for (size_t i = 0, j = 0; i < x.count;) {
+            size_t end = i;
+            int64_t have = 0;
+            while (end < x.count && x.at[end] == x.at[i]) end++;
+            while (j < y.count && y.at[j] < x.at[i]) j++;
+            for (; j < y.count && y.at[j] == x.at[i]; j++) have++;
+            if (have > (int64_t)(end - i)) have = (int64_t)(end - i);
+            if (have > most[i]) most[i] = have;
+            i = end;
+        }
+        free(y.at);
     }
+    for (size_t i = 0; i < x.count; i++) same += most[i];
+    free(most);
     free(x.at);
-    free(y.at);
     return same;
+}
+/* The length nearest to `length`, the shorter of two as near. */
+static int64_t nearest_length(const Words *references, int count, size_t length) {
+    int64_t best = 0, n = (int64_t)length;
+    for (int k = 0; k < count; k++) {
+        int64_t l = (int64_t)references[k].count, d = llabs(l - n), e = llabs(best - n);
+        if (!k || d < e || (d == e && l < best)) best = l;
+    }
+    return best;
 }
 static int64_t ngram_count(Words w, size_t n) { return w.count >= n ? (int64_t)(w.count - n + 1) : 0; }
 
 /* ---- SQuAD ---------------------------------------------------------------------------------------------------------------------------------------- */
 
 static Words squad_words(const char *text) {
-    Runes r = runes_of(text);
+    Runes r = lower_runes_of(text);
     size_t n = 0;
-    for (size_t i = 0; i < r.count; i++) if (!is_punctuation(r.at[i])) r.at[n++] = to_lower(r.at[i]);
+    for (size_t i = 0; i < r.count; i++) if (!is_punctuation(r.at[i])) r.at[n++] = r.at[i];
     for (size_t i = 0; i < n; i++) {        /* \b(a|an|the)\b becomes a space */
         static const char *const articles[] = {"a", "an", "the"};
         for (int k = 0; k < 3 && (i == 0 || !is_word(r.at[i - 1])); k++) {
@@ -164,19 +200,28 @@ static Words squad_words(const char *text) {
     free(r.at);
     return w;
 }
-double score_exact_match(const char *answer, const char *reference) {
-    Words a = squad_words(answer), b = squad_words(reference);
-    bool same = a.count == b.count && !memcmp(a.at, b.at, a.count * sizeof *a.at);
+double score_exact_match(const char *answer, References r) {
+    Words a = squad_words(answer);
+    bool same = false;
+    for (int k = 0; k < r.count && !same; k++) {
+        Words b = squad_words(r.text[k]);
+        same = a.count == b.count && !memcmp(a.at, b.at, a.count * sizeof *a.at);
+        free(b.at);
+    }
     free(a.at);
-    free(b.at);
     return same;
 }
-double score_token_f1(const char *answer, const char *reference) {
-    Words a = squad_words(answer), b = squad_words(reference);
-    double same = (double)ngram_matches(a, b, 1), sum = (double)(a.count + b.count);
+double score_token_f1(const char *answer, References r) {
+    Words a = squad_words(answer);
+    double best = 0;
+    for (int k = 0; k < r.count; k++) {
+        Words b = squad_words(r.text[k]);
+        double same = (double)ngram_matches(a, &b, 1, 1), sum = (double)(a.count + b.count);
+        if (same > 0) best = fmax(best, 2 * same / sum);
+        free(b.at);
+    }
     free(a.at);
-    free(b.at);
-    return same > 0 ? 2 * same / sum : 0;
+    return best;
 }
 
 /* ---- BLEU ----------------------------------------------------------------------------------------------------------------------------------------- */
@@ -257,13 +302,21 @@ static Words bleu_words(const char *text, BleuTokenize how) {
     return w;
 }
 
-void bleu_add(Bleu *bleu, const char *answer, const char *reference, BleuTokenize how) {
-    Words a = bleu_words(answer, how), b = bleu_words(reference, how);
+static void words_free(Words *w, int count) {
+    for (int k = 0; k < count; k++) free(w[k].at);
+    free(w);
+}
+void bleu_add(Bleu *bleu, const char *answer, References r, BleuTokenize how) {
+    Words a = bleu_words(answer, how), *b = (Words *)score_alloc((size_t)r.count, sizeof *b);
+    for (int k = 0; k < r.count; k++) b[k] = bleu_words(r.text[k], how);
     bleu->answer_length += (int64_t)a.count;
-    bleu->reference_length += (int64_t)b.count;
-    for (size_t n = 1; n <= 4; n++) { bleu->match[n - 1] += ngram_matches(a, b, n); bleu->total[n - 1] += ngram_count(a, n); }
+    bleu->reference_length += nearest_length(b, r.count, a.count);
+    for (size_t n = 1; n <= 4; n++) {
+        bleu->match[n - 1] += ngram_matches(a, b, r.count, n);
+        bleu->total[n - 1] += ngram_count(a, n);
+    }
     free(a.at);
-    free(b.at);
+    words_free(b, r.count);
 }
 double bleu_score(const Bleu *b) {
     double log_sum = 0, smooth = 1;
@@ -277,32 +330,55 @@ double bleu_score(const Bleu *b) {
     return brevity * exp(log_sum / 4);
 }
 
-double score_sentence_bleu(const char *answer, const char *reference, bool characters) {
-    Runes x = runes_of(answer), y = runes_of(reference);
-    Words a = characters ? characters_of(answer) : words_of(x.at, x.count), b = characters ? characters_of(reference) : words_of(y.at, y.count);
+/* The pieces between white space, or every character but white space. */
+static Words pieces_of(const char *text, bool characters) {
+    if (characters) return characters_of(text);
+    Runes r = runes_of(text);
+    Words w = words_of(r.at, r.count);
+    free(r.at);
+    return w;
+}
+double score_sentence_bleu(const char *answer, References r, bool characters) {
+    Words a = pieces_of(answer, characters), *b = (Words *)score_alloc((size_t)r.count, sizeof *b);
+    for (int k = 0; k < r.count; k++) b[k] = pieces_of(r.text[k], characters);
     double length = (double)a.count, log_sum = 0, power = 1;
-    int64_t first = ngram_matches(a, b, 1);
+    int64_t first = ngram_matches(a, b, r.count, 1), nearest = nearest_length(b, r.count, a.count);
     for (size_t n = 1; n <= 4 && first; n++) {
-        double match = (double)ngram_matches(a, b, n), total = (double)(ngram_count(a, n) ? ngram_count(a, n) : 1);
+        double match = (double)ngram_matches(a, b, r.count, n),
+            total = (double)(ngram_count(a, n) ? ngram_count(a, n) : 1);
         if (match == 0 && a.count > 1) { power *= 2; match = log(length) / (5 * power); }
         if (match > 0) log_sum += log(match / total) / 4;
     }
-    double brevity = a.count > b.count ? 1 : a.count ? exp(1 - (double)b.count / length) : 0;
-    free(a.at); free(b.at); free(x.at); free(y.at);
+    double brevity = (int64_t)a.count > nearest ? 1 : a.count ? exp(1 - (double)nearest / length) : 0;
+    free(a.at);
+    words_free(b, r.count);
     return first ? brevity * exp(log_sum) : 0;
 }
 
 /* ---- chrF ----------------------------------------------------------------------------------------------------------------------------------------- */
 
-void chrf_add(Chrf *c, const char *answer, const char *reference) {
-    Words a = characters_of(answer), b = characters_of(reference);
-    for (size_t n = 1; n <= 6; n++) {
-        c->answer[n - 1] += ngram_count(b, n) ? ngram_count(a, n) : 0;        /* an order that the reference does not have is not held against the answer */
-        c->reference[n - 1] += ngram_count(b, n);
-        c->match[n - 1] += ngram_matches(a, b, n);
+void chrf_add(Chrf *c, const char *answer, References r) {
+    Words a = characters_of(answer);
+    Chrf best, one;
+    double score = -1;
+    memset(&best, 0, sizeof best);
+    for (int k = 0; k < r.count; k++) {
+        Words b = characters_of(r.text[k]);
+        for (size_t n = 1; n <= 6; n++) {
+            /* an order that the reference does not have is not held against the answer */
+            one.answer[n - 1] = ngram_count(b, n) ? ngram_count(a, n) : 0;
+            one.reference[n - 1] = ngram_count(b, n);
+            one.match[n - 1] = ngram_matches(a, &b, 1, n);
+        }
+        if (chrf_score(&one) > score) { best = one; score = chrf_score(&one); }
+        free(b.at);
+    }
+    for (int n = 0; n < 6; n++) {
+        c->answer[n] += best.answer[n];
+        c->reference[n] += best.reference[n];
+        c->match[n] += best.match[n];
     }
     free(a.at);
-    free(b.at);
 }
 double chrf_score(const Chrf *c) {
     double precision = 0, recall = 0;
@@ -322,18 +398,19 @@ double chrf_score(const Chrf *c) {
 /* ---- ROUGE-L -------------------------------------------------------------------------------------------------------------------------------------- */
 
 static Words rouge_words(const char *text) {
-    Runes r = runes_of(text);
+    Runes r = lower_runes_of(text);
     for (size_t i = 0; i < r.count; i++) {
-        uint32_t c = to_lower(r.at[i]);
+        uint32_t c = r.at[i];
         r.at[i] = is_digit(c) || (c >= 'a' && c <= 'z') ? c : ' ';
     }
     Words w = words_of(r.at, r.count);
     free(r.at);
     return w;
 }
-double score_rouge_l(const char *answer, const char *reference, bool characters) {
-    Words a = characters ? characters_of(answer) : rouge_words(answer), b = characters ? characters_of(reference) : rouge_words(reference);
-    size_t *row = (size_t *)score_alloc(b.count + 1, sizeof *row);            /* row[j]: longest common subsequence of the first i of a and the first j of b */
+/* F of the longest common subsequence of a and b. */
+static double rouge_l(Words a, Words b) {
+    size_t *row = (size_t *)score_alloc(b.count + 1, sizeof *row);            /* row[j]: of the first i of a and j of b
+                                                                                 */
     for (size_t i = 0; i < a.count; i++) {
         size_t diagonal = 0;
         for (size_t j = 1; j <= b.count; j++) {
@@ -343,8 +420,19 @@ double score_rouge_l(const char *answer, const char *reference, bool characters)
         }
     }
     double common = (double)row[b.count], sum = (double)(a.count + b.count);
-    free(row); free(a.at); free(b.at);
+    free(row);
     return common > 0 ? 2 * common / sum : 0;
+}
+double score_rouge_l(const char *answer, References r, bool characters) {
+    Words a = characters ? characters_of(answer) : rouge_words(answer);
+    double best = 0;
+    for (int k = 0; k < r.count; k++) {
+        Words b = characters ? characters_of(r.text[k]) : rouge_words(r.text[k]);
+        best = fmax(best, rouge_l(a, b));
+        free(b.at);
+    }
+    free(a.at);
+    return best;
 }
 
 int score_words(const char *text) {
@@ -365,11 +453,11 @@ int score_characters(const char *text) {
 
 /* Lower case, without white space and punctuation at either end; *count gets its length. */
 static Runes label_form(const char *text) {
-    Runes r = runes_of(text);
+    Runes r = lower_runes_of(text);
     size_t begin = 0;
     while (r.count && !is_word(r.at[r.count - 1])) r.count--;
     while (begin < r.count && !is_word(r.at[begin])) begin++;
-    for (size_t i = begin; i < r.count; i++) r.at[i - begin] = to_lower(r.at[i]);
+    for (size_t i = begin; i < r.count; i++) r.at[i - begin] = r.at[i];
     r.count -= begin;
     return r;
 }

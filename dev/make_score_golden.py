@@ -54,18 +54,38 @@ PAIRS = [
 CORPORA = [list(range(len(PAIRS))), [0, 7, 8, 13], [16, 17, 18, 19], [1], [2, 3], [11, 12], [28], [1, 28, 30], list(range(0, len(PAIRS), 3))]
 
 
+# Lower case beyond Latin-1, Greek and Cyrillic; and several references.
+CASES = [
+    ("ŁÓDŹ Şahin ĞÜZEL", "łódź şahin ğüzel"), ("ԵՐԵՎԱՆ", "երևան երեվան"), ("ＦＵＬＬ Width", "ｆｕｌｌ width"), ("ΟΔΟΣ ΣΑΣ", "οδος σας"), ("İstanbul", "istanbul i̇stanbul"), ("ΑΣ. Σ", "ας. σ"), ("ⅧAB Ǆ ẞ", "ⅷab ǆ ß"), ("𐐀𐐁", "𐐨𐐩"), ("Ꮳ ᲀ Ა", "ꮳ ᲀ ა"),
+]
+SEVERAL = [
+    ("Denver Broncos", ["The Denver Broncos", "Broncos", "Denver"]), ("in the year 1895", ["1895", "the year 1895 it was", "in 1895"]), ("", ["no", "none at all"]), ("a b c d e f", ["a b c x y", "d e f a b", "a b c d"]),
+    ("the the the cat sat", ["the cat sat", "the the dog sat down here"]), ("one two three", ["one", "one two three four five"]), ("学而时习之", ["学习", "时习之", "学而"]), ("nothing shared", ["x", "y z"]), ("tie here", ["a b c", "a"]),
+]
+
+
 def main():
     rng = random.Random(5)
     vocabulary = "the a of room hotel is , . to and we have been not 12 3.5 don't breakfast - at booking you your in".split()
-    pairs = list(PAIRS)
+    pairs = PAIRS + CASES
     for _ in range(24):                     # word salad with much in common
         reference = [rng.choice(vocabulary) for _ in range(rng.randrange(1, 30))]
         answer = [w if rng.random() < 0.7 else rng.choice(vocabulary) for w in reference if rng.random() < 0.9]
         pairs.append((" ".join(answer), " ".join(reference)))
-    corpora = CORPORA + [list(range(len(PAIRS), len(pairs)))]
+    corpora = CORPORA + [list(range(len(PAIRS) + len(CASES), len(pairs)))]
     rouge, rouge_c = RougeScorer(["rougeL"], use_stemmer=False), RougeScorer(["rougeL"], tokenizer=Characters())
     smooth = SmoothingFunction().method4
-    out = {"pairs": [], "corpora": [], "labels": []}
+    out = {"pairs": [], "corpora": [], "several": [], "labels": []}
+    for answer, references in SEVERAL:
+        chars = lambda t: [c for c in t if not c.isspace()]
+        out["several"].append({
+            "answer": answer, "references": references, "em": max(float(squad(answer) == squad(r)) for r in references), "f1": max(squad_f1(answer, r) for r in references),
+            "bleu4": float(sentence_bleu([r.split() for r in references], answer.split(), smoothing_function=smooth)), "bleu4_c": float(sentence_bleu([chars(r) for r in references], chars(answer), smoothing_function=smooth)),
+            "rouge": max(rouge.score(r, answer)["rougeL"].fmeasure for r in references), "chrf": CHRF().corpus_score([answer], [[r] for r in references]).score,
+            "bleu": BLEU().corpus_score([answer], [[r] for r in references]).score})
+    most = max(len(r) for _, r in SEVERAL)
+    columns = [[r[k] if k < len(r) else None for _, r in SEVERAL] for k in range(most)]
+    out["several_corpus"] = {"bleu": BLEU().corpus_score([a for a, _ in SEVERAL], columns).score, "chrf": CHRF().corpus_score([a for a, _ in SEVERAL], columns).score}
     for answer, reference in pairs:
         chars = lambda t: [c for c in t if not c.isspace()]
         out["pairs"].append({

@@ -70,8 +70,48 @@ for i in 1 2 3 4 5 6; do echo "{\"messages\": [{\"role\": \"user\", \"content\":
 run --model data/base --data "$work/labels.jsonl" --max-steps 60 --learning-rate 1e-2 --per-device-train-batch-size 6 --lora-dropout 0 --output "$work/yesno"
 run evaluate --model data/base --adapter base --adapter "$work/yesno" --data "$work/labels.jsonl" --labels yes,no
 verdict "$([ $? = 0 ] && grep -q '^accuracy 0\.0000 1\.0000' <(tr -s ' ' <"$work/out") && grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out"); echo $?)" "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')"
+verdict "$(grep -q '^exact_match .* 0 to 1: equal' "$work/out" && ! grep -q '^\(bleu\|chrf\|rouge_l\|f1\) ' "$work/out"; echo $?)" \
+    "the table says what a score is, and has none that means nothing for labels"
 refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" --labels yes,perhaps
 refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/labels.jsonl" --labels yes
+# Several right answers, groups, a language without words.
+cat >"$work/gold.jsonl" <<'X'
+{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "x"}], "answers": ["x", "y"], "group": "joy"}
+{"prompt": "P", "completion": "x", "answers": {"text": ["z", "x"], "answer_start": [1, 2]}}
+X
+run compare --model data/base --adapter "$hotel" --data "$work/gold.jsonl" --max-new-tokens 12 --output "$work/gold"
+answer=$(sed -n '1s/.*"response": "\([^"]*\)".*/\1/p' "$work/gold/responses.jsonl")
+verdict "$([ $? = 0 ] && grep -q '"label": "joy"' "$work/gold/compare.html" && grep -q '"settings": {"temperature": 0, .*"max_new_tokens": 12' \
+    "$work/gold/compare.html" && ! grep -q '^warning: .*answers' "$work/err"; echo $?)" "compare has the row's group and the settings"
+sed -i "1s/\"y\"/\"$answer\"/" "$work/gold.jsonl"
+run evaluate --model data/base --data "$work/gold.jsonl" --limit 1 --generate --max-new-tokens 12
+verdict "$(grep -q '^exact_match *1\.0000' "$work/out"; echo $?)" "the second of two right answers: $(grep ^exact "$work/out" | tr -s ' ')"
+printf '{"prompt": "P", "completion": "x", "answers": [7]}\n' >"$work/bad.jsonl"
+refused "an answer that is no text" 1 "answers" evaluate --model data/base --data "$work/bad.jsonl" --generate
+echo '{"prompt": "P", "completion": "学习并且按时温习"}' >"$work/chinese.jsonl"
+run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new-tokens 2
+verdict "$(grep -q '^hint: .*--bleu-tokenize zh' "$work/err"; echo $?)" "$(grep ^hint "$work/err")"
+run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new-tokens 2 --bleu-tokenize zh
+verdict "$(! grep -q '^hint' "$work/err" && grep -q '^rouge_l' "$work/out" && ! grep -q '^f1 ' "$work/out"; echo $?)" "with it none, and no F1 of words"
+
+# Killed while it answers: what is done is there, and so is what an earlier one has left.
+cp "$work/gold/responses.jsonl" "$work/earlier.jsonl"
+killed() {      # file of answers on their way, arguments...
+    local partial=$1
+    shift
+    "$program" "$@" >"$work/out" 2>"$work/err" </dev/null &
+    until [ -s "$partial" ] || ! kill -0 $! 2>/dev/null; do :; done
+    kill -KILL $! 2>/dev/null
+    wait $! 2>/dev/null
+    [ "$(grep -c '^{"id": .*}$' "$partial")" -ge 1 ]
+}
+killed "$work/gold/responses.jsonl.partial" evaluate --model data/base --data data/hotel/test.jsonl --generate --batch-size 1 \
+    --output "$work/gold"
+verdict "$([ $? = 0 ] && cmp -s "$work/gold/responses.jsonl" "$work/earlier.jsonl"; echo $?)" "evaluate, killed: its answers are kept"
+cp "$work/earlier.jsonl" "$work/answers.jsonl"
+killed "$work/answers.jsonl.partial" generate "${base[@]}" --data data/hotel/test.jsonl --batch-size 1 --output "$work/answers.jsonl"
+verdict "$([ $? = 0 ] && cmp -s "$work/answers.jsonl" "$work/earlier.jsonl"; echo $?)" "generate, killed: its answers are kept"
+
 # Solved examples: the loss is that of the row's own answers behind them, as transformers has it (expected.txt: shape,
 # shots, loss per token, mean perplexity of a row).
 head -n 4 data/hotel/test.jsonl >"$work/chat.jsonl"

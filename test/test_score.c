@@ -23,7 +23,10 @@ int main(void) {
     const Json *list[256];
     for (const Json *p = json_get(doc.root, "pairs")->child; p; p = p->next) {
         const char *a = text(p, "answer"), *b = text(p, "reference");
-        const double got[8] = {score_exact_match(a, b), score_token_f1(a, b), score_sentence_bleu(a, b, false), score_sentence_bleu(a, b, true), score_rouge_l(a, b, false), score_rouge_l(a, b, true), score_words(a), score_characters(a)};
+        const References r = {&b, 1};
+        const double got[8] = {score_exact_match(a, r), score_token_f1(a, r), score_sentence_bleu(a, r, false),
+                               score_sentence_bleu(a, r, true), score_rouge_l(a, r, false), score_rouge_l(a, r, true),
+                                   score_words(a), score_characters(a)};
         for (int k = 0; k < 8; k++) right[k] += agree(got[k], number(p, metrics[k]), metrics[k], a);
         list[pairs++] = p;
     }
@@ -38,8 +41,10 @@ int main(void) {
             memset(&bleu, 0, sizeof bleu);
             for (const Json *m = json_get(c, "members")->child; m; m = m->next) {
                 const Json *p = list[(int)m->number];
-                bleu_add(&bleu, text(p, "answer"), text(p, "reference"), (BleuTokenize)k);
-                if (!k) chrf_add(&chrf, text(p, "answer"), text(p, "reference"));
+                const char *reference = text(p, "reference");
+                const References r = {&reference, 1};
+                bleu_add(&bleu, text(p, "answer"), r, (BleuTokenize)k);
+                if (!k) chrf_add(&chrf, text(p, "answer"), r);
             }
             bleu_right[k] += agree(bleu_score(&bleu), number(c, how[k]), how[k], "a corpus");
         }
@@ -47,6 +52,37 @@ int main(void) {
     }
     for (int k = 0; k < 4; k++) check(bleu_right[k] == corpora && corpora >= 9, "BLEU, tokenizer %s: %d of %d corpora agree to 1e-6", how[k], bleu_right[k], corpora);
     check(chrf_right == corpora, "chrF: %d of %d corpora", chrf_right, corpora);
+    int several = 0, several_right = 0;
+    Bleu bleu_all;
+    Chrf chrf_all;
+    memset(&bleu_all, 0, sizeof bleu_all);
+    memset(&chrf_all, 0, sizeof chrf_all);
+    for (const Json *c = json_get(doc.root, "several")->child; c; c = c->next, several++) {
+        const char *a = text(c, "answer"), *list[8];
+        References r = {list, 0};
+        for (const Json *j = json_get(c, "references")->child; j; j = j->next) list[r.count++] = j->str;
+        Bleu bleu;
+        Chrf chrf;
+        memset(&bleu, 0, sizeof bleu);
+        memset(&chrf, 0, sizeof chrf);
+        bleu_add(&bleu, a, r, BLEU_13A);
+        chrf_add(&chrf, a, r);
+        bleu_add(&bleu_all, a, r, BLEU_13A);
+        chrf_add(&chrf_all, a, r);
+        several_right += agree(score_exact_match(a, r), number(c, "em"), "em", a) & agree(score_token_f1(a, r),
+                number(c, "f1"), "f1", a) &
+            agree(score_sentence_bleu(a, r, false), number(c, "bleu4"), "bleu4",
+                  a) & agree(score_sentence_bleu(a, r, true), number(c, "bleu4_c"), "bleu4_c", a) &
+            agree(score_rouge_l(a, r, false), number(c, "rouge"), "rouge", a) & agree(bleu_score(&bleu),
+                    number(c, "bleu"), "bleu", a) &
+            agree(chrf_score(&chrf), number(c, "chrf"), "chrf", a);
+    }
+    const Json *corpus = json_get(doc.root, "several_corpus");
+    check(several_right == several && several >= 9, "several references: %d of %d answers, every metric",
+          several_right, several);
+    check(agree(bleu_score(&bleu_all), number(corpus, "bleu"), "bleu", "all") &&
+          agree(chrf_score(&chrf_all), number(corpus, "chrf"), "chrf", "all"),
+              "several references: BLEU and chrF of all");
     int cases = 0, good = 0;
     for (const Json *c = json_get(doc.root, "labels")->child; c; c = c->next, cases++) {
         int n = (int)number(c, "n"), ok = 1;
@@ -73,7 +109,11 @@ int main(void) {
     check(labelled == 10, "answers to labels: %d of 10", labelled);
     static const char *const bad[] = {"\xff\xfe", "a\xE6\x9D", "\xC0\x80", "\xF5\x80\x80\x80", "\xED\xA0\x80"};       /* not UTF-8: no crash, and equal to itself */
     int same = 0;
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) same += score_exact_match(bad[i], bad[i]) == 1 && score_characters(bad[i]) > 0 && score_rouge_l(bad[i], bad[i], true) == 1;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        const References r = {&bad[i], 1};
+        same += score_exact_match(bad[i], r) == 1 && score_characters(bad[i]) > 0 &&
+            score_rouge_l(bad[i], r, true) == 1;
+    }
     check(same == 5, "bytes that are not UTF-8: %d of 5", same);
     json_free(&doc);
     return finish();
