@@ -3743,22 +3743,50 @@ static bool data_rows_push(DataRows *r, DataRow row, Error *err) {
     return true;
 }
 
+/* Behind the bracket that closes the one at s; NULL: none does. */
+static const char *data_object_end(const char *s, const char *end) {
+    int depth = 0;
+    for (bool text = false; s < end; s++) {
+        if (text) {
+            if (*s == '\\') s++;
+            else text = *s != '"';
+        } else if (*s == '"') text = true;
+        else if (*s == '{' || *s == '[') depth++;
+        else if ((*s == '}' || *s == ']') && --depth <= 0) return s + 1;
+    }
+    return NULL;
+}
+
+/* A row a line; an object that goes on behind its line, as one that was printed with indentation, is a row all the
+   same. */
 static bool data_read_lines(DataRows *r, size_t begin, Error *err) {
     size_t line = 1;
-    for (const char *s = r->text + begin, *end = r->text + r->bytes; s < end; line++) {
-        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end;
-        size_t n = (size_t)(stop - s);
-        bool blank = true;
-        for (size_t i = 0; i < n && blank; i++) blank = s[i] == ' ' || s[i] == '\t' || s[i] == '\r';
-        DataRow row = {s, n, line, NULL};
-        if (!blank && !data_rows_push(r, row, err)) return false;
+    bool spread = true;                     /* false: an object is never closed, so that lines are all there is */
+    for (const char *s = r->text + begin, *end = r->text + r->bytes; s < end;) {
+        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end,
+            *last = stop;
+        while (s < last && (*s == ' ' || *s == '\t' || *s == '\r')) s++;
+        while (last > s && (last[-1] == ' ' || last[-1] == '\t' || last[-1] == '\r')) last--;
+        size_t lines = 1;
+        if (spread && last > s && *s == '{' && last[-1] != '}') {
+            const char *close = data_object_end(s, end);
+            spread = close != NULL;
+            if (close) {
+                for (const char *c = stop; c < close; c++) lines += *c == '\n';
+                newline = (const char *)memchr(close, '\n', (size_t)(end - close));
+                last = newline ? newline : end;
+            }
+        }
+        DataRow row = {s, (size_t)(last - s), line, NULL};
+        if (last > s && !data_rows_push(r, row, err)) return false;
+        line += lines;
         s = newline ? newline + 1 : end;
     }
     return true;
 }
 
 static bool data_read_array(DataRows *r, size_t begin, Error *err) {
-    if (!json_parse(&r->doc, r->text + begin, r->bytes - begin, r->path, 1, err)) return false;
+    if (!json_parse_row(&r->doc, r->text + begin, r->bytes - begin, r->path, 1, err)) return false;
     if (r->doc.root->type != JSON_ARRAY) return fail(err, "not a list of rows; %s; a .json data file is [{...}, {...}]; name it .jsonl if every line is an object", r->path);
     for (const Json *v = r->doc.root->child; v; v = v->next) {
         DataRow row = {NULL, 0, 0, v};
@@ -3768,7 +3796,8 @@ static bool data_read_array(DataRows *r, size_t begin, Error *err) {
 }
 
 /* One CSV field (RFC 4180) starting at *s, unquoted in place and NUL-terminated. *s moves past the field and what ends it; *last: it ended the record. Line ends: \n, \r\n, \r. */
-static bool data_csv_field(Json *field, char **s, char *end, size_t *line, bool *last, const char *path, Error *err) {
+static bool data_csv_field(Json *field, char **s, char *end, char comma, size_t *line, bool *last, const char *path,
+                           Error *err) {
     char *in = *s, *out = in, *begin = in;
     if (in < end && *in == '"') {
         size_t opened = *line;
@@ -3779,10 +3808,10 @@ static bool data_csv_field(Json *field, char **s, char *end, size_t *line, bool 
             *out++ = *in;
         }
         in++;
-        if (in < end && *in != ',' && *in != '\r' && *in != '\n')
+        if (in < end && *in != comma && *in != '\r' && *in != '\n')
             return fail(err, "text after a closing quote; %s:%zu; write a quote inside a quoted field as \"\"", path, *line);
     } else {
-        while (in < end && *in != ',' && *in != '\r' && *in != '\n') {
+        while (in < end && *in != comma && *in != '\r' && *in != '\n') {
             if (*in == '"') return fail(err, "quote inside an unquoted field; %s:%zu; quote the whole field and write the inner quote as \"\"", path, *line);
             in++;
         }
@@ -3790,10 +3819,10 @@ static bool data_csv_field(Json *field, char **s, char *end, size_t *line, bool 
     }
     size_t n = (size_t)(out - begin);
     if (n > UINT32_MAX - 16) return fail(err, "field longer than 4 GB; %s:%zu; split the data", path, *line);
-    *last = in == end || *in != ',';
+    *last = in == end || *in != comma;
     if (in < end) {
         if (*in == '\r' && in + 1 < end && in[1] == '\n') in++;
-        if (*in != ',') (*line)++;
+        if (*in != comma) (*line)++;
         in++;
     }
     *out = 0;                               /* the byte after the field has been read: a delimiter, a quote, or the NUL after the file */
@@ -3802,10 +3831,47 @@ static bool data_csv_field(Json *field, char **s, char *end, size_t *line, bool 
     return true;
 }
 
-/* The whole file: the first record names the columns, every other one has as many fields. Empty lines are skipped. */
-static bool data_read_csv(DataRows *r, size_t begin, Error *err) {
+/* What separates the fields: a comma, or where the first line has none, the semicolon or tab that it has. */
+static char data_csv_comma(const char *s, const char *end) {
+    bool semicolon = false, tab = false, quoted = false;
+    for (; s < end && (quoted || (*s != '\n' && *s != '\r')); s++) {
+        if (*s == '"') quoted = !quoted;
+        if (*s == ',' && !quoted) return ',';
+        semicolon |= *s == ';' && !quoted;
+        tab |= *s == '\t' && !quoted;
+    }
+    return tab ? '\t' : semicolon ? ';' : ',';
+}
+
+/* A column called "Prompt " is the one that rows call "prompt". */
+static bool data_csv_name(Json *name) {
+    static const char *const known[] = {"messages", "conversations", "prompt", "completion", "instruction", "input",
+                                        "output", "text",
+                                        "system", "history", "tools"};
+    const char *s = name->str;
+    size_t n = name->count;
+    while (n && (*s == ' ' || *s == '\t')) { s++; n--; }
+    while (n && (s[n - 1] == ' ' || s[n - 1] == '\t')) n--;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (n != strlen(known[i]) || strncasecmp(s, known[i], n)) continue;
+        name->str = known[i];
+        name->count = (uint32_t)n;
+        return true;
+    }
+    return false;
+}
+static int data_csv_order(const void *a, const void *b) {
+    const Json *x = *(const Json *const *)a, *y = *(const Json *const *)b;
+    int order = memcmp(x->str, y->str, x->count < y->count ? x->count : y->count);
+    return order ? order : (x->count > y->count) - (x->count < y->count);
+}
+
+/* The whole file: the first record names the columns, every other one has as many fields. Empty lines are skipped, and
+   so is a spreadsheet's first line "sep=;". table: it is called one, so that its columns may be unknown. */
+static bool data_read_csv(DataRows *r, size_t begin, bool table, Error *err) {
     char *s = r->text + begin, *end = r->text + r->bytes;
     size_t line = 1, columns = 0, fields = 0, cap = 0;
+    char comma = 0;
     r->csv = true;
     for (size_t i = begin, at = 1; i < r->bytes;) {
         uint32_t cp;
@@ -3814,29 +3880,38 @@ static bool data_read_csv(DataRows *r, size_t begin, Error *err) {
         at += cp == '\n';
         i += (size_t)k;
     }
+    if (end - s > 5 && !memcmp(s, "sep=", 4) && (s[5] == '\n' || s[5] == '\r')) { comma = s[4]; s += 5; }
     while (s < end) {
         if (*s == '\n' || *s == '\r') { line += *s == '\n' || s + 1 == end || s[1] != '\n'; s++; continue; }
         DataRow row = {NULL, 0, line, NULL};
         size_t first = fields;
+        if (!comma) comma = data_csv_comma(s, end);
         for (bool last = false; !last;) {
             void *p = r->cells;
             if (!data_room(&p, &cap, fields + 1, sizeof *r->cells)) return data_memory(err, r->path);
             r->cells = (Json *)p;
             memset(&r->cells[fields], 0, sizeof *r->cells);
-            if (!data_csv_field(&r->cells[fields++], &s, end, &line, &last, r->path, err)) return false;
+            if (!data_csv_field(&r->cells[fields++], &s, end, comma, &line, &last, r->path, err)) return false;
         }
         if (columns == 0) columns = fields;
         else if (fields - first != columns)
             return fail(err, "record has %zu fields, the header has %zu; %s:%zu; quote fields that contain a comma or a line break", fields - first, columns, r->path, row.line);
         else if (!data_rows_push(r, row, err)) return false;
     }
+    bool known = false;
+    const Json **order = (const Json **)must_alloc((columns ? columns : 1) * sizeof *order);
+    for (size_t c = 0; c < columns; c++) { known |= data_csv_name(&r->cells[c]); order[c] = &r->cells[c]; }
+    qsort(order, columns, sizeof *order, data_csv_order);
+    const Json *twice = NULL;
+    for (size_t c = 1; c < columns; c++) if (!data_csv_order(&order[c - 1], &order[c])) twice = order[c];
+    free(order);
+    if (!known && !table)
+        return fail(err, "neither JSON nor a table with known columns; %s; write each text as {\"text\": \"...\"} on a line of a .jsonl "
+                         "file", r->path);
+    if (twice) return fail(err, "two columns are named \"%.60s\"; %s:1; rename one", twice->str, r->path);
     if (r->count == 0) return true;
     r->objects = (Json *)calloc(r->count, sizeof *r->objects);
     if (!r->objects) return data_memory(err, r->path);
-    for (size_t c = 0; c < columns; c++)
-        for (size_t b = 0; b < c; b++)
-            if (r->cells[b].count == r->cells[c].count && !memcmp(r->cells[b].str, r->cells[c].str, r->cells[c].count))
-                return fail(err, "two columns are named \"%.60s\"; %s:1; rename one", r->cells[c].str, r->path);
     for (size_t i = 0; i < r->count; i++) {
         Json *cell = r->cells + (i + 1) * columns, *object = &r->objects[i];
         object->type = JSON_OBJECT; object->count = (uint32_t)columns; object->child = cell;
@@ -3851,23 +3926,43 @@ static bool data_read_csv(DataRows *r, size_t begin, Error *err) {
 
 /* A list of objects is one whatever the file is called, and .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
 static bool data_rows_read(DataRows *r, Error *err) {
-    static const struct { const char *magic, *what, *todo; } foreign[] = {{"PAR1", "a Parquet file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"}, {"\x1F\x8B", "a gzip file", "unpack it with gunzip"}, {"PK\3\4", "a zip file", "unpack it with unzip"}};
-    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
-        if (r->bytes >= 4 && !memcmp(r->text, foreign[i].magic, strlen(foreign[i].magic))) return fail(err, "%s; %s; %s", foreign[i].what, r->path, foreign[i].todo);
+    static const struct { const char *magic, *what, *todo; } foreign[] = {
+        {"PAR1", "a Parquet file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"ARROW1", "an Arrow file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"\xFF\xFF\xFF\xFF", "an Arrow file",
+         "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"\x1F\x8B", "a gzip file", "unpack it with gunzip"}, {"BZh", "a bzip2 file", "unpack it with bunzip2"},
+        {"\xFD" "7zXZ", "an xz file", "unpack it with unxz"}, {"\x28\xB5\x2F\xFD", "a zstd file",
+                                                               "unpack it with unzstd"},
+        {"7z\xBC\xAF", "a 7z file", "unpack it"},
+        {"\xD0\xCF\x11\xE0", "an Excel workbook", "save it as CSV UTF-8"},
+        {"\xFF\xFE", "UTF-16", "save the file as UTF-8"}, {"\xFE\xFF", "UTF-16", "save the file as UTF-8"},
+        {"%PDF", "a PDF file", "write its text as rows"}, {"SQLite format 3", "an SQLite data base",
+                                                           "export the table as CSV"},
+        {"<!DOCTYPE", "a web page, not the file",
+         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
+        {"<!doctype", "a web page, not the file",
+         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
+        {"<html", "a web page, not the file",
+         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"}};
     const char *dot = strrchr(r->path, '.');
+    bool office = r->bytes >= 49 && (!memcmp(r->text + 30, "[Content_Types].xml", 19) ||
+                                     !memcmp(r->text + 30, "mimetype", 8));
+    if (r->bytes >= 4 && !memcmp(r->text, "PK\3\4", 4))
+        return office ? fail(err, "a spreadsheet or another office file; %s; save the sheet as CSV UTF-8", r->path)
+                      : fail(err, "a zip file; %s; unpack it with unzip", r->path);
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+        if (r->bytes >= strlen(foreign[i].magic) && !memcmp(r->text, foreign[i].magic, strlen(foreign[i].magic)))
+            return fail(err, "%s; %s; %s", foreign[i].what, r->path, foreign[i].todo);
     size_t begin = r->bytes >= 3 && !memcmp(r->text, "\xEF\xBB\xBF", 3) ? 3 : 0, first = begin;
     while (first < r->bytes && strchr(" \t\r\n", r->text[first]) && r->text[first]) first++;
     if (first == r->bytes) return fail(err, "file is empty; %s; expected rows (.jsonl, .json or .csv)", r->path);
-    if (dot && !strcmp(dot, ".csv")) return data_read_csv(r, begin, err);
+    if (dot && (!strcmp(dot, ".csv") || !strcmp(dot, ".tsv"))) return data_read_csv(r, begin, true, err);
     if (r->text[first] == '[') return data_read_array(r, begin, err);
     bool lines = dot && !strcmp(dot, ".jsonl"), json = dot && !strcmp(dot, ".json");
-    if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, err);
-    if (!data_read_lines(r, begin, err)) return false;
-    if (!json || r->count < 2) return true;
-    JsonDoc doc;
-    if (!json_parse(&doc, r->row[0].text, r->row[0].bytes, r->path, 1, NULL)) return fail(err, "neither a list of rows nor a row on every line; %s; write [{...}, {...}], or one {...} a line", r->path);
-    json_free(&doc);
-    return true;
+    if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, false,
+            err);
+    return data_read_lines(r, begin, err);
 }
 
 /* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
@@ -4026,6 +4121,9 @@ static void data_row_end(DataWork *w, bool ok) {
     w->unread_here.count = 0;
     w->unread_here.more = false;
 }
+static bool data_is_key(const Json *v, const char *key) {
+    return v->key && v->key_count == strlen(key) && !memcmp(v->key, key, v->key_count);
+}
 static bool data_is(const Json *v, const char *text) { return v->count == strlen(text) && !memcmp(v->str, text, v->count); }
 
 static const char *const data_type_name[] = {"null", "a truth value", "a truth value", "a number", "a string", "a list", "an object"};
@@ -4041,7 +4139,7 @@ static const Json *data_list(DataWork *w, const Json *v, const char *key) {
         size_t blank = strspn(v->str, " \t\r\n");
         JsonDoc doc;
         if (v->str[blank] == '[') {
-            if (!json_parse(&doc, v->str, v->count, key, 1, NULL) || w->nested_count == 4) {
+            if (!json_parse_row(&doc, v->str, v->count, key, 1, NULL) || w->nested_count == 4) {
                 data_row_fail(w, "write it with json.dumps, not with str",
                               "\"%s\" is text that begins like a list but is no JSON", key);
                 return NULL;
@@ -4420,10 +4518,36 @@ static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids) {
     return true;
 }
 
+/* A table that was written column by column, pandas' default: its one object must not pass for a row. */
+static bool data_by_column(DataWork *w) {
+    static const char *const text[] = {"prompt", "completion", "text", "instruction", "output", "messages",
+                                       "conversations"};
+    const Json *o = w->object, *first = o->child;
+    bool columns = first && (data_is_key(first, "0") || (json_get(o, "columns") && json_get(o, "data")));
+    for (size_t i = 0; i < sizeof text / sizeof *text && !columns; i++) {
+        const Json *v = json_get(o, text[i]), *below = v ? v->child : NULL;
+        columns = below && (v->type == JSON_OBJECT ? data_is_key(below, "0") : i < 5 && v->type == JSON_ARRAY &&
+                            below->type == JSON_STRING);
+    }
+    return columns && !data_row_fail(w, "write it as df.to_json(\"train.jsonl\", orient=\"records\", lines=True) does",
+                                     "a table column by column, not row by row");
+}
+
 static bool data_unknown_shape(DataWork *w) {
-    char keys[240];
+    char keys[240] = "";
     size_t n = 0;
-    keys[0] = 0;
+    if (json_get(w->object, "chosen") && json_get(w->object, "rejected"))
+        return data_row_fail(w,
+                             "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and completion",
+                             "preference data (chosen and rejected)");
+    for (const Json *k = w->object->child; k; k = k->next) {
+        if (k->type != JSON_ARRAY || !k->child || k->child->type != JSON_OBJECT) continue;
+        data_name(keys, 64, k->key, k->key_count);
+        if (json_get(k->child, "paragraphs")) return data_row_fail(w, "run data/convert squad on it",
+                                                                   "SQuAD's layout, not rows");
+        return data_row_fail(w, "write that list alone, or one of its rows a line",
+                             "no row, but a list of them under \"%s\"", keys);
+    }
     for (const Json *k = w->object->child; k; k = k->next) {
         char key[sizeof keys];
         data_name(key, sizeof key, k->key, k->key_count);
@@ -4444,6 +4568,7 @@ static bool data_example_of(DataWork *w, DataExample *e) {
         return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
     if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
     if (a) return data_shape_ids(w, e, a);
+    if (data_by_column(w)) return false;
     if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
     if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
     if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
@@ -4467,7 +4592,7 @@ static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample 
     JsonDoc doc = {NULL, NULL};
     w->row = &r->row[i];
     w->number = i + 1;
-    bool ok = w->row->object || json_parse(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
+    bool ok = w->row->object || json_parse_row(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
     w->object = w->row->object ? w->row->object : doc.root;
     if (ok) data_row_end(w, ok = data_example_of(w, e) && (!w->as_prompt || prompt_about(w)));
     json_free(&doc);

@@ -82,6 +82,8 @@ typedef struct JsonDoc { Json *root; void *memory; } JsonDoc;   /* owns everythi
    line number of the text's first line (1; larger for .jsonl). Malformed: "what; NAME:LINE:COLUMN; what to do", LINE and COLUMN from 1,
    columns in characters. On failure *doc is empty and needs no json_free. */
 bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
+/* The same for a row of data: NaN, Infinity and -Infinity, as Python writes the empty cells of a table, are null. */
+bool json_parse_row(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
 bool json_read(JsonDoc *doc, const char *path, Error *err);     /* the same for a whole file */
 void json_free(JsonDoc *doc);                                   /* also fine on an empty or zeroed doc */
 const Json *json_get(const Json *object, const char *key);      /* NULL if absent, or if object is NULL or not an object */
@@ -385,7 +387,14 @@ static size_t utf8_invalid(const char *s, size_t n) {
 
 enum { JSON_MAX_DEPTH = 256 };
 typedef struct JsonBlock { struct JsonBlock *next; size_t used, size; } JsonBlock;   /* size bytes follow the header */
-typedef struct JsonParser { const char *begin, *p, *end, *name; size_t first_line; int depth; JsonBlock *blocks; Error *err; } JsonParser;
+typedef struct JsonParser {
+    const char *begin, *p, *end, *name;
+    size_t first_line;
+    int depth;
+    bool row;                               /* NaN and its like are null */
+    JsonBlock *blocks;
+    Error *err;
+} JsonParser;
 
 static bool json_error(JsonParser *j, const char *at, const char *what, const char *todo) {
     size_t line = j->first_line, column = 1;
@@ -514,8 +523,10 @@ static bool json_word(JsonParser *j, Json *v) {
         if (left >= n && memcmp(j->p, words[i].word, n) == 0) { v->type = words[i].type; j->p += n; return true; }
     }
     for (int i = 0; i < 3; i++)
-        if (left >= strlen(nan_words[i]) && memcmp(j->p, nan_words[i], strlen(nan_words[i])) == 0)
+        if (left >= strlen(nan_words[i]) && memcmp(j->p, nan_words[i], strlen(nan_words[i])) == 0) {
+            if (j->row) { v->type = JSON_NULL; j->p += strlen(nan_words[i]); return true; }
             return json_error(j, j->p, "NaN and Infinity are not JSON", "write a number or null");
+        }
     if (left && (*j->p == '-' || (*j->p >= '0' && *j->p <= '9'))) return json_number(j, v);
     return json_error(j, j->p, left ? "unexpected character" : "unexpected end of text", "expected a JSON value here");
 }
@@ -557,9 +568,11 @@ static bool json_value(JsonParser *j, Json *v) {
     }
 }
 
-bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err) {
+static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, bool row,
+                          Error *err) {
     JsonParser j;
     memset(&j, 0, sizeof j);
+    j.row = row;
     j.begin = j.p = text ? text : ""; j.end = j.begin + bytes; j.name = name ? name : "JSON"; j.first_line = first_line; j.err = err;
     doc->root = NULL; doc->memory = NULL;
     size_t bad = utf8_invalid(j.begin, bytes);
@@ -582,6 +595,13 @@ bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, 
     doc->memory = j.blocks;
     if (!ok) json_free(doc);
     return ok;
+}
+
+bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err) {
+    return json_document(doc, text, bytes, name, first_line, false, err);
+}
+bool json_parse_row(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err) {
+    return json_document(doc, text, bytes, name, first_line, true, err);
 }
 
 bool json_read(JsonDoc *doc, const char *path, Error *err) {

@@ -307,6 +307,13 @@ static void test_shapes(void) {
     expect(".json that is JSON lines", "a.json", "{\"text\":\"x\"}\n{\"text\":\"y\"}\n", plain, o, "[x<|im_end|>]");
     expect("unknown ending: array by its first byte", "a.data", "[{\"text\":\"x\"}]", plain, o, "[x<|im_end|>]");
     expect("unknown ending: CSV by its first byte", "a.data", "text\nx\n", plain, o, "[x<|im_end|>]");
+    expect("objects spread over lines", "a.jsonl", "{\n  \"text\":\n  \"x}\\\"{\"\n}\r\n{\"text\":\"y\"}", plain, o,
+           "[x}\"{<|im_end|>]");
+    expect("one object spread over lines, .json", "a.json", "{\n \"prompt\": \"p\",\n \"completion\": \"c\"\n}\n",
+           plain, o, "p[c<|im_end|>]");
+    expect("NaN is an empty cell", "a.jsonl",
+           "{\"instruction\":\"i\",\"input\":NaN,\"output\":\"o\",\"score\":-Infinity}", plain, o,
+           USER("i") "[o<|im_end|>]\n");
     expect("byte order mark in .jsonl", "a.jsonl", "\xEF\xBB\xBF{\"text\":\"x\"}", plain, o, "[x<|im_end|>]");
     expect("byte order mark in .json", "a.json", "\xEF\xBB\xBF[{\"text\":\"x\"}]", plain, o, "[x<|im_end|>]");
 }
@@ -538,8 +545,29 @@ static void test_csv(void) {
     expect("CSV: spaces belong to the field", "a.csv", "text\n a \n", plain, o, "[ a <|im_end|>]");
     expect("CSV: a file that ends with a closing quote", "a.csv", "text\n\"ab\"", plain, o, "[ab<|im_end|>]");
     expect("CSV: empty quoted fields", "a.csv", "instruction,input,output\ni,\"\",o\n", plain, o, USER("i") "[o<|im_end|>]\n");
+    expect("CSV: semicolons", "a.csv", "prompt;completion\r\n\"a;b\";c,d\r\n", plain, o, "a;b[c,d<|im_end|>]");
+    expect("CSV: a comma wins", "a.csv", "text,a;b\nx;y,1\n", plain, o, "[x;y<|im_end|>]");
+    expect("CSV: tabs", "a.csv", "prompt\tcompletion\nHi\t a;b\n", plain, o, "Hi[ a;b<|im_end|>]");
+    expect(".tsv", "a.tsv", "prompt\tcompletion\na,b\tc\n", plain, o, "a,b[c<|im_end|>]");
+    expect("CSV: Excel's sep=", "a.csv", "\xEF\xBB\xBFsep=|\r\nprompt|completion\r\na,b|c\r\n", plain, o,
+           "a,b[c<|im_end|>]");
+    expect("CSV: names with blanks and capitals", "a.csv", "Prompt , COMPLETION\np,c\n", plain, o, "p[c<|im_end|>]");
+    expect_error("CSV: twice after all", "a.csv", "Text,text \na,b\n", plain, o, "two columns are named \"text\"",
+                 "a.csv:1;", NULL);
     Dataset d;
     Error err;
+    /* names are sorted, not compared with each other: else this takes a minute */
+    size_t n = 0;
+    char *wide = (char *)malloc(4 << 20);
+    for (int c = 0; c < 200000; c++) n += (size_t)sprintf(wide + n, c ? ",c%d" : "text", c);
+    n += (size_t)sprintf(wide + n, "\nx");
+    for (int c = 1; c < 200000; c++) wide[n++] = ',';
+    clock_t start = clock();
+    bool many = dataset_open(&d, write_bytes("wide.csv", wide, n), plain, &o, &err);
+    check(many && d.stats.unread.count == COLUMNS_UNREAD && d.stats.unread.more, "CSV: 200,000 columns (%.2f s)%s%s",
+          (double)(clock() - start) / CLOCKS_PER_SEC, many ? "" : ": ", many ? "" : err.text);
+    if (many) dataset_free(&d);
+    free(wide);
     bool ok = dataset_open(&d, write_text("rows.csv", "text\n\"\"\nab\n\n\"c\nd\"\n"), plain, &o, &err);
     check(ok && d.stats.rows == 3 && d.count == 2 && d.row[0] == 2 && d.row[1] == 3 && !strcmp(masked(&d, 1), "[c\nd<|im_end|>]"), "CSV: rows are numbered as records, an empty text has nothing to learn%s%s", ok ? "" : ": ", ok ? "" : err.text);
     if (ok) dataset_free(&d);
@@ -621,8 +649,34 @@ static void test_errors(void) {
     expect_error("bad JSON in an array", "a.json", "[{\"text\":\"x\"},\n {\"text\" \"x\"}]", plain, o, "a.json:2:", NULL, NULL);
     expect_error("an object that is not a row list", "a.json", "[1, 2]", plain, o, "the row is a number", "a.json row 1;", NULL);
     expect_error("a line that is an array", "a.jsonl", "{\"text\":\"x\"}\n[{\"text\":\"x\"}]", plain, o, "the row is a list", "a.jsonl row 2 (line 2)", NULL);
-    expect_error("an object over several lines", "a.json", "{\"data\": [\n{\"text\":\"x\"}]}", plain, o, "neither a list of rows nor a row on every line", "a.json", NULL);
+    expect_error("an object over several lines", "a.json", "{\"data\": [\n{\"text\":\"x\"}]}", plain, o,
+                 "a list of them under \"data\"", "a.json", NULL);
     expect_error("a Parquet file", "a.parquet", "PAR1xyz", plain, o, "a Parquet file", "a.parquet", "save it as .jsonl");
+    expect_error("a web page", "a.jsonl", "<!DOCTYPE html>", plain, o, "a web page", "a.jsonl", "raw or resolve");
+    expect_error("a workbook", "a.xlsx", "PK\3\4aaaaaaaaaaaaaaaaaaaaaaaaaa[Content_Types].xml", plain, o, "spreadsheet",
+                 "a.xlsx", "CSV UTF-8");
+    expect_error("UTF-16", "a.csv", "\xFF\xFEt", plain, o, "UTF-16", "a.csv", "UTF-8");
+    expect_error("text without rows", "a.txt", "Some text.\nMore of it.\n", plain, o, "neither JSON nor a table",
+                 "a.txt", "{\"text\": \"...\"}");
+    expect_error("pandas' default", "a.json", "{\"prompt\":{\"0\":\"a\"},\"completion\":{\"0\":\"b\"}}", plain, o,
+                 "a table column by column",
+                 "row 1", "orient=\"records\", lines=True");
+    expect_error("a dict of lists", "a.json", "{\"prompt\":[\"a\"],\"completion\":[\"b\"]}", plain, o,
+                 "a table column by column", "row 1",
+                 NULL);
+    expect_error("pandas' split", "a.json", "{\"columns\":[\"text\"],\"index\":[0],\"data\":[[\"x\"]]}", plain, o,
+                 "a table column by column",
+                 "row 1", NULL);
+    expect_error("pandas' index", "a.json", "{\"0\":{\"text\":\"x\"}}", plain, o, "a table column by column", "row 1",
+                 NULL);
+    expect_error("SQuAD", "a.json", "{\"version\":1,\"data\":[{\"paragraphs\":[]}]}", plain, o, "SQuAD's layout",
+                 "row 1",
+                 "data/convert squad");
+    expect_error("preference data", "a.jsonl", "{\"prompt\":\"a\",\"chosen\":\"b\",\"rejected\":\"c\"}", plain, o,
+                 "preference data", "row 1",
+                 "DPO is not there yet");
+    expect_error("an object that never ends", "a.jsonl", "{\"text\":\"x\"}\n{\"text\":\n{\"text\":\"x\"}\n", plain, o,
+                 "a.jsonl:2:", NULL, NULL);
     expect_error("a gzip file", "a.jsonl", "\x1F\x8B\x08x", plain, o, "a gzip file", "a.jsonl", "gunzip");
     expect_error("unknown keys", "a.jsonl", "{\"text\":\"x\"}\n\n{\"prompt\":\"x\",\"chosen\":\"y\"}", plain, o, "keys found: prompt, chosen", "row 2 (line 3)", "accepted are messages | conversations");
     expect_error("no keys", "a.jsonl", "{}", plain, o, "keys found: none", "row 1", NULL);
