@@ -558,6 +558,8 @@ typedef struct TrainResult {
     int64_t best_step, skipped;             /* the best evaluation (0: none) and the adapter saved is its, with load_best_model_at_end; steps left out */
     double best_metric, first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
     bool stopped, early_stopped;            /* by the hook; by patience */
+    double total_flos, samples;             /* as trainer_state.json has them; examples seen */
+    double accuracy, entropy;               /* of the last evaluation; without one, of the last training record */
     char checkpoint[4096];                  /* the last one written, or "" */
 } TrainResult;
 
@@ -1482,7 +1484,7 @@ double backend_ceiling(void) {              /* every thread multiplies and adds 
     }
     return best;
 }
-size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > backend_taken ? r - backend_taken : r; }
+size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > backend_taken ? r - backend_taken : 0; }
 bool table_is_packed(void) { return false; }
 void backend_describe(char *text, size_t bytes) {
     const char *vectors = VL == 16 ? "AVX-512" : VL == 8 ? "AVX2" : "128-bit vectors";
@@ -5261,6 +5263,7 @@ typedef struct Run {
     int64_t window_steps, window_micro;
     double train_loss, training, window_seconds, window_flops;
     double flops, ceiling;                  /* since the start of the process; of the machine */
+    double padded, step_padded;             /* tokens of all steps and of this one, had their batches been padded */
 } Run;
 
 static void run_warn(const Run *run, const char *format, ...) {
@@ -5289,6 +5292,31 @@ static void run_log(Run *run, const LogRecord *r) {
     if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
 }
 
+/* What transformers calls total_flos: 6 operations for every token of the batches, padding included, and every parameter
+   but the embedding's (trainer.py, floating_point_ops). Packed rows it does not pad either. */
+static double padded_tokens(const Run *run, const Batch *b) {
+    int longest = 0;
+    for (int s = 0; s < b->S; s++) {
+        int length = b->cu_seqlens[s + 1] - b->cu_seqlens[s];
+        if (length > longest) longest = length;
+    }
+    return run->o->data_options.packing ? (double)b->N : (double)b->S * (double)longest;
+}
+static double total_flos(const Run *run) {
+    const Model *m = run->model;
+    const ModelConfig *c = &m->config;
+    double count = (double)c->hidden_size + (double)m->param_count;
+    if (!c->tie_word_embeddings) count += (double)c->vocab_size * (double)c->hidden_size;
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        count += 2 * (double)c->hidden_size + (m->layers[l].q_norm ? 2 * (double)c->head_dim : 0);
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            const Linear *p = &m->layers[l].linear[j];
+            count += (double)p->out * ((double)p->in + (p->bias ? 1 : 0));
+        }
+    }
+    return 6 * run->padded * count;
+}
+
 static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *plan = &run->plan;
@@ -5307,12 +5335,13 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
              run->epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
     for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
     double runtime = fmax(result->seconds, 1e-9), samples = plan->steps_per_epoch ? (double)step / (double)plan->steps_per_epoch * (double)run->train.slots : 0;
-    text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": 0.0", arrlen(history) ? "," : "",
-             (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime);
+    text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": %.1f", arrlen(history) ? "," : "",
+             (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime, total_flos(run));
     if (run->window_micro) text_add(&t, ", \"mean_token_accuracy\": %.9g, \"entropy\": %.9g, \"num_tokens\": %lld", run->window.mean_token_accuracy / (double)run->window_micro, run->window.entropy / (double)run->window_micro,
                                     (long long)run->num_tokens);            /* TRL adds what came after the last log line */
-    text_add(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": 0,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": 0.0,\n"
-             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps, (long long)plan->epochs, o->save_steps, o->per_device_train_batch_size);
+    text_add(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": %lld,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": %.1f,\n"
+             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps,
+             (long long)run->num_tokens, (long long)plan->epochs, o->save_steps, total_flos(run), o->per_device_train_batch_size);
     return text_write(&t, folder, "trainer_state.json", err);
 }
 
@@ -5359,12 +5388,14 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, L
     float dloss = labelled ? 1.0f / (float)labelled : 0;
     double loss = 0;
     memset(r, 0, sizeof *r);
+    run->step_padded = 0;
     adapter_zero_grad(m);
     for (int64_t first = begin; first < end; first += size, call.micro_batch++) {
         batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
         LossStats s = model_step(m, b, call, dloss, true, NULL);
         r->num_tokens += b->N;
         run->flops += model_flops(m, b);
+        run->step_padded += padded_tokens(run, b);
         if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
         loss += s.loss_sum;
         r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
@@ -5428,6 +5459,7 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     memset(&call, 0, sizeof call);
     call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
     slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
+    run->padded += run->step_padded;
     while (isfinite(r->loss) && !isfinite(r->grad_norm) && m->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
         m->loss_scale /= 2;
         m->scale_age = 0;
@@ -5644,7 +5676,8 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     free(moments[0]);
     free(moments[1]);
     Text t = {NULL}, file = {NULL};
-    text_add(&t, "  \"format\": %d, \"files_changed\": %lld,\n", CHECKPOINT_FORMAT, (long long)run->files_changed);
+    text_add(&t, "  \"format\": %d, \"files_changed\": %lld, \"padded\": %.0f,\n", CHECKPOINT_FORMAT,
+             (long long)run->files_changed, run->padded);
     text_add(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
              (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (long long)run->skipped, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
     text_add(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
@@ -5756,6 +5789,7 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
         m->loss_scale = (float)checkpoint_count(root, "loss_scale", LOSS_SCALE_MAX, &whole);
         whole = whole && m->loss_scale >= 1;
         run->num_tokens = checkpoint_count(root, "num_tokens", 0x1p53, &whole);
+        run->padded = (double)checkpoint_count(root, "padded", 0x1p53, &whole);
         run->window_steps = checkpoint_count(root, "window_steps", 0x1p53, &whole);
         run->window_micro = checkpoint_count(root, "window_micro", 0x1p53, &whole);
         run->skipped = checkpoint_count(root, "skipped", (double)run->step, &whole);
