@@ -5302,6 +5302,10 @@ static double padded_tokens(const Run *run, const Batch *b) {
     }
     return run->o->data_options.packing ? (double)b->N : (double)b->S * (double)longest;
 }
+static double samples_seen(const Run *run) {
+    const RunPlan *p = &run->plan;
+    return p->steps_per_epoch ? (double)run->step / (double)p->steps_per_epoch * (double)run->train.slots : 0;
+}
 static double total_flos(const Run *run) {
     const Model *m = run->model;
     const ModelConfig *c = &m->config;
@@ -5334,7 +5338,7 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
     text_add(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
              run->epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
     for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
-    double runtime = fmax(result->seconds, 1e-9), samples = plan->steps_per_epoch ? (double)step / (double)plan->steps_per_epoch * (double)run->train.slots : 0;
+    double runtime = fmax(result->seconds, 1e-9), samples = samples_seen(run);
     text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": %.1f", arrlen(history) ? "," : "",
              (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime, total_flos(run));
     if (run->window_micro) text_add(&t, ", \"mean_token_accuracy\": %.9g, \"entropy\": %.9g, \"num_tokens\": %lld", run->window.mean_token_accuracy / (double)run->window_micro, run->window.entropy / (double)run->window_micro,
@@ -6065,6 +6069,12 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     const char *before_name;
     size_t before;
     if (!backend_open(&config, run->plan_only ? NULL : err) && !run->plan_only) return false;      /* a plan needs no device, but takes the one that is there */
+    if (run->model != &run->own) {          /* what an earlier run over this model has left is not this one's */
+        adapter_drop(run->model);
+        backend_free(run->model->arena, run->model->arena_bytes);
+        run->model->arena = NULL;
+        run->model->arena_bytes = 0;
+    }
     before = backend_overhead(&before_name);
     run->model->loss_scale = LORA_LOSS_SCALE;
     run->model->scale_age = 0;
@@ -6093,7 +6103,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.hooks = hooks;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
-    result->first_eval_loss = result->last_eval_loss = NAN;
+    result->first_eval_loss = result->last_eval_loss = result->accuracy = result->entropy = NAN;
     bool ok = run_open(&run, result, err);
     char to[PATH_MAX];
     path_join(to, sizeof to, o->output, "log.jsonl");
@@ -6105,6 +6115,14 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
         ok = train_loop(&run, result, err);
         result->steps = run.step;
+        result->total_flos = total_flos(&run);
+        result->samples = samples_seen(&run);
+        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
+            const LogRecord *r = &run.history[i];
+            if (run.eval.slots && !r->eval) continue;
+            result->accuracy = r->mean_token_accuracy;
+            result->entropy = r->entropy;
+        }
         result->seconds = seconds_now() - run.start;
         ok = ok && run_save(&run, result, err);
     }

@@ -1999,7 +1999,8 @@ static const Option option_table[] = {
      "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, "
      "_MESSAGE in its environment"},
     {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, TRAIN,
-     "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times"},
+     "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times; values with "
+     "commas in them are separated by ';', as 'target_modules=q,v;all-linear'"},
     {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, TRAIN, "list the runs of a --sweep and stop"},
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Answers: generate, evaluate, compare, merge"},
     {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, INSPECT | ANSWERS | MERGE,
@@ -3187,36 +3188,77 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
    fails on its way (a learning rate that diverges) costs itself alone; one that cannot even begin ends the sweep.
    ================================================================================================================================================ */
 
-typedef struct SweepRun { char name[256]; uint64_t options; bool done, failed; double eval_loss, train_loss, seconds; int64_t steps; } SweepRun;
+enum { SWEEP_NUMBERS = 10 };
+static const char *const sweep_number[SWEEP_NUMBERS] = {
+    "eval_loss", "train_loss", "mean_token_accuracy", "entropy", "train_samples_per_second", "train_steps_per_second",
+    "total_flos", "best_metric", "steps", "seconds"};
+enum { SWEEP_EVAL, SWEEP_TRAIN, SWEEP_ACCURACY, SWEEP_ENTROPY, SWEEP_SAMPLES, SWEEP_RATE, SWEEP_FLOS, SWEEP_BEST,
+       SWEEP_STEPS, SWEEP_SECONDS };
+typedef struct SweepRun {
+    char *name, **value;                    /* of its folder; [axes] as typed */
+    uint64_t options;                       /* a hash: the same run? */
+    bool done, failed;
+    double number[SWEEP_NUMBERS];           /* NAN: there is none */
+} SweepRun;
 
-/* The options of combination `number` (the last --sweep varies fastest), and its name: "learning_rate-1e-4_warmup_steps-490". */
-static Options sweep_options(const Options *o, int number, SweepRun *run) {
+/* "name=a,b,c", or "name=q,v;q,k,v,o;all-linear" where a value has commas itself. */
+typedef struct SweepAxis { const Option *option; char **value; } SweepAxis;      /* value: stb_ds array */
+static SweepAxis sweep_axis(const Options *o, const char *word) {
+    static const char *const fixed[] = {"model", "output", "fallback-output", "resume", "resume-force", "config",
+                                        "sweep", "dry-run", "threads", "on-finish", "token-cache"};
+    const char *equals = strchr(word, '=');
+    SweepAxis axis = {NULL, NULL};
+    char name[64];
+    if (!equals || !equals[1]) usage_error("bad --sweep '%s'; command line; write it as learning_rate=5e-5,1e-4", word);
+    option_name(name, sizeof name, word);
+    if (strchr(name, '=')) *strchr(name, '=') = 0;
+    axis.option = option_or_die(name, o->verb, "--sweep", false);
+    for (size_t k = 0; k < sizeof fixed / sizeof *fixed; k++)
+        if (!strcmp(name, fixed[k]))
+            usage_error("--%s cannot vary within a sweep; --sweep; start one run after the other instead", name);
+    const char *between = strchr(equals, ';') ? ";" : ",";
+    for (const char *c = equals + 1; ; c += strcspn(c, between) + 1) {
+        size_t n = strcspn(c, between);
+        if (!n) usage_error("an empty value in '%s'; --sweep; write it as %s=A%sB", word, name, between);
+        char *value = copy_string(c);
+        value[n] = 0;
+        arrput(axis.value, value);
+        if (!c[n]) break;
+    }
+    return axis;
+}
+
+/* The options of combination `number` (the last axis varies fastest), and its name, which is a folder's:
+   "learning_rate-1e-4_warmup_steps-490"; a long one ends in a hash. */
+static Options sweep_options(const Options *o, const SweepAxis *axes, int number, SweepRun *run) {
+    enum { LONGEST = 200 };
     Options own = *o;
+    Text name = {NULL};
     own.sweep = NULL;
     own.command = NULL;
     memset(run, 0, sizeof *run);
-    for (ptrdiff_t i = arrlen(o->sweep) - 1; i >= 0; i--) {
-        char word[512], name[64], earlier[256];
-        snprintf(word, sizeof word, "%s", o->sweep[i]);
-        char *value = strchr(word, '=');
-        if (!value || !value[1]) usage_error("bad --sweep '%s'; command line; write it as learning_rate=5e-5,1e-4", o->sweep[i]);
-        *value++ = 0;
-        option_name(name, sizeof name, word);
-        const Option *d = option_or_die(name, o->verb, "--sweep", false);
-        static const char *const fixed[] = {"model", "data", "output", "resume", "config", "sweep", "dry-run", "threads", "on-finish"};
-        for (size_t k = 0; k < sizeof fixed / sizeof *fixed; k++) if (!strcmp(name, fixed[k])) usage_error("--%s cannot vary within a sweep; --sweep; start one run after the other instead", name);
-        int values = 1;
-        for (char *c = value; *c; c++) values += *c == ',';
-        int pick = number % values;
-        number /= values;
-        while (pick--) value = strchr(value, ',') + 1;
-        value[strcspn(value, ",")] = 0;
-        option_set(&own, d, copy_string(value), "--sweep");
-        snprintf(earlier, sizeof earlier, "%s", run->name);
-        for (char *c = name; *c; c++) if (*c == '-') *c = '_';
-        snprintf(run->name, sizeof run->name, "%.60s-%.60s%s%.120s", name, value, *earlier ? "_" : "", earlier);
-        for (char *c = run->name; *c; c++) if (*c == '/' || *c == ' ') *c = '.';
+    run->value = (char **)must_alloc((size_t)arrlen(axes) * sizeof *run->value);
+    for (int i = 0; i < SWEEP_NUMBERS; i++) run->number[i] = NAN;
+    for (ptrdiff_t i = arrlen(axes) - 1; i >= 0; i--) {
+        run->value[i] = axes[i].value[number % (int)arrlen(axes[i].value)];
+        number /= (int)arrlen(axes[i].value);
     }
+    for (ptrdiff_t i = 0; i < arrlen(axes); i++) {
+        const Option *d = axes[i].option;
+        if (d->type == OPTION_LIST) *(const char ***)((char *)&own + d->offset) = NULL;    /* not the others' list */
+        option_set(&own, d, run->value[i], "--sweep");
+        text_add(&name, "%s%s-%s", i ? "_" : "", d->name, run->value[i]);
+        char *at = name.at + arrlen(name.at) - strlen(run->value[i]) - strlen(d->name) - 1;
+        for (char *c = at; c < at + strlen(d->name); c++) if (*c == '-') *c = '_';
+    }
+    for (char *c = name.at; *c; c++) if (*c == '/' || *c == ' ') *c = '.';
+    if (arrlen(name.at) > LONGEST) {
+        uint64_t rest = hash_bytes(HASH_START, name.at, (size_t)arrlen(name.at));
+        arrsetlen(name.at, LONGEST - 17);
+        text_add(&name, "-%016llx", (unsigned long long)rest);
+    }
+    run->name = copy_string(name.at);
+    text_free(&name);
     char *folder = (char *)must_alloc(PATH_MAX);
     path_join(folder, PATH_MAX, o->train.output, run->name);
     own.train.output = folder;
@@ -3233,53 +3275,141 @@ static void sweep_read(SweepRun *runs, int count, const char *path) {
     if (access(path, R_OK) || !json_read(&doc, path, NULL)) return;
     const Json *list = json_get(doc.root, "runs");
     for (const Json *j = list ? list->child : NULL; j; j = j->next) {
-        const Json *name = json_get(j, "name"), *options = json_get(j, "options"), *train = json_get(j, "train_loss"), *eval = json_get(j, "eval_loss"), *steps = json_get(j, "steps"), *seconds = json_get(j, "seconds");
-        for (int i = 0; i < count && name && name->type == JSON_STRING && options && options->type == JSON_STRING && train && eval && steps && seconds; i++) {
+        const Json *name = json_get(j, "name"), *options = json_get(j, "options");
+        if (!name || name->type != JSON_STRING || !options || options->type != JSON_STRING) continue;
+        for (int i = 0; i < count; i++) {
             if (strcmp(runs[i].name, name->str) || runs[i].options != strtoull(options->str, NULL, 16)) continue;
-            runs[i].done = true;
-            runs[i].train_loss = train->number; runs[i].steps = (int64_t)steps->number; runs[i].seconds = seconds->number;
-            runs[i].eval_loss = eval->type == JSON_NUMBER ? eval->number : NAN;
+            const Json *train = json_get(j, "train_loss");
+            runs[i].done = train && train->type == JSON_NUMBER;
+            for (int k = 0; k < SWEEP_NUMBERS; k++) {
+                const Json *number = json_get(j, sweep_number[k]);
+                runs[i].number[k] = number && number->type == JSON_NUMBER ? number->number : NAN;
+            }
         }
     }
     json_free(&doc);
 }
-static bool sweep_write(const SweepRun *runs, int count, const char *folder, Error *err) {
-    Text t = {NULL};
-    text_add(&t, "{\"runs\": [");
-    const char *comma = "\n";
-    for (int i = 0; i < count; i++) {
-        if (!runs[i].done) continue;
-        text_add(&t, "%s  {\"name\": ", comma);
-        text_add_json_string(&t, runs[i].name);
-        text_add(&t, isfinite(runs[i].eval_loss) ? ", \"eval_loss\": %.9g" : ", \"eval_loss\": null", runs[i].eval_loss);
-        text_add(&t, ", \"train_loss\": %.9g, \"steps\": %lld, \"seconds\": %.1f, \"options\": \"%016llx\"}", runs[i].train_loss, (long long)runs[i].steps, runs[i].seconds, (unsigned long long)runs[i].options);
-        comma = ",\n";
-    }
-    text_add(&t, "\n]}\n");
-    return text_write(&t, folder, "sweep.json", err);
-}
+
 /* The lowest evaluation loss first; without evaluation the lowest training loss; what is not done last. */
 static int sweep_compare(const void *a, const void *b) {
     const SweepRun *x = (const SweepRun *)a, *y = (const SweepRun *)b;
     if (x->done != y->done) return x->done ? -1 : 1;
-    double p = isfinite(x->eval_loss) ? x->eval_loss : x->train_loss, q = isfinite(y->eval_loss) ? y->eval_loss : y->train_loss;
+    double p = isfinite(x->number[SWEEP_EVAL]) ? x->number[SWEEP_EVAL] : x->number[SWEEP_TRAIN];
+    double q = isfinite(y->number[SWEEP_EVAL]) ? y->number[SWEEP_EVAL] : y->number[SWEEP_TRAIN];
     return p < q ? -1 : p > q;
+}
+
+/* A cell of sweep.csv. A spreadsheet would run what begins like a formula: an apostrophe goes in front. */
+static void csv_add(Text *t, const char *value) {
+    bool number = strspn(value, "0123456789.eE+-") == strlen(value);
+    text_add(t, !number && strchr("=+-@", *value) ? "\"'" : "\"");
+    for (const char *c = value; *c; c++) text_add(t, *c == '"' ? "\"\"" : "%c", *c);
+    text_add(t, "\"");
+}
+/* sweep.json (what is done: how a sweep goes on), sweep.csv and sweep.html: a column an axis, then the numbers. */
+static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, const char *folder, Error *err) {
+    Text json = {NULL}, csv = {NULL}, page = {NULL};
+    char path[PATH_MAX], updated[32];
+    const char *comma = "\n";
+    SweepRun *sorted = (SweepRun *)must_alloc((size_t)count * sizeof *sorted);
+    memcpy(sorted, runs, (size_t)count * sizeof *sorted);
+    qsort(sorted, (size_t)count, sizeof *sorted, sweep_compare);
+    time_text(updated, sizeof updated);
+    text_add(&csv, "name");
+    text_add(&json, "{\"axes\": [");
+    for (ptrdiff_t i = 0; i < arrlen(axes); i++) {
+        text_add(&json, i ? ", \"%s\"" : "\"%s\"", axes[i].option->name);
+        text_add(&csv, ",%s", axes[i].option->name);
+    }
+    for (int k = 0; k < SWEEP_NUMBERS; k++) text_add(&csv, ",%s", sweep_number[k]);
+    text_add(&csv, "\n");
+    text_add(&json, "], \"runs\": [");
+    for (int i = 0; i < count; i++) {
+        const SweepRun *r = &sorted[i];
+        if (!r->done) continue;
+        text_add(&json, "%s  {\"name\": ", comma);
+        text_add_json_string(&json, r->name);
+        csv_add(&csv, r->name);
+        text_add(&json, ", \"values\": [");
+        for (ptrdiff_t a = 0; a < arrlen(axes); a++) {
+            text_add(&json, a ? ", " : "");
+            text_add_json_string(&json, r->value[a]);
+            text_add(&csv, ",");
+            csv_add(&csv, r->value[a]);
+        }
+        text_add(&json, "]");
+        for (int k = 0; k < SWEEP_NUMBERS; k++) {
+            bool is = isfinite(r->number[k]);
+            text_add(&json, is ? ", \"%s\": %.9g" : ", \"%s\": null", sweep_number[k], r->number[k]);
+            text_add(&csv, is ? ",%.9g" : ",", r->number[k]);
+        }
+        text_add(&json, ", \"options\": \"%016llx\"}", (unsigned long long)r->options);
+        text_add(&csv, "\n");
+        comma = ",\n";
+    }
+    text_add(&json, "\n], \"count\": %d", count);
+    text_member(&json, "title", folder);
+    text_member(&json, "updated", updated);
+    text_add(&json, "}\n");
+    free(sorted);
+    text_add(&page, "%s", json.at);
+    path_join(path, sizeof path, folder, "sweep.html");
+    bool ok = text_write(&json, folder, "sweep.json", err) && text_write(&csv, folder, "sweep.csv", err) &&
+              page_write(path, sweep_page, &page, err);
+    text_free(&page);
+    return ok;
+}
+
+static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) {
+    static const char *const heads[SWEEP_NUMBERS] = {"eval loss", "train loss", "accuracy", "entropy", "samples/s",
+                                                     "steps/s", "total_flos", NULL, "steps", "time"};
+    char cell[64];
+    printf("\n");
+    for (int i = -1; i < count; i++) {
+        for (ptrdiff_t a = 0; a < arrlen(axes); a++) {                 /* a column is as wide as its widest value */
+            size_t width = strlen(axes[a].option->name);
+            for (ptrdiff_t v = 0; v < arrlen(axes[a].value); v++)
+                if (strlen(axes[a].value[v]) > width) width = strlen(axes[a].value[v]);
+            printf("%-*s  ", (int)width, i < 0 ? axes[a].option->name : runs[i].value[a]);
+        }
+        for (int k = 0; k < SWEEP_NUMBERS && i >= 0 && runs[i].done; k++) {
+            double v = runs[i].number[k];
+            if (!heads[k]) continue;
+            if (!isfinite(v)) snprintf(cell, sizeof cell, "-");
+            else if (k == SWEEP_SECONDS) duration_text(cell, sizeof cell, v);
+            else {
+                const char *format = k == SWEEP_STEPS ? "%.0f" : k == SWEEP_FLOS ? "%.2e" : k < SWEEP_SAMPLES ? "%.4f" : "%.2f";
+                snprintf(cell, sizeof cell, format, v);
+            }
+            printf(" %10s", cell);
+        }
+        for (int k = 0; k < SWEEP_NUMBERS && i < 0; k++) if (heads[k]) printf(" %10s", heads[k]);
+        if (i >= 0 && !runs[i].done) printf(" %s", runs[i].failed ? "failed" : "not done");
+        printf("\n");
+    }
 }
 
 static int verb_sweep(Options *o) {
     Error err;
     int count = 1, status = 0;
+    SweepAxis *axes = NULL;                 /* stb_ds array */
     for (ptrdiff_t i = 0; i < arrlen(o->sweep); i++) {
-        int values = 1;
-        for (const char *c = o->sweep[i]; *c; c++) values += *c == ',';
-        if (count > 10000 / values) usage_error("more than 10000 runs; --sweep; vary less at a time");
-        count *= values;
+        SweepAxis axis = sweep_axis(o, o->sweep[i]);
+        if (count > 10000 / (int)arrlen(axis.value)) usage_error("more than 10000 runs; --sweep; vary less at a time");
+        for (ptrdiff_t k = 0; k < i; k++)
+            if (axes[k].option == axis.option)
+                usage_error("--%s is swept twice; --sweep; give all its values at once", axis.option->name);
+        count *= (int)arrlen(axis.value);
+        arrput(axes, axis);
     }
     SweepRun *runs = (SweepRun *)must_alloc((size_t)count * sizeof *runs);
-    char path[PATH_MAX], time[32];
+    char path[PATH_MAX];
     path_join(path, sizeof path, o->train.output, "sweep.json");
-    for (int i = 0; i < count; i++) sweep_options(o, i, &runs[i]);
-    for (int i = 0; i < count; i++) for (int k = 0; k < i; k++) if (!strcmp(runs[i].name, runs[k].name)) usage_error("two runs are called %s; --sweep; give every value once", runs[i].name);
+    for (int i = 0; i < count; i++) sweep_options(o, axes, i, &runs[i]);
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < i; k++)
+            if (!strcmp(runs[i].name, runs[k].name))
+                usage_error("two runs are called %s; --sweep; give every value once", runs[i].name);
     sweep_read(runs, count, path);
     if (!o->dry_run) print_version();
     Model model;
@@ -3287,32 +3417,32 @@ static int verb_sweep(Options *o) {
     for (int i = 0; i < count && !status; i++) {
         SweepRun ignored;
         TrainResult result;
-        printf("%srun %d of %d: %s%s\n", i && !o->dry_run ? "\n" : "", i + 1, count, runs[i].name, runs[i].done ? ", done before" : "");
+        const char *before = runs[i].done ? ", done before" : "";
+        printf("%srun %d of %d: %s%s\n", i && !o->dry_run ? "\n" : "", i + 1, count, runs[i].name, before);
         if (o->dry_run || runs[i].done) continue;
-        Options own = sweep_options(o, i, &ignored);
+        Options own = sweep_options(o, axes, i, &ignored);
         if (!model.folder && !model_open(&model, o->train.model, &err)) return failed(&err);
-        if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted last time */
+        if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted */
         status = verb_train(&own, false, &model, &result);
         runs[i].failed = status == 1 && result.steps > 0;
         if (runs[i].failed) { status = 0; continue; }
         if (status) break;
         runs[i].done = true;
-        runs[i].eval_loss = own.train.load_best_model_at_end && result.best_step && !own.metric ? result.best_metric : result.last_eval_loss;
-        runs[i].train_loss = result.train_loss;
-        runs[i].steps = result.steps;
-        runs[i].seconds = result.seconds;
-        if (!sweep_write(runs, count, o->train.output, &err)) status = failed(&err);
+        double seconds = fmax(result.seconds, 1e-9), best = result.best_step ? result.best_metric : NAN;
+        bool saved_best = own.train.load_best_model_at_end && result.best_step && !own.metric;
+        const double numbers[SWEEP_NUMBERS] = {
+            saved_best ? best : result.last_eval_loss, result.train_loss, result.accuracy, result.entropy,
+            result.samples / seconds, (double)result.steps / seconds, result.total_flos, best, (double)result.steps,
+            result.seconds};
+        memcpy(runs[i].number, numbers, sizeof numbers);
+        if (!sweep_write(runs, count, axes, o->train.output, &err)) status = failed(&err);
     }
     model_close(&model);
     if (!o->dry_run) {
         qsort(runs, (size_t)count, sizeof *runs, sweep_compare);
-        printf("\n%-48s %10s %10s %8s %9s\n", "run", "eval loss", "train loss", "steps", "time");
-        for (int i = 0; i < count; i++) {
-            if (runs[i].failed && !status) status = 1;
-            if (!runs[i].done) printf("%-48s %s\n", runs[i].name, runs[i].failed ? "failed" : "not done");
-            else if (isfinite(runs[i].eval_loss)) printf("%-48s %10.4f %10.4f %8lld %9s\n", runs[i].name, runs[i].eval_loss, runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
-            else printf("%-48s %10s %10.4f %8lld %9s\n", runs[i].name, "-", runs[i].train_loss, (long long)runs[i].steps, duration_text(time, sizeof time, runs[i].seconds));
-        }
+        for (int i = 0; i < count; i++) if (runs[i].failed && !status) status = 1;
+        sweep_print(runs, count, axes);
+        printf("\ntable    %s/sweep.html, sweep.csv and sweep.json\n", o->train.output);
         if (status >= 128) printf("to go on %s\n", o->command);
     }
     free(runs);

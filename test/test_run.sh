@@ -109,13 +109,24 @@ CRASH_AT=1500 build/crashing "${sweep[@]}" --output "$work/sweep" >"$work/log" 2
 verdict "$([ $? = 137 ]; echo $?)" "a sweep that is killed"
 run "${sweep[@]}" --output "$work/sweep"
 verdict "$([ $? = 0 ] && [ "$(has 'done before')" = 0 ] && [ "$(grep -c '"name"' "$work/sweep/sweep.json")" = 4 ]; echo $?)" "started again it does the rest: $(grep -c 'done before' "$work/log") done before, $(grep -o 'resumed at step [0-9]*' "$work/log" | tr '\n' ' ')"
-verdict "$(tail -n 4 "$work/log" | awk '{ print $2 }' | sort -cg 2>/dev/null; echo $?)" "the table is sorted by evaluation loss: $(tail -n 4 "$work/log" | awk '{ print $2 }' | tr '\n' ' ')"
+table() { sed -n '/^[a-z-]* .*eval loss/,/^$/p' "$work/log"; }
+verdict "$([ "$(table | head -n 1 | awk '{ print $1, $2 }')" = "learning-rate lora-r" ] && [ "$(table | grep -c '^[15]e-3')" = 4 ] && table | awk 'NF == 11 { print $3 }' | sort -cg 2>/dev/null; echo $?)" "the table has a column an axis and is sorted by evaluation loss: $(table | awk 'NF == 11 { print $1, $2, $3 }' | tr '\n' ';')"
+verdict "$([ "$(wc -l <"$work/sweep/sweep.csv")" = 5 ] && head -n 1 "$work/sweep/sweep.csv" | grep -q '^name,learning-rate,lora-r,eval_loss,train_loss,mean_token_accuracy,entropy,train_samples_per_second,train_steps_per_second,total_flos,' && ! grep -q ',,' <(cut -d, -f1-10 "$work/sweep/sweep.csv") && ! grep -q '{{DATA}}' "$work/sweep/sweep.html" && grep -q '"values": \["5e-3", "8"\]' "$work/sweep/sweep.html"; echo $?)" "sweep.csv and sweep.html: $(sed -n 2p "$work/sweep/sweep.csv" | cut -c 1-100)"
 run --learning-rate 1e-3 --lora-r 8 --max-steps 20 --eval-on-start false --output "$work/single"
 cmp -s "$work/single/adapter_model.safetensors" "$work/sweep/learning_rate-1e-3_lora_r-8/adapter_model.safetensors"
 verdict $? "a run of the sweep is the same file as that run alone"
 run "${few[@]}" --sweep learning_rate=1e30,1e-3 --max-steps 6 --eval-on-start false --output "$work/diverging"
-verdict "$([ $? = 1 ] && [ "$(grep -c '^error: .* not finite' "$work/log")" = 1 ] && grep -q '^learning_rate-1e30 *failed' "$work/log" && [ -s "$work/diverging/learning_rate-1e-3/adapter_model.safetensors" ]; echo $?)" "a run of a sweep that diverges costs itself alone: $(grep 'failed' "$work/log" | tr -s ' ')"
+verdict "$([ $? = 1 ] && [ "$(grep -c '^error: .* not finite' "$work/log")" = 1 ] && grep -q '^1e30 *failed' "$work/log" && [ -s "$work/diverging/learning_rate-1e-3/adapter_model.safetensors" ]; echo $?)" "a run of a sweep that diverges costs itself alone: $(grep 'failed' "$work/log" | tr -s ' ')"
+sets=(--model data/base --max-train-samples 24 --max-length 64 --max-steps 1 --sweep 'target_modules=q,v;q,k,v,o;all-linear')
+run "${sets[@]}" --sweep data="$work/few.jsonl,data/hotel/train.jsonl" --data x --output "$work/sets"
+verdict "$([ $? = 0 ] && table | grep -q '^q,k,v,o  *data/hotel/train.jsonl ' && [ "$(grep -o '"target_modules": [^,]*' "$work"/sets/*all-linear*few*/run.json | wc -l)" = 1 ] && grep -q '"data": \["data/hotel/train.jsonl"\]' "$work"/sets/*q,v_*hotel*/run.json; echo $?)" "sets of modules and data files: $(table | awk 'NF > 5 { print $1 }' | tr '\n' ' ')"
+overhead=$(sed -n 's/^  program and data set *\([0-9]*\).*/\1/p' "$work/log" | sort -n | sed -n '1p;$p' | tr '\n' ' ')
+verdict "$([ "$(grep -c '^  program and data set' "$work/log")" = 6 ] && awk '{ exit !($2 < 2 * $1 + 4) }' <<<"$overhead"; echo $?)" "later runs do not count the earlier ones' memory: $overhead MiB at least and at most"
+run --sweep seed="$(seq -s, 100000000 100000099)" --dry-run --output "$work/never"
+verdict "$([ $? = 0 ] && [ "$(grep -c '^run ' "$work/log")" = 100 ] && grep -q '^run 100 of 100: seed-100000099$' "$work/log"; echo $?)" "a list of a thousand characters"
 refused "a sweep without values" "learning_rate=5e-5,1e-4" --sweep learning_rate
+refused "an empty value" "write it as" --sweep lora_r=4,,8
+refused "an axis twice" "all its values at once" --sweep lora_r=4 --sweep lora-r=8
 refused "a sweep of nothing known" "did you mean --lora-r" --sweep lora-rr=1,2
 refused "a sweep of the model" "one run after the other" --sweep model=a,b
 refused "the same value twice" "give every value once" --sweep lora-r=4,4
