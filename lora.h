@@ -432,7 +432,7 @@ typedef struct DataStats {
     int64_t tokens, labelled, longest, double_bos;
     int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
-    int64_t dated;                          /* Llama 3.2's chats with the template's own date, where transformers has today's */
+    int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
     DataColumns unread;
 } DataStats;
 
@@ -4299,8 +4299,8 @@ static size_t data_answers(const DataWork *w, size_t count) {
     return n;
 }
 
-/* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then the
-   options; the first that says something wins. A name that the template does not know is not read. */
+/* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then
+   the options; the first that says something wins. A name that the template does not know is not read. */
 static bool data_chat_options(DataWork *w, ChatOptions *o) {
     bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
     const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");

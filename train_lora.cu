@@ -2746,15 +2746,16 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
     printf("\n");
 }
 
-/* What a file brought and nobody will see: keys that nothing reads, what the chat template takes out of a conversation that goes
-   on, replies that --max-length cuts. */
+/* What a file brought and nobody will see: keys that nothing reads, what the chat template takes out of a conversation
+   that goes on, replies that --max-length cuts. */
 static void print_lost(FILE *to, const char *path, const DataColumns *unread, const DataStats *s,
                        const DataOptions *o) {
     char *columns = data_columns_text(unread);
     if (columns) fprintf(to, "columns not used: %s; %s\n", columns, path);
     free(columns);
     if (!s) return;
-    const struct { int64_t count; const char *what; } out[] = {{s->thoughts, "thought"}, {s->systems, "system message"}};
+    const struct { int64_t count; const char *what; } out[2] = {{s->thoughts, "thought"},
+                                                                {s->systems, "system message"}};
     for (int i = 0; i < 2; i++)
         if (out[i].count)
             fprintf(to, "note: the chat template leaves out %lld %s%s; %s%s\n", (long long)out[i].count, out[i].what,

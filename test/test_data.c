@@ -165,7 +165,8 @@ static void test_turns(void) {
     snprintf(row, sizeof row, thinks, ",\"chat_template_kwargs\":{\"enable_thinking\":true},\"enable_thinking\":false");
     expect_turns("a row's chat_template_kwargs, its enable_thinking, the option", row, plain, q, 2, split, 0, 0);
     snprintf(row, sizeof row, thinks, ",\"enable_thinking\":\"no\"");
-    expect_error("enable_thinking that is none", "a.jsonl", row, plain, q, "enable_thinking\" is a string", "row 1", NULL);
+    expect_error("enable_thinking that is none", "a.jsonl", row, plain, q, "\"enable_thinking\" is a string", "row 1",
+                 NULL);
 
     q.split_turns = false;
     expect("thinking off: the empty block is not learned (TRL)", "a.jsonl", plainly, plain, q,
@@ -201,8 +202,8 @@ static void test_turns(void) {
     check(ok && d.stats.dated == 1, "Llama 3.2: the old date is counted");
     if (ok) dataset_free(&d);
     l.chat_template = CHAT_LLAMA31;
-    snprintf(row, sizeof row, "%.*s,\"enable_thinking\":false,\"chat_template_kwargs\":{\"x\":1,\"enable_thinking\":true}}",
-             (int)sizeof plainly - 2, plainly);
+    snprintf(row, sizeof row, "%.*s,\"enable_thinking\":false,\"chat_template_kwargs\":"
+             "{\"x\":1,\"enable_thinking\":true}}", (int)sizeof plainly - 2, plainly);
     ok = dataset_open(&d, write_text("a.jsonl", row), with_bos, &l, &err);
     char *unread = ok ? data_columns_text(&d.stats.unread) : NULL;
     check(unread && !strcmp(unread, "chat_template_kwargs.enable_thinking (1 row), chat_template_kwargs.x (1 row), "

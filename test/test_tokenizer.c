@@ -117,6 +117,17 @@ static void test_utf8(void) {
         "\xF5\x80\x80\x80", "\x80", "\xE0\xB8", "\xC3(", "\xE0\xB8(", "\xF0\x9F\x98("};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         check(utf8_invalid(bad[i], strlen(bad[i])) == 0, "UTF-8: malformed is refused", bad[i]);
+    /* As Rust's from_utf8_lossy: what could have become a character is replaced as one. */
+    static const struct { const char *bytes; int replaced; } cut[] = {
+        {"\xE0\xB8", 1}, {"\xE0\x9F", 2}, {"\xE0\xA0", 1}, {"\xE1\x80", 1}, {"\xDF", 1}, {"\xC2", 1},
+        {"\xED\x9F", 1}, {"\xED\xA0", 2}, {"\xF0\x90\x80", 1}, {"\xF0\x8F", 2}, {"\xF4\x8F", 1}, {"\xF4\x90", 2},
+        {"\xEF\xBF", 1}, {"\xF5\x80", 2}, {"\xC1\x80", 2}};
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
+        TokBuf b = {NULL, 0, 0, false};
+        tok_lossy(&b, cut[i].bytes, strlen(cut[i].bytes));
+        check(b.n == 3 * (size_t)cut[i].replaced, "UTF-8: pieces of a character become as many U+FFFD as in Rust", cut[i].bytes);
+        free(b.p);
+    }
 }
 
 /* ---- vectors: {"text", "ids", "ids_special", "decoded" [, "decoded_skip", "covered"]} per line ---- */
