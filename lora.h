@@ -346,6 +346,8 @@ typedef struct Model {
 
 /* Opens a Hugging Face folder: config.json and the weights, each checked for name, shape, dtype and non-finite values, and brought into the backend's layout. The tokenizer is separate. */
 bool model_open(Model *m, const char *folder, Error *err);
+/* Opens its tokenizer; one whose ids go beyond the embedding that config.json tells of is refused. */
+bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err);
 /* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for adapter_attach and model_prepare without allocate: the memory plan. */
 bool model_plan(Model *m, const char *folder, Error *err);
 void model_close(Model *m);
@@ -613,7 +615,9 @@ typedef struct GenerateOptions {
     void (*on_answer)(void *user, size_t prompt);      /* NULL, or told whenever answers[prompt] is complete; in any
                                                           order */
 } GenerateOptions;
-/* Greedy with the options off; then, where the folder's generation_config.json says do_sample, its temperature, top_k, top_p, min_p, repetition_penalty. */
+/* Greedy with the options off; then the folder's generation_config.json: max_new_tokens, repetition_penalty and, where
+   it says do_sample, temperature, top_k, top_p, min_p. Out of range, or a field that would change answers: refused by
+   name. */
 bool generate_defaults(GenerateOptions *o, const char *folder, Error *err);
 
 typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Answer;      /* ids [count] without the stop token; stopped: false where max_new_tokens ended it */
@@ -1162,11 +1166,23 @@ static bool config_int(int *out, const Json *root, const char *key, int64_t low,
     *out = (int)v;
     return true;
 }
-static bool config_number(double *out, const Json *root, const char *key, double missing, const char *name, Error *err) {
+/* Number in [low, high]; absent or null: `missing`. */
+static bool config_range(double *out, const Json *root, const char *key, double low, double high, double missing,
+                         const char *name, Error *err) {
     const Json *j = json_get(root, key);
-    if (json_is_null(j)) { *out = missing; return true; }
-    if (j->type != JSON_NUMBER || !(j->number > 0) || j->number > 1e18) return fail(err, "field '%s' must be a positive number; %s; check the file", key, name);
+    *out = missing;
+    if (json_is_null(j)) return true;
+    if (j->type != JSON_NUMBER || !(j->number >= low && j->number <= high))
+        return fail(err, "field '%s' must be a number from %g to %g; %s; check the file", key, low, high, name);
     *out = j->number;
+    return true;
+}
+static bool config_number(double *out, const Json *root, const char *key, double missing, const char *name,
+                          Error *err) {
+    const Json *j = json_get(root, key);
+    if (!json_is_null(j) && (j->type != JSON_NUMBER || !(j->number > 0) || j->number > 1e18))
+        return fail(err, "field '%s' must be a positive number; %s; check the file", key, name);
+    *out = json_is_null(j) ? missing : j->number;
     return true;
 }
 static bool config_bool(bool *out, const Json *root, const char *key, bool missing, const char *name, Error *err) {
@@ -2418,6 +2434,17 @@ static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
     ok = ok && model_read_ends(m, err) && model_load_layers(m, err) && model_pack(m, err);
     if (!ok) model_close(m);
     return ok;
+}
+
+bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err) {
+    if (!(*t = tokenizer_open(folder, err))) return false;
+    int ids = tokenizer_vocab_size(*t);
+    if (ids <= c->vocab_size) return true;
+    tokenizer_free(*t);
+    *t = NULL;
+    return fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer "
+                     "belongs to "
+                     "another model", ids - 1, c->vocab_size, folder);
 }
 
 bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
@@ -5149,6 +5176,16 @@ static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, i
     }
 }
 
+/* An id beyond the embedding would be read from what lies behind it. */
+static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
+    for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
+        for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
+            if (d->ids[n] >= vocab)
+                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another "
+                                 "model",
+                            d->ids[n], vocab, path, (long long)d->row[e]);
+    return true;
+}
 bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
     LoraCall call;
     memset(&call, 0, sizeof call);
@@ -5156,15 +5193,17 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
     LossStats sum = {0, 0, 0, 0};
     double perplexities = 0, batches = 0;
     memset(result, 0, sizeof *result);
-    for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch_size) {
-        int64_t slots[4096];
-        int count = 0;
-        while (count < batch_size && count < 4096 && begin + count < (int64_t)d->slots) { slots[count] = begin + count; count++; }
-        batch_build(b, d, slots, count);
+    if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
+    int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);
+    for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
+    for (size_t begin = 0; begin < d->slots; begin += (size_t)batch_size) {
+        int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
+        batch_build(b, d, slots + begin, count);
         LossStats s = model_step(m, b, call, 0, false, b->row_loss);
         if (!isfinite(s.loss_sum)) {
             char where[256];
             model_explain_nonfinite(m, b, call, where, sizeof where);
+            free(slots);
             return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
         double of = s.tokens ? (double)s.tokens : 1;
@@ -5180,6 +5219,7 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
         }
         sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
     }
+    free(slots);
     double n = sum.tokens ? (double)sum.tokens : 1;
     result->accuracy /= fmax(batches, 1);
     result->entropy /= fmax(batches, 1);
@@ -5967,13 +6007,6 @@ static void run_close(Run *run) {
     if (run->model == &run->own) model_close(&run->own);
 }
 
-static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
-    for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
-        for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
-            if (d->ids[n] >= vocab) return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model", d->ids[n], vocab, path, (long long)d->row[e]);
-    return true;
-}
-
 /* The largest batch of the run, and its longest sequence. A plan without data has to assume full length. */
 static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *longest) {
     const TrainOptions *o = run->o;
@@ -6041,12 +6074,9 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
         if (fd < 0 || !(run->log = fdopen(fd, "w")))
             return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
     }
-    Tokenizer *t = file_exists(o->model, "tokenizer.json") ? tokenizer_open(o->model, err) : NULL;     /* rows of input_ids need none */
-    if (!t && file_exists(o->model, "tokenizer.json")) return false;
+    Tokenizer *t = NULL;                    /* rows of input_ids need none */
+    bool ok = !file_exists(o->model, "tokenizer.json") || model_tokenizer(&t, o->model, &config, err);
     run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
-    bool ok = true;
-    if (t && tokenizer_vocab_size(t) > config.vocab_size)
-        ok = fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer belongs to another model", tokenizer_vocab_size(t) - 1, config.vocab_size, o->model);
     DataOptions unpacked = o->data_options;
     unpacked.packing = false;
     unpacked.max_rows = o->max_train_samples;
@@ -6360,6 +6390,44 @@ void prompts_free(Prompts *p) {
 
 /* ---- sampling ------------------------------------------------------------------------------------------------------------------------------------- */
 
+/* Fields of generation_config.json that change answers and are not implemented, each with the number that turns it off
+   (beside null, false and nothing at all); the last four matter in sampling alone. */
+static const struct { const char *key; double off; } generation_unsupported[] = {
+    {"num_beams", 1}, {"num_beam_groups", 1}, {"num_return_sequences", 1}, {"penalty_alpha", 0},
+        {"diversity_penalty", 0},
+    {"no_repeat_ngram_size", 0}, {"encoder_no_repeat_ngram_size", 0}, {"encoder_repetition_penalty", 1},
+    {"guidance_scale", 1}, {"min_length", 0}, {"min_new_tokens", 0}, {"bad_words_ids", 0}, {"force_words_ids", 0},
+        {"constraints", 0},
+    {"sequence_bias", 0}, {"suppress_tokens", 0}, {"begin_suppress_tokens", 0}, {"forced_bos_token_id", -1},
+    {"forced_eos_token_id", -1}, {"exponential_decay_length_penalty", 0}, {"watermarking_config", 0},
+    {"dola_layers", 0}, {"token_healing", 0}, {"stop_strings", 0},
+    {"top_h", 1}, {"typical_p", 1}, {"epsilon_cutoff", 0}, {"eta_cutoff", 0}};
+
+static bool generation_config_parse(GenerateOptions *o, const Json *root, const char *name, Error *err) {
+    const size_t count = sizeof generation_unsupported / sizeof *generation_unsupported;
+    bool sample = false;
+    double top_k, length;
+    if (root->type != JSON_OBJECT) return fail(err, "not an object; %s; download the file again", name);
+    if (!config_bool(&sample, root, "do_sample", false, name, err) ||
+        !config_range(&o->repetition_penalty, root, "repetition_penalty", 1e-3, 1e3, 1, name, err) ||
+        !config_range(&length, root, "max_new_tokens", 1, 1e6, o->max_new_tokens, name, err)) return false;
+    o->max_new_tokens = (int)length;
+    for (size_t i = 0; i < (sample ? count : count - 4); i++) {
+        const char *key = generation_unsupported[i].key;
+        const Json *j = json_get(root, key);
+        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == generation_unsupported[i].off)) continue;
+        return fail(err, "unsupported field '%s'; %s; take it out of the file to have answers without it", key, name);
+    }
+    if (!sample) return true;
+    /* with do_sample the missing ones are transformers' own */
+    if (!config_range(&o->temperature, root, "temperature", 1e-3, 1e3, 1, name, err) ||
+        !config_range(&top_k, root, "top_k", 0, 1e9, 50, name, err) ||
+        !config_range(&o->top_p, root, "top_p", 0, 1, 1, name, err) ||
+        !config_range(&o->min_p, root, "min_p", 0, 1, 0, name, err)) return false;
+    o->top_k = (int)top_k;
+    return top_k == floor(top_k) || fail(err, "field 'top_k' must be a whole number; %s; check the file", name);
+}
+
 bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
     memset(o, 0, sizeof *o);
     o->max_new_tokens = 256; o->batch_size = 8; o->top_p = 1; o->repetition_penalty = 1; o->seed = 42; o->adapter = true;
@@ -6368,15 +6436,7 @@ bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
     if (!file_exists(folder, "generation_config.json")) return true;
     path_join(path, sizeof path, folder, "generation_config.json");
     if (!json_read(&doc, path, err)) return false;
-    const Json *sample = json_get(doc.root, "do_sample");
-    double top_k = 50, temperature = 1;     /* transformers' own defaults once do_sample is on */
-    bool ok = config_number(&o->repetition_penalty, doc.root, "repetition_penalty", 1, path, err);
-    if (ok && sample && sample->type == JSON_TRUE) {
-        ok = config_number(&temperature, doc.root, "temperature", 1, path, err) && config_number(&top_k, doc.root, "top_k", 50, path, err) && config_number(&o->top_p, doc.root, "top_p", 1, path, err) &&
-             config_number(&o->min_p, doc.root, "min_p", 0, path, err);
-        o->temperature = temperature;
-        o->top_k = (int)fmin(fmax(top_k, 0), 1e9);
-    }
+    bool ok = generation_config_parse(o, doc.root, path, err);
     json_free(&doc);
     return ok;
 }

@@ -2795,6 +2795,7 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     GenerateOptions o;
     memset(&o, 0, sizeof o);
     o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
+    o.adapter = m->initial != NULL;         /* the base without it is nobody's model: begin with the adapter */
     size_t count = screen->samples.count;
     bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
     o.adapter = true;
@@ -2808,8 +2809,9 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
 static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
     const char *path = screen->o->sample_prompts;
     if (!path) return true;
-    screen->tokenizer = tokenizer_open(o->model, err);
-    if (!screen->tokenizer || !prompts_open(&screen->samples, path, screen->tokenizer, &o->data_options, err))
+    ModelConfig config;
+    if (!config_open(&config, o->model, err) || !model_tokenizer(&screen->tokenizer, o->model, &config, err) ||
+        !prompts_open(&screen->samples, path, screen->tokenizer, &o->data_options, err))
         return false;
     for (; screen->samples.count > SAMPLES; screen->samples.count--) {
         Prompt *last = &screen->samples.list[screen->samples.count - 1];
@@ -3044,8 +3046,13 @@ static int verb_inspect(const Options *o) {
     Dataset d;
     DataOptions options = o->train.data_options;
     options.max_rows = o->train.max_train_samples;
-    Tokenizer *t = tokenizer_open(o->train.model, &err);
-    if (!t || !dataset_open_files(&d, o->data, (int)arrlen(o->data), t, &options, &err)) return failed(&err);
+    Tokenizer *t;
+    ModelConfig config;
+    config.vocab_size = INT_MAX;            /* a folder with a tokenizer alone can be looked at too */
+    if (file_exists(o->train.model, "config.json") && !config_open(&config, o->train.model, &err)) return failed(&err);
+    if (!model_tokenizer(&t, o->train.model, &config, &err) ||
+        !dataset_open_files(&d, o->data, (int)arrlen(o->data), t, &options, &err) ||
+        !ids_in_vocabulary(&d, config.vocab_size, o->train.data, &err)) return failed(&err);
     int status = inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
     print_lost(stdout, o->train.data, &d.stats.unread, &d.stats, &options);
     dataset_free(&d);
@@ -3457,10 +3464,16 @@ static int verb_sweep(Options *o) {
 
 typedef struct Session { Model model; Tokenizer *tokenizer; GenerateOptions generate; const Options *o; const char *adapter; } Session;
 
-static bool session_open(Session *s, const Options *o, Error *err) {
+/* talks: text goes in or out. Merging needs no tokenizer and no way to generate. */
+static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
+    ModelConfig config;
+    const char *folder = o->train.model;
     memset(s, 0, sizeof *s);
     s->o = o;
-    if (!(s->tokenizer = tokenizer_open(o->train.model, err)) || !generate_defaults(&s->generate, o->train.model, err) || !model_open(&s->model, o->train.model, err)) return false;
+    if (!config_open(&config, folder, err)) return false;
+    if (talks && (!model_tokenizer(&s->tokenizer, folder, &config, err) ||
+                  !generate_defaults(&s->generate, folder, err))) return false;
+    if (!model_open(&s->model, folder, err)) return false;
     GenerateOptions *g = &s->generate;
     const GenerateOptions *given = &o->generate;
     if (option_given(o, "max-new-tokens")) g->max_new_tokens = given->max_new_tokens;
@@ -3710,7 +3723,7 @@ static int verb_generate(Options *o) {
     struct stat there;
     if (written && !stat(o->train.output, &there) && S_ISDIR(there.st_mode))
         usage_error("the answers would take the place of a folder; --output %s; name a file", o->train.output);
-    if (!session_open(&s, o, &err)) return failed(&err);
+    if (!session_open(&s, o, true, &err)) return failed(&err);
     const char **columns = arrlen(o->adapter) ? o->adapter : only_base;
     int count = arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1, status = 0;
     if (o->chat) {
@@ -3775,7 +3788,7 @@ static int verb_merge(Options *o) {
     Session s;
     Model merged;
     if (arrlen(o->adapter) != 1 || !option_given(o, "output")) usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output FOLDER");
-    if (!session_open(&s, o, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
+    if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
     if (!s.generate.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
     float *want = probe_logits(&s.model, true, &err);
     if (!want || !adapter_merge(&s.model, o->train.output, &err)) return failed(&err);
@@ -4145,7 +4158,7 @@ static int verb_evaluate(Options *o, bool compare) {
         c.columns[k].name = base && !k ? "base" : o->adapter[k - base];
         for (int i = 0; i < SCORES; i++) c.columns[k].score[i] = NAN;
     }
-    if (!session_open(&s, o, &err)) return failed(&err);
+    if (!session_open(&s, o, true, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
     if (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
         !comparison_labels(&c, &err)) return failed(&err);

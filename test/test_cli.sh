@@ -108,6 +108,19 @@ model; sed -i 's/"\[2048,128\]"/x/; s/"data_offsets":\[0,/"data_offsets":[2,/' "
 model; truncate -s 5000 "$work/m/tokenizer.json"; bad "truncated tokenizer" "tokenizer.json"
 model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "unknown chat template" "--chat-template"
 
+# ids beyond the model's embedding: of the tokenizer, of tokenised rows; whoever asks
+mkdir "$work/wide" && ln -s "$PWD"/data/base/* "$work/wide/" && rm "$work/wide/tokenizer.json"
+sed '0,/"added_tokens": \[/s//&{"id": 2048, "content": "<|two thousand|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},/' data/base/tokenizer.json >"$work/wide/tokenizer.json"
+echo '{"input_ids": [5, 2047, 2048, 7], "labels": [5, 2047, 2048, 7]}' >"$work/ids.jsonl"
+wide="--model $work/wide --data data/hotel/test.jsonl"
+for verb in "train --output $work/w" plan inspect "generate --max-new-tokens 2" evaluate "compare --adapter base"; do
+    refuse "a tokenizer wider than the model: $verb" 1 "ids up to 2048 .* only 2048 rows" $verb $wide
+done
+refuse "an id beyond the vocabulary in training" 1 "2048, not in 0..2047" --model data/base --data "$work/ids.jsonl" --output "$work/w"
+refuse "an id beyond the vocabulary in the evaluation data" 1 "2048" $base --eval-data "$work/ids.jsonl"
+refuse "an id beyond the vocabulary to inspect" 1 "2048" inspect --model data/base --data "$work/ids.jsonl"
+refuse "an id beyond the vocabulary in sample prompts" 1 "2048" $base --eval-split 0.1 --sample-prompts "$work/ids.jsonl"
+
 # a run, and a second one that fails must leave the first one's adapter as it was
 "$program" $base >"$work/out.txt" 2>&1 && [ -s "$work/o/adapter_model.safetensors" ] && [ -s "$work/o/trainer_state.json" ] && [ -s "$work/o/run.json" ]
 verdict $? "two steps, adapter, trainer_state.json, run.json"

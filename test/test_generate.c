@@ -371,8 +371,55 @@ static void test_prompts(void) {
 }
 #endif
 
+/* generation_config.json: what is taken from it, and what is refused by name. */
+static void test_defaults(void) {
+    static const struct { const char *fields, *want; } cases[] = {
+                                                                  /* temperature top_k top_p min_p penalty length */
+        {"", "0 0 1 0 1 256"}, {"'do_sample': false, 'temperature': 0, 'top_p': 7", "0 0 1 0 1 256"},
+        {"'do_sample': true", "1 50 1 0 1 256"}, {"'do_sample': true, 'top_k': 0, 'min_p': 0.0", "1 0 1 0 1 256"},
+        {"'do_sample': true, 'temperature': 0.6, 'top_p': 0.9, 'top_k': 20, 'min_p': 1, 'typical_p': 1.0",
+         "0.6 20 0.9 1 1 256"},
+        {"'max_new_tokens': 512, 'repetition_penalty': 1.05, 'typical_p': 0.5, 'num_beams': 1", "0 0 1 0 1.05 512"},
+        {"'do_sample': true, 'top_p': 0, 'suppress_tokens': [], 'bad_words_ids': null", "1 50 0 0 1 256"},
+        {"'do_sample': 1", "'do_sample' must be"}, {"'do_sample': true, 'min_p': 7", "'min_p' must be"},
+        {"'do_sample': true, 'min_p': -0.1", "'min_p' must be"}, {"'do_sample': true, 'top_p': 1.5", "'top_p' must be"},
+        {"'do_sample': true, 'top_p': -1", "'top_p' must be"}, {"'do_sample': true, 'top_k': -1", "'top_k' must be"},
+        {"'do_sample': true, 'top_k': 2.5", "'top_k' must be a whole"},
+            {"'do_sample': true, 'top_k': 1e30", "'top_k' must be"},
+        {"'do_sample': true, 'temperature': 0", "'temperature' must be"},
+        {"'do_sample': true, 'temperature': -1", "'temperature' must be"},
+        {"'do_sample': true, 'temperature': 'hot'", "'temperature' must be"},
+            {"'repetition_penalty': 0", "'repetition_penalty' must be"},
+        {"'repetition_penalty': 1e300", "'repetition_penalty' must be"},
+            {"'max_new_tokens': 0", "'max_new_tokens' must be"},
+        {"'max_new_tokens': 1e12", "'max_new_tokens' must be"}, {"'num_beams': 4", "unsupported field 'num_beams'"},
+        {"'no_repeat_ngram_size': 3", "unsupported field 'no_repeat_ngram_size'"},
+        {"'suppress_tokens': [5]", "unsupported field 'suppress_tokens'"},
+            {"'min_new_tokens': 4", "unsupported field 'min_new_tokens'"},
+        {"'forced_eos_token_id': 0", "unsupported field 'forced_eos_token_id'"},
+        {"'do_sample': true, 'typical_p': 0.5", "unsupported field 'typical_p'"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char json[256], text[sizeof(Error)];
+        JsonDoc doc;
+        Error err;
+        GenerateOptions o;
+        must(generate_defaults(&o, "test/golden", &err), &err);
+        snprintf(json, sizeof json, "{%s}", cases[i].fields);
+        for (char *c = json; *c; c++) if (*c == '\'') *c = '"';
+        must(json_parse(&doc, json, strlen(json), "test", 1, &err), &err);
+        if (!generation_config_parse(&o, doc.root, "test", &err)) snprintf(text, sizeof text, "%s", err.text);
+        else snprintf(text, sizeof text, "%g %d %g %g %g %d", o.temperature, o.top_k, o.top_p, o.min_p,
+                      o.repetition_penalty, o.max_new_tokens);
+        bool numbers = *cases[i].want < 'a' && *cases[i].want != '\'';
+        check(numbers ? !strcmp(text, cases[i].want) : strstr(text, cases[i].want) != NULL,
+              "generation_config {%s}: %s", cases[i].fields, text);
+        json_free(&doc);
+    }
+}
+
 int main(void) {
     backend_ready();
+    test_defaults();
     test_cache("llama", "adapter");
     test_cache("qwen2", "adapter");
     test_cache("qwen3", "adapter_layers");

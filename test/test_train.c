@@ -474,6 +474,44 @@ static void test_packing(void) {
     dataset_free(&packed);
 }
 
+/* Evaluation in batches of any size counts every row, and stops at an id that the model does not have. */
+static void test_large_batches(void) {
+    enum { ROWS = 4200 };
+    Error err;
+    Model m;
+    Batch b;
+    Dataset d;
+    DataOptions options;
+    EvalResult one, all;
+    char path[300];
+    snprintf(path, sizeof path, "%s/rows.jsonl", work_folder);
+    FILE *f = fopen(path, "w");
+    assert(f);
+    for (int i = 0; i < ROWS; i++) fprintf(f, "{\"input_ids\": [%d, %d], \"labels\": [1, %d]}\n", i % 90, i % 77,
+                                           i % 77);
+    fclose(f);
+    memset(&options, 0, sizeof options);
+    memset(&one, 0, sizeof one);
+    memset(&all, 0, sizeof all);
+    options.max_length = 16;
+    bool ok = dataset_open(&d, path, NULL, &options, &err) && model_open(&m, "test/golden/qwen3", &err) &&
+              batch_alloc(&b, 2 * ROWS, ROWS, &err) && model_prepare(&m, 2 * ROWS, 16, FORWARD_ONLY, true, NULL,
+                                                                     &err) &&
+              model_evaluate(&m, false, &d, &b, 7, &one, &err) && model_evaluate(&m, false, &d, &b, ROWS, &all, &err);
+    check(ok && one.tokens == ROWS && all.tokens == ROWS && fabs(one.loss - all.loss) < 1e-6 * one.loss,
+          "%d rows evaluated by sevens and at once: %lld and %lld tokens, loss %.7f and %.7f%s%s", ROWS,
+              (long long)one.tokens,
+          (long long)all.tokens, one.loss, all.loss, ok ? "" : ": ", ok ? "" : err.text);
+    if (!ok) return;
+    d.ids[5] = d.largest_id = m.config.vocab_size;
+    ok = model_evaluate(&m, false, &d, &b, ROWS, &all, &err);
+    check(!ok && strstr(err.text, "token id 100 in a vocabulary of 100; the data, row 3"), "an id beyond: %s", ok
+          ? "(no error)" : err.text);
+    batch_free(&b);
+    model_close(&m);
+    dataset_free(&d);
+}
+
 /* A real pretrained model and a small text of another style than its own: it must learn it. */
 static void test_stories(void) {
     TrainOptions o;
@@ -535,6 +573,7 @@ int main(void) {
     test_backends();
     test_repeatable();
 #ifndef LORA_CUDA                           /* what does not depend on the backend is tested once */
+    test_large_batches();
     test_schedules();
     test_trl("trl_cosine");
     test_trl("trl_constant");
