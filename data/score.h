@@ -79,13 +79,11 @@ static void *score_alloc(size_t count, size_t size) {
 static Runes runes_of(const char *text) {
     size_t n = strlen(text);
     Runes r = {(uint32_t *)score_alloc(n, 4), 0};
-    for (const uint8_t *s = (const uint8_t *)text, *end = s + n; s < end;) {
-        int more = *s < 0x80 ? 0 : *s >= 0xC2 && *s < 0xE0 ? 1 : *s >= 0xE0 && *s < 0xF0 ? 2 : *s >= 0xF0 && *s < 0xF5 ? 3 : -1;
-        uint32_t c = more <= 0 ? *s : *s & (0x3Fu >> more);
-        bool ok = more >= 0 && end - s > more;
-        for (int i = 1; i <= more && ok; i++) { ok = (s[i] & 0xC0) == 0x80; c = c << 6 | (s[i] & 0x3F); }
-        r.at[r.count++] = ok ? c : 0xFFFD;
-        s += ok ? more + 1 : 1;
+    for (size_t i = 0; i < n;) {
+        uint32_t c;
+        int bytes = utf8_get(text + i, n - i, &c);
+        r.at[r.count++] = bytes ? c : 0xFFFD;
+        i += bytes ? (size_t)bytes : 1;
     }
     return r;
 }
