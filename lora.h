@@ -591,7 +591,7 @@ typedef struct Prompt {
     char *reference;                        /* the answer that the row gives, or NULL */
     char **answers; int answer_count;       /* all that count as right: the row's "answers" where it has a reference,
                                                else that */
-    char *group;                            /* the row's "group", for the reader, or NULL */
+    char *group;                            /* the row's "group", else its "label", for the reader, or NULL */
     int64_t row;                            /* of the file, from 1 */
 } Prompt;
 typedef struct Prompts { Prompt *list; size_t count; DataColumns unread; } Prompts;
@@ -6320,8 +6320,8 @@ static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
 static bool prompt_about(DataWork *w) {
     Prompt *p = w->as_prompt;
     const Json *answers = data_get(w->object, "answers"), *group = data_get(w->object, "group");
-    if (group && !data_need(w, group, "group", JSON_STRING)) return false;
-    if (group) p->group = copy_bytes(group->str, group->count);
+    if (!group) group = data_get(w->object, "label");
+    if (group && group->str) p->group = copy_string(group->str);                 /* a number as it is written */
     if (answers && answers->type == JSON_OBJECT && data_get(answers, "text")) answers = data_get(answers, "text");
     bool one = answers && answers->type == JSON_STRING;
     if (answers && !one && !data_need(w, answers, "answers", JSON_ARRAY)) return false;

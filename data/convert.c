@@ -28,7 +28,7 @@ static void *must_realloc(void *p, size_t bytes) {
 
 static struct {
     const char *output, *shape, *system, *split, **against /* stb_ds */;
-    bool with_knowledge, each_reply, dedup, strict, help;
+    bool with_knowledge, labels, each_reply, dedup, strict, help;
     uint64_t sample, max_examples, seed;    /* UINT64_MAX: all */
 } o = {.shape = "messages", .sample = UINT64_MAX, .max_examples = UINT64_MAX, .seed = 42};
 
@@ -131,7 +131,7 @@ static const char *const role_name[] = {"system", "user", "assistant", "tool"}, 
 typedef struct Turn { Role role; Str text; } Turn;
 typedef struct Example { Str line; uint64_t group, draw; int part; } Example;      /* draw: its lot for --sample; a group goes into one part of --split */
 typedef struct Piece { double index; int speaker /* -1: not given */; Str text; } Piece;
-typedef struct Pieces { Piece *piece; size_t row; } Pieces;
+typedef struct Pieces { Piece *piece; size_t row; Str emotion; } Pieces;
 
 typedef struct Converter Converter;
 typedef bool RowFunction(Converter *c, const Json *row);     /* false: the row is malformed, c->err says how */
@@ -147,6 +147,9 @@ struct Converter {
     size_t row, read, skipped, without, duplicates, known;
     Error err;
     Turn *turns;                            /* stb_ds; the conversation in work */
+    Str group, label, *answers;             /* what else its rows say: "group", "label", and "answers" (stb_ds) where
+                                               several are right */
+    size_t untold;                          /* tags that are in no row: --labels writes them */
     Example *examples;                      /* stb_ds */
     struct { char *key; char value; } *seen;           /* normalised prompts, owned by texts; 1: of this run, 2: of a --dedup-against file */
     struct { char *key; ptrdiff_t value; } *index;     /* empathetic: conv_id -> conversations[] */
@@ -165,8 +168,21 @@ static void put_system(Turn **turns) {      /* --system: before a system text of
     else if (o.system) arrins(*turns, 0, ((Turn){SYSTEM, str(o.system)}));
 }
 static bool is_plain(void) { return *o.shape == 'p'; }
+static bool is_text(void) { return *o.shape == 't'; }
 
-/* "name": [{"role": ..., "content": ...}, ...], or in plain shape one text: a prompt up to where the answer starts, on a line of its own or, in dialogues, after "Assistant:"; or the answer. */
+/* Turns as one text: a prompt up to where the answer starts, on a line of its own or, in dialogues, after "Assistant:";
+   or
+   the answer. */
+static void put_plain(char **text, const Turn *t, size_t n, bool labels, bool answer) {
+    for (size_t i = 0; i < n; i++) {
+        put(text, str(!labels ? "" : answer ? " " : role_label[t[i].role]));
+        put(text, t[i].text);
+        put(text, str(answer ? "" : t[i].role == SYSTEM ? "\n\n" : "\n"));
+    }
+    if (labels && !answer) put(text, str("Assistant:"));
+}
+
+/* "name": [{"role": ..., "content": ...}, ...], or in plain shape one text. */
 static void put_turns(char **out, const char *name, const Turn *t, size_t n, bool labels) {
     bool answer = strcmp(name, "prompt");
     char *text = NULL;
@@ -180,14 +196,29 @@ static void put_turns(char **out, const char *name, const Turn *t, size_t n, boo
         arrput(*out, '}');
     }
     if (!is_plain()) { arrput(*out, ']'); return; }
-    for (size_t i = 0; i < n; i++) {
-        put(&text, str(!labels ? "" : answer ? " " : role_label[t[i].role]));
-        put(&text, t[i].text);
-        put(&text, str(answer ? "" : t[i].role == SYSTEM ? "\n\n" : "\n"));
-    }
-    if (labels && !answer) put(&text, str("Assistant:"));
+    put_plain(&text, t, n, labels, answer);
     put_json(out, (Str){text, arrlenu(text)});
     arrfree(text);
+}
+/* "text": everything in one, to be learned whole, its group in front: "Instruction: sad\nUser: ...\nAssistant: ...". */
+static void put_text(const Converter *c, char **out, const Turn *t, size_t n, bool labels) {
+    char *text = NULL;
+    if (c->group.n) { put(&text, str("Instruction: ")); put(&text, c->group); put(&text, str("\n")); }
+    put_plain(&text, t, n - 1, labels, false);
+    put_plain(&text, t + n - 1, 1, labels, true);
+    put(out, str("\"text\": "));
+    put_json(out, (Str){text, arrlenu(text)});
+    arrfree(text);
+}
+/* , "answers": [...], "group": "...", "label": "..." as far as there are any. */
+static void put_about(const Converter *c, char **out) {
+    for (ptrdiff_t i = 0; i < arrlen(c->answers) && arrlen(c->answers) > 1; i++) {
+        put(out, str(i ? ", " : ", \"answers\": ["));
+        put_json(out, c->answers[i]);
+    }
+    if (arrlen(c->answers) > 1) arrput(*out, ']');
+    if (c->group.n) { put(out, str(", \"group\": ")); put_json(out, c->group); }
+    if (c->label.n) { put(out, str(", \"label\": ")); put_json(out, c->label); }
 }
 
 static Str prompt_key(const Turn *t, size_t n) {
@@ -219,7 +250,7 @@ static uint64_t group_of(const Turn *t, size_t n) {
 /* c->turns becomes one example, or with --each-reply one for every answer. An answer to nothing at the start and a question without answer at the end teach nothing and are left out.
    group_by: what shares a part of --split; NULL: the first user turn. */
 static bool emit_grouped(Converter *c, const Str *group_by) {
-    bool labels = c->format->dialogue;
+    bool labels = c->format->dialogue && !o.labels;
     ptrdiff_t first = 0;
     put_system(&c->turns);
     while (first < arrlen(c->turns) && c->turns[first].role == SYSTEM) first++;
@@ -232,11 +263,13 @@ static bool emit_grouped(Converter *c, const Str *group_by) {
         char *line = NULL;
         if (c->turns[n - 1].role != ASSISTANT) continue;
         arrput(line, '{');
-        if (is_plain()) {
+        if (is_text()) put_text(c, &line, c->turns, n, labels);
+        else if (is_plain()) {
             put_turns(&line, "prompt", c->turns, n - 1, labels);
             put(&line, str(", "));
             put_turns(&line, "completion", &c->turns[n - 1], 1, labels);
         } else put_turns(&line, "messages", c->turns, n, labels);
+        put_about(c, &line);
         keep(c, &line, c->turns, n - 1, group);
     }
     return true;
@@ -256,6 +289,8 @@ static void row_done(Converter *c, bool ok) {
     c->read++;
     if (!ok) skip(c);
     arrsetlen(c->turns, 0);
+    arrsetlen(c->answers, 0);
+    c->group.n = c->label.n = 0;
 }
 static void one_row(Converter *c, RowFunction *f, const Json *row) {
     c->row++;
@@ -414,7 +449,8 @@ static bool alpaca_row(Converter *c, const Json *row) {
 
 /* {"question": "How many?", "answers": [{"text": "308", "answer_start": 34}]} of a paragraph
    -> {"messages": [{"role": "user", "content": "The Panthers gave up 308 points ...\n\nQuestion: How many?"}, {"role": "assistant", "content": "308"}]}
-   The first answer counts; no answer (SQuAD 2.0) becomes "unanswerable". A paragraph's questions go into one part of --split. */
+   The first answer is learned, "answers" has all where they differ; no answer (SQuAD 2.0) becomes "unanswerable". A
+   paragraph's questions go into one part of --split. */
 static bool squad_question(Converter *c, Str context, const Json *qa) {
     const Json *answers = json_get(qa, "answers"), *impossible = json_get(qa, "is_impossible");
     Str question, answer = str("unanswerable");
@@ -422,8 +458,14 @@ static bool squad_question(Converter *c, Str context, const Json *qa) {
     if (!text_of(c, qa, "question", &question)) return false;
     if (!answers || answers->type != JSON_ARRAY) return fail(&c->err, "\"answers\" is not a list");
     if (answers->child && (!impossible || impossible->type != JSON_TRUE)) {
-        if (answers->child->type == JSON_STRING) answer = (Str){answers->child->str, answers->child->count};
-        else if (!text_of(c, answers->child, "text", &answer)) return false;
+        for (const Json *a = answers->child; a; a = a->next) {
+            bool known = false;
+            if (a->type == JSON_STRING) answer = (Str){a->str, a->count};
+            else if (!text_of(c, a, "text", &answer)) return false;
+            for (ptrdiff_t i = 0; i < arrlen(c->answers); i++) known |= same(c->answers[i], answer);
+            if (!known) arrput(c->answers, answer);
+        }
+        answer = c->answers[0];
     }
     say(&c->turns, USER, join(context, "\n\nQuestion: ", question));
     say(&c->turns, ASSISTANT, answer);
@@ -491,11 +533,46 @@ static bool dpo_row(Converter *c, const Json *row) {
 }
 
 /* MSDialog, Complete or Intent: {"1": {"title": "...", "utterances": [{"actor_type": "User", "utterance": "It crashes."}, {"actor_type": "Agent", "utterance": "Which build?"}]}}
-   -> {"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "Which build?"}]} */
+   -> {"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "Which build?"}]}
+   With --labels every post that has "tags" (Intent: "OQ", or "PA FD") becomes a row: the posts up to it,
+       and its tags as the
+   answer
+   -> {"messages": [{"role": "user",
+                     "content": "User: It crashes.\nAgent: Which build?\n\nWhat does the last post do?"},
+       {"role": "assistant", "content": "IR"}], "label": "IR"} */
+static bool msdialog_labels(Converter *c, const Json *dialog) {
+    const Json *list = list_of(c, dialog, "utterances");
+    char *so_far = NULL;
+    Str first = {NULL, 0};
+    size_t rows = 0;
+    bool ok = list != NULL;
+    for (const Json *u = list ? list->child : NULL; u && ok; u = u->next) {
+        Str actor, text, tags;
+        ok = text_of(c, u, "actor_type", &actor) && optional_text(c, u, "utterance", &text) &&
+            optional_text(c, u, "tags", &tags);
+        if (!ok || !trim(text).n) continue;
+        if (!first.n) first = text;
+        put(&so_far, actor); put(&so_far, str(": ")); put(&so_far, trim(text)); put(&so_far, str("\n"));
+        if (!trim(tags).n) continue;
+        char *copy = NULL;
+        put(&copy, (Str){so_far, arrlenu(so_far)});
+        put(&copy, str("\nWhat does the last post do?"));
+        arrsetlen(c->turns, 0);
+        say(&c->turns, USER, take(&copy));
+        say(&c->turns, ASSISTANT, trim(tags));
+        c->label = trim(tags);
+        ok = emit_grouped(c, &first);
+        rows++;
+    }
+    arrfree(so_far);
+    return ok && (rows || fail(&c->err, "no post has \"tags\""));
+}
 static bool msdialog_row(Converter *c, const Json *dialog) {
     const Json *list = list_of(c, dialog, "utterances");
+    if (o.labels) return msdialog_labels(c, dialog);
     for (const Json *u = list ? list->child : NULL; u; u = u->next) {
         Str actor, text;
+        c->untold += json_get(u, "tags") != NULL;
         if (!text_of(c, u, "actor_type", &actor) || !optional_text(c, u, "utterance", &text)) return false;
         bool user = same(actor, str("User"));
         if (!user && !same(actor, str("Agent"))) return fail(&c->err, "unknown actor_type \"%.60s\"", actor.s);
@@ -557,6 +634,18 @@ static bool dstc11_sources(Converter *c, char **out, const Json *label, const Js
     arrfree(sources);
     return ok;
 }
+/* What the answer is about, and where it stands: "hotel, reviews", "restaurant, reviews and FAQ". */
+static Str dstc11_group(const Json *label) {
+    const Json *list = json_get(label, "knowledge"), *domain = NULL;
+    bool review = false, faq = false;
+    for (const Json *k = list ? list->child : NULL; k; k = k->next) {
+        const Json *type = json_get(k, "doc_type");
+        if (!domain) domain = json_get(k, "domain");
+        if (type && type->str) { review |= !strcmp(type->str, "review"); faq |= !strcmp(type->str, "faq"); }
+    }
+    if (!domain || domain->type != JSON_STRING || !(review || faq)) return (Str){NULL, 0};
+    return join(str(domain->str), ", ", str(review && faq ? "reviews and FAQ" : review ? "reviews" : "FAQ"));
+}
 /* logs.json [[{"speaker": "U", "text": "Is it clean?"}], ...] and labels.json [{"target": true, "knowledge": [...], "response": "Yes, most guests say so."}, ...]
    -> {"messages": [{"role": "user", "content": "Is it clean?"}, {"role": "assistant", "content": "Yes, most guests say so."}]} */
 static bool dstc11_dialogue(Converter *c, const Json *log, const Json *label, const Json *knowledge) {
@@ -580,6 +669,7 @@ static bool dstc11_dialogue(Converter *c, const Json *log, const Json *label, co
     }
     if (!arrlen(c->turns) || arrlast(c->turns).role != USER) return fail(&c->err, "the dialogue does not end with the user");
     say_joined(&c->turns, ASSISTANT, response);
+    c->group = dstc11_group(label);
     return emit(c);
 }
 static void dstc11_run(Converter *c) {
@@ -653,6 +743,34 @@ static Str unquoted(Str t) {                /* and in the layout with joined tur
     Str inside = take(&out);
     return i == t.n - 1 && pairs ? inside : t;
 }
+static bool whole(const Json *v, double *out) {              /* a number, or a string that spells one */
+    char *end;
+    if (!v || !v->str || !*v->str) return false;
+    *out = strtod(v->str, &end);
+    return !*end && *out == floor(*out) && fabs(*out) < 1e9;
+}
+/* The emotion that a conversation is about: its name, in "emotion_label" or the first release's "context", or its
+   number in
+   "label" or "emotion" (the order of the Hugging Face data set). None: an empty text. */
+static Str emotion_of(const Json *row) {
+    static const char *const named[] = {"emotion_label", "context"}, *const numbered[] = {"label", "emotion"};
+    static const char *const emotions[] = {"sad", "trusting", "terrified", "caring", "disappointed", "faithful",
+        "joyful", "jealous",
+        "disgusted", "surprised", "ashamed", "afraid", "impressed", "sentimental", "devastated", "excited",
+            "anticipating",
+        "annoyed", "anxious", "furious", "content", "lonely", "angry", "confident", "apprehensive", "guilty",
+            "embarrassed",
+        "grateful", "hopeful", "proud", "prepared", "nostalgic"};
+    double n;
+    for (int i = 0; i < 2; i++) {
+        const Json *v = json_get(row, named[i]);
+        if (v && v->type == JSON_STRING && v->count) return trim((Str){v->str, v->count});
+    }
+    for (int i = 0; i < 2; i++)
+        if (whole(json_get(row, numbered[i]), &n) && n >= 0 && n < (double)(sizeof emotions / sizeof *emotions))
+            return str(emotions[(int)n]);
+    return (Str){NULL, 0};
+}
 /* prompt,utterance_data,speaker_utterance,emotion,emotion_label,speaker_info  with  I got a job,I got a job!Great! Where?,I got a job!,8,joyful,"[0, 1]"
    -> {"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}]} */
 static bool empathetic_joined(Converter *c, const Json *row) {
@@ -668,13 +786,8 @@ static bool empathetic_joined(Converter *c, const Json *row) {
     text = with_commas(text), spoken = with_commas(spoken);
     if (!divide(c, starts, text, spoken, who, turns)) return false;
     for (size_t i = 0; i < turns; i++) say_joined(&c->turns, who[i] ? ASSISTANT : USER, unquoted((Str){text.s + starts[i], starts[i + 1] - starts[i]}));
+    c->group = emotion_of(row);
     return emit(c);
-}
-static bool whole(const Json *v, double *out) {              /* a number, or a string that spells one */
-    char *end;
-    if (!v || !v->str || !*v->str) return false;
-    *out = strtod(v->str, &end);
-    return !*end && *out == floor(*out) && fabs(*out) < 1e9;
 }
 /* A row for each turn: conv_id,utterance_idx,prompt,utterance,label (the first release has speaker_idx too)
      hit:3_conv:6,1,I got a job,Guess what_comma_ I got a job!,8     and     hit:3_conv:6,2,I got a job,Great! Where?,8
@@ -691,7 +804,7 @@ static bool empathetic_row(Converter *c, const Json *row) {
     ptrdiff_t i = shgeti(c->index, id.s);
     if (i < 0) {
         shput(c->index, id.s, arrlen(c->conversations));
-        arrput(c->conversations, ((Pieces){NULL, c->row}));
+        arrput(c->conversations, ((Pieces){NULL, c->row, join(emotion_of(row), "", str(""))}));
         i = shgeti(c->index, id.s);
     }
     arrput(c->conversations[c->index[i].value].piece, p);
@@ -717,6 +830,7 @@ static void empathetic_run(Converter *c) {
             arrfree(piece);
             c->row = c->conversations[k].row;
             c->read--;                                       /* its rows were counted when they were read */
+            c->group = c->conversations[k].emotion;
             row_done(c, ok && emit(c));
         }
         arrfree(c->conversations);
@@ -852,9 +966,13 @@ static void write_parts(const Converter *c, Part *parts) {
 
 static const struct { const char *name; char type /* text, list, number, flag */; void *at; const char *value, *help; } options[] = {
     {"output", 't', &o.output, "FILE", "write there instead of to standard output; an earlier file is replaced only by a complete one"},
-    {"shape", 't', &o.shape, "SHAPE", "messages: for models with a chat template [default] | prompt-completion: plain text for base models, the last reply is learned"},
+    {"shape", 't', &o.shape, "SHAPE", "messages: for models with a chat template [default] | prompt-completion: plain "
+                                      "text for base models, the last reply is learned | text: all in one text, all of "
+                                      "it learned, 'Instruction: EMOTION' in front where there is one"},
     {"system", 't', &o.system, "TEXT", "put a system message in front"},
     {"with-knowledge", 'f', &o.with_knowledge, NULL, "dstc11: the reviews and FAQs that the label names as system message (knowledge.json is read only with this)"},
+    {"labels", 'f', &o.labels, NULL,
+     "msdialog: a row for every post with tags, which are the answer and its \"label\""},
     {"each-reply", 'f', &o.each_reply, NULL, "dialogues: an example for every reply, with all before it, instead of one for the conversation"},
     {"split", 't', &o.split, "PARTS", "as eval=0.1,test=0.05: FILE-train.jsonl, FILE-eval.jsonl, FILE-test.jsonl; conversations that begin alike share a part"},
     {"sample", 'n', &o.sample, "N", "N examples drawn by --seed, in the order of the input"},
@@ -919,7 +1037,11 @@ int main(int argc, char **argv) {
     if (o.help) { help(); return 0; }
     if (!c.format) die(2, "no format; command line; see data/convert --help");
     if (!arrlen(c.inputs)) die(2, "no input; command line; give %s %s", c.format->name, c.format->inputs);
-    if (strcmp(o.shape, "messages") && strcmp(o.shape, "prompt-completion")) die(2, "bad value '%s' of --shape; command line; give messages or prompt-completion", o.shape);
+    if (strcmp(o.shape, "messages") && strcmp(o.shape, "prompt-completion") && strcmp(o.shape, "text"))
+        die(2, "bad value '%s' of --shape; command line; give messages or prompt-completion, or text", o.shape);
+    if (is_text() && c.format->row == dpo_row)
+        die(2, "--shape text of preferences; command line; give messages or prompt-completion");
+    if (o.labels && c.format->run != msdialog_run) die(2, "--labels is for msdialog; command line; leave it out");
     if (o.with_knowledge && c.format->run != dstc11_run) die(2, "--with-knowledge is for dstc11; command line; leave it out");
     if (o.each_reply && !c.format->dialogue) die(2, "--each-reply is for dialogues; command line; leave it out, rows of %s have one reply", c.format->name);
     if (o.split && !o.output) die(2, "--split without --output; command line; add --output FILE.jsonl, the parts get names like FILE-eval.jsonl");
@@ -943,6 +1065,7 @@ int main(int argc, char **argv) {
     for (ptrdiff_t p = 0; o.split && p < arrlen(parts); p++) fprintf(stderr, "%s%.*s %zu", p ? ", " : " (", (int)parts[p].name.n, parts[p].name.s, parts[p].count);
     fprintf(stderr, "%s, %zu skipped, %zu duplicates", o.split ? ")" : "", c.skipped, c.duplicates);
     if (o.against) fprintf(stderr, ", %zu in --dedup-against", c.known);
+    if (c.untold) fprintf(stderr, ", %zu tags left out (--labels makes rows of them)", c.untold);
     if (c.without) fprintf(stderr, ", %zu without a response", c.without);
     if (made > arrlenu(c.examples)) fprintf(stderr, ", %zu not chosen", made - arrlenu(c.examples));
     fprintf(stderr, "\n");

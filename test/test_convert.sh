@@ -30,12 +30,15 @@ X
 cat >knowledge.json <<'X'
 {"hotel": {"1": {"name": "AVALON", "reviews": {"2": {"traveler_type": "Solo travelers", "sentences": {"0": "Parking is easy."}}}, "faqs": {"0": {"question": "Is parking free?", "answer": "Yes."}}}}}
 X
-gives "dstc11" '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Parking?"}, {"role": "assistant", "content": "Yes, it is free."}]}' dstc11 logs.json labels.json
+gives "dstc11" '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Parking?"}, {"role": "assistant", "content": "Yes, it is free."}], "group": "hotel, reviews and FAQ"}' dstc11 logs.json labels.json
 "$convert" dstc11 logs.json labels.json knowledge.json --with-knowledge >out 2>err
 verdict "$(grep -q 'AVALON.*Is parking free?.*Yes\..*Parking is easy\.' out; echo $?)" "dstc11 --with-knowledge: $(cut -c 1-170 out)"
 printf 'conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags\nhit:0_conv:1,1,sad,I lost_comma_ all,1,My dog is gone_comma_ sadly,5|5,\nhit:0_conv:1,2,sad,I lost,2,I am sorry,5|5,\nhit:0_conv:2,1,joy,p,1,I won,5|5,\nhit:0_conv:2,2,joy,p,2,Great,5|5,\nhit:0_conv:2,3,joy,p,1,Yes,5|5,\nhit:0_conv:2,4,joy,p,2,Well done,5|5,\n' >ed.csv
-gives "empathetic" '{"messages": [{"role": "user", "content": "My dog is gone, sadly"}, {"role": "assistant", "content": "I am sorry"}]}
-{"messages": [{"role": "user", "content": "I won"}, {"role": "assistant", "content": "Great"}, {"role": "user", "content": "Yes"}, {"role": "assistant", "content": "Well done"}]}' empathetic ed.csv
+gives "empathetic" '{"messages": [{"role": "user", "content": "My dog is gone, sadly"}, {"role": "assistant", "content": "I am sorry"}], "group": "sad"}
+{"messages": [{"role": "user", "content": "I won"}, {"role": "assistant", "content": "Great"}, {"role": "user", "content": "Yes"}, {"role": "assistant", "content": "Well done"}], "group": "joy"}' empathetic ed.csv
+gives "empathetic as text with its emotion in front" '{"text": "Instruction: sad\nUser: My dog is gone, sadly\nAssistant: I am sorry", "group": "sad"}
+{"text": "Instruction: joy\nUser: I won\nAssistant: Great\nUser: Yes\nAssistant: Well done", "group": "joy"}' \
+    empathetic ed.csv --shape text
 "$convert" empathetic ed.csv --each-reply >out 2>err
 verdict "$([ "$(wc -l <out)" = 3 ]; echo $?)" "empathetic --each-reply: $(wc -l <out) examples"
 cat >squad.json <<'X'
@@ -55,6 +58,17 @@ cat >ms.json <<'X'
 X
 "$convert" msdialog ms.json >out 2>err
 verdict "$(grep -q '"content": "It crashed\.[\\n ]*Help!"}, {"role": "assistant", "content": "Restart it\."' out; echo $?)" "msdialog joins posts of one person: $(cat out)"
+cat >intent.json <<'X'
+{"1": {"utterances": [{"actor_type": "User", "utterance": "It crashed.", "tags": "OQ"}, {"actor_type": "Agent", "utterance": "Which build?", "tags": " IR FQ "}, {"actor_type": "User", "utterance": "7"}]}}
+X
+gives "msdialog --labels" '{"messages": [{"role": "user", "content": "User: It crashed.\n\nWhat does the last post do?"}, {"role": "assistant", "content": "OQ"}], "label": "OQ"}
+{"messages": [{"role": "user", "content": "User: It crashed.\nAgent: Which build?\n\nWhat does the last post do?"}, {"role": "assistant", "content": "IR FQ"}], "label": "IR FQ"}' \
+    msdialog intent.json --labels
+"$convert" msdialog intent.json >out 2>err
+verdict "$(grep -q '2 tags left out (--labels' err; echo $?)" "without --labels the tags are counted: $(tail -n 1 err)"
+refused "--labels of posts without tags" 1 "no post has" msdialog ms.json --labels --strict
+refused "--labels of another format" 2 "msdialog" alpaca alpaca.jsonl --labels
+refused "preferences as text" 2 "--shape text" dpo alpaca.jsonl --shape text
 printf '[{"prompt": "p", "chosen": "good", "rejected": "bad"}]' >dpo.json
 "$convert" dpo dpo.json >out 2>err
 verdict "$(grep -q '"chosen":.*good.*"rejected":.*bad' out; echo $?)" "dpo: $(cat out)"
@@ -94,17 +108,17 @@ pet,My dog is gonewhy is thatcarsorry,My dog is gonecar,2,sad,"[0, 1, 0, 1]"
 alone,Hello?,Hello?,2,sad,[0]
 other,Hello?Hi,Goodbye,2,sad,"[0, 1]"
 X
-gives "empathetic with joined turns" '{"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}, {"role": "user", "content": "At the bank, Tom said \"yes\"."}, {"role": "assistant", "content": "So proud."}]}
-{"messages": [{"role": "user", "content": "My dog is gone"}, {"role": "assistant", "content": "why is that"}, {"role": "user", "content": "car"}, {"role": "assistant", "content": "sorry"}]}' empathetic joined.csv
+gives "empathetic with joined turns" '{"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}, {"role": "user", "content": "At the bank, Tom said \"yes\"."}, {"role": "assistant", "content": "So proud."}], "group": "joyful"}
+{"messages": [{"role": "user", "content": "My dog is gone"}, {"role": "assistant", "content": "why is that"}, {"role": "user", "content": "car"}, {"role": "assistant", "content": "sorry"}], "group": "sad"}' empathetic joined.csv
 verdict "$(grep -q 'row 3: no user turn that is answered' err && grep -q 'row 4:.*cannot be divided' err; echo $?)" "a conversation without answer and one that does not fit are named"
 printf 'conv_id,utterance_idx,prompt,utterance,label\r\na,2,p,"two\r\nlines, ""quoted""",1\r\nb,1,p,x,1\r\na,1,p, first ,1\r\nb,3,p,y,1\r\nc,1,p,"open" shut,1\r\nc,1,p,q\r\nc,one,p,q,1\r\nc,1,p,\xff,1\r\n' >rows.csv
-gives "a CSV file with quotes, line breaks and rows in any order" '{"messages": [{"role": "user", "content": "first"}, {"role": "assistant", "content": "two\r\nlines, \"quoted\""}]}' empathetic rows.csv
+gives "a CSV file with quotes, line breaks and rows in any order" '{"messages": [{"role": "user", "content": "first"}, {"role": "assistant", "content": "two\r\nlines, \"quoted\""}], "group": "trusting"}' empathetic rows.csv
 for reason in 'row 5: text after a closing quote' 'row 6: 4 fields, the header has 5' 'row 7: "utterance_idx" is not a whole number' 'row 8: invalid UTF-8 in field 4' 'row 2: the conversation that starts here has no turn 2'; do
     verdict "$(grep -q "$reason" err; echo $?)" "its malformed rows: $reason"
 done
-gives "a dialogue for a base model" '{"prompt": "User: Hi\nAssistant: Hello\nUser: Parking?\nAssistant:", "completion": " Yes, it is free."}' dstc11 logs.json labels.json --shape prompt-completion
-gives "--each-reply and --system" '{"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
-{"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Parking?"}, {"role": "assistant", "content": "Yes, it is free."}]}' dstc11 logs.json labels.json --each-reply --system "Be kind."
+gives "a dialogue for a base model" '{"prompt": "User: Hi\nAssistant: Hello\nUser: Parking?\nAssistant:", "completion": " Yes, it is free.", "group": "hotel, reviews and FAQ"}' dstc11 logs.json labels.json --shape prompt-completion
+gives "--each-reply and --system" '{"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}], "group": "hotel, reviews and FAQ"}
+{"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}, {"role": "user", "content": "Parking?"}, {"role": "assistant", "content": "Yes, it is free."}], "group": "hotel, reviews and FAQ"}' dstc11 logs.json labels.json --each-reply --system "Be kind."
 cat >log.json <<'X'
 [[{"speaker": "U", "text": "Quiet?"}], [{"speaker": "U", "text": "Loud?"}], [{"speaker": "U", "text": "Far?"}, {"speaker": "S", "text": "No"}], [{"speaker": "X", "text": "Far?"}], [{"speaker": "U", "text": "Far?"}]]
 X
@@ -115,13 +129,13 @@ X
 cat >known.json <<'X'
 {"hotel": {"1": {"name": "AVALON", "reviews": {"2": {"traveler_type": "Couples", "sentences": {"0": "It is quiet.", "1": "It is old.", "2": "We slept well."}}}, "faqs": {"0": {"question": "Is it quiet?", "answer": "Yes."}}}}}
 X
-gives "only the named sentences, each source once" '{"messages": [{"role": "system", "content": "Be kind.\n\nAnswer from these sources:\n- AVALON, review (Couples): It is quiet. We slept well.\n- AVALON, FAQ: Is it quiet? Yes."}, {"role": "user", "content": "Quiet?"}, {"role": "assistant", "content": "Very."}]}' dstc11 log.json label.json known.json --with-knowledge --system "Be kind."
+gives "only the named sentences, each source once" '{"messages": [{"role": "system", "content": "Be kind.\n\nAnswer from these sources:\n- AVALON, review (Couples): It is quiet. We slept well.\n- AVALON, FAQ: Is it quiet? Yes."}, {"role": "user", "content": "Quiet?"}, {"role": "assistant", "content": "Very."}], "group": "hotel, reviews and FAQ"}' dstc11 log.json label.json known.json --with-knowledge --system "Be kind."
 for reason in 'row 2: hotel 9, faq 0: not in the knowledge file' 'row 3: the dialogue does not end with the user' 'row 4: unknown speaker "X"' 'row 5: the label has no "target"'; do verdict "$(grep -q "$reason" err; echo $?)" "its malformed rows: $reason"; done
 cat >squad2.json <<'X'
 {"data": [{"paragraphs": [{"context": "C", "qas": [{"question": "1?", "answers": "a"}, {"question": "", "answers": []}, {"question": "2?", "is_impossible": true, "answers": [{"text": "no"}]}]}, {"qas": []}]}, {"context": "D", "question": "3?", "answers": {"text": ["d", "e"], "answer_start": [0, 1]}}, 7]}
 X
 gives "squad, both layouts and malformed questions" '{"messages": [{"role": "user", "content": "C\n\nQuestion: 2?"}, {"role": "assistant", "content": "unanswerable"}]}
-{"messages": [{"role": "user", "content": "D\n\nQuestion: 3?"}, {"role": "assistant", "content": "d"}]}' squad squad2.json
+{"messages": [{"role": "user", "content": "D\n\nQuestion: 3?"}, {"role": "assistant", "content": "d"}], "answers": ["d", "e"]}' squad squad2.json
 verdict "$(grep -q '^6 rows read, 2 examples written, 4 skipped' err; echo $?)" "$(tail -n 1 err)"
 cat >chats.jsonl <<'X'
 {"conversations": [{"from": "gpt", "value": "lost"}, {"from": "human", "value": "a\\b\"c\u0000\u001f\ud83d\ude00"}, {"from": "gpt", "value": "d"}, {"from": "human", "value": "bye"}], "system": "S"}

@@ -77,11 +77,11 @@ refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/
 # Several right answers, groups, a language without words.
 cat >"$work/gold.jsonl" <<'X'
 {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "x"}], "answers": ["x", "y"], "group": "joy"}
-{"prompt": "P", "completion": "x", "answers": {"text": ["z", "x"], "answer_start": [1, 2]}}
+{"prompt": "P", "completion": "x", "answers": {"text": ["z", "x"], "answer_start": [1, 2]}, "label": 7}
 X
 run compare --model data/base --adapter "$hotel" --data "$work/gold.jsonl" --max-new-tokens 12 --output "$work/gold"
 answer=$(sed -n '1s/.*"response": "\([^"]*\)".*/\1/p' "$work/gold/responses.jsonl")
-verdict "$([ $? = 0 ] && grep -q '"label": "joy"' "$work/gold/compare.html" && grep -q '"settings": {"temperature": 0, .*"max_new_tokens": 12' \
+verdict "$([ $? = 0 ] && grep -q '"label": "joy"' "$work/gold/compare.html" && grep -q '"label": "7"' "$work/gold/compare.html" && grep -q '"settings": {"temperature": 0, .*"max_new_tokens": 12' \
     "$work/gold/compare.html" && ! grep -q '^warning: .*answers' "$work/err"; echo $?)" "compare has the row's group and the settings"
 sed -i "1s/\"y\"/\"$answer\"/" "$work/gold.jsonl"
 run evaluate --model data/base --data "$work/gold.jsonl" --limit 1 --generate --max-new-tokens 12
