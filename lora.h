@@ -4066,9 +4066,9 @@ typedef struct DataWork {
     ChatMessage *messages;                  /* [count, messages_cap] */
     size_t messages_cap;
     TokenIds tok, before;
-    JsonDoc nested[4];                      /* lists that the row gives as text of JSON; nested_name: under which key */
-    const char *nested_name[4];
-    int nested_count;
+    JsonDoc *nested;                        /* stb_ds array: what the row gives as text of JSON; nested_name: its key */
+    const char **nested_name;               /* stb_ds array */
+    char **made;                            /* stb_ds array: texts put together for this row */
     DataColumns unread, unread_here;        /* of all rows; of this one */
     /* rows read as prompts (chapter 8) */
     Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
@@ -4140,11 +4140,14 @@ static void data_unread(DataWork *w, const Json *v, const char *path) {
 /* The end of a row, where it became an example: each column counts once, however often it is in the row. */
 static void data_row_end(DataWork *w, bool ok) {
     if (ok) data_unread(w, w->object, "");
-    for (int i = 0; i < w->nested_count; i++) {
+    for (ptrdiff_t i = 0; i < arrlen(w->nested); i++) {
         if (ok) data_unread(w, w->nested[i].root, w->nested_name[i]);
         json_free(&w->nested[i]);
     }
-    w->nested_count = 0;
+    arrsetlen(w->nested, 0);
+    arrsetlen(w->nested_name, 0);
+    for (ptrdiff_t i = 0; i < arrlen(w->made); i++) free(w->made[i]);
+    arrsetlen(w->made, 0);
     for (int i = 0; i < w->unread_here.count; i++) w->unread_here.list[i].rows = 1;
     data_columns_join(&w->unread, &w->unread_here);
     w->unread_here.count = 0;
@@ -4168,13 +4171,13 @@ static const Json *data_list(DataWork *w, const Json *v, const char *key) {
         size_t blank = strspn(v->str, " \t\r\n");
         JsonDoc doc;
         if (v->str[blank] == '[') {
-            if (!json_parse_row(&doc, v->str, v->count, key, 1, NULL) || w->nested_count == 4) {
+            if (!json_parse_row(&doc, v->str, v->count, key, 1, NULL)) {
                 data_row_fail(w, "write it with json.dumps, not with str",
                               "\"%s\" is text that begins like a list but is no JSON", key);
                 return NULL;
             }
-            w->nested_name[w->nested_count] = key;
-            w->nested[w->nested_count++] = doc;
+            arrput(w->nested_name, key);
+            arrput(w->nested, doc);
             v = doc.root;
         }
     }
@@ -4288,25 +4291,113 @@ static bool data_message(DataWork *w, size_t *count, const char *role, const Jso
     return true;
 }
 
+/* The text of a message: a string, or a list of parts that are text, joined. */
+static bool data_content(DataWork *w, const Json *content, DataText *out, size_t index, const char *name) {
+    if (content->type == JSON_STRING) return data_add(out, content->str, content->count) || data_row_memory(w);
+    for (const Json *part = content->child; part; part = part->next) {
+        const Json *type = data_get(part, "type"), *text = part->type == JSON_STRING ? part : data_get(part, "text");
+        bool foreign = type && (type->type != JSON_STRING || !data_is(type, "text"));
+        if (foreign || !text || text->type != JSON_STRING)
+            return data_row_fail(w, "only text is learned: leave such rows out",
+                                 "message %zu of \"%s\" has a part of the type \"%.40s\"",
+                                 index, name, type && type->type == JSON_STRING ? type->str : "unknown");
+        if (!data_add(out, text->str, text->count)) return data_row_memory(w);
+    }
+    return true;
+}
+
+/* Tool calls behind the content, in the words of the templates that have any: Qwen's. calls: {name, arguments}, or with
+   these in "function", or a list of such. */
+static bool data_calls(DataWork *w, const Json *calls, DataText *out, size_t index, const char *name) {
+    bool qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 || w->chat == CHAT_QWEN3_INSTRUCT ||
+                w->chat == CHAT_QWEN3_THINKING;
+    if (!qwen)
+        return data_row_fail(w, "write the call into its content as the model should emit it",
+                             "message %zu of \"%s\" has tool calls, which this chat template does not write", index, name);
+    for (const Json *call = calls->type == JSON_ARRAY ? calls->child : calls; call; call = calls->type == JSON_ARRAY ?
+         call->next : NULL) {
+        const Json *function = json_get(call, "function") ? json_get(call, "function") : call;
+        const Json *called = json_get(function, "name"), *arguments = json_get(function, "arguments");
+        if (!called || called->type != JSON_STRING || !arguments)
+            return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
+                                 "a tool call without name and arguments in message "
+                                 "%zu of \"%s\"", index, name);
+        TokBuf text = {NULL, 0, 0, false};
+        tok_buf_str(&text, out->n ? "\n<tool_call>\n{\"name\": \"" : "<tool_call>\n{\"name\": \"");
+        tok_buf_add(&text, called->str, called->count);
+        tok_buf_str(&text, "\", \"arguments\": ");
+        if (arguments->type == JSON_STRING && w->chat != CHAT_QWEN2_5) tok_buf_add(&text, arguments->str,
+                arguments->count);
+        else chat_json(&text, arguments, 0, 0);
+        tok_buf_str(&text, "}\n</tool_call>");
+        bool ok = !text.failed && data_add(out, text.p, text.n);
+        free(text.p);
+        if (!ok) return data_row_memory(w);
+    }
+    return true;
+}
+
 /* A list of {role, content} or, ShareGPT's way, {from, value}. */
 static bool data_messages(DataWork *w, size_t *count, const Json *list, const char *name) {
-    static const char *const role_of[][2] = {{"system", "system"}, {"user", "user"}, {"assistant", "assistant"}, {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}};
+    static const struct { const char *name, *role; } roles[] = {{"system", "system"}, {"user", "user"},
+                                                                {"assistant", "assistant"},
+        {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"}, {"bing", "assistant"},
+            {"bard", "assistant"},
+        {"model", "assistant"}, {"observation", "tool"}, {"function_call", "assistant"}};
     size_t index = 0;
     if (!(list = data_list(w, list, name))) return false;
     for (const Json *m = list->child; m; m = m->next) {
         index++;
         bool sharegpt = !data_get(m, "role") && data_get(m, "from");
-        const Json *role = data_get(m, sharegpt ? "from" : "role"), *content = data_get(m, sharegpt ? "value" : "content"), *reasoning = data_get(m, "reasoning_content"), *calls = data_get(m, "tool_calls");
-        if (m->type != JSON_OBJECT || !role || !content || role->type != JSON_STRING || content->type != JSON_STRING || (reasoning && reasoning->type != JSON_STRING))
-            return data_row_fail(w, "a message is {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}", "message %zu of \"%s\" has no role and content that are strings", index, name);
-        if (calls && calls->count) return data_row_fail(w, "write the call into its content as the model should emit it", "message %zu of \"%s\" has tool_calls, which are not supported", index, name);
+        const Json *role = data_get(m, sharegpt ? "from" : "role"), *content = data_get(m, sharegpt ? "value" :
+                "content");
+        const Json *reasoning = data_get(m, "reasoning_content"), *calls = data_get(m, "tool_calls");
+        if (!calls) calls = data_get(m, "function_call");
+        if (calls && calls->type == JSON_ARRAY && !calls->count) calls = NULL;
+        if (m->type != JSON_OBJECT || !role || role->type != JSON_STRING || (!content && !calls) ||
+            (content && content->type != JSON_STRING && content->type != JSON_ARRAY) ||
+                (reasoning && reasoning->type != JSON_STRING))
+            return data_row_fail(w,
+                                 "a message is {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}",
+                                 "message %zu of \"%s\" has no role and content that are strings", index, name);
         const char *known = NULL;
-        for (size_t i = 0; i < sizeof role_of / sizeof *role_of; i++)
-            if (data_is(role, role_of[i][0]) && (sharegpt || i < 4)) known = role_of[i][1];
-        if (!known) return data_row_fail(w, sharegpt ? "known are human, user, gpt, assistant, system, tool" : "known are system, user, assistant, tool", "unknown role \"%.60s\" in message %zu of \"%s\"", role->str, index, name);
+        for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+            if (data_is(role, roles[i].name) && (sharegpt || i < 4)) known = roles[i].role;
+        char shown[64];
+        data_name(shown, sizeof shown, role->str, role->count);
+        if (!known)
+            return data_row_fail(w, sharegpt ?
+                                 "known are human, user, gpt, assistant, system, tool, observation, function_call"
+                                             : "known are system, user, assistant, tool",
+                                 "unknown role \"%s\" in message %zu of \"%s\"", shown, index, name);
+        bool assistant = !strcmp(known, "assistant");
+        if (sharegpt && content && data_is(role, "function_call")) {          /* its text is the call */
+            JsonDoc doc;
+            if (content->type != JSON_STRING || !json_parse_row(&doc, content->str, content->count, name, 1, NULL))
+                return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
+                                     "message %zu of \"%s\" is a function_call, but no JSON",
+                                     index, name);
+            arrput(w->nested_name, name);
+            arrput(w->nested, doc);
+            calls = doc.root;
+            content = NULL;
+        }
+        if (calls && !assistant) return data_row_fail(w, "only an assistant calls",
+                                                      "message %zu of \"%s\" has tool calls", index, name);
+        DataText text = {NULL, 0, 0};
+        Json whole;
+        if (calls || content->type == JSON_ARRAY) {
+            bool ok = (!content || data_content(w, content, &text, index, name)) &&
+                (!calls || data_calls(w, calls, &text, index, name));
+            if (text.p) arrput(w->made, text.p);
+            if (!ok) return false;
+            if (calls) data_whole(calls);
+            memset(&whole, 0, sizeof whole);
+            whole.str = text.p ? text.p : ""; whole.count = (uint32_t)text.n;
+            content = &whole;
+        }
         if (!data_message(w, count, known, content, reasoning)) return false;
-        /* as OpenAI's fine-tuning has it */
-        const Json *weight = strcmp(known, "assistant") ? NULL : data_get(m, "weight");
+        const Json *weight = assistant ? data_get(m, "weight") : NULL;        /* as OpenAI's fine-tuning has it */
         if (weight && (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1)))
             return data_row_fail(w, "1 learns an assistant's message, 0 does not",
                                  "the weight of message %zu of \"%s\" is neither 0 nor 1", index, name);
@@ -4629,6 +4720,7 @@ static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample 
 }
 static void data_work_free(DataWork *w) {
     free(w->prompt.p); free(w->text.p); free(w->messages);
+    arrfree(w->made); arrfree(w->nested); arrfree(w->nested_name);
     token_ids_free(&w->tok); token_ids_free(&w->before);
 }
 

@@ -252,6 +252,35 @@ static void test_shapes(void) {
     expect("instruction with --prompt-template", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"o\"}", with_bos, templated, "<s>Q: i\nx\nA: [o<|im_end|>]");
     expect("instruction, all", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain, all, "[" USER("i") "o<|im_end|>\n]");
 
+    DataOptions qwen = options_of(LOSS_DEFAULT, CHAT_QWEN3_INSTRUCT);
+    expect("content in parts of text", "a.jsonl",
+           "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},\"b\"]},"
+           "{\"role\":\"assistant\",\"content\":[{\"text\":\"c\",\"type\":\"text\"}]}]}", plain, o,
+               USER("ab") "[c<|im_end|>]\n");
+    for (int i = 0; i < 4; i++) {
+        static const char *const gpt[] = {"chatgpt", "bard", "bing", "model"};
+        char row[160];
+        snprintf(row, sizeof row,
+                 "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"%s\",\"value\":\"b\"}]}",
+                 gpt[i]);
+        expect(gpt[i], "a.jsonl", row, plain, o, USER("a") "[b<|im_end|>]\n");
+    }
+#define CALL "<tool_call>\n{\"name\": \"w\", \"arguments\": {\"at\": \"Bern\"}}\n</tool_call>"
+#define ANSWERED "<|im_start|>user\n<tool_response>\n4 C\n</tool_response><|im_end|>\n<|im_start|>assistant\n[4<|im_end|>]\n"
+    expect("ShareGPT's function_call and observation", "a.jsonl",
+           "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"function_call\","
+           "\"value\":\"{\\\"name\\\":\\\"w\\\",\\\"arguments\\\":{\\\"at\\\":\\\"Bern\\\"}}\"},{\"from\":\"observation\",\"value\":\"4 C\"},"
+           "{\"from\":\"gpt\",\"value\":\"4\"}],\"tools\":\"[]\"}", plain, qwen,
+               USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
+#define CALLS(content) "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\"," content "\"tool_calls\":[{\"id\":\"1\"," \
+    "\"type\":\"function\",\"function\":{\"name\":\"w\",\"arguments\":{\"at\":\"Bern\"}}}]},{\"role\":\"tool\",\"content\":\"4 C\"}," \
+    "{\"role\":\"assistant\",\"content\":\"4\"}]}"
+    expect("tool_calls, content absent", "a.jsonl", CALLS(""), plain, qwen,
+           USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
+    expect("tool_calls, content null", "a.jsonl", CALLS("\"content\":null,"), plain, qwen,
+           USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
+    expect("tool_calls behind content", "a.jsonl", CALLS("\"content\":\"b\","), plain, qwen,
+           USER("a") "[b\n" CALL "<|im_end|>]\n" ANSWERED);
     /* What beside the text decides what is learned. */
 #define WEIGHTED(a, b) \
     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"" a "}," \
@@ -691,8 +720,18 @@ static void test_errors(void) {
     expect_error("unknown ShareGPT role", "a.jsonl", "{\"conversations\":[{\"from\":\"alien\",\"value\":\"x\"}]}", plain, o, "unknown role \"alien\"", "row 1", "gpt");
     expect_error("message without content", "a.jsonl", "{\"messages\":[{\"role\":\"user\"}]}", plain, o, "message 1 of \"messages\" has no role and content", NULL, NULL);
     expect_error("message that is a string", "a.jsonl", "{\"messages\":[\"x\"]}", plain, o, "message 1 of \"messages\" has no role and content", NULL, NULL);
-    expect_error("content in parts", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"x\"}]}]}", plain, o, "strings", NULL, NULL);
-    expect_error("tool calls", "a.jsonl", "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"name\":\"f\"}]}]}", plain, o, "tool_calls", "row 1", NULL);
+    expect_error("a part that is an image", "a.jsonl",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]}",
+                 plain, o, "a part of the type \"image_url\"", "row 1", "only text");
+    expect_error("tool calls of a template that has none", "a.jsonl",
+                 "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{}}]}]}", plain, o, "has tool calls",
+                 "row 1", "into its content");
+    expect_error("a user's tool call", "a.jsonl",
+                 "{\"messages\":[{\"role\":\"user\",\"tool_calls\":[{\"name\":\"f\"}]}]}", plain, o,
+                 "message 1 of \"messages\" has tool calls", "row 1", "only an assistant");
+    expect_error("a function_call that is no JSON", "a.jsonl",
+                 "{\"conversations\":[{\"from\":\"function_call\",\"value\":\"w()\"}]}", plain,
+                 options_of(LOSS_DEFAULT, CHAT_QWEN2_5), "but no JSON", "row 1", NULL);
     expect_error("no messages", "a.jsonl", "{\"messages\":[]}", plain, o, "a.jsonl row 1", NULL, NULL);
     expect_error("no chat template for a chat", "a.jsonl", CHAT2, plain, none, "no chat template", "row 1", "--chat-template NAME: qwen3");
     expect_error("unknown chat template for a chat", "a.jsonl", CHAT2, plain, options_of(LOSS_DEFAULT, CHAT_UNKNOWN), "not one of the known", "row 1", "llama3.2");
