@@ -54,6 +54,7 @@ $(shell mkdir -p $(BUILD); echo "$(CONFIGURED)" >$(BUILD)/configured)
 endif
 
 .DEFAULT_GOAL := train_lora
+.PHONY: install uninstall
 .PHONY: test test-programs test-gpu soak test-mutants nvcc-check nvcc-command test-compilers fuzz mutate bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
@@ -85,6 +86,18 @@ ifeq ($(STB),)
 	elif sudo -n true 2>/dev/null && command -v apt-get >/dev/null; then echo "stb_ds.h is missing: installing Debian's libstb-dev"; sudo apt-get -qq update && sudo apt-get -qq install -y libstb-dev >/dev/null; \
 	else echo "error: stb_ds.h is missing; Makefile; run: sudo apt-get install libstb-dev" >&2; exit 1; fi
 endif
+
+## install         trainer, embedded example and recipes into PREFIX (/usr/local); DESTDIR= in front, for packages
+PREFIX ?= /usr/local
+INSTALLED = base hotel recipes
+install: train_lora
+	install -d "$(DESTDIR)$(PREFIX)/bin" $(INSTALLED:%="$(DESTDIR)$(PREFIX)/share/train_lora/data/%")
+	install -m 755 train_lora "$(DESTDIR)$(PREFIX)/bin/train_lora"
+	for d in $(INSTALLED); do install -m 644 data/$$d/* "$(DESTDIR)$(PREFIX)/share/train_lora/data/$$d" || exit 1; done
+## uninstall       takes them away again (the same PREFIX and DESTDIR)
+uninstall:
+	rm -f "$(DESTDIR)$(PREFIX)/bin/train_lora"
+	rm -rf "$(DESTDIR)$(PREFIX)/share/train_lora"
 
 ## test            every test, the CUDA kernels included; the last line is "N passed, N failed" (for everybody, and CI; no GPU needed)
 test:

@@ -553,6 +553,7 @@ typedef struct TrainHooks {
     bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
     Model *model;                           /* NULL, or the base model, already open: several runs over one (a sweep). It keeps this run's adapter */
     bool plan_only;                         /* end after on_begin: nothing is allocated for the run, nothing written */
+    void (*on_phase)(void *user, const char *doing);                          /* what begins now and may take a while */
 } TrainHooks;
 
 typedef struct TrainResult {
@@ -694,7 +695,12 @@ static void warning(const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    for (char *c = text; *c; c++) if ((uint8_t)*c < 32 || *c == 127) *c = '?';
+    for (size_t i = 0, n = strlen(text), bytes; i < n; i += bytes) {
+        uint32_t c = 0;
+        int length = utf8_get(text + i, n - i, &c);
+        bytes = length > 0 ? (size_t)length : 1;
+        if (length <= 0 || utf8_drives_terminal(c)) memset(text + i, '?', bytes);
+    }
     fprintf(stderr, "warning: %s\n", text);
 }
 
@@ -5395,6 +5401,7 @@ typedef struct Run {
     int64_t window_steps, window_micro;
     double train_loss, training, window_seconds, window_flops;
     double flops, ceiling;                  /* since the start of the process; of the machine */
+    double eval_seconds; int64_t eval_count;              /* of this process */
     double padded, step_padded;             /* tokens of all steps and of this one, had their batches been padded */
 } Run;
 
@@ -5481,10 +5488,34 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
     return text_write(&t, folder, "trainer_state.json", err);
 }
 
+/* Says what may take a while; NULL: the steps go on. */
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static void run_phase(const Run *run, const char *format, ...) {
+    char text[PATH_MAX + 64];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, text);
+}
+
+/* Evaluations between step `step` and the end. */
+static int64_t evaluations_left(const Run *run, int64_t step) {
+    const TrainOptions *o = run->o;
+    int64_t every = o->eval_steps > 0 ? o->eval_steps : o->logging_steps, total = run->plan.total_steps;
+    if (o->eval_strategy == STRATEGY_EPOCH) every = run->plan.steps_per_epoch;
+    int64_t due = o->eval_strategy == STRATEGY_NO ? 0 : total / every - step / every;
+    bool last = o->eval_strategy == STRATEGY_NO || total % every;             /* after the last step in any case */
+    return run->eval.slots ? due + (last && step < total) : 0;
+}
+
 static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     if (!run->eval.slots) return true;
     EvalResult e;
     double start = seconds_now();
+    run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
     if (!model_evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
     LogRecord r;
     memset(&r, 0, sizeof r);
@@ -5496,6 +5527,8 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
     result->last_eval_loss = e.loss;
     run_log(run, &r);
+    run->eval_seconds += seconds_now() - start;          /* with what the hook does at an evaluation */
+    run->eval_count++;
     run->best = history_best(run->history, run->o);
     result->best_step = run->best.step;
     result->best_metric = run->best.value;
@@ -6020,6 +6053,8 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
             r.entropy /= (double)micro;
             r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
             r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.ceiling_share = (run->flops - flops) / seconds / run->ceiling; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
+            if (run->eval_count)
+                r.eta += run->eval_seconds / (double)run->eval_count * (double)evaluations_left(run, run->step - 1);
             if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
             if (run->step % o->logging_steps == 0 && run->window_steps) {
                 LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
@@ -6057,6 +6092,7 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
 static bool run_save(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     Model *m = run->model;
+    run_phase(run, "saving the adapter");
     char best[PATH_MAX], other[PATH_MAX], name[64];
     if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
         snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
@@ -6175,6 +6211,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     const char **paths = (const char **)must_alloc((size_t)(1 + o->more_data_count) * sizeof *paths);
     paths[0] = o->data;
     for (int i = 0; i < o->more_data_count; i++) paths[1 + i] = o->more_data[i];
+    if (o->data) run_phase(run, "reading %s", o->data);
     ok = ok && (!o->data || dataset_open_files(&run->train, paths, 1 + o->more_data_count, t, &unpacked, err));
     free(paths);
     unpacked.max_rows = o->max_eval_samples;
@@ -6200,6 +6237,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     before = backend_overhead(&before_name);
     run->model->loss_scale = LORA_LOSS_SCALE;
     run->model->scale_age = 0;
+    run_phase(run, "loading %s", o->model);
     if (run->model == &run->own && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err))) return false;
     const char *start = o->resume ? checkpoint : o->init_adapter;
     ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);

@@ -2041,14 +2041,34 @@ static const Option option_table[] = {
 enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
 typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->origin / sizeof(char *) ? 1 : -1];
 
+/* Where a file of data/ is: beside the program, else where `make install` puts it, else below the current folder; as
+   `name` where that is the same. */
+static const char *data_path(const char *name) {
+    static const char *const places[] = {"", "../share/train_lora/"};
+    char program[PATH_MAX], path[2 * PATH_MAX];
+    struct stat here, there;
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program);
+    while (length > 0 && program[length - 1] != '/') length--;
+    for (int i = 0; i < 2 && length > 0; i++) {
+        snprintf(path, sizeof path, "%.*s%s%s", (int)length, program, places[i], name);
+        if (stat(path, &there)) continue;
+        bool same = !stat(name, &here) && here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+        return same ? name : copy_string(path);
+    }
+    return name;
+}
+
 /* Two sets of defaults and no more: the embedded example's, and for one's own model or data those of TRL's command line (SFTConfig, ModelConfig). */
 static void options_default(Options *o, bool embedded) {
     memset(o, 0, sizeof *o);
     TrainOptions *t = &o->train;
     o->generate.max_new_tokens = o->generate.top_k = o->generate.batch_size = -1;       /* below their range: not given */
     o->generate.temperature = o->generate.top_p = o->generate.min_p = o->generate.repetition_penalty = -1;
-    t->model = "data/base"; arrput(o->data, "data/hotel/train.jsonl"); t->eval_data = embedded ? "data/hotel/eval.jsonl" : NULL; t->output = "out";
-    o->sample_prompts = embedded ? "data/hotel/questions.jsonl" : NULL;
+    t->model = data_path("data/base");
+    arrput(o->data, data_path("data/hotel/train.jsonl"));
+    t->eval_data = embedded ? data_path("data/hotel/eval.jsonl") : NULL;
+    o->sample_prompts = embedded ? data_path("data/hotel/questions.jsonl") : NULL;
+    t->output = "out";
     t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
     t->learning_rate = embedded ? 5e-3 : 2e-4; t->warmup_ratio = embedded ? 0.05 : 0;
     t->num_train_epochs = embedded ? 6 : 3; t->max_steps = -1;
@@ -2069,11 +2089,6 @@ static int shown_width(uint32_t c) {
     for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) if (c >= wide[i][0] && c <= wide[i][1]) return 2;
     return 1;
 }
-/* Does a character drive a terminal: C0, C1, or one that turns the direction of text? */
-static bool drives_terminal(uint32_t c) {
-    return c < ' ' || (c >= 127 && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F || c == 0xFEFF ||
-           (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069);
-}
 /* The one place where text that is not ours becomes something to show: what drives a terminal, and pieces of a
    character, are spelled out. lines: newlines and tabs stay; else they get a mark. Returns the columns. */
 static int text_add_shown(Text *t, const char *s, size_t n, bool lines) {
@@ -2084,7 +2099,7 @@ static int text_add_shown(Text *t, const char *s, size_t n, bool lines) {
         int length = utf8_get(s + i, n - i, &c);
         bytes = length > 0 ? (size_t)length : 1;
         if (length <= 0) snprintf(spelled, sizeof spelled, "<0x%02X>", (unsigned)(uint8_t)s[i]);
-        else if (!drives_terminal(c) || (lines && (c == '\n' || c == '\t'))) columns += shown_width(c);
+        else if (!utf8_drives_terminal(c) || (lines && (c == '\n' || c == '\t'))) columns += shown_width(c);
         else if (c == '\n') { text_add(t, "\xE2\x8F\x8E"); columns++; continue; }
         else if (c == '\t') { text_add(t, "\xE2\x87\xA5"); columns++; continue; }
         else snprintf(spelled, sizeof spelled, c < 128 ? "<0x%02X>" : "<U+%04X>", c);
@@ -2356,6 +2371,7 @@ static void options_from_file(Options *o, const char *path) {
     JsonDoc doc;
     char name[64];
     Text idle = {NULL}, writes = {NULL};
+    if (!strncmp(path, "data/recipes/", 13) && access(path, R_OK)) path = data_path(path);     /* from any folder */
     if (!json_read(&doc, path, &err)) { complain("error", err.text); exit(1); }
     if (doc.root->type != JSON_OBJECT) usage_error("not an object; %s; write {\"learning_rate\": 1e-4, ...}", path);
     for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: text options point into it */
@@ -2773,7 +2789,37 @@ static void print_lost(FILE *to, const char *path, const DataColumns *unread, co
             ", or let --truncate-prompt cut the prompt's beginning instead\n" : "\n");
 }
 
-static void clear_bar(const Screen *s) { if (s->bar) printf("\r\033[K"); }
+/* What the program is busy with: on a terminal at once, on the line that the next one takes; elsewhere (a notebook, a
+   log) as a line of its own, but only after two seconds of silence. The alarm's handler may do no more than write. */
+static char phase_line[160];
+static void on_alarm(int number) {
+    (void)number;
+    if (write(STDOUT_FILENO, phase_line, strlen(phase_line)) < 0) return;
+}
+static void phase_show(const char *doing) {
+    Text t = {NULL};
+    if (doing) text_add_shown(&t, doing, strlen(doing), false);
+    fflush(stdout);
+    if (isatty(STDOUT_FILENO)) {
+        printf("\r\033[K%s%.78s", doing ? "... " : "", doing ? t.at : "");
+        fflush(stdout);
+    } else {
+        alarm(0);
+        snprintf(phase_line, sizeof phase_line, "... %.150s\n", doing ? t.at : "");
+        signal(SIGALRM, on_alarm);
+        if (doing) alarm(2);
+    }
+    text_free(&t);
+}
+static void on_phase(void *user, const char *doing) {
+    (void)user;
+    phase_show(doing);
+}
+
+static void clear_bar(const Screen *s) {
+    if (s->bar) printf("\r\033[K");
+    alarm(0);
+}
 static void on_warning(void *user, const char *text) {
     Screen *screen = (Screen *)user;
     clear_bar(screen);
@@ -2797,6 +2843,9 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
     o.adapter = m->initial != NULL;         /* the base without it is nobody's model: begin with the adapter */
     size_t count = screen->samples.count;
+    char doing[64];
+    snprintf(doing, sizeof doing, "answering %zu sample prompts", count);
+    phase_show(doing);
     bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
     o.adapter = true;
     answers_free(screen->after, count);
@@ -2856,6 +2905,7 @@ static void samples_print(const Screen *screen) {
 }
 
 static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
+    clear_bar((const Screen *)user);
     Screen *screen = (Screen *)user;
     const ModelConfig *c = &m->config;
     size_t parameters = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2) + m->norm_bytes / sizeof(float);
@@ -2877,6 +2927,7 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     if (o->fit) printf("%-8s %d x %d examples, --recompute %s\n", "fit", o->gradient_accumulation_steps, o->per_device_train_batch_size, recompute_name[o->recompute]);
     print_memory(memory);
     fflush(stdout);
+    if (!screen->plan_only) phase_show("training");
     /* What --fit chose belongs to the run's options. */
     screen->o->train.per_device_train_batch_size = o->per_device_train_batch_size;
     screen->o->train.per_device_eval_batch_size = o->per_device_eval_batch_size;
@@ -2934,6 +2985,7 @@ static void on_log(void *user, const LogRecord *r) {
     else printf("step %5lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.2e  accuracy %.3f  entropy %.3f  %.0f tokens/s  ETA %s\n", (long long)r->step, (long long)r->total_steps, r->epoch, r->loss, r->grad_norm,
                 r->learning_rate, r->mean_token_accuracy, r->entropy, r->tokens_per_second, duration_text(eta, sizeof eta, r->eta));
     fflush(stdout);
+    if (r->eval && r->step < r->total_steps) phase_show("training");
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }      /* a signal, or -1: the run cannot go on */
 
@@ -3172,7 +3224,7 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     screen.plan_only = plan_only;
     if (plan_only && option_given(o, "model") && !option_given(o, "data")) o->train.data = o->train.eval_data = NULL;     /* full length, then */
     screen.bar = isatty(1);
-    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only};
+    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase};
     if (!model) print_version();
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);

@@ -123,8 +123,13 @@ static bool report_write(Report *r, const char *status, const char *message, con
     text_add(&t, "{\"status\": \"%s\"", status);
     text_member(&t, "updated", updated);
     if (message) text_member(&t, "message", message);
-    text_add(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g, \"elapsed_seconds\": %.1f, \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f}",
-             (long long)l->step, (long long)r->total_steps, l->epoch, r->epochs, now - r->start, l->eta, l->tokens_per_second, l->ceiling_share);
+    text_add(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g",
+             (long long)l->step, (long long)r->total_steps, l->epoch, r->epochs);
+    text_add(&t, ", \"elapsed_seconds\": %.1f", now - r->start);
+    if (l->step)                            /* before the first record nothing is known of speed */
+        text_add(&t, ", \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f", l->eta,
+                 l->tokens_per_second, l->ceiling_share);
+    text_add(&t, "}");
     text_add(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->samples.at), r->samples.at ? r->samples.at : "", (int)arrlen(r->warnings.at),
              r->warnings.at ? r->warnings.at : "", more, (int)arrlen(r->fixed.at), r->fixed.at);
     bool ok = page_write(r->path, report_page, &t, err);

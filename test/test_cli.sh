@@ -157,6 +157,15 @@ verdict $? "SIGINT: the step is finished, the adapter saved, exit status 130"
 verdict $? "inspect"
 "$program" plan $base --output "$work/never" >"$work/out.txt" 2>&1 && grep -q "total" "$work/out.txt" && [ ! -e "$work/never" ]
 verdict $? "plan prints the memory table and writes nothing"
+# from anywhere: beside the program in another folder, and installed
+mkdir "$work/elsewhere"
+(cd "$work/elsewhere" && "$program" --max-steps 1 --eval-on-start false --output "$work/o5" >"$work/out.txt" 2>&1 && "$program" plan --config data/recipes/dstc11-qwen3-1.7b.json --model "$(dirname "$program")/data/base" >"$work/out2.txt" 2>&1)
+verdict $? "the embedded example and a recipe from another folder: $(grep ^model "$work/out.txt" | cut -c1-60)"
+make -s -o train_lora install DESTDIR="$work/root dir" PREFIX=/usr >"$work/out.txt" 2>&1 &&
+    (cd "$work/elsewhere" && "$work/root dir/usr/bin/train_lora" --max-steps 1 --eval-on-start false --output "$work/o6" >"$work/out.txt" 2>&1) && grep -q "^model    $work/root dir/usr/bin/../share/train_lora/data/base" "$work/out.txt"
+verdict $? "installed: $(grep ^model "$work/out.txt" | sed "s|$work/||" | cut -c1-80)"
+make -s uninstall DESTDIR="$work/root dir" PREFIX=/usr && [ -z "$(find "$work/root dir" -type f)" ]
+verdict $? "uninstalled, nothing is left"
 "$program" --help >"$work/out.txt" && grep -q -- "--gradient-accumulation-steps" "$work/out.txt" && "$program" --version | grep -q train_lora
 verdict $? "--help and --version"
 # the memory table is true: the peak of the whole process is within 10 % of it
