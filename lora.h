@@ -73,7 +73,12 @@ typedef struct Linear {
     int in, out, rank;                      /* I, O, R */
     float scale;                            /* lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA */
     uint32_t site;                          /* layer * MODULE_COUNT + module: names the dropout mask */
+    void *packed;                           /* A and B in the backend's layout, see adapter_pack */
 } Linear;
+
+/* Columns that a projection of that rank takes in t: a multiple of 8, so that rows of 16-bit numbers begin at multiples
+   of 16 bytes whatever the ranks are. Those from the rank on are 0. */
+LORA_HOST_DEVICE static inline int rank_width(int rank) { return (rank + 7) / 8 * 8; }
 
 /* What one forward or backward call does with the adapters. */
 typedef struct LoraCall {
@@ -186,7 +191,14 @@ size_t weight_packed_bytes(const Weight *w);
 void weight_pack(Weight *w, void *where);
 bool table_is_packed(void);                                /* does embedding_forward read embed->packed (CUDA) or the file (CPU)? */
 
-/* The scratch that any op below needs for these sizes: n tokens, widest linear (inputs or outputs) `widest`, largest rank in one group summed `rank`, `chunk_rows` rows of logits at a time. */
+/* Brings A and B of at most MODULE_COUNT projections into the backend's layout for matrix products, at p->packed:
+   adapter_packed_bytes bytes of the backend's memory, 256-byte aligned. To be called when A or B have changed, before
+   the next op that reads them. CPU: 0 bytes, there is nothing to do. */
+size_t adapter_packed_bytes(const Linear *p);
+void adapter_pack(const Linear *projections, int count);
+
+/* The scratch that any op below needs for these sizes: n tokens, widest linear (inputs or outputs) `widest`, largest
+   sum of rank_width over one group `rank`. */
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden);
 
 /* out[i,:] = embed[ids[i],:]. Ids must lie in [0, V). */
@@ -204,8 +216,9 @@ void rmsnorm_backward(floatX *dx /*[N,C]*/, const floatX *dresidual /*[N,C] or N
 
 /* `count` projections that read the same x, their outputs side by side in y (q|k|v, o, gate|up, down):
      y_j = x W_j^T + bias_j + scale_j * t_j B_j^T,   t_j = dropout_j(x) A_j^T
-   O and R are sums over the group. t is saved for backward (untouched where there is no adapter). Dropout: inverted (kept values times 1/(1-p)), an independent mask for each projection, element (n,i) of the mask
-   is number n*I+i of the generator keyed by (seed, step, micro_batch, site): see dropout_keep. */
+   O is the sum of outputs over the group, R that of rank_width. t is saved for backward (untouched where there is no
+   adapter). Dropout: inverted (kept values times 1/(1-p)), an independent mask for each projection; element (n,i) of
+   the mask is number n*I+i of the generator keyed by (seed, step, micro_batch, site): see dropout_keep. */
 void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count, LoraCall call, int N, Scratch scratch);
 /* dt_j = scale_j * dy_j B_j;  dB_j += scale_j * dy_j^T t_j;  dA_j += dt_j^T dropout_j(x);  dx = sum_j dy_j W_j + dropout_j'(dt_j A_j)    (dropout_j' : the same mask and factor)
    dx NULL: not wanted (nothing trainable below). Never a gradient of W. */
@@ -326,6 +339,9 @@ typedef struct Model {
     Weight *originals;                      /* then also [L * MODULE_COUNT]: the weights as they are in the files */
     void *residual_arena; size_t residual_bytes;      /* and what is left of them, W - scale B0 A0, packed in fp32 */
     const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
+    void *packed_adapter;                   /* every projection's Linear.packed */
+    size_t packed_adapter_bytes;
+    bool adapter_is_packed;                 /* of param as it is now; adapter_changed: no, the next forward packs it */
     int adam_step;                          /* optimizer steps taken */
     float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the optimizer: 1 except with fp16 */
     int scale_age;                          /* steps since it changed */
@@ -372,6 +388,8 @@ bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *er
 bool adapter_load(Model *m, const char *folder, Error *err);
 /* Takes the adapter off: the model as it was opened. */
 void adapter_drop(Model *m);
+/* To be called by whoever writes to m->param past the functions above. */
+void adapter_changed(Model *m);
 /* Writes the adapter as PEFT's save_pretrained does. */
 bool adapter_save(const Model *m, const char *folder, Error *err);
 /* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards, tensors and dtypes, tokenizer and configuration beside them. fp32 arithmetic, one tensor at a time. The folder must
@@ -1855,9 +1873,12 @@ static void dropout_apply(float *out, const float *x, LoraCall call, uint32_t si
     }
 }
 
+size_t adapter_packed_bytes(const Linear *p) { (void)p; return 0; }
+void adapter_pack(const Linear *projections, int count) { (void)projections; (void)count; }
+
 static void group_sums(const Linear *group, int count, int *O, int *R) {
     *O = *R = 0;
-    for (int j = 0; j < count; j++) { *O += group[j].out; *R += group[j].rank; }
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
 }
 
 void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
@@ -1879,10 +1900,12 @@ void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, 
                 in = dropped;
             }
             gemm(t + r, (size_t)R, in, (size_t)I, 1, b_plain(p->A, 1, (size_t)I), N, p->rank, I, 1, false, s);
+            for (int n = 0; n < N; n++)
+                for (int c = p->rank; c < rank_width(p->rank); c++) t[(size_t)n * (size_t)R + (size_t)(r + c)] = 0;
             gemm(y + o, (size_t)O, t + r, (size_t)R, 1, b_plain(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, true, s);
         }
         o += p->out;
-        r += p->rank;
+        r += rank_width(p->rank);
     }
 }
 
@@ -1912,7 +1935,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX
             }
         }
         o += p->out;
-        r += p->rank;
+        r += rank_width(p->rank);
     }
 }
 
@@ -2456,6 +2479,8 @@ bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Er
 bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
 bool model_plan(Model *m, const char *folder, Error *err) { return model_read(m, folder, true, err); }
 
+void adapter_changed(Model *m) { m->adapter_is_packed = false; }
+
 void adapter_drop(Model *m) {
     for (int l = 0; l < m->config.num_hidden_layers && m->layers; l++)
         for (int j = 0; j < MODULE_COUNT; j++) {
@@ -2471,7 +2496,11 @@ void adapter_drop(Model *m) {
     backend_free(m->param, bytes); backend_free(m->grad, bytes); backend_free(m->adam_m, bytes); backend_free(m->adam_v, bytes);
     arrfree(m->lora.layers);
     arrfree(m->lora.parts);
+    backend_free(m->packed_adapter, m->packed_adapter_bytes);
     m->param = m->grad = m->adam_m = m->adam_v = NULL;
+    m->packed_adapter = NULL;
+    m->packed_adapter_bytes = 0;
+    adapter_changed(m);
     m->param_count = 0;
     m->adam_step = 0;
 }
@@ -2496,9 +2525,9 @@ static void *layout_take(Layout *a, size_t count, size_t element) {
     a->offset += round_up(count * element, 256);
     return p;
 }
-static int group_rank(const Layer *layer, int first, int count) {
+static int group_width(const Layer *layer, int first, int count) {            /* columns of t; 0: no adapter */
     int r = 0;
-    for (int j = first; j < first + count; j++) r += layer->linear[j].rank;
+    for (int j = first; j < first + count; j++) r += rank_width(layer->linear[j].rank);
     return r;
 }
 
@@ -2527,7 +2556,8 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
             if (own_gate_up) s->gate_up = (floatX *)layout_take(&a, N * 2 * F, X);
             else s->gate_up = m->activations[0].gate_up;
         }
-        int ranks[4] = {group_rank(layer, MODULE_Q, 3), group_rank(layer, MODULE_O, 1), group_rank(layer, MODULE_GATE, 2), group_rank(layer, MODULE_DOWN, 1)};
+        int ranks[4] = {group_width(layer, MODULE_Q, 3), group_width(layer, MODULE_O, 1),
+                        group_width(layer, MODULE_GATE, 2), group_width(layer, MODULE_DOWN, 1)};
         s->t_qkv = (floatX *)layout_take(&a, N * (size_t)ranks[0], X);
         s->t_o = (floatX *)layout_take(&a, N * (size_t)ranks[1], X);
         s->t_gate_up = (floatX *)layout_take(&a, N * (size_t)ranks[2], X);
@@ -2574,6 +2604,7 @@ bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recomp
     memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + m->residual_bytes);
     memory_add(table, "adapter and its gradient", 2 * m->param_count * sizeof(float));
     memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
+    if (m->packed_adapter_bytes) memory_add(table, "adapter for the matrix products", m->packed_adapter_bytes);
     m->arena_bytes = model_layout(m, NULL, table);
     if (!allocate) return true;
     if (m->arena_bytes > backend_memory())
@@ -2664,6 +2695,10 @@ static void model_body(Model *m, const Batch *b, LoraCall call) {
     backend_upload(m->positions, b->positions, bytes);
     backend_upload(m->targets, b->targets, bytes);
     backend_upload(m->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
+    if (call.adapter && !m->adapter_is_packed) {
+        for (int l = 0; l < L; l++) adapter_pack(m->layers[l].linear, MODULE_COUNT);
+        m->adapter_is_packed = true;
+    }
     embedding_forward(m->activations[0].x, m->ids, &m->embed, b->N, c->hidden_size);
     if (!table_is_packed()) tensor_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
     for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
@@ -2678,7 +2713,7 @@ LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool 
     if (!backward) return stats;
     rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
     int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
-    while (lowest < c->num_hidden_layers && !group_rank(&m->layers[lowest], 0, MODULE_COUNT)) lowest++;
+    while (lowest < c->num_hidden_layers && !group_width(&m->layers[lowest], 0, MODULE_COUNT)) lowest++;
     for (int l = c->num_hidden_layers - 1; l >= lowest; l--) layer_backward(m, l, b, call, l > lowest);
     return stats;
 }
@@ -2719,7 +2754,7 @@ static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
         memcpy(m->lora.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
     }
     for (int pass = 0; pass < 2; pass++) {
-        size_t offset = 0;
+        size_t offset = 0, packed = 0;
         for (int l = 0; l < c->num_hidden_layers; l++) {
             for (int j = 0; j < MODULE_COUNT; j++) {
                 Linear *p = &m->layers[l].linear[j];
@@ -2731,13 +2766,18 @@ static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
                 p->scale = part.rank ? part.alpha / size : 0;
                 size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
                 if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
+                if (pass) p->packed = (char *)m->packed_adapter + packed;
                 offset += a + b;
+                packed += round_up(adapter_packed_bytes(p), 256);
             }
         }
         if (pass) break;
         if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one module and one layer");
         m->param_count = offset;
+        m->packed_adapter_bytes = packed;
         if (m->planned) break;
+        if (packed && !(m->packed_adapter = backend_alloc(packed)))
+            return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
         float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
         for (int i = 0; i < 4; i++)
             if (!(*arenas[i] = (float *)backend_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
@@ -5648,6 +5688,7 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
     m->adam_step++;
     adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
+    adapter_changed(m);
     if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale = fminf(m->loss_scale * 2, LOSS_SCALE_MAX); m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
     return true;
 }
@@ -6102,7 +6143,10 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
         backend_download(last, m->param, count * sizeof(float));
         if (!adapter_load(m, best, err)) {
             run_warn(run, "the best adapter cannot be loaded, the last one is saved: %s", err->text);
-            if (m->param_count == count && m->param) backend_upload(m->param, last, count * sizeof(float));
+            if (m->param_count == count && m->param) {
+                backend_upload(m->param, last, count * sizeof(float));
+                adapter_changed(m);
+            }
             result->best_step = 0;
         }
         free(last);

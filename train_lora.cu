@@ -86,7 +86,7 @@ static struct Device {
     bool open;
     char name[256];
     int capability, processors;             /* 90 is sm_90; streaming multiprocessors */
-    size_t shared;                          /* bytes of shared memory that a block may have */
+    size_t shared, shared_in_all;           /* bytes of shared memory: of a block at most, of a multiprocessor */
     size_t memory, overhead;                /* bytes in all; bytes gone when the context was made (kernels, runtime, other processes) */
     double *partial;                        /* [NORM_BLOCKS] of global_norm */
 } device;
@@ -363,6 +363,7 @@ static bool device_open(Error *err) {
     device.capability = p.major * 10 + p.minor;
     device.processors = p.multiProcessorCount;
     device.shared = p.sharedMemPerBlockOptin;
+    device.shared_in_all = p.sharedMemPerMultiprocessor;
     if (sizeof(floatX) == 2 && LORA_LOSS_SCALE == 1 && device.capability < 80)
         return fail(err, "%s (sm_%d) has no bf16 tensor cores; the GPU; build with make CUDA=1 CUDA_ARCH=%d PRECISION=FP16", device.name, device.capability, device.capability);
     if (lora_shared(1, 0.5f) > device.shared) return fail(err, "a kernel needs %zu KiB of shared memory, %s has %zu; the GPU; build with PRECISION=FP16", lora_shared(1, 0.5f) >> 10, device.name, device.shared >> 10);
@@ -538,7 +539,8 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
    5  LINEAR LAYERS WITH LORA
    Forward    t = dropout(x) A^T         y  = x W^T + bias + t (sB)^T                                                 s = lora_alpha / r
    Backward   dt = dy (sB)               dx = dy W + mask(dt A)          dB += s dy^T t          dA += dt^T dropout(x)
-   Four kernels: `gemm` makes y and dx, `lora_down` t and dt, `lora_gradient` dA and dB, `lora_cast` brings A and B from fp32 to floatX.
+   Four kernels: `gemm` makes y and dx, `lora_down` t and dt, `lora_gradient` dA and dB, `adapter_pack` brings A and B
+   from fp32 to floatX. Ranks are rank_width's here, multiples of 8 with zeros behind the adapter's own.
 
    What the roofline says. y costs 2 N I O FLOPs on N I + I O + N O numbers: with N = 8192 and I = O = 2048 that is 1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206),
    so gemm should be bound by the tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x: with R = 16 it is 16 FLOPs a byte, to be bound by reading x. So x is read once for all the
@@ -734,10 +736,22 @@ gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, Lora
     tile_store(out + offset, (size_t)g.stride, g.rows, columns, aligned, staging, WARP_TILE, 0, WARP_TILE, WARP_TILE, m0 + warp_m, n0 + warp_n);
 }
 
+/* Slots of the ring: three where two blocks with three fit a multiprocessor, so that one multiplies while the other
+   waits at its barrier; two where two with two do (sm_80). Where not even those do (100 KiB: sm_86, 89, 120) three, for
+   one block; else two. A block costs 1 KiB more than it asks for. */
+static int gemm_stages(void) {
+    const size_t slot = GEMM_SLOT * sizeof(floatX), reserved = 1024;
+    for (size_t blocks = 2; blocks > 0; blocks--)
+        for (size_t stages = 3; stages > 1; stages--)
+            if (stages * slot <= device.shared && blocks * (stages * slot + reserved) <= device.shared_in_all)
+                return (int)stages;
+    return 2;
+}
+
 template <bool TURNED, bool MASKED>
 static void gemm_launch(floatX *out, const Group &g, int column_tiles, LoraCall call, int I) {
     size_t slot = GEMM_SLOT * sizeof(floatX);
-    int stages = 3 * slot <= device.shared ? 3 : 2;
+    int stages = gemm_stages();
     bool aligned = (uintptr_t)out % 16 == 0 && g.stride % CHUNK == 0;
     for (int j = 0; j < g.count; j++)
         aligned = aligned && (TURNED || (g.part[j].offset % CHUNK == 0 && g.part[j].columns % CHUNK == 0));
@@ -764,7 +778,10 @@ template <int ROWS> __global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(
         const Matrix &a = up ? p.t : p.x, &b = up ? p.up : p.w;
         for (int k = lane * CHUNK; k < a.columns; k += WARP * CHUNK) {
 #pragma unroll
-            for (int c = 0; c < GEMV_COLUMNS; c++) load_chunk(w[c], b.data + (size_t)min(n0 + c, p.columns - 1) * b.stride, k, a.columns, b.aligned);
+            for (int c = 0; c < GEMV_COLUMNS; c++) {
+                const floatX *row = b.data + (size_t)min(n0 + c, b.rows - 1) * b.stride;
+                load_chunk(w[c], row, k, a.columns, b.aligned);
+            }
 #pragma unroll
             for (int r = 0; r < ROWS; r++) {
                 load_chunk(x, a.data + (size_t)min(r, g.rows - 1) * a.stride, k, a.columns, a.aligned);
@@ -804,17 +821,43 @@ static void gemm_backward(floatX *dx, const Group &g, LoraCall call, int I) {
     else gemm_launch<true, false>(dx, g, div_up(I, TILE), call, I);
 }
 
-/* ---- lora_cast: A and sB in floatX, for the tensor cores --------------------------------------------------------------------------------------------- */
+/* ---- adapter_pack: A and sB in floatX, for the tensor cores -------------------------------------------------------
+   Once an optimizer step, for every micro-batch in it: a [width, in] = A, b [out, width] = s B for forward and turned
+   [width, out] = (s B)^T for backward, one behind the other; rows and columns from the rank on are 0. */
 
-typedef struct Cast { const float *A, *B; floatX *a, *b; int in, out, rank; float scale; } Cast;
-typedef struct Casts { Cast job[3]; } Casts;
+typedef struct Pack { const float *A, *B; floatX *a, *b, *turned; int in, out, rank; float scale; } Pack;
+typedef struct Packs { Pack job[MODULE_COUNT]; } Packs;
 
-/* a = A [rank, in];  b = scale B [out, rank], or its transpose [rank, out] for backward. */
-__global__ void lora_cast_kernel(const __grid_constant__ Casts casts, bool turned) {
-    const Cast &c = casts.job[blockIdx.y];
-    int first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
-    for (int i = first; i < c.rank * c.in; i += step) c.a[i] = (floatX)c.A[i];
-    for (int i = first; i < c.rank * c.out; i += step) c.b[i] = (floatX)(c.scale * (turned ? c.B[i % c.out * c.rank + i / c.out] : c.B[i]));
+__global__ void adapter_pack_kernel(const __grid_constant__ Packs packs) {
+    const Pack &p = packs.job[blockIdx.y];
+    int first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x, width = rank_width(p.rank);
+    for (int i = first; i < width * p.in; i += step) p.a[i] = (floatX)(i < p.rank * p.in ? p.A[i] : 0);
+    for (int i = first; i < width * p.out; i += step) {
+        int o = i / width, r = i % width;
+        p.b[i] = (floatX)(r < p.rank ? p.scale * p.B[o * p.rank + r] : 0);
+    }
+    for (int i = first; i < width * p.out; i += step) {
+        int r = i / p.out, o = i % p.out;
+        p.turned[i] = (floatX)(r < p.rank ? p.scale * p.B[o * p.rank + r] : 0);
+    }
+}
+static Pack packed(const Linear *p) {
+    floatX *a = (floatX *)p->packed, *b = a + (size_t)rank_width(p->rank) * (size_t)p->in;
+    Pack pack = {p->A, p->B, a, b, b + (size_t)rank_width(p->rank) * (size_t)p->out, p->in, p->out, p->rank, p->scale};
+    return pack;
+}
+size_t adapter_packed_bytes(const Linear *p) {
+    return (size_t)rank_width(p->rank) * ((size_t)p->in + 2 * (size_t)p->out) * sizeof(floatX);
+}
+void adapter_pack(const Linear *projections, int count) {
+    Packs packs;
+    int most = 0;
+    for (int j = 0; j < count; j++) {
+        Pack p = packs.job[j] = packed(&projections[j]);
+        most = max(most, rank_width(p.rank) * max(p.in, p.out));
+    }
+    dim3 grid(div_up(most, 1024), count);
+    if (most) LAUNCH(adapter_pack_kernel, grid, 256, 0, packs);
 }
 
 /* ---- lora_down: t = dropout(x) down^T -----------------------------------------------------------------------------------------------------------------
@@ -1027,6 +1070,19 @@ static void lora_gradient(const Group &g, const Reduces &reduces, bool shared_x,
 }
 
 static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall call) {
+    if (g.rows <= GEMV_ROWS && call.dropout == 0) {     /* a few tokens: `down` is nearly all there is to read */
+        Group few = g;
+        few.stride = R;
+        for (int j = 0; j < g.count; j++) {
+            Part &p = few.part[j];
+            p.w = p.down;
+            p.columns = p.rank;
+            p.rank = 0;
+            p.bias = NULL;
+        }
+        gemv(t, few);
+        return;
+    }
     size_t tile = DOWN_ROWS * PANEL * sizeof(floatX), masks = call.dropout > 0 ? SLICES * tile : 0;
     int stages = 2 * (1 + SLICES) * tile + masks <= device.shared ? 2 : 1;
     size_t shared = (size_t)stages * (1 + SLICES) * tile + masks;
@@ -1039,25 +1095,9 @@ static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall 
 
 static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
 
-/* Brings the adapter of a group to floatX: a [R,I] and b, part after part. */
-static void lora_cast(floatX *a, floatX *b, const Linear *group, int count, bool turned) {
-    Casts casts;
-    int most = 1;
-    for (int j = 0; j < count; j++) {
-        const Linear *p = &group[j];
-        Cast c = {p->A, p->B, a, b, p->in, p->out, p->rank, p->scale};
-        casts.job[j] = c;
-        a += (size_t)p->rank * (size_t)p->in;
-        b += (size_t)p->rank * (size_t)p->out;
-        if (p->rank * p->in > most) most = p->rank * p->in;
-    }
-    dim3 grid(div_up(most, 1024), count);
-    LAUNCH(lora_cast_kernel, grid, 256, 0, casts, turned);
-}
-
 static void group_sums(const Linear *group, int count, int *O, int *R) {
     *O = *R = 0;
-    for (int j = 0; j < count; j++) { *O += group[j].out; *R += group[j].rank; }
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
 }
 static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }      /* scratch is counted in floats */
 
@@ -1065,29 +1105,23 @@ void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, 
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
     bool adapter = call.adapter && R;
-    ScratchCursor s = scratch_begin(scratch);
-    floatX *a = NULL, *b = NULL;
-    if (adapter) {
-        a = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)I));
-        b = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)O));
-        lora_cast(a, b, group, count, false);
-    }
+    (void)scratch;
     Group whole, down;                      /* t's columns are numbered by rank, y's by output */
     whole.count = down.count = count; whole.rows = down.rows = N; whole.stride = O; down.stride = R;
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
-        int rank = adapter ? p->rank : 0;
+        int rank = adapter ? rank_width(p->rank) : 0;
+        Pack q = packed(p);
         Part part = {matrix(x, (size_t)I, N, I), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o, p->site};
         if (rank) {
             part.t = matrix(t + r, (size_t)R, N, rank);
-            part.up = matrix(b, (size_t)rank, p->out, rank);
-            part.down = matrix(a + (size_t)r * (size_t)I, (size_t)I, rank, I);
-            b += (size_t)rank * (size_t)p->out;
+            part.up = matrix(q.b, (size_t)rank, p->out, rank);
+            part.down = matrix(q.a, (size_t)I, rank, I);
         }
         whole.part[j] = down.part[j] = part;
         down.part[j].offset = r;
         o += p->out;
-        r += p->rank;
+        r += rank_width(p->rank);
     }
     if (adapter) lora_down(t, R, down, true, call);
     gemm_forward(y, whole, call, I);
@@ -1098,34 +1132,28 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX
     group_sums(group, count, &O, &R);
     bool adapter = call.adapter && R;
     ScratchCursor s = scratch_begin(scratch);
-    floatX *a = NULL, *b = NULL, *dt = NULL;
-    if (adapter) {
-        a = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)I));
-        b = (floatX *)scratch_take(&s, floats_of((size_t)R * (size_t)O));
-        dt = (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R));
-        lora_cast(a, b, group, count, true);
-    }
+    floatX *dt = adapter ? (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R)) : NULL;
     Group whole, for_A, for_B;              /* whole: dt and dx from dy; for_A: dt^T x; for_B: t^T dy */
     Reduces reduce_A, reduce_B;
     whole.count = for_A.count = for_B.count = count; whole.rows = for_A.rows = for_B.rows = N; whole.stride = for_A.stride = for_B.stride = I;
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
-        int rank = adapter ? p->rank : 0;
+        int rank = adapter ? rank_width(p->rank) : 0;
+        Pack q = packed(p);
         Part part = {matrix(dy + o, (size_t)O, N, p->out), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r, p->site};
         if (rank) {
             part.t = matrix(dt + r, (size_t)R, N, rank);
-            part.up = matrix(a + (size_t)r * (size_t)I, (size_t)I, rank, I);
-            part.down = matrix(b, (size_t)p->out, rank, p->out);
-            b += (size_t)rank * (size_t)p->out;
+            part.up = matrix(q.a, (size_t)I, rank, I);
+            part.down = matrix(q.turned, (size_t)p->out, rank, p->out);
         }
         whole.part[j] = for_A.part[j] = for_B.part[j] = part;
         for_A.part[j].x = matrix(x, (size_t)I, N, I);
         if (rank) for_B.part[j].t = matrix(t + r, (size_t)R, N, rank);
-        Reduce A = {p->dA, rank, r, I, 1}, B = {p->dB, rank, r, p->out, p->scale};
+        Reduce A = {p->dA, p->rank, r, I, 1}, B = {p->dB, p->rank, r, p->out, p->scale};
         reduce_A.job[j] = A;
         reduce_B.job[j] = B;
         o += p->out;
-        r += p->rank;
+        r += rank_width(p->rank);
     }
     if (adapter) {
         LoraCall plain = call;              /* dropout is on x alone */
@@ -1663,14 +1691,18 @@ __device__ __forceinline__ Softmax softmax_join(Softmax a, Softmax b) {
     return a;
 }
 
-__global__ void __launch_bounds__(LOSS_THREADS) loss_kernel(float *numbers, floatX *logits, const int32_t *row, const int32_t *targets, float dloss, int V, bool aligned) {
+/* A row of logits takes a multiple of 16 bytes; what is behind the vocabulary is 0 in dz. */
+static int logits_width(int vocab) { return div_up(vocab, CHUNK) * CHUNK; }
+
+__global__ void __launch_bounds__(LOSS_THREADS)
+loss_kernel(float *numbers, floatX *logits, int width, const int32_t *row, const int32_t *targets, float dloss, int V) {
     SHARED_MEMORY(memory);
     Softmax *warps = (Softmax *)memory, s = {-INFINITY, 0, 0, INT_MAX};
-    floatX *z = logits + (size_t)blockIdx.x * (size_t)V;
+    floatX *z = logits + (size_t)blockIdx.x * (size_t)width;
     int target = targets[row[blockIdx.x]], lane = threadIdx.x % WARP;
     float v[CHUNK], at_target = (float)z[target];                             /* read before anything is written over */
     for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
-        load_chunk(v, z, c, V, aligned);
+        load_chunk(v, z, c, V, true);
         Softmax part = {-INFINITY, 0, 0, INT_MAX};
         for (int j = 0; j < CHUNK; j++) if (c + j < V && v[j] > part.top) { part.top = v[j]; part.argmax = c + j; }
         if (c + 0 < V && part.argmax == INT_MAX) part.argmax = c;             /* nothing but NaN: the row's loss becomes NaN below */
@@ -1694,28 +1726,32 @@ __global__ void __launch_bounds__(LOSS_THREADS) loss_kernel(float *numbers, floa
     if (dloss == 0) return;
     float factor = dloss / s.e;
     for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
-        load_chunk(v, z, c, V, aligned);
-        for (int j = 0; j < CHUNK; j++) v[j] = expf(v[j] - s.top) * factor - (c + j == target ? dloss : 0);
-        store_chunk(z, v, c, V, aligned);
+        load_chunk(v, z, c, V, true);
+        for (int j = 0; j < CHUNK; j++)
+            v[j] = c + j < V ? expf(v[j] - s.top) * factor - (c + j == target ? dloss : 0) : 0;
+        store_chunk(z, v, c, V, true);
     }
 }
 
-/* x W^T or dz W of a plain matrix as a group of one part without an adapter. */
-static Group plain_group(const floatX *x, const Weight *w, int rows, bool backward) {
+/* x W^T or dz W of a plain matrix as a group of one part without an adapter. width: of a row of x W^T or dz, at least
+   w's rows; what is behind those is 0 in dz and of no meaning in x W^T. */
+static Group plain_group(const floatX *x, const Weight *w, int rows, int width, bool backward) {
     Group g;
-    Part p = {matrix(x, (size_t)(backward ? w->rows : w->cols), rows, backward ? w->rows : w->cols), matrix((const floatX *)w->packed, (size_t)w->cols, w->rows, w->cols), no_matrix(), no_matrix(), no_matrix(), NULL, 0,
-              backward ? w->cols : w->rows, 0, 0};
+    int in = backward ? width : w->cols, out = backward ? w->cols : width;
+    Part p = {matrix(x, (size_t)in, rows, in), matrix((const floatX *)w->packed, (size_t)w->cols, w->rows, w->cols),
+              no_matrix(), no_matrix(), no_matrix(), NULL, 0, out, 0, 0};
     g.part[0] = g.part[1] = g.part[2] = p;
-    g.count = 1; g.rows = rows; g.stride = backward ? w->cols : w->rows;
+    g.count = 1; g.rows = rows; g.stride = out;
     return g;
 }
 static LoraCall no_adapter(void) { LoraCall call; memset(&call, 0, sizeof call); return call; }
 
 LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
     LossStats stats = {0, 0, 0, 0};
-    int chunk = logits_chunk(N, V), labelled = 0;
+    int chunk = logits_chunk(N, V), width = logits_width(V), labelled = 0;
     ScratchCursor cursor = scratch_begin(scratch);
-    floatX *logits = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)V)), *gathered = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)C));
+    floatX *logits = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)width));
+    floatX *gathered = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)C));
     float *numbers = scratch_take(&cursor, (size_t)N * ROW_NUMBERS), *host_numbers = (float *)must_alloc((size_t)N * ROW_NUMBERS * sizeof(float));
     int32_t *row = (int32_t *)scratch_take(&cursor, (size_t)N), *host_row = (int32_t *)must_alloc((size_t)N * sizeof(int32_t));
     /* Which rows have a target is known to the host only after asking: one wait a micro-batch, microseconds against its tens of milliseconds. */
@@ -1726,10 +1762,12 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
     for (int first = 0; first < labelled; first += chunk) {
         int rows = labelled - first < chunk ? labelled - first : chunk;
         copy_rows(gathered, x, row + first, false, rows, C);
-        gemm_forward(logits, plain_group(gathered, head, rows, false), no_adapter(), C);
-        LAUNCH(loss_kernel, rows, LOSS_THREADS, LOSS_THREADS / WARP * sizeof(Softmax), numbers, logits, row + first, targets, dx ? dloss : 0, V, rows_aligned(logits, V));
+        gemm_forward(logits, plain_group(gathered, head, rows, width, false), no_adapter(), C);
+        size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
+        float factor = dx ? dloss : 0;
+        LAUNCH(loss_kernel, rows, LOSS_THREADS, shared, numbers, logits, width, row + first, targets, factor, V);
         if (!dx) continue;
-        gemm_backward(gathered, plain_group(logits, head, rows, true), no_adapter(), C);
+        gemm_backward(gathered, plain_group(logits, head, rows, width, true), no_adapter(), C);
         copy_rows(dx, gathered, row + first, true, rows, C);
     }
     backend_download(host_numbers, numbers, (size_t)N * ROW_NUMBERS * sizeof(float));
@@ -1749,13 +1787,18 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
 
 void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
     ScratchCursor cursor = scratch_begin(scratch);
-    int chunk = logits_chunk(N, V);
-    floatX *here = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)V)), *host = (floatX *)must_alloc((size_t)chunk * (size_t)V * sizeof(floatX));
+    int chunk = logits_chunk(N, V), width = logits_width(V);
+    size_t numbers = (size_t)chunk * (size_t)width;
+    floatX *here = (floatX *)scratch_take(&cursor, floats_of(numbers));
+    floatX *host = (floatX *)must_alloc(numbers * sizeof(floatX));
     for (int n = 0; n < N; n += chunk) {
         int rows = N - n < chunk ? N - n : chunk;
-        gemm_forward(here, plain_group(x + (size_t)n * (size_t)C, head, rows, false), no_adapter(), C);
-        backend_download(host, here, (size_t)rows * (size_t)V * sizeof(floatX));
-        for (size_t i = 0; i < (size_t)rows * (size_t)V; i++) logits[(size_t)n * (size_t)V + i] = (float)host[i];
+        gemm_forward(here, plain_group(x + (size_t)n * (size_t)C, head, rows, width, false), no_adapter(), C);
+        backend_download(host, here, (size_t)rows * (size_t)width * sizeof(floatX));
+        for (int r = 0; r < rows; r++) {
+            const floatX *row = host + (size_t)r * (size_t)width;
+            for (int v = 0; v < V; v++) logits[(size_t)(n + r) * (size_t)V + (size_t)v] = (float)row[v];
+        }
     }
     free(host);
 }
@@ -1803,8 +1846,8 @@ double global_norm(const float *grad, size_t count) {
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
     size_t N = (size_t)n, W = (size_t)widest, R = (size_t)rank, chunk = (size_t)logits_chunk(n, vocab), X = sizeof(floatX);
     size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)(device.open ? device.processors : 144) + 1)) * sizeof(float);          /* splits * R * width of lora_gradient: see gradient_splits */
-    size_t linear = 2 * R * W * X + N * R * X + splits;
-    size_t head = chunk * ((size_t)vocab + (size_t)hidden) * X + N * (ROW_NUMBERS + 1) * sizeof(float);
+    size_t linear = N * R * X + splits;
+    size_t head = chunk * ((size_t)logits_width(vocab) + (size_t)hidden) * X + N * (ROW_NUMBERS + 1) * sizeof(float);
     size_t attention = N * W * sizeof(float);         /* delta [N,H] */
     size_t most = linear > head ? linear : head;
     return (attention > most ? attention : most) + 4096;

@@ -64,9 +64,14 @@ static Linear random_projection(int in, int out, int rank) {
     if (!rank) return p;
     size_t bytes = (size_t)rank * (size_t)(in > out ? in : out) * sizeof(float);
     p.A = (float *)bytes_on_card(bytes); p.B = (float *)bytes_on_card(bytes); p.dA = (float *)bytes_on_card(bytes); p.dB = (float *)bytes_on_card(bytes);
+    p.packed = bytes_on_card(adapter_packed_bytes(&p));
+    adapter_pack(&p, 1);
     return p;
 }
-static void projection_free(Linear *p) { backend_free(p->w.packed, 0); backend_free(p->A, 0); backend_free(p->B, 0); backend_free(p->dA, 0); backend_free(p->dB, 0); }
+static void projection_free(Linear *p) {
+    backend_free(p->packed, 0); backend_free(p->w.packed, 0);
+    backend_free(p->A, 0); backend_free(p->B, 0); backend_free(p->dA, 0); backend_free(p->dB, 0);
+}
 
 #ifdef WITH_CUBLAS
 /* y [N,O] = x [N,I] W^T, or dx [N,I] = dy [N,O] W. */

@@ -495,7 +495,11 @@ typedef int cudaError_t;
 enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
 enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
 enum { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-struct cudaDeviceProp { char name[256]; int major, minor, multiProcessorCount; size_t totalGlobalMem, sharedMemPerBlockOptin; };
+struct cudaDeviceProp {
+    char name[256];
+    int major, minor, multiProcessorCount;
+    size_t totalGlobalMem, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
+};
 
 inline cudaError_t cudaMallocManaged(void **p, size_t bytes) {
     if (emulator::allocated + bytes > emulator::memory_size || posix_memalign(p, 256, bytes ? bytes : 1)) return cudaErrorMemoryAllocation;
@@ -592,6 +596,7 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     p->multiProcessorCount = 4;
     p->totalGlobalMem = emulator::memory_size;
     p->sharedMemPerBlockOptin = emulator::shared_limit;
+    p->sharedMemPerMultiprocessor = emulator::shared_limit + 1024;
     return cudaSuccess;
 }
 struct cudaFuncAttributes { int binaryVersion; };

@@ -46,7 +46,7 @@ static void REF(rmsnorm_backward)(REAL *dx, const REAL *dresidual, const REAL *d
 static void REF(linear_forward)(REAL *y, REAL *t, const REAL *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
     (void)scratch;
-    for (int j = 0; j < count; j++) { O += group[j].out; R += group[j].rank; }
+    for (int j = 0; j < count; j++) { O += group[j].out; R += rank_width(group[j].rank); }
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         for (int n = 0; n < N; n++) {
@@ -55,6 +55,7 @@ static void REF(linear_forward)(REAL *y, REAL *t, const REAL *x, const Linear *g
                 for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(kept)(call, p->site, n, i, I) * (double)p->A[r * I + i];
                 t[n * R + r0 + r] = (REAL)sum;
             }
+            for (int r = p->rank; call.adapter && r < rank_width(p->rank); r++) t[n * R + r0 + r] = 0;
             for (int o = 0; o < p->out; o++) {
                 double sum = p->bias ? (double)p->bias[o] : 0;
                 for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(weight)(&p->w, o, i);
@@ -63,14 +64,14 @@ static void REF(linear_forward)(REAL *y, REAL *t, const REAL *x, const Linear *g
             }
         }
         o0 += p->out;
-        r0 += p->rank;
+        r0 += rank_width(p->rank);
     }
 }
 static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const REAL *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
     (void)scratch;
     double *sum = (double *)calloc((size_t)N * (size_t)I, sizeof(double));
-    for (int j = 0; j < count; j++) { O += group[j].out; R += group[j].rank; }
+    for (int j = 0; j < count; j++) { O += group[j].out; R += rank_width(group[j].rank); }
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         int rank = call.adapter ? p->rank : 0;
@@ -96,7 +97,7 @@ static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const 
         free(dA);
         free(dB);
         o0 += p->out;
-        r0 += p->rank;
+        r0 += rank_width(p->rank);
     }
     for (int i = 0; dx && i < N * I; i++) dx[i] = (REAL)sum[i];
     free(sum);

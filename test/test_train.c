@@ -323,11 +323,14 @@ static void poison_step(void *user, const LogRecord *r) {
     if (r->step != 2) return;
     backend_download(&p->kept, p->m->param, sizeof p->kept);
     backend_upload(p->m->param, &bad, sizeof bad);
+    adapter_changed(p->m);
 }
 static void poison_warning(void *user, const char *text) {
     Poison *p = (Poison *)user;
     p->warnings++;
-    if (strstr(text, "step 3") && p->heals) backend_upload(p->m->param, &p->kept, sizeof p->kept);
+    if (!strstr(text, "step 3") || !p->heals) return;
+    backend_upload(p->m->param, &p->kept, sizeof p->kept);
+    adapter_changed(p->m);
 }
 
 static void test_nonfinite(void) {
