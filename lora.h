@@ -453,6 +453,7 @@ typedef struct DataStats {
     int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
     int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
+    ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
     DataColumns unread;
 } DataStats;
 
@@ -4129,6 +4130,7 @@ struct DataExample {
     int32_t *ids, *labels;                  /* one block: [count], [count] */
     size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
     bool dated;                             /* as in DataStats */
+    ChatTemplate chat;
     bool truncated, cut_reply, lost_reply;
     DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
 };
@@ -4494,6 +4496,7 @@ static bool data_chat_options(DataWork *w, ChatOptions *o) {
 static void data_note(const DataWork *w, DataExample *e, const ChatText *chat, const ChatOptions *o) {
     e->thoughts = chat->thoughts; e->systems = chat->systems;
     e->dated = w->chat == CHAT_LLAMA32 && !o->date;
+    e->chat = w->chat;
 }
 
 /* Every answer of w->messages[count] behind the `skip` first ones becomes an example. */
@@ -4918,6 +4921,7 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
         d->stats.truncated += e->truncated;
         d->stats.thoughts += (int64_t)e->thoughts;
         d->stats.dated += e->dated;
+        if (e->chat != CHAT_NONE) d->stats.chat = e->chat;
         d->stats.systems += (int64_t)e->systems;
         d->stats.cut_replies += e->cut_reply;
         d->stats.lost_replies += e->lost_reply;

@@ -1954,7 +1954,7 @@ static const Option option_table[] = {
      "for base models, as 'USER: {prompt} ASSISTANT:'"},
     {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, ROWS | KEPT,
      "Qwen3's enable_thinking (not given: the template's default)"},
-    {"template-date", OPTION_TEXT, AT(train.data_options.template_date), 0, 0, NULL, ROWS,
+    {"template-date", OPTION_TEXT, AT(train.data_options.template_date), 0, 0, NULL, ROWS | KEPT,
      "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
     {"split-turns", OPTION_BOOL, AT(train.data_options.split_turns), 0, 0, NULL, RUN | INSPECT | MEASURES,
      "every answer of a chat is an example of its own, as the template asks for it"},
@@ -2819,6 +2819,14 @@ static void print_lost(FILE *to, const char *path, const DataColumns *unread, co
         if (out[i].count)
             fprintf(to, "note: the chat template leaves out %lld %s%s; %s%s\n", (long long)out[i].count, out[i].what,
                     out[i].count == 1 ? "" : "s", path, o->split_turns ? "" : "; see --split-turns");
+    const struct { bool given, known; const char *name; } told[2] = {
+        {o->enable_thinking >= 0, s->chat == CHAT_QWEN3, "enable-thinking"},
+        {o->template_date != NULL, s->chat == CHAT_LLAMA31 || s->chat == CHAT_LLAMA32, "template-date"}};
+    for (int i = 0; i < 2; i++)
+        if (told[i].given && !told[i].known)
+            fprintf(to, "note: --%s changes nothing: %s%s; %s\n", told[i].name,
+                    s->chat == CHAT_NONE ? "no row is a chat" : "it is unknown to the chat template ",
+                    s->chat == CHAT_NONE ? "" : chat_template_name(s->chat), path);
     if (s->dated)
         fprintf(to, "note: %lld chats say that today is 26 Jul 2024, where transformers writes the day of the run; %s; "
                     "--template-date says another\n", (long long)s->dated, path);
@@ -4117,6 +4125,7 @@ static void settings_json(Text *t, const Comparison *c, const GenerateOptions *g
     if (how->few_shot) text_member(t, "shots", how->shots);
     if (how->prompt_template) text_member(t, "prompt_template", how->prompt_template);
     if (c->o->chat_template) text_member(t, "chat_template", c->o->chat_template);
+    if (how->template_date) text_member(t, "template_date", how->template_date);
     if (how->enable_thinking >= 0) text_add(t, ", \"enable_thinking\": %s", how->enable_thinking ? "true" : "false");
     text_member(t, "bleu_tokenize", c->o->bleu_tokenize);
     text_add(t, "}");

@@ -126,16 +126,18 @@ refuse "an id beyond the vocabulary in sample prompts" 1 "2048" $base --eval-spl
 verdict $? "two steps, adapter, trainer_state.json, run.json"
 # what is printed and reported works as pasted: a folder with a difficult name, and a chat template that the model folder does not name
 model; echo "{{ x }}" >"$work/m/chat_template.jinja"; mv "$work/m" "$work/the model"
-"$program" --model "$work/the model" --data data/hotel/test.jsonl --chat-template zephyr --max-steps 2 --save-strategy steps --save-steps 1 --output "$work/it's \$(touch $work/ran)" >"$work/out.txt" 2>&1
+"$program" --model "$work/the model" --data data/hotel/test.jsonl --chat-template zephyr --template-date "1 May 2025" --max-steps 2 --save-strategy steps --save-steps 1 --output "$work/it's \$(touch $work/ran)" >"$work/out.txt" 2>&1
 sed -n 's/^use it *//p' "$work/out.txt" >"$work/use"
-echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran" ] && [ "$(grep -c '^note: --chat-template zephyr, as ' "$work/err.txt")" = 1 ] && [ -s "$work/answer" ]
+echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran" ] && [ "$(grep -c '^note: --chat-template zephyr, --template-date 1 May 2025, as ' "$work/err.txt")" = 1 ] && [ -s "$work/answer" ]
 verdict $? "the printed command, pasted: $(sed "s|$work/||g" "$work/use" | cut -c1-110); $(grep ^note "$work/err.txt" | cut -c1-32)"
+grep -q '^note: --template-date changes nothing: it is unknown to the chat template zephyr; data/hotel' "$work/out.txt"
+verdict $? "an option that the chat template does not know is named"
 adapter="$work/it's \$(touch $work/ran)"
 grep -qF "$(sed 's/[\\"]/\\&/g' "$work/use")" "$adapter/report.html"
 verdict $? "the page has the same command"
 "$program" generate --model "$work/the model" --adapter "$adapter/checkpoint-1" --prompt hi --max-new-tokens 1 2>&1 >/dev/null | grep -q '^note: --chat-template zephyr'
 verdict $? "a checkpoint brings its prompts too"
-"$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 --chat-template qwen3 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
+"$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
 verdict $? "what is given again is not taken"
 cp -r "$adapter" "$work/other"; sed -i 's/zephyr/qwen3/' "$work/other/run.json"
 refuse "adapters of different prompts" 2 "different --chat-template, 'zephyr' and 'qwen3'" compare --model "$work/the model" --adapter "$adapter" --adapter "$work/other" --data data/hotel/test.jsonl
