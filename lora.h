@@ -466,7 +466,8 @@ typedef struct Dataset {
     size_t *slot_offset, slots;             /* a slot is what the sampler shuffles and per_device_train_batch_size counts */
     DataStats stats;
     uint64_t hash;                          /* of ids and labels */
-    int32_t largest_id;
+    int32_t largest_id;                     /* and label */
+    bool rebuilt;                           /* the token cache's file was damaged, and has been written again */
     void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into it */
     bool shared;                            /* they belong to another Dataset, see dataset_split */
 } Dataset;
@@ -675,6 +676,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -800,14 +802,42 @@ static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, s
     return true;
 }
 
+/* Files that are mapped are known by name: when one shrinks while it is read the system can only say where in memory
+   (SIGBUS), and the program wants to say which file. */
+typedef struct Mapping { const char *base, *path; size_t bytes; struct Mapping *next; } Mapping;
+static Mapping *mappings;
+
+static void *map_file(int fd, size_t bytes, int flags, const char *path) {
+    void *base = mmap(NULL, bytes, PROT_READ, flags, fd, 0);
+    if (base == MAP_FAILED) return NULL;
+    Mapping *m = (Mapping *)must_alloc(sizeof *m);
+    m->base = (const char *)base;
+    m->bytes = bytes;
+    m->path = copy_string(path);
+    m->next = mappings;
+    mappings = m;
+    return base;
+}
+static void unmap_file(void *base, size_t bytes) {
+    for (Mapping **at = &mappings; *at; at = &(*at)->next) {
+        Mapping *m = *at;
+        if (m->base != base) continue;
+        *at = m->next;
+        free((char *)m->path);
+        free(m);
+        break;
+    }
+    munmap(base, bytes);
+}
+
 bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
     size_t bytes;
     int fd = file_open(path, &bytes, err);
     if (fd < 0) return false;
     if (!bytes) { close(fd); return fail(err, "the weights are an empty file; %s; download the file again", path); }
-    void *base = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    void *base = map_file(fd, bytes, MAP_PRIVATE, path);
     close(fd);
-    if (base == MAP_FAILED) return fail(err, "cannot map the weights; %s: %s; check the free memory", path, strerror(errno));
+    if (!base) return fail(err, "cannot map the weights; %s: %s; check the free memory", path, strerror(errno));
     size_t f = (size_t)arrlen(set->files);
     arrsetlen(set->files, f + 1);
     set->files[f].base = base;
@@ -869,7 +899,7 @@ bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
 }
 
 void tensors_close(TensorSet *set) {
-    for (ptrdiff_t i = 0; i < arrlen(set->files); i++) { munmap(set->files[i].base, set->files[i].bytes); free(set->files[i].path); }
+    for (ptrdiff_t i = 0; i < arrlen(set->files); i++) { unmap_file(set->files[i].base, set->files[i].bytes); free(set->files[i].path); }
     arrfree(set->files);
     shfree(set->table);
     memset(set, 0, sizeof *set);
@@ -3805,7 +3835,7 @@ typedef struct DataRows {
 
 static void data_rows_free(DataRows *r) {
     json_free(&r->doc);
-    if (r->mapped) munmap(r->text, r->bytes);
+    if (r->mapped) unmap_file(r->text, r->bytes);
     else free(r->text);
     free(r->row); free(r->cells); free(r->objects);
     memset(r, 0, sizeof *r);
@@ -4872,7 +4902,13 @@ bool dataset_pack(Dataset *d, int capacity, Error *err) {
 /* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header, ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of
    ids is known. */
 enum { TOKENS_IN_MEMORY = 8 << 20 };
-typedef struct TokenHeader { char magic[8]; uint64_t key, count, tokens, hash; int64_t largest_id; DataStats stats; } TokenHeader;
+typedef struct TokenHeader {
+    char magic[8];
+    uint64_t key, count, tokens, hash;
+    int64_t largest_id;
+    DataStats stats;
+    uint64_t checksum;                      /* of all above, offset and row; ids and labels have their hash */
+} TokenHeader;
 typedef struct TokenSink {
     int32_t *ids, *labels;                  /* stb_ds arrays: what is not in the files yet */
     size_t *offset;                         /* stb_ds array [count + 1] */
@@ -4897,9 +4933,10 @@ static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
     memset(&empty, 0, sizeof empty);
     if (!s->file) {
         snprintf(s->path, sizeof s->path, "%s", "");
-        if (cache_path) snprintf(s->path, sizeof s->path, "%s.%ld.tmp", cache_path, (long)getpid());
-        s->file = cache_path ? fopen(s->path, "w+b") : temporary_file(err);
-        if (!s->file) return cache_path ? fail(err, "cannot write; %s: %s; give another --token-cache", s->path, strerror(errno)) : false;
+        int fd = cache_path ? temporary_make(s->path, sizeof s->path, cache_path, false) : -1;
+        s->file = !cache_path ? temporary_file(err) : fd < 0 ? NULL : fdopen(fd, "w+b");
+        if (fd < 0) *s->path = 0;
+        if (!s->file) return cache_path ? fail(err, "cannot write; %s: %s; give another --token-cache", cache_path, strerror(errno)) : false;
         if (!(s->label_file = temporary_file(err))) return false;
         s->failed |= fwrite(&empty, sizeof empty, 1, s->file) != 1;
     }
@@ -4929,7 +4966,10 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
         memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
         memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
         d->hash = hash_bytes(hash_bytes(d->hash, e->ids, e->count * sizeof *e->ids), e->labels, e->count * sizeof *e->labels);
-        for (size_t k = 0; k < e->count; k++) if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
+        for (size_t k = 0; k < e->count; k++) {
+            if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
+            if (e->labels[k] > d->largest_id) d->largest_id = e->labels[k];
+        }
         arrput(s->row, (int64_t)(first + i));
         arrput(s->offset, arrlast(s->offset) + e->count);
         d->count++;
@@ -4943,14 +4983,20 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
     return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
 }
 
-/* The data set lies in an open token file. */
+static uint64_t token_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
+    uint64_t sum = hash_bytes(HASH_START, h, offsetof(TokenHeader, checksum));
+    return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
+}
+
+/* The data set lies in an open token file. Every value is looked at: what memory and shapes will be made of must hold, and a
+   damaged file must not train. */
 static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Error *err) {
     struct stat st;
     TokenHeader h;
-    if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK1", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
+    if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK2", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
         (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) + h.count * sizeof(int64_t)) return fail(err, "not a whole token file; %s; delete it", path);
-    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
-    if (map == MAP_FAILED) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
+    void *map = map_file(fd, (size_t)st.st_size, MAP_SHARED, path);
+    if (!map) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
     memset(d, 0, sizeof *d);
     d->hash = h.hash;
     d->largest_id = (int32_t)h.largest_id;
@@ -4962,10 +5008,27 @@ static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Erro
     d->labels = d->ids + h.tokens;
     d->offset = (size_t *)(void *)(d->labels + h.tokens);
     d->row = (int64_t *)(d->offset + h.count + 1);
-    bool ok = d->offset[0] == 0 && d->offset[h.count] == h.tokens;
-    for (size_t i = 0; i < h.count && ok; i++) ok = d->offset[i] < d->offset[i + 1];
-    if (!ok) { munmap(map, (size_t)st.st_size); memset(d, 0, sizeof *d); return fail(err, "a damaged token file; %s; delete it", path); }
-    return true;
+    bool ok = d->offset[0] == 0 && d->offset[h.count] == h.tokens && h.count && h.count <= INT32_MAX &&
+              h.checksum == token_checksum(&h, d->offset, d->row) && h.largest_id >= 0 && h.largest_id <= INT32_MAX;
+    for (size_t i = 0; i < h.count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h.tokens;
+    uint64_t hash = HASH_START;
+    int64_t longest = 0, labelled = 0;
+    for (size_t i = 0; i < h.count && ok; i++) {
+        size_t from = d->offset[i], n = d->offset[i + 1] - from;
+        hash = hash_bytes(hash_bytes(hash, d->ids + from, n * sizeof *d->ids), d->labels + from, n * sizeof *d->labels);
+        if ((int64_t)n > longest) longest = (int64_t)n;
+        for (size_t k = from; k < from + n; k++) {
+            int32_t id = d->ids[k], label = d->labels[k];
+            ok = ok && id >= 0 && id <= d->largest_id && (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
+            labelled += k > from && label != DATA_IGNORE;
+        }
+    }
+    ok = ok && hash == h.hash && h.stats.longest == longest && h.stats.labelled == labelled &&
+         h.stats.tokens == (int64_t)h.tokens && h.stats.examples == (int64_t)h.count;
+    if (ok) return true;
+    unmap_file(map, (size_t)st.st_size);
+    memset(d, 0, sizeof *d);
+    return fail(err, "a damaged token file; %s; delete it", path);
 }
 
 /* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and mapped. */
@@ -4988,8 +5051,9 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
     if (!sink_spill(s, cache_path, err)) return false;
     TokenHeader h;
     memset(&h, 0, sizeof h);
-    memcpy(h.magic, "LORATOK1", 8);
+    memcpy(h.magic, "LORATOK2", 8);
     h.key = key; h.count = d->count; h.tokens = tokens; h.hash = d->hash; h.largest_id = d->largest_id; h.stats = d->stats;
+    h.checksum = token_checksum(&h, s->offset, s->row);
     char *buffer = (char *)must_alloc(1 << 20);
     rewind(s->label_file);
     for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) s->failed |= fwrite(buffer, 1, n, s->file) != n;
@@ -5010,8 +5074,8 @@ static bool data_text_open(DataRows *r, Error *err) {
     if (fd < 0) return false;
     /* mapped: the rest of the last page is the zero that ends the text */
     if (dot && !strcmp(dot, ".jsonl") && bytes >= 16 << 20 && bytes % (size_t)sysconf(_SC_PAGESIZE)) {
-        void *map = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (map != MAP_FAILED) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
+        void *map = map_file(fd, bytes, MAP_PRIVATE, r->path);
+        if (map) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
     }
     r->text = read_open(fd, bytes, r->path, &r->bytes, err);
     return r->text != NULL;
@@ -5056,7 +5120,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
     char cache_path[PATH_MAX] = "", name[64];
     Shots shots;
-    bool ok = shots_open(&shots, t, options, err), cached = false;
+    bool ok = shots_open(&shots, t, options, err), cached = false, rebuilt = false;
     ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
     uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns, sizeof(TokenHeader)};
     key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
@@ -5078,7 +5142,8 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
         snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
         path_join(cache_path, sizeof cache_path, options->token_cache, name);
         int fd = open(cache_path, O_RDONLY);
-        cached = fd >= 0 && dataset_map(d, fd, key, cache_path, NULL);        /* one that is torn or of another version is written again */
+        cached = fd >= 0 && dataset_map(d, fd, key, cache_path, NULL);
+        rebuilt = fd >= 0 && !cached;
         if (fd >= 0) close(fd);
         if (!cached) d->hash = HASH_START;
     }
@@ -5100,6 +5165,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     shots_free(&shots);
     if (ok && options->packing) ok = dataset_pack(d, options->max_length, err);
     if (!ok) dataset_free(d);
+    d->rebuilt = ok && rebuilt;
     return ok;
 }
 bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) { return dataset_open_files(d, &path, 1, t, options, err); }
@@ -5137,7 +5203,7 @@ bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, E
 }
 
 void dataset_free(Dataset *d) {
-    if (d->map && !d->shared) munmap(d->map, d->map_bytes);
+    if (d->map && !d->shared) unmap_file(d->map, d->map_bytes);
     if (!d->map && !d->shared) { free(d->ids); free(d->labels); free(d->offset); free(d->row); }
     free(d->slot); free(d->slot_offset);
     memset(d, 0, sizeof *d);
@@ -5322,13 +5388,15 @@ static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, i
 static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
     for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
         for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
-            if (d->ids[n] >= vocab)
-                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another "
-                                 "model",
-                            d->ids[n], vocab, path, (long long)d->row[e]);
+            if (d->ids[n] >= vocab || d->labels[n] >= vocab)
+                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model",
+                            d->ids[n] >= vocab ? d->ids[n] : d->labels[n], vocab, path, (long long)d->row[e]);
     return true;
 }
-bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
+
+/* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
+static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped,
+                     EvalResult *result, Error *err) {
     LoraCall call;
     memset(&call, 0, sizeof call);
     call.adapter = adapter;
@@ -5340,6 +5408,10 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
     for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
     for (size_t begin = 0; begin < d->slots; begin += (size_t)batch_size) {
         int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
+        if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) {
+            free(slots);
+            return true;
+        }
         batch_build(b, d, slots + begin, count);
         LossStats s = model_step(m, b, call, 0, false, b->row_loss);
         if (!isfinite(s.loss_sum)) {
@@ -5372,6 +5444,9 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
     result->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
     result->tokens = sum.tokens;
     return true;
+}
+bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
+    return evaluate(m, adapter, d, b, batch_size, NULL, NULL, result, err);
 }
 
 /* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
@@ -5421,6 +5496,8 @@ static Best history_best(const LogRecord *history, const TrainOptions *o) {
     return best;
 }
 
+typedef struct FolderLock { int fd; char path[PATH_MAX]; } FolderLock;      /* path "": none */
+
 /* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
 typedef struct Run {
     TrainOptions *o;                        /* the run's own copy: --fit changes it */
@@ -5432,6 +5509,7 @@ typedef struct Run {
     MemoryTable memory;
     int64_t *order;                         /* [slots] */
     LogRecord *history;                     /* stb_ds array */
+    FolderLock lock;
     FILE *log;
     char log_new[PATH_MAX];                 /* its name until the run begins */
     bool log_torn, plan_only;
@@ -5560,7 +5638,10 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     EvalResult e;
     double start = seconds_now();
     run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
-    if (!model_evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, &e, err)) return false;
+    bool stopped = false;
+    if (!evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks, &stopped, &e, err))
+        return false;
+    if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
     LogRecord r;
     memset(&r, 0, sizeof r);
     r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
@@ -5840,6 +5921,44 @@ static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
     return c;
 }
 
+/* One run at a time in a folder. The system holds the lock on OUTPUT/run.lock, so that none outlives its run; the text in it is
+   for who finds it taken. *unlocked: the file system has no locks, and two runs would not notice each other. */
+static bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err) {
+    struct stat opened, named;
+    char host[64] = "", owner[128] = "";
+    *unlocked = false;
+    path_join(lock->path, sizeof lock->path, folder, "run.lock");
+    for (;;) {
+        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (lock->fd < 0) {
+            fail(err, "cannot write; %s: %s; give another --output", lock->path, strerror(errno));
+            lock->path[0] = 0;
+            return false;
+        }
+        if (flock(lock->fd, LOCK_EX | LOCK_NB)) {
+            *unlocked = errno != EWOULDBLOCK;
+            if (*unlocked) break;
+            ssize_t n = pread(lock->fd, owner, sizeof owner - 1, 0);
+            close(lock->fd);
+            lock->path[0] = 0;
+            owner[n > 0 ? strcspn(owner, "\n") : 0] = 0;
+            return fail(err, "another run is writing there: process %s; %s; let it end or give another --output", owner, folder);
+        }
+        /* its last owner may have removed the file between our open and our lock */
+        if (!fstat(lock->fd, &opened) && !stat(lock->path, &named) && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) break;
+        close(lock->fd);
+    }
+    gethostname(host, sizeof host - 1);
+    if (ftruncate(lock->fd, 0) || dprintf(lock->fd, "%ld on %s\n", (long)getpid(), host) < 0) owner[0] = 0;      /* a full disk: no name */
+    return true;
+}
+static void folder_unlock(FolderLock *lock) {
+    if (!lock->path[0]) return;
+    unlink(lock->path);
+    close(lock->fd);
+    lock->path[0] = 0;
+}
+
 /* Removes what a run that was killed has left half written; nobody else may be writing there. */
 static void run_tidy(const char *output) {
     static const char *const names[] = {"log.jsonl", "run.json", "report.html", "trainer_state.json"};
@@ -6066,10 +6185,29 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
 
 static bool strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
 
+/* What is due between two steps: the evaluation, unless the history has it, and the checkpoint. */
+static bool step_end(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    bool last = run->step == run->plan.total_steps, done = !run->eval.slots;
+    bool stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
+    result->stopped = stop && !last;
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) done |= run->history[i].eval && run->history[i].step == run->step;
+    if (!done && (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run))) {
+        if (!run_evaluate(run, result, err)) return false;
+        result->early_stopped = o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
+    }
+    bool best = o->load_best_model_at_end && run->best.step == run->step;
+    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run);
+    /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
+    if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
+    return true;
+}
+
 static bool train_loop(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *p = &run->plan;
     if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
+    if (run->step && !step_end(run, result, err)) return false;               /* an evaluation that was cut short */
     /* A resumed run goes on where it was: the order of an epoch and every dropout mask follow from the seed and the step alone. */
     for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped && !result->early_stopped; epoch++) {
         epoch_order(run->order, o, &run->train, epoch);
@@ -6115,16 +6253,7 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
                 run->window_steps = run->window_micro = 0;
                 run->window_seconds = run->window_flops = 0;
             }
-            bool last = run->step == p->total_steps, stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
-            if (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run)) {
-                if (!run_evaluate(run, result, err)) return false;
-                result->early_stopped = run->eval.slots && o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
-            }
-            result->stopped = stop && !last;
-            bool best = o->load_best_model_at_end && run->best.step == run->step;
-            /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
-            if ((best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run)) && !checkpoint_write(run, result, err))
-                run_warn(run, "no checkpoint: %s; training goes on", err->text);
+            if (!step_end(run, result, err)) return false;
         }
     }
     result->skipped = run->skipped;
@@ -6138,7 +6267,7 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     Model *m = run->model;
     run_phase(run, "saving the adapter");
-    char best[PATH_MAX], other[PATH_MAX], name[64];
+    char best[PATH_MAX], other[PATH_MAX] = "", name[64];
     if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
         snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
         path_join(best, sizeof best, o->output, name);
@@ -6158,11 +6287,17 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
     if (adapter_save(m, o->output, err) && trainer_state_write(run, result, o->output, err)) return true;
     Error first = *err;
     const char *temporary = getenv("TMPDIR");
-    snprintf(other, sizeof other, "%s/train_lora-adapter-%ld", temporary && *temporary ? temporary : "/tmp", (long)getpid());
     const char *const places[2] = {o->fallback_output, other};
     for (Error again;;) {
+        if (!*other) {                      /* a folder that nobody can have prepared */
+            snprintf(other, sizeof other, "%s/train_lora-adapter-XXXXXX", temporary && *temporary ? temporary : "/tmp");
+            if (!mkdtemp(other)) {
+                fail(&again, "cannot write; %s: %s; set TMPDIR", other, strerror(errno));
+                *other = 0;
+            }
+        }
         for (int i = 0; i < 2; i++)
-            if (places[i] && adapter_save(m, places[i], &again) && trainer_state_write(run, result, places[i], &again))
+            if (places[i] && *places[i] && adapter_save(m, places[i], &again) && trainer_state_write(run, result, places[i], &again))
                 return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
         run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
         for (int i = 0; i < 100; i++) {
@@ -6175,6 +6310,7 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
 
 static void run_close(Run *run) {
     if (run->log) fclose(run->log);
+    folder_unlock(&run->lock);
     arrfree(run->history);
     free(run->order);
     batch_free(&run->batch);
@@ -6244,6 +6380,9 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
     char path[PATH_MAX];
     if (!run->plan_only) {
+        bool unlocked;
+        if (!folder_lock(&run->lock, o->output, &unlocked, err)) return false;
+        if (unlocked) run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);
         run_tidy(o->output);
         path_join(path, sizeof path, o->output, "log.jsonl");
         int fd = temporary_make(run->log_new, sizeof run->log_new, path, false);

@@ -2751,7 +2751,24 @@ static void print_help(const Verb *verb) {
    ================================================================================================================================================ */
 
 static volatile sig_atomic_t interrupted;   /* the signal's number; -1: something that ends the run */
-static void on_signal(int number) { interrupted = number; }
+static void on_signal(int number) { if (interrupted <= 0) interrupted = number; }
+
+/* A mapped file shrank while it was read: the line that says which, from what a signal handler may use. */
+static void on_bus(int number, siginfo_t *info, void *context) {
+    const char *at = (const char *)info->si_addr, *path = NULL;
+    (void)context;
+    for (const Mapping *m = mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
+    if (!path) { signal(number, SIG_DFL); return; }                           /* the same again, and the system's verdict */
+    const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path, "; leave it alone during a run\n"};
+    for (int i = 0; i < 3; i++) if (write(2, parts[i], strlen(parts[i])) < 0) break;
+    _exit(1);
+}
+/* Told to end, a run saves first: by Ctrl-C, the queue (SIGTERM), a terminal that closes, a reader that is gone (| head). What
+   was ignored when we began, as nohup has it, stays so; not so SIGINT, which shells ignore for what runs in the background. */
+static void catch_signals(void) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    for (int i = 0; i < 4; i++) if (signal(numbers[i], on_signal) == SIG_IGN && i >= 2) signal(numbers[i], SIG_IGN);
+}
 
 enum { SAMPLES = 8 };
 /* What the hooks of a run share. */
@@ -2885,6 +2902,10 @@ static void warn(Screen *screen, const char *what, const Error *err) {
 }
 
 /* --sample-prompts: answers of the base, once, and of the adapter as it is. Generation lays out the model's working memory its own way; the run gets its layout back. */
+static bool go_on(void *user, size_t prompt, const char *text, size_t bytes) {
+    (void)user; (void)prompt; (void)text; (void)bytes;
+    return !interrupted;
+}
 static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     Model *m = screen->model;
     int max_tokens = m->max_tokens, max_positions = m->max_positions;
@@ -2897,12 +2918,12 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     char doing[64];
     snprintf(doing, sizeof doing, "answering %zu sample prompts", count);
     phase_show(doing);
-    bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, NULL, NULL, err);
+    bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, go_on, NULL, err);
     o.adapter = true;
     answers_free(screen->after, count);
     screen->answered = r->step;
-    ok = ok && model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->after, NULL, NULL, err);
-    for (size_t i = 0; i < count && ok; i++) report_sample(&screen->report, r->step, screen->samples.list[i].dialogue, screen->before[i].text, screen->after[i].text);
+    ok = ok && model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->after, go_on, NULL, err);
+    for (size_t i = 0; i < count && ok && !interrupted; i++) report_sample(&screen->report, r->step, screen->samples.list[i].dialogue, screen->before[i].text, screen->after[i].text);
     if (!ok) warn(screen, "no sample answers", err);
     return model_prepare(m, max_tokens, max_positions, recompute, true, NULL, err);
 }
@@ -2967,6 +2988,7 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     printf(": %.2f M trainable parameters (%.2f %%)\n", (double)m->param_count * 1e-6, 100.0 * (double)m->param_count / (double)(parameters + m->param_count));
     char name[PATH_MAX + 32];
     snprintf(name, sizeof name, o->more_data_count ? "%s and %d more" : "%s", o->data, o->more_data_count);
+    if (train->rebuilt || (eval && eval->rebuilt)) on_warning(screen, "a file of the token cache was damaged, and is written again");
     if (o->data) print_data("data", name, train);
     if (eval) print_data("eval", o->eval_data ? o->eval_data : "held out of it", eval);
     fflush(stdout);
@@ -3277,8 +3299,7 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     screen.bar = isatty(1);
     TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase};
     if (!model) print_version();
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
+    catch_signals();
     memset(result, 0, sizeof *result);      /* the end of the run reads it, also where train_run was never reached */
     bool ok = (plan_only || samples_open(&screen, &o->train, &err)) && train_run(&o->train, &hooks, result, &err);
     clear_bar(&screen);
@@ -4336,8 +4357,7 @@ static void bound_spinning(char **argv) {
     execv(path, argv);
 }
 
-int main(int argc, char **argv) {
-    bound_spinning(argv);
+static int run_verb(int argc, char **argv) {
     bool has_verb = argc > 1 && strncmp(argv[1], "-", 1), help = false;
     int skip = has_verb ? 2 : 1;
     if (has_verb && !strcmp(argv[1], "help")) {
@@ -4366,5 +4386,23 @@ int main(int argc, char **argv) {
     int status = arrlen(o.sweep) && !plan_only ? verb_sweep(&o) : verb_train(&o, plan_only, NULL, &result);
     arrfree(o.train.lora.layers);
     return status;
+}
+
+int main(int argc, char **argv) {
+    int fd;
+    do fd = open("/dev/null", O_RDWR); while (fd >= 0 && fd <= 2);             /* a closed stdout's number must not go to a file */
+    if (fd > 2) close(fd);
+    bound_spinning(argv);
+    struct sigaction bus;
+    memset(&bus, 0, sizeof bus);
+    bus.sa_sigaction = on_bus;
+    bus.sa_flags = SA_SIGINFO;
+    sigaction(SIGBUS, &bus, NULL);
+    int status = run_verb(argc, argv);
+    errno = 0;
+    if (!fflush(stdout) && !ferror(stdout)) return status;
+    if (!status) complain_of("error", "not all of the output could be written; standard output%s%s; see where it goes, and its disk",
+                             errno ? ": " : "", errno ? strerror(errno) : "");
+    return status ? status : 1;
 }
 #endif

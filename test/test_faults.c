@@ -245,6 +245,93 @@ static void test_forged(Model *m) {
     arrfree(layers);
 }
 
+/* ---- a run that is told to stop ----------------------------------------------------------------------------------- */
+
+typedef struct Stop { int asked, at; } Stop;
+static bool stop_at(void *user) {
+    Stop *s = (Stop *)user;
+    return ++s->asked >= s->at;
+}
+/* The log's lines without the timings, which are the only ones that may differ. */
+static bool same_log(const char *a, const char *b) {
+    char command[2 * PATH_MAX];
+    snprintf(command, sizeof command, "f() { sed -E 's/\"(tokens_per_second|ceiling_share|seconds|eval_runtime)\": [0-9.e+-]+,? ?//g' $1/log.jsonl; };"
+             "f %s >%s/one; f %s >%s/two; cmp -s %s/one %s/two && cmp -s %s/adapter_model.safetensors %s/adapter_model.safetensors",
+             a, work, b, work, work, work, a, b);
+    return system(command) == 0;
+}
+
+static void test_stopped(void) {
+    Error err;
+    TrainOptions o;
+    TrainResult result;
+    char *whole = in_work("whole"), *cut = in_work("cut");
+    train_options(&o, whole);
+    o.eval_data = o.data;
+    o.eval_strategy = STRATEGY_STEPS;
+    o.eval_steps = 2;
+    must(train_run(&o, NULL, &result, &err), &err);
+    int stopped = 0, same = 0, inside = 0, k = 1;
+    for (bool ended = false; !ended; k++) {
+        Stop stop = {0, k};
+        TrainHooks hooks;
+        memset(&hooks, 0, sizeof hooks);
+        hooks.user = &stop;
+        hooks.stop = stop_at;
+        shell("rm -rf %s", cut);
+        o.output = cut;
+        o.resume = NULL;
+        must(train_run(&o, &hooks, &result, &err), &err);
+        ended = !result.stopped;
+        stopped += result.stopped;
+        inside += result.stopped && result.steps % 2 == 0;
+        o.resume = cut;
+        if (!ended) must(train_run(&o, NULL, &result, &err), &err);
+        same += same_log(whole, cut);
+    }
+    check(stopped >= 10 && inside >= 8 && same == stopped + 1,
+          "told to stop at each of %d places, %d of them in an evaluation, and resumed: %d end with the same adapter and log", stopped,
+          inside, same);
+}
+
+/* ---- the token cache ---------------------------------------------------------------------------------------------- */
+
+static void test_token_cache(void) {
+    Error err;
+    Dataset d;
+    DataOptions o;
+    char *cache = in_work("cache"), file[PATH_MAX];
+    memset(&o, 0, sizeof o);
+    o.max_length = 64; o.enable_thinking = -1; o.threads = 1;
+    o.token_cache = cache;
+    must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
+    uint64_t hash = d.hash;
+    dataset_free(&d);
+    struct dirent *e;
+    DIR *folder = opendir(cache);
+    while ((e = readdir(folder)) && strcmp(e->d_name + strcspn(e->d_name, "."), ".tokens")) {}
+    path_join(file, sizeof file, cache, e->d_name);
+    closedir(folder);
+    size_t bytes, tried = 0, noticed = 0, n;
+    char *good = read_file(file, &bytes, &err);
+    for (size_t at = 0; at < bytes; at += 3, tried++) {
+        good[at] ^= (char)(1 << at % 8);
+        FILE *f = fopen(file, "wb");
+        must(f && fwrite(good, 1, bytes, f) == bytes && !fclose(f), &err);
+        good[at] ^= (char)(1 << at % 8);
+        must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
+        char *again = read_file(file, &n, &err);
+        noticed += d.rebuilt && d.hash == hash && d.count == 6 && again && n == bytes && !memcmp(again, good, n);
+        free(again);
+        dataset_free(&d);
+    }
+    free(good);
+    must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
+    check(noticed == tried && !d.rebuilt, "a bit flipped in %zu of the %zu bytes of a token cache: %zu noticed and made good", tried, bytes,
+          noticed);
+    dataset_free(&d);
+}
+
 int main(void) {
     Error err;
     Model m;
@@ -254,6 +341,8 @@ int main(void) {
     test_adapter_crash(&m);
     test_folder_crash();
     test_forged(&m);
+    test_stopped();
+    test_token_cache();
     model_close(&m);
     shell("rm -rf %s", work);
     return finish();

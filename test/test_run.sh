@@ -4,7 +4,7 @@ set -u
 program=$1 passed=0 failed=0
 work=$(mktemp -d) || exit 1
 trap 'umount "$work/small" 2>/dev/null; rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 has() { grep -q -- "$1" "${2:-$work/log}"; echo $?; }
 run() { timeout 120 "$program" "$@" >"$work/log" 2>&1; }
@@ -166,6 +166,40 @@ verdict "$([ $? = 0 ] && grep -q '^warning: report.html stays as it was' "$work/
     "no room for the report: $(grep '^warning: report' "$work/log" | sed "s|$work/||g")"
 verdict "$([ "$(grep -c '^warning: log.jsonl misses lines' "$work/log")" = 1 ] && ! ls "$work"/stale/*.tmp >/dev/null 2>&1; echo $?)" \
     "no room for the log: $(grep '^warning: log' "$work/log" | sed "s|$work/||g")"
+
+# Two runs, one folder; signals; streams that are closed, full or gone; a mapped file that shrinks.
+started() { for _ in $(seq 300); do grep -q '^step' "$1" && return; sleep 0.1; done; }
+long() { exec "$program" "${few[@]}" --max-steps 100000 --logging-steps 1 --output "$work/busy" "$@" >"$work/busy.log" 2>&1; }
+long --token-cache "$work/shrinking" & pid=$!
+started "$work/busy.log"
+run "${few[@]}" --max-steps 3 --output "$work/busy"
+verdict "$([ $? = 1 ] && grep -q "^error: another run is writing there: process $pid on .*; .*; " "$work/log"; echo $?)" \
+    "a second run into one folder: $(grep '^error' "$work/log" | sed "s|$work/||g")"
+kill -HUP $pid
+wait $pid
+verdict "$([ $? = 129 ] && ls "$work"/busy/checkpoint-*/checkpoint.json >/dev/null 2>&1 && [ ! -e "$work/busy/run.lock" ]; echo $?)" \
+    "SIGHUP: saved, and the folder is free again"
+rm -r "$work/busy"
+long --token-cache "$work/shrinking" & pid=$!
+started "$work/busy.log"
+truncate -s 0 "$work"/shrinking/*.tokens
+wait $pid
+verdict "$([ $? = 1 ] && grep -q '^error: .*shrank.*shrinking/.*tokens; ' "$work/busy.log"; echo $?)" \
+    "a mapped file that shrinks: $(grep '^error' "$work/busy.log" | sed "s|$work/||g")"
+run "${few[@]}" --max-steps 3 --output "$work/busy"
+verdict $? "a killed run's lock does not stay"
+{ "$program" "${few[@]}" --max-steps 100000 --logging-steps 1 --output "$work/pipe" 2>"$work/log"; echo $? >"$work/status"; } | head -n 16 >"$work/pipe.log"
+verdict "$([ "$(cat "$work/status")" = 141 ] && ls "$work"/pipe/checkpoint-*/checkpoint.json >/dev/null 2>&1; echo $?)" "| head ends the run: saved, exit 141"
+"$program" "${few[@]}" --max-steps 3 --logging-steps 1 --output "$work/closed" <&- >&- 2>&-
+verdict "$([ $? = 0 ] && ! grep -v '^{"step": ' "$work/closed/log.jsonl"; echo $?)" "closed streams: nothing but the log in log.jsonl"
+head -n 8 data/hotel/train.jsonl >"$work/eight.jsonl"
+for verb in "generate --model data/base --prompt hi --max-new-tokens 3" "generate --model data/base --prompt hi --max-new-tokens 3 --jsonl" \
+    "evaluate --model data/base --data $work/eight.jsonl" "inspect --model data/base --data $work/eight.jsonl" "plan --model data/base" "--help" \
+    "--model data/base --data $work/eight.jsonl --max-steps 2 --output $work/full-stdout"; do
+    # shellcheck disable=SC2086
+    "$program" $verb >/dev/full 2>"$work/log"
+    verdict "$([ $? = 1 ] && [ "$(grep -c '^error' "$work/log")" = 1 ] && grep -q '^error: .*standard output' "$work/log"; echo $?)" "stdout is full: ${verb%% /*}"
+done
 
 # The end of a run on a full disk: the fallback, else the temporary folder.
 if mkdir "$work/small" && mount -t tmpfs -o size=256k none "$work/small" 2>/dev/null; then
