@@ -6262,6 +6262,13 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
     return true;
 }
 
+static bool run_save_in(Run *run, const TrainResult *result, const char *folder, Error *err) {
+    Error less;
+    if (!adapter_save(run->model, folder, err)) return false;
+    if (!trainer_state_write(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
+    return true;
+}
+
 /* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until some folder has taken it, or the user gives up. */
 static bool run_save(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
@@ -6284,7 +6291,7 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
         }
         free(last);
     }
-    if (adapter_save(m, o->output, err) && trainer_state_write(run, result, o->output, err)) return true;
+    if (run_save_in(run, result, o->output, err)) return true;
     Error first = *err;
     const char *temporary = getenv("TMPDIR");
     const char *const places[2] = {o->fallback_output, other};
@@ -6297,7 +6304,7 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
             }
         }
         for (int i = 0; i < 2; i++)
-            if (places[i] && *places[i] && adapter_save(m, places[i], &again) && trainer_state_write(run, result, places[i], &again))
+            if (places[i] && *places[i] && run_save_in(run, result, places[i], &again))
                 return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
         run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
         for (int i = 0; i < 100; i++) {
