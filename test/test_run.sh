@@ -160,7 +160,7 @@ run "${few[@]}" --max-steps 3 --output "$work/beside"
 cp -r "$work/beside" "$work/beside-before"
 run "${few[@]}" --max-steps 3 --seed 7 --sample-prompts "$work/none.jsonl" --output "$work/beside"
 verdict "$([ $? = 1 ] && grep -q '^error: .*none.jsonl' "$work/log" && ! grep -q '^step' "$work/log" && diff -r "$work/beside" "$work/beside-before" >"$work/diff"; echo $?)" "no file of sample prompts: nothing is trained, nothing lost: $(grep '^error' "$work/log" | sed "s|$work/||g")"
-(ulimit -f 64; trap '' XFSZ; run "${few[@]}" --lora-r 1 --gradient-accumulation-steps 1 \
+(ulimit -f 64; trap '' XFSZ; run "${few[@]}" --lora-r 1 --per-device-train-batch-size 1 --gradient-accumulation-steps 1 --max-length 48 \
     --max-steps 300 --logging-steps 1 --eval-on-start false --output "$work/stale")
 verdict "$([ $? = 0 ] && grep -q '^warning: report.html stays as it was' "$work/log" &&
     [ -s "$work/stale/adapter_model.safetensors" ] && grep -q '</html>' "$work/stale/report.html"; echo $?)" \
