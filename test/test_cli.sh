@@ -119,7 +119,6 @@ done
 refuse "an id beyond the vocabulary in training" 1 "2048, not in 0..2047" --model data/base --data "$work/ids.jsonl" --output "$work/w"
 refuse "an id beyond the vocabulary in the evaluation data" 1 "2048" $base --eval-data "$work/ids.jsonl"
 refuse "an id beyond the vocabulary to inspect" 1 "2048" inspect --model data/base --data "$work/ids.jsonl"
-refuse "an id beyond the vocabulary in sample prompts" 1 "2048" $base --eval-split 0.1 --sample-prompts "$work/ids.jsonl"
 
 # a run, and a second one that fails must leave the first one's adapter as it was
 "$program" $base >"$work/out.txt" 2>&1 && [ -s "$work/o/adapter_model.safetensors" ] && [ -s "$work/o/trainer_state.json" ] && [ -s "$work/o/run.json" ]
