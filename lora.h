@@ -392,10 +392,17 @@ void adapter_drop(Model *m);
 void adapter_changed(Model *m);
 /* Writes the adapter as PEFT's save_pretrained does. */
 bool adapter_save(const Model *m, const char *folder, Error *err);
-/* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards, tensors and dtypes, tokenizer and configuration beside them. fp32 arithmetic, one tensor at a time. The folder must
-   not exist yet; it gets its name when everything is on the disk. A weight that its dtype cannot hold is an error. */
-bool adapter_merge(const Model *m, const char *folder, Error *err);
-/* Relative rms difference of two lists of logits, and how much of it rounding the merged weights to dtype explains: independent errors of a unit in the last place, in each of 2 L + 1 stages, and 1e-5 of fp32 sums. */
+/* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards and tensors,
+   tokenizer and configuration beside them; every float tensor in `dtype` (DTYPE_COUNT: each in its own). fp32
+   arithmetic,
+   one tensor at a time. The folder must not exist yet; it gets its name when everything is on the disk. A weight that
+   its
+   dtype cannot hold is an error. */
+bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err);
+/* Relative rms difference of two lists of logits, and how much of it rounding the merged weights to dtype explains:
+   independent errors of a unit in the last place, in each of 2 L + 3 stages (two a layer, embedding, last norm, head),
+   and
+   1e-5 of fp32 sums. */
 double rms_error(const float *got, const float *want, size_t count);
 double merged_tolerance(DType dtype, int layers);
 void adapter_zero_grad(Model *m);
@@ -959,8 +966,17 @@ static float f16_to_f32(uint16_t h) {
     return sign ? -magnitude : magnitude;
 }
 
+/* Numbers of a file whose header has any length. */
+#if defined(__GNUC__)
+typedef uint16_t half_in_file __attribute__((aligned(1), may_alias));
+typedef uint32_t word_in_file __attribute__((aligned(1), may_alias));
+#else
+typedef uint16_t half_in_file;
+typedef uint32_t word_in_file;
+#endif
+
 void convert_to_f32(float *out, const void *in, DType dtype, size_t count) {
-    const uint16_t *half = (const uint16_t *)in;
+    const half_in_file *half = (const half_in_file *)in;
     if (dtype == DTYPE_F32) memcpy(out, in, count * 4);
     else if (dtype == DTYPE_BF16) for (size_t i = 0; i < count; i++) out[i] = bf16_to_f32(half[i]);
     else for (size_t i = 0; i < count; i++) out[i] = f16_to_f32(half[i]);
@@ -995,8 +1011,8 @@ void convert_from_f32(void *out, const float *in, DType dtype, size_t count) {
 int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
     /* All exponent bits set means infinity or NaN. Blocks are scanned without a branch so that the compiler can use vectors. */
     enum { BLOCK = 65536 };
-    const uint32_t *w = (const uint32_t *)data;
-    const uint16_t *h = (const uint16_t *)data;
+    const word_in_file *w = (const word_in_file *)data;
+    const half_in_file *h = (const half_in_file *)data;
     const uint16_t exponent = dtype == DTYPE_F16 ? 0x7c00 : 0x7f80;
     int64_t first = -1;
 #pragma omp parallel for schedule(static)
@@ -3690,7 +3706,65 @@ static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
 }
 
 /* params: the adapter's arena on the host. */
-static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, const float *params, Error *err) {
+static bool is_float(DType t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
+
+/* One tensor, with the adapter in it where it has one, as `dtype`. */
+static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dtype, const float *params, Error *err) {
+    Weight w;
+    const Linear *p = linear_of(m, t, &w);
+    if (!p && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
+    size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
+    float *values = (float *)must_alloc(block * width * sizeof(float));
+    char *out = (char *)must_alloc(block * width * dtype_size(dtype));
+    bool ok = true;
+    for (size_t first = 0; first < rows && ok; first += block) {
+        size_t count = rows - first < block ? rows - first : block, elements = count * width;
+        if (p) merge_rows(values, m, p, &w, params, (int)first, (int)count);
+        else convert_to_f32(values, (const char *)t->data + first * dtype_size(t->dtype), t->dtype, elements);
+        convert_from_f32(out, values, dtype, elements);
+        if (first_nonfinite(out, dtype, elements) >= 0)
+            ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; %s", dtype_name[dtype], t->name,
+                      dtype == DTYPE_F16 ? "merge with --dtype bf16 or f32" : "the adapter is not usable");
+        safe_write(f, out, elements * dtype_size(dtype));
+    }
+    free(values);
+    free(out);
+    return ok;
+}
+
+/* Eight bytes of length and the header that lists the tensors [count] in order, their floats as `dtype`. */
+static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DType dtype, const char *path,
+                         Error *err) {
+    Text t = {NULL};
+    size_t offset = 0;
+    text_add(&t, "{\"__metadata__\": {\"format\": \"pt\"}");
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const Tensor *x = &tensors[i];
+        DType d = is_float(x->dtype) ? dtype : x->dtype;
+        if (d == DTYPE_COUNT) {
+            text_free(&t);
+            return fail(err, "tensor '%s' is neither F32, F16, BF16 nor I32; %s; merge without --dtype", x->name, path);
+        }
+        text_add(&t, ", ");
+        text_add_json_string(&t, x->name);
+        text_add(&t, ": {\"dtype\": \"%s\", \"shape\": [", dtype_name[d]);
+        for (int k = 0; k < x->ndim; k++) text_add(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
+        text_add(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->count * dtype_size(d));
+        offset += x->count * dtype_size(d);
+    }
+    text_add(&t, "}");
+    while (arrlen(t.at) % 8) text_add(&t, " ");
+    uint8_t length[8];
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)arrlen(t.at) >> 8 * i);
+    safe_write(f, length, 8);
+    safe_write(f, t.at, (size_t)arrlen(t.at));
+    text_free(&t);
+    return true;
+}
+
+/* params: the adapter's arena on the host; *bytes grows by what the tensors take. */
+static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, DType dtype, const float *params,
+                        size_t *bytes, Error *err) {
     char path[PATH_MAX];
     const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
     path_join(path, sizeof path, folder, name ? name + 1 : file->path);
@@ -3699,33 +3773,41 @@ static bool merge_shard(const Model *m, const MappedFile *file, const char *fold
     if (!safetensors_parse(&tensors, base, file->bytes, file->path, err) || !safe_open(&f, path, err)) return false;
     size_t data = file->bytes;              /* the tensors lie in the order of the list; where the first begins */
     if (arrlen(tensors)) data = (size_t)((const char *)tensors[0].data - base);
-    safe_write(&f, base, data);
     bool ok = true;
+    if (dtype == DTYPE_COUNT) safe_write(&f, base, data);
+    else ok = merge_header(&f, tensors, arrlen(tensors), dtype, file->path, err);
     for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
         const Tensor *t = &tensors[i];
-        Weight w;
-        const Linear *p = ok ? linear_of(m, t, &w) : NULL;
-        size_t size = p ? dtype_size(t->dtype) : 0, cols = p ? (size_t)p->in : 0;
-        int block = p ? 1 + (int)(((size_t)16 << 20) / (cols * sizeof(float))) : 0;
-        float *rows = p ? (float *)must_alloc((size_t)block * cols * sizeof(float)) : NULL;
-        char *out = p ? (char *)must_alloc((size_t)block * cols * size) : NULL;
-        for (int first = 0; p && first < p->out && ok; first += block) {
-            int count = p->out - first < block ? p->out - first : block;
-            size_t elements = (size_t)count * cols;
-            merge_rows(rows, m, p, &w, params, first, count);
-            convert_from_f32(out, rows, t->dtype, elements);
-            if (first_nonfinite(out, t->dtype, elements) >= 0)
-                ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; the adapter is not usable",
-                          dtype_name[t->dtype], t->name);
-            safe_write(&f, out, elements * size);
-        }
-        if (!p) safe_write(&f, t->data, t->bytes);
-        free(rows); free(out);
+        DType d = dtype == DTYPE_COUNT || !is_float(t->dtype) ? t->dtype : dtype;
+        ok = ok && merge_tensor(&f, m, t, d, params, err);
+        *bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
         tensor_release_pages(t->data, t->bytes);
         free(t->name);
     }
     arrfree(tensors);
     return safe_close(&f, ok ? err : NULL) && ok;
+}
+
+/* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
+static char *json_with(char *text, const char *key, const char *value) {
+    Text t = {NULL};
+    char quoted[40];
+    const char *at = text, *found;
+    int n = snprintf(quoted, sizeof quoted, "\"%s\"", key);
+    while ((found = strstr(at, quoted))) {
+        const char *colon = found + n, *end;
+        colon += strspn(colon, " \t\r\n");
+        if (*colon != ':') { text_add(&t, "%.*s", (int)(colon - at), at); at = colon; continue; }
+        colon += 1 + strspn(colon + 1, " \t\r\n");
+        end = colon + strcspn(colon, ",}\r\n");
+        text_add(&t, "%.*s%s", (int)(colon - at), at, value);
+        at = end;
+    }
+    text_add(&t, "%s", at);
+    free(text);
+    text = copy_string(t.at);
+    text_free(&t);
+    return text;
 }
 
 /* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing hidden. */
@@ -3736,14 +3818,33 @@ static bool merge_copies(const char *name) {
     return *name != '.';
 }
 
+/* May a file that is a link be copied? What a model needs, and what a Hugging Face cache keeps in its blobs; a link to
+   anywhere else would put a stranger's file into a folder that is made to be given away. */
+static bool merge_follows(const char *folder, const char *name) {
+    static const char needed[] =
+        "|config.json|generation_config.json|tokenizer.json|tokenizer_config.json|merges.txt|vocab.json|tokenizer.model|"
+        "special_tokens_map.json|added_tokens.json|chat_template.jinja|model.safetensors.index.json|";
+    char path[PATH_MAX], target[PATH_MAX], blobs[PATH_MAX], key[300];
+    snprintf(key, sizeof key, "|%s|", name);
+    if (strstr(needed, key)) return true;
+    path_join(path, sizeof path, folder, name);
+    if (!realpath(path, target)) return false;
+    path_join(path, sizeof path, folder, "../../blobs");
+    size_t n = realpath(path, blobs) ? strlen(blobs) : 0;
+    return n && !strncmp(target, blobs, n) && target[n] == '/';
+}
+
 double rms_error(const float *got, const float *want, size_t count) {
     double error = 0, scale = 0;
     for (size_t i = 0; i < count; i++) { error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]); scale += (double)want[i] * (double)want[i]; }
     return scale > 0 ? sqrt(error / scale) : error > 0 ? INFINITY : error;
 }
-double merged_tolerance(DType dtype, int layers) { return 1e-5 + (dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-11 : 0) * sqrt(2.0 * layers + 1); }
+double merged_tolerance(DType dtype, int layers) {
+    double unit = dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-11 : 0;
+    return 1e-5 + unit * sqrt(2.0 * layers + 3);
+}
 
-bool adapter_merge(const Model *m, const char *folder, Error *err) {
+bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err) {
     char from[PATH_MAX], to[PATH_MAX];
     struct stat st;
     SafeFolder f;
@@ -3751,16 +3852,30 @@ bool adapter_merge(const Model *m, const char *folder, Error *err) {
     if (!folder_begin(&f, folder, err)) return false;
     float *params = (float *)must_alloc(m->param_count * sizeof(float));
     backend_download(params, m->param, m->param_count * sizeof(float));
+    static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
+    char size[32];
+    size_t all = 0;
     bool ok = true;
-    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++) ok = merge_shard(m, &m->files.files[i], f.temporary, params, err);
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++)
+        ok = merge_shard(m, &m->files.files[i], f.temporary, dtype, params, &all, err);
+    snprintf(size, sizeof size, "%zu", all);
     free(params);
     DIR *d = opendir(m->folder);
     for (struct dirent *e; d && ok && (e = readdir(d));) {
         path_join(from, sizeof from, m->folder, e->d_name);
         path_join(to, sizeof to, f.temporary, e->d_name);
         if (!merge_copies(e->d_name) || stat(from, &st) || !S_ISREG(st.st_mode)) continue;
+        if (lstat(from, &st) || (S_ISLNK(st.st_mode) && !merge_follows(m->folder, e->d_name))) {
+            warning("%s is a link to somewhere else and is not copied", from);
+            continue;
+        }
         size_t bytes;
         char *text = read_file(from, &bytes, err);
+        bool config = !strcmp(e->d_name, "config.json"), index = !strcmp(e->d_name, "model.safetensors.index.json");
+        if (text && dtype != DTYPE_COUNT && config) text = json_with(json_with(text, "dtype", torch[dtype]),
+                                                                     "torch_dtype", torch[dtype]);
+        if (text && dtype != DTYPE_COUNT && index) text = json_with(text, "total_size", size);
+        if (text && dtype != DTYPE_COUNT && (config || index)) bytes = strlen(text);
         ok = text && write_file(to, text, bytes, err);
         free(text);
     }

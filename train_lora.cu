@@ -1897,7 +1897,7 @@ typedef struct Options {
     /* from here on those of answers and scores */
     GenerateOptions generate;               /* where given */
     const char **adapter, **prompt, **stop; /* stb_ds arrays */
-    const char *messages, *system, *shots, *labels, *bleu_tokenize;
+    const char *messages, *system, *shots, *labels, *bleu_tokenize, *dtype;
     int few_shot, limit;
     bool chat, raw, jsonl, answers;
 
@@ -2046,6 +2046,8 @@ static const Option option_table[] = {
      "commas in them are separated by ';', as 'target_modules=q,v;all-linear'"},
     {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, TRAIN, "list the runs of a --sweep and stop"},
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Answers: generate, evaluate, compare, merge"},
+    {"dtype", OPTION_CHOICE, AT(dtype), 0, 0, "stored|f32|bf16|f16", MERGE,
+     "of the merged weights; stored: as the base has them"},
     {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, INSPECT | ANSWERS | MERGE,
      "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
     {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, GENERATE, "a text to answer; may be given several times"},
@@ -2120,6 +2122,7 @@ static void options_default(Options *o, bool embedded) {
     t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
     t->data_options.max_length = 1024;
     o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->report_to = "none"; o->bleu_tokenize = "13a"; o->examples = 3;
+    o->dtype = "stored";
     t->save_steps = 500;
 }
 
@@ -3915,24 +3918,36 @@ static int verb_merge(Options *o) {
     if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
     if (!s.generate.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
     float *want = probe_logits(&s.model, true, &err);
-    if (!want || !adapter_merge(&s.model, o->train.output, &err)) return failed(&err);
+    static const char *const dtypes[] = {"f32", "f16", "bf16"};
+    DType dtype = DTYPE_COUNT;
+    for (int i = 0; i < 3; i++) if (!strcmp(o->dtype, dtypes[i])) dtype = (DType)i;
+    if (!want || !adapter_merge(&s.model, o->train.output, dtype, &err)) return failed(&err);
     size_t count = 32 * (size_t)s.model.config.vocab_size;
+    /* what the weights are rounded to in the file, and in the arithmetic */
     DType stored = s.model.originals ? s.model.originals[0].dtype : s.model.layers[0].linear[0].w.dtype;
-    double tolerance = merged_tolerance(stored, s.model.config.num_hidden_layers);
+    DType used = sizeof(floatX) == 4 ? DTYPE_F32 : LORA_LOSS_SCALE > 1 ? DTYPE_F16 : DTYPE_BF16;
+    int layers = s.model.config.num_hidden_layers;
+    double tolerance = fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype, layers),
+                            merged_tolerance(used, layers));
     session_close(&s);                      /* two large models at once might not fit */
     if (!model_open(&merged, o->train.output, &err)) return failed(&err);
     float *got = probe_logits(&merged, false, &err);
     if (!got) return failed(&err);
     double error = rms_error(got, want, count);
-    const char *dtype = dtype_name[merged.layers[0].linear[0].w.dtype];
+    const char *rounded = dtype_name[merged.layers[0].linear[0].w.dtype];
     free(got);
     free(want);
     model_close(&merged);
     if (!(error <= tolerance)) {
-        fail(&err, "the merged model's logits differ from base + adapter by %.1e, more than rounding to %s explains; %s; do not use it, and please report this", error, dtype, o->train.output);
+        fail(&err, "the merged model's logits differ from base + adapter by %.1e, more than rounding to %s explains; "
+                   "%s; do not use it, and please report this", error, rounded, o->train.output);
         return failed(&err);
     }
-    printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e\n", o->train.output, o->train.model, o->adapter[0], dtype, error);
+    printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e (relative rms of 32 "
+           "tokens; "
+           "rounding to %s explains %.1e%s)\n", o->train.output, o->train.model, o->adapter[0], rounded, error, rounded,
+               tolerance,
+           strcmp(rounded, "F32") ? ", --dtype f32 avoids it" : "");
     /* The merged folder has no run.json: how prompts are written is spelled out. */
     const Json *kept[OPTION_COUNT];
     Text use = command_text(o, "generate", "--model", o->train.output, NULL);

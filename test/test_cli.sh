@@ -110,7 +110,8 @@ model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "unknown chat t
 
 # ids beyond the model's embedding: of the tokenizer, of tokenised rows; whoever asks
 mkdir "$work/wide" && ln -s "$PWD"/data/base/* "$work/wide/" && rm "$work/wide/tokenizer.json"
-sed '0,/"added_tokens": \[/s//&{"id": 2048, "content": "<|two thousand|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true},/' data/base/tokenizer.json >"$work/wide/tokenizer.json"
+token='"id": 2048, "content": "<|wide|>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true'
+sed "0,/\"added_tokens\": \[/s//&{$token},/" data/base/tokenizer.json >"$work/wide/tokenizer.json"
 echo '{"input_ids": [5, 2047, 2048, 7], "labels": [5, 2047, 2048, 7]}' >"$work/ids.jsonl"
 wide="--model $work/wide --data data/hotel/test.jsonl"
 for verb in "train --output $work/w" plan inspect "generate --max-new-tokens 2" evaluate "compare --adapter base"; do
@@ -147,6 +148,10 @@ verdict $? "a run that diverges leaves the earlier adapter as it was: $(cut -c1-
 "$program" --config "$work/o/run.json" --output "$work/o2" >"$work/out.txt" 2>&1; cp "$work/o/run.json" "$work/r"
 "$program" $base >/dev/null 2>&1 && "$program" --config "$work/o/run.json" --output "$work/o2" >"$work/out.txt" 2>&1 && cmp -s "$work/o/adapter_model.safetensors" "$work/o2/adapter_model.safetensors"
 verdict $? "the same run again from its run.json: the same adapter"
+"$program" merge --model data/base --adapter "$work/o" --output "$work/m32" --dtype f32 >"$work/out.txt" 2>&1 &&
+    grep -q '"dtype": "float32"' "$work/m32/config.json" && grep -q ', F32; .* agree .* rounding to F32 explains 1.0e-05)' "$work/out.txt" &&
+    [ "$(stat -c %s "$work/m32/model.safetensors")" -gt "$(($(stat -c %s data/base/model.safetensors) * 2 - 9999))" ]
+verdict $? "merged in fp32: $(sed "s|$work/||g" "$work/out.txt" | head -n 1)"
 if [ "$(id -u)" = 0 ] && mkdir "$work/small" && mount -t tmpfs -o size=64k tmpfs "$work/small" 2>/dev/null; then
     refuse "disk full" 1 "No space left" $base --output "$work/small/o"
 else echo "skipped: no tmpfs for the full disk"; fi

@@ -576,7 +576,7 @@ static void test_rounding(void) {
 }
 
 /* A merged folder is the base with the adapter in it: same files, same logits; nothing is overwritten, nothing torn is left. */
-static void test_merge(const char *folder, const char *adapter) {
+static void test_merge(const char *folder, const char *adapter, DType wanted) {
     Model m;
     Error err;
     char base[300], path[300], out[] = "/tmp/train_lora_merge_XXXXXX", merged[64];
@@ -605,19 +605,113 @@ static void test_merge(const char *folder, const char *adapter) {
         logits[k] = (float *)malloc(count * sizeof(float));
         model_logits(&m, logits[k], &b, k ? adapter_off() : adapter_on());
         if (!k) {
-            must(adapter_merge(&m, merged, &err), &err);
-            check(!adapter_merge(&m, merged, &err) && strstr(err.text, "exists already"), "merge into a folder that is there: %s", err.text);
+            must(adapter_merge(&m, merged, wanted, &err), &err);
+            check(!adapter_merge(&m, merged, wanted, &err) && strstr(err.text, "exists already"),
+                  "merge into a folder that is there: %s", err.text);
         }
         batch_free(&b);
         model_close(&m);
     }
     double e = rms_error(logits[1], logits[0], count), tolerance = merged_tolerance(dtype, layers);
+    if (wanted != DTYPE_COUNT) check(dtype == wanted, "merged %s as %s", folder, dtype_name[wanted]);
     check(e <= tolerance && (dtype == DTYPE_F32 || e > tolerance / 100), "merged %s + %s in %s: logits, relative error %.1e of %.1e", folder, adapter, dtype_name[dtype], e, tolerance);
     free(logits[0]);
     free(logits[1]);
     char command[128];
     snprintf(command, sizeof command, "rm -rf %s", out);
     if (system(command)) check(false, "could not remove %s", out);
+}
+
+/* A copy of test/golden/qwen3 under path, written otherwise: every name that begins with `from` begins with `to`
+   instead, a
+   tensor of no elements comes first, the numbers lie at an odd address; head: a second head of these numbers. */
+static void write_variant(const char *path, const char *from, const char *to, const float *head) {
+    char file[300], name[200];
+    Error err;
+    TensorSet set;
+    Tensor *list = NULL;
+    size_t offset = 0;
+    Text t = {NULL};
+    memset(&set, 0, sizeof set);
+    must(tensors_add_file(&set, "test/golden/qwen3/model.safetensors", &err), &err);
+    text_add(&t, "{\"a\": {\"dtype\": \"BF16\", \"shape\": [0, 4], \"data_offsets\": [0, 0]}");
+    for (ptrdiff_t i = 0; i < shlen(set.table); i++) arrput(list, set.table[i].value);
+    for (ptrdiff_t i = 0; i < arrlen(list) + (head != NULL); i++) {
+        const Tensor *x = i < arrlen(list) ? &list[i] : golden_tensor(&set, "model.embed_tokens.weight");
+        size_t n = strlen(from);
+        bool other = !strncmp(x->name, from, n);
+        snprintf(name, sizeof name, "%s%s", other ? to : "", other ? x->name + n : x->name);
+        text_add(&t, ", \"%s\": {\"dtype\": \"F32\", \"shape\": [", i < arrlen(list) ? name : "lm_head.weight");
+        for (int k = 0; k < x->ndim; k++) text_add(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
+        text_add(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->bytes);
+        offset += x->bytes;
+    }
+    text_add(&t, "}");
+    while (arrlen(t.at) % 8 != 1) text_add(&t, " ");
+    uint64_t length = (uint64_t)arrlen(t.at);
+    snprintf(file, sizeof file, "%s/model.safetensors", path);
+    FILE *f = fopen(file, "wb");
+    if (!f) abort();
+    fwrite(&length, 8, 1, f);
+    fwrite(t.at, 1, (size_t)length, f);
+    for (ptrdiff_t i = 0; i < arrlen(list); i++) fwrite(list[i].data, 1, list[i].bytes, f);
+    if (head) fwrite(head, 1, golden_tensor(&set, "model.embed_tokens.weight")->bytes, f);
+    fclose(f);
+    text_free(&t);
+    arrfree(list);
+    tensors_close(&set);
+}
+
+/* The same model written in other ways that transformers reads too, and merged from them. */
+static void test_variants(void) {
+    static const struct { const char *what, *from, *to; int head; } cases[] = {     /* head 1: another, 2: the same */
+        {"an empty tensor first, odd addresses", "", "", 0}, {"names without 'model.'", "model.", "", 0},
+        {"names of a wrapper", "model.", "_orig_mod.model.", 0}, {"tied, only the head stored", "model.embed_tokens",
+                                                                  "lm_head", 0},
+        {"tied, both stored and equal", "", "", 2}, {"tied, both stored and different", "", "", 1}};
+    char folder[] = "/tmp/train_lora_variant_XXXXXX", merged[64], command[200];
+    Error err;
+    Model m;
+    Batch b;
+    TensorSet set;
+    int32_t ids[9] = {3, 17, 60, 95, 0, 41, 8, 77, 23}, cu[2] = {0, 9};
+    if (!mkdtemp(folder)) abort();
+    snprintf(merged, sizeof merged, "%s/merged", folder);
+    snprintf(command, sizeof command, "cp test/golden/qwen3/config.json %s && ln -s /etc/hostname %s/NOTES.md", folder,
+             folder);
+    if (system(command)) abort();
+    memset(&set, 0, sizeof set);
+    must(tensors_add_file(&set, "test/golden/qwen3/model.safetensors", &err), &err);
+    const Tensor *embed = golden_tensor(&set, "model.embed_tokens.weight");
+    size_t V = (size_t)embed->shape[0], count = 9 * V;
+    float *head = (float *)malloc(embed->bytes), *want = (float *)malloc(count * sizeof(float)),
+        *got = (float *)malloc(count * sizeof(float));
+    for (int i = -1; i < (int)(sizeof cases / sizeof *cases); i++) {
+        bool other = i >= 0 && cases[i].head == 1;
+        for (size_t k = 0; k < embed->count; k++) head[k] = ((const float *)embed->data)[k] * (other ? 0.5f : 1);
+        if (i >= 0) write_variant(folder, cases[i].from, cases[i].to, cases[i].head ? head : NULL);
+        for (int round = 0; round < (i < 0 ? 1 : 2); round++) {
+            must(model_open(&m, i < 0 ? "test/golden/qwen3" : round ? merged : folder, &err), &err);
+            if (!round) must(adapter_load(&m, "test/golden/qwen3/adapter", &err), &err);
+            must(model_prepare(&m, 9, 16, FORWARD_ONLY, true, NULL, &err), &err);
+            batch_from(&b, ids, NULL, cu, 1);
+            model_logits(&m, i < 0 ? want : got, &b, round ? adapter_off() : adapter_on());
+            /* half the head: half the logits */
+            for (size_t k = 0; k < count && other; k++) got[k] *= 2;
+            double e = i < 0 ? 0 : relative_error(got, want, count);
+            if (i >= 0) check(e <= (round ? TOLERANCE : 0), "%s%s: relative error of the logits %.1e", cases[i].what,
+                              round ? ", merged" : "", e);
+            if (i >= 0 && !round) must(adapter_merge(&m, merged, DTYPE_COUNT, &err), &err);
+            batch_free(&b);
+            model_close(&m);
+        }
+        snprintf(command, sizeof command, "test ! -e %s/NOTES.md && rm -rf %s", merged, merged);
+        if (i >= 0) check(!system(command), "%s: a link to elsewhere is not merged", cases[i].what);
+    }
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    if (system(command)) check(false, "could not remove %s", folder);
+    free(head); free(want); free(got);
+    tensors_close(&set);
 }
 
 int main(void) {
@@ -634,12 +728,16 @@ int main(void) {
     test_adapters();
     test_adapter_config();
     test_rounding();
-    test_merge("qwen2", "adapter");
-    test_merge("qwen3", "adapter_layers");
-    test_merge("mistral", "adapter");
-    test_merge("mistral", "adapter_pissa");
-    test_merge("qwen3", "adapter_pissa_pattern");
-    test_merge("qwen3", "adapter_patterns");
+    test_merge("qwen2", "adapter", DTYPE_COUNT);
+    test_merge("qwen3", "adapter_layers", DTYPE_COUNT);
+    test_merge("mistral", "adapter", DTYPE_COUNT);
+    test_merge("mistral", "adapter_pissa", DTYPE_COUNT);
+    test_merge("qwen3", "adapter_pissa_pattern", DTYPE_COUNT);
+    test_merge("qwen3", "adapter_patterns", DTYPE_COUNT);
+    test_merge("mistral", "adapter_pissa", DTYPE_F32);
+    test_merge("qwen3", "adapter", DTYPE_BF16);
+    test_merge("qwen3", "adapter", DTYPE_F16);
+    test_variants();
     test_stories();
     test_invariances();
     return finish();
