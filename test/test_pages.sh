@@ -281,9 +281,12 @@ const give = async text => { const t = new DataTransfer(); t.items.add(new File(
 const stage = sessionStorage.getItem('stage');
 const first = async () => {
     general();
-    const table = all('#measured tr').map(r => [one('th', r).textContent, all('td', r).map(d => d.classList.contains('best') ? 1 : 0).join('')]);
+    const table = all('#measured tr').map(r => [one('th', r).firstChild.textContent, all('td', r).map(d => d.classList.contains('best') ? 1 : 0).join('')]);
     same('summary: the best of each metric', table, [['loss', '010'], ['perplexity', '010'], ['bleu', '011'], ['rouge_l', '010'], ['f1', '010'], ['exact_match', '010'], ['tokens', '000']]);
     check('summary: the best is said, a missing one is a dash', all('#measured tr')[0].textContent.includes('0.180 (best)') && all('#measured tr')[4].textContent.endsWith('–'), all('#measured tr')[4].textContent);
+    check('the settings of the answers, and what a score is', id('facts').textContent.includes('temperature 0, max_new_tokens 64, seed 42') && all('#measured th')[2].textContent === 'bleu0 to 100: sacrebleu', id('facts').textContent);
+    check('what an answer must stand on is seen, in a folded dialogue too', seen(one('.turn.system', card('2'))) && !one('.turn.system', card('2')).closest('details') && seen(one('.turn.system', card('1'))));
+    check('differences: what the marks mean, and why there are none', seen(id('marks')) && one('.apart', answer('1', 0)) && !one('.apart', answer('1', 2)) && !one('.apart', answer('1', 1)), answer('1', 0).innerHTML);
     same('rows, each under a name of its own', ids(), ['1', '2', '3', '4', '5', '6', '7', '8', '2 (2)']);
     check('texts stay texts', one('.turn .text', card('5')).textContent === D.rows[4].messages[0].content && one('.text', answer('5', 0)).textContent === D.rows[4].answers[0] && one('.reference .text', card('5')).textContent === D.rows[4].reference, card('5').textContent);
     check('messages in parts', card('6').textContent.includes('Which dish do you recommend'));
@@ -325,6 +328,7 @@ const first = async () => {
     for (let i = 0; i < 7; i++) press('4');
     check('rating: over the end of a row', groupsOf(card('2'))[0].contains(document.activeElement) && card('1').textContent.includes('rated') && !card('1').textContent.includes(' of 12'), document.activeElement.outerHTML);
     press('2'); same('rating: averages', ['helpfulness', 'harmlessness', 'relevance', 'quality'].map(c => [0, 1, 2].map(k => average(c, k)).join(' ')), ['3.50 2.00 4.00', '1.00 4.00 4.00', '4.00 4.00 4.00', '3.00 4.00 4.00']);
+    same('rating: the total average', [0, 1, 2].map(k => average('total average', k)), ['2.88', '3.50', '4.00']);
     check('rating: a note of what was rated', average('answers rated', 0) === '2' && average('answers rated', 2) === '1');
     id('unrated').click(); check('unrated only', !ids().includes('1') && ids().includes('2')); id('unrated').click();
     id('form').click(); check('rating form off', !one('.criterion')); id('form').click(); check('rating form on', all('.criterion').length > 50 && valueOf(groupsOf(card('1'))[0]) === 5);
@@ -345,7 +349,7 @@ const first = async () => {
     id('csv').click();
     const csv = written.pop(), lines = [], field = /("((?:[^"]|"")*)"|[^,\r\n]*)(,|\r\n|$)/gy; let line = [];
     for (let m; field.lastIndex < csv.length && (m = field.exec(csv));) { line.push(m[2] != null ? m[2].replaceAll('""', '"') : m[1]); if (m[3] !== ',') { lines.push(line); line = []; } }
-    check('save CSV', lines.length === 8 && lines.every(l => l.length === 8) && lines[0].slice(1).join() === 'label,column,answer,helpfulness,harmlessness,relevance,quality' && lines[1][4] === '5' && lines[5][3] === D.rows[4].answers[0] && lines[6][3] === D.rows[4].answers[1] && lines[6][4] === '5' && lines[7][1] === "'=1+1", JSON.stringify(lines));
+    check('save CSV', lines.length === 8 && lines.every(l => l.length === 10) && lines[0].slice(1).join() === 'label,prompt,reference,column,answer,helpfulness,harmlessness,relevance,quality' && lines[1][6] === '5' && lines[1][2] === D.rows[0].messages.map(m => m.role + ': ' + m.content).join('\n') && lines[1][3] === D.rows[0].reference && lines[5][5] === D.rows[4].answers[0] && lines[6][5] === D.rows[4].answers[1] && lines[6][6] === '5' && lines[7][1] === "'=1+1", JSON.stringify(lines));
     file.ratings[0].helpfulness = 2; file.ratings[1].quality = 9; file.ratings.push({...file.ratings[0], id: 77}, {...file.ratings[0], answer: 'another'}, null, {...file.ratings[0], helpfulness: 'x', harmlessness: 0, relevance: null, quality: 2.5});
     await give(JSON.stringify(file));
     check('load JSON', valueOf(groupsOf(card('1'))[0]) === 2 && id('said').textContent.startsWith('4 ratings loaded; 4 left out'), id('said').textContent);
