@@ -140,8 +140,17 @@ const first = async () => {
     same('numbers', all('.figures .value').map(e => e.textContent), ['0.2206', '0.2321', '1.2612', '0.2318', '21,321 tokens/s', '1:01'].map((v, i) => i ? v : steps[steps.length - 1].loss.toFixed(4)));
     check('the way down', one('.figures').textContent.includes('from 7.1351, −97 %') && one('.figures').textContent.includes('61 % of what the machine could do'), one('.figures').textContent);
     same('warnings are texts', all('#warnings li').map(e => e.textContent), D.warnings);
-    same('charts', all('.chart h3').map(e => e.textContent), ['Loss', 'Learning rate', 'Gradient norm', 'Tokens predicted right', 'Entropy', 'Tokens seen', 'Tokens per second', 'Tokens of an example']);
-    check('every chart has a curve', all('#curves svg').every(s => all('path:not(.lost)', s).some(p => p.getAttribute('d').length > 100)));
+    same('charts', all('.chart h3').map(e => e.textContent), ['Loss', 'Perplexity', 'Mean perplexity of an example', 'Learning rate', 'Gradient norm', 'Tokens predicted right', 'Entropy', 'Tokens seen', 'Tokens per second', 'Tokens of an example']);
+    check('every chart has a curve', all('#curves svg').every(s => all('path:not(.lost)', s).some(p => p.getAttribute('d').length > 50)));
+    const written = []; window.Blob = class extends Blob { constructor(parts, o) { super(parts, o); written.push([o.type, parts.join('')]); } };
+    let saved = ''; document.addEventListener('click', e => { const a = e.target.closest('a[download]'); if (a) { saved = a.download; e.preventDefault(); } }, true);
+    one('.save', chartOf('Loss')).click();
+    const [kind, image] = written.pop(), drawn = new DOMParser().parseFromString(image, 'image/svg+xml'), curve = one('path', drawn);
+    check('save SVG', kind === 'image/svg+xml' && saved.endsWith('-Loss.svg') && !one('parsererror', drawn) && drawn.documentElement.getAttribute('width') > 200 && curve.getAttribute('stroke').startsWith('rgb') && curve.getAttribute('fill') === 'none' && all('text', drawn)[0].textContent === 'Loss' && !one('[class], [visibility=hidden]', drawn) && all('path', drawn).length >= all('path', svgOf('Loss')).length - 1, image.slice(0, 400));
+    id('csv').click();
+    const table = written.pop()[1].slice(1).trimEnd().split('\r\n').map(l => l.split(',')), evaluation = D.log_history.filter(e => 'eval_loss' in e), column = table[0].indexOf('eval_mean_example_perplexity');
+    check('save CSV', table.length === D.log_history.filter(e => e && e.step != null).length + 1 && table[0][0] === 'step' && saved.endsWith('-log.csv') && table.map(r => r[column]).filter(Boolean).slice(1).join() === evaluation.map(e => e.eval_mean_example_perplexity).join(), table[0]);
+    check('perplexity of the examples', /mean of the examples 1\.51/.test(one('.figures').textContent), one('.figures').textContent);
     same('one dot for each evaluation', all('circle.eval:not([visibility])', svgOf('Loss')).length, D.log_history.filter(e => 'eval_loss' in e).length);
     check('a loss that is not finite is a gap and a cross', dOf('Loss')[0].split('M').length === 3 && all('path.lost', svgOf('Loss')).length === 1 && legendOf('Loss').includes('× not finite: 1'), dOf('Loss')[0].split('M').length);
     const ticks = all('text[text-anchor=middle]', svgOf('Loss')).map(e => e.textContent);
@@ -149,7 +158,7 @@ const first = async () => {
     at(svgOf('Loss'), .62);
     const step = +svgOf('Loss').getAttribute('aria-valuenow'), record = steps.find(e => e.step === step);
     check('hover: a step in the middle', step > 150 && step < 230, step);
-    check('hover: the values of that step, in every chart', record && legendOf('Loss').includes('training ' + record.loss.toFixed(4)) && legendOf('Gradient norm').includes(record.grad_norm.toFixed(4)) && legendOf('Learning rate').includes(record.learning_rate.toPrecision(4)) && legendOf('Tokens seen').includes(record.num_tokens.toLocaleString('en')) && all('#curves svg').every(s => +s.getAttribute('aria-valuenow') === step || s.getAttribute('aria-label').startsWith('Loss')), legendOf('Loss') + JSON.stringify(record));
+    check('hover: the values of that step, in every chart', record && legendOf('Loss').includes('training ' + record.loss.toFixed(4)) && legendOf('Gradient norm').includes(record.grad_norm.toFixed(4)) && legendOf('Learning rate').includes(record.learning_rate.toPrecision(4)) && legendOf('Tokens seen').includes(record.num_tokens.toLocaleString('en')) && all('#curves svg').every(s => +s.getAttribute('aria-valuenow') === step || /^(Loss|.*erplexity)/.test(s.getAttribute('aria-label'))), legendOf('Loss') + JSON.stringify(record));
     check('hover: the evaluation says its own step', legendOf('Loss').match(/evaluation [\d.]+\sat (150|225)/) || step === 225 || step === 150, legendOf('Loss'));
     check('hover: a line and dots', all('#curves svg').every(s => one('line.cursor', s).getAttribute('visibility') === 'visible'));
     const height = chartOf('Loss').offsetHeight;
@@ -405,6 +414,14 @@ run(async () => {
 });
 END
 
+cat >"$work/begins.js" <<'END'
+run(async () => {
+    check('before the first step: no speed, no share, no time left', !/tokens\/s|%|left/.test(document.body.innerText) && !/%/.test(document.title), document.body.innerText.slice(0, 300));
+    const best = all('.figures .note').find(e => e.textContent.includes('mean example'));
+    same('the name of a metric breaks between its words', best && best.textContent, 'mean example perplexity at step 0');
+});
+END
+
 # ---- the runs ----------------------------------------------------------------------------------------------------------------------------------------------
 golden=test/golden/pages
 for page in report compare; do
@@ -415,6 +432,13 @@ for page in report compare; do
     look "$page of nothing" "$work/case.html" "$work/empty.js" 400 light
     look "$page template" data/$page.html "$work/empty.js" 400 dark
 done
+
+cat >"$work/data.json" <<'END'
+{"title": "t", "status": "running", "progress": {"step": 0, "max_steps": 18, "epoch": 0, "elapsed_seconds": 3, "eta_seconds": 0, "tokens_per_second": 0, "ceiling_share": 0},
+ "best": {"metric": "mean_example_perplexity", "step": 0, "value": 3.5}}
+END
+fill data/report.html "$work/data.json" "$work/case.html"
+look "report before the first step" "$work/case.html" "$work/begins.js" 400 light
 
 cat >"$work/data.json" <<'END'
 {"title": null, "status": "constructor", "message": 7, "updated": null, "device": null, "model": {"a": 1}, "adapter": [], "progress": {"step": null, "max_steps": 0, "epoch": null}, "best": {"metric": null, "value": null},
