@@ -159,6 +159,25 @@ else echo "skipped: no tmpfs for the full disk"; fi
 sleep 2; kill -INT $pid; wait $pid
 [ $? = 130 ] && [ -s "$work/o3/adapter_model.safetensors" ]
 verdict $? "SIGINT: the step is finished, the adapter saved, exit status 130"
+grep -q "^adapter .* with the adapter of the last step, [0-9]*;" "$work/out.txt"
+verdict $? "and it says which: $(grep -o 'with the adapter of.*;' "$work/out.txt")"
+# where the highest loss is the best, the best evaluation is an early one, and lies in its checkpoint
+best=(--learning-rate 5e-3 --eval-data data/hotel/eval.jsonl --max-eval-samples 4 --eval-steps 1 --metric-for-best-model loss)
+"$program" $base "${best[@]}" --greater-is-better --load-best-model-at-end --output "$work/o7" --max-steps 100000 >"$work/out.txt" 2>&1 & pid=$!
+for i in $(seq 100); do grep -q "^eval  step 5:" "$work/out.txt" && break; sleep 0.1; done
+kill -INT $pid; wait $pid
+best=$(sed -n 's/^best     step \([0-9]*\), loss .*: its adapter is in .*checkpoint-\1$/\1/p' "$work/out.txt")
+[ -n "$best" ] && [ -s "$work/o7/checkpoint-$best/adapter_model.safetensors" ]
+verdict $? "stopped: $(grep '^best' "$work/out.txt" | sed "s|$work/||g")"
+# before the first step nothing is known of speed; silence is explained, on a pipe too
+for i in 1 2 3; do cat data/hotel/eval.jsonl; done >"$work/slow.jsonl"
+OMP_NUM_THREADS=1 "$program" $base --eval-data "$work/slow.jsonl" --output "$work/o8" >"$work/out.txt" 2>&1 & pid=$!
+for i in $(seq 1000); do [ -s "$work/o8/report.html" ] && break; sleep 0.01; done
+cp "$work/o8/report.html" "$work/early.html"; kill -STOP $pid; sleep 2.2; kill -CONT $pid; wait $pid
+grep -q '"step": 0, .*"elapsed_seconds": [0-9.]*}' "$work/early.html"
+verdict $? "the page before the first step: $(grep -o '"progress": {[^}]*}' "$work/early.html" | head -n 1)"
+grep -q "^\.\.\. evaluating 300 examples$" "$work/out.txt"
+verdict $? "an evaluation of more than two seconds is announced"
 "$program" inspect --model data/base --data data/hotel/test.jsonl --examples 1 >"$work/out.txt" 2>&1 && grep -q "im_end" "$work/out.txt"
 verdict $? "inspect"
 "$program" plan $base --output "$work/never" >"$work/out.txt" 2>&1 && grep -q "total" "$work/out.txt" && [ ! -e "$work/never" ]
