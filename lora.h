@@ -617,6 +617,7 @@ typedef struct Prompt {
     int count;
     char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role "prompt" */
     char *reference;                        /* the answer that the row gives, or NULL */
+    size_t reference_bytes;                 /* it may hold a NUL; scores see what is before it */
     char **answers; int answer_count;       /* all that count as right: the row's "answers" where it has a reference,
                                                else that */
     char *group;                            /* the row's "group", else its "label", for the reader, or NULL */
@@ -3547,15 +3548,16 @@ static void text_add(Text *t, const char *format, ...) {
     va_end(again);
     arrsetlen(t->at, old + (size_t)n);
 }
-static void text_add_json_string(Text *t, const char *s) {
+static void text_add_json_bytes(Text *t, const char *s, size_t n) {
     text_add(t, "\"");
-    for (; *s; s++) {
+    for (const char *end = s + n; s < end; s++) {
         if (*s == '"' || *s == '\\') text_add(t, "\\%c", *s);
         else if ((uint8_t)*s < 32) text_add(t, "\\u%04x", (unsigned)(uint8_t)*s);
         else text_add(t, "%c", *s);
     }
     text_add(t, "\"");
 }
+static void text_add_json_string(Text *t, const char *s) { text_add_json_bytes(t, s, strlen(s)); }
 #ifdef __GNUC__
 __attribute__((noinline))
 #endif
@@ -4895,6 +4897,9 @@ static bool data_example_of(DataWork *w, DataExample *e) {
     if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || (w->as_prompt && (b = &nothing)))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
     if ((a = data_get(o, "text"))) {
         if (!data_need(w, a, "text", JSON_STRING)) return false;
+        if (w->as_prompt)
+            return data_row_fail(w, "give rows with prompt and completion, or leave --generate out",
+                                 "plain text has no prompt to answer");
         if (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT) return data_wrong_loss(w, "plain text");
         return data_plain(w, e, "", 0, a->str, a->count, true);
     }
@@ -5269,8 +5274,11 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
                               *cache_path ? cache_path : NULL, err);
         data_rows_free(&rows[i]);
     }
-    if (ok && !d->count) ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise --max-length, or check --loss-on and that the answers are not empty", (long long)d->stats.rows, paths[0],
-                                   (long long)d->stats.truncated, options->max_length);
+    if (ok && !d->count)
+        ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise "
+                       "--max-length, or check --loss-on and that the answers are not empty "
+                       "(evaluate --generate shows the model's own)",
+                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, options->max_length);
     ok = ok && (cached || sink_close(d, &sink, key, *cache_path ? cache_path : NULL, err));
     if (sink.file) fclose(sink.file);
     if (sink.label_file) fclose(sink.label_file);
@@ -6619,11 +6627,9 @@ static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) 
     return true;
 }
 static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
-    char *copy = copy_bytes(content, bytes);
     text_add(t, "%s{\"role\": \"%s\", \"content\": ", arrlen(t->at) ? ", " : "[", role);
-    text_add_json_string(t, copy);
+    text_add_json_bytes(t, content, bytes);
     text_add(t, "}");
-    free(copy);
 }
 static void dialogue_end(Text *t, Prompt *p) {
     text_add(t, arrlen(t->at) ? "]" : "[]");
@@ -6729,6 +6735,7 @@ static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, c
     dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
     dialogue_end(&dialogue, w->as_prompt);
     if (completion_bytes) w->as_prompt->reference = copy_bytes(completion, completion_bytes);
+    w->as_prompt->reference_bytes = completion_bytes;
     if (!shots_before_text(w)) return false;
     if (!data_add(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
     return prompt_take(w, w->text.p, w->text.n, TOK_ADD_SPECIAL);
@@ -6742,7 +6749,8 @@ static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
     memset(&chat, 0, sizeof chat);
     if (count && !strcmp(w->messages[count - 1].role, "assistant")) {
         count--;
-        if (w->messages[count].content_bytes) p->reference = copy_bytes(w->messages[count].content, w->messages[count].content_bytes);
+        p->reference_bytes = w->messages[count].content_bytes;
+        if (p->reference_bytes) p->reference = copy_bytes(w->messages[count].content, p->reference_bytes);
     }
     if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
     for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);

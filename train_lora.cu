@@ -3687,7 +3687,7 @@ static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *a
     text_add_json_string(t, adapter);
     text_add(t, ", \"messages\": %s, \"response\": ", p->dialogue);
     text_add_json_string(t, a->text);
-    if (p->reference) text_member(t, "reference", p->reference);
+    if (p->reference) { text_add(t, ", \"reference\": "); text_add_json_bytes(t, p->reference, p->reference_bytes); }
     text_add(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
 }
 
@@ -4220,7 +4220,8 @@ static bool comparison_page(const Comparison *c, const GenerateOptions *g, const
     for (size_t i = 0; i < c->prompts.count; i++) {
         const Prompt *p = &c->prompts.list[i];
         text_add(&t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
-        if (p->reference) text_member(&t, "reference", p->reference);
+        if (p->reference) { text_add(&t, ", \"reference\": "); text_add_json_bytes(&t, p->reference,
+                p->reference_bytes); }
         if (p->group) text_member(&t, "label", p->group);
         else if (c->expected) text_member(&t, "label", c->labels[c->expected[i]]);
         text_add(&t, ", \"answers\": [");
@@ -4244,7 +4245,7 @@ static bool comparison_page(const Comparison *c, const GenerateOptions *g, const
 /* What is going to be measured, and what of it the loss leaves out. */
 static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d) {
     const DataOptions *how = &o->train.data_options;
-    fprintf(stderr, "%zu rows of %s", p->count, o->data[0]);
+    fprintf(stderr, "%lld rows of %s", d ? (long long)d->stats.rows : (long long)p->count, o->data[0]);
     if (how->few_shot)
         fprintf(stderr, ", each behind %d solved example%s of %s", how->few_shot, how->few_shot > 1 ? "s" : "",
                 how->shots);
@@ -4254,7 +4255,7 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
         data.st_ino == shots.st_ino)
         fprintf(stderr, "warning: the first %d rows of %s see their own answers among the solved examples; give other "
                         "--shots\n", how->few_shot, o->data[0]);
-    print_lost(stderr, o->data[0], &p->unread, d ? &d->stats : NULL, how);
+    print_lost(stderr, o->data[0], d ? &d->stats.unread : &p->unread, d ? &d->stats : NULL, how);
     if (d && d->stats.dropped && !d->stats.truncated)
         fprintf(stderr, "warning: %lld of %lld rows have no answer and are not in the loss\n",
                 (long long)d->stats.dropped, (long long)d->stats.rows);
@@ -4300,12 +4301,13 @@ static int verb_evaluate(Options *o, bool compare) {
     }
     if (!session_open(&s, o, true, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
-    if (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
-        !comparison_labels(&c, &err)) return failed(&err);
-    bool references = false;
+    /* Without answers every row will do that training would take: plain text and token ids have a loss, but no prompt.
+       */
+    if (answers && (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
+                    !comparison_labels(&c, &err))) return failed(&err);
+    bool references = !answers;
     for (size_t i = 0; i < c.prompts.count; i++) references |= c.prompts.list[i].reference != NULL;
     if (references && !dataset_open(&d, o->data[0], s.tokenizer, &o->train.data_options, &err)) return failed(&err);
-    if (!references && !answers) { fail(&err, "no row has an answer to measure; %s; add --generate to see the model's own", o->data[0]); return failed(&err); }
     evaluate_begins(o, &c.prompts, references ? &d : NULL);
     if (answers && !o->labels && !c.characters && without_words(&c.prompts))
         fprintf(stderr, "hint: these answers have no spaces between words, and f1, bleu and rouge_l are of words: add "

@@ -284,6 +284,14 @@ static void test_streaming(void) {
 }
 
 /* The real model: greedy_200.txt, and prompts of every row shape. */
+/* A prompt of one token, for row `row`. */
+static Prompt prompt_of(int32_t *id, int64_t row) {
+    Prompt p;
+    memset(&p, 0, sizeof p);
+    p.ids = id; p.count = 1; p.row = row;
+    return p;
+}
+
 static void test_stories(void) {
     const char *folder = "../shared/models/stories260K";
     Error err;
@@ -295,7 +303,7 @@ static void test_stories(void) {
     if (!t) must(false, &err);
     must(model_open(&m, folder, &err), &err);
     int32_t bos = 1;
-    Prompt p = {&bos, 1, NULL, NULL, 1};
+    Prompt p = prompt_of(&bos, 1);
     GenerateOptions o = greedy(200, 1);
     must(model_generate(&m, t, &p, 1, &o, a, NULL, NULL, &err), &err);
     char *want = read_file("../shared/models/stories260K/greedy_200.txt", &bytes, &err);
@@ -306,7 +314,7 @@ static void test_stories(void) {
     free(want);
     answers_free(a, 1);
     /* Sampling: the same with the same seed, whatever the batch; another with another. */
-    Prompt three[3] = {{&bos, 1, NULL, NULL, 1}, {&bos, 1, NULL, NULL, 2}, {&bos, 1, NULL, NULL, 3}};
+    Prompt three[3] = {prompt_of(&bos, 1), prompt_of(&bos, 2), prompt_of(&bos, 3)};
     Answer again[3], other[3];
     o = greedy(40, 3);
     o.temperature = 1;

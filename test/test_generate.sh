@@ -145,7 +145,32 @@ refused "shots in training" 2 "train does not use --few-shot" --model data/base 
 refused "a file of shots, but how many" 2 "--few-shot" evaluate --model data/base "${shots[@]:0:2}" "${shots[@]:4}"
 refused "all in the loss, shots too" 1 "--loss-on" evaluate --model data/base "${shots[@]}" --loss-on all
 echo '{"messages": [{"role": "user", "content": "Hi"}]}' >"$work/question.jsonl"
-refused "nothing to measure" 1 "add --generate" evaluate --model data/base --data "$work/question.jsonl"
+refused "nothing to measure" 1 "evaluate --generate" evaluate --model data/base --data "$work/question.jsonl"
+# Plain text and token ids have no prompt, but a loss: what training's evaluation of them says before the first step.
+echo '{"text": "Hello. Where is Kumo?"}' >"$work/text.jsonl"
+echo '{"input_ids": [5, 6, 7, 8, 9]}' >"$work/ids.jsonl"
+for rows in text ids; do
+    run evaluate --model data/base --data "$work/$rows.jsonl"; got=$(awk '/_loss/ { print $2; exit }' "$work/out")
+    run --model data/base --data "$work/$rows.jsonl" --eval-data "$work/$rows.jsonl" --max-steps 1 \
+        --output "$work/$rows"
+    verdict "$([ -n "$got" ] && grep -q "^eval  step 0: loss $got," "$work/out"; echo $?)" \
+        "the loss of $rows rows, $got, is training's"
+done
+refused "answers to plain text" 1 "no prompt to answer" evaluate --model data/base --data "$work/text.jsonl" --generate
+printf '{"prompt": "a\\u0000b", "completion": "c\\u0000d"}\n' >"$work/nul.jsonl"
+run generate --model data/base --data "$work/nul.jsonl" --max-new-tokens 1 --temperature 0 --jsonl
+verdict "$(grep -q '"content": "a\\u0000b".*"reference": "c\\u0000d"' "$work/out"; echo $?)" \
+    "a NUL in prompt and reference: what follows stays"
+printf '{"prompt": "p", "completion": "c", "history": []}\n' >"$work/more.jsonl"
+printf '{"prompt": "p", "completion": "c", "note": {"by": 1}}\n' >>"$work/more.jsonl"
+for verb in inspect evaluate generate ""; do
+    run $verb --model data/base --data "$work/more.jsonl" \
+        $([ "$verb" = "" ] && echo --max-steps 1 --output "$work/more") \
+        $([ "$verb" = generate ] && echo --max-new-tokens 1)
+    cat "$work/out" "$work/err" >"$work/both"
+    verdict "$([ "$(grep -c '^columns not used: history (1 row), note (1 row);' "$work/both")" = 1 ]; echo $?)" \
+        "columns that nothing reads, named once by ${verb:-train}"
+done
 refused "nothing to compare" 2 "--adapter" compare --model data/base --data data/hotel/test.jsonl
 run compare --model data/base --adapter "$hotel" --adapter "$work/yesno" --data data/hotel/test.jsonl --max-new-tokens 24 --output "$work/page"
 verdict "$([ $? = 0 ] && grep -q '"columns": \["base", ' "$work/page/compare.html" && ! grep -q '{{DATA}}' "$work/page/compare.html" && [ -s "$work/page/responses.jsonl" ]; echo $?)" "compare: $(tail -n 1 "$work/out" | sed "s|$work/||")"
