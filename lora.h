@@ -3548,14 +3548,34 @@ static void text_add(Text *t, const char *format, ...) {
     va_end(again);
     arrsetlen(t->at, old + (size_t)n);
 }
-static void text_add_json_bytes(Text *t, const char *s, size_t n) {
-    text_add(t, "\"");
-    for (const char *end = s + n; s < end; s++) {
-        if (*s == '"' || *s == '\\') text_add(t, "\\%c", *s);
-        else if ((uint8_t)*s < 32) text_add(t, "\\u%04x", (unsigned)(uint8_t)*s);
-        else text_add(t, "%c", *s);
+#ifdef __GNUC__
+__attribute__((noinline))
+#endif
+static void text_add_bytes(Text *t, const char *s, size_t n) {
+    char *to = arraddnptr(t->at, n + 1);
+    memcpy(to, s, n);
+    to[n] = 0;
+    arrsetlen(t->at, (size_t)arrlen(t->at) - 1);
+}
+/* Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and json_read gives it back. */
+static void text_add_json_bytes(Text *t, const char *s, size_t left) {
+    size_t plain = 0;
+    text_add_bytes(t, "\"", 1);
+    while (plain < left) {
+        uint8_t c = (uint8_t)s[plain];
+        uint32_t cp;
+        int n = utf8_get(s + plain, left - plain, &cp);
+        if (n > 0 && c >= 32 && c != '"' && c != '\\') { plain += (size_t)n; continue; }
+        text_add_bytes(t, s, plain);
+        if (n <= 0) text_add(t, "\\udc%02x", (unsigned)c);
+        else if (c < 32) text_add(t, "\\u%04x", (unsigned)c);
+        else text_add(t, "\\%c", c);
+        s += plain + 1;
+        left -= plain + 1;
+        plain = 0;
     }
-    text_add(t, "\"");
+    text_add_bytes(t, s, plain);
+    text_add_bytes(t, "\"", 1);
 }
 static void text_add_json_string(Text *t, const char *s) { text_add_json_bytes(t, s, strlen(s)); }
 #ifdef __GNUC__

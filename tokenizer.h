@@ -84,7 +84,8 @@ typedef struct JsonDoc { Json *root; void *memory; } JsonDoc;   /* owns everythi
 bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
 /* The same for a row of data: NaN, Infinity and -Infinity, as Python writes the empty cells of a table, are null. */
 bool json_parse_row(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
-bool json_read(JsonDoc *doc, const char *path, Error *err);     /* the same for a whole file */
+/* The same for a whole file; \udc80..\udcff alone are bytes that were not UTF-8, as Python writes and reads them: of paths. */
+bool json_read(JsonDoc *doc, const char *path, Error *err);
 void json_free(JsonDoc *doc);                                   /* also fine on an empty or zeroed doc */
 const Json *json_get(const Json *object, const char *key);      /* NULL if absent, or if object is NULL or not an object */
 
@@ -397,6 +398,7 @@ typedef struct JsonParser {
     size_t first_line;
     int depth;
     bool row;                               /* NaN and its like are null */
+    bool file;                              /* \udc80..\udcff are bytes that were not UTF-8 */
     JsonBlock *blocks;
     Error *err;
 } JsonParser;
@@ -470,6 +472,7 @@ static bool json_string(JsonParser *j, const char **str, uint32_t *count) {
                 if (!json_hex4(s + 2, q, &hi)) return json_error(j, s, "\\u needs four hexadecimal digits", "write it as \\u00e9");
                 const char *at = s;
                 s += 6;
+                if (j->file && hi >= 0xDC80 && hi < 0xDD00) { *o++ = (char)(hi - 0xDC00); break; }
                 if (hi >= 0xDC00 && hi < 0xE000) return json_error(j, at, "lone surrogate", "a \\uDC00..\\uDFFF needs a \\uD800..\\uDBFF before it");
                 if (hi >= 0xD800 && hi < 0xDC00) {
                     if (q - s < 6 || s[0] != '\\' || s[1] != 'u' || !json_hex4(s + 2, q, &lo) || lo < 0xDC00 || lo > 0xDFFF)
@@ -573,11 +576,12 @@ static bool json_value(JsonParser *j, Json *v) {
     }
 }
 
-static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, bool row,
+static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, bool row, bool file,
                           Error *err) {
     JsonParser j;
     memset(&j, 0, sizeof j);
     j.row = row;
+    j.file = file;
     j.begin = j.p = text ? text : ""; j.end = j.begin + bytes; j.name = name ? name : "JSON"; j.first_line = first_line; j.err = err;
     doc->root = NULL; doc->memory = NULL;
     size_t bad = utf8_invalid(j.begin, bytes);
@@ -603,16 +607,16 @@ static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const ch
 }
 
 bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err) {
-    return json_document(doc, text, bytes, name, first_line, false, err);
+    return json_document(doc, text, bytes, name, first_line, false, false, err);
 }
 bool json_parse_row(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err) {
-    return json_document(doc, text, bytes, name, first_line, true, err);
+    return json_document(doc, text, bytes, name, first_line, true, false, err);
 }
 
 bool json_read(JsonDoc *doc, const char *path, Error *err) {
     size_t bytes;
     char *text = read_file(path, &bytes, err);
-    bool ok = text && json_parse(doc, text, bytes, path, 1, err);
+    bool ok = text && json_document(doc, text, bytes, path, 1, false, true, err);
     free(text);
     return ok;
 }

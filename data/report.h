@@ -12,14 +12,16 @@ static bool page_write(const char *path, const char *page, const Text *data, Err
     const char *mark = strstr(page, "{{DATA}}");
     Text t = {NULL};
     text_add(&t, "%.*s", (int)(mark - page), page);
-    for (size_t i = 0, end = (size_t)arrlen(data->at), n; i < end; i += n) {
+    size_t begin = 0, i = 0, end = (size_t)arrlen(data->at);                  /* [begin, i): as it is */
+    while (i < end) {
         uint32_t cp;
         int bytes = utf8_get(data->at + i, end - i, &cp);
-        n = bytes > 0 ? (size_t)bytes : 1;
-        if (bytes <= 0) text_add(&t, "\xEF\xBF\xBD");
-        else if (cp == '<') text_add(&t, "\\u003c");
-        else text_add(&t, "%.*s", (int)n, data->at + i);
+        if (bytes > 0 && cp != '<') { i += (size_t)bytes; continue; }
+        text_add_bytes(&t, data->at + begin, i - begin);
+        text_add(&t, "%s", bytes <= 0 ? "\xEF\xBF\xBD" : "\\u003c");
+        begin = ++i;
     }
+    text_add_bytes(&t, data->at ? data->at + begin : "", end - begin);
     text_add(&t, "%s", mark + strlen("{{DATA}}"));
     bool ok = write_file(path, t.at, (size_t)arrlen(t.at), err);
     text_free(&t);
@@ -40,6 +42,7 @@ typedef struct Report {
     char path[PATH_MAX];
     Text fixed, history, warnings, samples; /* members; elements */
     double start, written;                  /* seconds_now */
+    double cost;                            /* seconds that the last writing took */
     double loss_best; int64_t total_steps;
     LogRecord last;                         /* the newest training record */
     double epochs;
@@ -111,11 +114,13 @@ static void report_sample(Report *r, int64_t step, const char *dialogue, const c
     text_free(&prompt);
 }
 
-/* status: running, finished, interrupted or failed. `more`: members that only the end knows, or "". While the run goes the page is written every five seconds at most. */
+/* status: running, finished, interrupted or failed. `more`: members that only the end knows, or "". While the run goes the page is written every five seconds at most, and so
+   seldom that it costs two percent of the time: it grows with the log, and is written whole. */
+static bool report_due(const Report *r, double now) { return !(r->written > 0) || now - r->written >= fmax(5, 50 * r->cost); }
 static bool report_write(Report *r, const char *status, const char *message, const char *more, Error *err) {
     double now = seconds_now();
     char updated[32];
-    if (!strcmp(status, "running") && r->written > 0 && now - r->written < 5) return true;
+    if (!strcmp(status, "running") && !report_due(r, now)) return true;
     r->written = now;
     time_text(updated, sizeof updated);
     const LogRecord *l = &r->last;
@@ -133,6 +138,7 @@ static bool report_write(Report *r, const char *status, const char *message, con
     text_add(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->samples.at), r->samples.at ? r->samples.at : "", (int)arrlen(r->warnings.at),
              r->warnings.at ? r->warnings.at : "", more, (int)arrlen(r->fixed.at), r->fixed.at);
     bool ok = page_write(r->path, report_page, &t, err);
+    r->cost = seconds_now() - now;
     text_free(&t);
     return ok;
 }

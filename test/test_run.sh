@@ -202,6 +202,17 @@ for verb in "generate --model data/base --prompt hi --max-new-tokens 3" "generat
     verdict "$([ $? = 1 ] && [ "$(grep -c '^error' "$work/log")" = 1 ] && grep -q '^error: .*standard output' "$work/log"; echo $?)" "stdout is full: ${verb%% /*}"
 done
 
+# Names that are not UTF-8 go through every file and back.
+odd=$work/mod$'\xe9'le out=$work/out$'\xc3'
+cp -r data/base "$odd"
+train=("${few[@]}" --model "$odd" --per-device-train-batch-size 1 --gradient-accumulation-steps 1 --eval-on-start false --max-steps 2)
+run "${train[@]}" --save-strategy steps --save-steps 1 --output "$out" && run generate --model "$odd" --adapter "$out" --prompt x \
+    --max-new-tokens 2 && ! grep -aq '^warning' "$work/log" && rm -r "$out/checkpoint-2" &&
+    run "${train[@]}" --resume "$out" --output "$work/odd" && grep -aq 'resumed at step 1' "$work/log" &&
+    run --config "$out/run.json" --output "$work/odd2" && cmp -s "$out/adapter_model.safetensors" "$work/odd2/adapter_model.safetensors" &&
+    grep -q 'mod\\udce9le"' "$out/adapter_config.json"
+verdict $? "a path that is not UTF-8: trained, answered, resumed, run again from run.json: $(tail -n 1 "$work/log" | tr -cd ' -~' | cut -c 1-80)"
+
 # The end of a run on a full disk: the fallback, else the temporary folder.
 if mkdir "$work/small" && mount -t tmpfs -o size=256k none "$work/small" 2>/dev/null; then
     run "${few[@]}" --max-steps 3 --eval-on-start false --fallback-output "$work/second" --output "$work/small/out"
