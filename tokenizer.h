@@ -345,8 +345,9 @@ static int utf8_get(const char *str, size_t n, uint32_t *cp) {
     *cp = (c & 7) << 18 | (uint32_t)(s[1] & 63) << 12 | (uint32_t)(s[2] & 63) << 6 | (s[3] & 63);
     return *cp < 0x10000 || *cp > 0x10FFFF ? 0 : 4;
 }
+
 /* Does a character drive a terminal: C0, C1, or one that turns the direction of text? */
-static bool utf8_drives_terminal(uint32_t c) {
+static inline bool utf8_drives_terminal(uint32_t c) {
     return c < ' ' || (c >= 127 && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F || c == 0xFEFF ||
            (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069);
 }
