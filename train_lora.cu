@@ -2077,7 +2077,7 @@ static const Option option_table[] = {
      "evaluate: also answer every row and score the answers"},
     {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, MEASURES,
      "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
-    {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none", MEASURES,
+    {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none|word_tokenize", MEASURES,
      "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
     {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, INSPECT | ANSWERS,
      "solved examples in front of every row, in the loss of evaluate and in answers"},
@@ -3994,6 +3994,7 @@ typedef struct Comparison {
     int count;
     BleuTokenize how;
     bool characters;
+    Pieces pieces;                          /* of sentence BLEU */
     int current;                            /* the column that is being answered */
     Kept *kept;                             /* NULL, or where its answers go one by one */
 } Comparison;
@@ -4016,7 +4017,7 @@ static void answer_scores(double score[SCORES], const Comparison *c, const char 
     if (arrlen(c->labels)) return;
     chrf_add(&chrf, answer, r);
     if (!c->characters) score[SCORE_F1] = score_token_f1(answer, r);
-    score[SCORE_SENTENCE] = score_sentence_bleu(answer, r, c->characters);
+    score[SCORE_SENTENCE] = score_sentence_bleu(answer, r, c->pieces);
     score[SCORE_CHRF] = chrf_score(&chrf);
     score[SCORE_ROUGE] = score_rouge_l(answer, r, c->characters);
 }
@@ -4285,9 +4286,11 @@ static int verb_evaluate(Options *o, bool compare) {
     memset(&c, 0, sizeof c);
     memset(&d, 0, sizeof d);
     c.o = o;
-    static const char *const how[] = {"13a", "zh", "char", "none"};
+    static const char *const how[] = {"13a", "zh", "char", "none"};       /* word_tokenize: of sentence BLEU alone */
     for (int i = 0; i < 4; i++) if (!strcmp(o->bleu_tokenize, how[i])) c.how = (BleuTokenize)i;
     c.characters = c.how == BLEU_ZH || c.how == BLEU_CHAR;
+    c.pieces = c.characters ? PIECES_CHARACTERS : !strcmp(o->bleu_tokenize, "word_tokenize") ? PIECES_WORDS
+                                                                                      : PIECES_SPACE;
     if (compare && !arrlen(o->adapter)) usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
     if (arrlen(o->data) != 1) usage_error("one data file at a time; --data; run the command once for each");
     bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base"));

@@ -7,7 +7,8 @@
 
    exact match, token F1    SQuAD v1.1's evaluation script (evaluate's "squad")        0 to 1
    BLEU                     sacrebleu's corpus_bleu, tokenizers 13a, zh, char, none    0 to 100
-   BLEU of a sentence       nltk's sentence_bleu with smoothing method 4               0 to 1
+   BLEU of a sentence       nltk's sentence_bleu with smoothing method 4               0 to 1; split at white space, or by
+                            nltk's word_tokenize
    chrF                     sacrebleu's corpus_chrf (chrF2: 6 characters, beta 2)      0 to 100
    ROUGE-L                  rouge_score's F measure, without stemming                  0 to 1
    labels                   scikit-learn's precision_recall_fscore_support and confusion_matrix
@@ -34,12 +35,19 @@ double score_token_f1(const char *answer, References r);
 
 /* How BLEU cuts text into words: 13a as mteval-v13a.pl, zh with every Chinese character a word of its own, char with every character one, none at white space. */
 typedef enum { BLEU_13A, BLEU_ZH, BLEU_CHAR, BLEU_NONE } BleuTokenize;
+/* How the BLEU of one sentence does: at white space, into its characters, or as nltk's word_tokenize does (Treebank's
+   rules,
+   NLTKWordTokenizer). nltk looks for the ends of sentences with a trained model;
+   here one ends behind . ? or ! (and closing
+   quotes and brackets) before white space and what is no small letter, unless a single letter or a title (Mr. Dr. St.)
+   stands before the point. */
+typedef enum { PIECES_SPACE, PIECES_CHARACTERS, PIECES_WORDS } Pieces;
 typedef struct Bleu { int64_t match[4], total[4], answer_length, reference_length; } Bleu;      /* sums over a corpus; start with zeros */
 void bleu_add(Bleu *b, const char *answer, References r, BleuTokenize how);
 /* 100 exp(min(0, 1 - reference length / answer length)) (p1 p2 p3 p4)^(1/4), the k-th precision without a match taken as 1 / (2^k total) (sacrebleu metrics/bleu.py, smoothing exp). */
 double bleu_score(const Bleu *b);
 /* The same product for one sentence split at white space (or into its characters), precisions without a match as ln(length) / (5 2^k total) (Chen & Cherry 2014; nltk/translate/bleu_score.py, method4). */
-double score_sentence_bleu(const char *answer, References r, bool characters);
+double score_sentence_bleu(const char *answer, References r, Pieces how);
 
 /* Popović 2015: F with beta 2 of the averaged precisions and recalls of character 1- to 6-grams, white space left out (sacrebleu metrics/chrf.py). */
 typedef struct Chrf { int64_t answer[6], reference[6], match[6]; } Chrf;
@@ -328,17 +336,231 @@ double bleu_score(const Bleu *b) {
     return brevity * exp(log_sum / 4);
 }
 
-/* The pieces between white space, or every character but white space. */
-static Words pieces_of(const char *text, bool characters) {
-    if (characters) return characters_of(text);
+/* ---- nltk's word_tokenize: a text is rewritten, rule after rule (nltk/tokenize/destructive.py), then cut at white space ---- */
+
+typedef struct RuneText { uint32_t *at; size_t count, room; } RuneText;
+static void rune_put(RuneText *t, uint32_t c) {
+    if (t->count == t->room) {
+        uint32_t *more = (uint32_t *)score_alloc(2 * t->room + 64, 4);
+        if (t->count) memcpy(more, t->at, t->count * 4);
+        free(t->at);
+        t->at = more;
+        t->room = 2 * t->room + 64;
+    }
+    t->at[t->count++] = c;
+}
+static void rune_text(RuneText *t, const char *s) { while (*s) rune_put(t, (uint8_t)*s++); }
+/* Does the text have s at i, in small letters or any? */
+static bool rune_has(const RuneText *t, size_t i, const char *s, bool any_case) {
+    for (size_t k = 0; s[k]; k++) {
+        uint32_t c = i + k < t->count ? t->at[i + k] : 0;
+        if (any_case && c >= 'A' && c <= 'Z') c += 32;
+        if (c != (uint8_t)s[k]) return false;
+    }
+    return true;
+}
+static bool rune_in(uint32_t c, const char *set) { return c && c < 128 && strchr(set, (int)c); }
+static bool is_closing(uint32_t c) { return rune_in(c, "])}>\"'") || c == 0xBB || c == 0x201D || c == 0x2019; }
+static bool rune_word(const RuneText *t, size_t i) { return i < t->count && is_word(t->at[i]); }
+
+/* The rules that look at single characters and their neighbours; each is one pass. Returns how many characters at i are
+   rewritten into out; 0: none, the character is copied. end: where white space at the end begins. */
+typedef size_t WordRule(RuneText *out, const RuneText *t, size_t i, size_t end);
+static size_t spaced(RuneText *out, const RuneText *t, size_t i, size_t n) {
+    rune_put(out, ' ');
+    for (size_t k = 0; k < n; k++) rune_put(out, t->at[i + k]);
+    rune_put(out, ' ');
+    return n;
+}
+static size_t rule_opening(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    uint32_t c = t->at[i];
+    size_t n = 0;
+    (void)end;
+    while (i + n < t->count && t->at[i + n] == '`') n++;
+    if (n) return spaced(out, t, i, n);
+    return c == 0xAB || c == 0x201C || c == 0x2018 || c == 0x201E ? spaced(out, t, i, 1) : 0;
+}
+static size_t rule_first_quote(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    (void)end;
+    if (i || t->at[0] != '"') return 0;
+    rune_text(out, " `` ");
+    return 1;
+}
+static size_t rule_quote_behind(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    (void)end;
+    size_t n = i + 1 < t->count && t->at[i + 1] == '"' ? 2 : rune_has(t, i + 1, "''", false) ? 3 : 0;
+    if (!n || !rune_in(t->at[i], " ([{<")) return 0;
+    rune_put(out, t->at[i]);
+    rune_text(out, " `` ");
+    return n;
+}
+static size_t rule_apostrophe(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    static const char *const kept[] = {"re", "ve", "ll", "m", "t", "s", "d", "n"};
+    (void)end;
+    if (t->at[i] != '\'' || (i && is_word(t->at[i - 1])) || !rune_word(t, i + 1)) return 0;
+    for (int k = 0; k < 8; k++)
+        if (rune_has(t, i + 1, kept[k], true) && !rune_word(t, i + 1 + strlen(kept[k]))) return 0;
+    rune_text(out, "' ");
+    return 1;
+}
+static size_t rule_last_point(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    size_t k = i + 2;
+    if (t->at[i] == '.' || i + 1 >= t->count || t->at[i + 1] != '.') return 0;
+    while (k < end && (is_closing(t->at[k]) || t->at[k] == ' ')) k++;
+    if (k < end) return 0;
+    rune_put(out, t->at[i]);
+    spaced(out, t, i + 1, 1);
+    return 2;
+}
+static size_t rule_comma(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    if (t->at[i] != ':' && t->at[i] != ',') return 0;
+    if (i + 1 == t->count || (i + 1 == end && end + 1 == t->count && t->at[end] == '\n')) return spaced(out, t, i, 1);
+    if (is_digit(t->at[i + 1])) return 0;
+    spaced(out, t, i, 1);
+    rune_put(out, t->at[i + 1]);
+    return 2;
+}
+static size_t rule_points(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    size_t n = 0;
+    (void)end;
+    while (i + n < t->count && t->at[i + n] == '.') n++;
+    return n > 1 ? spaced(out, t, i, n) : 0;
+}
+static size_t rule_signs(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    (void)end;
+    if (rune_has(t, i, "--", false)) return spaced(out, t, i, 2);
+    return rune_in(t->at[i], ";@#$%&?!*[](){}<>") || (t->at[i] >= 0x2012 && t->at[i] <= 0x2015) ? spaced(out, t, i, 1)
+        : 0;
+}
+static size_t rule_apostrophe_space(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    (void)end;
+    if (t->at[i] == '\'' || !rune_has(t, i + 1, "' ", false)) return 0;
+    rune_put(out, t->at[i]);
+    rune_text(out, " ' ");
+    return 3;
+}
+static size_t rule_closing(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    (void)end;
+    if (t->at[i] == 0xBB || t->at[i] == 0x201D || t->at[i] == 0x2019) return spaced(out, t, i, 1);
+    if (rune_has(t, i, "''", false)) { rune_text(out, " '' "); return 2; }
+    if (t->at[i] == '"') { rune_text(out, " '' "); return 1; }
+    return 0;
+}
+static size_t rule_one_space(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    size_t n = 0;
+    (void)end;
+    while (i + n < t->count && is_space(t->at[i + n])) n++;
+    if (n) rune_put(out, ' ');
+    return n;
+}
+/* A character that is neither ' nor space, then one of the endings, then a space. */
+static size_t ending(RuneText *out, const RuneText *t, size_t i, const char *const *endings, int count) {
+    if (t->at[i] == '\'' || t->at[i] == ' ') return 0;
+    for (int k = 0; k < count; k++) {
+        size_t n = strlen(endings[k]);
+        if (!rune_has(t, i + 1, endings[k], false) || i + 1 + n >= t->count || t->at[i + 1 + n] != ' ') continue;
+        rune_put(out, t->at[i]);
+        spaced(out, t, i + 1, n);
+        return n + 2;
+    }
+    return 0;
+}
+static size_t rule_short_endings(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    static const char *const list[] = {"'s", "'S", "'m", "'M", "'d", "'D", "'"};
+    (void)end;
+    return ending(out, t, i, list, 7);
+}
+static size_t rule_long_endings(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    static const char *const list[] = {"'ll", "'LL", "'re", "'RE", "'ve", "'VE", "n't", "N'T"};
+    (void)end;
+    return ending(out, t, i, list, 8);
+}
+static size_t rule_contractions(RuneText *out, const RuneText *t, size_t i, size_t end) {
+    static const struct { const char *a, *b; } list[] = {{"can", "not"}, {"d", "'ye"}, {"gim", "me"}, {"gon", "na"},
+        {"got", "ta"},
+        {"lem", "me"}, {"more", "'n"}, {"wan", "na"}, {" 't", "is"}, {" 't", "was"}};
+    (void)end;
+    for (int k = 0; k < 10; k++) {
+        size_t n = strlen(list[k].a), m = strlen(list[k].b), first = k >= 8;
+        if (!rune_has(t, i, list[k].a, true) || !rune_has(t, i + n, list[k].b, true) || rune_word(t, i + n + m))
+            continue;
+        if ((!first && i && is_word(t->at[i - 1])) || (k == 7 && !(i + n + m < t->count && is_space(t->at[i + n + m]))))
+            continue;
+        rune_put(out, ' ');
+        for (size_t j = first; j < n; j++) rune_put(out, t->at[i + j]);
+        spaced(out, t, i + n, m);
+        return n + m;
+    }
+    return 0;
+}
+
+static void sentence_words(RuneText *out, const uint32_t *at, size_t n) {
+    static WordRule *const rules[] = {rule_opening, rule_first_quote, rule_quote_behind, rule_apostrophe,
+                                      rule_last_point, rule_comma,
+        rule_points, rule_signs, rule_apostrophe_space, NULL, rule_closing, rule_one_space, rule_short_endings,
+            rule_long_endings,
+        rule_contractions};
+    RuneText t = {NULL, 0, 0};
+    for (size_t i = 0; i < n; i++) rune_put(&t, at[i]);
+    for (size_t k = 0; k < sizeof rules / sizeof *rules; k++) {
+        RuneText next = {NULL, 0, 0};
+        size_t end = t.count, used;
+        while (end && is_space(t.at[end - 1])) end--;
+        if (!rules[k]) rune_put(&next, ' ');                /* NULL: a space on either side */
+        for (size_t i = 0; i < t.count; i += used)
+            if (!(used = rules[k] ? rules[k](&next, &t, i, end) : 0)) { rune_put(&next, t.at[i]); used = 1; }
+        if (!rules[k]) rune_put(&next, ' ');
+        free(t.at);
+        t = next;
+    }
+    for (size_t i = 0; i < t.count; i++) rune_put(out, t.at[i]);
+    rune_put(out, ' ');
+    free(t.at);
+}
+/* Does a sentence end before i, where white space begins? */
+static bool sentence_ends(const Runes *r, size_t i) {
+    static const char *const titles[] = {"mr", "mrs", "ms", "dr", "prof", "st", "vs", "jr", "sr"};
+    size_t next = i, stop = i, begin;
+    while (next < r->count && is_space(r->at[next])) next++;
+    while (stop && is_closing(r->at[stop - 1])) stop--;
+    if (next == r->count || (r->at[next] >= 'a' && r->at[next] <= 'z') || !stop || !rune_in(r->at[stop - 1], ".?!"))
+        return false;
+    if (r->at[stop - 1] != '.') return true;
+    for (begin = stop - 1; begin && is_word(r->at[begin - 1]); begin--) {}
+    RuneText word = {r->at + begin, stop - 1 - begin, 0};
+    if (word.count == 1 && !is_digit(*word.at)) return false;
+    for (int k = 0; k < 9; k++)
+        if (word.count == strlen(titles[k]) && rune_has(&word, 0, titles[k], true)) return false;
+    return true;
+}
+static Words treebank_words(const char *text) {
+    Runes r = runes_of(text);
+    RuneText all = {NULL, 0, 0};
+    size_t begin = 0;
+    for (size_t i = 0; i <= r.count; i++) {
+        if (i < r.count && !(is_space(r.at[i]) && i > begin && sentence_ends(&r, i))) continue;
+        sentence_words(&all, r.at + begin, i - begin);
+        begin = i;
+        while (begin < r.count && is_space(r.at[begin])) begin++;
+        if (i < begin) i = begin - 1;
+    }
+    Words w = words_of(all.at, all.count);
+    free(all.at);
+    free(r.at);
+    return w;
+}
+
+static Words pieces_of(const char *text, Pieces how) {
+    if (how == PIECES_CHARACTERS) return characters_of(text);
+    if (how == PIECES_WORDS) return treebank_words(text);
     Runes r = runes_of(text);
     Words w = words_of(r.at, r.count);
     free(r.at);
     return w;
 }
-double score_sentence_bleu(const char *answer, References r, bool characters) {
-    Words a = pieces_of(answer, characters), *b = (Words *)score_alloc((size_t)r.count, sizeof *b);
-    for (int k = 0; k < r.count; k++) b[k] = pieces_of(r.text[k], characters);
+double score_sentence_bleu(const char *answer, References r, Pieces how) {
+    Words a = pieces_of(answer, how), *b = (Words *)score_alloc((size_t)r.count, sizeof *b);
+    for (int k = 0; k < r.count; k++) b[k] = pieces_of(r.text[k], how);
     double length = (double)a.count, log_sum = 0, power = 1;
     int64_t first = ngram_matches(a, b, r.count, 1), nearest = nearest_length(b, r.count, a.count);
     for (size_t n = 1; n <= 4 && first; n++) {

@@ -11,6 +11,7 @@ import string
 from importlib.metadata import version
 from pathlib import Path
 
+from nltk.tokenize import NLTKWordTokenizer
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
@@ -30,6 +31,22 @@ def squad_f1(answer, reference):
     a, b = squad(answer), squad(reference)
     same = sum((collections.Counter(a) & collections.Counter(b)).values())
     return 2 * same / (len(a) + len(b)) if same else 0.0
+
+
+TITLES = {"mr", "mrs", "ms", "dr", "prof", "st", "vs", "jr", "sr"}
+
+
+def treebank(text):
+    """word_tokenize, but for its trained model of sentences: score.h says where they end here."""
+    words, begin = [], 0
+    for m in re.finditer(r"\s+", text):
+        head = text[:m.start()].rstrip("])}>\"'»”’")
+        word = re.search(r"\w*$", head[:-1]).group().lower() if head else ""
+        ends = head[-1:] in (".", "?", "!") and m.end() < len(text) and not "a" <= text[m.end()] <= "z" and m.start() > begin
+        if ends and not (head[-1] == "." and (word in TITLES or len(word) == 1 and not word.isdigit())):
+            words += NLTKWordTokenizer().tokenize(text[begin:m.start()])
+            begin = m.end()
+    return words + NLTKWordTokenizer().tokenize(text[begin:])
 
 
 class Characters:
@@ -56,6 +73,9 @@ CORPORA = [list(range(len(PAIRS))), [0, 7, 8, 13], [16, 17, 18, 19], [1], [2, 3]
 
 # Lower case beyond Latin-1, Greek and Cyrillic; and several references.
 CASES = [
+    ("I can't believe it's \"quoted\" -- isn't it? Dr. Who said so. 'Twas (nice), 'tis: it cannot be; gonna wanna gimme more'n that!", "You can't believe that it's \"quoted\", is it? Dr. Who said: 'Twas nice. 'Tis not gonna be, cannot be. They'll've won't; John's dogs' toys."),
+    ("\"Good muffins\" cost $3.88 in New York. Please buy me two of them.\nThanks... a lot.", "\"Good muffins\" cost $3.88 (roughly 3,36 euros) in New York. Please buy me\ntwo of them.\nThanks."),
+    ("He said 'hello there', then left. U.S. prices: 50% off! \u201cReally?\u201d he asked. 'cause", "He said 'hello', and left. The U.S. prices are 50% off! \u201cReally?\u201d she asked: 'cause. \u2014 Yes."),
     ("ŁÓDŹ Şahin ĞÜZEL", "łódź şahin ğüzel"), ("ԵՐԵՎԱՆ", "երևան երեվան"), ("ＦＵＬＬ Width", "ｆｕｌｌ width"), ("ΟΔΟΣ ΣΑΣ", "οδος σας"), ("İstanbul", "istanbul i̇stanbul"), ("ΑΣ. Σ", "ας. σ"), ("ⅧAB Ǆ ẞ", "ⅷab ǆ ß"), ("𐐀𐐁", "𐐨𐐩"), ("Ꮳ ᲀ Ა", "ꮳ ᲀ ა"),
 ]
 SEVERAL = [
@@ -91,7 +111,7 @@ def main():
         out["pairs"].append({
             "answer": answer, "reference": reference, "em": float(squad(answer) == squad(reference)), "f1": squad_f1(answer, reference),
             "bleu4": float(sentence_bleu([reference.split()], answer.split(), smoothing_function=smooth)), "bleu4_c": float(sentence_bleu([chars(reference)], chars(answer), smoothing_function=smooth)),
-            "rouge": rouge.score(reference, answer)["rougeL"].fmeasure, "rouge_c": rouge_c.score(reference, answer)["rougeL"].fmeasure, "words": len(answer.split()), "characters": len(answer)})
+            "bleu4_w": float(sentence_bleu([treebank(reference)], treebank(answer), smoothing_function=smooth)), "words_w": len(treebank(answer)), "rouge": rouge.score(reference, answer)["rougeL"].fmeasure, "rouge_c": rouge_c.score(reference, answer)["rougeL"].fmeasure, "words": len(answer.split()), "characters": len(answer)})
     for members in corpora:
         answers, references = [pairs[i][0] for i in members], [[pairs[i][1] for i in members]]
         entry = {"members": members, "chrf": CHRF().corpus_score(answers, references).score}

@@ -74,6 +74,7 @@ verdict "$(grep -q '^exact_match .* 0 to 1: equal' "$work/out" && ! grep -q '^\(
     "the table says what a score is, and has none that means nothing for labels"
 refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" --labels yes,perhaps
 refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/labels.jsonl" --labels yes
+head -n 4 data/hotel/test.jsonl >"$work/chat2.jsonl"
 # Several right answers, groups, a language without words.
 cat >"$work/gold.jsonl" <<'X'
 {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "x"}], "answers": ["x", "y"], "group": "joy"}
@@ -93,6 +94,11 @@ run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new
 verdict "$(grep -q '^hint: .*--bleu-tokenize zh' "$work/err"; echo $?)" "$(grep ^hint "$work/err")"
 run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new-tokens 2 --bleu-tokenize zh
 verdict "$(! grep -q '^hint' "$work/err" && grep -q '^rouge_l' "$work/out" && ! grep -q '^f1 ' "$work/out"; echo $?)" "with it none, and no F1 of words"
+
+run evaluate --model data/base --data "$work/chat2.jsonl" --generate --max-new-tokens 12 && before=$(grep ^sentence "$work/out")
+run evaluate --model data/base --data "$work/chat2.jsonl" --generate --max-new-tokens 12 --bleu-tokenize word_tokenize
+verdict "$([ -n "$before" ] && [ "$(grep ^sentence "$work/out")" != "$before" ]; echo $?)" \
+    "--bleu-tokenize word_tokenize: $(grep ^sentence "$work/out" | tr -s ' ')"
 
 # Killed while it answers: what is done is there, and so is what an earlier one has left.
 cp "$work/gold/responses.jsonl" "$work/earlier.jsonl"

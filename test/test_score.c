@@ -14,23 +14,33 @@ static int agree(double got, double want, const char *what, const char *where) {
     return ok;
 }
 
+static size_t tokens(const char *text) {
+    Words w = treebank_words(text);
+    free(w.at);
+    return w.count;
+}
+
 int main(void) {
     Error err;
     JsonDoc doc;
     if (!json_read(&doc, "test/golden/scores.json", &err)) { printf("FAIL  %s\n0 passed, 1 failed\n", err.text); return 1; }
-    static const char *const metrics[] = {"em", "f1", "bleu4", "bleu4_c", "rouge", "rouge_c", "words", "characters"};
-    int right[8] = {0}, pairs = 0;
+    static const char *const metrics[] = {"em", "f1", "bleu4", "bleu4_c", "rouge", "rouge_c", "words", "characters",
+        "bleu4_w", "words_w"};
+    int right[10] = {0}, pairs = 0;
     const Json *list[256];
     for (const Json *p = json_get(doc.root, "pairs")->child; p; p = p->next) {
         const char *a = text(p, "answer"), *b = text(p, "reference");
         const References r = {&b, 1};
-        const double got[8] = {score_exact_match(a, r), score_token_f1(a, r), score_sentence_bleu(a, r, false),
-                               score_sentence_bleu(a, r, true), score_rouge_l(a, r, false), score_rouge_l(a, r, true),
-                                   score_words(a), score_characters(a)};
-        for (int k = 0; k < 8; k++) right[k] += agree(got[k], number(p, metrics[k]), metrics[k], a);
+        const double got[10] = {score_exact_match(a, r), score_token_f1(a, r), score_sentence_bleu(a, r, PIECES_SPACE),
+                               score_sentence_bleu(a, r, PIECES_CHARACTERS), score_rouge_l(a, r, false),
+                                   score_rouge_l(a, r, true),
+                                   score_words(a), score_characters(a),
+            score_sentence_bleu(a, r, PIECES_WORDS), (double)tokens(a)};
+        for (int k = 0; k < 10; k++) right[k] += agree(got[k], number(p, metrics[k]), metrics[k], a);
         list[pairs++] = p;
     }
-    for (int k = 0; k < 8; k++) check(right[k] == pairs && pairs > 60, "%s: %d of %d pairs agree to 1e-6", metrics[k], right[k], pairs);
+    for (int k = 0; k < 10; k++)
+        check(right[k] == pairs && pairs > 60, "%s: %d of %d pairs agree to 1e-6", metrics[k], right[k], pairs);
     static const char *const how[] = {"13a", "zh", "char", "none"};
     int corpora = 0, bleu_right[4] = {0}, chrf_right = 0;
     for (const Json *c = json_get(doc.root, "corpora")->child; c; c = c->next, corpora++) {
@@ -71,8 +81,8 @@ int main(void) {
         chrf_add(&chrf_all, a, r);
         several_right += agree(score_exact_match(a, r), number(c, "em"), "em", a) & agree(score_token_f1(a, r),
                 number(c, "f1"), "f1", a) &
-            agree(score_sentence_bleu(a, r, false), number(c, "bleu4"), "bleu4",
-                  a) & agree(score_sentence_bleu(a, r, true), number(c, "bleu4_c"), "bleu4_c", a) &
+            agree(score_sentence_bleu(a, r, PIECES_SPACE), number(c, "bleu4"), "bleu4",
+                  a) & agree(score_sentence_bleu(a, r, PIECES_CHARACTERS), number(c, "bleu4_c"), "bleu4_c", a) &
             agree(score_rouge_l(a, r, false), number(c, "rouge"), "rouge", a) & agree(bleu_score(&bleu),
                     number(c, "bleu"), "bleu", a) &
             agree(chrf_score(&chrf), number(c, "chrf"), "chrf", a);
