@@ -3645,13 +3645,20 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
     return adapter_load(&s->model, adapter, err);
 }
 
+/* Is a prompt written without a chat template? */
+static bool prompts_are_plain(const Session *s) {
+    const DataOptions *d = &s->o->train.data_options;
+    return s->o->raw || d->prompt_template ||
+           (d->chat_template == CHAT_NONE && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
+}
+
 /* The prompts that the options name: --prompt, --messages or --data. */
 static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
     const Options *o = s->o;
     DataOptions options = o->train.data_options;
     if (option_given(o, "data")) return prompts_open(p, o->data[0], s->tokenizer, &options, err);
     Text text = {NULL};
-    bool plain = o->raw || options.prompt_template || (options.chat_template == CHAT_NONE && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
+    bool plain = prompts_are_plain(s);
     if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
     for (ptrdiff_t i = 0; i < arrlen(o->prompt); i++) {
         text_add(&text, plain ? "{\"prompt\": " : "{\"messages\": [");
@@ -3697,13 +3704,18 @@ static int chat(Session *s, Error *err) {
     Text dialogue = {NULL}, row = {NULL};
     char *line = NULL;
     size_t room = 0;
-    bool terminal = isatty(0);
+    bool terminal = isatty(0), plain = prompts_are_plain(s);
     const char *system = o->system;
     struct sigaction action;
     memset(&action, 0, sizeof action);      /* without SA_RESTART: waiting for a line ends too */
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, NULL);
     if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n", o->train.model, s->generate.adapter ? " with " : "", s->generate.adapter ? s->adapter : "");
+    if (plain && system) {
+        fail(err, "a system message needs a chat template; --system; leave it out");
+        return failed(err);
+    }
+    if (plain) complain("note", "no chat template: every line is a prompt of its own, without what was said before");
     for (;;) {
         if (terminal) { fprintf(stderr, "\n> "); fflush(stderr); }
         ssize_t n = getline(&line, &room, stdin);
@@ -3713,7 +3725,11 @@ static int chat(Session *s, Error *err) {
         if (!strcmp(line, "/quit")) break;
         if (!strcmp(line, "/help")) { fprintf(stderr, "/reset forgets the dialogue, /system TEXT sets the system message, /adapter FOLDER|base changes the adapter, /quit ends\n"); continue; }
         if (!strcmp(line, "/reset")) { text_free(&dialogue); continue; }
-        if (!strncmp(line, "/system ", 8)) { system = copy_string(line + 8); continue; }
+        if (!strncmp(line, "/system ", 8)) {
+            if (plain) complain("error", "a system message needs a chat template; chat; go on without");
+            else system = copy_string(line + 8);
+            continue;
+        }
         if (!strncmp(line, "/adapter ", 9)) {
             if (!session_adapter(s, copy_string(line + 9), err)) {            /* the one before may be gone already: go on with the base */
                 failed(err);
@@ -3729,9 +3745,19 @@ static int chat(Session *s, Error *err) {
         text_add(&dialogue, "%s{\"role\": \"user\", \"content\": ", arrlen(dialogue.at) ? ", " : "");
         text_add_json_string(&dialogue, line);
         text_add(&dialogue, "}");
-        text_add(&row, "{\"messages\": [");
-        if (system) { text_add(&row, "{\"role\": \"system\", \"content\": "); text_add_json_string(&row, system); text_add(&row, "}, "); }
-        text_add(&row, "%s]}\n", dialogue.at);
+        if (plain) {
+            text_add(&row, "{\"prompt\": ");
+            text_add_json_string(&row, line);
+            text_add(&row, "}\n");
+        } else {
+            text_add(&row, "{\"messages\": [");
+            if (system) {
+                text_add(&row, "{\"role\": \"system\", \"content\": ");
+                text_add_json_string(&row, system);
+                text_add(&row, "}, ");
+            }
+            text_add(&row, "%s]}\n", dialogue.at);
+        }
         bool ok = prompts_parse(&p, row.at, (size_t)arrlen(row.at), "chat", s->tokenizer, &o->train.data_options, err);
         text_free(&row);
         if (ok) {

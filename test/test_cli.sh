@@ -139,6 +139,15 @@ verdict $? "the page has the same command"
 verdict $? "a checkpoint brings its prompts too"
 "$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
 verdict $? "what is given again is not taken"
+# a base model without a chat template: the printed --chat takes every line as a prompt of its own
+model; rm "$work/m/chat_template.jinja"
+printf '{"prompt": "a question", "completion": "an answer"}\n' >"$work/pairs.jsonl"
+"$program" --model "$work/m" --data "$work/pairs.jsonl" --prompt-template 'Q: {prompt} A:' --max-steps 1 \
+    --output "$work/o9" >"$work/out.txt" 2>&1
+echo hi | sh <(sed -n 's/^use it *//p' "$work/out.txt") >"$work/answer" 2>"$work/err.txt" && [ -s "$work/answer" ] &&
+    grep -q "^note: --prompt-template Q: {prompt} A:, as " "$work/err.txt" &&
+    grep -q "a prompt of its own" "$work/err.txt"
+verdict $? "the printed command of a base model, pasted: $(head -n 1 "$work/err.txt" | cut -c1-60)"
 cp -r "$adapter" "$work/other"; sed -i 's/zephyr/qwen3/' "$work/other/run.json"
 refuse "adapters of different prompts" 2 "different --chat-template, 'zephyr' and 'qwen3'" compare --model "$work/the model" --adapter "$adapter" --adapter "$work/other" --data data/hotel/test.jsonl
 cp "$work/o/adapter_model.safetensors" "$work/before"
