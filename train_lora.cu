@@ -177,7 +177,14 @@ typedef struct FragB { float v[4]; } FragB;
 #ifdef CUDA_ON_CPU
 __device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) { mma_fp32(c, a.v, b.v); }
 #else
-__device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) { mma_fp32_shuffled(c, a.v, b.v); }
+/* One function, called: in line, its 128 instructions at every product would keep nvcc busy for minutes. */
+typedef struct FragC { float v[4]; } FragC;
+__device__ __noinline__ FragC mma_called(FragC c, FragA a, FragB b) { mma_fp32_shuffled(c.v, a.v, b.v); return c; }
+__device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) {
+    FragC sum = {{c[0], c[1], c[2], c[3]}};
+    sum = mma_called(sum, a, b);
+    for (int i = 0; i < 4; i++) c[i] = sum.v[i];
+}
 #endif
 #else
 typedef struct FragA { uint32_t v[4]; } FragA;
