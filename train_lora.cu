@@ -2554,7 +2554,7 @@ static Text command_text(const Options *o, ...) {
     va_list args;
     command_add(&t, o->program);
     va_start(args, o);
-    for (const char *word; (word = va_arg(args, const char *));) command_add(&t, word);
+    for (const char *word; (word = va_arg(args, const char *)) != NULL;) command_add(&t, word);
     va_end(args);
     return t;
 }
