@@ -489,6 +489,63 @@ static void test_embedding(DType dtype) {
     weight_free(&w);
 }
 
+#ifdef EMULATED
+/* What would go wrong on a card, or might, must not get past the emulator: a child does it, and must not come to its end. */
+#include <sys/wait.h>
+__global__ void read_kernel(float *to, const float *from, int at) { if (threadIdx.x == 0) to[0] = from[at]; }
+__global__ void shuffles_part_kernel(float *to) {
+    float v = to[threadIdx.x];
+    to[threadIdx.x] = threadIdx.x % 8 < 4 ? warp_sum(v) + 1 : warp_sum(v);
+}
+__global__ void barriers_part_kernel(float *to) {
+    if (threadIdx.x < WARP) { __syncthreads(); to[threadIdx.x] = 1; }
+    else { __syncthreads(); to[threadIdx.x] = 2; }
+}
+typedef struct Offence { const char *what; void (*commit)(float *card, float *managed, float *host); } Offence;
+static const Offence offences[] = {
+    {"nothing", [](float *card, float *managed, float *) { LAUNCH(read_kernel, 1, 32, 0, managed, card, 63); }},
+    {"the host reads device memory", [](float *card, float *, float *host) { host[0] = *(volatile float *)card; }},
+    {"the host writes device memory", [](float *card, float *, float *) { *(volatile float *)card = 1; }},
+    {"an argument of a launch reads device memory",
+     [](float *card, float *managed, float *) { LAUNCH(read_kernel, 1, 32, 0, managed, card, (int)*(volatile float *)card); }},
+    {"a kernel is given host memory", [](float *card, float *, float *host) { LAUNCH(read_kernel, 1, 32, 0, card, host, 0); }},
+    {"a kernel reads behind an allocation",
+     [](float *card, float *managed, float *) { LAUNCH(read_kernel, 1, 32, 0, managed, card, 64); }},
+    {"a kernel reads what was freed",
+     [](float *card, float *managed, float *) {
+         float *gone;
+         CUDA_CHECK(cudaMalloc((void **)&gone, 256));
+         float *inside[] = {gone};          /* not an argument of its own: only the access can tell */
+         CUDA_CHECK(cudaFree(gone));
+         LAUNCH(read_kernel, 1, 32, 0, managed, card, (int)(inside[0] - card));
+     }},
+    {"a copy to the host's memory says to the device",
+     [](float *card, float *, float *host) { cudaMemcpy(host, card, 4, cudaMemcpyHostToDevice); }},
+    {"a copy from the host's memory says from the device",
+     [](float *card, float *, float *host) { cudaMemcpy(card, host, 4, cudaMemcpyDeviceToDevice); }},
+    {"the host's memory is set", [](float *, float *, float *host) { cudaMemset(host, 0, 4); }},
+    {"a warp shuffles on both sides of a branch",
+     [](float *, float *managed, float *) { LAUNCH(shuffles_part_kernel, 1, 32, 0, managed); }},
+    {"warps wait at two barriers", [](float *, float *managed, float *) { LAUNCH(barriers_part_kernel, 1, 64, 0, managed); }}};
+
+static void test_offences(void) {
+    for (size_t i = 0; i < sizeof offences / sizeof *offences; i++) {
+        int status = 0;
+        fflush(stdout);
+        pid_t child = fork();
+        if (child == 0) {
+            float *card, *managed = random_floats(64, 1), host[64] = {0};
+            if (!freopen("/dev/null", "w", stderr)) _exit(0);
+            CUDA_CHECK(cudaMalloc((void **)&card, 64 * sizeof(float)));
+            offences[i].commit(card, managed, host);
+            _exit(0);
+        }
+        bool ended = child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        check(ended == (i == 0), "emulator: %s: %s", offences[i].what, ended ? "goes on" : "is stopped");
+    }
+}
+#endif
+
 #ifdef LORA_CUDA
 /* mma_fp32 is emulated by its meaning; on a card it is mma_fp32_shuffled, whose shuffles are checked here. One warp, c [16,8] = a [16,16] b [16,8]. */
 __global__ void shuffled_product_kernel(float *c, const float *a, const float *b) {
@@ -683,6 +740,9 @@ int main(int argc, char **argv) {
     backend_ready();
 #ifdef LORA_CUDA
     test_shuffled_product();
+#endif
+#ifdef EMULATED
+    if (!quick) test_offences();
 #endif
     if (!quick) test_differences();
 #ifndef LORA_CUDA
