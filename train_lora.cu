@@ -332,6 +332,16 @@ __device__ __forceinline__ void store_chunk(floatX *p, const float v[CHUNK], int
     if (aligned) *(uint4 *)(p + at) = *(const uint4 *)x;
     else for (int j = 0; j < CHUNK && at + j < end; j++) p[at + j] = x[j];
 }
+/* The same of fp32, the weights of a norm or a table's row, with 16-byte loads too: lanes that read one float each of
+   their CHUNK would touch as many lines of the cache for each of them. */
+__device__ __forceinline__ void load_floats(float v[CHUNK], const float *p, int at, int end, bool aligned) {
+    for (int j = 0; j < CHUNK; j += 4) {
+        alignas(16) float x[4];
+        if (aligned) *(uint4 *)x = *(const uint4 *)(p + at + j);
+        else for (int k = 0; k < 4; k++) x[k] = at + j + k < end ? p[at + j + k] : 0;
+        for (int k = 0; k < 4; k++) v[j + k] = x[k];
+    }
+}
 static bool rows_aligned(const void *p, int width) { return !p || ((uintptr_t)p % 16 == 0 && width % CHUNK == 0); }
 
 /* Sum over a block in a fixed order: butterflies within warps, then every thread over the warps. `shared`: 32 floats, for one sum a kernel. */
@@ -494,7 +504,7 @@ __global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, co
     SHARED_MEMORY(memory);
     size_t at = (size_t)blockIdx.x * (size_t)C;
     const floatX *row = x + at;
-    float square = 0, v[CHUNK], r[CHUNK];
+    float square = 0, v[CHUNK], r[CHUNK], w[CHUNK];
     for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
         load_chunk(v, row, c, C, aligned);
         if (residual) {
@@ -509,23 +519,26 @@ __global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, co
     const floatX *again = residual ? sum + at : row;                          /* each thread reads back only what it wrote */
     for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
         load_chunk(v, again, c, C, aligned);
-        for (int j = 0; j < CHUNK; j++) v[j] = c + j < C ? weight[c + j] * (v[j] * k) : 0;
+        load_floats(w, weight, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) v[j] = w[j] * (v[j] * k);
         store_chunk(out + at, v, c, C, aligned);
     }
 }
 void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int N, int C) {
-    bool aligned = rows_aligned(out, C) && rows_aligned(sum, C) && rows_aligned(x, C) && rows_aligned(residual, C);
+    bool aligned = rows_aligned(out, C) && rows_aligned(sum, C) && rows_aligned(x, C) && rows_aligned(residual, C) &&
+                   rows_aligned(weight, C);
     LAUNCH(rmsnorm_forward_kernel, N, row_threads(C), WARP * sizeof(float), out, rstd, residual && !sum ? out : sum, x, residual, weight, eps, C, aligned);
 }
 
 __global__ void rmsnorm_backward_kernel(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int C, bool aligned) {
     SHARED_MEMORY(memory);
     size_t at = (size_t)blockIdx.x * (size_t)C;
-    float k = rstd[blockIdx.x], sum = 0, v[CHUNK], d[CHUNK], r[CHUNK];
+    float k = rstd[blockIdx.x], sum = 0, v[CHUNK], d[CHUNK], r[CHUNK], w[CHUNK];
     for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
         load_chunk(v, x + at, c, C, aligned);
         load_chunk(d, dout + at, c, C, aligned);
-        for (int j = 0; j < CHUNK; j++) if (c + j < C) sum += weight[c + j] * d[j] * v[j];
+        load_floats(w, weight, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) sum += w[j] * d[j] * v[j];
     }
     float mean = block_sum(sum, (float *)memory) * k / (float)C;
     for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
@@ -533,12 +546,14 @@ __global__ void rmsnorm_backward_kernel(floatX *dx, const floatX *dresidual, con
         load_chunk(d, dout + at, c, C, aligned);
         for (int j = 0; j < CHUNK; j++) r[j] = 0;
         if (dresidual) load_chunk(r, dresidual + at, c, C, aligned);
-        for (int j = 0; j < CHUNK; j++) v[j] = r[j] + (c + j < C ? k * (weight[c + j] * d[j] - v[j] * k * mean) : 0);
+        load_floats(w, weight, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) v[j] = r[j] + k * (w[j] * d[j] - v[j] * k * mean);
         store_chunk(dx + at, v, c, C, aligned);
     }
 }
 void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int N, int C) {
-    bool aligned = rows_aligned(dx, C) && rows_aligned(dresidual, C) && rows_aligned(dout, C) && rows_aligned(x, C);
+    bool aligned = rows_aligned(dx, C) && rows_aligned(dresidual, C) && rows_aligned(dout, C) && rows_aligned(x, C) &&
+                   rows_aligned(weight, C);
     LAUNCH(rmsnorm_backward_kernel, N, row_threads(C), WARP * sizeof(float), dx, dresidual, dout, rstd, x, weight, C, aligned);
 }
 
@@ -1193,8 +1208,12 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     int64_t n = active ? number / per_token : 0;
     size_t at = (size_t)(n * per_token + h) * (size_t)D;
     const float *weight = h < H ? q_weight : h < H + KV ? k_weight : NULL;
-    float x[2][CHUNK], g[2][CHUNK];
-    for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) x[side][j] = g[side][j] = 0;
+    float x[2][CHUNK], g[2][CHUNK], w[2][CHUNK], cosine[CHUNK], sine[CHUNK];
+    for (int j = 0; j < CHUNK; j++) {
+        for (int side = 0; side < 2; side++) { x[side][j] = g[side][j] = 0; w[side][j] = 1; }
+        cosine[j] = 1;
+        sine[j] = 0;
+    }
     if (active) for (int side = 0; side < 2; side++) {
         if (!BACKWARD || weight) load_chunk(x[side], qkv + at + side * half, d, half, aligned);
         if (BACKWARD) load_chunk(g[side], out + at + side * half, d, half, aligned);
@@ -1202,11 +1221,15 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     float square = 0;
     for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
     square = team_sum(square, team);        /* not in the branch below: a warp shuffles with all of its lanes, those of v as well */
+    if (active && h < H + KV) {             /* v passes */
+        size_t angles = (size_t)positions[n] * (size_t)half;
+        load_floats(cosine, cos_table + angles, d, half, aligned);
+        load_floats(sine, sin_table + angles, d, half, aligned);
+        if (weight) for (int side = 0; side < 2; side++) load_floats(w[side], weight + side * half, d, half, aligned);
+    }
     float k = weight ? 1.0f / sqrtf(square / (float)D + eps) : 1.0f, mean = 0;
-    if (active) for (int j = 0; j < CHUNK && d + j < half; j++) {
-        size_t angle = (size_t)positions[n] * (size_t)half + (size_t)(d + j);
-        bool turns = h < H + KV;            /* v passes */
-        float c = turns ? cos_table[angle] : 1, s = turns ? sin_table[angle] : 0, w0 = weight ? weight[d + j] * k : 1, w1 = weight ? weight[d + j + half] * k : 1;
+    for (int j = 0; j < CHUNK; j++) {
+        float c = cosine[j], s = sine[j], w0 = w[0][j] * k, w1 = w[1][j] * k;
         if (!BACKWARD) {
             float a = w0 * x[0][j], b = w1 * x[1][j];
             g[0][j] = a * c - b * s;
@@ -1231,7 +1254,8 @@ template <bool BACKWARD> static void qk_norm_rope_launch(floatX *out, const floa
     int64_t heads = (int64_t)N * (H + 2 * KV);
     int per_block = 256 / team;
     auto kernel = qk_norm_rope_kernel<BACKWARD>;
-    bool aligned = rows_aligned(out, D / 2) && rows_aligned(qkv, D / 2);
+    bool aligned = rows_aligned(out, D / 2) && rows_aligned(qkv, D / 2) && rows_aligned(cos_table, D / 2) &&
+                   rows_aligned(sin_table, D / 2) && rows_aligned(q_weight, D / 2) && rows_aligned(k_weight, D / 2);
     LAUNCH(kernel, (int)((heads + per_block - 1) / per_block), 256, 0, out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, heads, H, KV, D, team, aligned);
 }
 void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {

@@ -12,11 +12,16 @@ make)
         my ($head, $kernels, $tail) = (substr($text, 0, $from), substr($text, $from, $to - $from), substr($text, $to));
         my @sites; my $first_line = ($head =~ tr/\n//) + 1;
         # Conditions that keep a thread within its rows and columns: deleted means always true; "!": always false. Each must be found, so that the list cannot go stale.
-        my @checks = ("row0 + row < m.rows", "column0 + column < m.columns", "column0 + column + j < m.columns", "r < left", "!row >= ROWS", "!row0 + row >= row_end", "column0 + column < column_end", "column0 + column + j < column_end",
-            "at + j < end", "n < columns", "n + 1 < columns", "row < g.rows", "column < s[i].width", "r < s[i].width", "n < x.columns", "!n0 >= x.columns", "c + j < C", "number < heads", "d < half", "d + j < half",
-            "!number * KEYS + j * 8 + lane % 4 * 2 + e % 2 > row + e / 2 * 8", "row + half * 8 < s.length", "query < s.length", "key + e / 2 * 8 <= q0 + column", "key <= row + half * 8",
-            "!s.first >= s.length", "!i >= rows", "!i >= chunks", "c + j < V", "(int)threadIdx.x < width", "i < width * p.in", "i < width * p.out", "i < p.rank * p.in", "r < p.rank", "i < p.rank * p.columns", "i < count",
-            "n0 + c < p.columns", "r < g.rows", "!part >= g.count", "key + j < length", "!key + j >= length", "d < D");
+        my @checks = ("row0 + row < m.rows", "column0 + column < m.columns", "column0 + column + j < m.columns",
+            "r < left", "!row >= ROWS", "!row0 + row >= row_end", "column0 + column < column_end",
+            "column0 + column + j < column_end", "at + j < end", "n < columns", "n + 1 < columns", "row < g.rows",
+            "column < s[i].width", "r < s[i].width", "n < x.columns", "!n0 >= x.columns", "number < heads", "d < half",
+            "at + j + k < end", "!number * KEYS + j * 8 + lane % 4 * 2 + e % 2 > row + e / 2 * 8",
+            "row + half * 8 < s.length", "query < s.length", "key + e / 2 * 8 <= q0 + column", "key <= row + half * 8",
+            "!s.first >= s.length", "!i >= rows", "!i >= chunks", "c + j < V", "(int)threadIdx.x < width",
+            "i < width * p.in", "i < width * p.out", "i < p.rank * p.in", "r < p.rank", "i < p.rank * p.columns",
+            "i < count", "n0 + c < p.columns", "r < g.rows", "!part >= g.count", "key + j < length",
+            "!key + j >= length", "d < D");
         my %found;
         my $alternatives = join "|", map { my $c = $_; $c =~ s/^!//; quotemeta $c } sort { length $b <=> length $a } @checks;
         my %negative = map { my $c = $_; ($c =~ s/^!// ? 1 : 0) ? ($c => 1) : ($c => 0) } @checks;
