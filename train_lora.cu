@@ -3142,6 +3142,15 @@ static int inspect_compare(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
+/* Does s[n] end in the middle of a character? */
+static bool inspect_cut(const char *s, size_t n) {
+    size_t back = 0;
+    while (back < 3 && back < n && (s[n - 1 - back] & 0xC0) == 0x80) back++;
+    unsigned char lead = n > back ? (unsigned char)s[n - 1 - back] : 0;
+    size_t whole = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
+    return back + 1 < whole;
+}
+
 /* Prints the first `examples` examples and the totals. Returns the exit status: 0. */
 static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, bool colour) {
     const char *learned = colour ? "\033[1;30;42m" : "[", *masked = colour ? "\033[2m" : "", *special = colour ? "\033[1;37;45m" : "[\xC2\xAB", *special_masked = colour ? "\033[2;35m" : "\xC2\xAB";
@@ -3160,7 +3169,15 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
             char bytes[1024];
             bool learn = i > 0 && d->labels[begin + i] != DATA_IGNORE;
             bool is_special = tokenizer_is_special(t, d->ids[begin + i]);
-            size_t count = inspect_bytes(bytes, sizeof bytes, t, d->ids[begin + i], byte_level);
+            size_t count = inspect_bytes(bytes, sizeof bytes, t, d->ids[begin + i], byte_level), more;
+            /* A character whose bytes are several tokens is shown whole, with those tokens as one. */
+            for (; !is_special && i + 1 < n && inspect_cut(bytes, count); i++, count += more) {
+                bool same = learn == (d->labels[begin + i + 1] != DATA_IGNORE) && !tokenizer_is_special(t,
+                        d->ids[begin + i + 1]);
+                more = same ? inspect_bytes(bytes + count, sizeof bytes - count, t, d->ids[begin + i + 1], byte_level) :
+                    0;
+                if (!more || (bytes[count] & 0xC0) != 0x80) break;
+            }
             bool newline = count && bytes[count - 1] == '\n';
             arrsetlen(text.at, 0);
             int wide = text_add_shown(&text, bytes, count, false) + (colour ? 0 : 2 * learn + 2 * is_special);

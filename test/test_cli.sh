@@ -196,6 +196,11 @@ grep -q "^\.\.\. evaluating 300 examples$" "$work/out.txt"
 verdict $? "an evaluation of more than two seconds is announced"
 "$program" inspect --model data/base --data data/hotel/test.jsonl --examples 1 >"$work/out.txt" 2>&1 && grep -q "im_end" "$work/out.txt"
 verdict $? "inspect"
+# Characters that are several tokens are shown whole, learned or not; one that is cut is shown as bytes.
+printf '{"prompt": "\\u7ffb\\u8b6f", "completion": "\\u5927"}\n{"input_ids": [163, 119]}\n' >"$work/han.jsonl"
+"$program" inspect --model data/base --data "$work/han.jsonl" >"$work/out.txt" 2>&1
+grep -q '^  翻譯\[大\]\[«' "$work/out.txt" && grep -q '^  <0x[0-9A-F]*>' "$work/out.txt"
+verdict $? "inspect joins the bytes of a character: $(grep '大' "$work/out.txt"), $(grep '^  <0x' "$work/out.txt")"
 "$program" plan $base --output "$work/never" >"$work/out.txt" 2>&1 && grep -q "total" "$work/out.txt" && [ ! -e "$work/never" ]
 verdict $? "plan prints the memory table and writes nothing"
 # from anywhere: beside the program in another folder, and installed
