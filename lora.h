@@ -5468,6 +5468,77 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     return 0;
 }
 #endif
+
+/* Rows of every shape under every option, as examples and as prompts: what comes out are ids of the vocabulary, no more
+   than max_length, and labels of it. Run in the repository's root: the tokenizer is data/base's. */
+#ifdef FUZZ_ROWS
+#ifdef __cplusplus
+extern "C"
+#endif
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const name[] = {"f.jsonl", "f.json", "f.csv", "f"};
+    static Tokenizer *t;
+    Error err;
+    DataRows r;
+    DataOptions o;
+    Prompts p;
+    if (!t && !(t = tokenizer_open("data/base", &err))) abort();
+    if (size < 3) return 0;
+    memset(&r, 0, sizeof r);
+    memset(&o, 0, sizeof o);
+    memset(&p, 0, sizeof p);
+    o.threads = 1;
+    o.max_length = data[0] & 1 ? 8 : 64;
+    o.truncate_prompt = data[0] >> 1 & 1;
+    o.split_turns = data[0] >> 2 & 1;
+    o.prompt_template = data[0] >> 3 & 1 ? "U {prompt} A" : NULL;
+    o.enable_thinking = (data[0] >> 4 & 3) % 3 - 1;
+    o.loss_on = (LossOn)(data[0] >> 6);
+    o.chat_template = (ChatTemplate)(data[1] % (CHAT_UNKNOWN + 1));
+    o.max_rows = data[1] >> 5;
+    r.path = name[data[2] % 4];
+    r.bytes = size - 3;
+    r.text = (char *)malloc(r.bytes + 1);
+    if (!r.text) return 0;
+    memcpy(r.text, data + 3, r.bytes);
+    r.text[r.bytes] = 0;
+    if (prompts_parse(&p, r.text, r.bytes, r.path, t, &o, &err)) {
+        for (size_t i = 0; i < p.count; i++) {
+            JsonDoc doc;
+            if (p.list[i].count <= 0 || !json_parse(&doc, p.list[i].dialogue, strlen(p.list[i].dialogue), "dialogue", 1,
+                                                    NULL)) abort();
+            json_free(&doc);
+        }
+        prompts_free(&p);
+    }
+    if (data_rows_read(&r, &err) && r.count) {
+        DataExample *examples = (DataExample *)calloc(r.count, sizeof *examples);
+        DataColumns unread;
+        memset(&unread, 0, sizeof unread);
+        if (!examples) abort();
+        data_examples(examples, &unread, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
+        for (size_t i = 0; i < r.count; i++) {
+            for (const DataExample *e = &examples[i]; e; e = e->next) {
+                if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
+                    (e->cut_reply && !e->truncated)) abort();
+                for (size_t k = 0; k < e->count; k++) {
+                    /* a row's own may differ */
+                    bool given = e->labels[k] >= 0 && e->labels[k] < tokenizer_vocab_size(t);
+                    if (e->ids[k] < 0 || e->ids[k] >= tokenizer_vocab_size(t) || (e->labels[k] != DATA_IGNORE &&
+                            !given)) abort();
+                }
+            }
+            data_example_free(&examples[i]);
+        }
+        char *columns = data_columns_text(&unread);
+        for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();
+        free(columns);
+        free(examples);
+    }
+    data_rows_free(&r);
+    return 0;
+}
+#endif
 /* ================================================================================================================================================
    7  TRAINING
    The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer

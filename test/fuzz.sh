@@ -15,6 +15,16 @@ for entry in JSON TOKENIZER CHAT SAFETENSORS CONFIG CSV; do
         CHAT) chat='\2Be kind.\377\0Hi\377\1<think>why</think>Hello'      # what the bytes mean is said in fuzz_chat
               for template in $(seq 1 21); do for options in 0 1 20 22 60; do
                   printf "\\$(printf %o "$template")\\$options$chat" >"$corpus/$template-$options"; done; done ;;
+        ROWS)                               # two bytes of options, one for the file's name, then rows
+            head -n 3 data/hotel/test.jsonl | sed '1s/^/AB@/' >"$corpus/chats"
+            printf 'AB@{"instruction": "i", "history": [["q", "r"]], "output": "o", "x": 1}\n{"text": NaN}\n' >"$corpus/alpaca"
+            printf 'AB@{"input_ids": [5, 6], "labels": [-100, 6]}\n{"prompt": "p", "completion": "c"}\n' >"$corpus/ids"
+            printf 'ABBprompt;completion\n"a";b\n' >"$corpus/csv"
+            cat >"$corpus/calls" <<'END'
+AA@{"conversations": [{"from": "function_call", "value": "{\"name\": \"w\", \"arguments\": {}}"}], "tools": "[{}]"}
+{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": [{"function": {"name": "f"}}]}]}
+END
+            ;;
         CSV) printf 'prompt,completion\n"a ""quoted"" one","two\nlines"\nc,d\n' >"$corpus/seed" ;;
     esac
     clang -std=gnu11 -O1 -g -march=native -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DFUZZ_$entry -I. -isystem .stb build/fuzz/fuzz.c -o "build/fuzz/fuzz_$entry" -lm

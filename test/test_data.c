@@ -815,6 +815,29 @@ static void test_packing(void) {
     batch_free(&b);
     dataset_free(&d);
 
+    /* No two fit together: as many bins as examples, the most that the borders have room for. */
+    static const int alone[] = {10, 9, 10, 9, 10};
+    d = of_lengths(alone, 5, o);
+    check(d.slots == 5 && d.slot_offset[5] == 5 && d.slot_offset[1] == 1, "packing that packs nothing: %zu bins",
+          d.slots);
+    dataset_free(&d);
+    /* What a split leaves, packed or not. */
+    o.packing = false;
+    for (int packed = 0; packed < 2; packed++) {
+        Dataset held;
+        d = of_lengths(alone, 5, o);
+        bool split = dataset_split(&d, &held, 0.75, 7, &err) && (!packed || dataset_pack(&d, 10, &err));
+        bool seen[5] = {false};
+        for (size_t i = 0; split && i < d.slots; i++) seen[d.slot[i]] = true;
+        for (size_t i = 0; split && i < held.slots; i++) seen[held.slot[i]] = true;
+        check(split && held.slots == 4 && d.slots == 1 && d.slot_offset[1] == 1 && held.slot_offset[4] == 4 &&
+              seen[0] && seen[1] && seen[2] &&
+              seen[3] && seen[4], "a split of five, four held out%s", packed ? ", the rest packed" : "");
+        if (split) dataset_free(&held);
+        dataset_free(&d);
+    }
+    o.packing = true;
+
     /* A thousand pseudo-random lengths against the same function (number of bins, FNV-1a of the example numbers bin by bin). */
     int many[1000];
     uint32_t x = 1, h = 2166136261u;
