@@ -52,6 +52,7 @@ refuse "a near verb" 2 "did you mean train?" trian
 verdict $? "no suggestion where nothing is near: $(cut -c1-90 "$work/out.txt")"
 refuse "two sources" 2 "several things" generate --prompt a --chat
 refuse "--system beside --data" 2 "does nothing with --data" generate --data data/hotel/test.jsonl --system x
+refuse "--system beside --messages" 2 "does nothing with --messages" generate --messages x.json --system x
 refuse "answers over a folder" 2 "name a file" generate --prompt a --output data
 refuse "escapes in an error" 2 "lr<0x1B>\[31m<U+202E>" $'--lr\e[31m\u202e' 3
 echo '{"max_steps": 1, "on_finish": "touch '"$work"'/ran"}' >"$work/c.json"

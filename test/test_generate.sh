@@ -34,7 +34,7 @@ run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at 
 verdict "$(grep -q '"finish_reason": "stop"' "$work/out" && ! grep -q '"response": ".* at' "$work/out"; echo $?)" "--stop: $(grep -o '"response": "[^"]*"' "$work/out")"
 echo '[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello, how can I help?"},
  {"role": "user", "content": "Where is it?"}]' >"$work/chat.json"
-run generate "${base[@]}" --messages "$work/chat.json" --system "Be brief." --output "$work/answers.jsonl"
+run generate "${base[@]}" --messages "$work/chat.json" --output "$work/answers.jsonl"
 verdict "$([ $? = 0 ] && [ ! -s "$work/out" ] && grep -q 'how can I help' "$work/answers.jsonl"; echo $?)" "--messages, --output"
 printf 'Hello there\n'"$(seq 2000 | tr '\n' ' ')"'\n/adapter %s\nWhat time is check-in at Linden Court?\n/nonsense\n/adapter %s/none\n/reset\nHello there\n/quit\nnot reached\n' "$hotel" "$work" | "$program" generate "${base[@]}" --chat >"$work/out" 2>"$work/err"
 verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 3 ] && [ "$(sed -n 1p "$work/out")" = "$(sed -n 3p "$work/out")" ] && sed -n 2p "$work/out" | grep -qi linden && [ "$(grep -c '^error' "$work/err")" = 3 ]; echo $?)" "--chat, a turn that is too long, an unknown command and an adapter that is none: $(tr '\n' '|' <"$work/out")"
