@@ -1228,6 +1228,11 @@ bool safetensors_write(const char *path, const char *const *names, const float *
 /* ---- config.json ------------------------------------------------------------------------------------------------------------------------------ */
 
 static bool json_is_null(const Json *j) { return !j || j->type == JSON_NULL; }
+/* null, false, "", [] and {}: written down, but not used. */
+static bool json_is_unused(const Json *j) {
+    return j->type == JSON_NULL || j->type == JSON_FALSE ||
+           ((j->type == JSON_ARRAY || j->type == JSON_OBJECT || j->type == JSON_STRING) && !j->count);
+}
 
 /* Integer field in [low, high]; absent or null: `missing`, or an error when that is below low. */
 static bool config_int(int *out, const Json *root, const char *key, int64_t low, int64_t high, int64_t missing, const char *name, Error *err) {
@@ -1279,6 +1284,15 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
     if (rope && !config_number(&c->rope_theta, rope, "rope_theta", c->rope_theta, name, err)) return false;
     const char *type = rope ? config_string(rope, "rope_type") : NULL;
     if (rope && !type) type = config_string(rope, "type");
+    for (const Json *j = rope ? rope->child : NULL; j; j = j->next) {
+                                                                     /* rotary embedding of a part, of pictures, layer
+                                                                        by layer */
+        bool part = !strcmp(j->key, "partial_rotary_factor") && !json_is_null(j) &&
+            !(j->type == JSON_NUMBER && j->number == 1);
+        if (part || !strcmp(j->key, "mrope_section") || j->type == JSON_OBJECT)
+            return fail(err, "unsupported field '%s' of the rope parameters; %s; this program has no implementation "
+                             "of it", j->key, name);
+    }
     RopeScaling *s = &c->rope_scaling;
     s->type = ROPE_DEFAULT;
     s->factor = 1;
@@ -1307,11 +1321,21 @@ bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err
     snprintf(c->dtype, sizeof c->dtype, "%s", dtype ? dtype : "");
     bool llama = !strcmp(type, "llama"), qwen2 = !strcmp(type, "qwen2"), qwen3 = !strcmp(type, "qwen3");
 
-    /* Fields that would change the arithmetic and that we do not have. Better refused than silently wrong. */
-    static const char *const must_be_absent[] = {"quantization_config", "num_local_experts", "num_experts", "partial_rotary_factor", "logits_scaling", "attention_multiplier", "embedding_multiplier",
-                                                 "residual_multiplier", "final_logit_softcapping", "attn_logit_softcapping"};
-    for (size_t i = 0; i < sizeof must_be_absent / sizeof *must_be_absent; i++)
-        if (!json_is_null(json_get(root, must_be_absent[i]))) return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", must_be_absent[i], name);
+    /* Fields that would change the arithmetic and that we do not have, each with the number that turns it off, beside
+       null,
+       false and nothing at all. Better refused than silently wrong. */
+    static const struct { const char *key; double off; } unsupported[] = {
+        {"quantization_config", NAN}, {"num_local_experts", 0}, {"num_experts", 0}, {"partial_rotary_factor", 1},
+        {"logits_scaling", 1}, {"attention_multiplier", NAN}, {"embedding_multiplier", 1}, {"residual_multiplier", 1},
+        {"final_logit_softcapping", NAN}, {"attn_logit_softcapping", NAN}, {"query_pre_attn_scalar", NAN},
+            {"clip_qkv", NAN},
+        {"no_rope_layers", NAN}, {"rope_interleaved", NAN}};
+    for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++) {
+        const Json *j = json_get(root, unsupported[i].key);
+        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == unsupported[i].off)) continue;
+        return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", unsupported[i].key,
+                    name);
+    }
     const char *act = config_string(root, "hidden_act");
     if (act && strcmp(act, "silu")) return fail(err, "unsupported field hidden_act '%s'; %s; only silu is implemented", act, name);
     bool window = false;
@@ -2499,6 +2523,38 @@ static bool model_read_ends(Model *m, Error *err) {
     return true;
 }
 
+/* Names the tensors that no part of the model reads: what transformers, too, leaves out with a warning. */
+static void model_name_unused(const Model *m) {
+    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight",
+                                        "self_attn.q_norm.weight",
+                                        "self_attn.k_norm.weight"};
+    const ModelConfig *c = &m->config;
+    const char *first = NULL;
+    size_t n = strlen(m->prefix), count = 0;
+    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
+        const char *name = m->files.table[i].key, *rest = strncmp(name, m->prefix, n) ? "" : name + n,
+            *end = rest + strlen(rest);
+        size_t known = strlen("lm_head.weight"), length = strlen(name);
+        bool used = !strcmp(rest, "embed_tokens.weight") || !strcmp(rest, "norm.weight") ||
+                    (length >= known && !strcmp(name + length - known, "lm_head.weight")) ||
+                        strstr(name, "rotary_emb.inv_freq");
+        int layer, at = 0;
+        if (sscanf(rest, "layers.%d.%n", &layer, &at) == 1 && at && layer < c->num_hidden_layers) {
+            rest += at;
+            for (int k = 0; k < (c->qk_norm ? 4 : 2); k++) used |= !strcmp(rest, norms[k]);
+            for (int j = 0; j < MODULE_COUNT; j++) {
+                size_t path = strlen(module_path[j]);
+                if ((size_t)(end - rest) <= path || strncmp(rest, module_path[j], path)) continue;
+                used |= !strcmp(rest + path, ".weight") || (c->bias[j] && !strcmp(rest + path, ".bias"));
+            }
+        }
+        if (used || !m->files.table[i].value.count) continue;
+        if (!count++) first = name;
+    }
+    if (count) warning("%zu tensors of the files have no place in the model and are not used, '%s' the first; %s",
+                       count, first, m->folder);
+}
+
 static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
     memset(m, 0, sizeof *m);
     m->folder = copy_string(folder);
@@ -2509,6 +2565,7 @@ static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
               tensors_open_folder(&m->files, folder, err);
     if (ok) model_find_prefix(m);
     ok = ok && model_read_ends(m, err) && model_load_layers(m, err) && model_pack(m, err);
+    if (ok) model_name_unused(m);
     if (!ok) model_close(m);
     return ok;
 }
@@ -3085,10 +3142,6 @@ static const struct { const char *names, *why; } adapter_fields[] = {
     {"|alpha_pattern|bias|exclude_modules|init_lora_weights|layers_pattern|layers_to_transform|lora_alpha|lora_dropout|"
      "peft_type|r|rank_pattern|target_modules|use_rslora|", NULL},      /* read below */
 };
-static bool json_is_unused(const Json *j) {
-    return j->type == JSON_NULL || j->type == JSON_FALSE ||
-           ((j->type == JSON_ARRAY || j->type == JSON_OBJECT || j->type == JSON_STRING) && !j->count);
-}
 static bool adapter_fields_check(const Json *root, const char *name, Error *err) {
     for (const Json *j = root->child; j; j = j->next) {
         char key[80];

@@ -254,6 +254,33 @@ static void test_adapter_config(void) {
     }
 }
 
+/* Fields of config.json that would make another model are refused by name, and pass where they are off. */
+static void test_config_fields(void) {
+    static const struct { const char *fields, *want; } cases[] = {
+        {"'partial_rotary_factor': 1.0, 'clip_qkv': null, 'rope_interleaved': false, 'num_experts': 0", ""},
+        {"'partial_rotary_factor': 0.5", "'partial_rotary_factor'"}, {"'clip_qkv': 8", "'clip_qkv'"},
+        {"'no_rope_layers': [1, 0]", "'no_rope_layers'"}, {"'logits_scaling': 8", "'logits_scaling'"},
+        {"'rope_parameters': {'rope_type': 'default', 'partial_rotary_factor': 0.5}",
+         "'partial_rotary_factor' of the rope"},
+        {"'rope_parameters': {'full_attention': {'rope_theta': 1e6}}", "'full_attention' of the rope"},
+        {"'rope_scaling': {'type': 'default', 'mrope_section': [1, 2]}", "'mrope_section' of the rope"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char json[512];
+        JsonDoc doc;
+        ModelConfig c;
+        Error err;
+        snprintf(json, sizeof json, "{'model_type': 'llama', 'hidden_size': 8, 'intermediate_size': 8, "
+                                    "'num_hidden_layers': 1, "
+                                    "'num_attention_heads': 2, 'vocab_size': 9, %s}", cases[i].fields);
+        for (char *p = json; *p; p++) if (*p == '\'') *p = '"';
+        must(json_parse(&doc, json, strlen(json), "test", 1, &err), &err);
+        bool ok = config_parse(&c, doc.root, "test", &err);
+        check(*cases[i].want ? !ok && strstr(err.text, cases[i].want) : ok, "config {%s}: %s", cases[i].fields, ok
+              ? "read" : err.text);
+        json_free(&doc);
+    }
+}
+
 /* ---- 2. stories260K: a real pretrained model, reference in float64 ------------------------------------------------------------------------------- */
 
 static void json_ids(const Json *array, int32_t **out) { for (const Json *j = array->child; j; j = j->next) arrput(*out, (int32_t)j->number); }
@@ -727,6 +754,7 @@ int main(void) {
     test_golden("mistral", "adapter", "golden.safetensors");
     test_adapters();
     test_adapter_config();
+    test_config_fields();
     test_rounding();
     test_merge("qwen2", "adapter", DTYPE_COUNT);
     test_merge("qwen3", "adapter_layers", DTYPE_COUNT);
