@@ -694,6 +694,14 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
+/* stb_ds's arrays take what they are given: small bookkeeping, which ends the program in one line where there is no room. */
+static void *must_realloc(void *p, size_t bytes) {
+    void *q = realloc(p, bytes);
+    if (!q) { fprintf(stderr, "error: out of memory; %zu bytes; close other programs\n", bytes); exit(1); }
+    return q;
+}
+#define STBDS_REALLOC(context, p, bytes) must_realloc(p, bytes)
+#define STBDS_FREE(context, p) free(p)
 #define STB_DS_IMPLEMENTATION
 #include <stb/stb_ds.h>       /* growing arrays and string maps: the one library of the product besides the CUDA runtime */
 
@@ -6090,7 +6098,8 @@ static void lora_identity(Text *t, const LoraConfig *c, int layers) {
         if (c->target[j]) text_add(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
     text_add(t, "\", \"layers_to_transform\": \"");
     for (int l = 0; c->layers && l < layers; l++) if (c->layers[l]) text_add(t, "%d ", l);
-    text_add(t, "\"");
+    uint64_t parts = c->parts ? hash_bytes(HASH_START, c->parts, (size_t)arrlen(c->parts) * sizeof *c->parts) : 0;
+    text_add(t, "\", \"lora_parts\": \"%016llx\"", (unsigned long long)parts);
 }
 
 static void run_identify(Run *run) {
