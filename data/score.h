@@ -7,14 +7,14 @@
 
    exact match, token F1    SQuAD v1.1's evaluation script (evaluate's "squad")        0 to 1
    BLEU                     sacrebleu's corpus_bleu, tokenizers 13a, zh, char, none    0 to 100
-   BLEU of a sentence       nltk's sentence_bleu with smoothing method 4               0 to 1; split at white space, or by
-                            nltk's word_tokenize
+   BLEU of a sentence       nltk's sentence_bleu with smoothing method 4               0 to 1
+                            split at white space, or by nltk's word_tokenize
    chrF                     sacrebleu's corpus_chrf (chrF2: 6 characters, beta 2)      0 to 100
    ROUGE-L                  rouge_score's F measure, without stemming                  0 to 1
    labels                   scikit-learn's precision_recall_fscore_support and confusion_matrix
 
-   An answer may have several references (SQuAD's gold answers): exact match, F1 and ROUGE-L take the best of them, chrF the
-   one that it scores highest with, BLEU clips by the most that any of them has and takes the nearest length, as the
+   An answer may have several references (SQuAD's gold answers): exact match, F1 and ROUGE-L take the best of them, chrF
+   the one that it scores highest with, BLEU clips by the most that any of them has and takes the nearest length, as the
    libraries do. Text is UTF-8; bytes that are not count as one character each. Lower case is Python's str.lower.
    test/test_score.c checks every number (test/golden/scores.json). */
 #ifndef SCORE_H
@@ -336,7 +336,7 @@ double bleu_score(const Bleu *b) {
     return brevity * exp(log_sum / 4);
 }
 
-/* ---- nltk's word_tokenize: a text is rewritten, rule after rule (nltk/tokenize/destructive.py), then cut at white space ---- */
+/* ---- nltk's word_tokenize: a text is rewritten, rule after rule (nltk/tokenize/destructive.py), then cut at spaces ---- */
 
 typedef struct RuneText { uint32_t *at; size_t count, room; } RuneText;
 static void rune_put(RuneText *t, uint32_t c) {
