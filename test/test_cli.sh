@@ -136,9 +136,10 @@ verdict $? "an option that the chat template does not know is named"
 thought='{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>why</think>b"}'
 echo "{\"messages\": [$thought, $thought], \"chat_template_kwargs\": {\"x\": 1}}" >"$work/thoughts.jsonl"
 thoughts="inspect --model data/base --chat-template qwen3 --data $work/thoughts.jsonl"
-"$program" $thoughts >"$work/out.txt" && grep -q '^note: the chat template leaves out 1 thought; .*see --split-turns' "$work/out.txt" &&
-    grep -q '^columns not used: chat_template_kwargs.x (1 row)' "$work/out.txt" && "$program" $thoughts --split-turns >"$work/out.txt" &&
-    grep -q 'examples *2' "$work/out.txt" && ! grep -q '^note: the chat' "$work/out.txt"
+"$program" $thoughts >"$work/out.txt" && "$program" $thoughts --split-turns >"$work/split" &&
+    grep -q '^note: the chat template leaves out 1 thought; .*see --split-turns' "$work/out.txt" &&
+    grep -q '^columns not used: chat_template_kwargs.x (1 row)' "$work/out.txt" &&
+    grep -q 'examples *2' "$work/split" && ! grep -q '^note: the chat' "$work/split"
 verdict $? "thoughts that the chat template leaves out are named, with --split-turns they are learned"
 adapter="$work/it's \$(touch $work/ran)"
 grep -qF "$(sed 's/[\\"]/\\&/g' "$work/use")" "$adapter/report.html"
