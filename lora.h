@@ -5323,7 +5323,10 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     Shots shots;
     bool ok = shots_open(&shots, t, options, err), cached = false, rebuilt = false;
     ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
-    uint64_t key = HASH_START, about[] = {t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length, (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns, sizeof(TokenHeader)};
+    uint64_t key = HASH_START, about[] = {
+        t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length,
+        (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns,
+        sizeof(TokenHeader)};
     key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
     key = hash_bytes(key, &options->truncate_prompt, sizeof options->truncate_prompt);
     const char *texts[] = {options->prompt_template, options->template_date};

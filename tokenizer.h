@@ -57,9 +57,9 @@ enum { NAME_FAR = 99 };
 int name_distance(const char *typed, const char *name);
 
 /* ---- lower case ---- */
-/* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I too.
-   Writes at most room bytes, no NUL, and returns how many the whole takes: never more than n + n / 2. Bytes that are not
-   UTF-8 stay as they are. */
+/* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I
+   too. Writes at most room bytes, no NUL, and returns how many the whole takes: never more than n + n / 2. Bytes that
+   are not UTF-8 stay as they are. */
 size_t utf8_lower(char *out, size_t room, const char *s, size_t n);
 
 /* ---- JSON ---- */
@@ -148,8 +148,8 @@ typedef enum {
     CHAT_UNKNOWN       /* the folder's template is not one of ours: refused, never guessed */
 } ChatTemplate;
 ChatTemplate tokenizer_chat_template(const Tokenizer *t);
-/* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chapter 13, chat_names, has them all); unknown: error
-   with the nearest. */
+/* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chapter 13, chat_names, has them all); unknown:
+   error with the nearest. */
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err);
 const char *chat_template_name(ChatTemplate c);
 
@@ -166,17 +166,17 @@ typedef struct ChatOptions {
     int enable_thinking;                 /* Qwen3: -1 template default, 0 off, 1 on */
     const char *date;                    /* Llama 3.1/3.2 date_string; NULL: the template's "26 Jul 2024" */
     const Json *tools;                   /* array of tool descriptions; NULL: none */
-    bool as_answer;                      /* the last message, the assistant's, as the model gives it: all before it becomes the
-                                            prompt that asks for it (add_generation_prompt), behind that stands what is to be
-                                            said, its thought too; one span */
+    bool as_answer;                      /* the last message, the assistant's, as the model gives it: all before it
+                                            becomes the prompt that asks for it (add_generation_prompt), behind that
+                                            stands what is to be said, its thought too; one span */
 } ChatOptions;
 typedef struct ChatText {
     char *text;                          /* (bytes) plus NUL */
     size_t bytes;
     TextSpan *spans;                     /* (nspans) one per assistant message, in order: its content (with the <think> block Qwen3 puts before */
-    size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some templates
-                                              put after it. With thinking off the empty block before the last answer is the
-                                              prompt's */
+    size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some
+                                              templates put after it. With thinking off the empty block before the
+                                              last answer is the prompt's */
     size_t thoughts, systems;            /* thoughts and system messages that the template leaves out */
 } ChatText;
 /* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL. Errors: a role the template
@@ -1138,10 +1138,10 @@ struct Tokenizer {
     int32_t ascii_ids[128];                    /* SentencePiece-style: token of each ASCII character, -1 none */
     int32_t unk;                               /* -1 none */
     bool byte_level, byte_fallback, all_bytes, fuse_unk, ignore_merges, cut_at_space, prefix_space, meta_split;
-    bool digits, single_digits;                /* numbers are cut out before the words are: runs of digits, or each alone */
+    bool digits, single_digits;                /* numbers are cut out before words are: runs of digits, or each alone */
     int split, meta;
     TokStep norm[8], dec[8]; int nnorm, ndec;
-    size_t growth[2];                          /* how many times as long Replace makes a text at most: normalizer, decoder */
+    size_t growth[2];                          /* how many times as long Replace makes a text: normalizer, decoder */
     bool has_decoder;
     TokAdded *added; int nadded;
     TokTrie trie[2];                           /* added tokens matched in the text as given [0] and in the normalized text [1] */
@@ -1423,7 +1423,8 @@ static bool tok_load_replace(TokLoader *l, TokStep *steps, int *n, int kind, con
     if (!to || to->type != JSON_STRING) return tok_broken(l, "Replace without content", "");
     if (to->count > from->count) *growth *= (to->count + from->count - 1) / from->count;
     if (*growth > TOK_MAX_GROWTH)
-        return tok_refuse(l, "Replace steps that make a text more than 16 times as long; the last one replaces", from->str);
+        return tok_refuse(l, "Replace steps that make a text more than 16 times as long; the last one replaces",
+                          from->str);
     return tok_step(l, steps, n, kind, from, to);
 }
 
@@ -1812,7 +1813,8 @@ static size_t tok_scan_qwen2(const Uni *u, const char *s, size_t n, int digits) 
 /* End of the piece at i: a number, as the Digits pre-tokenizer cuts it out, or what there is up to the next one. */
 static size_t tok_digits(const Tokenizer *t, const char *s, size_t i, size_t n) {
     size_t len;
-    if (tok_class(t->uni, s + i, &len) & UNI_NUMBER) return t->single_digits ? i + len : tok_run(t->uni, s, i, n, UNI_NUMBER);
+    if (tok_class(t->uni, s + i, &len) & UNI_NUMBER)
+        return t->single_digits ? i + len : tok_run(t->uni, s, i, n, UNI_NUMBER);
     while (i < n && !(tok_class(t->uni, s + i, &len) & UNI_NUMBER)) i += len;
     return i;
 }
@@ -2517,7 +2519,8 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
 /* ================================================================================================================================
    13  Chat templates
    Jinja is a programming language; we carry some of its programs instead of an interpreter. A template is known by the
-   FNV-1a hash of its text, so that an edited one is refused rather than rendered nearly right. Comments quote the template where it surprises.
+   FNV-1a hash of its text, so that an edited one is refused rather than rendered nearly right. Comments quote the
+   template where it surprises.
    ================================================================================================================================ */
 
 static const struct { const char *name; ChatTemplate chat; } chat_names[] = {
@@ -2764,9 +2767,9 @@ static void chat_reply(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
     chat_span(r, begin);
 }
 
-/* Qwen3's thinking templates: an assistant turn after the last user query is shown with a <think> block. What the prompt
-   that asks for it ends with is not for the model to say: with thinking off the empty block, in Thinking-2507 always the
-   block's beginning. */
+/* Qwen3's thinking templates: an assistant turn after the last user query is shown with a <think> block. What the
+   prompt that asks for it ends with is not for the model to say: with thinking off the empty block, in Thinking-2507
+   always the block's beginning. */
 static void chat_qwen3_assistant(ChatRender *r, ChatTemplate kind, size_t i, bool after_query) {
     ChatTurn t = chat_turn(&r->m[i], true);
     bool block = after_query && (i + 1 == r->count || t.thinks), off = kind == CHAT_QWEN3 && r->o.enable_thinking == 0;
@@ -2786,8 +2789,8 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
     bool system = chat_is(&m[0], "system"), thinks = kind == CHAT_QWEN3 || kind == CHAT_QWEN3_THINKING;
     bool tools = thinks || kind == CHAT_QWEN2_5 || kind == CHAT_QWEN3_INSTRUCT;      /* and the role tool */
     size_t query = r->count - 1;
-    const char *fallback = kind == CHAT_QWEN2_5 ? "You are Qwen, created by Alibaba Cloud. You are a helpful assistant." :
-                           kind == CHAT_QWEN2 ? "You are a helpful assistant." : NULL;
+    const char *fallback = kind == CHAT_QWEN2 ? "You are a helpful assistant." : NULL;
+    if (kind == CHAT_QWEN2_5) fallback = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
     if (kind == CHAT_SMOLLM2) fallback = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
     for (size_t i = r->count; i-- > 0;) {                 /* the last user message that is not a tool's answer in disguise */
         ChatView c = chat_content(&m[i]);

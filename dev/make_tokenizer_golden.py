@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes test/golden/tokenizer: eight small tokenizers, one of each kind we read, and what the library makes of tricky texts.
+"""Writes test/golden/tokenizer: eight small tokenizers, one of each kind we read, and what the library does.
 
     pip install tokenizers==0.23.3
     python3 dev/make_tokenizer_golden.py        # from the repository root

@@ -127,9 +127,11 @@ refuse "an id beyond the vocabulary to inspect" 1 "2048" inspect --model data/ba
 verdict $? "two steps, adapter, trainer_state.json, run.json"
 # what is printed and reported works as pasted: a folder with a difficult name, and a chat template that the model folder does not name
 model; echo "{{ x }}" >"$work/m/chat_template.jinja"; mv "$work/m" "$work/the model"
-"$program" --model "$work/the model" --data data/hotel/test.jsonl --chat-template zephyr --template-date "1 May 2025" --max-steps 2 --save-strategy steps --save-steps 1 --output "$work/it's \$(touch $work/ran)" >"$work/out.txt" 2>&1
+"$program" --model "$work/the model" --data data/hotel/test.jsonl --chat-template zephyr --template-date "1 May 2025" \
+    --max-steps 2 --save-strategy steps --save-steps 1 --output "$work/it's \$(touch $work/ran)" >"$work/out.txt" 2>&1
 sed -n 's/^use it *//p' "$work/out.txt" >"$work/use"
-echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran" ] && [ "$(grep -c '^note: --chat-template zephyr, --template-date 1 May 2025, as ' "$work/err.txt")" = 1 ] && [ -s "$work/answer" ]
+echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran" ] && [ -s "$work/answer" ] &&
+    [ "$(grep -c '^note: --chat-template zephyr, --template-date 1 May 2025, as ' "$work/err.txt")" = 1 ]
 verdict $? "the printed command, pasted: $(sed "s|$work/||g" "$work/use" | cut -c1-110); $(grep ^note "$work/err.txt" | cut -c1-32)"
 grep -q '^note: --template-date changes nothing: it is unknown to the chat template zephyr; data/hotel' "$work/out.txt"
 verdict $? "an option that the chat template does not know is named"
@@ -146,7 +148,8 @@ grep -qF "$(sed 's/[\\"]/\\&/g' "$work/use")" "$adapter/report.html"
 verdict $? "the page has the same command"
 "$program" generate --model "$work/the model" --adapter "$adapter/checkpoint-1" --prompt hi --max-new-tokens 1 2>&1 >/dev/null | grep -q '^note: --chat-template zephyr'
 verdict $? "a checkpoint brings its prompts too"
-"$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
+"$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 \
+    --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
 verdict $? "what is given again is not taken"
 # a base model without a chat template: the printed --chat takes every line as a prompt of its own
 model; rm "$work/m/chat_template.jinja"
