@@ -1118,6 +1118,10 @@ static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall 
 static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
 
 static void group_sums(const Linear *group, int count, int *O, int *R) {
+    if (count > 3) {                        /* Group, Casts and Reduces have room for q, k and v */
+        fprintf(stderr, "error: %d projections in a group of at most 3; linear_forward; please report this\n", count);
+        abort();
+    }
     *O = *R = 0;
     for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
 }
