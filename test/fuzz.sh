@@ -17,12 +17,12 @@ for entry in JSON TOKENIZER CHAT SAFETENSORS CONFIG CSV; do
                   printf "\\$(printf %o "$template")\\$options$chat" >"$corpus/$template-$options"; done; done ;;
         ROWS)                               # two bytes of options, one for the file's name, then rows
             head -n 3 data/hotel/test.jsonl | sed '1s/^/AB@/' >"$corpus/chats"
-            printf 'AB@{"instruction": "i", "history": [["q", "r"]], "output": "o", "x": 1}\n{"text": NaN}\n' >"$corpus/alpaca"
+            printf 'AB@{"instruction": "i", "history": [["q", "r"]], "output": "o"}\n{"text": NaN}\n' >"$corpus/alpaca"
             printf 'AB@{"input_ids": [5, 6], "labels": [-100, 6]}\n{"prompt": "p", "completion": "c"}\n' >"$corpus/ids"
             printf 'ABBprompt;completion\n"a";b\n' >"$corpus/csv"
             cat >"$corpus/calls" <<'END'
 AA@{"conversations": [{"from": "function_call", "value": "{\"name\": \"w\", \"arguments\": {}}"}], "tools": "[{}]"}
-{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": [{"function": {"name": "f"}}]}]}
+{"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": [{"name": "f"}]}]}
 END
             ;;
         CSV) printf 'prompt,completion\n"a ""quoted"" one","two\nlines"\nc,d\n' >"$corpus/seed" ;;
