@@ -152,7 +152,7 @@ $(BUILD)/mutants: test/test_ops.c test/mutants.sh $(HEADERS) $(KERNEL_TESTS) | s
 test-mutants: $(BUILD)/mutants
 	@bash test/mutants.sh run $(BUILD)/mutants
 
-## nvcc-check      compiles and links the trainer as a user does in bf16, fp16 and fp32, the kernels for more cards; fails on a warning and where GEMM or attention spill registers (needs nvcc, no GPU)
+## nvcc-check      the trainer compiled and linked in each precision, kernels for more cards; a warning or spill fails
 nvcc-check: $(BUILD)/pages.h | stb
 	@bash test/nvcc.sh
 # How nvcc is called for CUDA_ARCH and PRECISION, for test/nvcc.sh and test/gpu.sh.

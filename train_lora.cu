@@ -27,7 +27,8 @@
     18  main                        the verbs
 
    DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
-   gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No kernel adds floats atomically: the same input gives the same bits.
+   gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No
+   kernel adds floats atomically: the same input gives the same bits.
    BOUNDS: FLOPs and bytes at the head of a chapter are counted, what bounds a kernel is what they let expect; what was
    measured on a card is in dev/gpu_log.md and nowhere else. */
 #if defined(__CUDACC__) || defined(CUDA_ON_CPU)
@@ -198,7 +199,8 @@ __device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) 
 
 /* ---- tiles -----------------------------------------------------------------------------------------------------------------------------------------
    A tile [rows x columns] lies in shared memory as panels of PANEL columns, 128 bytes a row. The eight 16-byte chunks of a row are permuted by XOR with the row number: the eight rows that one
-   phase of ldmatrix reads at the same column would otherwise lie in the same four banks and be read in eight turns; so they lie in all 32. Writing whole chunks stays free of conflicts too. */
+   phase of ldmatrix reads at the same column would otherwise lie in the same four banks and be read in eight turns; so
+   they lie in all 32. Writing whole chunks stays free of conflicts too. */
 
 enum { CHUNK = 16 / sizeof(floatX), PANEL = 128 / sizeof(floatX) };
 
@@ -365,12 +367,14 @@ static int row_threads(int width) { int t = div_up(div_up(width, CHUNK), WARP) *
 static size_t attention_shared(int D, int stages);       /* chapter 7 */
 static size_t lora_shared(int stages, float dropout);    /* chapter 5 */
 
-__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, int C, bool aligned);    /* chapter 3 */
+/* chapter 3 */
+__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, int C, bool aligned);
 
 static bool device_open(Error *err) {
     if (device.open) return true;
     int count = 0;
-    setenv("CUDA_MODULE_LOADING", "EAGER", 0);      /* all kernels now, not each at its first launch: they are part of the overhead below */
+    /* all kernels now, not each at its first launch: they are part of the overhead below */
+    setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess || !count)
         return fail(err, "no CUDA device: %s; nvidia-smi shows what the driver sees; this program was built for a GPU, `make CUDA=0` builds the one for the CPU", e != cudaSuccess ? cudaGetErrorString(e) : "none found");
@@ -391,7 +395,8 @@ static bool device_open(Error *err) {
                     device.name, device.capability, cudaGetErrorString(e), device.capability);
     size_t available;
     CUDA_CHECK(cudaMalloc((void **)&device.partial, NORM_BLOCKS * sizeof(double)));
-    CUDA_CHECK(cudaMemset(device.partial, 0, NORM_BLOCKS * sizeof(double)));                   /* has the driver load its own kernels */
+    /* has the driver load its own kernels */
+    CUDA_CHECK(cudaMemset(device.partial, 0, NORM_BLOCKS * sizeof(double)));
     CUDA_CHECK(cudaDeviceSynchronize());
     CUDA_CHECK(cudaMemGetInfo(&available, &device.memory));
     device.overhead = device.memory - available;
@@ -422,8 +427,9 @@ size_t backend_memory(void) {
     return available;
 }
 size_t backend_overhead(const char **name) { *name = "CUDA context and others on the card"; return device.open ? device.overhead : (size_t)512 << 20; }   /* closed: a plan for a card that is not here */
-/* Dense tensor-core operations of one multiprocessor and cycle, accumulated in fp32 (NVIDIA's architecture white papers): a
-   GeForce does half of what the same chip does on a professional card. FP32: two a cycle for each of its 64 or 128 FMA units. */
+/* Dense tensor-core operations of one multiprocessor and cycle, accumulated in fp32 (NVIDIA's architecture white
+   papers): a GeForce does half of what the same chip does on a professional card. FP32: two a cycle for each of its 64 or
+   128 FMA units. */
 static int card_operations(int capability, const char *name, bool fp32) {
     static const struct { int capability, operations, fp32; bool halved; } table[] = {
         {120, 1024, 256, true}, {100, 8192, 256, false}, {90, 4096, 256, false}, {89, 1024, 256, true},
@@ -436,12 +442,14 @@ static int card_operations(int capability, const char *name, bool fp32) {
 double backend_ceiling(void) {
     int kilohertz = 0;
     CUDA_CHECK(cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, 0));
-    return (double)device.processors * 1e3 * kilohertz * card_operations(device.capability, device.name, sizeof(floatX) == 4);
+    double operations = card_operations(device.capability, device.name, sizeof(floatX) == 4);
+    return device.processors * 1e3 * kilohertz * operations;
 }
 void backend_describe(char *text, size_t bytes) {
     Error err;
     if (!device_open(&err)) { snprintf(text, bytes, "CUDA, no GPU that it can use, %s", PRECISION_NAME); return; }
-    snprintf(text, bytes, "CUDA, %.100s (sm_%d), %.1f of %.1f GiB free, %s", device.name, device.capability, (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
+    snprintf(text, bytes, "CUDA, %.100s (sm_%d), %.1f of %.1f GiB free, %s", device.name, device.capability,
+             (double)backend_memory() / 0x1p30, (double)device.memory / 0x1p30, PRECISION_NAME);
 }
 
 /* Lets a kernel have more than the 48 KiB of shared memory that every card gives unasked. */
@@ -496,7 +504,8 @@ void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, int
 /* ================================================================================================================================================
    4  RMSNORM
    s = x + residual;  rstd = 1 / sqrt(mean s^2 + eps);  out = weight * s * rstd.       dx = dresidual + rstd (w dout - s rstd mean(w dout s rstd))
-   One block a row. The row is read twice, the second time, it is expected, from the cache. Per token forward 2 C read + 2 C written in 16 bits (+ 2 C each with the residual), backward 3 C + C:
+   One block a row. The row is read twice, the second time, it is expected, from the cache. Per token forward 2 C read +
+   2 C written in 16 bits (+ 2 C each with the residual), backward 3 C + C:
    about two FLOPs a byte, so the copy bandwidth should be the limit.
    ================================================================================================================================================ */
 
@@ -564,8 +573,10 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
    Four kernels: `gemm` makes y and dx, `lora_down` t and dt, `lora_gradient` dA and dB, `adapter_pack` brings A and B
    from fp32 to floatX. Ranks are rank_width's here, multiples of 8 with zeros behind the adapter's own.
 
-   What the roofline says. y costs 2 N I O FLOPs on N I + I O + N O numbers: with N = 8192 and I = O = 2048 that is 1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206),
-   so gemm should be bound by the tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x: with R = 16 it is 16 FLOPs a byte, to be bound by reading x. So x is read once for all the
+   What the roofline says. y costs 2 N I O FLOPs on N I + I O + N O numbers: with N = 8192 and I = O = 2048 that is
+   1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206),
+   so gemm should be bound by the tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x:
+   with R = 16 it is 16 FLOPs a byte, to be bound by reading x. So x is read once for all the
    A's of a group (q|k|v, gate|up), and t (sB)^T, another N R O, is not a second pass over y but a few more steps of depth inside gemm: "K-extension", 16 / 2048 = 0.8 % more work, no traffic.
 
    Group and Part: how one call of linear_forward or linear_backward looks to the kernels. For forward and backward alike
@@ -1224,7 +1235,7 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     }
     float square = 0;
     for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
-    square = team_sum(square, team);        /* not in the branch below: a warp shuffles with all of its lanes, those of v as well */
+    square = team_sum(square, team);        /* before the branch: a warp shuffles with all of its lanes, those of v too */
     if (active && h < H + KV) {             /* v passes */
         size_t angles = (size_t)positions[n] * (size_t)half;
         load_floats(cosine, cos_table + angles, d, half, aligned);
@@ -1279,7 +1290,8 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
    Backward is two kernels. One holds 64 keys and walks over the queries that see them: dk and dv stay in registers, for all query heads of the group. The other holds 64 queries and walks over keys: dq.
    The scores are made twice, seven products instead of FlashAttention's five; but dq has one writer: no atomics, the same bits in every run, and attention is a tenth of a LoRA step.
 
-   FLOPs: forward 2 H D (keys seen) per token and product; bytes: q, k, v, out once. At 1,024 tokens and D = 128 some 400 FLOPs a byte: tensor cores and exponentials should be the bound.
+   FLOPs: forward 2 H D (keys seen) per token and product; bytes: q, k, v, out once. At 1,024 tokens and D = 128 some
+   400 FLOPs a byte: tensor cores and exponentials should be the bound.
    ================================================================================================================================================ */
 
 /* SHORT: queries or keys a step of backward, where two kinds of scores share the registers */
@@ -1704,7 +1716,8 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
    9  HEAD AND CROSS-ENTROPY
    loss = log sum exp(z - max) + max - z_target;  entropy = log sum - sum p (z - max);  dz = dloss (softmax(z) - onehot), written over z;  dx = dz W
    Rows without a target are left out before the product: with prompts masked that is often half of 2 x 2 C V FLOPs a token, a fifth of the whole step of a small model. The logits come a chunk of rows at
-   a time, at most LOGITS_BYTES of them, in floatX as transformers has them. A block takes a row: one pass for maximum and sums (rescaled as the maximum grows), one for dz, which finds in the L2 cache what still is there.
+   a time, at most LOGITS_BYTES of them, in floatX as transformers has them. A block takes a row: one pass for maximum
+   and sums (rescaled as the maximum grows), one for dz, which finds in the L2 cache what still is there.
    ================================================================================================================================================ */
 
 enum { LOSS_THREADS = 256, ROW_NUMBERS = 3 };         /* per row: loss, entropy, hit */
@@ -1840,7 +1853,8 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
 
 /* ================================================================================================================================================
    10  OPTIMIZER
-   The adapter is one flat range of fp32: AdamW reads 16 bytes and writes 12 a parameter: 0.5 GB for 17 M of them. The norm is summed in double, NORM_BLOCKS partial sums that the host adds in order.
+   The adapter is one flat range of fp32: AdamW reads 16 bytes and writes 12 a parameter: 0.5 GB for 17 M of them. The
+   norm is summed in double, NORM_BLOCKS partial sums that the host adds in order.
    ================================================================================================================================================ */
 
 __global__ void adamw_kernel(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float decay, float rate, float root, float beta1, float beta2, float eps) {

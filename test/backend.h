@@ -54,7 +54,7 @@ __attribute__((unused)) static void backend_ready(void) {
     int shared = 0;
     CUDA_CHECK(cudaDeviceGetAttribute(&shared, cudaDevAttrConcurrentManagedAccess, 0));
     if (!shared && !getenv("CUDA_LAUNCH_BLOCKING")) {
-        printf("FAIL  the host may not touch managed memory while a kernel runs here (WSL2): set CUDA_LAUNCH_BLOCKING=1\n");
+        printf("FAIL  host and kernels cannot share managed memory at once here (WSL2): set CUDA_LAUNCH_BLOCKING=1\n");
         exit(1);
     }
 #endif

@@ -588,7 +588,10 @@ inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int *count) { *count = 1; return cudaSuccess; }
 inline cudaError_t cudaMemGetInfo(size_t *available, size_t *total) { *available = emulator::memory_size - emulator::allocated; *total = emulator::memory_size; return cudaSuccess; }
 enum cudaDeviceAttr { cudaDevAttrClockRate = 13, cudaDevAttrConcurrentManagedAccess = 89 };
-inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int) { *value = a == cudaDevAttrClockRate ? 1000000 : 1; return cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr a, int) {
+    *value = a == cudaDevAttrClockRate ? 1000000 : 1;
+    return cudaSuccess;
+}
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "emulated on the CPU");
@@ -600,6 +603,9 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
     return cudaSuccess;
 }
 struct cudaFuncAttributes { int binaryVersion; };
-template <typename K> inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, K) { a->binaryVersion = 90; return cudaSuccess; }
+template <typename K> inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *a, K) {
+    a->binaryVersion = 90;
+    return cudaSuccess;
+}
 template <typename K> inline cudaError_t cudaFuncSetAttribute(K, int, int) { return cudaSuccess; }
 #endif

@@ -565,14 +565,16 @@ static void test_memory(void) {
 /* What backend_ceiling takes for the peak, against what NVIDIA publishes (TFLOP/s, dense, fp32 accumulation). */
 static void test_ceiling(void) {
     static const struct { const char *name; int capability, processors, megahertz; bool fp32; double published; } card[] = {
-        {"NVIDIA GeForce RTX 5090", 120, 170, 2407, false, 209.5}, {"NVIDIA H100 80GB HBM3", 90, 132, 1830, false, 989.4},
+        {"NVIDIA GeForce RTX 5090", 120, 170, 2407, false, 209.5},
+        {"NVIDIA H100 80GB HBM3", 90, 132, 1830, false, 989.4},
         {"NVIDIA GeForce RTX 4090", 89, 128, 2520, false, 165.2}, {"NVIDIA L4", 89, 58, 2040, false, 121},
         {"NVIDIA GeForce RTX 3090", 86, 82, 1695, false, 71}, {"NVIDIA RTX A6000", 86, 84, 1800, false, 154.8},
         {"NVIDIA A100-SXM4-80GB", 80, 108, 1410, false, 312}, {"NVIDIA A100-SXM4-80GB", 80, 108, 1410, true, 19.5},
         {"Tesla T4", 75, 40, 1590, false, 65}, {"NVIDIA GeForce RTX 2080 Ti", 75, 68, 1545, false, 53.8},
         {"NVIDIA GeForce RTX 4090", 89, 128, 2520, true, 82.6}};
     for (size_t i = 0; i < sizeof card / sizeof *card; i++) {
-        double peak = 1e-6 * card[i].processors * card[i].megahertz * card_operations(card[i].capability, card[i].name, card[i].fp32);
+        int operations = card_operations(card[i].capability, card[i].name, card[i].fp32);
+        double peak = 1e-6 * card[i].processors * card[i].megahertz * operations;
         check(fabs(peak / card[i].published - 1) <= 0.005, "%s%s: peak %.1f TFLOP/s, published %.1f", card[i].name,
               card[i].fp32 ? " in fp32" : "", peak, card[i].published);
     }
