@@ -451,6 +451,9 @@ typedef struct DataColumns {
 /* As "history (12 rows), messages[].name (3 rows)"; malloc'ed, NULL where there is none. */
 char *data_columns_text(const DataColumns *c);
 
+/* Rows that an option could reach: chats; those dressed by prompt_template; those that bring their own labels. */
+typedef struct DataUses { int64_t chats, dressed, labelled; } DataUses;
+
 /* What was found while reading; printed by inspect and at the start of a run. */
 typedef struct DataStats {
     int64_t rows, examples, dropped;        /* dropped: no labelled token */
@@ -461,6 +464,7 @@ typedef struct DataStats {
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
     int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
     ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
+    DataUses uses;
     DataColumns unread;
 } DataStats;
 
@@ -623,7 +627,8 @@ typedef struct Prompt {
     char *group;                            /* the row's "group", else its "label", for the reader, or NULL */
     int64_t row;                            /* of the file, from 1 */
 } Prompt;
-typedef struct Prompts { Prompt *list; size_t count; DataColumns unread; } Prompts;
+/* stats: rows, chat, uses and unread alone. */
+typedef struct Prompts { Prompt *list; size_t count; DataStats stats; } Prompts;
 
 /* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
    The options' shots stand in front of every prompt (in-context learning), but not in its dialogue. */
@@ -4344,6 +4349,7 @@ typedef struct DataWork {
     JsonDoc *nested;                        /* stb_ds array: what the row gives as text of JSON; nested_name: its key */
     const char **nested_name;               /* stb_ds array */
     char **made;                            /* stb_ds array: texts put together for this row */
+    DataUses uses;
     DataColumns unread, unread_here;        /* of all rows; of this one */
     /* rows read as prompts (chapter 8) */
     Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
@@ -4550,6 +4556,7 @@ static bool data_prompt(DataWork *w, const char *prompt, size_t bytes) {
     static const char mark[] = "{prompt}";
     const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
     w->prompt.n = 0;
+    w->uses.dressed += w->o->prompt_template != NULL;
     for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1)
         if (!data_add(&w->prompt, s, (size_t)(at - s)) || !data_add(&w->prompt, prompt, bytes)) return data_row_memory(w);
     return data_add(&w->prompt, s, strlen(s)) || data_row_memory(w);
@@ -4763,6 +4770,7 @@ static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bo
     }
     if (!data_chat_options(w, &options)) return false;
     if (w->as_shot) return shot_chat(w, count);
+    w->uses.chats++;
     if (w->as_prompt) return prompt_chat(w, count, options);
     if (w->shots && all)
         return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
@@ -4865,6 +4873,7 @@ static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids) {
     if (!column[LABELS] && w->o->loss_on == LOSS_ON_COMPLETION) column[COMPLETION] = data_get(w->object,
             name[COMPLETION]);
     bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
+    w->uses.labelled += column[LABELS] != NULL;
     if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
     if (!answer && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT))
         return data_wrong_loss(w, "token ids without labels");
@@ -5006,8 +5015,9 @@ static void data_work_free(DataWork *w) {
 
 /* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
 
-/* Rows [begin, end) to examples[end - begin]. Rows are dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
-static bool data_examples(DataExample *examples, DataColumns *unread, const DataRows *rows, size_t begin, size_t end,
+/* Rows [begin, end) to examples[end - begin]; what they were found to be is added to stats' uses and unread. Rows are
+   dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
+static bool data_examples(DataExample *examples, DataStats *stats, const DataRows *rows, size_t begin, size_t end,
                           const Tokenizer *t, const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
     size_t first_bad = end;
 #ifdef _OPENMP
@@ -5044,7 +5054,12 @@ static bool data_examples(DataExample *examples, DataColumns *unread, const Data
 #ifdef _OPENMP
 #pragma omp critical(data_first_bad)
 #endif
-        data_columns_join(unread, &w.unread);
+        {
+            data_columns_join(&stats->unread, &w.unread);
+            stats->uses.chats += w.uses.chats;
+            stats->uses.dressed += w.uses.dressed;
+            stats->uses.labelled += w.uses.labelled;
+        }
         data_work_free(&w);
     }
     return first_bad == end;
@@ -5301,7 +5316,7 @@ static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer 
     bool ok = examples || data_memory(err, r->path);
     for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
         size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
-        ok = data_examples(examples, &d->stats.unread, r, begin, end, t, o, chat, shots, err);
+        ok = data_examples(examples, &d->stats, r, begin, end, t, o, chat, shots, err);
         ok = ok && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
         ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
         for (size_t i = 0; i < end - begin; i++) data_example_free(&examples[i]);
@@ -5577,10 +5592,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (data_rows_read(&r, &err) && r.count) {
         DataExample *examples = (DataExample *)calloc(r.count, sizeof *examples);
-        DataColumns unread;
-        memset(&unread, 0, sizeof unread);
+        DataStats stats;
+        memset(&stats, 0, sizeof stats);
         if (!examples) abort();
-        data_examples(examples, &unread, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
+        data_examples(examples, &stats, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
         for (size_t i = 0; i < r.count; i++) {
             for (const DataExample *e = &examples[i]; e; e = e->next) {
                 if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
@@ -5594,7 +5609,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             }
             data_example_free(&examples[i]);
         }
-        char *columns = data_columns_text(&unread);
+        char *columns = data_columns_text(&stats.unread);
         for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();
         free(columns);
         free(examples);
@@ -6956,7 +6971,10 @@ static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const Data
         if (err) *err = w.err;
         break;
     }
-    p->unread = w.unread;
+    p->stats.rows = (int64_t)p->count;
+    p->stats.uses = w.uses;
+    p->stats.unread = w.unread;
+    if (w.uses.chats) p->stats.chat = w.chat;
     data_work_free(&w);
     shots_free(&shots);
     if (!ok) prompts_free(p);

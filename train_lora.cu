@@ -2876,26 +2876,37 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
 
 /* What a file brought and nobody will see: keys that nothing reads, what the chat template takes out of a conversation
    that goes on, replies that --max-length cuts. */
-static void print_lost(FILE *to, const char *path, const DataColumns *unread, const DataStats *s,
-                       const DataOptions *o) {
-    char *columns = data_columns_text(unread);
+static void print_lost(FILE *to, const char *path, const DataStats *s, const DataOptions *o) {
+    char *columns = data_columns_text(&s->unread);
     if (columns) fprintf(to, "columns not used: %s; %s\n", columns, path);
     free(columns);
-    if (!s) return;
     const struct { int64_t count; const char *what; } out[2] = {{s->thoughts, "thought"},
                                                                 {s->systems, "system message"}};
     for (int i = 0; i < 2; i++)
         if (out[i].count)
             fprintf(to, "note: the chat template leaves out %lld %s%s; %s%s\n", (long long)out[i].count, out[i].what,
                     out[i].count == 1 ? "" : "s", path, o->split_turns ? "" : "; see --split-turns");
-    const struct { bool given, known; const char *name; } told[2] = {
-        {o->enable_thinking >= 0, s->chat == CHAT_QWEN3, "enable-thinking"},
-        {o->template_date != NULL, s->chat == CHAT_LLAMA31 || s->chat == CHAT_LLAMA32, "template-date"}};
-    for (int i = 0; i < 2; i++)
-        if (told[i].given && !told[i].known)
-            fprintf(to, "note: --%s changes nothing: %s%s; %s\n", told[i].name,
-                    s->chat == CHAT_NONE ? "no row is a chat" : "it is unknown to the chat template ",
-                    s->chat == CHAT_NONE ? "" : chat_template_name(s->chat), path);
+    /* Options, how many rows they reach, why it is none, what the others are. */
+    bool thinks = s->chat == CHAT_QWEN3, dates = s->chat == CHAT_LLAMA31 || s->chat == CHAT_LLAMA32;
+    const char *no_chat = "no row is a chat";
+    char unknown[96];
+    snprintf(unknown, sizeof unknown, "it is unknown to the chat template %s", chat_template_name(s->chat));
+    int64_t chats = s->uses.chats, dressed = s->uses.dressed, unlabelled = s->rows - s->uses.labelled;
+    const struct { bool given; const char *name; int64_t rows; const char *none, *others; } told[] = {
+        {o->prompt_template != NULL, "prompt-template", dressed, chats ? "the rows are chats" : "no row is a prompt",
+         "chats or have no prompt"},
+        {o->chat_template != CHAT_NONE, "chat-template", chats, no_chat, NULL},
+        {o->split_turns, "split-turns", chats, no_chat, NULL},
+        {o->enable_thinking >= 0, "enable-thinking", thinks ? chats : 0, chats ? unknown : no_chat, NULL},
+        {o->template_date != NULL, "template-date", dates ? chats : 0, chats ? unknown : no_chat, NULL},
+        {o->loss_on != LOSS_DEFAULT, "loss-on", unlabelled, "the rows have labels", "tokens with labels"}};
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
+        if (told[i].given && !told[i].rows)
+            fprintf(to, "note: --%s changes nothing: %s; %s\n", told[i].name, told[i].none, path);
+        else if (told[i].given && told[i].others && told[i].rows < s->rows)
+            fprintf(to, "note: --%s changes nothing in %lld of %lld rows, which are %s; %s\n", told[i].name,
+                    (long long)(s->rows - told[i].rows), (long long)s->rows, told[i].others, path);
+    }
     if (s->dated)
         fprintf(to, "note: %lld chats say that today is 26 Jul 2024, where transformers writes the day of the run; %s; "
                     "--template-date says another\n", (long long)s->dated, path);
@@ -3044,8 +3055,8 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     if (o->data) print_data("data", name, train);
     if (eval) print_data("eval", o->eval_data ? o->eval_data : "held out of it", eval);
     fflush(stdout);
-    if (o->data) print_lost(stderr, name, &train->stats.unread, &train->stats, &o->data_options);
-    if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats.unread, &eval->stats, &o->data_options);
+    if (o->data) print_lost(stderr, name, &train->stats, &o->data_options);
+    if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats, &o->data_options);
     if (o->data) printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps, o->gradient_accumulation_steps, o->per_device_train_batch_size, o->learning_rate,
                         schedule_name[o->lr_scheduler_type], (long long)o->seed);
     else printf("%-8s %d x %d examples of %d tokens\n", "run", o->gradient_accumulation_steps, o->per_device_train_batch_size, o->data_options.max_length);
@@ -3248,7 +3259,7 @@ static int verb_inspect(const Options *o) {
         !dataset_open_files(&d, o->data, (int)arrlen(o->data), t, &options, &err) ||
         !ids_in_vocabulary(&d, config.vocab_size, o->train.data, &err)) return failed(&err);
     int status = inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
-    print_lost(stdout, o->train.data, &d.stats.unread, &d.stats, &options);
+    print_lost(stdout, o->train.data, &d.stats, &options);
     dataset_free(&d);
     tokenizer_free(t);
     return status;
@@ -3770,7 +3781,7 @@ static int chat(Session *s, Error *err) {
     Text dialogue = {NULL}, row = {NULL};
     char *line = NULL;
     size_t room = 0;
-    bool terminal = isatty(0), plain = prompts_are_plain(s);
+    bool terminal = isatty(0), plain = prompts_are_plain(s), told = false;
     const char *system = o->system;
     struct sigaction action;
     memset(&action, 0, sizeof action);      /* without SA_RESTART: waiting for a line ends too */
@@ -3827,6 +3838,8 @@ static int chat(Session *s, Error *err) {
         bool ok = prompts_parse(&p, row.at, (size_t)arrlen(row.at), "chat", s->tokenizer, &o->train.data_options, err);
         text_free(&row);
         if (ok) {
+            if (!told) print_lost(stderr, "--chat", &p.stats, &o->train.data_options);
+            told = true;
             ok = model_generate(&s->model, s->tokenizer, p.list, 1, &s->generate, &a, print_text, NULL, err);
             prompts_free(&p);
         }
@@ -3874,6 +3887,9 @@ static void generate_sources(Options *o) {
         complain_of("note", "%s: %s is not used with --%s", where, name, source[which]);
         option_forget(o, name);
     }
+    for (int i = 0; i < OPTION_COUNT && o->raw; i++)
+        if ((option_table[i].verbs & KEPT) && o->origin[i] == from_line)
+            usage_error("--%s does nothing with --raw; command line; leave out one of them", option_table[i].name);
 }
 
 /* Answers as they come, in PATH.partial: what an interrupted run leaves. The whole takes its place under the name at
@@ -3952,7 +3968,8 @@ static int verb_generate(Options *o) {
         return status;
     }
     if (!prompts_of_options(&p, &s, &err)) return failed(&err);
-    if (option_given(o, "data")) print_lost(stderr, o->data[0], &p.unread, NULL, NULL);
+    const char *source = option_given(o, "data") ? o->data[0] : o->messages ? o->messages : "--prompt";
+    if (!o->raw) print_lost(stderr, source, &p.stats, &o->train.data_options);
     bool stream = p.count == 1 && !o->jsonl && !written;
     Text all = {NULL};
     Kept kept;
@@ -4348,7 +4365,7 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
         data.st_ino == shots.st_ino)
         fprintf(stderr, "warning: the first %d rows of %s see their own answers among the solved examples; give other "
                         "--shots\n", how->few_shot, o->data[0]);
-    print_lost(stderr, o->data[0], d ? &d->stats.unread : &p->unread, d ? &d->stats : NULL, how);
+    print_lost(stderr, o->data[0], d ? &d->stats : &p->stats, how);
     if (d && d->stats.dropped && !d->stats.truncated)
         fprintf(stderr, "warning: %lld of %lld rows have no answer and are not in the loss\n",
                 (long long)d->stats.dropped, (long long)d->stats.rows);

@@ -135,6 +135,30 @@ echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran"
 verdict $? "the printed command, pasted: $(sed "s|$work/||g" "$work/use" | cut -c1-110); $(grep ^note "$work/err.txt" | cut -c1-32)"
 grep -q '^note: --template-date changes nothing: it is unknown to the chat template zephyr; data/hotel' "$work/out.txt"
 verdict $? "an option that the chat template does not know is named"
+# options that no row uses, or not every row: every verb that reads rows names them
+echo '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}' >"$work/chat.jsonl"
+echo '{"prompt": "a", "completion": "b"}' | tee "$work/pair.jsonl" | cat "$work/chat.jsonl" - >"$work/both.jsonl"
+echo '{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}' >"$work/labels.jsonl"
+unused() {      # name, what the notes say, verb and arguments...
+    local name=$1 want=$2
+    shift 2
+    "$program" "$@" --model data/base >"$work/out.txt" 2>&1
+    sed -n "s|^note: ||; s|; $work/.*||p" "$work/out.txt" | grep changes | tr '\n' ';' >"$work/notes"
+    [ "$(cat "$work/notes")" = "$want" ]
+    verdict $? "$name: $(cat "$work/notes")"
+}
+dress="--prompt-template Q:{prompt} --chat-template zephyr"
+nothing="changes nothing:"
+for verb in "train --max-steps 1 --output $work/o8" plan inspect "generate --max-new-tokens 1" evaluate; do
+    unused "${verb%% *} of a chat" "--prompt-template $nothing the rows are chats;" $verb $dress --data "$work/chat.jsonl"
+done
+unused "a pair" "--chat-template $nothing no row is a chat;" inspect $dress --data "$work/pair.jsonl"
+unused "a chat and a pair" "--prompt-template changes nothing in 1 of 2 rows, which are chats or have no prompt;" \
+    inspect $dress --data "$work/both.jsonl"
+unused "a pair with options of chats" "--split-turns $nothing no row is a chat;--enable-thinking $nothing no row is a \
+chat;" inspect --split-turns --enable-thinking false --data "$work/pair.jsonl"
+unused "rows with labels" "--loss-on $nothing the rows have labels;" inspect --loss-on all --data "$work/labels.jsonl"
+refuse "--raw and a template" 2 "nothing with --raw" generate --model data/base --prompt a --raw --chat-template zephyr
 thought='{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>why</think>b"}'
 echo "{\"messages\": [$thought, $thought], \"chat_template_kwargs\": {\"x\": 1}}" >"$work/thoughts.jsonl"
 thoughts="inspect --model data/base --chat-template qwen3 --data $work/thoughts.jsonl"
@@ -149,7 +173,7 @@ verdict $? "the page has the same command"
 "$program" generate --model "$work/the model" --adapter "$adapter/checkpoint-1" --prompt hi --max-new-tokens 1 2>&1 >/dev/null | grep -q '^note: --chat-template zephyr'
 verdict $? "a checkpoint brings its prompts too"
 "$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 \
-    --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q ^note "$work/err.txt"
+    --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q "^note: .*, as " "$work/err.txt"
 verdict $? "what is given again is not taken"
 # a base model without a chat template: the printed --chat takes every line as a prompt of its own
 model; rm "$work/m/chat_template.jinja"
