@@ -6493,7 +6493,9 @@ static bool step_end(Run *run, TrainResult *result, Error *err) {
     bool best = o->load_best_model_at_end && run->best.step == run->step;
     bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run);
     /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
+    if (due) run_phase(run, "writing checkpoint-%lld", (long long)run->step);
     if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
+    if (due && run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, NULL);
     return true;
 }
 

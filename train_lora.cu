@@ -2205,11 +2205,49 @@ static int text_add_shown(Text *t, const char *s, size_t n, bool lines) {
     return columns;
 }
 
+/* What the program is busy with, on stdout or, where that carries answers, stderr: on a terminal at once, on the line
+   that the next one takes; elsewhere (a notebook, a log) as a line of its own, but only after two seconds of silence.
+   NULL: nothing that takes long. The alarm's handler may do no more than write. */
+static int phase_to = STDOUT_FILENO;
+static char phase_line[160];
+static bool phase_on;
+static void on_alarm(int number) {
+    (void)number;
+    if (write(phase_to, phase_line, strlen(phase_line)) < 0) return;
+}
+static void phase_show(const char *doing) {
+    Text t = {NULL};
+    if (!doing && !phase_on) return;
+    if (doing) text_add_shown(&t, doing, strlen(doing), false);
+    fflush(stdout);
+    if (isatty(phase_to)) dprintf(phase_to, "\r\033[K%s%.78s", doing ? "... " : "", doing ? t.at : "");
+    else {
+        alarm(0);
+        snprintf(phase_line, sizeof phase_line, "... %.150s\n", doing ? t.at : "");
+        signal(SIGALRM, on_alarm);
+        if (doing) alarm(2);
+    }
+    phase_on = doing != NULL;
+    text_free(&t);
+}
+#ifdef __GNUC__
+__attribute__((format(printf, 1, 2)))
+#endif
+static void phase_of(const char *format, ...) {
+    char text[PATH_MAX + 64];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    phase_show(text);
+}
+
 /* Every error, warning and note of the program is one line of stderr, and goes through here: names, paths and file
    contents in it cannot drive the terminal. */
 static void complain(const char *kind, const char *text) {
     Text t = {NULL};
     text_add_shown(&t, text, strlen(text), false);
+    phase_show(NULL);
     fflush(stdout);
     fprintf(stderr, "%s: %s\n", kind, t.at ? t.at : "");
     text_free(&t);
@@ -2878,6 +2916,7 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
    that goes on, replies that --max-length cuts. */
 static void print_lost(FILE *to, const char *path, const DataStats *s, const DataOptions *o) {
     char *columns = data_columns_text(&s->unread);
+    phase_show(NULL);
     if (columns) fprintf(to, "columns not used: %s; %s\n", columns, path);
     free(columns);
     const struct { int64_t count; const char *what; } out[2] = {{s->thoughts, "thought"},
@@ -2920,28 +2959,6 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
             ", or let --truncate-prompt cut the prompt's beginning instead\n" : "\n");
 }
 
-/* What the program is busy with: on a terminal at once, on the line that the next one takes; elsewhere (a notebook, a
-   log) as a line of its own, but only after two seconds of silence. The alarm's handler may do no more than write. */
-static char phase_line[160];
-static void on_alarm(int number) {
-    (void)number;
-    if (write(STDOUT_FILENO, phase_line, strlen(phase_line)) < 0) return;
-}
-static void phase_show(const char *doing) {
-    Text t = {NULL};
-    if (doing) text_add_shown(&t, doing, strlen(doing), false);
-    fflush(stdout);
-    if (isatty(STDOUT_FILENO)) {
-        printf("\r\033[K%s%.78s", doing ? "... " : "", doing ? t.at : "");
-        fflush(stdout);
-    } else {
-        alarm(0);
-        snprintf(phase_line, sizeof phase_line, "... %.150s\n", doing ? t.at : "");
-        signal(SIGALRM, on_alarm);
-        if (doing) alarm(2);
-    }
-    text_free(&t);
-}
 static void on_phase(void *user, const char *doing) {
     (void)user;
     phase_show(doing);
@@ -2949,7 +2966,7 @@ static void on_phase(void *user, const char *doing) {
 
 static void clear_bar(const Screen *s) {
     if (s->bar) printf("\r\033[K");
-    alarm(0);
+    phase_show(NULL);
 }
 static void on_warning(void *user, const char *text) {
     Screen *screen = (Screen *)user;
@@ -2978,9 +2995,7 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
     o.adapter = m->initial != NULL;         /* the base without it is nobody's model: begin with the adapter */
     size_t count = screen->samples.count;
-    char doing[64];
-    snprintf(doing, sizeof doing, "answering %zu sample prompts", count);
-    phase_show(doing);
+    phase_of("answering %zu sample prompts", count);
     bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, go_on, NULL, err);
     o.adapter = true;
     answers_free(screen->after, count);
@@ -3674,6 +3689,8 @@ static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
     const char *folder = o->train.model;
     memset(s, 0, sizeof *s);
     s->o = o;
+    phase_to = STDERR_FILENO;
+    phase_of("loading %s", folder);
     if (!config_open(&config, folder, err)) return false;
     if (talks && (!model_tokenizer(&s->tokenizer, folder, &config, err) ||
                   !generate_defaults(&s->generate, folder, err))) return false;
@@ -3710,6 +3727,7 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
     s->adapter = adapter;
     s->generate.adapter = strcmp(adapter, "base") != 0;
     if (!s->generate.adapter) { adapter_drop(&s->model); return true; }
+    phase_of("loading %s", adapter);
     char path[PATH_MAX];
     JsonDoc doc;
     adapter_file(path, sizeof path, adapter, "adapter_config.json");
@@ -3733,7 +3751,10 @@ static bool prompts_are_plain(const Session *s) {
 static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
     const Options *o = s->o;
     DataOptions options = o->train.data_options;
-    if (option_given(o, "data")) return prompts_open(p, o->data[0], s->tokenizer, &options, err);
+    if (option_given(o, "data")) {
+        phase_of("reading %s", o->data[0]);
+        return prompts_open(p, o->data[0], s->tokenizer, &options, err);
+    }
     Text text = {NULL};
     bool plain = prompts_are_plain(s);
     if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
@@ -3760,6 +3781,7 @@ static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
 
 static bool print_text(void *user, size_t prompt, const char *text, size_t bytes) {
     (void)user; (void)prompt;
+    phase_show(NULL);
     print_foreign(text, bytes);
     fflush(stdout);
     return !interrupted;                    /* in a chat Ctrl-C ends the answer */
@@ -3787,6 +3809,7 @@ static int chat(Session *s, Error *err) {
     memset(&action, 0, sizeof action);      /* without SA_RESTART: waiting for a line ends too */
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, NULL);
+    phase_show(NULL);
     if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n", o->train.model, s->generate.adapter ? " with " : "", s->generate.adapter ? s->adapter : "");
     if (plain && system) {
         fail(err, "a system message needs a chat template; --system; leave it out");
@@ -3812,6 +3835,7 @@ static int chat(Session *s, Error *err) {
                 failed(err);
                 session_adapter(s, "base", err);
             }
+            phase_show(NULL);
             continue;
         }
         if (*line == '/') { complain_of("error", "unknown command %s; chat; /help lists them", line); continue; }
@@ -3929,6 +3953,7 @@ typedef struct Replies {
 static void replies_show(void *user, size_t prompt) {
     Replies *r = (Replies *)user;
     (void)prompt;
+    if (!r->kept) phase_show(NULL);         /* the answers themselves show that it goes on */
     for (; r->shown < r->prompts->count && r->answers[r->shown].text; r->shown++) {
         const Prompt *p = &r->prompts->list[r->shown];
         Answer *a = &r->answers[r->shown];
@@ -3978,7 +4003,9 @@ static int verb_generate(Options *o) {
     for (int c = 0; c < count && !status; c++) {
         Replies r = {o, &p, columns[c], answers, 0, 0, count > 1, &all, written ? &kept : NULL};
         if (!session_adapter(&s, columns[c], &err)) { status = failed(&err); break; }
+        phase_show(NULL);
         if (stream && count > 1) printf("%s%s:\n", c ? "\n" : "", columns[c]);
+        phase_of("answering %zu prompt%s with %s", p.count, p.count > 1 ? "s" : "", columns[c]);
         double start = seconds_now();
         s.generate.on_answer = stream ? NULL : replies_show;
         bool ok = model_generate(&s.model, s.tokenizer, p.list, p.count, &s.generate, answers,
@@ -3986,6 +4013,7 @@ static int verb_generate(Options *o) {
         if (!ok) { status = failed(&err); break; }
         if (stream) { r.tokens = answers[0].count; printf("\n"); }
         answers_free(answers, p.count);
+        phase_show(NULL);
         double seconds = seconds_now() - start;
         fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c],
                 (long long)r.tokens, seconds, (double)r.tokens / fmax(seconds, 1e-9));
@@ -4030,6 +4058,7 @@ static int verb_merge(Options *o) {
     static const char *const dtypes[] = {"f32", "f16", "bf16"};
     DType dtype = DTYPE_COUNT;
     for (int i = 0; i < 3; i++) if (!strcmp(o->dtype, dtypes[i])) dtype = (DType)i;
+    phase_of("writing %s", o->train.output);
     if (!want || !adapter_merge(&s.model, o->train.output, dtype, &err)) return failed(&err);
     size_t count = 32 * (size_t)s.model.config.vocab_size;
     /* what the weights are rounded to in the file, and in the arithmetic */
@@ -4039,6 +4068,7 @@ static int verb_merge(Options *o) {
     double tolerance = fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype, layers),
                             merged_tolerance(used, layers));
     session_close(&s);                      /* two large models at once might not fit */
+    phase_of("reading %s again, to compare", o->train.output);
     if (!model_open(&merged, o->train.output, &err)) return failed(&err);
     float *got = probe_logits(&merged, false, &err);
     if (!got) return failed(&err);
@@ -4052,6 +4082,7 @@ static int verb_merge(Options *o) {
                    "%s; do not use it, and please report this", error, rounded, o->train.output);
         return failed(&err);
     }
+    phase_show(NULL);
     printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e (relative rms of 32 "
            "tokens; "
            "rounding to %s explains %.1e%s)\n", o->train.output, o->train.model, o->adapter[0], rounded, error, rounded,
@@ -4137,6 +4168,7 @@ static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err
     EvalResult r;
     int max_tokens = 0, max_sequences = 0;
     grow_to_batches(d, NULL, o->train.per_device_eval_batch_size, &max_tokens, &max_sequences);
+    phase_of("measuring %s on %lld rows", column->name, (long long)d->stats.rows);
     if (!model_prepare(&s->model, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
     bool ok = model_evaluate(&s->model, s->generate.adapter, d, &b, o->train.per_device_eval_batch_size, &r, err);
     batch_free(&b);
@@ -4173,6 +4205,7 @@ static bool column_answers(Column *column, Comparison *c, Session *s, Error *err
     memset(&bleu, 0, sizeof bleu);
     memset(&chrf, 0, sizeof chrf);
     column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
+    phase_of("answering %zu rows with %s", c->prompts.count, column->name);
     s->generate.on_answer = c->kept ? keep_response : NULL;
     if (!model_generate(&s->model, s->tokenizer, c->prompts.list, c->prompts.count, &s->generate, column->answers,
                         NULL, c, err)) {
@@ -4355,6 +4388,7 @@ static bool comparison_page(const Comparison *c, const GenerateOptions *g, const
 /* What is going to be measured, and what of it the loss leaves out. */
 static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d) {
     const DataOptions *how = &o->train.data_options;
+    phase_show(NULL);
     fprintf(stderr, "%lld rows of %s", d ? (long long)d->stats.rows : (long long)p->count, o->data[0]);
     if (how->few_shot)
         fprintf(stderr, ", each behind %d solved example%s of %s", how->few_shot, how->few_shot > 1 ? "s" : "",
@@ -4417,6 +4451,7 @@ static int verb_evaluate(Options *o, bool compare) {
        */
     if (answers && (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
                     !comparison_labels(&c, &err))) return failed(&err);
+    phase_of("reading %s", o->data[0]);
     bool references = !answers;
     for (size_t i = 0; i < c.prompts.count; i++) references |= c.prompts.list[i].reference != NULL;
     if (references && !dataset_open(&d, o->data[0], s.tokenizer, &o->train.data_options, &err)) return failed(&err);
@@ -4437,6 +4472,7 @@ static int verb_evaluate(Options *o, bool compare) {
         if (!session_adapter(&s, c.columns[k].name, &err)) return failed(&err);
         if (references && !column_loss(&c.columns[k], &s, &d, &err)) return failed(&err);
         if (answers && !column_answers(&c.columns[k], &c, &s, &err)) return failed(&err);
+        phase_show(NULL);
         fprintf(stderr, "%s: %.1f s\n", c.columns[k].name, seconds_now() - start);
         if (folder && !comparison_write(&c, &s.generate, folder, &err)) return failed(&err);
     }

@@ -12,6 +12,7 @@ refuse() {      # name status pattern arguments...: exactly one line on stderr, 
     shift 3
     "$program" "$@" >"$work/out.txt" 2>"$work/err.txt" </dev/null
     got=$?
+    sed -i '/^\.\.\. /d' "$work/err.txt"                 # what a slow machine says while it loads
     if [ $got = "$status" ] && [ "$(wc -l <"$work/err.txt")" = 1 ] && grep -q '^error: .*;.*;' "$work/err.txt" && grep -q -- "$pattern" "$work/err.txt"; then verdict 0 "$name: $(cut -c1-150 "$work/err.txt")"
     else verdict 1 "$name: exit status $got, expected $status and '$pattern': $(head -c 300 "$work/err.txt")"; fi
 }
@@ -135,6 +136,12 @@ echo hi | sh "$work/use" >"$work/answer" 2>"$work/err.txt" && [ ! -e "$work/ran"
 verdict $? "the printed command, pasted: $(sed "s|$work/||g" "$work/use" | cut -c1-110); $(grep ^note "$work/err.txt" | cut -c1-32)"
 grep -q '^note: --template-date changes nothing: it is unknown to the chat template zephyr; data/hotel' "$work/out.txt"
 verdict $? "an option that the chat template does not know is named"
+# whoever waits is told for what, on a terminal at once
+if script -qec true /dev/null </dev/null >/dev/null 2>&1; then
+    script -qec "$program generate --model data/base --prompt a --max-new-tokens 1" /dev/null </dev/null >"$work/out.txt"
+    grep -q '\.\.\. loading data/base.*answering 1 prompt with base' "$work/out.txt"
+    verdict $? "a wait is explained"
+else echo "skipped: no script(1)"; fi
 # options that no row uses, or not every row: every verb that reads rows names them
 echo '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}' >"$work/chat.jsonl"
 echo '{"prompt": "a", "completion": "b"}' | tee "$work/pair.jsonl" | cat "$work/chat.jsonl" - >"$work/both.jsonl"
