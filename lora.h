@@ -5235,8 +5235,14 @@ static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Erro
     for (size_t i = 0; i < h.count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h.tokens;
     uint64_t hash = HASH_START;
     int64_t longest = 0, labelled = 0;
+    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
     for (size_t i = 0; i < h.count && ok; i++) {
         size_t from = d->offset[i], n = d->offset[i + 1] - from;
+        if (from - kept > (size_t)1 << 20) {
+            tensor_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
+            tensor_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
+            kept = from;
+        }
         hash = hash_bytes(hash_bytes(hash, d->ids + from, n * sizeof *d->ids), d->labels + from, n * sizeof *d->labels);
         if ((int64_t)n > longest) longest = (int64_t)n;
         for (size_t k = from; k < from + n; k++) {
