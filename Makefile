@@ -127,12 +127,15 @@ SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-om
 define emulated
 $(BUILD)/emulated/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
 	@mkdir -p $(BUILD)/emulated
-	$(EMULATE) -O2 -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
+	$(EMULATE) $$(or $$(OPTIMISE),-O2) -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
 $(BUILD)/emulated/asan/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
 	@mkdir -p $(BUILD)/emulated/asan
 	$(EMULATE) $(SANITIZE) -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
 endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
+
+# Where compiling takes longer than running.
+$(BUILD)/emulated/test_train_% $(BUILD)/emulated/test_generate_%: OPTIMISE = -O1
 
 # The trainer that can be stopped between the steps of writing a file.
 $(BUILD)/crashing: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h test/crash.h | stb

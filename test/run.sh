@@ -21,7 +21,7 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
     passed=$((passed + p)) failed=$((failed + f))
 }
 # "name command ..." each: two at a time, as most of them work on one core. Each leaves its output for `replay`, so that suite can count it in order.
-replay() { cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
+replay() { start=$((SECONDS - $(cat "build/logs/${1//\//-}.seconds"))); cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
 side_by_side() {
     printf '%s\n' "$@" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"'
     local job
@@ -29,13 +29,13 @@ side_by_side() {
 }
 programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults"
 for t in $programs; do suite "$t" "build/$t"; done
-suite test_cli bash test/test_cli.sh ./train_lora
-suite test_resume bash test/test_resume.sh ./train_lora build/crashing
-suite test_run bash test/test_run.sh ./train_lora
-suite test_generate_cli bash test/test_generate.sh ./train_lora
-suite test_convert bash test/test_convert.sh data/convert ./train_lora
-suite test_pages bash test/test_pages.sh
-suite compilers bash test/compilers.sh
+side_by_side "test_cli bash test/test_cli.sh ./train_lora" \
+    "test_resume bash test/test_resume.sh ./train_lora build/crashing" \
+    "test_run bash test/test_run.sh ./train_lora" \
+    "test_generate_cli bash test/test_generate.sh ./train_lora" \
+    "test_pages bash test/test_pages.sh" \
+    "test_convert bash test/test_convert.sh data/convert ./train_lora" \
+    "compilers bash test/compilers.sh"
 # The kernels in three precisions, each in another order of the threads; fp16 once more as on a Turing card, with 64 KiB of shared memory and the older instruction; then the longest under sanitizers.
 emulated=(
     "asan/emulated/test_ops env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_ops_BF16"        # fibers hold what the leak checker cannot see

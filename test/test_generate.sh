@@ -6,7 +6,7 @@ work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=2
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
-run() { timeout 120 "$program" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+run() { timeout 900 "$program" "$@" >"$work/out" 2>"$work/err" </dev/null; }
 refused() {     # name, status, pattern, arguments...
     local name=$1 status=$2 pattern=$3
     shift 3
@@ -187,7 +187,7 @@ run evaluate --model "$work/merged" --data data/hotel/test.jsonl
 verdict "$(awk -v a="$loss" '$1 == "token_loss" { d = $2 / a - 1; exit !(d < 0.02 && d > -0.02) }' "$work/out"; echo $?)" "the merged model's loss: $(grep '^token_loss' "$work/out" | tr -s ' '), with the adapter beside it $loss"
 refused "merge over a folder" 1 "exists already" merge --model data/base --adapter "$hotel" --output "$work/merged"
 refused "merge nothing" 2 "--adapter" merge --model data/base --output "$work/m2"
-(ulimit -f 512; trap '' XFSZ; timeout 60 "$program" merge --model data/base --adapter "$hotel" --output "$work/full") >"$work/out" 2>"$work/err"
+(ulimit -f 512; trap '' XFSZ; timeout 900 "$program" merge --model data/base --adapter "$hotel" --output "$work/full") >"$work/out" 2>"$work/err"
 verdict "$([ $? = 1 ] && grep -q '^error: cannot write' "$work/err" && ! ls -d "$work"/full* >/dev/null 2>&1; echo $?)" "merge without room leaves nothing: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-120)"
 mkdir "$work/mine.tmp" && echo precious >"$work/mine.tmp/thesis.txt"
 run merge --model data/base --adapter "$hotel" --output "$work/mine"

@@ -7,7 +7,7 @@ trap 'umount "$work/small" 2>/dev/null; rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 has() { grep -q -- "$1" "${2:-$work/log}"; echo $?; }
-run() { timeout 120 "$program" "$@" >"$work/log" 2>&1; }
+run() { timeout 900 "$program" "$@" >"$work/log" 2>&1; }
 refused() { # what, pattern, options...
     local what=$1 pattern=$2
     shift 2
@@ -169,7 +169,7 @@ verdict "$([ "$(grep -c '^warning: log.jsonl misses lines' "$work/log")" = 1 ] &
     "no room for the log: $(grep '^warning: log' "$work/log" | sed "s|$work/||g")"
 
 # Two runs, one folder; signals; streams that are closed, full or gone; a mapped file that shrinks.
-started() { for _ in $(seq 300); do grep -q '^step' "$1" && return; sleep 0.1; done; }
+started() { for _ in $(seq 3000); do grep -q '^step' "$1" && return; sleep 0.1; done; }
 long() { exec "$program" "${few[@]}" --max-steps 100000 --logging-steps 1 --output "$work/busy" "$@" >"$work/busy.log" 2>&1; }
 long --token-cache "$work/shrinking" & pid=$!
 started "$work/busy.log"
