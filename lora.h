@@ -15,7 +15,7 @@
      6  data                         rows -> examples -> batches, masks, sampler
      7  training                     options, the loop, the log
      8  generation                   prompts, sampling, answers
-     then, under LORA_IMPLEMENTATION, the same chapters with their code.
+     then, under LORA_IMPLEMENTATION, the same chapters with their code, and 9: fuzz entries.
 
    DIMENSIONS
      N  tokens of a batch, laid end to end (never padded)     S  sequences in the batch; cu_seqlens[S+1] are their borders in N
@@ -954,20 +954,6 @@ const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, 
     return t;
 }
 
-#ifdef FUZZ_SAFETENSORS
-#ifdef __cplusplus
-extern "C"
-#endif
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    Tensor *tensors = NULL;
-    Error err;
-    safetensors_parse(&tensors, (const char *)data, size, "fuzz", &err);
-    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) free(tensors[i].name);
-    arrfree(tensors);
-    return 0;
-}
-#endif
-
 /* ---- numbers ---------------------------------------------------------------------------------------------------------------------------------- */
 
 static float f32_from_bits(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
@@ -1392,19 +1378,6 @@ bool config_open(ModelConfig *c, const char *folder, Error *err) {
     json_free(&doc);
     return ok;
 }
-
-#ifdef FUZZ_CONFIG
-#ifdef __cplusplus
-extern "C"
-#endif
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    JsonDoc doc;
-    ModelConfig c;
-    Error err;
-    if (json_parse(&doc, (const char *)data, size, "fuzz", 1, &err)) { config_parse(&c, doc.root, "fuzz", &err); json_free(&doc); }
-    return 0;
-}
-#endif
 
 void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int positions) {
     int half = c->head_dim / 2;
@@ -5538,98 +5511,6 @@ void torch_randperm(int64_t *order, int64_t count, uint64_t seed) {
     }
 }
 
-/* ---- fuzzing: clang -g -DFUZZ_CSV -fsanitize=fuzzer,address,undefined ---------------------------------------------------------------------------- */
-#ifdef FUZZ_CSV
-#ifdef __cplusplus
-extern "C"
-#endif
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    DataRows r;
-    Error err;
-    memset(&r, 0, sizeof r);
-    r.path = "fuzz.csv"; r.bytes = size; r.text = (char *)malloc(size + 1);
-    if (!r.text) return 0;
-    if (size) memcpy(r.text, data, size);
-    r.text[size] = 0;
-    if (data_rows_read(&r, &err))
-        for (size_t i = 0; i < r.count; i++)
-            for (const Json *v = r.row[i].object->child; v; v = v->next)
-                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] || json_get(r.row[i].object, "text") == r.row[i].object) abort();
-    data_rows_free(&r);
-    return 0;
-}
-#endif
-
-/* Rows of every shape under every option, as examples and as prompts: what comes out are ids of the vocabulary, no more
-   than max_length, and labels of it. Run in the repository's root: the tokenizer is data/base's. */
-#ifdef FUZZ_ROWS
-#ifdef __cplusplus
-extern "C"
-#endif
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char *const name[] = {"f.jsonl", "f.json", "f.csv", "f"};
-    static Tokenizer *t;
-    Error err;
-    DataRows r;
-    DataOptions o;
-    Prompts p;
-    if (!t && !(t = tokenizer_open("data/base", &err))) abort();
-    if (size < 3) return 0;
-    memset(&r, 0, sizeof r);
-    memset(&o, 0, sizeof o);
-    memset(&p, 0, sizeof p);
-    o.threads = 1;
-    o.max_length = data[0] & 1 ? 8 : 64;
-    o.truncate_prompt = data[0] >> 1 & 1;
-    o.split_turns = data[0] >> 2 & 1;
-    o.prompt_template = data[0] >> 3 & 1 ? "U {prompt} A" : NULL;
-    o.enable_thinking = (data[0] >> 4 & 3) % 3 - 1;
-    o.loss_on = (LossOn)(data[0] >> 6);
-    o.chat_template = (ChatTemplate)(data[1] % (CHAT_UNKNOWN + 1));
-    o.max_rows = data[1] >> 5;
-    r.path = name[data[2] % 4];
-    r.bytes = size - 3;
-    r.text = (char *)malloc(r.bytes + 1);
-    if (!r.text) return 0;
-    memcpy(r.text, data + 3, r.bytes);
-    r.text[r.bytes] = 0;
-    if (prompts_parse(&p, r.text, r.bytes, r.path, t, &o, &err)) {
-        for (size_t i = 0; i < p.count; i++) {
-            JsonDoc doc;
-            if (p.list[i].count <= 0 || !json_parse(&doc, p.list[i].dialogue, strlen(p.list[i].dialogue), "dialogue", 1,
-                                                    NULL)) abort();
-            json_free(&doc);
-        }
-        prompts_free(&p);
-    }
-    if (data_rows_read(&r, &err) && r.count) {
-        DataExample *examples = (DataExample *)calloc(r.count, sizeof *examples);
-        DataStats stats;
-        memset(&stats, 0, sizeof stats);
-        if (!examples) abort();
-        data_examples(examples, &stats, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
-        for (size_t i = 0; i < r.count; i++) {
-            for (const DataExample *e = &examples[i]; e; e = e->next) {
-                if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
-                    (e->cut_reply && !e->truncated)) abort();
-                for (size_t k = 0; k < e->count; k++) {
-                    /* a row's own may differ */
-                    bool given = e->labels[k] >= 0 && e->labels[k] < tokenizer_vocab_size(t);
-                    if (e->ids[k] < 0 || e->ids[k] >= tokenizer_vocab_size(t) || (e->labels[k] != DATA_IGNORE &&
-                            !given)) abort();
-                }
-            }
-            data_example_free(&examples[i]);
-        }
-        char *columns = data_columns_text(&stats.unread);
-        for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();
-        free(columns);
-        free(examples);
-    }
-    data_rows_free(&r);
-    return 0;
-}
-#endif
 /* ================================================================================================================================================
    7  TRAINING
    The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer
@@ -7285,5 +7166,271 @@ bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t 
     if (!ok) answers_free(answers, count);
     return ok;
 }
+
+/* ================================================================================================================================================
+   9  FUZZ ENTRIES: clang -DFUZZ_CSV -fsanitize=fuzzer,address,undefined, run in the repository's root (test/fuzz.sh)
+   ================================================================================================================================================ */
+
+#ifdef __cplusplus
+extern "C"
+#endif
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#if defined(FUZZ_ADAPTER) || defined(FUZZ_CHECKPOINT) || defined(FUZZ_TOKENS)
+#define FUZZ_FOLDER "build/fuzz/files"
+static void fuzz_file(const char *name, const void *data, size_t size) {
+    char path[PATH_MAX];
+    path_join(path, sizeof path, FUZZ_FOLDER, name);
+    FILE *f = fopen(path, "wb");
+    if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f)) abort();
+}
+#endif
+
+#ifdef FUZZ_SAFETENSORS
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    Tensor *tensors = NULL;
+    Error err;
+    safetensors_parse(&tensors, (const char *)data, size, "fuzz", &err);
+    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) free(tensors[i].name);
+    arrfree(tensors);
+    return 0;
+}
+#endif
+
+/* A JSON file as config.json and as generation_config.json. */
+#ifdef FUZZ_CONFIG
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    JsonDoc doc;
+    ModelConfig c;
+    GenerateOptions o;
+    Error err;
+    memset(&o, 0, sizeof o);
+    o.max_new_tokens = 256; o.top_p = 1; o.repetition_penalty = 1;
+    if (!json_parse(&doc, (const char *)data, size, "fuzz", 1, &err)) return 0;
+    if (config_parse(&c, doc.root, "fuzz", &err) &&
+        (c.num_hidden_layers < 1 || c.hidden_size < 1 || c.num_attention_heads % c.num_key_value_heads)) abort();
+    if (generation_config_parse(&o, doc.root, "fuzz", &err) &&
+        !(o.temperature >= 0 && o.top_k >= 0 && o.top_p >= 0 && o.top_p <= 1 && o.min_p >= 0 && o.min_p <= 1 &&
+          o.repetition_penalty > 0 && o.max_new_tokens >= 1)) abort();
+    json_free(&doc);
+    return 0;
+}
+#endif
+
+/* An adapter of test/golden/llama, its configuration and its weights with a zero byte between them: what a plan takes
+   also loads, and what is saved then loads again. */
+#ifdef FUZZ_ADAPTER
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static Model m;
+    Error err;
+    const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
+    size_t head = zero ? (size_t)(zero - data) : size;
+    if (!m.folder && (!model_open(&m, "test/golden/llama", &err) || !make_folder(FUZZ_FOLDER, &err))) abort();
+    fuzz_file("adapter_config.json", data, head);
+    fuzz_file("adapter_model.safetensors", zero ? zero + 1 : data, zero ? size - head - 1 : 0);
+    m.planned = true;
+    bool taken = adapter_load(&m, FUZZ_FOLDER, &err);
+    m.planned = false;
+    if (taken) {
+        if (!adapter_load(&m, FUZZ_FOLDER, &err)) abort();
+        for (int i = 0; i < m.config.num_hidden_layers * MODULE_COUNT; i++)
+            if (!isfinite(m.layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].scale)) abort();
+        if (!adapter_save(&m, FUZZ_FOLDER "/saved", &err) || !adapter_load(&m, FUZZ_FOLDER "/saved", &err)) abort();
+    }
+    adapter_drop(&m);
+    return 0;
+}
+#endif
+
+/* A checkpoint of test/golden/llama with its adapter: checkpoint.json behind its line with the checksum, which is made
+   right; then, behind a zero byte, optimizer.safetensors, where it is not to be a good one. */
+#ifdef FUZZ_CHECKPOINT
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const names[] = {"adam_m", "adam_v"}, moments[] = FUZZ_FOLDER "/optimizer.safetensors";
+    static Model m;
+    TrainOptions o;
+    TrainResult result;
+    Run run;
+    TensorSet set;
+    Error err;
+    const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
+    size_t head = zero ? (size_t)(zero - data) : size, bytes;
+    if (!m.folder && (!model_open(&m, "test/golden/llama", &err) || !adapter_load(&m, "test/golden/llama/adapter", &err) ||
+                      !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
+    const float *const good[] = {m.adam_m, m.adam_v};
+    const int64_t count = (int64_t)m.param_count, shapes[][2] = {{count, 1}, {count, 1}};
+    if (zero) fuzz_file("optimizer.safetensors", zero + 1, size - head - 1);
+    else if (!safetensors_write(moments, names, good, shapes, 2, &err)) abort();
+    memset(&set, 0, sizeof set);
+    memset(&run, 0, sizeof run);
+    memset(&result, 0, sizeof result);
+    bytes = m.param_count * sizeof(float);
+    uint64_t checksum = HASH_START;
+    bool open = tensors_add_file(&set, moments, &err);
+    for (int i = 0; i < 2 && open; i++) {
+        const Tensor *t = tensors_get(&set, names[i], count, 1, &err);
+        if (t && t->dtype == DTYPE_F32) checksum = hash_bytes(checksum, t->data, bytes);
+    }
+    tensors_close(&set);
+    checksum = hash_bytes(checksum, m.param, bytes);
+    if (!checksum_adapter_config(&checksum, FUZZ_FOLDER, &err)) abort();
+    Text t = {NULL};
+    text_add(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
+    text_add_bytes(&t, (const char *)data, head);
+    fuzz_file("checkpoint.json", t.at, (size_t)arrlen(t.at));
+    memset(&o, 0, sizeof o);
+    o.resume_force = true;
+    run.o = &o; run.model = &m; run.model_hash = 1; run.plan.total_steps = 1000;
+    if (checkpoint_read(&run, FUZZ_FOLDER, &result, &err)) {
+        if (run.step > 1000 || run.skipped > run.step || m.adam_step > run.step || !(m.loss_scale >= 1)) abort();
+        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
+            JsonDoc doc;
+            arrsetlen(t.at, 0);
+            log_record_json(&t, &run.history[i]);
+            if (!json_parse(&doc, t.at, (size_t)arrlen(t.at), "record", 1, &err)) abort();
+            json_free(&doc);
+        }
+    }
+    text_free(&t);
+    arrfree(run.history);
+    return 0;
+}
+#endif
+
+/* A file of --token-cache: header, ids, labels, offsets, rows. Its sums are made right, and so are its offsets where the
+   key is even; what is taken goes through everything that trusts it. */
+#ifdef FUZZ_TOKENS
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    TokenHeader h;
+    Dataset d, eval;
+    Batch b;
+    Error err;
+    memset(&h, 0, sizeof h);
+    if (size) memcpy(&h, data, size < sizeof h ? size : sizeof h);
+    bool given = h.key & 1;
+    h.count = 1 + h.count % 8; h.tokens = h.count + h.tokens % 64; h.key = 7; h.hash = HASH_START;
+    memcpy(h.magic, "LORATOK2", 8);
+    size_t bytes = sizeof h + h.tokens * 8 + (2 * h.count + 1) * 8;
+    char *file = (char *)calloc(1, bytes);
+    if (!file || !make_folder(FUZZ_FOLDER, &err)) abort();
+    if (size > sizeof h) memcpy(file, data, size < bytes ? size : bytes);
+    int32_t *ids = (int32_t *)(void *)(file + sizeof h), *labels = ids + h.tokens;
+    size_t *offset = (size_t *)(void *)(labels + h.tokens);
+    for (size_t i = 0; i <= h.count && !given; i++) offset[i] = i < h.count ? i : h.tokens;
+    h.stats.examples = (int64_t)h.count; h.stats.tokens = (int64_t)h.tokens; h.stats.longest = h.stats.labelled = 0;
+    for (size_t i = 0; i < h.count; i++) {
+        size_t from = offset[i], n = offset[i + 1] - from;
+        if (from >= offset[i + 1] || offset[i + 1] > h.tokens) break;
+        h.hash = hash_bytes(hash_bytes(h.hash, ids + from, n * sizeof *ids), labels + from, n * sizeof *labels);
+        if ((int64_t)n > h.stats.longest) h.stats.longest = (int64_t)n;
+        for (size_t k = from + 1; k < from + n; k++) h.stats.labelled += labels[k] != DATA_IGNORE;
+    }
+    h.checksum = token_checksum(&h, offset, (int64_t *)(offset + h.count + 1));
+    memcpy(file, &h, sizeof h);
+    fuzz_file("fuzz.tokens", file, bytes);
+    free(file);
+    int fd = open(FUZZ_FOLDER "/fuzz.tokens", O_RDONLY);
+    if (fd >= 0 && dataset_map(&d, fd, 7, "fuzz", &err)) {
+        int64_t order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+        int most = 0, sequences = 0;
+        for (size_t i = 0; i < h.tokens; i++) if (d.ids[i] > d.largest_id || d.labels[i] > d.largest_id) abort();
+        grow_to_batches(&d, NULL, 8, &most, &sequences);
+        if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err)) abort();
+        batch_build(&b, &d, order, (int)d.count);
+        batch_free(&b);
+        free(data_columns_text(&d.stats.unread));
+        if (dataset_split(&d, &eval, 0.5, 42, &err)) dataset_free(&eval);
+        dataset_free(&d);
+    }
+    if (fd >= 0) close(fd);
+    return 0;
+}
+#endif
+
+#ifdef FUZZ_CSV
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    DataRows r;
+    Error err;
+    memset(&r, 0, sizeof r);
+    r.path = "fuzz.csv"; r.bytes = size; r.text = (char *)malloc(size + 1);
+    if (!r.text) return 0;
+    if (size) memcpy(r.text, data, size);
+    r.text[size] = 0;
+    if (data_rows_read(&r, &err))
+        for (size_t i = 0; i < r.count; i++)
+            for (const Json *v = r.row[i].object->child; v; v = v->next)
+                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] || json_get(r.row[i].object, "text") == r.row[i].object) abort();
+    data_rows_free(&r);
+    return 0;
+}
+#endif
+
+/* Rows of every shape under every option, as examples and as prompts: what comes out are ids of the vocabulary, no more
+   than max_length, and labels of it. The tokenizer is data/base's. */
+#ifdef FUZZ_ROWS
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const name[] = {"f.jsonl", "f.json", "f.csv", "f"};
+    static Tokenizer *t;
+    Error err;
+    DataRows r;
+    DataOptions o;
+    Prompts p;
+    if (!t && !(t = tokenizer_open("data/base", &err))) abort();
+    if (size < 3) return 0;
+    memset(&r, 0, sizeof r);
+    memset(&o, 0, sizeof o);
+    memset(&p, 0, sizeof p);
+    o.threads = 1;
+    o.max_length = data[0] & 1 ? 8 : 64;
+    o.truncate_prompt = data[0] >> 1 & 1;
+    o.split_turns = data[0] >> 2 & 1;
+    o.prompt_template = data[0] >> 3 & 1 ? "U {prompt} A" : NULL;
+    o.enable_thinking = (data[0] >> 4 & 3) % 3 - 1;
+    o.loss_on = (LossOn)(data[0] >> 6);
+    o.chat_template = (ChatTemplate)(data[1] % (CHAT_UNKNOWN + 1));
+    o.max_rows = data[1] >> 5;
+    r.path = name[data[2] % 4];
+    r.bytes = size - 3;
+    r.text = (char *)malloc(r.bytes + 1);
+    if (!r.text) return 0;
+    memcpy(r.text, data + 3, r.bytes);
+    r.text[r.bytes] = 0;
+    if (prompts_parse(&p, r.text, r.bytes, r.path, t, &o, &err)) {
+        for (size_t i = 0; i < p.count; i++) {
+            JsonDoc doc;
+            if (p.list[i].count <= 0 || !json_parse(&doc, p.list[i].dialogue, strlen(p.list[i].dialogue), "dialogue", 1,
+                                                    NULL)) abort();
+            json_free(&doc);
+        }
+        prompts_free(&p);
+    }
+    if (data_rows_read(&r, &err) && r.count) {
+        DataExample *examples = (DataExample *)calloc(r.count, sizeof *examples);
+        DataStats stats;
+        memset(&stats, 0, sizeof stats);
+        if (!examples) abort();
+        data_examples(examples, &stats, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
+        for (size_t i = 0; i < r.count; i++) {
+            for (const DataExample *e = &examples[i]; e; e = e->next) {
+                if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
+                    (e->cut_reply && !e->truncated)) abort();
+                for (size_t k = 0; k < e->count; k++) {
+                    /* a row's own may differ */
+                    bool given = e->labels[k] >= 0 && e->labels[k] < tokenizer_vocab_size(t);
+                    if (e->ids[k] < 0 || e->ids[k] >= tokenizer_vocab_size(t) || (e->labels[k] != DATA_IGNORE &&
+                            !given)) abort();
+                }
+            }
+            data_example_free(&examples[i]);
+        }
+        char *columns = data_columns_text(&stats.unread);
+        for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();
+        free(columns);
+        free(examples);
+    }
+    data_rows_free(&r);
+    return 0;
+}
+#endif
 
 #endif /* LORA_IMPLEMENTATION */

@@ -3637,6 +3637,12 @@ static int verb_sweep(Options *o) {
         for (int k = 0; k < i; k++)
             if (!strcmp(runs[i].name, runs[k].name))
                 usage_error("two runs are called %s; --sweep; give every value once", runs[i].name);
+    FolderLock lock;                        /* of the folder around the runs, where two sweeps would write one table */
+    ModelConfig config;
+    bool unlocked;                          /* each run says so itself */
+    lock.path[0] = 0;
+    if (!o->dry_run && (!config_open(&config, o->train.model, &err) || !make_folder(o->train.output, &err) ||
+                        !folder_lock(&lock, o->train.output, &unlocked, &err))) return failed(&err);
     sweep_read(runs, count, path);
     if (!o->dry_run) print_version();
     Model model;
@@ -3648,7 +3654,7 @@ static int verb_sweep(Options *o) {
         printf("%srun %d of %d: %s%s\n", i && !o->dry_run ? "\n" : "", i + 1, count, runs[i].name, before);
         if (o->dry_run || runs[i].done) continue;
         Options own = sweep_options(o, axes, i, &ignored);
-        if (!model.folder && !model_open(&model, o->train.model, &err)) return failed(&err);
+        if (!model.folder && !model_open(&model, o->train.model, &err)) { status = failed(&err); break; }
         if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted */
         status = verb_train(&own, false, &model, &result);
         runs[i].failed = status == 1 && result.steps > 0;
@@ -3665,6 +3671,7 @@ static int verb_sweep(Options *o) {
         if (!sweep_write(runs, count, axes, o->train.output, &err)) status = failed(&err);
     }
     model_close(&model);
+    folder_unlock(&lock);
     if (!o->dry_run) {
         qsort(runs, (size_t)count, sizeof *runs, sweep_compare);
         for (int i = 0; i < count; i++) if (runs[i].failed && !status) status = 1;

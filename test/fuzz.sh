@@ -1,15 +1,39 @@
 #!/usr/bin/env bash
 # libFuzzer on every parser of hostile input, each for $1 seconds, seeded from the test files. Fails on the first crash.
+# Those named behind it alone: bash test/fuzz.sh 90 ADAPTER TOKENS.
 set -eu
 seconds=${1:-60}
+shift || true
 command -v clang >/dev/null || { echo "error: no clang; make fuzz; install clang"; exit 1; }
 mkdir -p build/fuzz
 printf '#define TOKENIZER_IMPLEMENTATION\n#define LORA_IMPLEMENTATION\n#include "lora.h"\n' >build/fuzz/fuzz.c
-for entry in JSON TOKENIZER CHAT SAFETENSORS CONFIG CSV; do
+for entry in ${*:-JSON TOKENIZER CHAT SAFETENSORS CONFIG ADAPTER CHECKPOINT TOKENS CSV ROWS}; do
     corpus=build/fuzz/$entry
     mkdir -p "$corpus"
     case $entry in
-        JSON|CONFIG) cp -n test/golden/*/config.json "$corpus" 2>/dev/null || true; for f in test/golden/*/config.json; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
+        JSON|CONFIG) for f in test/golden/*/config.json test/golden/*/generation_config.json; do
+                         cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
+        ADAPTER) for f in test/golden/*/adapter*/; do          # PiSSA's and OLoRA's belong to another model: llama's own so, too
+                     { cat "$f/adapter_config.json"; printf '\0'; cat "$f/adapter_model.safetensors"; } \
+                         >"$corpus/$(echo "$f" | tr / _)"; done
+                 for init in '"pissa"' '"OLoRA"' true; do
+                     { sed "s/\"init_lora_weights\": [a-z]*/\"init_lora_weights\": $init/" test/golden/llama/adapter/adapter_config.json
+                       printf '\0'; cat test/golden/llama/adapter/adapter_model.safetensors; } >"$corpus/$init"; done ;;
+        CHECKPOINT) cat >"$corpus/seed" <<'END'
+  "format": 2, "files_changed": 0, "padded": 96,
+  "step": 3, "adam_step": 3, "scale_age": 2, "num_tokens": 96, "window_steps": 1, "window_micro": 1, "skipped": 0,
+  "loss_scale": 1, "epoch": 0.5, "train_loss": 3.5, "training": 0.25, "window_seconds": 0.0625,
+  "first_eval_loss": null, "no_eval": 0, "last_eval_loss": 2.5,
+  "identity": {"model": "1", "lora_r": 3, "seed": 42},
+  "window": [0, 0, 0, 32, 0, 3.5, 0, 0, 0.5, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+  "history": [
+    [0, 2, 9, 64, 0.25, 3.5, 1.5, 2e-4, 0.5, 2, 0, 0, 0, 0, 0, 1000, 0.25, 1, 0.5],
+    [1, 3, 9, 96, 0.5, 2.5, 0, 0, 0.5, 2, 2.5, 0.5, 2, 12, 13, 0, 0.5, 1, 0]]
+}
+END
+            { cat "$corpus/seed"; printf '\0'; cat test/golden/llama/adapter/adapter_model.safetensors; } >"$corpus/moments" ;;
+        TOKENS) head -c 4096 /dev/zero >"$corpus/zeros"             # one example of one token
+                printf 'LORATOK2\0\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\11' | cat - "$corpus/zeros" >"$corpus/four" ;;
         SAFETENSORS) for f in test/golden/*/adapter/adapter_model.safetensors; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
         TOKENIZER) find test/golden/tokenizer data/base -name tokenizer.json | while read -r f; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
         CHAT) chat='\2Be kind.\377\0Hi\377\1<think>why</think>Hello'      # what the bytes mean is said in fuzz_chat
@@ -27,8 +51,11 @@ END
             ;;
         CSV) printf 'prompt,completion\n"a ""quoted"" one","two\nlines"\nc,d\n' >"$corpus/seed" ;;
     esac
-    clang -std=gnu11 -O1 -g -march=native -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DFUZZ_$entry -I. -isystem .stb build/fuzz/fuzz.c -o "build/fuzz/fuzz_$entry" -lm
+    clang -std=gnu11 -O1 -g -march=native -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+        -DFUZZ_$entry -I. -isystem .stb build/fuzz/fuzz.c -o "build/fuzz/fuzz_$entry" -lm
     echo "fuzzing $entry for $seconds s"
-    "build/fuzz/fuzz_$entry" -max_total_time="$seconds" -max_len=65536 -verbosity=0 -artifact_prefix=build/fuzz/ "$corpus"
+    # close_fd_mask: the warnings of a million damaged files
+    "build/fuzz/fuzz_$entry" -max_total_time="$seconds" -max_len=65536 -verbosity=0 -close_fd_mask=2 \
+        -artifact_prefix=build/fuzz/ "$corpus"
 done
 echo "no crash"

@@ -181,6 +181,14 @@ wait $pid
 verdict "$([ $? = 129 ] && ls "$work"/busy/checkpoint-*/checkpoint.json >/dev/null 2>&1 && [ ! -e "$work/busy/run.lock" ]; echo $?)" \
     "SIGHUP: saved, and the folder is free again"
 rm -r "$work/busy"
+long --sweep seed=1,2 & pid=$!
+started "$work/busy.log"
+run "${few[@]}" --sweep seed=3,4 --max-steps 3 --output "$work/busy"
+verdict "$([ $? = 1 ] && grep -q "^error: another run is writing there: process $pid on .*; $work/busy; " "$work/log" &&
+    [ "$(find "$work/busy" -name run.lock | wc -l)" = 2 ] && kill -HUP $pid; echo $?)" "a second sweep into one folder"
+wait $pid
+verdict "$([ $? = 129 ] && [ -z "$(find "$work/busy" -name run.lock)" ]; echo $?)" "a sweep that ends leaves no lock"
+rm -r "$work/busy"
 long --token-cache "$work/shrinking" & pid=$!
 started "$work/busy.log"
 truncate -s 0 "$work"/shrinking/*.tokens
