@@ -5183,6 +5183,12 @@ static uint64_t token_checksum(const TokenHeader *h, const size_t *offset, const
     return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
 }
 
+static bool columns_whole(const DataColumns *c) {
+    bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD;
+    for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
+    return ok;
+}
+
 /* The data set lies in an open token file. Every value is looked at: what memory and shapes will be made of must hold, and a
    damaged file must not train. */
 static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Error *err) {
@@ -5225,7 +5231,7 @@ static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Erro
         }
     }
     ok = ok && hash == h.hash && h.stats.longest == longest && h.stats.labelled == labelled &&
-         h.stats.tokens == (int64_t)h.tokens && h.stats.examples == (int64_t)h.count;
+         h.stats.tokens == (int64_t)h.tokens && h.stats.examples == (int64_t)h.count && columns_whole(&h.stats.unread);
     if (ok) return true;
     unmap_file(map, (size_t)st.st_size);
     memset(d, 0, sizeof *d);
@@ -7167,9 +7173,9 @@ bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t 
     return ok;
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    9  FUZZ ENTRIES: clang -DFUZZ_CSV -fsanitize=fuzzer,address,undefined, run in the repository's root (test/fuzz.sh)
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 #ifdef __cplusplus
 extern "C"
@@ -7255,8 +7261,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Error err;
     const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
     size_t head = zero ? (size_t)(zero - data) : size, bytes;
-    if (!m.folder && (!model_open(&m, "test/golden/llama", &err) || !adapter_load(&m, "test/golden/llama/adapter", &err) ||
-                      !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
+    if (!m.folder && (!model_open(&m, "test/golden/llama", &err) ||
+                      !adapter_load(&m, "test/golden/llama/adapter", &err) || !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
     const float *const good[] = {m.adam_m, m.adam_v};
     const int64_t count = (int64_t)m.param_count, shapes[][2] = {{count, 1}, {count, 1}};
     if (zero) fuzz_file("optimizer.safetensors", zero + 1, size - head - 1);
@@ -7297,8 +7303,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 #endif
 
-/* A file of --token-cache: header, ids, labels, offsets, rows. Its sums are made right, and so are its offsets where the
-   key is even; what is taken goes through everything that trusts it. */
+/* A file of --token-cache: header, ids, labels, offsets, rows. Its sums are made right, and so are its offsets
+   where the key is even; what is taken goes through everything that trusts it. */
 #ifdef FUZZ_TOKENS
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     TokenHeader h;
@@ -7359,7 +7365,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (data_rows_read(&r, &err))
         for (size_t i = 0; i < r.count; i++)
             for (const Json *v = r.row[i].object->child; v; v = v->next)
-                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] || json_get(r.row[i].object, "text") == r.row[i].object) abort();
+                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] ||
+                    json_get(r.row[i].object, "text") == r.row[i].object) abort();
     data_rows_free(&r);
     return 0;
 }

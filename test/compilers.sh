@@ -18,5 +18,18 @@ for compiler in "gcc -std=gnu11" "g++ -std=gnu++17 -x c++" "clang -std=gnu11" "c
         fi
     done
 done
+# The fuzz entries, which nothing else compiles: those of the headers are those that make fuzz runs.
+entries=$(grep -h '^#.*if.*FUZZ_' lora.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
+for entry in $entries; do
+    command -v clang >/dev/null || { echo "skipped: no clang for the fuzz entries"; break; }
+    if echo '#include "lora.h"' | clang -std=gnu11 -Wall -Wextra -Werror -DTOKENIZER_IMPLEMENTATION \
+        -DLORA_IMPLEMENTATION "-D$entry" -I. -isystem .stb -fsyntax-only -x c - 2>build/compiler.log &&
+        grep -q "^all=.*\b${entry#FUZZ_}\b" test/fuzz.sh; then
+        echo "ok    clang $entry"; passed=$((passed + 1))
+    else
+        echo "FAIL  $entry, of test/fuzz.sh's: $(grep -m 1 -E "error|warning" build/compiler.log)"
+        failed=$((failed + 1))
+    fi
+done
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -663,6 +663,34 @@ static void test_files(void) {
     close(ends[0]);
 }
 
+/* A token file whose sums are right and whose numbers are not: nothing that the program goes by is taken unseen. */
+static void test_token_file(void) {
+    static const struct { const char *what; int columns, last; int32_t id; size_t end; bool good; } files[] = {
+        {"as it was written", 1, 0, 5, 3, true}, {"more columns than there are", COLUMNS_UNREAD + 1, 0, 5, 3, false},
+        {"fewer than none", -1, 0, 5, 3, false}, {"a column's name without end", 1, 'x', 5, 3, false},
+        {"an id beyond the largest", 1, 0, 6, 3, false}, {"an example beyond the tokens", 1, 0, 5, 4, false}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        struct { TokenHeader h; int32_t ids[3], labels[3]; size_t offset[2]; int64_t row[1]; } f;
+        Dataset d;
+        Error err = {""};
+        memset(&f, 0, sizeof f);
+        memcpy(f.h.magic, "LORATOK2", 8);
+        f.h.key = 7; f.h.count = 1; f.h.tokens = 3; f.h.largest_id = 5;
+        f.h.stats.examples = 1; f.h.stats.tokens = f.h.stats.longest = 3; f.h.stats.labelled = 2;
+        f.h.stats.unread.count = files[i].columns;
+        memset(f.h.stats.unread.list[0].name, files[i].last ? files[i].last : 0, sizeof f.h.stats.unread.list[0].name);
+        f.ids[2] = files[i].id; f.offset[1] = files[i].end; f.row[0] = 1;
+        f.h.hash = hash_bytes(hash_bytes(HASH_START, f.ids, sizeof f.ids), f.labels, sizeof f.labels);
+        f.h.checksum = token_checksum(&f.h, f.offset, f.row);
+        int fd = open(write_bytes("made.tokens", (const char *)&f, sizeof f), O_RDONLY);
+        bool ok = fd >= 0 && dataset_map(&d, fd, 7, "made.tokens", &err);
+        check(ok == files[i].good && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),
+              "token file: %s: %s", files[i].what, ok ? "taken" : err.text);
+        if (ok) dataset_free(&d);
+        close(fd);
+    }
+}
+
 /* ---- errors ----------------------------------------------------------------------------------------------------------------------------------- */
 
 static void test_errors(void) {
@@ -984,6 +1012,7 @@ int main(void) {
     test_stop();
     test_csv();
     test_files();
+    test_token_file();
     test_errors();
     test_packing();
     test_batches();
