@@ -180,7 +180,7 @@ FUZZ_SECONDS ?= 60
 fuzz: | stb
 	@bash test/fuzz.sh $(FUZZ_SECONDS)
 
-## mutate          random mutants of the C code, MUTANTS of them: some test must notice each (needs Python; about an hour on two cores)
+## mutate          random mutants of the C code, MUTANTS of them: some test must notice each (needs Python; hours)
 MUTANTS ?= 300
 mutate: | stb
 	python3 dev/mutate.py --count $(MUTANTS)

@@ -1,20 +1,24 @@
 #!/usr/bin/env python3
-"""How much of the C code do the tests hold? Random mutants: one operator, constant, condition or statement in a random place is changed, and some test must fail.
+"""How much of the C code do the tests hold? Random mutants: one operator, constant, condition or statement in a random
+place is changed, and some test must fail.
 
-    make mutate                                     # 300 mutants of everything, seed 1 (about an hour on two cores)
+    make mutate                                     # 300 mutants of everything, seed 1 (hours on two cores)
     dev/mutate.py --count 40 --seed 7 --files lora.h --lines 2800-3700
 
-All mutants are compiled at once, each behind a switch (MUTANT=k in the environment turns mutant k on), so that a test program is built once. A first run of every test notes which mutants
-it reaches: only those tests are run with a mutant, the quickest first, until one fails, crashes or takes ten times as long. What no test notices is listed with its line: kill it with a
-test, or argue that it changes nothing. The kernels (the LORA_CUDA half of train_lora.cu) have mutants of their own: test/mutants.sh."""
+All mutants are compiled at once, each behind a switch (MUTANT=k in the environment turns mutant k on), so that a test
+program is built once. A first run of every test notes which mutants it reaches: only those tests are run with a mutant,
+the quickest first, until one fails, crashes or takes ten times as long. What no test notices is listed with its line:
+kill it with a test, or argue that it changes nothing. The kernels (the LORA_CUDA half of train_lora.cu) have mutants of
+their own: test/mutants.sh."""
 import argparse, concurrent.futures, glob, os, random, re, shutil, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TREE = os.path.join(ROOT, "build/mutate")
-# Which tests look at which file: programs of build/ and scripts, the cheap ones first within a mutant by their measured time.
+# Programs of build/ and scripts, each with its arguments.
 PROGRAMS = ["test_tokenizer", "test_ops", "test_data", "test_model", "test_generate", "test_train", "test_score"]
 SCRIPTS = {"test_cli": ["test/test_cli.sh", "./train_lora"], "test_run": ["test/test_run.sh", "./train_lora"],
-           "test_generate_cli": ["test/test_generate.sh", "./train_lora"], "test_convert": ["test/test_convert.sh", "data/convert", "./train_lora"]}
+           "test_generate_cli": ["test/test_generate.sh", "./train_lora"],
+           "test_convert": ["test/test_convert.sh", "data/convert", "./train_lora"]}
 # As make test does: a buffer that is too small, or is never freed, shows under the sanitizers alone.
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all"
 # The switch. M is 1 for the mutant that is on; S is its sign.
@@ -24,7 +28,10 @@ SWITCH = """#ifndef MUTATE_H
 #include <stdio.h>
 static int mutant_on;
 static unsigned char mutant_reached[%d];
-__attribute__((constructor)) static void mutant_begin(void) { const char *m = getenv("MUTANT"); mutant_on = m ? atoi(m) : 0; }
+__attribute__((constructor)) static void mutant_begin(void) {
+    const char *m = getenv("MUTANT");
+    mutant_on = m ? atoi(m) : 0;
+}
 __attribute__((destructor)) static void mutant_end(void) {
     const char *path = getenv("MUTANT_REACHED");
     FILE *f = path ? fopen(path, "a") : NULL;
