@@ -2857,7 +2857,7 @@ static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
                 p->scale = part.rank ? part.alpha / size : 0;
                 size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
                 if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
-                if (pass) p->packed = (char *)m->packed_adapter + packed;
+                if (pass) p->packed = m->packed_adapter ? (char *)m->packed_adapter + packed : NULL;
                 offset += a + b;
                 packed += round_up(adapter_packed_bytes(p), 256);
             }
@@ -5184,7 +5184,7 @@ static uint64_t token_checksum(const TokenHeader *h, const size_t *offset, const
 }
 
 static bool columns_whole(const DataColumns *c) {
-    bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD;
+    bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD && *(const unsigned char *)&c->more <= 1;
     for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
     return ok;
 }
@@ -7262,7 +7262,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
     size_t head = zero ? (size_t)(zero - data) : size, bytes;
     if (!m.folder && (!model_open(&m, "test/golden/llama", &err) ||
-                      !adapter_load(&m, "test/golden/llama/adapter", &err) || !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
+                      !adapter_load(&m, "test/golden/llama/adapter", &err) ||
+                      !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
     const float *const good[] = {m.adam_m, m.adam_v};
     const int64_t count = (int64_t)m.param_count, shapes[][2] = {{count, 1}, {count, 1}};
     if (zero) fuzz_file("optimizer.safetensors", zero + 1, size - head - 1);

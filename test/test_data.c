@@ -665,10 +665,11 @@ static void test_files(void) {
 
 /* A token file whose sums are right and whose numbers are not: nothing that the program goes by is taken unseen. */
 static void test_token_file(void) {
-    static const struct { const char *what; int columns, last; int32_t id; size_t end; bool good; } files[] = {
-        {"as it was written", 1, 0, 5, 3, true}, {"more columns than there are", COLUMNS_UNREAD + 1, 0, 5, 3, false},
-        {"fewer than none", -1, 0, 5, 3, false}, {"a column's name without end", 1, 'x', 5, 3, false},
-        {"an id beyond the largest", 1, 0, 6, 3, false}, {"an example beyond the tokens", 1, 0, 5, 4, false}};
+    static const struct { const char *what; int columns, last, more, id; size_t end; bool good; } files[] = {
+        {"as it was written", 1, 0, 1, 5, 3, true}, {"too many columns", COLUMNS_UNREAD + 1, 0, 1, 5, 3, false},
+        {"fewer than none", -1, 0, 1, 5, 3, false}, {"a column's name without end", 1, 'x', 1, 5, 3, false},
+        {"neither true nor false", 1, 0, 41, 5, 3, false}, {"an id beyond the largest", 1, 0, 1, 6, 3, false},
+        {"an example beyond the tokens", 1, 0, 1, 5, 4, false}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         struct { TokenHeader h; int32_t ids[3], labels[3]; size_t offset[2]; int64_t row[1]; } f;
         Dataset d;
@@ -678,7 +679,8 @@ static void test_token_file(void) {
         f.h.key = 7; f.h.count = 1; f.h.tokens = 3; f.h.largest_id = 5;
         f.h.stats.examples = 1; f.h.stats.tokens = f.h.stats.longest = 3; f.h.stats.labelled = 2;
         f.h.stats.unread.count = files[i].columns;
-        memset(f.h.stats.unread.list[0].name, files[i].last ? files[i].last : 0, sizeof f.h.stats.unread.list[0].name);
+        memset(f.h.stats.unread.list[0].name, files[i].last, sizeof f.h.stats.unread.list[0].name);
+        memset(&f.h.stats.unread.more, files[i].more, 1);
         f.ids[2] = files[i].id; f.offset[1] = files[i].end; f.row[0] = 1;
         f.h.hash = hash_bytes(hash_bytes(HASH_START, f.ids, sizeof f.ids), f.labels, sizeof f.labels);
         f.h.checksum = token_checksum(&f.h, f.offset, f.row);
