@@ -1916,7 +1916,7 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 enum {
     TRAIN = 1, PLAN = 2, INSPECT = 4, GENERATE = 8, EVALUATE = 16, COMPARE = 32, MERGE = 64,
     /* no verbs: from the command line alone, never a file; names a place that is written to; kept with the adapter,
-       because a prompt must be written as it was in training */
+       because prompts must be written, and a loss measured, as they were in training */
     LINE_ONLY = 128, WRITES = 256, KEPT = 512,
     RUN = TRAIN | PLAN, MEASURES = EVALUATE | COMPARE, ANSWERS = GENERATE | MEASURES, ROWS = RUN | INSPECT | ANSWERS,
     EVERY = ROWS | MERGE
@@ -1989,13 +1989,14 @@ static const Option option_table[] = {
      "PEFT adapter folder to start from (its r, alpha and modules count)"},
     {"config", OPTION_TEXT, AT(config), 0, 0, NULL, EVERY, "JSON file of these options; the command line wins"},
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "How rows become examples"},
-    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, RUN | INSPECT | MEASURES,
+    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, RUN | INSPECT | MEASURES | KEPT,
      "tokens; longer examples are cut at the end"},
-    {"truncate-prompt", OPTION_BOOL, AT(train.data_options.truncate_prompt), 0, 0, NULL, RUN | INSPECT | MEASURES,
+    {"truncate-prompt", OPTION_BOOL, AT(train.data_options.truncate_prompt), 0, 0, NULL,
+     RUN | INSPECT | MEASURES | KEPT,
      "cut the prompt's beginning instead, so that the last reply stays whole"},
     {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, RUN | INSPECT | MEASURES,
      "fill batches to max-length; examples never see each other"},
-    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES,
+    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES | KEPT,
      "what is learned (default: assistant turns, completions, or all of plain text)"},
     {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, ROWS | KEPT,
      "name of a built-in template, instead of the model folder's"},
@@ -2005,7 +2006,7 @@ static const Option option_table[] = {
      "Qwen3's enable_thinking (not given: the template's default)"},
     {"template-date", OPTION_TEXT, AT(train.data_options.template_date), 0, 0, NULL, ROWS | KEPT,
      "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
-    {"split-turns", OPTION_BOOL, AT(train.data_options.split_turns), 0, 0, NULL, RUN | INSPECT | MEASURES,
+    {"split-turns", OPTION_BOOL, AT(train.data_options.split_turns), 0, 0, NULL, RUN | INSPECT | MEASURES | KEPT,
      "every answer of a chat is an example of its own, as the template asks for it"},
     {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, INSPECT, "inspect: how many examples to show"},
     {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "The adapter"},
@@ -2534,9 +2535,48 @@ static void options_from_file(Options *o, const char *path) {
     text_free(&writes);
 }
 
-/* How the run that made an adapter wrote its prompts: the KEPT members of FOLDER/run.json, each NULL where it has none.
-   false: the folder has no run.json (another program's adapter). The document stays in memory. */
-static bool adapter_kept(const Json *kept[OPTION_COUNT], const char *folder) {
+/* Switches that are neither on nor off until they are given. */
+static bool option_is_open(const Option *d) { return d->offset == AT(enable_thinking) || d->offset == AT(greater); }
+
+static bool option_is_unset(const Options *o, const Option *d) {
+    const void *at = (const char *)o + d->offset;
+    switch (d->type) {
+    case OPTION_HEADING: return true;
+    case OPTION_TEXT: case OPTION_CHOICE: return !*(const char *const *)at;
+    case OPTION_LIST: return !arrlen(*(const char **const *)at);
+    case OPTION_INT: return *(const int *)at < d->low;
+    case OPTION_DOUBLE: return *(const double *)at < d->low;
+    case OPTION_BYTES: return !*(const size_t *)at;
+    default: return option_is_open(d) && !o->origin[d - option_table];
+    }
+}
+
+/* The value of an option that is no list, as run.json has it; "" where it is unset. */
+static const char *option_value(const Options *o, const Option *d, char number[32]) {
+    const void *at = (const char *)o + d->offset;
+    *number = 0;
+    if (option_is_unset(o, d)) return "";
+    switch (d->type) {
+    case OPTION_HEADING: case OPTION_LIST: break;
+    case OPTION_TEXT: case OPTION_CHOICE: return *(const char *const *)at;
+    case OPTION_BOOL: return *(const bool *)at ? "true" : "false";
+    case OPTION_INT: snprintf(number, 32, "%d", *(const int *)at); break;
+    case OPTION_INT64: snprintf(number, 32, "%lld", (long long)*(const int64_t *)at); break;
+    case OPTION_BYTES: snprintf(number, 32, "%zu", *(const size_t *)at); break;
+    case OPTION_FLOAT: snprintf(number, 32, "%.7g", (double)*(const float *)at); break;
+    case OPTION_DOUBLE: snprintf(number, 32, "%.15g", *(const double *)at); break;
+    }
+    return number;
+}
+
+/* A member of run.json as an option's value; "" for none. */
+static const char *kept_value(const Json *j) {
+    return !j ? "" : j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str ? j->str : "";
+}
+/* How the run that made an adapter wrote its prompts and measured: the KEPT members of FOLDER/run.json that one of the
+   verbs uses, each NULL where it has none. false: the folder has no run.json (another program's adapter). The document
+   stays in memory. */
+static bool adapter_kept(const Json *kept[OPTION_COUNT], const char *folder, int verbs) {
     char path[PATH_MAX], name[64];
     JsonDoc doc;
     adapter_file(path, sizeof path, folder, "run.json");
@@ -2545,22 +2585,20 @@ static bool adapter_kept(const Json *kept[OPTION_COUNT], const char *folder) {
     for (const Json *j = doc.root->child; j; j = j->next) {
         option_name(name, sizeof name, j->key ? j->key : "");
         const Option *d = option_find(name);
-        if (d && (d->verbs & KEPT) && (j->type == JSON_STRING || j->type == JSON_TRUE || j->type == JSON_FALSE))
+        if (d && (d->verbs & KEPT) && (d->verbs & verbs) && *kept_value(j))
             kept[d - option_table] = j;
     }
     return true;
 }
-static const char *kept_value(const Json *j) {
-    return !j ? "" : j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str;
-}
-/* What was not given is taken from the adapters, and said once. Adapters that were trained on prompts of different
-   kinds cannot share a table. */
+/* What was not given is taken from the adapters, and said once where it is not the default. Adapters that were trained
+   on prompts of different kinds cannot share a table. */
 static void options_from_adapters(Options *o) {
     const Json *kept[OPTION_COUNT], *other[OPTION_COUNT];
     const char *first = NULL;
+    char number[32];
     Text taken = {NULL};
     for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) {
-        if (!adapter_kept(first ? other : kept, o->adapter[k])) continue;
+        if (!adapter_kept(first ? other : kept, o->adapter[k], o->verb->bit)) continue;
         for (int i = 0; first && i < OPTION_COUNT; i++)
             if (!o->origin[i] && strcmp(kept_value(kept[i]), kept_value(other[i])))
                 usage_error("%s and %s were trained with different --%s, '%s' and '%s'; --adapter; give the one that "
@@ -2569,9 +2607,11 @@ static void options_from_adapters(Options *o) {
         if (!first) first = o->adapter[k];
     }
     for (int i = 0; first && i < OPTION_COUNT; i++) {
-        if (!kept[i] || o->origin[i] || !(option_table[i].verbs & o->verb->bit)) continue;
-        option_set(o, &option_table[i], kept_value(kept[i]), first);
-        text_add(&taken, "%s--%s %s", taken.at ? ", " : "", option_table[i].name, kept_value(kept[i]));
+        const Option *d = &option_table[i];
+        const char *value = kept_value(kept[i]);
+        if (!kept[i] || o->origin[i] || !strcmp(value, option_value(o, d, number))) continue;
+        option_set(o, d, value, first);
+        text_add(&taken, "%s--%s %s", taken.at ? ", " : "", d->name, value);
     }
     if (taken.at) complain_of("note", "%s, as %s was trained (its run.json)", taken.at, first);
     text_free(&taken);
@@ -2737,30 +2777,13 @@ static void options_check(const Options *o) {
     if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
 }
 
-/* Switches that are neither on nor off until they are given. */
-static bool option_is_open(const Option *d) { return d->offset == AT(enable_thinking) || d->offset == AT(greater); }
-
-static bool option_is_unset(const Options *o, const Option *d) {
-    const void *at = (const char *)o + d->offset;
-    switch (d->type) {
-    case OPTION_HEADING: return true;
-    case OPTION_TEXT: case OPTION_CHOICE: return !*(const char *const *)at;
-    case OPTION_LIST: return !arrlen(*(const char **const *)at);
-    case OPTION_INT: return *(const int *)at < d->low;
-    case OPTION_DOUBLE: return *(const double *)at < d->low;
-    case OPTION_BYTES: return !*(const size_t *)at;
-    default: return option_is_open(d) && !o->origin[d - option_table];
-    }
-}
-
 /* The options of this run as a JSON object, for --config. */
 static Text options_text(const Options *o) {
     Text t = {NULL};
     const char *comma = "{\n";
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
-        const void *at = (const char *)o + d->offset;
-        char name[64];
+        char name[64], number[32];
         if (!(d->verbs & RUN) || option_is_unset(o, d)) continue;
         if ((d->verbs & LINE_ONLY) || d->offset == AT(config)) continue;
         if (d->offset == AT(train.resume) || d->offset == AT(train.resume_force)) continue;
@@ -2768,22 +2791,17 @@ static Text options_text(const Options *o) {
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
         text_add(&t, "%s  \"%s\": ", comma, name);
         comma = ",\n";
-        switch (d->type) {
-        case OPTION_HEADING: break;
-        case OPTION_TEXT: case OPTION_CHOICE: text_add_json_string(&t, *(const char *const *)at); break;
-        case OPTION_LIST: {
-            const char **list = *(const char **const *)at;
-            for (ptrdiff_t k = 0; k < arrlen(list); k++) { text_add(&t, k ? ", " : "["); text_add_json_string(&t, list[k]); }
+        const char *value = option_value(o, d, number);
+        if (d->type == OPTION_LIST) {
+            const char **list = *(const char **const *)((const char *)o + d->offset);
+            for (ptrdiff_t k = 0; k < arrlen(list); k++) {
+                text_add(&t, k ? ", " : "[");
+                text_add_json_string(&t, list[k]);
+            }
             text_add(&t, "]");
-            break;
-        }
-        case OPTION_BOOL: text_add(&t, *(const bool *)at ? "true" : "false"); break;
-        case OPTION_INT: text_add(&t, "%d", *(const int *)at); break;
-        case OPTION_INT64: text_add(&t, "%lld", (long long)*(const int64_t *)at); break;
-        case OPTION_BYTES: text_add(&t, "\"%zu\"", *(const size_t *)at); break;
-        case OPTION_FLOAT: text_add(&t, "%.7g", (double)*(const float *)at); break;
-        case OPTION_DOUBLE: text_add(&t, "%.15g", *(const double *)at); break;
-        }
+        } else if (d->type == OPTION_TEXT || d->type == OPTION_CHOICE || d->type == OPTION_BYTES)
+            text_add_json_string(&t, value);
+        else text_add(&t, "%s", value);
     }
     text_add(&t, "\n}\n");
     return t;
@@ -2791,20 +2809,13 @@ static Text options_text(const Options *o) {
 
 /* An option's default as --help shows it, " [8]"; "" where there is none. */
 static const char *default_text(char out[64], const Options *o, const Option *d, const Verb *verb) {
-    const void *at = (const char *)o + d->offset;
+    char number[32];
     out[0] = 0;
     if (option_is_unset(o, d)) return out;
     if (d->offset == AT(train.output) && verb && !(verb->bit & RUN)) return out;      /* another file or folder */
-    switch (d->type) {
-    case OPTION_HEADING: case OPTION_BYTES: break;
-    case OPTION_TEXT: case OPTION_CHOICE: snprintf(out, 64, " [%.50s]", *(const char *const *)at); break;
-    case OPTION_LIST: snprintf(out, 64, " [%.50s]", (*(const char **const *)at)[0]); break;
-    case OPTION_BOOL: snprintf(out, 64, " [%s]", *(const bool *)at ? "true" : "false"); break;
-    case OPTION_INT: snprintf(out, 64, " [%d]", *(const int *)at); break;
-    case OPTION_INT64: snprintf(out, 64, " [%lld]", (long long)*(const int64_t *)at); break;
-    case OPTION_FLOAT: snprintf(out, 64, " [%g]", (double)*(const float *)at); break;
-    case OPTION_DOUBLE: snprintf(out, 64, " [%g]", *(const double *)at); break;
-    }
+    const char *value = d->type == OPTION_LIST ? (*(const char **const *)((const char *)o + d->offset))[0]
+                                               : option_value(o, d, number);
+    snprintf(out, 64, " [%.50s]", value);
     return out;
 }
 /* The options of one verb; NULL: all. A heading is printed with the first of its options. */
@@ -4098,7 +4109,7 @@ static int verb_merge(Options *o) {
     /* The merged folder has no run.json: how prompts are written is spelled out. */
     const Json *kept[OPTION_COUNT];
     Text use = command_text(o, "generate", "--model", o->train.output, NULL);
-    bool known = adapter_kept(kept, o->adapter[0]);
+    bool known = adapter_kept(kept, o->adapter[0], GENERATE);
     for (int i = 0; known && i < OPTION_COUNT; i++) {
         if (!kept[i]) continue;
         text_add(&use, " --%s", option_table[i].name);

@@ -182,6 +182,33 @@ verdict $? "a checkpoint brings its prompts too"
 "$program" generate --model "$work/the model" --adapter "$adapter" --prompt hi --max-new-tokens 1 \
     --chat-template qwen3 --template-date x 2>"$work/err.txt" >/dev/null && ! grep -q "^note: .*, as " "$work/err.txt"
 verdict $? "what is given again is not taken"
+# how the loss was measured in training belongs to the adapter as well
+head -n 4 data/hotel/test.jsonl >"$work/four.jsonl"
+short="--max-length 64 --truncate-prompt true --loss-on completion"
+"$program" --model data/base --data "$work/four.jsonl" $short --max-steps 1 --output "$work/short" >"$work/out.txt" 2>&1
+for verb in evaluate inspect "generate --prompt a --max-new-tokens 1"; do
+    how="$verb --model data/base --adapter $work/short"
+    case $verb in generate*) want=0 given= ;; *) want=1 how+=" --data $work/four.jsonl" given=$short ;; esac
+    "$program" $how >"$work/out.txt" 2>"$work/err.txt" && "$program" $how $given >"$work/again.txt" 2>"$work/err2.txt"
+    got=$? note="^note: --max-length 64, --truncate-prompt true, --loss-on completion, as $work/short was trained"
+    [ $got = 0 ] && cmp -s "$work/out.txt" "$work/again.txt" && ! grep -q "^note: --.* was trained" "$work/err2.txt" &&
+        [ "$(grep -c "^note: --.* was trained" "$work/err.txt")" = $want ] &&
+        [ "$(grep -c "$note" "$work/err.txt")" = $want ]
+    verdict $? "what is measured is taken from the adapter's run: ${verb%% *}, $want note"
+done
+"$program" evaluate --model data/base --adapter "$work/short" --data "$work/four.jsonl" --max-length 1024 \
+    --truncate-prompt false --loss-on default >"$work/again.txt" 2>"$work/err.txt"
+measured() { sed -n 's/^token_loss *\([0-9.]*\).*/\1/p' "$1"; }
+"$program" evaluate --model data/base --adapter "$work/short" --data "$work/four.jsonl" >"$work/out.txt" 2>/dev/null
+[ -n "$(measured "$work/out.txt")" ] && [ "$(measured "$work/out.txt")" != "$(measured "$work/again.txt")" ] &&
+    ! grep -q "was trained" "$work/err.txt"
+verdict $? "and not where it is given: $(measured "$work/out.txt"), $(measured "$work/again.txt")"
+cp -r "$work/short" "$work/long"; sed -i 's/"max_length": 64/"max_length": 128/' "$work/long/run.json"
+refuse "adapters of different lengths" 2 "different --max-length, '64' and '128'" \
+    compare --model data/base --adapter "$work/short" --adapter "$work/long" --data "$work/four.jsonl"
+"$program" merge --model data/base --adapter "$work/short" --output "$work/m64" >"$work/out.txt" 2>&1 &&
+    echo hi | sh <(sed -n 's/^use it *//p' "$work/out.txt") >"$work/answer" 2>"$work/err.txt" && [ -s "$work/answer" ]
+verdict $? "the merged model's command has only what generate takes: $(grep '^use it' "$work/out.txt")"
 # a base model without a chat template: the printed --chat takes every line as a prompt of its own
 model; rm "$work/m/chat_template.jinja"
 printf '{"prompt": "a question", "completion": "an answer"}\n' >"$work/pairs.jsonl"
