@@ -2617,6 +2617,26 @@ static void options_from_adapters(Options *o) {
     text_free(&taken);
 }
 
+/* How an adapter's prompts in training differ from those here, as "--chat-template zephyr (here qwen3)"; NULL: not at
+   all. given: also in options that were given here. */
+static Text adapter_differs(const Options *o, const char *adapter, bool given) {
+    const Json *kept[OPTION_COUNT];
+    Text t = {NULL};
+    char number[32];
+    bool known = adapter_kept(kept, adapter, GENERATE);
+    for (int i = 0; known && i < OPTION_COUNT; i++) {
+        const Option *d = &option_table[i];
+        bool chosen = o->origin[i] != NULL;
+        for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) chosen &= o->origin[i] != o->adapter[k];
+        if (!(d->verbs & KEPT) || !(d->verbs & GENERATE) || (chosen && !given)) continue;
+        const char *was = kept_value(kept[i]), *is = option_value(o, d, number);
+        if (!strcmp(was, is)) continue;
+        text_add(&t, "%s%s--%s", t.at ? ", " : "", *was ? "" : "no ", d->name);
+        text_add(&t, "%s%s (here %s)", *was ? " " : "", was, *is ? is : "none");
+    }
+    return t;
+}
+
 /* The words after the verb. --name value, --name=value; a bool may stand alone, --no-name turns it off. */
 static void options_parse(Options *o, const Verb *verb, int count, char **words) {
     const char *where = from_line;
@@ -3405,6 +3425,12 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
     screen.bar = isatty(1);
     TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase};
     if (!model) print_version();
+    if (o->train.init_adapter) {
+        Text other = adapter_differs(o, o->train.init_adapter, true);
+        if (other.at)
+            complain_of("note", "%s was trained with %s; --init-adapter", o->train.init_adapter, other.at);
+        text_free(&other);
+    }
     catch_signals();
     memset(result, 0, sizeof *result);      /* the end of the run reads it, also where train_run was never reached */
     bool ok = (plan_only || samples_open(&screen, &o->train, &err)) && train_run(&o->train, &hooks, result, &err);
@@ -3849,10 +3875,15 @@ static int chat(Session *s, Error *err) {
             continue;
         }
         if (!strncmp(line, "/adapter ", 9)) {
-            if (!session_adapter(s, copy_string(line + 9), err)) {            /* the one before may be gone already: go on with the base */
+            Text other = adapter_differs(o, line + 9, false);
+            if (other.at)
+                complain_of("error", "%s was trained with %s; /adapter; the chat stays as it was: begin another with "
+                                     "--adapter, or give the one that is meant", line + 9, other.at);
+            else if (!session_adapter(s, copy_string(line + 9), err)) {
                 failed(err);
-                session_adapter(s, "base", err);
+                session_adapter(s, "base", err);        /* the one before may be gone already */
             }
+            text_free(&other);
             phase_show(NULL);
             continue;
         }

@@ -220,6 +220,25 @@ echo hi | sh <(sed -n 's/^use it *//p' "$work/out.txt") >"$work/answer" 2>"$work
 verdict $? "the printed command of a base model, pasted: $(head -n 1 "$work/err.txt" | cut -c1-60)"
 cp -r "$adapter" "$work/other"; sed -i 's/zephyr/qwen3/' "$work/other/run.json"
 refuse "adapters of different prompts" 2 "different --chat-template, 'zephyr' and 'qwen3'" compare --model "$work/the model" --adapter "$adapter" --adapter "$work/other" --data data/hotel/test.jsonl
+# a chat whose next adapter has seen other prompts says so and goes on as it was; a run that begins with one says so too
+{ echo hi; echo "/adapter $work/other"; echo hi; echo "/adapter $work/o"; echo hi; echo "/adapter base"; } >"$work/talk"
+talk() { "$program" generate --model "$work/the model" --chat --temperature 0 --max-new-tokens 8 "$@" \
+    <"$work/talk" >"$work/answer" 2>"$work/err.txt"; }
+talk --adapter "$adapter" && [ "$(wc -l <"$work/answer")" = 3 ] &&
+    [ "$(grep -c "^error: .* was trained with .*; /adapter; the chat stays as it was" "$work/err.txt")" = 2 ] &&
+    grep -qF "$work/other was trained with --chat-template qwen3 (here zephyr); /adapter" "$work/err.txt" &&
+    grep -qF "no --chat-template (here zephyr), no --template-date (here 1 May 2025); /adapter" "$work/err.txt"
+verdict $? "/adapter of other prompts: $(grep -m 1 ^error "$work/err.txt" | sed "s|$work/||g" | cut -c1-90)"
+talk --adapter "$adapter" --chat-template zephyr --template-date "1 May 2025" &&
+    ! grep -q "was trained with" "$work/err.txt"
+verdict $? "and not where they were given: $(wc -l <"$work/answer") answers"
+begin="--model data/base --data $work/four.jsonl --max-steps 1 --output $work/begun"
+"$program" $begin --init-adapter "$adapter" >"$work/out.txt" 2>"$work/err.txt" &&
+    grep -q "^note: .* was trained with --chat-template zephyr (here none), --template-date 1 May 2025 (here none)" \
+        "$work/err.txt" &&
+    "$program" plan $begin --init-adapter "$work/o" >"$work/out.txt" 2>"$work/err2.txt" &&
+    ! grep -q "was trained with" "$work/err2.txt"
+verdict $? "--init-adapter of other prompts: $(grep "^note.*trained" "$work/err.txt" | sed 's|.* was|... was|')"
 cp "$work/o/adapter_model.safetensors" "$work/before"
 "$program" $base --learning-rate 1e29 --max-grad-norm 0 --max-steps 20 >"$work/out.txt" 2>"$work/err.txt"
 [ $? = 1 ] && grep -q "not finite" "$work/err.txt" && cmp -s "$work/before" "$work/o/adapter_model.safetensors"
