@@ -185,7 +185,8 @@ long --sweep seed=1,2 & pid=$!
 started "$work/busy.log"
 run "${few[@]}" --sweep seed=3,4 --max-steps 3 --output "$work/busy"
 verdict "$([ $? = 1 ] && grep -q "^error: another run is writing there: process $pid on .*; $work/busy; " "$work/log" &&
-    [ "$(find "$work/busy" -name run.lock | wc -l)" = 2 ] && kill -HUP $pid; echo $?)" "a second sweep into one folder"
+    [ "$(find "$work/busy" -name run.lock | wc -l)" = 2 ]; echo $?)" "a second sweep into one folder"
+kill -HUP $pid
 wait $pid
 verdict "$([ $? = 129 ] && [ -z "$(find "$work/busy" -name run.lock)" ]; echo $?)" "a sweep that ends leaves no lock"
 rm -r "$work/busy"
