@@ -1973,7 +1973,7 @@ static const Option option_table[] = {
     {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, EVERY,
      "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
     {"data", OPTION_LIST, AT(data), 0, 0, NULL, ROWS,
-     "training data: .jsonl, .json or .csv; may be given several times"},
+     "data file: .jsonl, .json or .csv; train, plan and inspect take several, each with its own --data"},
     {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, RUN, "evaluation data, the same formats"},
     {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, RUN,
      "instead: hold out this share of the training examples, drawn by the seed"},
@@ -3026,7 +3026,7 @@ static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
     o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
     o.adapter = m->initial != NULL;         /* the base without it is nobody's model: begin with the adapter */
     size_t count = screen->samples.count;
-    phase_of("answering %zu sample prompts", count);
+    phase_of("answering %zu sample prompt%s", count, count == 1 ? "" : "s");
     bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, go_on, NULL, err);
     o.adapter = true;
     answers_free(screen->after, count);
@@ -3934,6 +3934,10 @@ static int chat(Session *s, Error *err) {
     return 0;
 }
 
+static void one_data_file(const Options *o) {
+    if (arrlen(o->data) != 1) usage_error("one data file at a time; --data; run the command once for each");
+}
+
 /* One of four things is answered, and not every option goes with each: one that was typed is refused, one of a config
    file (which may be that of training) is left out and said. */
 static void generate_sources(Options *o) {
@@ -3953,6 +3957,7 @@ static void generate_sources(Options *o) {
     if (count != 1)
         usage_error("%s; command line; give one of --prompt TEXT, --messages FILE, --data FILE or --chat",
                     count ? "several things to answer" : "nothing to answer");
+    if (1 << which == DATA) one_data_file(o);
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         const char *name = options[i].name, *where = option_origin(o, name);
         if (!where || (options[i].goes_with & 1 << which)) continue;
@@ -4217,7 +4222,7 @@ static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err
     EvalResult r;
     int max_tokens = 0, max_sequences = 0;
     grow_to_batches(d, NULL, o->train.per_device_eval_batch_size, &max_tokens, &max_sequences);
-    phase_of("measuring %s on %lld rows", column->name, (long long)d->stats.rows);
+    phase_of("measuring %s on %lld row%s", column->name, (long long)d->stats.rows, d->stats.rows == 1 ? "" : "s");
     if (!model_prepare(&s->model, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
     bool ok = model_evaluate(&s->model, s->generate.adapter, d, &b, o->train.per_device_eval_batch_size, &r, err);
     batch_free(&b);
@@ -4254,7 +4259,7 @@ static bool column_answers(Column *column, Comparison *c, Session *s, Error *err
     memset(&bleu, 0, sizeof bleu);
     memset(&chrf, 0, sizeof chrf);
     column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
-    phase_of("answering %zu rows with %s", c->prompts.count, column->name);
+    phase_of("answering %zu row%s with %s", c->prompts.count, c->prompts.count == 1 ? "" : "s", column->name);
     s->generate.on_answer = c->kept ? keep_response : NULL;
     if (!model_generate(&s->model, s->tokenizer, c->prompts.list, c->prompts.count, &s->generate, column->answers,
                         NULL, c, err)) {
@@ -4438,7 +4443,8 @@ static bool comparison_page(const Comparison *c, const GenerateOptions *g, const
 static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d) {
     const DataOptions *how = &o->train.data_options;
     phase_show(NULL);
-    fprintf(stderr, "%lld rows of %s", d ? (long long)d->stats.rows : (long long)p->count, o->data[0]);
+    long long rows = d ? (long long)d->stats.rows : (long long)p->count;
+    fprintf(stderr, "%lld row%s of %s", rows, rows == 1 ? "" : "s", o->data[0]);
     if (how->few_shot)
         fprintf(stderr, ", each behind %d solved example%s of %s", how->few_shot, how->few_shot > 1 ? "s" : "",
                 how->shots);
@@ -4446,8 +4452,8 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
     struct stat data, shots;
     if (how->few_shot && !stat(o->data[0], &data) && !stat(how->shots, &shots) && data.st_dev == shots.st_dev &&
         data.st_ino == shots.st_ino)
-        fprintf(stderr, "warning: the first %d rows of %s see their own answers among the solved examples; give other "
-                        "--shots\n", how->few_shot, o->data[0]);
+        fprintf(stderr, "warning: the solved examples show the answer to the first %d row%s of %s; give other "
+                        "--shots\n", how->few_shot, how->few_shot == 1 ? "" : "s", o->data[0]);
     print_lost(stderr, o->data[0], d ? &d->stats : &p->stats, how);
     if (d && d->stats.dropped && !d->stats.truncated)
         fprintf(stderr, "warning: %lld of %lld rows have no answer and are not in the loss\n",
@@ -4484,7 +4490,7 @@ static int verb_evaluate(Options *o, bool compare) {
     c.pieces = c.characters ? PIECES_CHARACTERS : !strcmp(o->bleu_tokenize, "word_tokenize") ? PIECES_WORDS
                                                                                       : PIECES_SPACE;
     if (compare && !arrlen(o->adapter)) usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
-    if (arrlen(o->data) != 1) usage_error("one data file at a time; --data; run the command once for each");
+    one_data_file(o);
     bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base"));
     bool answers = compare || o->answers || o->labels;
     const char *folder = option_given(o, "output") ? o->train.output : compare ? "compare" : NULL;

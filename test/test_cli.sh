@@ -68,6 +68,13 @@ for verb in train inspect plan generate evaluate compare merge; do
     "$program" $verb --help >"$work/a" && "$program" help $verb | cmp -s - "$work/a" && [ "$(grep -c -- "--lora-r " "$work/a")" = "$(case $verb in train | plan) echo 1 ;; *) echo 0 ;; esac)" ] || break
 done
 verdict $? "each verb has its help ($verb: $(grep -c '^  --' "$work/a") options); train's lists chat templates: $("$program" help train | grep -o 'one of qwen3.*' | cut -c1-60)"
+for verb in train plan inspect generate evaluate compare; do
+    "$program" $verb --help | grep -q "^  --data  *data file: .*; train, plan and inspect take several," || break
+    case $verb in generate | evaluate | compare)
+        refuse "two data files: $verb" 2 "one data file" $verb --model data/base --data a --data b --adapter base ;;
+    esac
+done
+verdict $? "the help of --data is true of $verb"
 
 refuse "no model folder" 1 "$work/none" --model "$work/none" --data data/hotel/test.jsonl --output "$work/o"
 refuse "no data file" 1 "$work/none.jsonl" --model data/base --data "$work/none.jsonl" --output "$work/o"
@@ -141,6 +148,12 @@ if script -qec true /dev/null </dev/null >/dev/null 2>&1; then
     script -qec "$program generate --model data/base --prompt a --max-new-tokens 1" /dev/null </dev/null >"$work/out.txt"
     grep -q '\.\.\. loading data/base.*answering 1 prompt with base' "$work/out.txt"
     verdict $? "a wait is explained"
+    head -n 1 data/hotel/test.jsonl >"$work/one.jsonl"
+    script -qec "$program evaluate --model data/base --data $work/one.jsonl --generate --max-new-tokens 1" /dev/null \
+        </dev/null >"$work/out.txt"
+    grep -q "measuring base on 1 row[^s]" "$work/out.txt" && grep -q "answering 1 row with base" "$work/out.txt" &&
+        grep -q "1 row of $work/one.jsonl" "$work/out.txt"
+    verdict $? "of one row in the singular: $(grep -o '1 row of' "$work/out.txt")"
 else echo "skipped: no script(1)"; fi
 # options that no row uses, or not every row: every verb that reads rows names them
 echo '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}' >"$work/chat.jsonl"

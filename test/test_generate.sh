@@ -142,7 +142,7 @@ verdict "$(grep -q "Queen's Rest is in the station road area" "$work/out" &&
     grep -q '\[\.\]\[«<|im_end|>»\]' "$work/out"; echo $?)" \
     "inspect shows the solved example, not in the loss"
 run evaluate --model data/base --data "$work/chat.jsonl" --few-shot 1 --shots "$work/chat.jsonl" --max-length 200
-verdict "$(grep -q '^warning: the first 1 rows .* see their own answers' "$work/err" &&
+verdict "$(grep -q '^warning: the solved examples show the answer to the first 1 row of ' "$work/err" &&
     grep -q '^warning: [1-4] of 4 rows are cut at --max-length 200, [0-4] of them in their last reply' \
         "$work/err"; echo $?)" \
     "rows among their own shots, and rows that are cut: $(grep -c ^warning "$work/err") warnings"
