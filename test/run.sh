@@ -2,7 +2,7 @@
 # Runs every test program of build/ (its sanitizer build, and the CUDA kernels on the emulator), the command-line tests, the compilers and nvcc checks and the mutation test. Full logs in build/logs; the last line is the sum.
 set -u
 mkdir -p build/logs
-passed=0 failed=0
+passed=0 failed=0 due=0 done=0
 suite() {       # name command...: adds up the suite's own last line; a crash, or no verdict, is a failure
     local name=$1 log=build/logs/${1//\//-}.log status line p f start=$SECONDS
     shift
@@ -18,17 +18,19 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
     grep -E '^FAIL' "$log"
     grep -E '^skipped' "$log" | sort -u | sed "s|^|$name: |"
     printf '%-28s %5d passed %3d failed %4d s\n' "$name" "$p" "$f" $((SECONDS - start))
-    passed=$((passed + p)) failed=$((failed + f))
+    passed=$((passed + p)) failed=$((failed + f)) done=$((done + 1))
 }
+one() { due=$((due + 1)); suite "$@"; }
 # "name command ..." each: two at a time, as most of them work on one core. Each leaves its output for `replay`, so that suite can count it in order.
 replay() { start=$((SECONDS - $(cat "build/logs/${1//\//-}.seconds"))); cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
 side_by_side() {
-    printf '%s\n' "$@" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"'
+    due=$((due + $#))
+    printf '%s\n' "$@" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"; echo $SECONDS >"build/logs/$name.seconds"'
     local job
     for job in "$@"; do suite "${job%% *}" replay "${job%% *}"; done
 }
 programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults"
-for t in $programs; do suite "$t" "build/$t"; done
+for t in $programs; do one "$t" "build/$t"; done
 side_by_side "test_cli bash test/test_cli.sh ./train_lora" \
     "test_resume bash test/test_resume.sh ./train_lora build/crashing" \
     "test_run bash test/test_run.sh ./train_lora" \
@@ -53,10 +55,11 @@ emulated=(
     "gemm_ladder build/gemm_ladder"
     "attention_ladder build/attention_ladder")
 side_by_side "${emulated[@]}"
-suite nvcc bash test/nvcc.sh
+one nvcc bash test/nvcc.sh
 sanitized=()
 for t in $programs; do sanitized+=("asan/$t env OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
 side_by_side "${sanitized[@]}"
-suite mutants bash test/mutants.sh run build/mutants
+one mutants bash test/mutants.sh run build/mutants
+[ "$done" = "$due" ] || { echo "FAIL  $((due - done)) of $due suites have no verdict"; failed=$((failed + due - done)); }
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
