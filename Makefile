@@ -135,7 +135,8 @@ endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
 
 # Where compiling takes longer than running.
-$(BUILD)/emulated/test_train_% $(BUILD)/emulated/test_generate_%: OPTIMISE = -O1
+$(BUILD)/emulated/test_model_% $(BUILD)/emulated/test_train_% $(BUILD)/emulated/test_generate_%: OPTIMISE = -O1
+$(BUILD)/test_data $(BUILD)/test_generate $(BUILD)/test_embed $(BUILD)/test_faults $(BUILD)/test_score: CFLAGS = -O1 -march=native
 
 # The trainer that can be stopped between the steps of writing a file.
 $(BUILD)/crashing: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h test/crash.h | stb
