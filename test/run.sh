@@ -21,11 +21,12 @@ suite() {       # name command...: adds up the suite's own last line; a crash, o
     passed=$((passed + p)) failed=$((failed + f)) done=$((done + 1))
 }
 one() { due=$((due + 1)); suite "$@"; }
-# "name command ..." each: two at a time, as most of them work on one core. Each leaves its output for `replay`, so that suite can count it in order.
+# "name command ..." each: two at a time, on one core each. Each leaves its output for `replay`, so that suite can count
+# it in order.
 replay() { start=$((SECONDS - $(cat "build/logs/${1//\//-}.seconds"))); cat "build/logs/${1//\//-}.out"; return "$(cat "build/logs/${1//\//-}.status")"; }
 side_by_side() {
     due=$((due + $#))
-    printf '%s\n' "$@" | xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"; echo $SECONDS >"build/logs/$name.seconds"'
+    printf '%s\n' "$@" | OMP_NUM_THREADS=1 xargs -P 2 -L 1 bash -c 'name=${0//\//-}; "$@" >"build/logs/$name.out" 2>&1; echo $? >"build/logs/$name.status"; echo $SECONDS >"build/logs/$name.seconds"'
     local job
     for job in "$@"; do suite "${job%% *}" replay "${job%% *}"; done
 }
@@ -57,7 +58,7 @@ emulated=(
 side_by_side "${emulated[@]}"
 one nvcc bash test/nvcc.sh
 sanitized=()
-for t in $programs; do sanitized+=("asan/$t env OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
+for t in $programs; do sanitized+=("asan/$t env OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
 side_by_side "${sanitized[@]}"
 one mutants bash test/mutants.sh run build/mutants
 [ "$done" = "$due" ] || { echo "FAIL  $((due - done)) of $due suites have no verdict"; failed=$((failed + due - done)); }
