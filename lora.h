@@ -367,6 +367,7 @@ bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Er
 /* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for adapter_attach and model_prepare without allocate: the memory plan. */
 bool model_plan(Model *m, const char *folder, Error *err);
 void model_close(Model *m);
+size_t model_parameters(const Model *m);    /* of the base, what is tied counted once */
 /* Sizes everything for batches of at most max_tokens tokens with sequences of at most max_positions; fills `table` (NULL: not wanted). With allocate false nothing is taken: the plan alone. */
 bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err);
 /* Forward; with backward true also the gradient of dloss * (sum of the token losses), added to the adapter's gradient arena. row_loss: NULL or [N]. */
@@ -394,15 +395,12 @@ void adapter_changed(Model *m);
 bool adapter_save(const Model *m, const char *folder, Error *err);
 /* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards and tensors,
    tokenizer and configuration beside them; every float tensor in `dtype` (DTYPE_COUNT: each in its own). fp32
-   arithmetic,
-   one tensor at a time. The folder must not exist yet; it gets its name when everything is on the disk. A weight that
-   its
-   dtype cannot hold is an error. */
+   arithmetic, one tensor at a time. The folder must not exist yet; it gets its name when everything is on the disk.
+   A weight that its dtype cannot hold is an error. */
 bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err);
 /* Relative rms difference of two lists of logits, and how much of it rounding the merged weights to dtype explains:
    independent errors of a unit in the last place, in each of 2 L + 3 stages (two a layer, embedding, last norm, head),
-   and
-   1e-5 of fp32 sums. */
+   and 1e-5 of fp32 sums. */
 double rms_error(const float *got, const float *want, size_t count);
 double merged_tolerance(DType dtype, int layers);
 void adapter_zero_grad(Model *m);
@@ -1283,9 +1281,7 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
     if (rope && !config_number(&c->rope_theta, rope, "rope_theta", c->rope_theta, name, err)) return false;
     const char *type = rope ? config_string(rope, "rope_type") : NULL;
     if (rope && !type) type = config_string(rope, "type");
-    for (const Json *j = rope ? rope->child : NULL; j; j = j->next) {
-                                                                     /* rotary embedding of a part, of pictures, layer
-                                                                        by layer */
+    for (const Json *j = rope ? rope->child : NULL; j; j = j->next) {         /* of a part, of pictures, layer by layer */
         bool part = !strcmp(j->key, "partial_rotary_factor") && !json_is_null(j) &&
             !(j->type == JSON_NUMBER && j->number == 1);
         if (part || !strcmp(j->key, "mrope_section") || j->type == JSON_OBJECT)
@@ -1321,8 +1317,7 @@ bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err
     bool llama = !strcmp(type, "llama"), qwen2 = !strcmp(type, "qwen2"), qwen3 = !strcmp(type, "qwen3");
 
     /* Fields that would change the arithmetic and that we do not have, each with the number that turns it off, beside
-       null,
-       false and nothing at all. Better refused than silently wrong. */
+       null, false and nothing at all. Better refused than silently wrong. */
     static const struct { const char *key; double off; } unsupported[] = {
         {"quantization_config", NAN}, {"num_local_experts", 0}, {"num_experts", 0}, {"partial_rotary_factor", 1},
         {"logits_scaling", 1}, {"attention_multiplier", NAN}, {"embedding_multiplier", 1}, {"residual_multiplier", 1},
@@ -2556,6 +2551,14 @@ static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
     return ok;
 }
 
+size_t model_parameters(const Model *m) {
+    const ModelConfig *c = &m->config;
+    size_t count = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2);
+    for (int j = 0; j < MODULE_COUNT; j++)
+        count += (size_t)c->num_hidden_layers * (size_t)m->layers[0].linear[j].in * (size_t)m->layers[0].linear[j].out;
+    return count + m->norm_bytes / sizeof(float);
+}
+
 bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err) {
     if (!(*t = tokenizer_open(folder, err))) return false;
     int ids = tokenizer_vocab_size(*t);
@@ -2930,8 +2933,7 @@ void adapter_parameter_name(const Model *m, size_t index, char *text, size_t byt
 
 void adapter_zero_grad(Model *m) { backend_zero(m->grad, m->param_count * sizeof(float)); }
 
-/* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions
-   --------------------------
+/* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions ---------------------
    A pattern is read and obeyed at once, on the set of places in the name (bit i: before character i) where its next
    part may begin, which becomes the set where that part may end. Nothing is tried and taken back: greedy and lazy are
    the same. */
@@ -3114,8 +3116,7 @@ static bool list_of_names(const Json *j) {
     return true;
 }
 
-/* ---- adapter_config.json -------------------------------------------------------------------------------------------
-   */
+/* ---- adapter_config.json ---------------------------------------------------------------------------------------- */
 
 /* What to do with a field that is not read: */
 static const struct { const char *names, *why; } adapter_fields[] = {
@@ -3376,8 +3377,8 @@ static void tridiagonal_eigen(double *d, double *e, double *S, int k) {
 }
 
 /* Q [r][rows] = the left singular vectors of W [rows,cols] with the r largest singular values: Lanczos' recurrence on
-   W W^T with all vectors kept orthogonal, until what it knows of those r is exact to 1e-13 of the largest. r <= rows.
-   */
+   W W^T with all vectors kept orthogonal, until what it knows of those r is exact to 1e-13 of the largest;
+   r <= rows. */
 static void singular_vectors(double *Q, const float *W, int rows, int cols, int r) {
     size_t n = (size_t)rows;
     double *V = NULL, *diagonal = NULL, *beside = NULL;     /* stb_ds arrays: [k][rows], [k], [k] */
@@ -3747,8 +3748,8 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
 
 /* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
 
-/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on. params: the adapter's arena on the host.
-   */
+/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on; params is the adapter's arena on the
+   host. */
 static void merge_rows(float *rows, const Model *m, const Linear *p, const Weight *w, const float *params, int first,
                        int count) {
     size_t A = (size_t)(p->A - m->param), B = (size_t)(p->B - m->param),
@@ -3772,10 +3773,9 @@ static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
     return NULL;
 }
 
-/* params: the adapter's arena on the host. */
 static bool is_float(DType t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
 
-/* One tensor, with the adapter in it where it has one, as `dtype`. */
+/* One tensor, with the adapter (params: its arena on the host) in it where it has one, as `dtype`. */
 static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dtype, const float *params, Error *err) {
     Weight w = {NULL, NULL, DTYPE_F32, 0, 0};
     const Linear *p = linear_of(m, t, &w);
@@ -4262,8 +4262,7 @@ static void data_name(char *out, size_t size, const char *key, size_t bytes) {
         uint32_t cp;
         k = utf8_get(key + i, bytes - i, &cp);
         if (!k) break;
-        bool plain = cp >= ' ' && !(cp >= 127 && cp < 160) && !(cp >= 0x200E && cp <= 0x200F) &&
-                     !(cp >= 0x2028 && cp <= 0x202E) && !(cp >= 0x2066 && cp <= 0x2069) && cp != 0xFEFF;
+        bool plain = !utf8_drives_terminal(cp);
         if (n + (plain ? (size_t)k : 1) + 4 > size) break;
         if (plain) memcpy(out + n, key + i, (size_t)k);
         else out[n] = '?';
@@ -5189,9 +5188,39 @@ static bool columns_whole(const DataColumns *c) {
     return ok;
 }
 
-/* The data set lies in an open token file. Every value is looked at: what memory and shapes will be made of must hold, and a
-   damaged file must not train. */
-static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Error *err) {
+/* Every value of a mapped token file is looked at: what memory and shapes will be made of must hold, and a damaged file
+   must not train. */
+static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
+    bool ok = d->offset[0] == 0 && d->offset[h->count] == h->tokens && h->count && h->count <= INT32_MAX &&
+              h->checksum == token_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
+    for (size_t i = 0; i < h->count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h->tokens;
+    uint64_t hash = HASH_START;
+    int64_t longest = 0, labelled = 0;
+    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
+    for (size_t i = 0; i < h->count && ok; i++) {
+        size_t from = d->offset[i], n = d->offset[i + 1] - from;
+        if (from - kept > (size_t)1 << 20) {
+            tensor_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
+            tensor_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
+            kept = from;
+        }
+        hash = hash_bytes(hash, d->ids + from, n * sizeof *d->ids);
+        hash = hash_bytes(hash, d->labels + from, n * sizeof *d->labels);
+        if ((int64_t)n > longest) longest = (int64_t)n;
+        for (size_t k = from; k < from + n; k++) {
+            int32_t id = d->ids[k], label = d->labels[k];
+            ok = ok && id >= 0 && id <= d->largest_id &&
+                 (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
+            labelled += k > from && label != DATA_IGNORE;
+        }
+    }
+    return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&
+           h->stats.tokens == (int64_t)h->tokens && h->stats.examples == (int64_t)h->count &&
+           columns_whole(&h->stats.unread);
+}
+
+/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at then. */
+static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char *path, Error *err) {
     struct stat st;
     TokenHeader h;
     if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK2", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
@@ -5209,30 +5238,7 @@ static bool dataset_map(Dataset *d, int fd, uint64_t key, const char *path, Erro
     d->labels = d->ids + h.tokens;
     d->offset = (size_t *)(void *)(d->labels + h.tokens);
     d->row = (int64_t *)(d->offset + h.count + 1);
-    bool ok = d->offset[0] == 0 && d->offset[h.count] == h.tokens && h.count && h.count <= INT32_MAX &&
-              h.checksum == token_checksum(&h, d->offset, d->row) && h.largest_id >= 0 && h.largest_id <= INT32_MAX;
-    for (size_t i = 0; i < h.count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h.tokens;
-    uint64_t hash = HASH_START;
-    int64_t longest = 0, labelled = 0;
-    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
-    for (size_t i = 0; i < h.count && ok; i++) {
-        size_t from = d->offset[i], n = d->offset[i + 1] - from;
-        if (from - kept > (size_t)1 << 20) {
-            tensor_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
-            tensor_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
-            kept = from;
-        }
-        hash = hash_bytes(hash_bytes(hash, d->ids + from, n * sizeof *d->ids), d->labels + from, n * sizeof *d->labels);
-        if ((int64_t)n > longest) longest = (int64_t)n;
-        for (size_t k = from; k < from + n; k++) {
-            int32_t id = d->ids[k], label = d->labels[k];
-            ok = ok && id >= 0 && id <= d->largest_id && (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
-            labelled += k > from && label != DATA_IGNORE;
-        }
-    }
-    ok = ok && hash == h.hash && h.stats.longest == longest && h.stats.labelled == labelled &&
-         h.stats.tokens == (int64_t)h.tokens && h.stats.examples == (int64_t)h.count && columns_whole(&h.stats.unread);
-    if (ok) return true;
+    if (ours || tokens_whole(d, &h)) return true;
     unmap_file(map, (size_t)st.st_size);
     memset(d, 0, sizeof *d);
     return fail(err, "a damaged token file; %s; delete it", path);
@@ -5270,7 +5276,7 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
     s->failed |= fwrite(&h, sizeof h, 1, s->file) != 1 || fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
     if (s->failed) return fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
     *s->path = 0;
-    return dataset_map(d, fileno(s->file), key, "the tokens", err);
+    return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
 }
 
 /* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
@@ -5352,7 +5358,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
         snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
         path_join(cache_path, sizeof cache_path, options->token_cache, name);
         int fd = open(cache_path, O_RDONLY);
-        cached = fd >= 0 && dataset_map(d, fd, key, cache_path, NULL);
+        cached = fd >= 0 && dataset_map(d, fd, key, false, cache_path, NULL);
         rebuilt = fd >= 0 && !cached;
         if (fd >= 0) close(fd);
         if (!cached) d->hash = HASH_START;
@@ -5761,17 +5767,8 @@ static double samples_seen(const Run *run) {
 }
 static double total_flos(const Run *run) {
     const Model *m = run->model;
-    const ModelConfig *c = &m->config;
-    double count = (double)c->hidden_size + (double)m->param_count;
-    if (!c->tie_word_embeddings) count += (double)c->vocab_size * (double)c->hidden_size;
-    for (int l = 0; l < c->num_hidden_layers; l++) {
-        count += 2 * (double)c->hidden_size + (m->layers[l].q_norm ? 2 * (double)c->head_dim : 0);
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            const Linear *p = &m->layers[l].linear[j];
-            count += (double)p->out * ((double)p->in + (p->bias ? 1 : 0));
-        }
-    }
-    return 6 * run->padded * count;
+    size_t embedding = (size_t)m->config.vocab_size * (size_t)m->config.hidden_size;
+    return 6 * run->padded * (double)(model_parameters(m) - embedding + m->param_count);
 }
 
 static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
@@ -7337,7 +7334,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_file("fuzz.tokens", file, bytes);
     free(file);
     int fd = open(FUZZ_FOLDER "/fuzz.tokens", O_RDONLY);
-    if (fd >= 0 && dataset_map(&d, fd, 7, "fuzz", &err)) {
+    if (fd >= 0 && dataset_map(&d, fd, 7, false, "fuzz", &err)) {
         int64_t order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
         int most = 0, sequences = 0;
         for (size_t i = 0; i < h.tokens; i++) if (d.ids[i] > d.largest_id || d.labels[i] > d.largest_id) abort();

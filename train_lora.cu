@@ -1129,7 +1129,7 @@ static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall 
 static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
 
 static void group_sums(const Linear *group, int count, int *O, int *R) {
-    if (count > 3) {                        /* Group, Casts and Reduces have room for q, k and v */
+    if (count > 3) {                        /* Group and Reduces have room for q, k and v */
         fprintf(stderr, "error: %d projections in a group of at most 3; linear_forward; please report this\n", count);
         abort();
     }
@@ -3089,8 +3089,7 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     clear_bar((const Screen *)user);
     Screen *screen = (Screen *)user;
     const ModelConfig *c = &m->config;
-    size_t parameters = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2) + m->norm_bytes / sizeof(float);
-    for (int j = 0; j < MODULE_COUNT; j++) parameters += (size_t)c->num_hidden_layers * (size_t)m->layers[0].linear[j].in * (size_t)m->layers[0].linear[j].out;
+    size_t parameters = model_parameters(m);
     printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype], c->num_hidden_layers, c->hidden_size);
     printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", m->lora.r, (double)m->lora.lora_alpha, (double)m->lora.lora_dropout, m->lora.use_rslora ? ", rsLoRA" : "");
     for (int j = 0; j < MODULE_COUNT; j++) if (m->lora.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
@@ -4502,8 +4501,8 @@ static int verb_evaluate(Options *o, bool compare) {
     }
     if (!session_open(&s, o, true, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
-    /* Without answers every row will do that training would take: plain text and token ids have a loss, but no prompt.
-       */
+    /* Without answers every row will do that training would take: plain text and token ids have a loss, but no
+       prompt. */
     if (answers && (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
                     !comparison_labels(&c, &err))) return failed(&err);
     phase_of("reading %s", o->data[0]);

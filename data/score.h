@@ -36,11 +36,9 @@ double score_token_f1(const char *answer, References r);
 /* How BLEU cuts text into words: 13a as mteval-v13a.pl, zh with every Chinese character a word of its own, char with every character one, none at white space. */
 typedef enum { BLEU_13A, BLEU_ZH, BLEU_CHAR, BLEU_NONE } BleuTokenize;
 /* How the BLEU of one sentence does: at white space, into its characters, or as nltk's word_tokenize does (Treebank's
-   rules,
-   NLTKWordTokenizer). nltk looks for the ends of sentences with a trained model;
-   here one ends behind . ? or ! (and closing
-   quotes and brackets) before white space and what is no small letter, unless a single letter or a title (Mr. Dr. St.)
-   stands before the point. */
+   rules, NLTKWordTokenizer). nltk looks for the ends of sentences with a trained model; here one ends behind . ? or !
+   (and closing quotes and brackets) before white space and what is no small letter, unless a single letter or a title
+   (Mr. Dr. St.) stands before the point. */
 typedef enum { PIECES_SPACE, PIECES_CHARACTERS, PIECES_WORDS } Pieces;
 typedef struct Bleu { int64_t match[4], total[4], answer_length, reference_length; } Bleu;      /* sums over a corpus; start with zeros */
 void bleu_add(Bleu *b, const char *answer, References r, BleuTokenize how);
@@ -153,8 +151,8 @@ static Words ngrams_of(Words w, size_t n) {
     qsort(g.at, g.count, sizeof *g.at, compare_hashes);
     return g;
 }
-/* How many of a's n-grams the references have, each as often as a has it but at most as often as any one of them does.
-   */
+/* How many of a's n-grams the references have, each as often as a has it but at most as often as any one of them
+   does. */
 static int64_t ngram_matches(Words a, const Words *references, int count, size_t n) {
     Words x = ngrams_of(a, n);
     int64_t *most = (int64_t *)score_alloc(x.count, sizeof *most), same = 0;      /* by the first of equal n-grams */
@@ -629,8 +627,7 @@ static Words rouge_words(const char *text) {
 }
 /* F of the longest common subsequence of a and b. */
 static double rouge_l(Words a, Words b) {
-    size_t *row = (size_t *)score_alloc(b.count + 1, sizeof *row);            /* row[j]: of the first i of a and j of b
-                                                                                 */
+    size_t *row = (size_t *)score_alloc(b.count + 1, sizeof *row);     /* row[j]: of the first i of a, j of b */
     for (size_t i = 0; i < a.count; i++) {
         size_t diagonal = 0;
         for (size_t j = 1; j <= b.count; j++) {

@@ -499,8 +499,8 @@ static void test_rows(void) {
     if (ok) dataset_free(&d);
 }
 
-/* --max-length cuts the end, which is the reply: counted; or with --truncate-prompt the beginning of what is before it.
-   */
+/* --max-length cuts the end, which is the reply: counted; or with --truncate-prompt the beginning of what is before
+   it. */
 static void test_cut(void) {
 #define TURN "{\"messages\":[{\"role\":\"user\",\"content\":\"abc\"},{\"role\":\"assistant\",\"content\":\"defg\"}]}"
     static const struct { const char *what, *file; int max, cut, lost; const char *kept; int cut_with;
@@ -685,7 +685,7 @@ static void test_token_file(void) {
         f.h.hash = hash_bytes(hash_bytes(HASH_START, f.ids, sizeof f.ids), f.labels, sizeof f.labels);
         f.h.checksum = token_checksum(&f.h, f.offset, f.row);
         int fd = open(write_bytes("made.tokens", (const char *)&f, sizeof f), O_RDONLY);
-        bool ok = fd >= 0 && dataset_map(&d, fd, 7, "made.tokens", &err);
+        bool ok = fd >= 0 && dataset_map(&d, fd, 7, false, "made.tokens", &err);
         check(ok == files[i].good && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),
               "token file: %s: %s", files[i].what, ok ? "taken" : err.text);
         if (ok) dataset_free(&d);
