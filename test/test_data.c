@@ -664,30 +664,42 @@ static void test_files(void) {
 }
 
 /* A token file whose sums are right and whose numbers are not: nothing that the program goes by is taken unseen. */
+typedef struct MadeFile { TokenHeader h; int32_t ids[3], labels[3]; size_t offset[2]; int64_t row[1]; } MadeFile;
 static void test_token_file(void) {
-    static const struct { const char *what; int columns, last, more, id; size_t end; bool good; } files[] = {
-        {"as it was written", 1, 0, 1, 5, 3, true}, {"too many columns", COLUMNS_UNREAD + 1, 0, 1, 5, 3, false},
-        {"fewer than none", -1, 0, 1, 5, 3, false}, {"a column's name without end", 1, 'x', 1, 5, 3, false},
-        {"neither true nor false", 1, 0, 41, 5, 3, false}, {"an id beyond the largest", 1, 0, 1, 6, 3, false},
-        {"an example beyond the tokens", 1, 0, 1, 5, 4, false}};
-    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-        struct { TokenHeader h; int32_t ids[3], labels[3]; size_t offset[2]; int64_t row[1]; } f;
+#define AT_MEMBER(member) offsetof(MadeFile, member), sizeof ((MadeFile *)0)->member
+    static const struct { const char *what; size_t at, bytes; int64_t value; } damages[] = {
+        {"as it was written", 0, 0, 0},
+        {"too many columns", AT_MEMBER(h.stats.unread.count), COLUMNS_UNREAD + 1},
+        {"fewer columns than none", AT_MEMBER(h.stats.unread.count), -1},
+        {"a column's name without end", AT_MEMBER(h.stats.unread.list[0].name), 'x'},
+        {"neither true nor false", AT_MEMBER(h.stats.unread.more), 41},
+        {"an id beyond the largest", AT_MEMBER(ids[2]), 6}, {"an id below 0", AT_MEMBER(ids[2]), -1},
+        {"a label beyond the largest", AT_MEMBER(labels[1]), 6}, {"a label below 0", AT_MEMBER(labels[1]), -1},
+        {"a largest id below 0", AT_MEMBER(h.largest_id), -1},
+        {"an example beyond the tokens", AT_MEMBER(offset[1]), 4}, {"a first one not at 0", AT_MEMBER(offset[0]), 1},
+        {"another longest", AT_MEMBER(h.stats.longest), 2}, {"another count of labels", AT_MEMBER(h.stats.labelled), 1},
+        {"another count of tokens", AT_MEMBER(h.stats.tokens), 4},
+        {"another count of examples", AT_MEMBER(h.stats.examples), 2}};
+#undef AT_MEMBER
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        MadeFile f;
         Dataset d;
         Error err = {""};
+        char *at = (char *)&f + damages[i].at;
         memset(&f, 0, sizeof f);
         memcpy(f.h.magic, "LORATOK2", 8);
         f.h.key = 7; f.h.count = 1; f.h.tokens = 3; f.h.largest_id = 5;
         f.h.stats.examples = 1; f.h.stats.tokens = f.h.stats.longest = 3; f.h.stats.labelled = 2;
-        f.h.stats.unread.count = files[i].columns;
-        memset(f.h.stats.unread.list[0].name, files[i].last, sizeof f.h.stats.unread.list[0].name);
-        memset(&f.h.stats.unread.more, files[i].more, 1);
-        f.ids[2] = files[i].id; f.offset[1] = files[i].end; f.row[0] = 1;
+        f.h.stats.unread.count = 1; f.h.stats.unread.more = true;
+        f.ids[2] = 5; f.labels[2] = 5; f.offset[1] = 3; f.row[0] = 1;
+        if (damages[i].bytes <= sizeof damages[i].value) memcpy(at, &damages[i].value, damages[i].bytes);
+        else memset(at, (int)damages[i].value, damages[i].bytes);
         f.h.hash = hash_bytes(hash_bytes(HASH_START, f.ids, sizeof f.ids), f.labels, sizeof f.labels);
         f.h.checksum = token_checksum(&f.h, f.offset, f.row);
         int fd = open(write_bytes("made.tokens", (const char *)&f, sizeof f), O_RDONLY);
         bool ok = fd >= 0 && dataset_map(&d, fd, 7, false, "made.tokens", &err);
-        check(ok == files[i].good && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),
-              "token file: %s: %s", files[i].what, ok ? "taken" : err.text);
+        check(ok == !damages[i].bytes && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),
+              "token file: %s: %s", damages[i].what, ok ? "taken" : err.text);
         if (ok) dataset_free(&d);
         close(fd);
     }

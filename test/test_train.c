@@ -570,6 +570,27 @@ static void test_errors(void) {
     check(!ok, "an adapter of another model: %s", ok ? "(no error)" : err.text);
 }
 
+/* What is still to be evaluated counts in the time that is left. */
+static void test_evaluations_left(void) {
+    static const struct { Strategy strategy; int every; int64_t per_epoch, total, step, left, slots; } cases[] = {
+        {STRATEGY_STEPS, 3, 5, 10, 0, 4, 1}, {STRATEGY_STEPS, 3, 5, 10, 3, 3, 1}, {STRATEGY_STEPS, 3, 5, 9, 8, 1, 1},
+        {STRATEGY_STEPS, 3, 5, 10, 9, 1, 1}, {STRATEGY_EPOCH, 0, 5, 10, 0, 2, 1}, {STRATEGY_EPOCH, 0, 5, 12, 5, 2, 1},
+        {STRATEGY_NO, 0, 5, 10, 0, 1, 1}, {STRATEGY_NO, 0, 5, 10, 10, 0, 1},
+        {STRATEGY_STEPS, 3, 5, 10, 0, 0, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        TrainOptions o;
+        Run run;
+        memset(&o, 0, sizeof o);
+        memset(&run, 0, sizeof run);
+        o.eval_strategy = cases[i].strategy; o.eval_steps = cases[i].every; o.logging_steps = 10;
+        run.o = &o; run.eval.slots = (size_t)cases[i].slots;
+        run.plan.total_steps = cases[i].total; run.plan.steps_per_epoch = cases[i].per_epoch;
+        int64_t left = evaluations_left(&run, cases[i].step);
+        check(left == cases[i].left, "evaluations after step %lld of %lld: %lld, expected %lld", (long long)cases[i].step,
+              (long long)cases[i].total, (long long)left, (long long)cases[i].left);
+    }
+}
+
 int main(void) {
     if (!mkdtemp(work_folder)) return 1;
     backend_ready();
@@ -578,6 +599,7 @@ int main(void) {
 #ifndef LORA_CUDA                           /* what does not depend on the backend is tested once */
     test_large_batches();
     test_schedules();
+    test_evaluations_left();
     test_trl("trl_cosine");
     test_trl("trl_constant");
     test_trl("trl_constant_with_warmup");
