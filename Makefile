@@ -12,7 +12,7 @@ LIBS     = -lm
 # stb_ds.h, the only library: Debian's libstb-dev, or a copy as .stb/stb/stb_ds.h on machines without packages.
 INCLUDE  = -I. -isystem .stb
 STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h .stb/stb/stb_ds.h)
-HEADERS  = lora.h tokenizer.h
+HEADERS  = lora.h data/dataset.h tokenizer.h
 
 BUILD     = build
 TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults

@@ -12,10 +12,10 @@
      3  the ops' contract            every op once: shapes, formula, what backward needs
      4  the model                    open, forward, backward
      5  the adapter and optimizer    PEFT folders, AdamW, schedules
-     6  data                         rows -> examples -> batches, masks, sampler
-     7  training                     options, the loop, the log
-     8  generation                   prompts, sampling, answers
-     then, under LORA_IMPLEMENTATION, the same chapters with their code, and 9: fuzz entries.
+     6  training                     options, the loop, the log
+     7  generation                   sampling, answers
+     then, under LORA_IMPLEMENTATION, the same chapters with their code, then 8: the CPU ops, and 9: fuzz entries.
+   Rows, masks, examples, batches and prompts are data/dataset.h's; files, JSON and tokenizers tokenizer.h's.
 
    DIMENSIONS
      N  tokens of a batch, laid end to end (never padded)     S  sequences in the batch; cu_seqlens[S+1] are their borders in N
@@ -30,7 +30,10 @@
 #ifndef LORA_H
 #define LORA_H
 
-#include "tokenizer.h"   /* Error, Json, Tokenizer */
+#ifdef LORA_IMPLEMENTATION
+#define DATASET_IMPLEMENTATION
+#endif
+#include "data/dataset.h"    /* Dataset, Batch, Prompts; includes tokenizer.h: Error, Json, Tokenizer, files */
 
 #ifdef __cplusplus
 extern "C" {
@@ -91,7 +94,6 @@ typedef struct LoraCall {
 /* A block of memory that an op may scribble on; sized by op_scratch_bytes. */
 typedef struct Scratch { void *base; size_t bytes; } Scratch;
 
-typedef struct Batch Batch;                 /* section 6 */
 
 /* Sums over the labelled rows of one micro-batch. */
 typedef struct LossStats { double loss_sum, entropy_sum; int64_t tokens, correct; } LossStats;
@@ -355,7 +357,7 @@ typedef struct Model {
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
     int32_t *ids, *positions, *targets, *cu_seqlens;        /* [N] [N] [N] [S+1]: the batch, in the backend's memory */
     Scratch scratch;
-    Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 8) */
+    Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
     bool planned;                           /* opened for its shapes alone: no weights, no memory taken */
     Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once something went wrong) */
 } Model;
@@ -413,109 +415,7 @@ extern const char *const schedule_name[SCHEDULE_COUNT];
 double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
 
 /* ================================================================================================================================================
-   6  DATA
-   A data file becomes a Dataset (token ids and labels of every example, -100 where nothing is to be learned), a sampler orders it as Hugging Face's Trainer does, and batches are cut
-   from that order: examples laid end to end, never padded.
-   ================================================================================================================================================ */
-
-typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL } LossOn;   /* DEFAULT: assistant for chats, completion for pairs, all for plain text */
-
-typedef struct DataOptions {
-    LossOn loss_on;
-    int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
-    bool truncate_prompt;                   /* cut the prompt's beginning instead: the last reply stays whole */
-    bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
-    ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
-    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own comes first */
-    const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today; NULL: 26 Jul 2024 */
-    bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that
-                                               asks for it: templates rewrite history (Qwen3 takes thoughts out) */
-    const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
-    int threads;
-    int64_t max_rows;                       /* of the file or files, from the first; 0: all */
-    const char *shots; int few_shot;        /* the first few_shot rows of the file shots stand in front of every row as
-                                               solved examples; never in the loss */
-    const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
-} DataOptions;
-
-/* Keys of rows that nothing reads, by path as "history" or "messages[].name": the first COLUMNS_UNREAD in alphabetical
-   order. */
-enum { COLUMNS_UNREAD = 24 };
-typedef struct DataColumns {
-    struct { char name[56]; int64_t rows; } list[COLUMNS_UNREAD];
-    int count;
-    bool more;                              /* there are others */
-} DataColumns;
-/* As "history (12 rows), messages[].name (3 rows)"; malloc'ed, NULL where there is none. */
-char *data_columns_text(const DataColumns *c);
-
-/* Rows that an option could reach: chats; those dressed by prompt_template; those that bring their own labels. */
-typedef struct DataUses { int64_t chats, dressed, labelled; } DataUses;
-
-/* What was found while reading; printed by inspect and at the start of a run. */
-typedef struct DataStats {
-    int64_t rows, examples, dropped;        /* dropped: no labelled token */
-    int64_t truncated;                      /* cut to max_length */
-    int64_t cut_replies, lost_replies;      /* those whose last reply lost its end; all of it (they count twice) */
-    int64_t tokens, labelled, longest, double_bos;
-    int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
-    int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
-    int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
-    ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
-    DataUses uses;
-    DataColumns unread;
-} DataStats;
-
-typedef struct Dataset {
-    int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
-    size_t *offset;                         /* [count+1] */
-    int64_t *row;                           /* [count]: row of the file the example came from, counting from 1 */
-    size_t count;
-    int32_t *slot;                          /* packing: [count] example numbers bin after bin; slot_offset [slots+1]. Without packing slot i is example i and both are NULL */
-    size_t *slot_offset, slots;             /* a slot is what the sampler shuffles and per_device_train_batch_size counts */
-    DataStats stats;
-    uint64_t hash;                          /* of ids and labels */
-    int32_t largest_id;                     /* and label */
-    bool rebuilt;                           /* the token cache's file was damaged, and has been written again */
-    void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into it */
-    bool shared;                            /* they belong to another Dataset, see dataset_split */
-} Dataset;
-
-/* Reads .jsonl, .json (array of objects) or .csv (RFC 4180 with a header line; anything else by its first byte). Row shapes, recognised by their keys:
-     messages [{role, content}] | conversations [{from, value}] (ShareGPT: human/user, gpt/assistant, system) | prompt + completion (strings, or lists of messages as TRL allows) |
-     instruction (+ input) + output | text | input_ids + labels (already tokenised)
-   Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled token in all. */
-bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
-/* Several files, one after the other; row numbers go on from file to file. Rows are tokenised by all threads, a block at a time; tokens beyond 64 MiB go to a file (in token_cache, else without a name in $TMPDIR or
-   /var/tmp) and are mapped, so that memory stays bounded whatever the size of the data. */
-bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err);
-/* Moves a share of the slots, drawn by torch_randperm(seed), from d (not packed) to held_out, which shares its tokens: free both, d last. */
-bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err);
-/* What --packing does, for a data set opened without: best-fit-decreasing bins of `capacity` tokens become the slots. */
-bool dataset_pack(Dataset *d, int capacity, Error *err);
-void dataset_free(Dataset *d);
-
-/* A micro-batch: N tokens of S sequences. */
-typedef struct Batch {
-    int32_t *ids, *positions, *targets;     /* [N]: targets are labels shifted: targets[n] = label of token n+1 of the same sequence, -100 for the last */
-    int32_t *cu_seqlens;                    /* [S+1] */
-    int64_t *row;                           /* [S]: row of the data file, for messages */
-    float *row_loss;                        /* [N]: room for model_step's, in evaluation */
-    int N, S, max_tokens, max_sequences;
-    int64_t labelled;                       /* targets that are not -100 */
-} Batch;
-bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
-void batch_free(Batch *b);
-/* Lays `count` slots of the data set end to end. The batch must be large enough (see dataset_largest_batch). */
-void batch_build(Batch *b, const Dataset *d, const int64_t *slots /*[count]*/, int count);
-/* Upper bounds over every possible batch of `slots_per_batch` slots: the sum of the longest ones, and the most sequences. */
-void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences);
-
-/* order[count] = torch.randperm(count, generator seeded with `seed`): MT19937, Fisher-Yates with rand32 % (count - i) (ATen randperm_cpu). Trainer seeds epoch e with seed + e. */
-void torch_randperm(int64_t *order, int64_t count, uint64_t seed);
-
-/* ================================================================================================================================================
-   7  TRAINING
+   6  TRAINING
    ================================================================================================================================================ */
 
 typedef enum { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH, STRATEGY_COUNT } Strategy;      /* when to evaluate, when to save */
@@ -610,30 +510,9 @@ typedef struct EvalResult {
 bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
 
 /* ================================================================================================================================================
-   8  GENERATION
+   7  GENERATION
    ================================================================================================================================================ */
 
-/* Something to answer: the tokens of a prompt, and for the reader the dialogue and what was expected. */
-typedef struct Prompt {
-    int32_t *ids;                           /* [count] */
-    int count;
-    char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role "prompt" */
-    char *reference;                        /* the answer that the row gives, or NULL */
-    size_t reference_bytes;                 /* it may hold a NUL; scores see what is before it */
-    char **answers; int answer_count;       /* all that count as right: the row's "answers" where it has a reference,
-                                               else that */
-    char *group;                            /* the row's "group", else its "label", for the reader, or NULL */
-    int64_t row;                            /* of the file, from 1 */
-} Prompt;
-/* stats: rows, chat, uses and unread alone. */
-typedef struct Prompts { Prompt *list; size_t count; DataStats stats; } Prompts;
-
-/* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
-   The options' shots stand in front of every prompt (in-context learning), but not in its dialogue. */
-bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
-/* The same from JSON lines in memory; name is for messages. */
-bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err);
-void prompts_free(Prompts *p);
 
 /* Names, meanings and order are those of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p (generation/utils.py, _get_logits_processor). */
 typedef struct GenerateOptions {
@@ -697,16 +576,6 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-/* stb_ds's arrays take what they are given: small bookkeeping, which ends the program in one line where there is no room. */
-static void *must_realloc(void *p, size_t bytes) {
-    void *q = realloc(p, bytes);
-    if (!q) { fprintf(stderr, "error: out of memory; %zu bytes; close other programs\n", bytes); exit(1); }
-    return q;
-}
-#define STBDS_REALLOC(context, p, bytes) must_realloc(p, bytes)
-#define STBDS_FREE(context, p) free(p)
-#define STB_DS_IMPLEMENTATION
-#include <stb/stb_ds.h>       /* growing arrays and string maps: the one library of the product besides the CUDA runtime */
 
 /* ================================================================================================================================================
    2  FILES AND CONFIGURATION
@@ -717,32 +586,6 @@ const char *const module_name[MODULE_COUNT] = {"q_proj", "k_proj", "v_proj", "o_
 const char *const module_path[MODULE_COUNT] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
 
 size_t dtype_size(DType t) { return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : 2; }
-
-static void *must_alloc(size_t bytes) {     /* small host-side bookkeeping only: big blocks are planned, checked and reported by their owners */
-    void *p = calloc(1, bytes ? bytes : 1);
-    if (!p) { fprintf(stderr, "error: out of memory; %zu bytes; close other programs\n", bytes); exit(1); }
-    return p;
-}
-static char *copy_string(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
-
-/* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
-#ifdef __GNUC__
-__attribute__((format(printf, 1, 2)))
-#endif
-static void warning(const char *format, ...) {
-    char text[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    for (size_t i = 0, n = strlen(text), bytes; i < n; i += bytes) {
-        uint32_t c = 0;
-        int length = utf8_get(text + i, n - i, &c);
-        bytes = length > 0 ? (size_t)length : 1;
-        if (length <= 0 || utf8_drives_terminal(c)) memset(text + i, '?', bytes);
-    }
-    fprintf(stderr, "warning: %s\n", text);
-}
 
 /* ---- safetensors ------------------------------------------------------------------------------------------------------------------------------
    8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets: [begin, end)}}, then the data. The file stays mapped; tensors point into the mapping. */
@@ -805,7 +648,7 @@ static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, s
         Tensor t;
         memset(&t, 0, sizeof t);
         ok = tensor_parse(&t, e, base + 8 + header, bytes - 8 - (size_t)header, path, err);
-        if (ok) { t.name = copy_string(e->key); arrput(*out, t); }
+        if (ok) { t.name = text_copy(e->key); arrput(*out, t); }
     }
     json_free(&doc);
     if (!ok) return false;
@@ -821,34 +664,6 @@ static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, s
     return true;
 }
 
-/* Files that are mapped are known by name: when one shrinks while it is read the system can only say where in memory
-   (SIGBUS), and the program wants to say which file. */
-typedef struct Mapping { const char *base, *path; size_t bytes; struct Mapping *next; } Mapping;
-static Mapping *mappings;
-
-static void *map_file(int fd, size_t bytes, int flags, const char *path) {
-    void *base = mmap(NULL, bytes, PROT_READ, flags, fd, 0);
-    if (base == MAP_FAILED) return NULL;
-    Mapping *m = (Mapping *)must_alloc(sizeof *m);
-    m->base = (const char *)base;
-    m->bytes = bytes;
-    m->path = copy_string(path);
-    m->next = mappings;
-    mappings = m;
-    return base;
-}
-static void unmap_file(void *base, size_t bytes) {
-    for (Mapping **at = &mappings; *at; at = &(*at)->next) {
-        Mapping *m = *at;
-        if (m->base != base) continue;
-        *at = m->next;
-        free((char *)m->path);
-        free(m);
-        break;
-    }
-    munmap(base, bytes);
-}
-
 bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
     size_t bytes;
     int fd = file_open(path, &bytes, err);
@@ -861,7 +676,7 @@ bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
     arrsetlen(set->files, f + 1);
     set->files[f].base = base;
     set->files[f].bytes = bytes;
-    set->files[f].path = copy_string(path);
+    set->files[f].path = text_copy(path);
     if (!set->table) { sh_new_arena(set->table); }
     Tensor *tensors = NULL;
     bool ok = safetensors_parse(&tensors, (const char *)base, bytes, path, err);
@@ -879,27 +694,16 @@ bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
     return ok;
 }
 
-static void path_join(char *out, size_t size, const char *folder, const char *name) {
-    size_t n = strlen(folder);
-    int length = snprintf(out, size, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
-    if (length < 0 || (size_t)length >= size) out[0] = 0;                     /* too long for the system: opening "" says so */
-}
-static bool file_exists(const char *folder, const char *name) {
-    char path[PATH_MAX];
-    path_join(path, sizeof path, folder, name);
-    return access(path, F_OK) == 0;
-}
-
 bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
     char path[PATH_MAX];
     if (file_exists(folder, "model.safetensors")) {
-        path_join(path, sizeof path, folder, "model.safetensors");
+        path_in(path, sizeof path, folder, "model.safetensors");
         return tensors_add_file(set, path, err);
     }
     if (!file_exists(folder, "model.safetensors.index.json"))
         return fail(err, "no weights: neither model.safetensors nor model.safetensors.index.json; %s; %s", folder,
                     file_exists(folder, "pytorch_model.bin") ? "pytorch_model.bin is not read, save the model as safetensors" : "give the folder of a downloaded Hugging Face model");
-    path_join(path, sizeof path, folder, "model.safetensors.index.json");
+    path_in(path, sizeof path, folder, "model.safetensors.index.json");
     JsonDoc doc;
     if (!json_read(&doc, path, err)) return false;
     bool ok = true;
@@ -908,7 +712,7 @@ bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
     for (const Json *e = ok ? map->child : NULL; e && ok; e = e->next) {       /* every shard once, in the order of first mention */
         char shard[PATH_MAX];
         if (e->type != JSON_STRING || strchr(e->str, '/')) { ok = fail(err, "bad file name for tensor '%s'; %s; download the file again", e->key, path); break; }
-        path_join(shard, sizeof shard, folder, e->str);
+        path_in(shard, sizeof shard, folder, e->str);
         bool seen = false;
         for (ptrdiff_t i = 0; i < arrlen(set->files); i++) seen |= !strcmp(set->files[i].path, shard);
         if (!seen) ok = tensors_add_file(set, shard, err);
@@ -1027,171 +831,6 @@ int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
         }
     }
     return first;
-}
-
-/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages what was there ------------------------------- */
-
-#ifndef CRASH_POINT
-#define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the disk then must be whole */
-#endif
-
-/* Makes a file, or a folder, that nobody has yet: PATH.PID-N.tmp, put into `name`. Nothing that exists is opened, not
-   through a link either. Returns a file's descriptor, a folder's 0, or -1. */
-static int temporary_make(char *name, size_t size, const char *path, bool folder) {
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/') n--;
-    for (int i = 0; i < 1000; i++) {
-        int length = snprintf(name, size, "%.*s.%ld-%d.tmp", (int)n, path, (long)getpid(), i);
-        if (length < 0 || (size_t)length >= size) { errno = ENAMETOOLONG; return -1; }
-        int fd = folder ? mkdir(name, 0777) : open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
-        if (fd >= 0 || errno != EEXIST) return fd;
-    }
-    return -1;
-}
-/* Whether temporary_make named it, for something that is called `base`. */
-static bool temporary_of(const char *name, const char *base) {
-    char again[NAME_MAX + 64];
-    long pid;
-    int number;
-    size_t n = strlen(base);
-    if (strncmp(name, base, n) || sscanf(name + n, ".%ld-%d.tmp", &pid, &number) != 2) return false;
-    snprintf(again, sizeof again, "%.*s.%ld-%d.tmp", NAME_MAX, base, pid, number);
-    return !strcmp(name, again);
-}
-
-typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX]; bool failed; int error; } SafeFile;
-
-static bool safe_open(SafeFile *s, const char *path, Error *err) {
-    memset(s, 0, sizeof *s);
-    snprintf(s->path, sizeof s->path, "%s", path);
-    int fd = temporary_make(s->temporary, sizeof s->temporary, path, false);
-    s->f = fd < 0 ? NULL : fdopen(fd, "wb");
-    if (s->f) return true;
-    fail(err, "cannot write; %s: %s; check that the folder exists and is writable", path, strerror(errno));
-    if (fd >= 0) { close(fd); unlink(s->temporary); }
-    return false;
-}
-static void safe_write(SafeFile *s, const void *data, size_t bytes) {
-    if (!s->failed && bytes && fwrite(data, 1, bytes, s->f) != bytes) { s->failed = true; s->error = errno; }
-    CRASH_POINT();
-}
-static bool safe_close(SafeFile *s, Error *err) {
-    if (!s->failed && fflush(s->f)) { s->failed = true; s->error = errno; }
-    CRASH_POINT();
-    if (!s->failed && fsync(fileno(s->f))) { s->failed = true; s->error = errno; }
-    if (fclose(s->f) && !s->failed) { s->failed = true; s->error = errno; }
-    CRASH_POINT();
-    if (!s->failed && rename(s->temporary, s->path)) { s->failed = true; s->error = errno; }
-    CRASH_POINT();
-    if (!s->failed) return true;
-    unlink(s->temporary);
-    return fail(err, "cannot write; %s: %s; %s", s->path, strerror(s->error),
-                s->error == ENOSPC ? "free some space or give another --output" : "give another --output");
-}
-
-/* The names in a folder must survive a power cut too. */
-static void folder_sync(const char *folder) {
-    int fd = open(folder, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return;
-    fsync(fd);
-    close(fd);
-}
-
-/* Removes a folder that temporary_make has made, and the files in it. */
-static void folder_discard(const char *folder) {
-    char path[PATH_MAX];
-    DIR *d = opendir(folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
-        path_join(path, sizeof path, folder, e->d_name);
-        unlink(path);
-        CRASH_POINT();
-    }
-    if (d) closedir(d);
-    rmdir(folder);
-}
-
-/* A folder that appears whole or not at all: folder_begin, files written into `temporary`, then folder_commit, which
-   gives it its name, or folder_discard(temporary). */
-typedef struct SafeFolder { char path[PATH_MAX], temporary[PATH_MAX]; } SafeFolder;
-
-static bool folder_begin(SafeFolder *f, const char *path, Error *err) {
-    snprintf(f->path, sizeof f->path, "%s", path);
-    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/';) f->path[--n] = 0;
-    if (!temporary_make(f->temporary, sizeof f->temporary, f->path, true)) return true;
-    return fail(err, "cannot make a folder beside it; %s: %s; give another --output", path, strerror(errno));
-}
-
-/* Linux's renameat2, where kernel and file system have it. */
-enum { RENAME_NEVER_REPLACES = 1, RENAME_EXCHANGES = 2 };
-static bool rename_by(const char *from, const char *to, unsigned flags) {
-#ifdef SYS_renameat2
-    return !syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
-#else
-    (void)from; (void)to; (void)flags;
-    errno = ENOSYS;
-    return false;
-#endif
-}
-
-/* The new folder takes its name. An earlier one (refused unless `replace`) makes way in one step where that can be, else
-   it is renamed away first; what the new folder has no file for was put there by somebody else, and moves over. */
-static bool folder_commit(SafeFolder *f, bool replace, Error *err) {
-    char old[PATH_MAX] = "", from[PATH_MAX], to[PATH_MAX];
-    struct stat st;
-    folder_sync(f->temporary);
-    CRASH_POINT();
-    bool ok, there = !lstat(f->path, &st);
-    if (there && !replace) { folder_discard(f->temporary); return fail(err, "it exists already; %s; nothing is overwritten, give a new folder", f->path); }
-    if (!there) ok = rename_by(f->temporary, f->path, RENAME_NEVER_REPLACES) || (errno != EEXIST && !rename(f->temporary, f->path));
-    else if ((ok = rename_by(f->temporary, f->path, RENAME_EXCHANGES))) snprintf(old, sizeof old, "%s", f->temporary);
-    else {
-        ok = !temporary_make(old, sizeof old, f->path, true) && !rename(f->path, old);
-        CRASH_POINT();
-        if (ok && rename(f->temporary, f->path)) { int e = errno; rename(old, f->path); errno = e; ok = false; }
-    }
-    CRASH_POINT();
-    if (!ok) {
-        fail(err, "cannot write; %s: %s; give another --output", f->path, strerror(errno));
-        folder_discard(f->temporary);
-        return false;
-    }
-    DIR *d = *old ? opendir(old) : NULL;
-    for (struct dirent *e; d && (e = readdir(d));) {
-        path_join(from, sizeof from, old, e->d_name);
-        path_join(to, sizeof to, f->path, e->d_name);
-        if (lstat(to, &st)) rename(from, to);
-    }
-    if (d) closedir(d);
-    if (*old) folder_discard(old);
-    snprintf(to, sizeof to, "%s", f->path);
-    char *slash = strrchr(to, '/');
-    if (slash) *(slash > to ? slash : slash + 1) = 0;
-    folder_sync(slash ? to : ".");
-    return true;
-}
-
-bool write_file(const char *path, const void *data, size_t bytes, Error *err) {
-    SafeFile s;
-    if (!safe_open(&s, path, err)) return false;
-    safe_write(&s, data, bytes);
-    return safe_close(&s, err);
-}
-
-/* mkdir -p; an existing folder is fine. */
-static bool make_folder(const char *path, Error *err) {
-    char part[PATH_MAX];
-    size_t n = strlen(path);
-    if (!n || n >= sizeof part) return fail(err, "bad folder name; '%s'; give another --output", path);
-    for (size_t i = 1; i <= n; i++) {
-        if (path[i] != '/' && path[i]) continue;
-        memcpy(part, path, i);
-        part[i] = 0;
-        if (mkdir(part, 0777) && errno != EEXIST) return fail(err, "cannot make the folder; %s: %s; give another --output", part, strerror(errno));
-    }
-    struct stat st;
-    if (stat(path, &st) || !S_ISDIR(st.st_mode)) return fail(err, "not a folder; %s; give another --output", path);
-    return true;
 }
 
 bool safetensors_write(const char *path, const char *const *names, const float *const *data, const int64_t (*shapes)[2], int count, Error *err) {
@@ -1366,7 +1005,7 @@ bool config_open(ModelConfig *c, const char *folder, Error *err) {
     struct stat st;
     if (stat(folder, &st)) return fail(err, "cannot open the model folder; %s: %s; give the folder of a downloaded Hugging Face model with --model", folder, strerror(errno));
     if (!S_ISDIR(st.st_mode)) return fail(err, "the model is not a folder; %s; give the folder that holds config.json and model.safetensors with --model", folder);
-    path_join(path, sizeof path, folder, "config.json");
+    path_in(path, sizeof path, folder, "config.json");
     JsonDoc doc;
     if (!json_read(&doc, path, err)) return false;
     bool ok = config_parse(c, doc.root, path, err);
@@ -1463,7 +1102,2951 @@ bool dropout_keep(LoraCall call, uint32_t site, uint64_t index) {
 }
 
 /* ================================================================================================================================================
-   3  THE CPU OPS
+   4  THE MODEL
+   ================================================================================================================================================ */
+
+static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
+
+/* ---- opening ---------------------------------------------------------------------------------------------------------------------------------- */
+
+static const Tensor *model_tensor(const Model *m, const char *name, int64_t rows, int64_t columns, Error *err) {
+    const Tensor *t = tensors_get(&m->files, name, rows, columns, err);
+    if (m->planned) return t;
+    int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
+    if (t) file_release_pages(t->data, t->bytes);
+    if (bad < 0) return t;
+    fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder again", name, (long long)bad, m->folder);
+    return NULL;
+}
+static bool model_matrix(Model *m, Weight *w, const char *name, int rows, int columns, Error *err) {
+    const Tensor *t = model_tensor(m, name, rows, columns, err);
+    if (!t) return false;
+    w->data = t->data; w->dtype = t->dtype; w->rows = rows; w->cols = columns; w->packed = NULL;
+    return true;
+}
+/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; */
+static bool model_vector(Model *m, float **out, float **next, const char *name, int count, Error *err) {
+    const Tensor *t = model_tensor(m, name, count, 0, err);
+    if (!t || m->planned) return t != NULL;
+    float *values = (float *)must_alloc((size_t)count * sizeof(float));
+    convert_to_f32(values, t->data, t->dtype, t->count);
+    backend_upload(*next, values, (size_t)count * sizeof(float));
+    free(values);
+    *out = *next;
+    *next += count;
+    return true;
+}
+
+static bool model_load_layers(Model *m, Error *err) {
+    const ModelConfig *c = &m->config;
+    int C = c->hidden_size, F = c->intermediate_size, D = c->head_dim, HD = c->num_attention_heads * D, KD = c->num_key_value_heads * D;
+    const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
+    size_t per_layer = 2 * (size_t)C + (c->qk_norm ? 2 * (size_t)D : 0);
+    for (int j = 0; j < MODULE_COUNT; j++) if (c->bias[j]) per_layer += (size_t)out[j];
+    m->norm_bytes = (per_layer * (size_t)c->num_hidden_layers + (size_t)C) * sizeof(float);
+    m->norm_arena = m->planned ? NULL : backend_alloc(m->norm_bytes);
+    m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
+    if (!m->norm_arena && !m->planned) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
+    float *next = (float *)m->norm_arena;
+    char name[224];
+    snprintf(name, sizeof name, "%snorm.weight", m->prefix);
+    if (!model_vector(m, &m->final_norm, &next, name, C, err)) return false;
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        Layer *layer = &m->layers[l];
+        struct { const char *suffix; float **where; int count; bool wanted; } norms[] = {
+            {"input_layernorm", &layer->norm1, C, true}, {"post_attention_layernorm", &layer->norm2, C, true}, {"self_attn.q_norm", &layer->q_norm, D, c->qk_norm}, {"self_attn.k_norm", &layer->k_norm, D, c->qk_norm}};
+        for (int i = 0; i < 4; i++) {
+            if (!norms[i].wanted) continue;
+            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, norms[i].suffix);
+            if (!model_vector(m, norms[i].where, &next, name, norms[i].count, err)) return false;
+        }
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            Linear *linear = &layer->linear[j];
+            linear->in = in[j];
+            linear->out = out[j];
+            linear->site = (uint32_t)(l * MODULE_COUNT + j);
+            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
+            if (!model_matrix(m, &linear->w, name, out[j], in[j], err)) return false;
+            if (!c->bias[j]) continue;
+            float *bias = NULL;
+            snprintf(name, sizeof name, "%slayers.%d.%s.bias", m->prefix, l, module_path[j]);
+            if (!model_vector(m, &bias, &next, name, out[j], err)) return false;
+            linear->bias = bias;
+        }
+    }
+    return true;
+}
+
+/* Every matrix that is multiplied by goes once into the backend's layout; then its file pages are let go. */
+static bool model_pack(Model *m, Error *err) {
+    int L = m->config.num_hidden_layers;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t offset = 0;
+        for (int i = table_is_packed() && !m->config.tie_word_embeddings ? -2 : -1; i < L * MODULE_COUNT; i++) {   /* the head, the largest, first: its file pages are gone before the rest comes */
+            Weight *w = i == -2 ? &m->embed : i < 0 ? &m->head : &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
+            if (pass) {
+                weight_pack(w, (char *)m->weight_arena + offset);
+                file_release_pages(w->data, (size_t)w->rows * (size_t)w->cols * dtype_size(w->dtype));
+            }
+            offset += model_round_up(weight_packed_bytes(w), 256);
+        }
+        if (pass) break;
+        m->weight_bytes = offset;
+        if (m->planned) break;
+        if (offset > backend_memory())
+            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)backend_memory() / 0x1p30, m->folder);
+        m->weight_arena = backend_alloc(offset);
+        if (!m->weight_arena) return fail(err, "out of memory for %.1f GiB of weights; %s; use a smaller model", (double)offset / 0x1p30, m->folder);
+    }
+    if (m->config.tie_word_embeddings) m->embed.packed = m->head.packed;
+    return true;
+}
+
+/* What stands before "layers.0. ..." in the tensors' names: "model." of LlamaForCausalLM, nothing of LlamaModel, more
+   where a wrapper was saved (module., _orig_mod., base_model.model.). */
+static void model_find_prefix(Model *m) {
+    static const char anchor[] = "layers.0.input_layernorm.weight";
+    snprintf(m->prefix, sizeof m->prefix, "model.");
+    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
+        const char *name = m->files.table[i].key;
+        size_t n = strlen(name), k = sizeof anchor - 1;
+        if (n < k || strcmp(name + n - k, anchor) || n - k >= sizeof m->prefix || (n > k && name[n - k - 1] != '.'))
+            continue;
+        snprintf(m->prefix, sizeof m->prefix, "%.*s", (int)(n - k), name);
+        if (n == k || !strcmp(m->prefix, "model.")) return;
+    }
+    if (strcmp(m->prefix, "model.")) print_warning("the tensors' names begin with '%s', which is taken for 'model.'; %s",
+                                             m->prefix, m->folder);
+}
+
+static bool weights_equal(const Weight *a, const Weight *b) {
+    size_t count = (size_t)a->rows * (size_t)a->cols, size = dtype_size(a->dtype);
+    bool equal = a->dtype == b->dtype && !memcmp(a->data, b->data, count * size);
+    file_release_pages(a->data, count * size);
+    return equal;
+}
+
+/* Embedding and head. tie_word_embeddings, as transformers 5 has it: one of the two in the file serves as both, two
+   equal ones are one; two different ones stay two. */
+static bool model_read_ends(Model *m, Error *err) {
+    ModelConfig *c = &m->config;
+    char embed[96], head[96];
+    size_t n = strlen(m->prefix), k = strlen("model.");
+    snprintf(embed, sizeof embed, "%sembed_tokens.weight", m->prefix);
+    snprintf(head, sizeof head, "%.*slm_head.weight", (int)(n >= k && !strcmp(m->prefix + n - k, "model.") ? n - k : 0),
+             m->prefix);
+    bool stored[2] = {shgeti(m->files.table, embed) >= 0, shgeti(m->files.table, head) >= 0},
+        tied = c->tie_word_embeddings;
+    if ((stored[0] || !tied || !stored[1]) && !model_matrix(m, &m->embed, embed, c->vocab_size, c->hidden_size, err))
+        return false;
+    if ((stored[1] || !tied) && !model_matrix(m, &m->head, head, c->vocab_size, c->hidden_size, err)) return false;
+    if (!tied) return true;
+    if (!stored[0]) m->embed = m->head;
+    if (stored[0] && stored[1] && !weights_equal(&m->embed, &m->head)) {
+        c->tie_word_embeddings = false;
+        print_warning("config.json has tie_word_embeddings true, but %s differs from the embedding: it is used, "
+                "as transformers 5 does; %s", head, m->folder);
+    } else m->head = m->embed;
+    return true;
+}
+
+/* Names the tensors that no part of the model reads: what transformers, too, leaves out with a warning. */
+static void model_name_unused(const Model *m) {
+    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight",
+                                        "self_attn.q_norm.weight",
+                                        "self_attn.k_norm.weight"};
+    const ModelConfig *c = &m->config;
+    const char *first = NULL;
+    size_t n = strlen(m->prefix), count = 0;
+    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
+        const char *name = m->files.table[i].key, *rest = strncmp(name, m->prefix, n) ? "" : name + n,
+            *end = rest + strlen(rest);
+        size_t known = strlen("lm_head.weight"), length = strlen(name);
+        bool used = !strcmp(rest, "embed_tokens.weight") || !strcmp(rest, "norm.weight") ||
+                    (length >= known && !strcmp(name + length - known, "lm_head.weight")) ||
+                        strstr(name, "rotary_emb.inv_freq");
+        int layer, at = 0;
+        if (sscanf(rest, "layers.%d.%n", &layer, &at) == 1 && at && layer < c->num_hidden_layers) {
+            rest += at;
+            for (int k = 0; k < (c->qk_norm ? 4 : 2); k++) used |= !strcmp(rest, norms[k]);
+            for (int j = 0; j < MODULE_COUNT; j++) {
+                size_t path = strlen(module_path[j]);
+                if ((size_t)(end - rest) <= path || strncmp(rest, module_path[j], path)) continue;
+                used |= !strcmp(rest + path, ".weight") || (c->bias[j] && !strcmp(rest + path, ".bias"));
+            }
+        }
+        if (used || !m->files.table[i].value.count) continue;
+        if (!count++) first = name;
+    }
+    if (count) print_warning("%zu tensors of the files have no place in the model and are not used, '%s' the first; %s",
+                       count, first, m->folder);
+}
+
+static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
+    memset(m, 0, sizeof *m);
+    m->folder = text_copy(folder);
+    m->planned = planned;
+    const ModelConfig *c = &m->config;
+    m->loss_scale = LORA_LOSS_SCALE;
+    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(c, err)) &&
+              tensors_open_folder(&m->files, folder, err);
+    if (ok) model_find_prefix(m);
+    ok = ok && model_read_ends(m, err) && model_load_layers(m, err) && model_pack(m, err);
+    if (ok) model_name_unused(m);
+    if (!ok) model_close(m);
+    return ok;
+}
+
+size_t model_parameters(const Model *m) {
+    const ModelConfig *c = &m->config;
+    size_t count = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2);
+    for (int j = 0; j < MODULE_COUNT; j++)
+        count += (size_t)c->num_hidden_layers * (size_t)m->layers[0].linear[j].in * (size_t)m->layers[0].linear[j].out;
+    return count + m->norm_bytes / sizeof(float);
+}
+
+bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err) {
+    if (!(*t = tokenizer_open(folder, err))) return false;
+    int ids = tokenizer_vocab_size(*t);
+    if (ids <= c->vocab_size) return true;
+    tokenizer_free(*t);
+    *t = NULL;
+    return fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer "
+                     "belongs to "
+                     "another model", ids - 1, c->vocab_size, folder);
+}
+
+bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
+bool model_plan(Model *m, const char *folder, Error *err) { return model_read(m, folder, true, err); }
+
+void adapter_changed(Model *m) { m->adapter_is_packed = false; }
+
+void adapter_drop(Model *m) {
+    for (int l = 0; l < m->config.num_hidden_layers && m->layers; l++)
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            Linear *p = &m->layers[l].linear[j];
+            p->rank = 0;
+            if (m->originals) p->w = m->originals[l * MODULE_COUNT + j];
+        }
+    backend_free(m->residual_arena, m->residual_bytes);
+    free(m->originals);
+    free(m->initial);
+    m->residual_arena = NULL; m->residual_bytes = 0; m->originals = NULL; m->initial = NULL;
+    size_t bytes = m->param_count * sizeof(float);
+    backend_free(m->param, bytes); backend_free(m->grad, bytes); backend_free(m->adam_m, bytes); backend_free(m->adam_v, bytes);
+    arrfree(m->lora.layers);
+    arrfree(m->lora.parts);
+    backend_free(m->packed_adapter, m->packed_adapter_bytes);
+    m->param = m->grad = m->adam_m = m->adam_v = NULL;
+    m->packed_adapter = NULL;
+    m->packed_adapter_bytes = 0;
+    adapter_changed(m);
+    m->param_count = 0;
+    m->adam_step = 0;
+}
+
+void model_close(Model *m) {
+    adapter_drop(m);
+    backend_free(m->weight_arena, m->weight_bytes);
+    backend_free(m->norm_arena, m->norm_bytes);
+    backend_free(m->arena, m->arena_bytes);
+    tensors_close(&m->files);
+    free(m->activations);
+    free(m->layers);
+    free(m->folder);
+    memset(m, 0, sizeof *m);
+}
+
+/* ---- working memory: laid out by one function, run twice (base NULL: only the size) ------------------------------------------------------------- */
+
+typedef struct Layout { char *base; size_t offset; } Layout;
+static void *layout_take(Layout *a, size_t count, size_t element) {
+    void *p = a->base ? a->base + a->offset : NULL;
+    a->offset += model_round_up(count * element, 256);
+    return p;
+}
+static int group_width(const Layer *layer, int first, int count) {            /* columns of t; 0: no adapter */
+    int r = 0;
+    for (int j = first; j < first + count; j++) r += rank_width(layer->linear[j].rank);
+    return r;
+}
+
+static size_t model_layout(Model *m, char *base, MemoryTable *table) {
+    const ModelConfig *c = &m->config;
+    size_t N = (size_t)m->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size, H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
+    size_t P = (H + 2 * (size_t)c->num_key_value_heads) * D, X = sizeof(floatX);
+    Layout a = {base, 0};
+    int widest = (int)(2 * F > P ? 2 * F : P), rank = 0;
+    if ((int)C > widest) widest = (int)C;
+    LayerActivations shared;
+    memset(&shared, 0, sizeof shared);
+    for (int l = 0; l < c->num_hidden_layers; l++) {
+        const Layer *layer = &m->layers[l];
+        LayerActivations *s = &m->activations[l];
+        bool own = l == 0 || m->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || m->recompute == RECOMPUTE_NONE;
+        if (!own) *s = shared;                                                /* one set for all layers; only the layer's input is its own */
+        if (l == 0 || m->recompute != FORWARD_ONLY) s->x = (floatX *)layout_take(&a, N * C, X);
+        if (own) {
+            s->qkv = (floatX *)layout_take(&a, N * P, X);
+            s->attention = (floatX *)layout_take(&a, N * H * D, X);
+            s->middle = (floatX *)layout_take(&a, N * C, X);
+            s->rstd1 = (float *)layout_take(&a, N, sizeof(float));
+            s->rstd2 = (float *)layout_take(&a, N, sizeof(float));
+            s->lse = (float *)layout_take(&a, N * H, sizeof(float));
+            if (own_gate_up) s->gate_up = (floatX *)layout_take(&a, N * 2 * F, X);
+            else s->gate_up = m->activations[0].gate_up;
+        }
+        int ranks[4] = {group_width(layer, MODULE_Q, 3), group_width(layer, MODULE_O, 1),
+                        group_width(layer, MODULE_GATE, 2), group_width(layer, MODULE_DOWN, 1)};
+        s->t_qkv = (floatX *)layout_take(&a, N * (size_t)ranks[0], X);
+        s->t_o = (floatX *)layout_take(&a, N * (size_t)ranks[1], X);
+        s->t_gate_up = (floatX *)layout_take(&a, N * (size_t)ranks[2], X);
+        s->t_down = (floatX *)layout_take(&a, N * (size_t)ranks[3], X);
+        for (int i = 0; i < 4; i++) if (ranks[i] > rank) rank = ranks[i];
+        if (l == 0) shared = *s;
+    }
+    bool backward = m->recompute != FORWARD_ONLY;
+    if (table) memory_add(table, backward ? "activations kept for backward" : "activations", a.offset);
+    size_t mark = a.offset;
+    m->final_x = (floatX *)layout_take(&a, N * C, X);
+    m->final_rstd = (float *)layout_take(&a, N, sizeof(float));
+    m->normed = (floatX *)layout_take(&a, N * C, X);
+    m->rotated = (floatX *)layout_take(&a, N * P, X);
+    m->h = (floatX *)layout_take(&a, N * F, X);
+    m->projected = (floatX *)layout_take(&a, N * C, X);
+    m->d_residual = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
+    m->d_normed = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
+    m->d_h = backward ? (floatX *)layout_take(&a, N * F, X) : NULL;
+    m->d_attention = backward ? (floatX *)layout_take(&a, N * H * D, X) : NULL;
+    m->d_qkv = backward ? (floatX *)layout_take(&a, N * P, X) : NULL;
+    m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
+    m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
+    int32_t **integers[] = {&m->ids, &m->positions, &m->targets, &m->cu_seqlens};
+    for (int i = 0; i < 4; i++) *integers[i] = (int32_t *)layout_take(&a, N + 1, sizeof(int32_t));
+    if (table) memory_add(table, "working buffers of one layer", a.offset - mark);
+    m->scratch.bytes = op_scratch_bytes(m->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
+    m->scratch.base = layout_take(&a, m->scratch.bytes, 1);
+    if (table) memory_add(table, "scratch of the ops (logits chunk, panels)", m->scratch.bytes);
+    return a.offset;
+}
+
+bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
+    backend_free(m->arena, m->arena_bytes);
+    m->arena = NULL;
+    free(m->activations);
+    m->activations = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
+    m->max_tokens = max_tokens;
+    m->max_positions = max_positions;
+    m->recompute = recompute;
+    MemoryTable local;
+    memset(&local, 0, sizeof local);
+    if (!table) table = &local;
+    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + m->residual_bytes);
+    memory_add(table, "adapter and its gradient", 2 * m->param_count * sizeof(float));
+    memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
+    if (m->packed_adapter_bytes) memory_add(table, "adapter for the matrix products", m->packed_adapter_bytes);
+    m->arena_bytes = model_layout(m, NULL, table);
+    if (!allocate) return true;
+    if (m->arena_bytes > backend_memory())
+        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
+                    recompute >= RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "add --fit, lower --max-length, or add --recompute layer");
+    m->arena = backend_alloc(m->arena_bytes);
+    if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
+    model_layout(m, (char *)m->arena, NULL);
+    size_t count = (size_t)max_positions * (size_t)m->config.head_dim / 2;
+    float *cosines = (float *)must_alloc(count * sizeof(float)), *sines = (float *)must_alloc(count * sizeof(float));
+    rope_tables(cosines, sines, &m->config, max_positions);
+    backend_upload(m->cos_table, cosines, count * sizeof(float));
+    backend_upload(m->sin_table, sines, count * sizeof(float));
+    free(cosines);
+    free(sines);
+    return true;
+}
+
+/* ---- forward and backward ----------------------------------------------------------------------------------------------------------------------- */
+
+static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
+    if (!p || p->tensor) return;
+    size_t count = (size_t)N * (size_t)width;
+    floatX *copy = (floatX *)must_alloc(count * sizeof(floatX));
+    backend_download(copy, x, count * sizeof(floatX));
+    for (size_t i = 0; i < count && !p->tensor; i++)
+        if (!isfinite((float)copy[i])) { p->tensor = tensor; p->layer = layer; p->index = (int64_t)i; p->width = width; }
+    free(copy);
+}
+
+/* One layer from its input to the unadded output of its MLP (m->projected). previous: the residual stream before the last layer's MLP, whose output still has to be added; NULL: s->x is complete. */
+static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const floatX *previous) {
+    const ModelConfig *c = &m->config;
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &m->activations[l];
+    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
+    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm1, c->rms_norm_eps, N, C);
+    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
+    linear_forward(s->qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
+    probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    Cache *cache = m->cache;
+    if (cache) cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N, H, KV, D);
+    if (cache && cache->decode) attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions, cache->capacity, N, H, KV, D);
+    else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
+    linear_forward(m->projected, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
+    probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
+    rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm2, c->rms_norm_eps, N, C);
+    linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    probe_tensor(m->probe, "gate, up", l, s->gate_up, N, 2 * F);
+    swiglu_forward(m->h, s->gate_up, N, F);
+    linear_forward(m->projected, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
+    probe_tensor(m->probe, "down_proj", l, m->projected, N, C);
+}
+
+/* m->d_residual: in, the gradient of the layer's output; out, of its input (left unfinished where nothing below wants it). */
+static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool wants_dx) {
+    const ModelConfig *c = &m->config;
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &m->activations[l];
+    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
+    if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
+    rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm2, c->rms_norm_eps, N, C);
+    if (m->recompute == RECOMPUTE_GATE_UP) linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+
+    swiglu_forward(m->h, s->gate_up, N, F);
+    linear_backward(m->d_h, m->d_residual, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
+    swiglu_backward(s->gate_up, m->d_h, s->gate_up, N, F);
+    linear_backward(m->d_normed, s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm2, N, C);
+
+    linear_backward(m->d_attention, m->d_residual, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
+    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
+    linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
+    if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm1, N, C);
+}
+
+/* Everything up to the final norm's output in m->normed. */
+static void model_body(Model *m, const Batch *b, LoraCall call) {
+    const ModelConfig *c = &m->config;
+    int L = c->num_hidden_layers;
+    size_t bytes = (size_t)b->N * sizeof(int32_t);
+    backend_upload(m->ids, b->ids, bytes);
+    backend_upload(m->positions, b->positions, bytes);
+    backend_upload(m->targets, b->targets, bytes);
+    backend_upload(m->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
+    if (call.adapter && !m->adapter_is_packed) {
+        for (int l = 0; l < L; l++) adapter_pack(m->layers[l].linear, MODULE_COUNT);
+        m->adapter_is_packed = true;
+    }
+    embedding_forward(m->activations[0].x, m->ids, &m->embed, b->N, c->hidden_size);
+    if (!table_is_packed()) file_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
+    for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
+    rmsnorm_forward(m->normed, m->final_rstd, m->final_x, m->activations[L - 1].middle, m->projected, m->final_norm, c->rms_norm_eps, b->N, c->hidden_size);
+    probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
+}
+
+LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss) {
+    const ModelConfig *c = &m->config;
+    model_body(m, b, call);
+    LossStats stats = lm_head_loss(backward ? m->d_normed : NULL, row_loss, m->normed, m->targets, &m->head, dloss * m->loss_scale, b->N, c->hidden_size, c->vocab_size, m->scratch);
+    if (!backward) return stats;
+    rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
+    int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
+    while (lowest < c->num_hidden_layers && !group_width(&m->layers[lowest], 0, MODULE_COUNT)) lowest++;
+    for (int l = c->num_hidden_layers - 1; l >= lowest; l--) layer_backward(m, l, b, call, l > lowest);
+    return stats;
+}
+
+void model_logits(Model *m, float *logits, const Batch *b, LoraCall call) {
+    model_body(m, b, call);
+    lm_head_logits(logits, m->normed, &m->head, b->N, m->config.hidden_size, m->config.vocab_size, m->scratch);
+}
+
+void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes) {
+    Probe probe;
+    memset(&probe, 0, sizeof probe);
+    m->probe = &probe;
+    model_body(m, b, call);
+    m->probe = NULL;
+    if (!probe.tensor) { snprintf(text, bytes, "in the loss itself, in a batch that begins with data row %lld", (long long)b->row[0]); return; }
+    int64_t token = probe.index / probe.width;
+    int s = 0;
+    while (s + 1 < b->S && b->cu_seqlens[s + 1] <= token) s++;
+    snprintf(text, bytes, "first in layer %d, %s, token %lld of data row %lld", probe.layer, probe.tensor, (long long)(token - b->cu_seqlens[s]), (long long)b->row[s]);
+}
+
+/* ================================================================================================================================================
+   5  THE ADAPTER AND THE OPTIMIZER
+   ================================================================================================================================================ */
+
+/* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same layout, so the optimizer sees flat ranges. */
+static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
+    const ModelConfig *c = &m->config;
+    size_t L = (size_t)c->num_hidden_layers;
+    adapter_drop(m);
+    m->lora = *config;
+    m->lora.layers = NULL;
+    m->lora.parts = NULL;
+    if (config->layers) { arrsetlen(m->lora.layers, L); memcpy(m->lora.layers, config->layers, L); }
+    if (config->parts) {
+        arrsetlen(m->lora.parts, L * MODULE_COUNT);
+        memcpy(m->lora.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        size_t offset = 0, packed = 0;
+        for (int l = 0; l < c->num_hidden_layers; l++) {
+            for (int j = 0; j < MODULE_COUNT; j++) {
+                Linear *p = &m->layers[l].linear[j];
+                LoraPart part = {config->target[j] && (!config->layers || config->layers[l]) ? config->r : 0,
+                                 config->lora_alpha};
+                if (config->parts) part = config->parts[l * MODULE_COUNT + j];
+                p->rank = part.rank;
+                float size = config->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
+                p->scale = part.rank ? part.alpha / size : 0;
+                size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
+                if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
+                if (pass) p->packed = m->packed_adapter ? (char *)m->packed_adapter + packed : NULL;
+                offset += a + b;
+                packed += model_round_up(adapter_packed_bytes(p), 256);
+            }
+        }
+        if (pass) break;
+        if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one module and one layer");
+        m->param_count = offset;
+        m->packed_adapter_bytes = packed;
+        if (m->planned) break;
+        if (packed && !(m->packed_adapter = backend_alloc(packed)))
+            return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
+        float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
+        for (int i = 0; i < 4; i++)
+            if (!(*arenas[i] = (float *)backend_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
+    }
+    return true;
+}
+
+bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
+    if (!adapter_layout(m, config, err)) return false;
+    float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
+    for (int l = 0; l < m->config.num_hidden_layers && !m->planned; l++) {
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            Linear *p = &m->layers[l].linear[j];
+            float bound = 1.0f / sqrtf((float)p->in);                          /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
+            size_t count = (size_t)p->rank * (size_t)p->in;
+            arrsetlen(values, count);
+            for (size_t i = 0; i < count; i++) {
+                uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];   /* step UINT32_MAX: never a dropout mask's */
+                philox4x32(random, counter, key);
+                values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
+            }
+            if (count) backend_upload(p->A, values, count * sizeof(float));
+        }
+    }
+    arrfree(values);
+    return true;
+}
+
+/* ---- PEFT folders ----------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct AdapterTensor { char name[120]; float *data; int64_t shape[2]; } AdapterTensor;
+
+/* The 2 tensors of every adapted projection with PEFT's names, in arena order; stb_ds array. */
+static AdapterTensor *adapter_tensors(const Model *m) {
+    AdapterTensor *list = NULL;
+    for (int l = 0; l < m->config.num_hidden_layers; l++) {
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            const Linear *p = &m->layers[l].linear[j];
+            for (int b = 0; b < 2 && p->rank; b++) {
+                AdapterTensor t;
+                snprintf(t.name, sizeof t.name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
+                t.data = b ? p->B : p->A;
+                t.shape[0] = b ? p->out : p->rank;
+                t.shape[1] = b ? p->rank : p->in;
+                arrput(list, t);
+            }
+        }
+    }
+    return list;
+}
+
+void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes) {
+    AdapterTensor *list = adapter_tensors(m);
+    snprintf(text, bytes, "parameter %zu", index);
+    for (ptrdiff_t i = 0; i < arrlen(list); i++)
+        if (index >= (size_t)(list[i].data - m->param) && index < (size_t)(list[i].data - m->param) + (size_t)(list[i].shape[0] * list[i].shape[1])) snprintf(text, bytes, "%s", list[i].name);
+    arrfree(list);
+}
+
+void adapter_zero_grad(Model *m) { backend_zero(m->grad, m->param_count * sizeof(float)); }
+
+/* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions ---------------------
+   A pattern is read and obeyed at once, on the set of places in the name (bit i: before character i) where its next
+   part may begin, which becomes the set where that part may end. Nothing is tried and taken back: greedy and lazy are
+   the same. */
+
+typedef struct Pattern {
+    const char *at, *end, *text;            /* what is left of the pattern; the name */
+    int length, depth, steps;               /* length of the name, below 64 */
+    const char *unsupported;                /* NULL, or what of the pattern is not understood */
+} Pattern;
+static uint64_t pattern_either(Pattern *p, uint64_t from);
+
+static bool pattern_word(const Pattern *p, int i) {
+    return i >= 0 && i < p->length && (isalnum((uint8_t)p->text[i]) || p->text[i] == '_');
+}
+/* Does c belong to the class \d \w \s, or its opposite \D \W \S? -1: there is no such class. */
+static int pattern_class(char name, char c) {
+    uint8_t u = (uint8_t)c;
+    switch (name) {
+    case 'd': return isdigit(u) != 0;
+    case 'w': return isalnum(u) || c == '_';
+    case 's': return isspace(u) != 0;
+    case 'D': case 'W': case 'S': return !pattern_class((char)tolower(name), c);
+    }
+    return -1;
+}
+/* The set [...] of characters after its '[': does it hold c? */
+static bool pattern_set(Pattern *p, char c) {
+    bool without = p->at < p->end && *p->at == '^', found = false, first = true;
+    for (p->at += without; p->at < p->end && (*p->at != ']' || first); first = false) {
+        char low = *p->at++, high;
+        if (low == '\\' && p->at < p->end) {
+            low = *p->at++;
+            int in = pattern_class(low, c);
+            if (in >= 0) { found |= in; continue; }
+            if (isalnum((uint8_t)low)) { p->unsupported = "an escape in a set"; return false; }
+        }
+        high = low;
+        if (p->at + 1 < p->end && *p->at == '-' && p->at[1] != ']') { high = p->at[1]; p->at += 2; }
+        found |= c >= low && c <= high;
+    }
+    if (p->at == p->end) { p->unsupported = "a set without its ]"; return false; }
+    p->at++;
+    return found != without;
+}
+
+static uint64_t pattern_group(Pattern *p, uint64_t from) {
+    char ahead = 0;
+    uint64_t to = 0;
+    if (p->at < p->end && *p->at == '?') {
+        p->at++;
+        char kind = p->at < p->end ? *p->at++ : 0;
+        if (kind == 'P' && p->at < p->end && *p->at == '<') while (p->at < p->end && *p->at++ != '>') ;
+        else if (kind == '=' || kind == '!') ahead = kind;
+        else if (kind != ':') { p->unsupported = "a group that begins with (?"; return 0; }
+    }
+    if (++p->depth > 12) { p->unsupported = "so deeply nested a group"; return 0; }
+    const char *begin = p->at;
+    if (!ahead) to = pattern_either(p, from);
+    else for (int i = 0; i <= p->length && !p->unsupported; i++) {
+        uint64_t place = from & (uint64_t)1 << i;
+        p->at = begin;
+        if ((pattern_either(p, place) != 0) == (ahead == '=')) to |= place;
+    }
+    p->depth--;
+    if (p->unsupported) return 0;
+    if (p->at == p->end) { p->unsupported = "a ( without its )"; return 0; }
+    p->at++;
+    return to;
+}
+
+/* One character, set, group or condition. */
+static uint64_t pattern_atom(Pattern *p, uint64_t from) {
+    char c = *p->at++;
+    const char *begin = p->at;
+    uint64_t to = 0, end = (uint64_t)1 << p->length;
+    if (++p->steps > 1000000) { p->unsupported = "so much repetition"; return 0; }
+    if (c == '(') return pattern_group(p, from);
+    if (c == '^') return from & 1;
+    if (c == '$') return from & end;
+    if (c == '*' || c == '+' || c == '?' || c == '{') { p->unsupported = "a repetition of nothing"; return 0; }
+    if (c == '\\') {
+        if (p->at == p->end) { p->unsupported = "a \\ at the end"; return 0; }
+        c = *p->at++;
+        if (c == 'A') return from & 1;
+        if (c == 'Z') return from & end;
+        if (c == 'b' || c == 'B') {
+            for (int i = 0; i <= p->length; i++)
+                if ((pattern_word(p, i - 1) != pattern_word(p, i)) == (c == 'b')) to |= from & (uint64_t)1 << i;
+            return to;
+        }
+        if (pattern_class(c, 0) < 0 && isalnum((uint8_t)c)) { p->unsupported = "such an escape"; return 0; }
+    }
+    bool escaped = begin != p->at, set = c == '[' && !escaped;
+    if (set) pattern_set(p, 0);             /* for where it ends and whether it can be read */
+    const char *after = p->at;
+    for (int i = 0; i < p->length && !p->unsupported; i++) {
+        int in = escaped ? pattern_class(c, p->text[i]) : -1;
+        if (set) { p->at = begin; in = pattern_set(p, p->text[i]); }
+        else if (in < 0) in = (c == '.' && !escaped) || c == p->text[i];
+        if (in) to |= (from & (uint64_t)1 << i) << 1;
+    }
+    p->at = after;
+    return to;
+}
+
+/* An atom and how often it may come: x, x*, x+, x?, x{m}, x{m,}, x{m,n}; a ? behind (lazy) changes nothing. */
+static uint64_t pattern_piece(Pattern *p, uint64_t from) {
+    const char *atom = p->at;
+    uint64_t now = pattern_atom(p, from), to;
+    if (p->unsupported || p->at == p->end || !strchr("*+?{", *p->at)) return now;
+    long least = *p->at == '+', most = *p->at == '?' ? 1 : LONG_MAX;
+    if (*p->at == '{') {
+        char *end;
+        least = strtol(p->at + 1, &end, 10);
+        most = end == p->at + 1 && *end != ',' ? -1 : least;
+        if (*end == ',' && *++end == '}') most = LONG_MAX;
+        else if (end[-1] == ',') most = strtol(end, &end, 10);
+        if (least < 0 || most < least || *end != '}') { p->unsupported = "such a {}"; return 0; }
+        p->at = end;
+    }
+    p->at++;
+    if (p->at < p->end && *p->at == '?') p->at++;
+    else if (p->at < p->end && *p->at == '+') { p->unsupported = "a possessive repetition"; return 0; }
+    const char *after = p->at;
+    to = least ? 0 : from;
+    for (long k = 1; k <= most && now && !p->unsupported; k++) {
+        uint64_t before = now;
+        if (k >= least) to |= now;
+        p->at = atom;
+        now = pattern_atom(p, now);
+        if (now == before || (k >= least && !(now & ~to))) { if (k < least) to |= now; break; }
+    }
+    p->at = after;
+    return to;
+}
+static uint64_t pattern_either(Pattern *p, uint64_t from) {
+    uint64_t to = 0;
+    for (;;) {
+        uint64_t here = from;
+        while (p->at < p->end && *p->at != '|' && *p->at != ')' && !p->unsupported) here = pattern_piece(p, here);
+        to |= here;
+        if (p->unsupported || p->at == p->end || *p->at == ')') return to;
+        p->at++;
+    }
+}
+
+/* re.fullmatch(pattern, name), with inner true re.fullmatch("(.*\.)?(" + pattern + ")", name). *unsupported stays as it
+   is, or says what of the pattern is not understood. */
+static bool pattern_matches(const char *pattern, const char *name, bool inner, const char **unsupported) {
+    Pattern p = {pattern, pattern + strlen(pattern), name, (int)strlen(name), 0, 0, NULL};
+    uint64_t from = 1;
+    for (int i = 0; inner && i < p.length; i++) if (name[i] == '.') from |= (uint64_t)2 << i;
+    uint64_t to = pattern_either(&p, from);
+    if (!p.unsupported && p.at != p.end) p.unsupported = "a ) without its (";
+    if (p.unsupported) { *unsupported = p.unsupported; return false; }
+    return to >> p.length & 1;
+}
+
+/* PEFT's rule for a list of names: the module's whole name or its end, from a dot on. */
+static bool name_ends(const char *name, const char *end) {
+    size_t n = strlen(name), k = strlen(end);
+    return k && n >= k && !strcmp(name + n - k, end) && (n == k || name[n - k - 1] == '.');
+}
+/* Is the module selected by a list of names or an expression? *whole: by its whole name. */
+static bool name_selected(const Json *which, const char *name, bool *whole, const char **unsupported) {
+    *whole = false;
+    if (json_is_null(which)) return false;
+    if (which->type == JSON_STRING) return which->count && pattern_matches(which->str, name, false, unsupported);
+    bool found = false;
+    for (const Json *e = which->child; e; e = e->next) {
+        found |= name_ends(name, e->str);
+        *whole |= !strcmp(name, e->str);
+    }
+    return found;
+}
+
+static bool list_of_names(const Json *j) {
+    if (j->type != JSON_ARRAY) return false;
+    for (const Json *e = j->child; e; e = e->next) if (e->type != JSON_STRING) return false;
+    return true;
+}
+
+/* ---- adapter_config.json ---------------------------------------------------------------------------------------- */
+
+/* What to do with a field that is not read: */
+static const struct { const char *names, *why; } adapter_fields[] = {
+    {"|alora_invocation_tokens|arrow_config|fan_in_fan_out|kasa_config|layer_replication|lora_bias|megatron_config|"
+     "modules_to_save|monteclora_config|target_parameters|trainable_token_indices|use_bdlora|use_dora|use_qalora|"
+     "velora_config|", "only plain LoRA adapters can be loaded"},
+    {"|auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|loftq_config|"
+     "lora_ga_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type|", NULL},
+         /* no matter */
+    {"|alpha_pattern|bias|exclude_modules|init_lora_weights|layers_pattern|layers_to_transform|lora_alpha|lora_dropout|"
+     "peft_type|r|rank_pattern|target_modules|use_rslora|", NULL},      /* read below */
+};
+static bool adapter_fields_check(const Json *root, const char *name, Error *err) {
+    for (const Json *j = root->child; j; j = j->next) {
+        char key[80];
+        size_t i = 0, count = sizeof adapter_fields / sizeof *adapter_fields;
+        snprintf(key, sizeof key, "|%s|", j->key);
+        while (i < count && !strstr(adapter_fields[i].names, key)) i++;
+        if (json_is_unused(j) || (i < count && !adapter_fields[i].why)) continue;
+        if (i < count) return fail(err, "unsupported adapter field '%s'; %s; %s", j->key, name, adapter_fields[i].why);
+        print_warning("the field '%s' is not known and changes nothing; %s", j->key, name);
+    }
+    const char *bias = config_string(root, "bias");
+    return !bias || !strcmp(bias, "none") ||
+           fail(err, "unsupported adapter field bias '%s'; %s; only 'none' is implemented", bias, name);
+}
+
+/* What init_lora_weights means when an adapter is loaded: its own A and B come from the file, the base may change. */
+static bool adapter_init_parse(LoraInit *init, const Json *j, const char *name, Error *err) {
+    static const char *const plain[] = {"gaussian", "eva", "orthogonal", "mica"};
+    *init = LORA_INIT_PLAIN;
+    if (json_is_null(j) || j->type == JSON_TRUE || j->type == JSON_FALSE) return true;
+    const char *s = j->type == JSON_STRING ? j->str : "(not a word)";
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) if (!strcasecmp(s, plain[i])) return true;
+    if (!strcmp(s, "pissa")) *init = LORA_INIT_PISSA;
+    else if (!strcasecmp(s, "olora")) *init = LORA_INIT_OLORA;
+    else return fail(err, "unsupported adapter field init_lora_weights '%s'; %s; the base weights that it was trained "
+                          "on cannot be made again: save it with PEFT's path_initial_model_for_weight_conversion, "
+                          "or merge it there", s, name);
+    return true;
+}
+
+/* A number of rank_pattern or alpha_pattern for a module, or `missing`. */
+static double pattern_number(const Json *patterns, const char *module, double missing, const char **unsupported) {
+    for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
+        if (pattern_matches(e->key, module, true, unsupported)) return e->number;
+    return missing;
+}
+static bool patterns_check(const Json *root, const char *key, double low, double high, bool whole, const char *name,
+                           Error *err) {
+    const Json *patterns = json_get(root, key);
+    if (!json_is_null(patterns) && patterns->type != JSON_OBJECT)
+        return fail(err, "%s must be an object; %s; check the file", key, name);
+    for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
+        if (e->type != JSON_NUMBER || !(e->number >= low && e->number <= high) ||
+            (whole && e->number != floor(e->number)))
+            return fail(err, "%s of '%s' must be a %s from %g to %g; %s; check the file", key, e->key,
+                        whole ? "whole number" : "number", low, high, name);
+    return true;
+}
+
+/* Does layers_to_transform, a number or a list, hold layer l? */
+static bool layer_chosen(const Json *which, int l) {
+    if (which->type != JSON_ARRAY) return json_size(which) == l;
+    for (const Json *e = which->child; e; e = e->next) if (json_size(e) == l) return true;
+    return false;
+}
+/* Is "model.layers" what one of the names of layers_pattern says? */
+static bool layers_named(const Json *pattern, const char **unsupported) {
+    if (json_is_null(pattern) || !pattern->count) return true;
+    if (pattern->type == JSON_STRING) return pattern_matches(pattern->str, "model.layers", true, unsupported);
+    bool found = false;
+    for (const Json *e = pattern->child; e; e = e->next) found |= pattern_matches(e->str, "model.layers", true,
+            unsupported);
+    return found;
+}
+
+/* Which projections are adapted, with what rank and alpha: PEFT's rules (tuners_utils.check_target_module_exists). */
+static bool adapter_targets_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
+    static const char *const names[] = {"target_modules", "exclude_modules", "layers_pattern"};
+    const Json *field[3], *which = json_get(root, "layers_to_transform");
+    const char *unsupported = NULL,
+        modules[] = "the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
+    for (int i = 0; i < 3; i++) {
+        field[i] = json_get(root, names[i]);
+        if (!json_is_null(field[i]) && field[i]->type != JSON_STRING && !list_of_names(field[i]))
+            return fail(err, "%s must be a name or a list of names; %s; check the file", names[i], name);
+    }
+    const Json *targets = field[0], *exclude = field[1];
+    bool none = json_is_null(targets), all = !none && targets->type == JSON_STRING &&
+        !strcasecmp(targets->str, "all-linear");
+    if (json_is_null(which) || (which->type == JSON_ARRAY && !which->count)) which = NULL;
+    if (which && !none && !all && targets->type == JSON_STRING)
+        return fail(err, "layers_to_transform beside an expression as target_modules; %s; PEFT refuses it too", name);
+    int known = 0;
+    for (int l = 0; which && l < layers; l++) known += layer_chosen(which, l);
+    for (const Json *e = which ? which->child : NULL; e; e = e->next) if (json_size(e) < 0 || json_size(e) >= layers)
+        known = 0;
+    if (which && !known)
+        return fail(err, "layers_to_transform names a layer that the model does not have; %s; layers are 0 to %d", name,
+                    layers - 1);
+    if (!patterns_check(root, "rank_pattern", 1, 65536, true, name, err) ||
+        !patterns_check(root, "alpha_pattern", 1e-18, 1e18, false, name, err)) return false;
+
+    char module[64];
+    bool whole, any = false, plain = true, every = true;
+    arrsetlen(config->parts, (size_t)layers * MODULE_COUNT);
+    arrsetlen(config->layers, (size_t)layers);
+    memset(config->layers, 0, (size_t)layers);
+    for (int i = 0; i < layers * MODULE_COUNT; i++) {
+        int l = i / MODULE_COUNT, j = i % MODULE_COUNT;
+        snprintf(module, sizeof module, "model.layers.%d.%s", l, module_path[j]);
+        bool on = name_selected(targets, module, &whole, &unsupported);
+        if (none) on = j == MODULE_Q || j == MODULE_V;                        /* PEFT's default for all four families */
+        if (all) on = true;
+        if (which && !whole) on = on && layer_chosen(which, l) && layers_named(field[2], &unsupported);
+        if (on) on = !name_selected(exclude, module, &whole, &unsupported);
+        config->parts[i].alpha = (float)pattern_number(json_get(root, "alpha_pattern"), module,
+                                                       (double)config->lora_alpha, &unsupported);
+        int rank = (int)pattern_number(json_get(root, "rank_pattern"), module, config->r, &unsupported);
+        config->parts[i].rank = on ? rank : 0;
+        if (!on) continue;
+        any = config->target[j] = true;
+        config->layers[l] = 1;
+    }
+    /* Places beyond the layers, and names that are nowhere. */
+    static const char *const outside[] = {"lm_head", "model.embed_tokens"};
+    for (int i = 0; i < 2 && !all; i++)
+        if (name_selected(targets, outside[i], &whole, &unsupported) &&
+            !name_selected(exclude, outside[i], &whole, &unsupported))
+            return fail(err, "unsupported target module '%s'; %s; %s", outside[i], name, modules);
+    for (const Json *e = none ? NULL : targets->child; e; e = e->next) {
+        bool used = false;
+        for (int i = 0; i < layers * MODULE_COUNT && !used; i++) {
+            snprintf(module, sizeof module, "model.layers.%d.%s", i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
+            used = name_ends(module, e->str);
+        }
+        if (!used) print_warning("the target module '%s' is nowhere in this model; %s", e->str, name);
+    }
+    if (unsupported) return fail(err, "an expression has %s, which is not understood; %s; write the names out",
+                                 unsupported, name);
+    if (!any) return fail(err, "the adapter names no projection of this model; %s; %s", name, modules);
+
+    /* One rank and alpha on every target of every layer need no list. */
+    for (int i = 0; i < layers * MODULE_COUNT; i++) {
+        LoraPart part = config->parts[i];
+        bool on = config->target[i % MODULE_COUNT] && config->layers[i / MODULE_COUNT];
+        plain &= part.rank == (on ? config->r : 0) && (!on || part.alpha == config->lora_alpha);
+        every &= config->layers[i / MODULE_COUNT];
+    }
+    if (plain) arrfree(config->parts);
+    if (every) arrfree(config->layers);
+    return true;
+}
+
+static bool adapter_config_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
+    memset(config, 0, sizeof *config);
+    const char *type = config_string(root, "peft_type");
+    if (!type || strcmp(type, "LORA")) return fail(err, "unsupported peft_type '%s'; %s; only LORA adapters can be loaded", type ? type : "(none)", name);
+    double alpha, dropout = 0;
+    const Json *d = json_get(root, "lora_dropout");
+    if (!json_is_null(d)) dropout = d->type == JSON_NUMBER ? d->number : -1;
+    if (!(dropout >= 0 && dropout < 1)) return fail(err, "lora_dropout must be a number from 0 to below 1; %s; check the file", name);
+    if (!adapter_fields_check(root, name, err) ||
+        !adapter_init_parse(&config->init, json_get(root, "init_lora_weights"), name, err) ||
+        !config_int(&config->r, root, "r", 1, 65536, 8, name, err) ||
+        !config_number(&alpha, root, "lora_alpha", 8, name, err) ||
+        !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
+    config->lora_alpha = (float)alpha;
+    config->lora_dropout = (float)dropout;
+    if (adapter_targets_parse(config, root, layers, name, err)) return true;
+    arrfree(config->parts);
+    arrfree(config->layers);
+    return false;
+}
+
+/* ---- PiSSA and OLoRA: the base without the initial adapter ------------------------------------------------------
+   Both begin with s B0 A0 = c Q Q^T W and train from W - s B0 A0 on. PiSSA (Meng et al. 2024): Q are the first r left
+   singular vectors of W, c = 1. OLoRA (Büyükakyüz 2024): Q of W = QR, first r columns, c = s. Everything in double. */
+
+/* y [cols] = W^T v: columns in parallel, every sum from the first row to the last. */
+static void matrix_turned_times(double *y, const float *W, const double *v, int rows, int cols) {
+#pragma omp parallel for schedule(static)
+    for (int begin = 0; begin < cols; begin += 256) {
+        int end = begin + 256 < cols ? begin + 256 : cols;
+        for (int c = begin; c < end; c++) y[c] = 0;
+        for (int r = 0; r < rows; r++) for (int c = begin; c < end; c++)
+            y[c] += v[r] * (double)W[(size_t)r * (size_t)cols + (size_t)c];
+    }
+}
+/* y [rows] = W v: eight sums side by side, for one would wait for its own last addition. */
+static void matrix_times(double *y, const float *W, const double *v, int rows, int cols) {
+    enum { LANES = 8 };
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < rows; r++) {
+        const float *w = W + (size_t)r * (size_t)cols;
+        double sum[LANES] = {0};
+        int c = 0;
+        for (; c + LANES <= cols; c += LANES) for (int i = 0; i < LANES; i++) sum[i] += (double)w[c + i] * v[c + i];
+        for (; c < cols; c++) sum[0] += (double)w[c] * v[c];
+        y[r] = 0;
+        for (int i = 0; i < LANES; i++) y[r] += sum[i];
+    }
+}
+
+/* Takes out of x what lies in the span of the orthonormal Q[0..count) [n], twice, because once leaves a rounding error
+   behind, and makes it of length 1. Returns the length that it had; 0: nothing was left, x is not a direction. */
+static double orthonormalise(double *x, const double *Q, int count, int n) {
+    double before = 0, after = 0;
+    for (int i = 0; i < n; i++) before += x[i] * x[i];
+    for (int pass = 0; pass < 2; pass++)
+        for (int k = 0; k < count; k++) {
+            const double *q = Q + (size_t)k * (size_t)n;
+            double dot = 0;
+            for (int i = 0; i < n; i++) dot += q[i] * x[i];
+            for (int i = 0; i < n; i++) x[i] -= dot * q[i];
+        }
+    for (int i = 0; i < n; i++) after += x[i] * x[i];
+    if (!(after > 1e-24 * before)) return 0;
+    after = sqrt(after);
+    for (int i = 0; i < n; i++) x[i] /= after;
+    return after;
+}
+
+/* Eigenvalues of the symmetric tridiagonal matrix with diagonal d [k] and neighbours e [k], e[i] between i and i+1,
+   left in d; columns of S [k,k] the eigenvectors. QL with implicit shifts (Wilkinson and Reinsch 1971, tql2). */
+static void tridiagonal_eigen(double *d, double *e, double *S, int k) {
+    for (int i = 0; i < k; i++) for (int j = 0; j < k; j++) S[(size_t)i * (size_t)k + (size_t)j] = i == j;
+    e[k - 1] = 0;
+    for (int low = 0; low < k; low++)
+        for (int round = 0; round < 60; round++) {
+            int m = low;
+            while (m + 1 < k && fabs(e[m]) > DBL_EPSILON * (fabs(d[m]) + fabs(d[m + 1]))) m++;
+            if (m == low) break;
+            double g = (d[low + 1] - d[low]) / (2 * e[low]), r = hypot(g, 1), s = 1, c = 1, p = 0;
+            g = d[m] - d[low] + e[low] / (g + copysign(r, g));
+            int i = m - 1;
+            for (; i >= low; i--) {
+                double f = s * e[i], b = c * e[i];
+                e[i + 1] = r = hypot(f, g);
+                if (r == 0) { d[i + 1] -= p; e[m] = 0; break; }
+                s = f / r; c = g / r;
+                g = d[i + 1] - p;
+                r = (d[i] - g) * s + 2 * c * b;
+                d[i + 1] = g + (p = s * r);
+                g = c * r - b;
+                for (int row = 0; row < k; row++) {
+                    double *x = S + (size_t)row * (size_t)k + (size_t)i, turned = x[1];
+                    x[1] = s * x[0] + c * turned;
+                    x[0] = c * x[0] - s * turned;
+                }
+            }
+            if (i >= low) continue;
+            d[low] -= p;
+            e[low] = g;
+            e[m] = 0;
+        }
+}
+
+/* Q [r][rows] = the left singular vectors of W [rows,cols] with the r largest singular values: Lanczos' recurrence on
+   W W^T with all vectors kept orthogonal, until what it knows of those r is exact to 1e-13 of the largest;
+   r <= rows. */
+static void singular_vectors(double *Q, const float *W, int rows, int cols, int r) {
+    size_t n = (size_t)rows;
+    double *V = NULL, *diagonal = NULL, *beside = NULL;     /* stb_ds arrays: [k][rows], [k], [k] */
+    double *y = (double *)must_alloc((size_t)cols * sizeof(double)), *x = (double *)must_alloc(n * sizeof(double));
+    for (int k = 0, check = 2 * r + 16;; k++) {
+        double length = k ? orthonormalise(x, V, k, rows) : 0;
+        if (k && (length <= 0 || length <= 1e-14 * diagonal[0])) length = 0;
+        if (k) arrput(beside, length);
+        bool all = k == rows;
+        if (all || k >= check) {
+            double *d = (double *)must_alloc((size_t)k * sizeof *d), *e = (double *)must_alloc((size_t)k * sizeof *e),
+                   *S = (double *)must_alloc((size_t)k * (size_t)k * sizeof *S), error = 0, largest = 0;
+            int *best = (int *)must_alloc((size_t)r * sizeof *best);
+            memcpy(d, diagonal, (size_t)k * sizeof *d);
+            memcpy(e, beside, (size_t)k * sizeof *e);
+            tridiagonal_eigen(d, e, S, k);
+            for (int i = 0; i < r; i++) {   /* the r largest: few, so one pass for each */
+                best[i] = -1;
+                for (int j = 0; j < k; j++) {
+                    bool taken = false;
+                    for (int b = 0; b < i; b++) taken |= best[b] == j;
+                    if (!taken && (best[i] < 0 || d[j] > d[best[i]])) best[i] = j;
+                }
+                error = fmax(error, fabs(length * S[(size_t)(k - 1) * (size_t)k + (size_t)best[i]]));
+                largest = fmax(largest, d[best[i]]);
+            }
+            bool done = all || error <= 1e-13 * largest;
+            for (int i = 0; i < r && done; i++)
+                for (int row = 0; row < rows; row++) {
+                    double sum = 0;
+                    for (size_t j = 0; j < (size_t)k; j++)
+                        sum += V[j * n + (size_t)row] * S[j * (size_t)k + (size_t)best[i]];
+                    Q[(size_t)i * n + (size_t)row] = sum;
+                }
+            free(d); free(e); free(S); free(best);
+            if (done) break;
+            check = k + k / 4 + 8;
+        }
+        while (length == 0) {               /* the first vector, or the span is closed: any other direction goes on */
+            for (int i = 0; i < rows; i++) {
+                uint32_t counter[4] = {(uint32_t)i, (uint32_t)k, 0, 0}, key[2] = {0x70697373, 0x61}, random[4];
+                philox4x32(random, counter, key);
+                x[i] = (double)random[0] * 0x1p-31 - 1;
+            }
+            length = orthonormalise(x, V, k, rows);
+        }
+        memcpy(arraddnptr(V, n), x, n * sizeof(double));
+        matrix_turned_times(y, W, V + (size_t)k * n, rows, cols);
+        matrix_times(x, W, y, rows, cols);
+        double dot = 0;
+        for (int i = 0; i < rows; i++) dot += V[(size_t)k * n + (size_t)i] * x[i];
+        arrput(diagonal, dot);
+    }
+    arrfree(V); arrfree(diagonal); arrfree(beside);
+    free(x); free(y);
+}
+
+/* w [count,cols] += factor B A: of a whole product the rows from `first` on. */
+static void add_product(float *w, const float *A, const float *B, int rank, float factor, int cols, int first,
+                        int count) {
+    size_t width = (size_t)cols;
+#pragma omp parallel for schedule(static)
+    for (int o = 0; o < count; o++)
+        for (size_t begin = 0; begin < width; begin += 4096) {
+            size_t n = width - begin < 4096 ? width - begin : 4096;
+            float sum[4096] = {0}, *row = w + (size_t)o * width + begin;
+            for (int r = 0; r < rank; r++) {
+                float b = B[(size_t)(first + o) * (size_t)rank + (size_t)r];
+                for (size_t i = 0; i < n; i++) sum[i] += b * A[(size_t)r * width + begin + i];
+            }
+            for (size_t i = 0; i < n; i++) row[i] += factor * sum[i];
+        }
+}
+
+/* The initial adapter of one projection, A0 [r,in] and B0 [out,r], from W [out,in]. */
+static void initial_adapter(float *A, float *B, const float *W, const Linear *p, LoraInit init) {
+    int rank = p->rank < p->out ? p->rank : p->out;
+    size_t out = (size_t)p->out, in = (size_t)p->in;
+    double *Q = (double *)must_alloc((size_t)rank * out * sizeof *Q), *y = (double *)must_alloc(in * sizeof *y);
+    if (init == LORA_INIT_PISSA) singular_vectors(Q, W, p->out, p->in, rank);
+    else for (int r = 0; r < rank && r < p->in; r++) {
+        for (size_t o = 0; o < out; o++) Q[(size_t)r * out + o] = (double)W[o * in + (size_t)r];
+        if (orthonormalise(Q + (size_t)r * out, Q, r, p->out) <= 0) memset(Q + (size_t)r * out, 0, out * sizeof *Q);
+    }
+    for (int r = 0; r < rank; r++) {
+        matrix_turned_times(y, W, Q + (size_t)r * out, p->out, p->in);
+        double factor = init == LORA_INIT_PISSA ? 1 / (double)p->scale : 1;
+        for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(factor * y[i]);
+        for (size_t o = 0; o < out; o++) B[o * (size_t)p->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
+    }
+    free(Q);
+    free(y);
+}
+
+/* Puts what is left of every adapted weight in its place: fp32, as rounding it to 16 bits would be another model. */
+static bool adapter_take_out(Model *m, Error *err) {
+    int count = m->config.num_hidden_layers * MODULE_COUNT;
+    if (m->lora.init == LORA_INIT_PLAIN) return true;
+    for (int pass = 0; pass < 2; pass++) {
+        size_t offset = 0;
+        for (int i = 0; i < count; i++) {
+            Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+            Weight rest = p->w;
+            if (!p->rank) continue;
+            rest.dtype = DTYPE_F32;
+            if (pass) {
+                size_t elements = (size_t)p->out * (size_t)p->in;
+                float *values = (float *)must_alloc(elements * sizeof(float));
+                float *A = m->initial + (p->A - m->param), *B = m->initial + (p->B - m->param);
+                convert_to_f32(values, p->w.data, p->w.dtype, elements);
+                initial_adapter(A, B, values, p, m->lora.init);
+                add_product(values, A, B, p->rank, -p->scale, p->in, 0, p->out);
+                file_release_pages(p->w.data, elements * dtype_size(p->w.dtype));
+                rest.data = values;
+                weight_pack(&rest, (char *)m->residual_arena + offset);
+                free(values);
+                rest.data = NULL;
+                p->w = rest;
+            }
+            offset += model_round_up(weight_packed_bytes(&rest), 256);
+        }
+        m->residual_bytes = offset;
+        if (pass || m->planned) return true;
+        m->residual_arena = backend_alloc(offset);
+        m->initial = (float *)must_alloc(m->param_count * sizeof(float));
+        m->originals = (Weight *)must_alloc((size_t)count * sizeof(Weight));
+        for (int i = 0; i < count; i++) m->originals[i] = m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
+        if (!m->residual_arena)
+            return fail(err, "out of memory for %.1f GiB of weights without their initial adapter; %s; merge the "
+                             "adapter with PEFT",
+                        (double)offset / 0x1p30, m->folder);
+    }
+    return true;
+}
+
+/* The adapter's two files cannot be renamed in one step. adapter_save writes them into a folder of their own, adapter.*.tmp,
+   takes the old configuration away, and moves the new files to their place, the configuration last: new weights never stand
+   beside an old configuration. Where a crash came in between, the missing file is found in that folder. */
+static void adapter_file(char *path, size_t size, const char *folder, const char *name) {
+    char part[PATH_MAX], best[PATH_MAX] = "";
+    path_in(path, size, folder, name);
+    if (file_exists(folder, "adapter_config.json")) return;
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_in(part, sizeof part, folder, e->d_name);
+        if (!temporary_of(e->d_name, "adapter") || !file_exists(part, "adapter_config.json")) continue;   /* not whole yet */
+        if (!*best || file_exists(part, "adapter_model.safetensors")) memcpy(best, part, sizeof best);
+    }
+    if (d) closedir(d);
+    if (*best && file_exists(best, name)) path_in(path, size, best, name);
+}
+
+/* A tensor of an adapter's file: PEFT takes the adapter's name, "default", out of the key; some keep it. */
+static const Tensor *adapter_tensor(TensorSet *set, const AdapterTensor *t, Error *err) {
+    char named[160];
+    snprintf(named, sizeof named, "%.*s.default.weight", (int)(strlen(t->name) - strlen(".weight")), t->name);
+    bool other = set->table && shgeti(set->table, t->name) < 0 && shgeti(set->table, named) >= 0;
+    return tensors_get(set, other ? named : t->name, t->shape[0], t->shape[1], err);
+}
+
+bool adapter_load(Model *m, const char *folder, Error *err) {
+    char path[PATH_MAX];
+    adapter_file(path, sizeof path, folder, "adapter_config.json");
+    JsonDoc doc;
+    LoraConfig config;
+    if (!json_read(&doc, path, err)) return false;
+    bool ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
+    json_free(&doc);
+    if (!ok) return false;
+    if (!file_exists(folder, "adapter_model.safetensors") && file_exists(folder, "adapter_model.bin"))
+        ok = fail(err, "adapter_model.bin is not read; %s; save the adapter as safetensors: PeftModel's "
+                       "save_pretrained does", folder);
+    ok = ok && adapter_layout(m, &config, err);
+    arrfree(config.layers);
+    arrfree(config.parts);
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
+    ok = ok && tensors_add_file(&set, path, err);
+    AdapterTensor *list = ok ? adapter_tensors(m) : NULL;
+    for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
+        const Tensor *t = adapter_tensor(&set, &list[i], err);
+        if (!t) { ok = false; break; }
+        if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
+        if (!m->planned) {
+            float *values = (float *)must_alloc(t->count * sizeof(float));
+            convert_to_f32(values, t->data, t->dtype, t->count);
+            backend_upload(list[i].data, values, t->count * sizeof(float));
+            free(values);
+        }
+        shdel(set.table, t->name);          /* what is left over at the end has no place in this model */
+    }
+    if (ok && shlen(set.table)) ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for another model", set.table[0].key, path);
+    arrfree(list);
+    tensors_close(&set);
+    return ok && adapter_take_out(m, err);
+}
+
+/* What an adapter has projection by projection: the names, or those with another rank or alpha than the rest. */
+enum { ADAPTER_NAMES, ADAPTER_RANKS, ADAPTER_ALPHAS };
+static void adapter_parts_json(Text *t, const Model *m, int what) {
+    const LoraConfig *c = &m->lora;
+    const char *comma = "";
+    if (what != ADAPTER_NAMES) text_print(t, "{");
+    for (ptrdiff_t i = 0; i < arrlen(c->parts); i++) {
+        LoraPart part = c->parts[i];
+        if (!part.rank || (what == ADAPTER_RANKS && part.rank == c->r) ||
+            (what == ADAPTER_ALPHAS && part.alpha == c->lora_alpha)) continue;
+        text_print(t, "%s\n    \"model.layers.%d.%s\"", comma, (int)i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
+        if (what == ADAPTER_RANKS) text_print(t, ": %d", part.rank);
+        if (what == ADAPTER_ALPHAS) text_print(t, ": %.9g", (double)part.alpha);
+        comma = ",";
+    }
+    if (what != ADAPTER_NAMES) text_print(t, "%s}", *comma ? "\n  " : "");
+}
+
+/* The two files, into a folder that nobody reads yet. */
+static bool adapter_write(const Model *m, const char *folder, Error *err) {
+    const LoraConfig *c = &m->lora;
+    Text t = {NULL};
+    /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
+    text_print(&t, "{\n  \"alpha_pattern\": ");
+    adapter_parts_json(&t, m, ADAPTER_ALPHAS);
+    text_print(&t, ",\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": ");
+    text_json_string(&t, m->folder);
+    static const char *const init[] = {"true", "\"pissa\"", "\"olora\""};
+    text_print(&t, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n"
+             "  \"init_lora_weights\": %s,\n"
+             "  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": ", init[c->init]);
+    if (!c->layers || c->parts) text_print(&t, "null");
+    else {
+        const char *comma = "[";
+        for (int l = 0; l < m->config.num_hidden_layers; l++) if (c->layers[l]) { text_print(&t, "%s%d", comma, l); comma = ", "; }
+        text_print(&t, "]");
+    }
+    text_print(&t, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": %.7g,\n  \"lora_dropout\": %.7g,\n  \"megatron_config\": null,\n  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
+             "  \"rank_pattern\": ", (double)c->lora_alpha, (double)c->lora_dropout, c->r);
+    adapter_parts_json(&t, m, ADAPTER_RANKS);
+    text_print(&t, ",\n  \"revision\": null,\n  \"target_modules\": [");
+    if (c->parts) adapter_parts_json(&t, m, ADAPTER_NAMES);
+    const char *comma = "";
+    for (int j = 0; j < MODULE_COUNT && !c->parts; j++) {
+        if (!c->target[j]) continue;
+        text_print(&t, "%s\n    \"%s\"", comma, module_name[j]);
+        comma = ",";
+    }
+    text_print(&t, "\n  ],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n", c->use_rslora ? "true" : "false");
+
+    AdapterTensor *list = adapter_tensors(m);
+    size_t count = (size_t)arrlen(list);
+    const char **names = (const char **)must_alloc(count * sizeof *names);
+    const float **data = (const float **)must_alloc(count * sizeof *data);
+    int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
+    float *values = (float *)must_alloc(m->param_count * sizeof(float));
+    backend_download(values, m->param, m->param_count * sizeof(float));
+    for (size_t i = 0; i < count; i++) { names[i] = list[i].name; data[i] = values + (list[i].data - m->param); shapes[i][0] = list[i].shape[0]; shapes[i][1] = list[i].shape[1]; }
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, "adapter_model.safetensors");
+    /* Weights first: a configuration without its weights would look like a whole adapter. */
+    bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
+    path_in(path, sizeof path, folder, "run.json");
+    if (ok && m->about) ok = write_file(path, m->about, strlen(m->about), err);
+    if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
+    else text_free(&t);
+    free(names); free(data); free(shapes); free(values);
+    arrfree(list);
+    return ok;
+}
+
+bool adapter_save(const Model *m, const char *folder, Error *err) {
+    static const char *const files[3] = {"adapter_model.safetensors", "run.json", "adapter_config.json"};
+    char from[PATH_MAX], to[PATH_MAX];
+    SafeFolder f;
+    path_in(to, sizeof to, folder, "adapter");
+    if (!make_folder(folder, err) || !folder_begin(&f, to, err)) return false;
+    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
+    folder_sync(f.temporary);
+    folder_sync(folder);
+    CRASH_POINT();
+    DIR *d = opendir(folder);               /* what earlier crashes have left would be taken for the new adapter's */
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_in(from, sizeof from, folder, e->d_name);
+        if (!temporary_of(e->d_name, "adapter") || !strcmp(from, f.temporary)) continue;
+        path_in(to, sizeof to, from, files[2]);
+        unlink(to);                         /* first: without it the rest counts for nothing */
+        CRASH_POINT();
+        folder_discard(from);
+    }
+    if (d) closedir(d);
+    path_in(to, sizeof to, folder, files[2]);
+    if (unlink(to) && errno != ENOENT) {
+        fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));
+        folder_discard(f.temporary);
+        return false;
+    }
+    CRASH_POINT();
+    for (int i = 0; i < 3; i++) {
+        if (i == 1 && !m->about) continue;
+        path_in(from, sizeof from, f.temporary, files[i]);
+        path_in(to, sizeof to, folder, files[i]);
+        if (rename(from, to)) return fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
+        CRASH_POINT();
+    }
+    folder_discard(f.temporary);
+    folder_sync(folder);
+    return true;
+}
+
+/* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
+
+/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on; params is the adapter's arena on the
+   host. */
+static void merge_rows(float *rows, const Model *m, const Linear *p, const Weight *w, const float *params, int first,
+                       int count) {
+    size_t A = (size_t)(p->A - m->param), B = (size_t)(p->B - m->param),
+        at = (size_t)first * (size_t)p->in * dtype_size(w->dtype);
+    convert_to_f32(rows, (const char *)w->data + at, w->dtype, (size_t)count * (size_t)p->in);
+    if (m->initial) add_product(rows, m->initial + A, m->initial + B, p->rank, -p->scale, p->in, first, count);
+    add_product(rows, params + A, params + B, p->rank, p->scale, p->in, first, count);
+}
+
+/* The adapted projection that a tensor's name means, or NULL, and in *w the weight that it is in the file. */
+static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
+    char name[224];
+    for (int l = 0; l < m->config.num_hidden_layers; l++)
+        for (int j = 0; j < MODULE_COUNT; j++) {
+            const Linear *p = &m->layers[l].linear[j];
+            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
+            if (!p->rank || strcmp(name, t->name)) continue;
+            *w = m->originals ? m->originals[l * MODULE_COUNT + j] : p->w;
+            return p;
+        }
+    return NULL;
+}
+
+static bool is_float(DType t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
+
+/* One tensor, with the adapter (params: its arena on the host) in it where it has one, as `dtype`. */
+static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dtype, const float *params, Error *err) {
+    Weight w = {NULL, NULL, DTYPE_F32, 0, 0};
+    const Linear *p = linear_of(m, t, &w);
+    if (!p && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
+    size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
+    float *values = (float *)must_alloc(block * width * sizeof(float));
+    char *out = (char *)must_alloc(block * width * dtype_size(dtype));
+    bool ok = true;
+    for (size_t first = 0; first < rows && ok; first += block) {
+        size_t count = rows - first < block ? rows - first : block, elements = count * width;
+        if (p) merge_rows(values, m, p, &w, params, (int)first, (int)count);
+        else convert_to_f32(values, (const char *)t->data + first * dtype_size(t->dtype), t->dtype, elements);
+        convert_from_f32(out, values, dtype, elements);
+        if (first_nonfinite(out, dtype, elements) >= 0)
+            ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; %s", dtype_name[dtype], t->name,
+                      dtype == DTYPE_F16 ? "merge with --dtype bf16 or f32" : "the adapter is not usable");
+        safe_write(f, out, elements * dtype_size(dtype));
+    }
+    free(values);
+    free(out);
+    return ok;
+}
+
+/* Eight bytes of length and the header that lists the tensors [count] in order, their floats as `dtype`. */
+static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DType dtype, const char *path,
+                         Error *err) {
+    Text t = {NULL};
+    size_t offset = 0;
+    text_print(&t, "{\"__metadata__\": {\"format\": \"pt\"}");
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const Tensor *x = &tensors[i];
+        DType d = is_float(x->dtype) ? dtype : x->dtype;
+        if (d == DTYPE_COUNT) {
+            text_free(&t);
+            return fail(err, "tensor '%s' is neither F32, F16, BF16 nor I32; %s; merge without --dtype", x->name, path);
+        }
+        text_print(&t, ", ");
+        text_json_string(&t, x->name);
+        text_print(&t, ": {\"dtype\": \"%s\", \"shape\": [", dtype_name[d]);
+        for (int k = 0; k < x->ndim; k++) text_print(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
+        text_print(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->count * dtype_size(d));
+        offset += x->count * dtype_size(d);
+    }
+    text_print(&t, "}");
+    while (arrlen(t.at) % 8) text_print(&t, " ");
+    uint8_t length[8];
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)arrlen(t.at) >> 8 * i);
+    safe_write(f, length, 8);
+    safe_write(f, t.at, (size_t)arrlen(t.at));
+    text_free(&t);
+    return true;
+}
+
+/* params: the adapter's arena on the host; *bytes grows by what the tensors take. */
+static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, DType dtype, const float *params,
+                        size_t *bytes, Error *err) {
+    char path[PATH_MAX];
+    const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
+    path_in(path, sizeof path, folder, name ? name + 1 : file->path);
+    Tensor *tensors = NULL;
+    SafeFile f;
+    if (!safetensors_parse(&tensors, base, file->bytes, file->path, err) || !safe_open(&f, path, err)) return false;
+    size_t data = file->bytes;              /* the tensors lie in the order of the list; where the first begins */
+    if (arrlen(tensors)) data = (size_t)((const char *)tensors[0].data - base);
+    bool ok = true;
+    if (dtype == DTYPE_COUNT) safe_write(&f, base, data);
+    else ok = merge_header(&f, tensors, arrlen(tensors), dtype, file->path, err);
+    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
+        const Tensor *t = &tensors[i];
+        DType d = dtype == DTYPE_COUNT || !is_float(t->dtype) ? t->dtype : dtype;
+        ok = ok && merge_tensor(&f, m, t, d, params, err);
+        *bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
+        file_release_pages(t->data, t->bytes);
+        free(t->name);
+    }
+    arrfree(tensors);
+    return safe_close(&f, ok ? err : NULL) && ok;
+}
+
+/* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
+static char *json_with(char *text, const char *key, const char *value) {
+    Text t = {NULL};
+    char quoted[40];
+    const char *at = text, *found;
+    int n = snprintf(quoted, sizeof quoted, "\"%s\"", key);
+    while ((found = strstr(at, quoted))) {
+        const char *colon = found + n, *end;
+        colon += strspn(colon, " \t\r\n");
+        if (*colon != ':') { text_print(&t, "%.*s", (int)(colon - at), at); at = colon; continue; }
+        colon += 1 + strspn(colon + 1, " \t\r\n");
+        end = colon + strcspn(colon, ",}\r\n");
+        text_print(&t, "%.*s%s", (int)(colon - at), at, value);
+        at = end;
+    }
+    text_print(&t, "%s", at);
+    free(text);
+    text = text_copy(t.at);
+    text_free(&t);
+    return text;
+}
+
+/* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing hidden. */
+static bool merge_copies(const char *name) {
+    static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) if (n >= strlen(weights[i]) && !strcmp(name + n - strlen(weights[i]), weights[i])) return false;
+    return *name != '.';
+}
+
+/* May a file that is a link be copied? What a model needs, and what a Hugging Face cache keeps in its blobs; a link to
+   anywhere else would put a stranger's file into a folder that is made to be given away. */
+static bool merge_follows(const char *folder, const char *name) {
+    static const char needed[] =
+        "|config.json|generation_config.json|tokenizer.json|tokenizer_config.json|merges.txt|vocab.json|tokenizer.model|"
+        "special_tokens_map.json|added_tokens.json|chat_template.jinja|model.safetensors.index.json|";
+    char path[PATH_MAX], target[PATH_MAX], blobs[PATH_MAX], key[300];
+    snprintf(key, sizeof key, "|%s|", name);
+    if (strstr(needed, key)) return true;
+    path_in(path, sizeof path, folder, name);
+    if (!realpath(path, target)) return false;
+    path_in(path, sizeof path, folder, "../../blobs");
+    size_t n = realpath(path, blobs) ? strlen(blobs) : 0;
+    return n && !strncmp(target, blobs, n) && target[n] == '/';
+}
+
+double rms_error(const float *got, const float *want, size_t count) {
+    double error = 0, scale = 0;
+    for (size_t i = 0; i < count; i++) { error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]); scale += (double)want[i] * (double)want[i]; }
+    return scale > 0 ? sqrt(error / scale) : error > 0 ? INFINITY : error;
+}
+double merged_tolerance(DType dtype, int layers) {
+    double unit = dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-11 : 0;
+    return 1e-5 + unit * sqrt(2.0 * layers + 3);
+}
+
+bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err) {
+    char from[PATH_MAX], to[PATH_MAX];
+    struct stat st;
+    SafeFolder f;
+    if (!stat(folder, &st)) return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
+    if (!folder_begin(&f, folder, err)) return false;
+    float *params = (float *)must_alloc(m->param_count * sizeof(float));
+    backend_download(params, m->param, m->param_count * sizeof(float));
+    static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
+    char size[32];
+    size_t all = 0;
+    bool ok = true;
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++)
+        ok = merge_shard(m, &m->files.files[i], f.temporary, dtype, params, &all, err);
+    snprintf(size, sizeof size, "%zu", all);
+    free(params);
+    DIR *d = opendir(m->folder);
+    for (struct dirent *e; d && ok && (e = readdir(d));) {
+        path_in(from, sizeof from, m->folder, e->d_name);
+        path_in(to, sizeof to, f.temporary, e->d_name);
+        if (!merge_copies(e->d_name) || stat(from, &st) || !S_ISREG(st.st_mode)) continue;
+        if (lstat(from, &st) || (S_ISLNK(st.st_mode) && !merge_follows(m->folder, e->d_name))) {
+            print_warning("%s is a link to somewhere else and is not copied", from);
+            continue;
+        }
+        size_t bytes;
+        char *text = read_file(from, &bytes, err);
+        bool config = !strcmp(e->d_name, "config.json"), index = !strcmp(e->d_name, "model.safetensors.index.json");
+        if (text && dtype != DTYPE_COUNT && config) text = json_with(json_with(text, "dtype", torch[dtype]),
+                                                                     "torch_dtype", torch[dtype]);
+        if (text && dtype != DTYPE_COUNT && index) text = json_with(text, "total_size", size);
+        if (text && dtype != DTYPE_COUNT && (config || index)) bytes = strlen(text);
+        ok = text && write_file(to, text, bytes, err);
+        free(text);
+    }
+    if (d) closedir(d);
+    if (!ok) folder_discard(f.temporary);
+    return ok && folder_commit(&f, false, err);
+}
+
+
+/* ---- schedules -------------------------------------------------------------------------------------------------------------------------------- */
+
+const char *const schedule_name[SCHEDULE_COUNT] = {"linear", "cosine", "constant", "constant_with_warmup"};
+
+double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total) {
+    if (s == SCHEDULE_CONSTANT) return 1;
+    if (step < warmup) return (double)step / (double)(warmup > 1 ? warmup : 1);
+    if (s == SCHEDULE_CONSTANT_WITH_WARMUP) return 1;
+    double rest = (double)(total - warmup > 1 ? total - warmup : 1);
+    if (s == SCHEDULE_LINEAR) return fmax(0, (double)(total - step) / rest);
+    return fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * (double)(step - warmup) / rest)));
+}
+
+/* ================================================================================================================================================
+   6  TRAINING
+   The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer
+   step = sum of token losses / labelled tokens of the whole step.
+   ================================================================================================================================================ */
+
+static double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The plan of a run in numbers: how many micro-batches and optimizer steps. */
+typedef struct RunPlan { int64_t micro_per_epoch, steps_per_epoch, total_steps, epochs, warmup; } RunPlan;
+
+static RunPlan run_plan(const TrainOptions *o, const Dataset *d) {
+    RunPlan p;
+    int64_t slots = d->slots ? (int64_t)d->slots : 1, batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
+    p.micro_per_epoch = (slots + batch - 1) / batch;
+    p.steps_per_epoch = (p.micro_per_epoch + accumulate - 1) / accumulate;
+    p.total_steps = o->max_steps > 0 ? o->max_steps : (int64_t)ceil(o->num_train_epochs * (double)p.steps_per_epoch);
+    p.epochs = (p.total_steps + p.steps_per_epoch - 1) / p.steps_per_epoch;
+    p.warmup = o->warmup_steps > 0 ? o->warmup_steps : (int64_t)ceil(o->warmup_ratio * (double)p.total_steps);
+    return p;
+}
+
+static void epoch_order(int64_t *order, const TrainOptions *o, const Dataset *d, int64_t epoch) {
+    if (o->shuffle) torch_randperm(order, (int64_t)d->slots, (uint64_t)(o->seed + epoch));
+    else for (int64_t i = 0; i < (int64_t)d->slots; i++) order[i] = i;
+}
+
+/* An id beyond the embedding would be read from what lies behind it. */
+static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
+    for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
+        for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
+            if (d->ids[n] >= vocab || d->labels[n] >= vocab)
+                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model",
+                            d->ids[n] >= vocab ? d->ids[n] : d->labels[n], vocab, path, (long long)d->row[e]);
+    return true;
+}
+
+/* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
+static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped,
+                     EvalResult *result, Error *err) {
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = adapter;
+    LossStats sum = {0, 0, 0, 0};
+    double perplexities = 0, batches = 0;
+    memset(result, 0, sizeof *result);
+    if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
+    int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);
+    for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
+    for (size_t begin = 0; begin < d->slots; begin += (size_t)batch_size) {
+        int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
+        if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) {
+            free(slots);
+            return true;
+        }
+        batch_build(b, d, slots + begin, count);
+        LossStats s = model_step(m, b, call, 0, false, b->row_loss);
+        if (!isfinite(s.loss_sum)) {
+            char where[256];
+            model_explain_nonfinite(m, b, call, where, sizeof where);
+            free(slots);
+            return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
+        }
+        double of = s.tokens ? (double)s.tokens : 1;
+        result->loss += s.loss_sum / of * count / (double)d->slots;
+        result->accuracy += (double)s.correct / of;
+        result->entropy += s.entropy_sum / of;
+        batches++;
+        for (int i = 0; i < b->S; i++) {
+            double loss = 0;
+            int64_t tokens = 0;
+            for (int n = b->cu_seqlens[i]; n < b->cu_seqlens[i + 1]; n++) { loss += (double)b->row_loss[n]; tokens += b->targets[n] != -100; }
+            if (tokens) { perplexities += exp(loss / (double)tokens); result->examples++; }
+        }
+        sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
+    }
+    free(slots);
+    double n = sum.tokens ? (double)sum.tokens : 1;
+    result->accuracy /= fmax(batches, 1);
+    result->entropy /= fmax(batches, 1);
+    result->token_loss = sum.loss_sum / n;
+    result->token_accuracy = (double)sum.correct / n;
+    result->token_entropy = sum.entropy_sum / n;
+    result->perplexity = fmin(exp(result->token_loss), DBL_MAX);              /* JSON knows no infinity */
+    result->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
+    result->tokens = sum.tokens;
+    return true;
+}
+bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
+    return evaluate(m, adapter, d, b, batch_size, NULL, NULL, result, err);
+}
+
+/* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
+
+static void log_record_json(Text *t, const LogRecord *r) {
+    const char *prefix = r->eval ? "eval_" : "";
+    text_print(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
+    if (r->eval)
+        text_print(t, "\"eval_token_loss\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, "
+                    "\"eval_token_accuracy\": %.9g, \"eval_token_entropy\": %.9g, \"eval_runtime\": %.4f, ",
+                 r->token_loss, r->perplexity, r->mean_example_perplexity, r->token_accuracy, r->token_entropy,
+                 r->seconds);
+    else text_print(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->ceiling_share, r->seconds);
+    text_print(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
+}
+
+const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
+const char *const eval_metric_name[EVAL_METRICS] = {"loss", "token_loss", "perplexity", "mean_example_perplexity",
+    "mean_token_accuracy", "entropy"};
+
+int eval_metric_find(const char *name) {
+    if (!strncmp(name, "eval_", 5)) name += 5;
+    for (int i = 0; i < EVAL_METRICS; i++) if (!strcmp(name, eval_metric_name[i])) return i;
+    return -1;
+}
+double eval_metric(const LogRecord *r, int metric) {
+    const double value[EVAL_METRICS] = {r->loss, r->token_loss, r->perplexity, r->mean_example_perplexity,
+        r->mean_token_accuracy, r->entropy};
+    return value[metric];
+}
+
+/* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by
+   more than the threshold uses up patience. */
+typedef struct Best { int64_t step; double value; int in_vain; } Best;
+static Best history_best(const LogRecord *history, const TrainOptions *o) {
+    Best best = {0, NAN, 0};
+    int metric = o->metric_for_best_model ? eval_metric_find(o->metric_for_best_model) : 0;
+    bool accuracy = !strcmp(eval_metric_name[metric], "mean_token_accuracy");
+    bool greater = o->greater_is_better < 0 ? accuracy : o->greater_is_better != 0;
+    for (ptrdiff_t i = 0; i < arrlen(history); i++) {
+        if (!history[i].eval || !history[i].step) continue;
+        double value = eval_metric(&history[i], metric);
+        bool better = !best.step || (greater ? value > best.value : value < best.value);
+        best.in_vain = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold) ? 0 : best.in_vain + 1;
+        if (better) { best.step = history[i].step; best.value = value; }
+    }
+    return best;
+}
+
+typedef struct FolderLock { int fd; char path[PATH_MAX]; } FolderLock;      /* path "": none */
+
+/* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
+typedef struct Run {
+    TrainOptions *o;                        /* the run's own copy: --fit changes it */
+    const TrainHooks *hooks;
+    Model *model, own;                      /* own: opened here; a sweep brings one that stays open */
+    Dataset train, eval;
+    Batch batch;
+    RunPlan plan;
+    MemoryTable memory;
+    int64_t *order;                         /* [slots] */
+    LogRecord *history;                     /* stb_ds array */
+    FolderLock lock;
+    FILE *log;
+    char log_new[PATH_MAX];                 /* its name until the run begins */
+    bool log_torn, plan_only;
+    uint64_t model_hash, tokenizer_hash;    /* of a run that writes or reads checkpoints */
+    int64_t files_changed;
+    int64_t step, num_tokens, skipped;
+    double epoch, start;
+    Best best;
+    /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
+    LogRecord window;
+    int64_t window_steps, window_micro;
+    double train_loss, training, window_seconds, window_flops;
+    double flops, ceiling;                  /* since the start of the process; of the machine */
+    double eval_seconds; int64_t eval_count;              /* of this process */
+    double padded, step_padded;             /* tokens of all steps and of this one, had their batches been padded */
+} Run;
+
+static void run_warn(const Run *run, const char *format, ...) {
+    char text[sizeof(Error) + 256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, text);
+}
+
+static void run_log_line(Run *run, const LogRecord *r) {
+    Text t = {NULL};
+    log_record_json(&t, r);
+    text_print(&t, "\n");
+    bool whole = fwrite(t.at, 1, (size_t)arrlen(t.at), run->log) == (size_t)arrlen(t.at);
+    if ((fflush(run->log) || !whole) && !run->log_torn) {
+        run->log_torn = true;
+        run_warn(run, "log.jsonl misses lines: %s; %s; training goes on", strerror(errno), run->o->output);
+    }
+    text_free(&t);
+}
+static void run_log(Run *run, const LogRecord *r) {
+    arrput(run->history, *r);
+    run_log_line(run, r);
+    if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
+}
+
+/* What transformers calls total_flos: 6 operations for every token of the batches, padding included, and every parameter
+   but the embedding's (trainer.py, floating_point_ops). Packed rows it does not pad either. */
+static double padded_tokens(const Run *run, const Batch *b) {
+    int longest = 0;
+    for (int s = 0; s < b->S; s++) {
+        int length = b->cu_seqlens[s + 1] - b->cu_seqlens[s];
+        if (length > longest) longest = length;
+    }
+    return run->o->data_options.packing ? (double)b->N : (double)b->S * (double)longest;
+}
+static double samples_seen(const Run *run) {
+    const RunPlan *p = &run->plan;
+    return p->steps_per_epoch ? (double)run->step / (double)p->steps_per_epoch * (double)run->train.slots : 0;
+}
+static double total_flos(const Run *run) {
+    const Model *m = run->model;
+    size_t embedding = (size_t)m->config.vocab_size * (size_t)m->config.hidden_size;
+    return 6 * run->padded * (double)(model_parameters(m) - embedding + m->param_count);
+}
+
+static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
+    const TrainOptions *o = run->o;
+    const RunPlan *plan = &run->plan;
+    const LogRecord *history = run->history;
+    int64_t step = run->step;
+    Text t = {NULL};
+    text_print(&t, "{\n  \"best_global_step\": ");
+    text_print(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
+    text_print(&t, ",\n  \"best_model_checkpoint\": ");
+    if (result->best_step && o->load_best_model_at_end) {
+        char name[PATH_MAX + 32];
+        snprintf(name, sizeof name, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
+        text_json_string(&t, name);
+    } else text_print(&t, "null");
+    text_print(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
+             run->epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
+    for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_print(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
+    double runtime = fmax(result->seconds, 1e-9), samples = samples_seen(run);
+    text_print(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": %.1f", arrlen(history) ? "," : "",
+             (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime, total_flos(run));
+    if (run->window_micro) text_print(&t, ", \"mean_token_accuracy\": %.9g, \"entropy\": %.9g, \"num_tokens\": %lld", run->window.mean_token_accuracy / (double)run->window_micro, run->window.entropy / (double)run->window_micro,
+                                    (long long)run->num_tokens);            /* TRL adds what came after the last log line */
+    text_print(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": %lld,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": %.1f,\n"
+             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps,
+             (long long)run->num_tokens, (long long)plan->epochs, o->save_steps, total_flos(run), o->per_device_train_batch_size);
+    return text_write(&t, folder, "trainer_state.json", err);
+}
+
+/* Says what may take a while; NULL: the steps go on. */
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3)))
+#endif
+static void run_phase(const Run *run, const char *format, ...) {
+    char text[PATH_MAX + 64];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, text);
+}
+
+/* Evaluations between step `step` and the end. */
+static int64_t evaluations_left(const Run *run, int64_t step) {
+    const TrainOptions *o = run->o;
+    int64_t every = o->eval_steps > 0 ? o->eval_steps : o->logging_steps, total = run->plan.total_steps;
+    if (o->eval_strategy == STRATEGY_EPOCH) every = run->plan.steps_per_epoch;
+    int64_t due = o->eval_strategy == STRATEGY_NO ? 0 : total / every - step / every;
+    bool last = o->eval_strategy == STRATEGY_NO || total % every;             /* after the last step in any case */
+    return run->eval.slots ? due + (last && step < total) : 0;
+}
+
+static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
+    if (!run->eval.slots) return true;
+    EvalResult e;
+    double start = seconds_now();
+    run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
+    bool stopped = false;
+    if (!evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks, &stopped, &e, err))
+        return false;
+    if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
+    LogRecord r;
+    memset(&r, 0, sizeof r);
+    r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
+    r.loss = e.loss; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy;
+    r.token_loss = e.token_loss; r.token_accuracy = e.token_accuracy; r.token_entropy = e.token_entropy;
+    r.perplexity = e.perplexity; r.mean_example_perplexity = e.mean_example_perplexity;
+    r.seconds = seconds_now() - start;
+    if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
+    result->last_eval_loss = e.loss;
+    run_log(run, &r);
+    run->eval_seconds += seconds_now() - start;          /* with what the hook does at an evaluation */
+    run->eval_count++;
+    run->best = history_best(run->history, run->o);
+    result->best_step = run->best.step;
+    result->best_metric = run->best.value;
+    return true;
+}
+
+/* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing
+   something again does not count. */
+static double model_flops(const Model *m, const Batch *b) {
+    const ModelConfig *c = &m->config;
+    double weights = 0, squares = 0;
+    for (int j = 0; j < MODULE_COUNT; j++) weights += (double)m->layers[0].linear[j].in * (double)m->layers[0].linear[j].out * (double)c->num_hidden_layers;
+    for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
+    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->labelled + 6 * (double)m->param_count * (double)b->N +
+           7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
+}
+
+/* The gradient of slots [begin, end) of the epoch's order, `size` at a time, and their sums for the log: loss is the mean over their labelled tokens (NaN as soon as one is not finite), accuracy and entropy are sums
+   over micro-batches. */
+static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, LoraCall call, LogRecord *r) {
+    Model *m = run->model;
+    Batch *b = &run->batch;
+    int64_t labelled = 0;
+    /* The divisor of the whole step must be known before its first gradient. */
+    for (int64_t i = begin; i < end; i++) labelled += slot_labelled(&run->train, (size_t)run->order[i]);
+    float dloss = labelled ? 1.0f / (float)labelled : 0;
+    double loss = 0;
+    memset(r, 0, sizeof *r);
+    run->step_padded = 0;
+    adapter_zero_grad(m);
+    for (int64_t first = begin; first < end; first += size, call.micro_batch++) {
+        batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
+        LossStats s = model_step(m, b, call, dloss, true, NULL);
+        r->num_tokens += b->N;
+        run->flops += model_flops(m, b);
+        run->step_padded += padded_tokens(run, b);
+        if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
+        loss += s.loss_sum;
+        r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
+        r->entropy += s.tokens ? s.entropy_sum / (double)s.tokens : 0;
+    }
+    r->loss = labelled ? loss / (double)labelled : 0;
+    r->grad_norm = global_norm(m->grad, m->param_count) / (double)m->loss_scale;
+}
+
+/* Something of slots [begin, end) was not finite: finds the first of them that alone is so (NULL r: none is, only all together), names layer and tensor, and writes the slots as a data file beside the adapter that met
+   them, OUTPUT/nonfinite-STEP, which can be trained on as it is. */
+static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall call, Error *err) {
+    const Dataset *d = &run->train;
+    Model *m = run->model;
+    LogRecord r;
+    char where[512] = "no example alone", parameter[160], name[64], folder[PATH_MAX];
+    const char *what = "gradient";
+    for (int64_t i = begin; i < end; i++) {
+        slots_gradient(run, i, i + 1, 1, call, &r);
+        if (isfinite(r.loss) && isfinite(r.grad_norm)) continue;
+        if (!isfinite(r.loss)) {
+            what = "loss";
+            model_explain_nonfinite(m, &run->batch, call, where, sizeof where);
+        } else {
+            float *grad = (float *)must_alloc(m->param_count * sizeof(float));
+            backend_download(grad, m->grad, m->param_count * sizeof(float));
+            int64_t bad = first_nonfinite(grad, DTYPE_F32, m->param_count);
+            free(grad);
+            adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
+            snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter, (long long)run->batch.row[0]);
+        }
+        break;
+    }
+    snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
+    path_in(folder, sizeof folder, run->o->output, name);
+    Text t = {NULL};
+    for (int64_t i = begin; i < end; i++) {
+        size_t slot = (size_t)run->order[i], first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
+        for (size_t k = first; k < last; k++) {
+            size_t example = d->slot ? (size_t)d->slot[k] : k;
+            for (int part = 0; part < 2; part++) {
+                const char *comma = part ? "], \"labels\": [" : "{\"input_ids\": [";
+                for (size_t n = d->offset[example]; n < d->offset[example + 1]; n++, comma = ", ") text_print(&t, "%s%d", comma, part ? d->labels[n] : d->ids[n]);
+            }
+            text_print(&t, "]}\n");
+        }
+    }
+    bool written = run->skipped < 3 && adapter_save(m, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
+    text_free(&t);
+    fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what, (long long)run->step + 1, where, written ? folder : "that row", written ? ": the batch and the adapter as they were" : "");
+    return false;
+}
+
+static const float LOSS_SCALE_MAX = 0x1p40f;
+
+/* One optimizer step over slots [begin, end). With --on-nonfinite skip a step that is not finite changes nothing, and its loss is NaN. */
+static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
+    const TrainOptions *o = run->o;
+    Model *m = run->model;
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
+    slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
+    run->padded += run->step_padded;
+    while (isfinite(r->loss) && !isfinite(r->grad_norm) && m->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
+        m->loss_scale /= 2;
+        m->scale_age = 0;
+        slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
+    }
+    r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
+    if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
+        int64_t tokens = r->num_tokens;
+        explain_nonfinite(run, begin, end, call, err);
+        if (!o->skip_nonfinite) return false;
+        run->skipped++;
+        run_warn(run, "step left out: %s", err->text);
+        r->loss = NAN;
+        r->num_tokens = tokens;
+        return true;
+    }
+    double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
+    m->adam_step++;
+    adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
+    adapter_changed(m);
+    if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale = fminf(m->loss_scale * 2, LOSS_SCALE_MAX); m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
+    return true;
+}
+
+/* ---- checkpoints ---------------------------------------------------------------------------------------------------------------------------------------
+   output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
+   and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
+
+/* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines below. */
+#define CHECKSUM_LINE "{\"checksum\": \"%016llx\",\n"
+enum { CHECKSUM_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
+
+
+/* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of up to
+   1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the files' times, says
+   what that may have missed. */
+static uint64_t model_hash(const Model *m, int64_t *files_changed) {
+    const size_t BLOCK = 4096;
+    uint64_t hash = hash_bytes(HASH_START, &m->config, sizeof m->config);
+    size_t total = 0;
+    *files_changed = 0;
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files); i++) {
+        struct stat st;
+        total += m->files.files[i].bytes;
+        if (!stat(m->files.files[i].path, &st)) *files_changed += (int64_t)st.st_mtime;
+    }
+    size_t stride = (total >> 30) + 1;
+    if (stride == 1) *files_changed = 0;    /* nothing was missed */
+    ptrdiff_t count = shlen(m->files.table);
+#pragma omp parallel for schedule(dynamic) reduction(^ : hash)
+    for (ptrdiff_t i = 0; i < count; i++) {                                   /* any order of files */
+        const Tensor *t = &m->files.table[i].value;
+        uint64_t h = hash_bytes(HASH_START, t->name, strlen(t->name));
+        h = hash_bytes(h, t->shape, (size_t)t->ndim * sizeof *t->shape);
+        for (size_t at = 0; at < t->bytes; at += stride * BLOCK)
+            h = hash_bytes(h, (const char *)t->data + at, t->bytes - at < BLOCK ? t->bytes - at : BLOCK);
+        file_release_pages(t->data, t->bytes);
+        hash ^= h;
+    }
+    return hash;
+}
+
+static void lora_identity(Text *t, const LoraConfig *c, int layers) {
+    text_print(t, "\"lora_r\": %d, \"lora_alpha\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", c->r, (double)c->lora_alpha,
+             c->use_rslora);
+    for (int j = 0; j < MODULE_COUNT; j++)
+        if (c->target[j]) text_print(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
+    text_print(t, "\", \"layers_to_transform\": \"");
+    for (int l = 0; c->layers && l < layers; l++) if (c->layers[l]) text_print(t, "%d ", l);
+    uint64_t parts = c->parts ? hash_bytes(HASH_START, c->parts, (size_t)arrlen(c->parts) * sizeof *c->parts) : 0;
+    text_print(t, "\", \"lora_parts\": \"%016llx\"", (unsigned long long)parts);
+}
+
+static void run_identify(Run *run) {
+    if (!run->model_hash) run->model_hash = model_hash(run->model, &run->files_changed);
+}
+
+/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. Paths, logging and
+   saving may differ. The adapter is the options', or --init-adapter's. */
+static void checkpoint_identity(Text *t, const Run *run) {
+    const TrainOptions *o = run->o;
+    text_print(t, "\"model\": \"%016llx\", \"tokenizer\": \"%016llx\", \"data\": \"%016llx\", ", (unsigned long long)run->model_hash,
+             (unsigned long long)run->tokenizer_hash, (unsigned long long)run->train.hash);
+    text_print(t, "\"eval_data\": \"%016llx\", ", (unsigned long long)(run->eval.slots ? run->eval.hash : 0));
+    lora_identity(t, o->init_adapter ? &run->model->lora : &o->lora, run->model->config.num_hidden_layers);
+    text_print(t, ", \"lora_dropout\": %.9g, ", (double)o->lora.lora_dropout);
+    text_print(t, "\"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
+             schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup, (long long)run->plan.total_steps, o->per_device_train_batch_size, o->gradient_accumulation_steps, o->data_options.packing);
+    text_print(t, "\"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %d", o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon,
+             o->max_grad_norm, (long long)o->seed, o->shuffle);
+}
+
+/* Every field of a record, exactly; the log's own lines round. */
+enum { RECORD_NUMBERS = 19 };
+static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
+    const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps,
+        (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy,
+        r->token_loss, r->token_accuracy, r->token_entropy, r->perplexity, r->mean_example_perplexity,
+        r->tokens_per_second, r->seconds, r->eta, r->ceiling_share};
+    memcpy(v, all, sizeof all);
+}
+static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
+    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10],
+                   v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18]};
+    return r;
+}
+static void record_text(Text *t, const LogRecord *r) {
+    double v[RECORD_NUMBERS];
+    record_numbers(v, r);
+    for (int i = 0; i < RECORD_NUMBERS; i++) text_print(t, "%s%.17g", i ? ", " : "[", v[i]);
+    text_print(t, "]");
+}
+static bool record_parse(LogRecord *r, const Json *j) {
+    double v[RECORD_NUMBERS];
+    int i = 0;
+    if (!j || j->type != JSON_ARRAY || j->count != RECORD_NUMBERS) return false;
+    for (const Json *e = j->child; e; e = e->next) { if (e->type != JSON_NUMBER) return false; v[i++] = e->number; }
+    for (i = 1; i < 4; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;      /* steps and tokens */
+    *r = record_from_numbers(v);
+    return true;
+}
+
+/* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays. checkpoint.json
+   goes first: without it the folder is no checkpoint any more. */
+static void checkpoint_remove(const char *folder) {
+    static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors",
+                                        "optimizer.safetensors", "run.json"};
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, files[0]);
+    unlink(path);
+    CRASH_POINT();
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        bool ours = false;
+        for (int i = 0; i < 5; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
+        path_in(path, sizeof path, folder, e->d_name);
+        if (ours) unlink(path);
+        CRASH_POINT();
+    }
+    if (d) closedir(d);
+    rmdir(folder);
+}
+/* N of a name checkpoint-N, written as this program writes it, or -1. */
+static int64_t checkpoint_step(const char *name) {
+    char again[64];
+    long long step = -1;
+    if (sscanf(name, "checkpoint-%lld", &step) != 1 || step < 0) return -1;
+    snprintf(again, sizeof again, "checkpoint-%lld", step);
+    return strcmp(name, again) ? -1 : step;
+}
+/* The steps of the checkpoints in a folder: how many, the newest, and the oldest other than `keep`. */
+typedef struct Checkpoints { int64_t newest, oldest; int count; } Checkpoints;
+static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
+    Checkpoints c = {-1, -1, 0};
+    char path[PATH_MAX];
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        int64_t step = checkpoint_step(e->d_name);
+        path_in(path, sizeof path, folder, e->d_name);
+        if (step < 0 || !file_exists(path, "checkpoint.json")) continue;
+        if (step > c.newest) c.newest = step;
+        if ((c.oldest < 0 || step < c.oldest) && step != keep) c.oldest = step;
+        c.count++;
+    }
+    if (d) closedir(d);
+    return c;
+}
+
+/* One run at a time in a folder. The system holds the lock on OUTPUT/run.lock, so that none outlives its run; the text in it is
+   for who finds it taken. *unlocked: the file system has no locks, and two runs would not notice each other. */
+static bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err) {
+    struct stat opened, named;
+    char host[64] = "", owner[128] = "";
+    *unlocked = false;
+    path_in(lock->path, sizeof lock->path, folder, "run.lock");
+    for (;;) {
+        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (lock->fd < 0) {
+            fail(err, "cannot write; %s: %s; give another --output", lock->path, strerror(errno));
+            lock->path[0] = 0;
+            return false;
+        }
+        if (flock(lock->fd, LOCK_EX | LOCK_NB)) {
+            *unlocked = errno != EWOULDBLOCK;
+            if (*unlocked) break;
+            ssize_t n = pread(lock->fd, owner, sizeof owner - 1, 0);
+            close(lock->fd);
+            lock->path[0] = 0;
+            owner[n > 0 ? strcspn(owner, "\n") : 0] = 0;
+            return fail(err, "another run is writing there: process %s; %s; let it end or give another --output", owner, folder);
+        }
+        /* its last owner may have removed the file between our open and our lock */
+        if (!fstat(lock->fd, &opened) && !stat(lock->path, &named) && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) break;
+        close(lock->fd);
+    }
+    gethostname(host, sizeof host - 1);
+    if (ftruncate(lock->fd, 0) || dprintf(lock->fd, "%ld on %s\n", (long)getpid(), host) < 0) owner[0] = 0;      /* a full disk: no name */
+    return true;
+}
+static void folder_unlock(FolderLock *lock) {
+    if (!lock->path[0]) return;
+    unlink(lock->path);
+    close(lock->fd);
+    lock->path[0] = 0;
+}
+
+/* Removes what a run that was killed has left half written; nobody else may be writing there. */
+static void run_tidy(const char *output) {
+    static const char *const names[] = {"log.jsonl", "run.json", "report.html", "trainer_state.json"};
+    char path[PATH_MAX], name[NAME_MAX + 1];
+    DIR *d = opendir(output);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_in(path, sizeof path, output, e->d_name);
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(e->d_name, "."), e->d_name);
+        if (checkpoint_step(name) >= 0 && temporary_of(e->d_name, name)) checkpoint_remove(path);
+        for (int i = 0; i < 4; i++) if (temporary_of(e->d_name, names[i])) unlink(path);
+    }
+    if (d) closedir(d);
+}
+
+static bool checksum_adapter_config(uint64_t *checksum, const char *folder, Error *err) {
+    char path[PATH_MAX];
+    size_t bytes;
+    path_in(path, sizeof path, folder, "adapter_config.json");
+    char *text = read_file(path, &bytes, err);
+    if (text) *checksum = hash_bytes(*checksum, text, bytes);
+    free(text);
+    return text != NULL;
+}
+
+static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    const Model *m = run->model;
+    char name[64], folder[PATH_MAX], path[PATH_MAX];
+    SafeFolder f;
+    run_identify(run);
+    snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
+    path_in(folder, sizeof folder, o->output, name);
+    if (!folder_begin(&f, folder, err)) return false;
+    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
+    size_t bytes = m->param_count * sizeof(float);
+    float *moments[2] = {(float *)must_alloc(bytes), (float *)must_alloc(bytes)};
+    backend_download(moments[0], m->adam_m, bytes);
+    backend_download(moments[1], m->adam_v, bytes);
+    static const char *const names[2] = {"adam_m", "adam_v"};
+    const float *const data[2] = {moments[0], moments[1]};
+    const int64_t shapes[2][2] = {{(int64_t)m->param_count, 1}, {(int64_t)m->param_count, 1}};
+    path_in(path, sizeof path, f.temporary, "optimizer.safetensors");
+    bool ok = safetensors_write(path, names, data, shapes, 2, err);
+    uint64_t checksum = hash_bytes(hash_bytes(HASH_START, moments[0], bytes), moments[1], bytes);
+    backend_download(moments[0], m->param, bytes);
+    checksum = hash_bytes(checksum, moments[0], bytes);
+    ok = ok && checksum_adapter_config(&checksum, f.temporary, err);
+    free(moments[0]);
+    free(moments[1]);
+    Text t = {NULL}, file = {NULL};
+    text_print(&t, "  \"format\": %d, \"files_changed\": %lld, \"padded\": %.0f,\n", CHECKPOINT_FORMAT,
+             (long long)run->files_changed, run->padded);
+    text_print(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
+             (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (long long)run->skipped, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
+    text_print(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
+             isfinite(result->last_eval_loss) ? "" : "null, \"no_last_eval\": ", isfinite(result->last_eval_loss) ? result->last_eval_loss : 0.0);
+    checkpoint_identity(&t, run);
+    text_print(&t, "},\n  \"window\": ");
+    record_text(&t, &run->window);
+    text_print(&t, ",\n  \"history\": [");
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_print(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
+    text_print(&t, "]\n}\n");
+    checksum = hash_bytes(checksum, t.at, (size_t)arrlen(t.at));
+    text_print(&file, CHECKSUM_LINE "%s", (unsigned long long)checksum, t.at);
+    text_free(&t);
+    ok = text_write(&file, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
+    if (!ok) folder_discard(f.temporary);
+    if (!ok || !folder_commit(&f, true, err)) return false;
+    snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
+    CRASH_POINT();
+    /* The newest and the best stay, whatever the limit. */
+    for (int64_t removed = -1;;) {
+        Checkpoints c = checkpoints_list(o->output, run->best.step);
+        if (o->save_total_limit <= 0 || c.count <= o->save_total_limit || c.oldest < 0 || c.oldest == c.newest) break;
+        if (c.oldest == removed) {
+            run_warn(run, "an old checkpoint cannot be removed; %s; see to its permissions", path);
+            break;
+        }
+        removed = c.oldest;
+        snprintf(name, sizeof name, "checkpoint-%lld", (long long)removed);
+        path_in(path, sizeof path, o->output, name);
+        checkpoint_remove(path);
+    }
+    return true;
+}
+
+static double checkpoint_number(const Json *root, const char *key, bool *ok) {
+    const Json *j = json_get(root, key);
+    if (j && j->type == JSON_NUMBER && isfinite(j->number)) return j->number;
+    *ok = *ok && j && j->type == JSON_NULL;
+    return NAN;
+}
+/* A whole number from 0 to high. */
+static int64_t checkpoint_count(const Json *root, const char *key, double high, bool *ok) {
+    double v = checkpoint_number(root, key, ok);
+    bool good = v >= 0 && v <= high && v == floor(v);
+    *ok = *ok && good;
+    return good ? (int64_t)v : 0;
+}
+
+/* The folder that --resume means: itself, or the newest checkpoint in it. */
+static bool checkpoint_find(char *folder, size_t size, const char *given, Error *err) {
+    if (file_exists(given, "checkpoint.json")) { snprintf(folder, size, "%s", given); return true; }
+    Checkpoints c = checkpoints_list(given, -1);
+    char name[64];
+    if (!c.count) return fail(err, "no checkpoint to resume from; %s; give a checkpoint-N folder or the output folder of a run with --save-strategy", given);
+    snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.newest);
+    path_in(folder, size, given, name);
+    return true;
+}
+
+/* Lists the members of `mine` (freed) that are not the same in a checkpoint's identity. */
+static void identity_compare(Text *differences, const Json *stored, Text *mine) {
+    static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
+    JsonDoc doc;
+    Text whole = {NULL};
+    text_print(&whole, "{%s}", mine->at);
+    text_free(mine);
+    bool ok = json_parse(&doc, whole.at, (size_t)arrlen(whole.at), "identity", 1, NULL);
+    text_free(&whole);
+    for (const Json *e = ok ? doc.root->child : NULL; e; e = e->next) {
+        const Json *there = json_get(stored, e->key);
+        bool hash = false;
+        if (there && there->str && !strcmp(there->str, e->str)) continue;
+        for (int i = 0; i < 4; i++) hash |= !strcmp(e->key, hashes[i]);
+        text_print(differences, "%s%s", arrlen(differences->at) ? ", " : "", e->key);
+        if (!hash) text_print(differences, " %s (now %s)", there && there->str ? there->str : "(none)", e->str);
+    }
+    if (ok) json_free(&doc);
+}
+
+/* After the model has the checkpoint's adapter: moments, position and history. */
+static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, Error *err) {
+    Model *m = run->model;
+    char path[PATH_MAX];
+    JsonDoc doc;
+    path_in(path, sizeof path, folder, "checkpoint.json");
+    if (!json_read(&doc, path, err)) return false;
+    const Json *root = doc.root, *identity = json_get(root, "identity"), *format = json_get(root, "format");
+    bool ok = true;
+    if (identity && !(format && format->number == CHECKPOINT_FORMAT)) {
+        json_free(&doc);
+        return fail(err, "a checkpoint of another version of this program; %s; go on with that version, or begin with its adapter: "
+                    "--init-adapter %s", path, folder);
+    }
+    Text t = {NULL}, differences = {NULL};
+    run_identify(run);
+    checkpoint_identity(&t, run);
+    identity_compare(&differences, identity, &t);
+    if (arrlen(differences.at)) {
+        if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
+        else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), "
+                       "or add --resume-force", differences.at, folder);
+    }
+    text_free(&differences);
+    bool whole = ok;
+    if (ok) {
+        run->step = checkpoint_count(root, "step", 0x1p53, &whole);
+        m->adam_step = (int)checkpoint_count(root, "adam_step", fmin((double)run->step, INT_MAX - 1), &whole);
+        m->scale_age = (int)checkpoint_count(root, "scale_age", 2000, &whole);
+        m->loss_scale = (float)checkpoint_count(root, "loss_scale", LOSS_SCALE_MAX, &whole);
+        whole = whole && m->loss_scale >= 1;
+        run->num_tokens = checkpoint_count(root, "num_tokens", 0x1p53, &whole);
+        run->padded = (double)checkpoint_count(root, "padded", 0x1p53, &whole);
+        run->window_steps = checkpoint_count(root, "window_steps", 0x1p53, &whole);
+        run->window_micro = checkpoint_count(root, "window_micro", 0x1p53, &whole);
+        run->skipped = checkpoint_count(root, "skipped", (double)run->step, &whole);
+        int64_t changed = checkpoint_count(root, "files_changed", 0x1p53, &whole);
+        if (whole && changed != run->files_changed)
+            run_warn(run, "the model's files were written again since the checkpoint; %s; what was looked at of them is the same",
+                     run->o->model);
+        run->epoch = checkpoint_number(root, "epoch", &whole);
+        run->train_loss = checkpoint_number(root, "train_loss", &whole);
+        run->training = checkpoint_number(root, "training", &whole);
+        run->window_seconds = checkpoint_number(root, "window_seconds", &whole);
+        result->first_eval_loss = checkpoint_number(root, "first_eval_loss", &whole);
+        result->last_eval_loss = checkpoint_number(root, "last_eval_loss", &whole);
+        result->resumed_from = run->step;
+        whole = whole && record_parse(&run->window, json_get(root, "window"));
+        const Json *history = json_get(root, "history");
+        for (const Json *e = history ? history->child : NULL; e && whole; e = e->next) {
+            LogRecord r;
+            whole = record_parse(&r, e);
+            if (whole) arrput(run->history, r);
+        }
+        /* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
+        lora_identity(&t, &m->lora, m->config.num_hidden_layers);
+        identity_compare(&differences, identity, &t);
+        whole = whole && (run->o->resume_force || !arrlen(differences.at));
+        text_free(&differences);
+        if (whole && run->step > run->plan.total_steps) ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or --max-steps", (long long)run->step, (long long)run->plan.total_steps, folder);
+        run->best = history_best(run->history, run->o);
+        result->best_step = run->best.step;
+        result->best_metric = run->best.value;
+        if (!whole) ok = fail(err, "the checkpoint is damaged; %s; resume from an earlier one", path);
+    }
+    json_free(&doc);
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    path_in(path, sizeof path, folder, "optimizer.safetensors");
+    ok = ok && tensors_add_file(&set, path, err);
+    const Tensor *first = ok ? tensors_get(&set, "adam_m", (int64_t)m->param_count, 1, err) : NULL, *second = first ? tensors_get(&set, "adam_v", (int64_t)m->param_count, 1, err) : NULL;
+    ok = ok && first && second && ((first->dtype == DTYPE_F32 && second->dtype == DTYPE_F32) ||
+                                   fail(err, "the moments are not F32; %s; resume from an earlier checkpoint", path));
+    if (ok) {
+        size_t bytes = m->param_count * sizeof(float), length;
+        backend_upload(m->adam_m, first->data, bytes);
+        backend_upload(m->adam_v, second->data, bytes);
+        float *params = (float *)must_alloc(bytes);
+        backend_download(params, m->param, bytes);
+        uint64_t checksum = hash_bytes(hash_bytes(hash_bytes(HASH_START, first->data, bytes), second->data, bytes), params, bytes);
+        free(params);
+        ok = checksum_adapter_config(&checksum, folder, err);
+        path_in(path, sizeof path, folder, "checkpoint.json");
+        char *text = ok ? read_file(path, &length, err) : NULL, line[CHECKSUM_LINE_BYTES + 1];
+        if (text && length > CHECKSUM_LINE_BYTES) snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES));
+        if (!text) ok = false;
+        else if (length <= CHECKSUM_LINE_BYTES || memcmp(text, line, CHECKSUM_LINE_BYTES)) ok = fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an earlier one", folder);
+        free(text);
+    }
+    tensors_close(&set);
+    return ok;
+}
+
+static bool strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
+
+/* What is due between two steps: the evaluation, unless the history has it, and the checkpoint. */
+static bool step_end(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    bool last = run->step == run->plan.total_steps, done = !run->eval.slots;
+    bool stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
+    result->stopped = stop && !last;
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) done |= run->history[i].eval && run->history[i].step == run->step;
+    if (!done && (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run))) {
+        if (!run_evaluate(run, result, err)) return false;
+        result->early_stopped = o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
+    }
+    bool best = o->load_best_model_at_end && run->best.step == run->step;
+    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run);
+    /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
+    if (due) run_phase(run, "writing checkpoint-%lld", (long long)run->step);
+    if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
+    if (due && run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, NULL);
+    return true;
+}
+
+static bool train_loop(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    const RunPlan *p = &run->plan;
+    if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
+    if (run->step && !step_end(run, result, err)) return false;               /* an evaluation that was cut short */
+    /* A resumed run goes on where it was: the order of an epoch and every dropout mask follow from the seed and the step alone. */
+    for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped && !result->early_stopped; epoch++) {
+        epoch_order(run->order, o, &run->train, epoch);
+        for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped && !result->early_stopped; begin += o->gradient_accumulation_steps) {
+            int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
+            LogRecord r;
+            double start = seconds_now(), flops = run->flops;
+            int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size;
+            if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
+            double seconds = seconds_now() - start;
+            int64_t micro = end - begin, tokens = r.num_tokens;
+            bool counts = isfinite(r.loss);
+            run->step++;
+            run->num_tokens += tokens;
+            run->epoch = (double)epoch + (double)end / (double)p->micro_per_epoch;
+            run->training += seconds;
+            if (counts) {
+                run->train_loss += r.loss;
+                run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
+                run->window_seconds += seconds;
+                run->window_flops += run->flops - flops;
+                run->window_steps++;
+                run->window_micro += micro;
+            }
+            r.mean_token_accuracy /= (double)micro;
+            r.entropy /= (double)micro;
+            r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
+            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.ceiling_share = (run->flops - flops) / seconds / run->ceiling; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
+            if (run->eval_count)
+                r.eta += run->eval_seconds / (double)run->eval_count * (double)evaluations_left(run, run->step - 1);
+            if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
+            if (run->step % o->logging_steps == 0 && run->window_steps) {
+                LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
+                if (!counts) log.grad_norm = 0;
+                log.loss = run->window.loss / (double)run->window_steps;
+                log.mean_token_accuracy = run->window.mean_token_accuracy / (double)run->window_micro;
+                log.entropy = run->window.entropy / (double)run->window_micro;
+                log.seconds = run->window_seconds;
+                log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
+                log.ceiling_share = run->window_flops / run->window_seconds / run->ceiling;
+                run_log(run, &log);
+                memset(&run->window, 0, sizeof run->window);
+                run->window_steps = run->window_micro = 0;
+                run->window_seconds = run->window_flops = 0;
+            }
+            if (!step_end(run, result, err)) return false;
+        }
+    }
+    result->skipped = run->skipped;
+    result->train_loss = run->step > run->skipped ? run->train_loss / (double)(run->step - run->skipped) : 0;
+    result->training_seconds = run->training;
+    return true;
+}
+
+static bool run_save_in(Run *run, const TrainResult *result, const char *folder, Error *err) {
+    Error less;
+    if (!adapter_save(run->model, folder, err)) return false;
+    if (!trainer_state_write(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
+    return true;
+}
+
+/* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until some folder has taken it, or the user gives up. */
+static bool run_save(Run *run, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    Model *m = run->model;
+    run_phase(run, "saving the adapter");
+    char best[PATH_MAX], other[PATH_MAX] = "", name[64];
+    if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
+        snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
+        path_in(best, sizeof best, o->output, name);
+        float *last = (float *)must_alloc(m->param_count * sizeof(float));
+        size_t count = m->param_count;
+        backend_download(last, m->param, count * sizeof(float));
+        if (!adapter_load(m, best, err)) {
+            run_warn(run, "the best adapter cannot be loaded, the last one is saved: %s", err->text);
+            if (m->param_count == count && m->param) {
+                backend_upload(m->param, last, count * sizeof(float));
+                adapter_changed(m);
+            }
+            result->best_step = 0;
+        }
+        free(last);
+    }
+    if (run_save_in(run, result, o->output, err)) return true;
+    Error first = *err;
+    const char *temporary = getenv("TMPDIR");
+    const char *const places[2] = {o->fallback_output, other};
+    for (Error again;;) {
+        if (!*other) {                      /* a folder that nobody can have prepared */
+            snprintf(other, sizeof other, "%s/train_lora-adapter-XXXXXX", temporary && *temporary ? temporary : "/tmp");
+            if (!mkdtemp(other)) {
+                fail(&again, "cannot write; %s: %s; set TMPDIR", other, strerror(errno));
+                *other = 0;
+            }
+        }
+        for (int i = 0; i < 2; i++)
+            if (places[i] && *places[i] && run_save_in(run, result, places[i], &again))
+                return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
+        run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
+        for (int i = 0; i < 100; i++) {
+            if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) return false;
+            struct timespec tenth = {0, 100000000};
+            nanosleep(&tenth, NULL);
+        }
+    }
+}
+
+static void run_close(Run *run) {
+    if (run->log) fclose(run->log);
+    folder_unlock(&run->lock);
+    arrfree(run->history);
+    free(run->order);
+    batch_free(&run->batch);
+    dataset_free(&run->eval);               /* may share the training data's tokens */
+    dataset_free(&run->train);
+    if (run->model == &run->own) model_close(&run->own);
+}
+
+/* The largest batch of the run, and its longest sequence. A plan without data has to assume full length. */
+static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *longest) {
+    const TrainOptions *o = run->o;
+    const Dataset *d = &run->train;
+    *max_tokens = *max_sequences = 0;
+    if (!d->slots) {
+        *longest = o->data_options.max_length;
+        *max_sequences = o->per_device_train_batch_size;
+        *max_tokens = o->per_device_train_batch_size * *longest;
+        return;
+    }
+    *longest = (int)d->stats.longest;
+    for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
+        epoch_order(run->order, o, d, epoch);
+        grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
+    }
+    if (run->plan.epochs > 64) dataset_largest_batch(d, o->per_device_train_batch_size, max_tokens, max_sequences);
+    if (run->eval.slots) {
+        grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, max_tokens, max_sequences);
+        if (run->eval.stats.longest > *longest) *longest = (int)run->eval.stats.longest;
+    }
+}
+
+/* Chooses recompute level and micro-batch: the cheapest level at which anything fits, then the largest micro-batch; micro-batch x accumulation, which decides the numbers, stays what it was. */
+static bool run_fit(Run *run, Error *err) {
+    TrainOptions *o = run->o;
+    int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps, eval_batch = o->per_device_eval_batch_size;
+    size_t least = 0, held = run->memory.total;
+    if (!run->model->planned)
+        held += run->model->weight_bytes + run->model->norm_bytes + run->model->residual_bytes +
+                4 * run->model->param_count * sizeof(float);
+    size_t limit = o->device_memory ? o->device_memory : held + backend_memory() / 20 * 19;
+    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_LAYER; level++) {
+        for (int size = effective < 4096 ? effective : 4096; size >= 1; size--) {
+            if (effective % size) continue;
+            int max_tokens, max_sequences, longest;
+            MemoryTable table = run->memory;
+            o->recompute = (Recompute)level;
+            o->per_device_train_batch_size = size;
+            o->gradient_accumulation_steps = effective / size;
+            o->per_device_eval_batch_size = eval_batch < size ? eval_batch : size;
+            run_sizes(run, &max_tokens, &max_sequences, &longest);
+            if (!model_prepare(run->model, max_tokens, longest, o->recompute, false, &table, err)) return false;
+            if (table.total <= limit) return true;
+            least = table.total;
+        }
+    }
+    return fail(err, "the run does not fit at all: %.2f GiB needed with one example at a time and everything computed again, %.2f GiB may be taken; --fit; lower --max-length or use a smaller model", (double)least / 0x1p30, (double)limit / 0x1p30);
+}
+
+/* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading weights. */
+static bool run_open(Run *run, TrainResult *result, Error *err) {
+    TrainOptions *o = run->o;
+    ModelConfig config;
+    char checkpoint[PATH_MAX];
+    if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
+    if (!o->resume && !run->plan_only && (o->save_strategy != STRATEGY_NO || o->load_best_model_at_end) && checkpoints_list(o->output, -1).count)   /* which would be the newest, which the best? */
+        return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another --output", o->output, o->output);
+    if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
+    char path[PATH_MAX];
+    if (!run->plan_only) {
+        bool unlocked;
+        if (!folder_lock(&run->lock, o->output, &unlocked, err)) return false;
+        if (unlocked) run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);
+        run_tidy(o->output);
+        path_in(path, sizeof path, o->output, "log.jsonl");
+        int fd = temporary_make(run->log_new, sizeof run->log_new, path, false);
+        if (fd < 0 || !(run->log = fdopen(fd, "w")))
+            return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+    }
+    Tokenizer *t = NULL;                    /* rows of input_ids need none */
+    bool ok = !file_exists(o->model, "tokenizer.json") || model_tokenizer(&t, o->model, &config, err);
+    run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
+    DataOptions unpacked = o->data_options;
+    unpacked.packing = false;
+    unpacked.max_rows = o->max_train_samples;
+    const char **paths = (const char **)must_alloc((size_t)(1 + o->more_data_count) * sizeof *paths);
+    paths[0] = o->data;
+    for (int i = 0; i < o->more_data_count; i++) paths[1 + i] = o->more_data[i];
+    if (o->data) run_phase(run, "reading %s", o->data);
+    ok = ok && (!o->data || dataset_open_files(&run->train, paths, 1 + o->more_data_count, t, &unpacked, err));
+    free(paths);
+    unpacked.max_rows = o->max_eval_samples;
+    ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) && (o->eval_data || !(o->eval_split > 0) || !o->data || dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err));
+    ok = ok && (!o->data_options.packing || !o->data || dataset_pack(&run->train, o->data_options.max_length, err));
+    bool pack_eval = o->data_options.packing && run->eval.slots;              /* TRL does: eval_loss depends on it */
+    ok = ok && (!pack_eval || dataset_pack(&run->eval, o->data_options.max_length, err));
+    if (t) tokenizer_free(t);
+    ok = ok && ids_in_vocabulary(&run->train, config.vocab_size, o->data, err) && ids_in_vocabulary(&run->eval, config.vocab_size, o->eval_data, err);
+    if (!ok) return false;
+    if (config.rope_scaling.type == ROPE_DEFAULT && run->train.stats.longest > config.max_position_embeddings)
+        return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", (long long)run->train.stats.longest, config.max_position_embeddings, o->data, config.max_position_embeddings);
+    run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
+    const char *before_name;
+    size_t before;
+    if (!backend_open(&config, run->plan_only ? NULL : err) && !run->plan_only) return false;      /* a plan needs no device, but takes the one that is there */
+    if (run->model != &run->own) {          /* what an earlier run over this model has left is not this one's */
+        adapter_drop(run->model);
+        backend_free(run->model->arena, run->model->arena_bytes);
+        run->model->arena = NULL;
+        run->model->arena_bytes = 0;
+    }
+    before = backend_overhead(&before_name);
+    run->model->loss_scale = LORA_LOSS_SCALE;
+    run->model->scale_age = 0;
+    run_phase(run, "loading %s", o->model);
+    if (run->model == &run->own && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err))) return false;
+    const char *start = o->resume ? checkpoint : o->init_adapter;
+    ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);
+    if (ok && start) run->model->lora.lora_dropout = o->lora.lora_dropout;
+    memory_add(&run->memory, before_name, before);
+    run->plan = run_plan(o, &run->train);
+    int max_tokens, max_sequences, longest;
+    if (!ok || (o->fit && !run_fit(run, err))) return false;
+    run->plan = run_plan(o, &run->train);
+    if (o->resume && !run->plan_only && !checkpoint_read(run, checkpoint, result, err)) return false;
+    run_sizes(run, &max_tokens, &max_sequences, &longest);
+    if (!run->plan_only) run->ceiling = backend_ceiling();
+    return batch_alloc(&run->batch, max_tokens, max_sequences, err) && model_prepare(run->model, max_tokens, longest, o->recompute, !run->plan_only, &run->memory, err);
+}
+
+bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
+    Run run;
+    memset(&run, 0, sizeof run);
+    memset(result, 0, sizeof *result);
+    TrainOptions own = *o;
+    run.o = &own;
+    o = &own;
+    run.hooks = hooks;
+    run.model = hooks && hooks->model ? hooks->model : &run.own;
+    run.plan_only = hooks && hooks->plan_only;
+    result->first_eval_loss = result->last_eval_loss = result->accuracy = result->entropy = NAN;
+    bool ok = run_open(&run, result, err);
+    char to[PATH_MAX];
+    path_in(to, sizeof to, o->output, "log.jsonl");
+    if (ok && hooks && hooks->on_begin) ok = hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps, err);
+    if (!ok && run.log) unlink(run.log_new);
+    if (ok && run.log && rename(run.log_new, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
+    if (ok && !run.plan_only) {
+        run.start = seconds_now();
+        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
+        ok = train_loop(&run, result, err);
+        result->steps = run.step;
+        result->total_flos = total_flos(&run);
+        result->samples = samples_seen(&run);
+        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
+            const LogRecord *r = &run.history[i];
+            if (run.eval.slots && !r->eval) continue;
+            result->accuracy = r->mean_token_accuracy;
+            result->entropy = r->entropy;
+        }
+        result->seconds = seconds_now() - run.start;
+        ok = ok && run_save(&run, result, err);
+    }
+    run_close(&run);
+    return ok;
+}
+
+/* ================================================================================================================================================
+   7  GENERATION
+   A prompt is read once (prefill: all its tokens in one forward pass), its keys and values stay in the cache, then every new token is one row of a batch with one row a sequence.
+   ================================================================================================================================================ */
+
+/* ---- sampling ------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Fields of generation_config.json that change answers and are not implemented, each with the number that turns it off
+   (beside null, false and nothing at all); the last four matter in sampling alone. */
+static const struct { const char *key; double off; } generation_unsupported[] = {
+    {"num_beams", 1}, {"num_beam_groups", 1}, {"num_return_sequences", 1}, {"penalty_alpha", 0},
+        {"diversity_penalty", 0},
+    {"no_repeat_ngram_size", 0}, {"encoder_no_repeat_ngram_size", 0}, {"encoder_repetition_penalty", 1},
+    {"guidance_scale", 1}, {"min_length", 0}, {"min_new_tokens", 0}, {"bad_words_ids", 0}, {"force_words_ids", 0},
+        {"constraints", 0},
+    {"sequence_bias", 0}, {"suppress_tokens", 0}, {"begin_suppress_tokens", 0}, {"forced_bos_token_id", -1},
+    {"forced_eos_token_id", -1}, {"exponential_decay_length_penalty", 0}, {"watermarking_config", 0},
+    {"dola_layers", 0}, {"token_healing", 0}, {"stop_strings", 0},
+    {"top_h", 1}, {"typical_p", 1}, {"epsilon_cutoff", 0}, {"eta_cutoff", 0}};
+
+static bool generation_config_parse(GenerateOptions *o, const Json *root, const char *name, Error *err) {
+    const size_t count = sizeof generation_unsupported / sizeof *generation_unsupported;
+    bool sample = false;
+    double top_k, length;
+    if (root->type != JSON_OBJECT) return fail(err, "not an object; %s; download the file again", name);
+    if (!config_bool(&sample, root, "do_sample", false, name, err) ||
+        !config_range(&o->repetition_penalty, root, "repetition_penalty", 1e-3, 1e3, 1, name, err) ||
+        !config_range(&length, root, "max_new_tokens", 1, 1e6, o->max_new_tokens, name, err)) return false;
+    o->max_new_tokens = (int)length;
+    for (size_t i = 0; i < (sample ? count : count - 4); i++) {
+        const char *key = generation_unsupported[i].key;
+        const Json *j = json_get(root, key);
+        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == generation_unsupported[i].off)) continue;
+        return fail(err, "unsupported field '%s'; %s; take it out of the file to have answers without it", key, name);
+    }
+    if (!sample) return true;
+    /* with do_sample the missing ones are transformers' own */
+    if (!config_range(&o->temperature, root, "temperature", 1e-3, 1e3, 1, name, err) ||
+        !config_range(&top_k, root, "top_k", 0, 1e9, 50, name, err) ||
+        !config_range(&o->top_p, root, "top_p", 0, 1, 1, name, err) ||
+        !config_range(&o->min_p, root, "min_p", 0, 1, 0, name, err)) return false;
+    o->top_k = (int)top_k;
+    return top_k == floor(top_k) || fail(err, "field 'top_k' must be a whole number; %s; check the file", name);
+}
+
+bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
+    memset(o, 0, sizeof *o);
+    o->max_new_tokens = 256; o->batch_size = 8; o->top_p = 1; o->repetition_penalty = 1; o->seed = 42; o->adapter = true;
+    char path[PATH_MAX];
+    JsonDoc doc;
+    if (!file_exists(folder, "generation_config.json")) return true;
+    path_in(path, sizeof path, folder, "generation_config.json");
+    if (!json_read(&doc, path, err)) return false;
+    bool ok = generation_config_parse(o, doc.root, path, err);
+    json_free(&doc);
+    return ok;
+}
+
+static int candidate_falls(const void *a, const void *b) {
+    const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
+    return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
+}
+
+/* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort of a whole vocabulary would take longer than the token itself on a GPU. */
+static float kth_largest(const float *z, int n, int k, Candidate *heap) {
+    for (int v = 0; v < n; v++) {
+        int at = v;
+        if (v < k) for (; at && heap[(at - 1) / 2].p > z[v]; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
+        else if (z[v] > heap[0].p) {
+            at = 0;
+            for (int child = 1; child < k; child = 2 * at + 1) {
+                if (child + 1 < k && heap[child + 1].p < heap[child].p) child++;
+                if (heap[child].p >= z[v]) break;
+                heap[at] = heap[child];
+                at = child;
+            }
+        } else continue;
+        heap[at].p = z[v];
+    }
+    return heap[0].p;
+}
+
+int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt, uint32_t position, Candidate *work) {
+    if (o->repetition_penalty != 1) {       /* Keskar et al. 2019: once a token, however often it was seen */
+        float penalty = (float)o->repetition_penalty;
+        for (int i = 0; i < seen_count; i++) work[seen[i]].p = logits[seen[i]];
+        for (int i = 0; i < seen_count; i++) { float z = work[seen[i]].p; logits[seen[i]] = z < 0 ? z * penalty : z / penalty; }
+    }
+    int best = 0, count = 0;
+    for (int v = 1; v < V; v++) if (logits[v] > logits[best]) best = v;
+    if (o->temperature <= 0) return best;
+    /* Probabilities relative to the best one's; what top-k, top-p and min-p leave of them. */
+    float top = logits[best];
+    double total = 0;
+    if (o->top_k > 0 && o->top_k < V) {     /* every token at least as likely as the k-th */
+        float least = kth_largest(logits, V, o->top_k, work);
+        for (int v = 0; v < V; v++) if (logits[v] >= least) { Candidate c = {logits[v], v}; work[count++] = c; }
+    } else for (int v = 0; v < V; v++) if (logits[v] - top > -80 * (float)fmax(o->temperature, 1e-3)) { Candidate c = {logits[v], v}; work[count++] = c; }     /* the rest weighs less than 2e-35 */
+    for (int i = 0; i < count; i++) { work[i].p = expf((float)((double)(work[i].p - top) / o->temperature)); total += (double)work[i].p; }
+    if (o->top_p < 1) {                     /* Holtzman et al. 2020: the fewest tokens that together have probability top_p */
+        double rest = (1 - o->top_p) * total / count;     /* all that are rarer than this weigh less than 1 - top_p together: none of them is among the fewest, and few are left to sort */
+        int likely = 0;
+        for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
+        count = likely;
+        qsort(work, (size_t)count, sizeof *work, candidate_falls);
+        double sum = 0;
+        int keep = 0;
+        while (keep < count && (keep == 0 || sum < o->top_p * total)) sum += (double)work[keep++].p;
+        count = keep;
+        total = sum;
+    }
+    if (o->min_p > 0) {                     /* at least min_p times the best one's probability */
+        int keep = 0;
+        total = 0;
+        for (int i = 0; i < count; i++) if ((double)work[i].p >= o->min_p) { work[keep++] = work[i]; total += (double)work[i].p; }
+        count = keep;
+    }
+    uint32_t counter[4] = {(uint32_t)prompt, (uint32_t)(prompt >> 32), position, 0x67656E21}, key[2] = {(uint32_t)o->seed, (uint32_t)(o->seed >> 32)}, random[4];
+    philox4x32(random, counter, key);
+    double at = ((double)random[0] * 0x1p-32 + (double)random[1] * 0x1p-64) * total;
+    for (int i = 0; i + 1 < count; i++) if ((at -= (double)work[i].p) < 0) return work[i].id;
+    return work[count - 1].id;
+}
+
+/* ---- answers -------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* One sequence on its way: which prompt, its tokens so far, what of its text is out. */
+typedef struct Sequence {
+    int64_t prompt;                         /* -1: the slot is free */
+    int32_t *ids;                           /* stb_ds array: prompt and answer */
+    size_t sent;                            /* bytes of the text handed on */
+} Sequence;
+
+/* Where a stop string begins in text [bytes], or what must be held back because one may be beginning at its end: the return value; *stopped tells which. */
+static size_t stop_position(const char *text, size_t bytes, const GenerateOptions *o, bool *stopped) {
+    size_t hold = bytes;
+    *stopped = false;
+    for (int i = 0; i < o->stop_count; i++) {
+        size_t n = strlen(o->stop[i]);
+        const char *at = n ? strstr(text, o->stop[i]) : NULL;
+        if (at && (!*stopped || (size_t)(at - text) < hold)) { hold = (size_t)(at - text); *stopped = true; }
+        for (size_t k = n < bytes ? n : bytes; k > 0 && !*stopped; k--)
+            if (!memcmp(text + bytes - k, o->stop[i], k)) { if (bytes - k < hold) hold = bytes - k; break; }
+    }
+    return hold;
+}
+
+/* Takes the next token; hands on the text that is certain; true: the answer is complete. */
+static bool sequence_take(Sequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
+    bool stop = t && tokenizer_is_stop(t, id), stopped = false, ended;
+    if (!stop) arrput(s->ids, id);
+    int made = (int)arrlen(s->ids) - prompt->count;
+    size_t bytes = 0, certain;
+    char *text = !t ? text_copy("") : tokenizer_decode(t, s->ids + prompt->count, (size_t)made, true, &bytes);
+    certain = o->stop_count ? stop_position(text, bytes, o, &stopped) : bytes;
+    ended = stop || stopped || made >= o->max_new_tokens;
+    if (!stopped && ended) certain = bytes;
+    /* A character whose bytes have not all come is U+FFFD so far. */
+    while (!ended && certain >= 3 && !memcmp(text + certain - 3, "\xEF\xBF\xBD", 3)) certain -= 3;
+    if (certain > s->sent && on_text) ended |= !on_text(user, (size_t)s->prompt, text + s->sent, certain - s->sent);
+    if (certain > s->sent) s->sent = certain;
+    if (ended) {
+        answer->text = text_copy_bytes(text, certain);
+        answer->count = made;
+        answer->ids = (int32_t *)must_alloc((size_t)made * sizeof(int32_t));
+        if (made) memcpy(answer->ids, s->ids + prompt->count, (size_t)made * sizeof(int32_t));
+        answer->stopped = stop || stopped;
+    }
+    free(text);
+    return ended;
+}
+void answers_free(Answer *answers, size_t count) {
+    for (size_t i = 0; i < count; i++) { free(answers[i].text); free(answers[i].ids); }
+    memset(answers, 0, count * sizeof *answers);
+}
+
+static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
+    b->ids[b->N] = id;
+    b->positions[b->N] = position;
+    b->targets[b->N] = -100;
+    slot[b->N++] = sequence;
+}
+
+bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers, bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
+    const ModelConfig *c = &m->config;
+    int longest = 0, V = c->vocab_size, slots = (size_t)o->batch_size < count ? o->batch_size : (int)count, most;
+    memset(answers, 0, count * sizeof *answers);
+    for (size_t i = 0; i < count; i++) {
+        if (prompts[i].count > longest) longest = prompts[i].count;
+        if (prompts[i].count + o->max_new_tokens > c->max_position_embeddings && c->rope_scaling.type == ROPE_DEFAULT)
+            return fail(err, "a prompt of %d tokens and %d new ones are more than the %d that the model was made for; row %lld; shorten it or lower --max-new-tokens", prompts[i].count, o->max_new_tokens, c->max_position_embeddings, (long long)prompts[i].row);
+        for (int k = 0; k < prompts[i].count; k++)
+            if (prompts[i].ids[k] >= V) return fail(err, "token id %d in a vocabulary of %d; row %lld; the tokenizer belongs to another model", prompts[i].ids[k], V, (long long)prompts[i].row);
+    }
+    most = longest > slots ? longest : slots;
+    Cache cache;
+    Batch b;
+    memset(&cache, 0, sizeof cache);
+    cache.slots = slots;
+    cache.capacity = longest + o->max_new_tokens;
+    cache.layer = (size_t)slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
+    cache.bytes = cache.layer * (size_t)c->num_hidden_layers * sizeof(floatX);
+    if (!model_prepare(m, most, cache.capacity, FORWARD_ONLY, true, NULL, err)) return false;
+    if (cache.bytes > backend_memory() || !(cache.base = (floatX *)backend_alloc(cache.bytes)))
+        return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; memory; lower --batch-size or --max-new-tokens", (double)cache.bytes / 0x1p30, slots, cache.capacity, (double)backend_memory() / 0x1p30);
+    if (!batch_alloc(&b, most, slots, err)) { backend_free(cache.base, cache.bytes); return false; }
+    cache.slot = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
+    int32_t *slot = (int32_t *)must_alloc((size_t)most * sizeof *slot), *last = (int32_t *)must_alloc((size_t)slots * sizeof *last), *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);
+    float *logits = (float *)must_alloc((size_t)slots * (size_t)V * sizeof *logits);
+    Candidate *work = (Candidate *)must_alloc((size_t)V * sizeof *work);
+    Sequence *sequences = (Sequence *)must_alloc((size_t)slots * sizeof *sequences);
+    LoraCall call;
+    memset(&call, 0, sizeof call);
+    call.adapter = o->adapter && m->param_count;
+    for (int s = 0; s < slots; s++) sequences[s].prompt = -1;
+    m->cache = &cache;
+    size_t started = 0, done = 0;
+    bool ok = true;
+    while (done < count && ok) {
+        /* Free slots take the next prompts, as many as fit into one forward pass; else all sequences take one step. */
+        b.N = b.S = 0;
+        b.cu_seqlens[0] = 0;
+        for (int s = 0; s < slots && started < count; s++) {
+            if (sequences[s].prompt >= 0 || b.N + prompts[started].count > most) continue;
+            const Prompt *p = &prompts[started];
+            sequences[s].prompt = (int64_t)started++;
+            sequences[s].sent = 0;
+            arrsetlen(sequences[s].ids, 0);
+            for (int i = 0; i < p->count; i++) { batch_token(&b, slot, p->ids[i], i, s); arrput(sequences[s].ids, p->ids[i]); }
+            last[b.S] = b.N - 1;
+            next[b.S++] = s;
+            b.cu_seqlens[b.S] = b.N;
+        }
+        cache.decode = !b.N;
+        for (int s = 0; s < slots && cache.decode; s++) {
+            if (sequences[s].prompt < 0) continue;
+            int length = (int)arrlen(sequences[s].ids);
+            last[b.S] = b.N;
+            next[b.S++] = s;
+            batch_token(&b, slot, sequences[s].ids[length - 1], length - 1, s);
+            b.cu_seqlens[b.S] = b.N;
+        }
+        backend_upload(cache.slot, slot, (size_t)b.N * sizeof *slot);
+        model_body(m, &b, call);
+        if (cache.decode) lm_head_logits(logits, m->normed, &m->head, b.N, c->hidden_size, V, m->scratch);
+        else for (int i = 0; i < b.S; i++) lm_head_logits(logits + (size_t)i * (size_t)V, m->normed + (size_t)last[i] * (size_t)c->hidden_size, &m->head, 1, c->hidden_size, V, m->scratch);
+        for (int i = 0; i < b.S && ok; i++) {
+            Sequence *s = &sequences[next[i]];
+            const Prompt *p = &prompts[s->prompt];
+            float *z = logits + (size_t)i * (size_t)V;
+            if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) { ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged", (long long)p->row, (int)arrlen(s->ids)); break; }
+            int32_t id = sample_token(z, V, s->ids, (int)arrlen(s->ids), o, (uint64_t)p->row, (uint32_t)arrlen(s->ids), work);
+            if (!sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
+            if (o->on_answer) o->on_answer(user, (size_t)s->prompt);
+            s->prompt = -1;
+            done++;
+        }
+    }
+    m->cache = NULL;
+    for (int s = 0; s < slots; s++) arrfree(sequences[s].ids);
+    free(slot); free(last); free(next); free(logits); free(work); free(sequences);
+    batch_free(&b);
+    backend_free(cache.slot, (size_t)most * sizeof(int32_t));
+    backend_free(cache.base, cache.bytes);
+    if (!ok) answers_free(answers, count);
+    return ok;
+}
+
+/* ================================================================================================================================================
+   8  THE CPU OPS
    One matrix product carries nearly all the work; the rest is row by row. GCC vectors (8 or 16 floats) instead of intrinsics: the same lines become AVX-512, AVX2 or NEON code.
    Every sum runs in an order fixed by the shapes alone, so one thread and sixteen give the same bits.
    ================================================================================================================================================ */
@@ -2349,4826 +4932,6 @@ double global_norm(const float *grad, size_t count) {
 
 #endif /* LORA_NO_CPU_OPS */
 
-/* ================================================================================================================================================
-   4  THE MODEL
-   ================================================================================================================================================ */
-
-static size_t round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
-
-/* ---- opening ---------------------------------------------------------------------------------------------------------------------------------- */
-
-/* A tensor that has been copied elsewhere need not stay in memory: its pages go back to the file cache. */
-static void tensor_release_pages(const void *data, size_t bytes) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = round_up((size_t)data, page), end = ((size_t)data + bytes) / page * page;
-    if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
-}
-
-static const Tensor *model_tensor(const Model *m, const char *name, int64_t rows, int64_t columns, Error *err) {
-    const Tensor *t = tensors_get(&m->files, name, rows, columns, err);
-    if (m->planned) return t;
-    int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
-    if (t) tensor_release_pages(t->data, t->bytes);
-    if (bad < 0) return t;
-    fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder again", name, (long long)bad, m->folder);
-    return NULL;
-}
-static bool model_matrix(Model *m, Weight *w, const char *name, int rows, int columns, Error *err) {
-    const Tensor *t = model_tensor(m, name, rows, columns, err);
-    if (!t) return false;
-    w->data = t->data; w->dtype = t->dtype; w->rows = rows; w->cols = columns; w->packed = NULL;
-    return true;
-}
-/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; */
-static bool model_vector(Model *m, float **out, float **next, const char *name, int count, Error *err) {
-    const Tensor *t = model_tensor(m, name, count, 0, err);
-    if (!t || m->planned) return t != NULL;
-    float *values = (float *)must_alloc((size_t)count * sizeof(float));
-    convert_to_f32(values, t->data, t->dtype, t->count);
-    backend_upload(*next, values, (size_t)count * sizeof(float));
-    free(values);
-    *out = *next;
-    *next += count;
-    return true;
-}
-
-static bool model_load_layers(Model *m, Error *err) {
-    const ModelConfig *c = &m->config;
-    int C = c->hidden_size, F = c->intermediate_size, D = c->head_dim, HD = c->num_attention_heads * D, KD = c->num_key_value_heads * D;
-    const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
-    size_t per_layer = 2 * (size_t)C + (c->qk_norm ? 2 * (size_t)D : 0);
-    for (int j = 0; j < MODULE_COUNT; j++) if (c->bias[j]) per_layer += (size_t)out[j];
-    m->norm_bytes = (per_layer * (size_t)c->num_hidden_layers + (size_t)C) * sizeof(float);
-    m->norm_arena = m->planned ? NULL : backend_alloc(m->norm_bytes);
-    m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
-    if (!m->norm_arena && !m->planned) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
-    float *next = (float *)m->norm_arena;
-    char name[224];
-    snprintf(name, sizeof name, "%snorm.weight", m->prefix);
-    if (!model_vector(m, &m->final_norm, &next, name, C, err)) return false;
-    for (int l = 0; l < c->num_hidden_layers; l++) {
-        Layer *layer = &m->layers[l];
-        struct { const char *suffix; float **where; int count; bool wanted; } norms[] = {
-            {"input_layernorm", &layer->norm1, C, true}, {"post_attention_layernorm", &layer->norm2, C, true}, {"self_attn.q_norm", &layer->q_norm, D, c->qk_norm}, {"self_attn.k_norm", &layer->k_norm, D, c->qk_norm}};
-        for (int i = 0; i < 4; i++) {
-            if (!norms[i].wanted) continue;
-            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, norms[i].suffix);
-            if (!model_vector(m, norms[i].where, &next, name, norms[i].count, err)) return false;
-        }
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            Linear *linear = &layer->linear[j];
-            linear->in = in[j];
-            linear->out = out[j];
-            linear->site = (uint32_t)(l * MODULE_COUNT + j);
-            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
-            if (!model_matrix(m, &linear->w, name, out[j], in[j], err)) return false;
-            if (!c->bias[j]) continue;
-            float *bias = NULL;
-            snprintf(name, sizeof name, "%slayers.%d.%s.bias", m->prefix, l, module_path[j]);
-            if (!model_vector(m, &bias, &next, name, out[j], err)) return false;
-            linear->bias = bias;
-        }
-    }
-    return true;
-}
-
-/* Every matrix that is multiplied by goes once into the backend's layout; then its file pages are let go. */
-static bool model_pack(Model *m, Error *err) {
-    int L = m->config.num_hidden_layers;
-    for (int pass = 0; pass < 2; pass++) {
-        size_t offset = 0;
-        for (int i = table_is_packed() && !m->config.tie_word_embeddings ? -2 : -1; i < L * MODULE_COUNT; i++) {   /* the head, the largest, first: its file pages are gone before the rest comes */
-            Weight *w = i == -2 ? &m->embed : i < 0 ? &m->head : &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
-            if (pass) {
-                weight_pack(w, (char *)m->weight_arena + offset);
-                tensor_release_pages(w->data, (size_t)w->rows * (size_t)w->cols * dtype_size(w->dtype));
-            }
-            offset += round_up(weight_packed_bytes(w), 256);
-        }
-        if (pass) break;
-        m->weight_bytes = offset;
-        if (m->planned) break;
-        if (offset > backend_memory())
-            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)backend_memory() / 0x1p30, m->folder);
-        m->weight_arena = backend_alloc(offset);
-        if (!m->weight_arena) return fail(err, "out of memory for %.1f GiB of weights; %s; use a smaller model", (double)offset / 0x1p30, m->folder);
-    }
-    if (m->config.tie_word_embeddings) m->embed.packed = m->head.packed;
-    return true;
-}
-
-/* What stands before "layers.0. ..." in the tensors' names: "model." of LlamaForCausalLM, nothing of LlamaModel, more
-   where a wrapper was saved (module., _orig_mod., base_model.model.). */
-static void model_find_prefix(Model *m) {
-    static const char anchor[] = "layers.0.input_layernorm.weight";
-    snprintf(m->prefix, sizeof m->prefix, "model.");
-    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
-        const char *name = m->files.table[i].key;
-        size_t n = strlen(name), k = sizeof anchor - 1;
-        if (n < k || strcmp(name + n - k, anchor) || n - k >= sizeof m->prefix || (n > k && name[n - k - 1] != '.'))
-            continue;
-        snprintf(m->prefix, sizeof m->prefix, "%.*s", (int)(n - k), name);
-        if (n == k || !strcmp(m->prefix, "model.")) return;
-    }
-    if (strcmp(m->prefix, "model.")) warning("the tensors' names begin with '%s', which is taken for 'model.'; %s",
-                                             m->prefix, m->folder);
-}
-
-static bool weights_equal(const Weight *a, const Weight *b) {
-    size_t count = (size_t)a->rows * (size_t)a->cols, size = dtype_size(a->dtype);
-    bool equal = a->dtype == b->dtype && !memcmp(a->data, b->data, count * size);
-    tensor_release_pages(a->data, count * size);
-    return equal;
-}
-
-/* Embedding and head. tie_word_embeddings, as transformers 5 has it: one of the two in the file serves as both, two
-   equal ones are one; two different ones stay two. */
-static bool model_read_ends(Model *m, Error *err) {
-    ModelConfig *c = &m->config;
-    char embed[96], head[96];
-    size_t n = strlen(m->prefix), k = strlen("model.");
-    snprintf(embed, sizeof embed, "%sembed_tokens.weight", m->prefix);
-    snprintf(head, sizeof head, "%.*slm_head.weight", (int)(n >= k && !strcmp(m->prefix + n - k, "model.") ? n - k : 0),
-             m->prefix);
-    bool stored[2] = {shgeti(m->files.table, embed) >= 0, shgeti(m->files.table, head) >= 0},
-        tied = c->tie_word_embeddings;
-    if ((stored[0] || !tied || !stored[1]) && !model_matrix(m, &m->embed, embed, c->vocab_size, c->hidden_size, err))
-        return false;
-    if ((stored[1] || !tied) && !model_matrix(m, &m->head, head, c->vocab_size, c->hidden_size, err)) return false;
-    if (!tied) return true;
-    if (!stored[0]) m->embed = m->head;
-    if (stored[0] && stored[1] && !weights_equal(&m->embed, &m->head)) {
-        c->tie_word_embeddings = false;
-        warning("config.json has tie_word_embeddings true, but %s differs from the embedding: it is used, "
-                "as transformers 5 does; %s", head, m->folder);
-    } else m->head = m->embed;
-    return true;
-}
-
-/* Names the tensors that no part of the model reads: what transformers, too, leaves out with a warning. */
-static void model_name_unused(const Model *m) {
-    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight",
-                                        "self_attn.q_norm.weight",
-                                        "self_attn.k_norm.weight"};
-    const ModelConfig *c = &m->config;
-    const char *first = NULL;
-    size_t n = strlen(m->prefix), count = 0;
-    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
-        const char *name = m->files.table[i].key, *rest = strncmp(name, m->prefix, n) ? "" : name + n,
-            *end = rest + strlen(rest);
-        size_t known = strlen("lm_head.weight"), length = strlen(name);
-        bool used = !strcmp(rest, "embed_tokens.weight") || !strcmp(rest, "norm.weight") ||
-                    (length >= known && !strcmp(name + length - known, "lm_head.weight")) ||
-                        strstr(name, "rotary_emb.inv_freq");
-        int layer, at = 0;
-        if (sscanf(rest, "layers.%d.%n", &layer, &at) == 1 && at && layer < c->num_hidden_layers) {
-            rest += at;
-            for (int k = 0; k < (c->qk_norm ? 4 : 2); k++) used |= !strcmp(rest, norms[k]);
-            for (int j = 0; j < MODULE_COUNT; j++) {
-                size_t path = strlen(module_path[j]);
-                if ((size_t)(end - rest) <= path || strncmp(rest, module_path[j], path)) continue;
-                used |= !strcmp(rest + path, ".weight") || (c->bias[j] && !strcmp(rest + path, ".bias"));
-            }
-        }
-        if (used || !m->files.table[i].value.count) continue;
-        if (!count++) first = name;
-    }
-    if (count) warning("%zu tensors of the files have no place in the model and are not used, '%s' the first; %s",
-                       count, first, m->folder);
-}
-
-static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
-    memset(m, 0, sizeof *m);
-    m->folder = copy_string(folder);
-    m->planned = planned;
-    const ModelConfig *c = &m->config;
-    m->loss_scale = LORA_LOSS_SCALE;
-    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(c, err)) &&
-              tensors_open_folder(&m->files, folder, err);
-    if (ok) model_find_prefix(m);
-    ok = ok && model_read_ends(m, err) && model_load_layers(m, err) && model_pack(m, err);
-    if (ok) model_name_unused(m);
-    if (!ok) model_close(m);
-    return ok;
-}
-
-size_t model_parameters(const Model *m) {
-    const ModelConfig *c = &m->config;
-    size_t count = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2);
-    for (int j = 0; j < MODULE_COUNT; j++)
-        count += (size_t)c->num_hidden_layers * (size_t)m->layers[0].linear[j].in * (size_t)m->layers[0].linear[j].out;
-    return count + m->norm_bytes / sizeof(float);
-}
-
-bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err) {
-    if (!(*t = tokenizer_open(folder, err))) return false;
-    int ids = tokenizer_vocab_size(*t);
-    if (ids <= c->vocab_size) return true;
-    tokenizer_free(*t);
-    *t = NULL;
-    return fail(err, "the tokenizer has ids up to %d but the model's embedding has only %d rows; %s; the tokenizer "
-                     "belongs to "
-                     "another model", ids - 1, c->vocab_size, folder);
-}
-
-bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
-bool model_plan(Model *m, const char *folder, Error *err) { return model_read(m, folder, true, err); }
-
-void adapter_changed(Model *m) { m->adapter_is_packed = false; }
-
-void adapter_drop(Model *m) {
-    for (int l = 0; l < m->config.num_hidden_layers && m->layers; l++)
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            Linear *p = &m->layers[l].linear[j];
-            p->rank = 0;
-            if (m->originals) p->w = m->originals[l * MODULE_COUNT + j];
-        }
-    backend_free(m->residual_arena, m->residual_bytes);
-    free(m->originals);
-    free(m->initial);
-    m->residual_arena = NULL; m->residual_bytes = 0; m->originals = NULL; m->initial = NULL;
-    size_t bytes = m->param_count * sizeof(float);
-    backend_free(m->param, bytes); backend_free(m->grad, bytes); backend_free(m->adam_m, bytes); backend_free(m->adam_v, bytes);
-    arrfree(m->lora.layers);
-    arrfree(m->lora.parts);
-    backend_free(m->packed_adapter, m->packed_adapter_bytes);
-    m->param = m->grad = m->adam_m = m->adam_v = NULL;
-    m->packed_adapter = NULL;
-    m->packed_adapter_bytes = 0;
-    adapter_changed(m);
-    m->param_count = 0;
-    m->adam_step = 0;
-}
-
-void model_close(Model *m) {
-    adapter_drop(m);
-    backend_free(m->weight_arena, m->weight_bytes);
-    backend_free(m->norm_arena, m->norm_bytes);
-    backend_free(m->arena, m->arena_bytes);
-    tensors_close(&m->files);
-    free(m->activations);
-    free(m->layers);
-    free(m->folder);
-    memset(m, 0, sizeof *m);
-}
-
-/* ---- working memory: laid out by one function, run twice (base NULL: only the size) ------------------------------------------------------------- */
-
-typedef struct Layout { char *base; size_t offset; } Layout;
-static void *layout_take(Layout *a, size_t count, size_t element) {
-    void *p = a->base ? a->base + a->offset : NULL;
-    a->offset += round_up(count * element, 256);
-    return p;
-}
-static int group_width(const Layer *layer, int first, int count) {            /* columns of t; 0: no adapter */
-    int r = 0;
-    for (int j = first; j < first + count; j++) r += rank_width(layer->linear[j].rank);
-    return r;
-}
-
-static size_t model_layout(Model *m, char *base, MemoryTable *table) {
-    const ModelConfig *c = &m->config;
-    size_t N = (size_t)m->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size, H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
-    size_t P = (H + 2 * (size_t)c->num_key_value_heads) * D, X = sizeof(floatX);
-    Layout a = {base, 0};
-    int widest = (int)(2 * F > P ? 2 * F : P), rank = 0;
-    if ((int)C > widest) widest = (int)C;
-    LayerActivations shared;
-    memset(&shared, 0, sizeof shared);
-    for (int l = 0; l < c->num_hidden_layers; l++) {
-        const Layer *layer = &m->layers[l];
-        LayerActivations *s = &m->activations[l];
-        bool own = l == 0 || m->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || m->recompute == RECOMPUTE_NONE;
-        if (!own) *s = shared;                                                /* one set for all layers; only the layer's input is its own */
-        if (l == 0 || m->recompute != FORWARD_ONLY) s->x = (floatX *)layout_take(&a, N * C, X);
-        if (own) {
-            s->qkv = (floatX *)layout_take(&a, N * P, X);
-            s->attention = (floatX *)layout_take(&a, N * H * D, X);
-            s->middle = (floatX *)layout_take(&a, N * C, X);
-            s->rstd1 = (float *)layout_take(&a, N, sizeof(float));
-            s->rstd2 = (float *)layout_take(&a, N, sizeof(float));
-            s->lse = (float *)layout_take(&a, N * H, sizeof(float));
-            if (own_gate_up) s->gate_up = (floatX *)layout_take(&a, N * 2 * F, X);
-            else s->gate_up = m->activations[0].gate_up;
-        }
-        int ranks[4] = {group_width(layer, MODULE_Q, 3), group_width(layer, MODULE_O, 1),
-                        group_width(layer, MODULE_GATE, 2), group_width(layer, MODULE_DOWN, 1)};
-        s->t_qkv = (floatX *)layout_take(&a, N * (size_t)ranks[0], X);
-        s->t_o = (floatX *)layout_take(&a, N * (size_t)ranks[1], X);
-        s->t_gate_up = (floatX *)layout_take(&a, N * (size_t)ranks[2], X);
-        s->t_down = (floatX *)layout_take(&a, N * (size_t)ranks[3], X);
-        for (int i = 0; i < 4; i++) if (ranks[i] > rank) rank = ranks[i];
-        if (l == 0) shared = *s;
-    }
-    bool backward = m->recompute != FORWARD_ONLY;
-    if (table) memory_add(table, backward ? "activations kept for backward" : "activations", a.offset);
-    size_t mark = a.offset;
-    m->final_x = (floatX *)layout_take(&a, N * C, X);
-    m->final_rstd = (float *)layout_take(&a, N, sizeof(float));
-    m->normed = (floatX *)layout_take(&a, N * C, X);
-    m->rotated = (floatX *)layout_take(&a, N * P, X);
-    m->h = (floatX *)layout_take(&a, N * F, X);
-    m->projected = (floatX *)layout_take(&a, N * C, X);
-    m->d_residual = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
-    m->d_normed = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
-    m->d_h = backward ? (floatX *)layout_take(&a, N * F, X) : NULL;
-    m->d_attention = backward ? (floatX *)layout_take(&a, N * H * D, X) : NULL;
-    m->d_qkv = backward ? (floatX *)layout_take(&a, N * P, X) : NULL;
-    m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
-    m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
-    int32_t **integers[] = {&m->ids, &m->positions, &m->targets, &m->cu_seqlens};
-    for (int i = 0; i < 4; i++) *integers[i] = (int32_t *)layout_take(&a, N + 1, sizeof(int32_t));
-    if (table) memory_add(table, "working buffers of one layer", a.offset - mark);
-    m->scratch.bytes = op_scratch_bytes(m->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
-    m->scratch.base = layout_take(&a, m->scratch.bytes, 1);
-    if (table) memory_add(table, "scratch of the ops (logits chunk, panels)", m->scratch.bytes);
-    return a.offset;
-}
-
-bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
-    backend_free(m->arena, m->arena_bytes);
-    m->arena = NULL;
-    free(m->activations);
-    m->activations = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
-    m->max_tokens = max_tokens;
-    m->max_positions = max_positions;
-    m->recompute = recompute;
-    MemoryTable local;
-    memset(&local, 0, sizeof local);
-    if (!table) table = &local;
-    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + m->residual_bytes);
-    memory_add(table, "adapter and its gradient", 2 * m->param_count * sizeof(float));
-    memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
-    if (m->packed_adapter_bytes) memory_add(table, "adapter for the matrix products", m->packed_adapter_bytes);
-    m->arena_bytes = model_layout(m, NULL, table);
-    if (!allocate) return true;
-    if (m->arena_bytes > backend_memory())
-        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
-                    recompute >= RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "add --fit, lower --max-length, or add --recompute layer");
-    m->arena = backend_alloc(m->arena_bytes);
-    if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
-    model_layout(m, (char *)m->arena, NULL);
-    size_t count = (size_t)max_positions * (size_t)m->config.head_dim / 2;
-    float *cosines = (float *)must_alloc(count * sizeof(float)), *sines = (float *)must_alloc(count * sizeof(float));
-    rope_tables(cosines, sines, &m->config, max_positions);
-    backend_upload(m->cos_table, cosines, count * sizeof(float));
-    backend_upload(m->sin_table, sines, count * sizeof(float));
-    free(cosines);
-    free(sines);
-    return true;
-}
-
-/* ---- forward and backward ----------------------------------------------------------------------------------------------------------------------- */
-
-static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
-    if (!p || p->tensor) return;
-    size_t count = (size_t)N * (size_t)width;
-    floatX *copy = (floatX *)must_alloc(count * sizeof(floatX));
-    backend_download(copy, x, count * sizeof(floatX));
-    for (size_t i = 0; i < count && !p->tensor; i++)
-        if (!isfinite((float)copy[i])) { p->tensor = tensor; p->layer = layer; p->index = (int64_t)i; p->width = width; }
-    free(copy);
-}
-
-/* One layer from its input to the unadded output of its MLP (m->projected). previous: the residual stream before the last layer's MLP, whose output still has to be added; NULL: s->x is complete. */
-static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const floatX *previous) {
-    const ModelConfig *c = &m->config;
-    const Layer *layer = &m->layers[l];
-    LayerActivations *s = &m->activations[l];
-    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
-    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm1, c->rms_norm_eps, N, C);
-    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
-    linear_forward(s->qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
-    probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
-    Cache *cache = m->cache;
-    if (cache) cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N, H, KV, D);
-    if (cache && cache->decode) attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions, cache->capacity, N, H, KV, D);
-    else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
-    probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
-    linear_forward(m->projected, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
-    probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
-    rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm2, c->rms_norm_eps, N, C);
-    linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
-    probe_tensor(m->probe, "gate, up", l, s->gate_up, N, 2 * F);
-    swiglu_forward(m->h, s->gate_up, N, F);
-    linear_forward(m->projected, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
-    probe_tensor(m->probe, "down_proj", l, m->projected, N, C);
-}
-
-/* m->d_residual: in, the gradient of the layer's output; out, of its input (left unfinished where nothing below wants it). */
-static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool wants_dx) {
-    const ModelConfig *c = &m->config;
-    const Layer *layer = &m->layers[l];
-    LayerActivations *s = &m->activations[l];
-    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
-    if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
-    rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm2, c->rms_norm_eps, N, C);
-    if (m->recompute == RECOMPUTE_GATE_UP) linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
-
-    swiglu_forward(m->h, s->gate_up, N, F);
-    linear_backward(m->d_h, m->d_residual, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
-    swiglu_backward(s->gate_up, m->d_h, s->gate_up, N, F);
-    linear_backward(m->d_normed, s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
-    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm2, N, C);
-
-    linear_backward(m->d_attention, m->d_residual, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
-    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
-    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
-    rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
-    linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
-    if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm1, N, C);
-}
-
-/* Everything up to the final norm's output in m->normed. */
-static void model_body(Model *m, const Batch *b, LoraCall call) {
-    const ModelConfig *c = &m->config;
-    int L = c->num_hidden_layers;
-    size_t bytes = (size_t)b->N * sizeof(int32_t);
-    backend_upload(m->ids, b->ids, bytes);
-    backend_upload(m->positions, b->positions, bytes);
-    backend_upload(m->targets, b->targets, bytes);
-    backend_upload(m->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
-    if (call.adapter && !m->adapter_is_packed) {
-        for (int l = 0; l < L; l++) adapter_pack(m->layers[l].linear, MODULE_COUNT);
-        m->adapter_is_packed = true;
-    }
-    embedding_forward(m->activations[0].x, m->ids, &m->embed, b->N, c->hidden_size);
-    if (!table_is_packed()) tensor_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
-    for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
-    rmsnorm_forward(m->normed, m->final_rstd, m->final_x, m->activations[L - 1].middle, m->projected, m->final_norm, c->rms_norm_eps, b->N, c->hidden_size);
-    probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
-}
-
-LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss) {
-    const ModelConfig *c = &m->config;
-    model_body(m, b, call);
-    LossStats stats = lm_head_loss(backward ? m->d_normed : NULL, row_loss, m->normed, m->targets, &m->head, dloss * m->loss_scale, b->N, c->hidden_size, c->vocab_size, m->scratch);
-    if (!backward) return stats;
-    rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
-    int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
-    while (lowest < c->num_hidden_layers && !group_width(&m->layers[lowest], 0, MODULE_COUNT)) lowest++;
-    for (int l = c->num_hidden_layers - 1; l >= lowest; l--) layer_backward(m, l, b, call, l > lowest);
-    return stats;
-}
-
-void model_logits(Model *m, float *logits, const Batch *b, LoraCall call) {
-    model_body(m, b, call);
-    lm_head_logits(logits, m->normed, &m->head, b->N, m->config.hidden_size, m->config.vocab_size, m->scratch);
-}
-
-void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes) {
-    Probe probe;
-    memset(&probe, 0, sizeof probe);
-    m->probe = &probe;
-    model_body(m, b, call);
-    m->probe = NULL;
-    if (!probe.tensor) { snprintf(text, bytes, "in the loss itself, in a batch that begins with data row %lld", (long long)b->row[0]); return; }
-    int64_t token = probe.index / probe.width;
-    int s = 0;
-    while (s + 1 < b->S && b->cu_seqlens[s + 1] <= token) s++;
-    snprintf(text, bytes, "first in layer %d, %s, token %lld of data row %lld", probe.layer, probe.tensor, (long long)(token - b->cu_seqlens[s]), (long long)b->row[s]);
-}
-
-/* ================================================================================================================================================
-   5  THE ADAPTER AND THE OPTIMIZER
-   ================================================================================================================================================ */
-
-/* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same layout, so the optimizer sees flat ranges. */
-static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
-    const ModelConfig *c = &m->config;
-    size_t L = (size_t)c->num_hidden_layers;
-    adapter_drop(m);
-    m->lora = *config;
-    m->lora.layers = NULL;
-    m->lora.parts = NULL;
-    if (config->layers) { arrsetlen(m->lora.layers, L); memcpy(m->lora.layers, config->layers, L); }
-    if (config->parts) {
-        arrsetlen(m->lora.parts, L * MODULE_COUNT);
-        memcpy(m->lora.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
-    }
-    for (int pass = 0; pass < 2; pass++) {
-        size_t offset = 0, packed = 0;
-        for (int l = 0; l < c->num_hidden_layers; l++) {
-            for (int j = 0; j < MODULE_COUNT; j++) {
-                Linear *p = &m->layers[l].linear[j];
-                LoraPart part = {config->target[j] && (!config->layers || config->layers[l]) ? config->r : 0,
-                                 config->lora_alpha};
-                if (config->parts) part = config->parts[l * MODULE_COUNT + j];
-                p->rank = part.rank;
-                float size = config->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
-                p->scale = part.rank ? part.alpha / size : 0;
-                size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
-                if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
-                if (pass) p->packed = m->packed_adapter ? (char *)m->packed_adapter + packed : NULL;
-                offset += a + b;
-                packed += round_up(adapter_packed_bytes(p), 256);
-            }
-        }
-        if (pass) break;
-        if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one module and one layer");
-        m->param_count = offset;
-        m->packed_adapter_bytes = packed;
-        if (m->planned) break;
-        if (packed && !(m->packed_adapter = backend_alloc(packed)))
-            return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
-        float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
-        for (int i = 0; i < 4; i++)
-            if (!(*arenas[i] = (float *)backend_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
-    }
-    return true;
-}
-
-bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
-    if (!adapter_layout(m, config, err)) return false;
-    float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
-    for (int l = 0; l < m->config.num_hidden_layers && !m->planned; l++) {
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            Linear *p = &m->layers[l].linear[j];
-            float bound = 1.0f / sqrtf((float)p->in);                          /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
-            size_t count = (size_t)p->rank * (size_t)p->in;
-            arrsetlen(values, count);
-            for (size_t i = 0; i < count; i++) {
-                uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];   /* step UINT32_MAX: never a dropout mask's */
-                philox4x32(random, counter, key);
-                values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
-            }
-            if (count) backend_upload(p->A, values, count * sizeof(float));
-        }
-    }
-    arrfree(values);
-    return true;
-}
-
-/* ---- PEFT folders ----------------------------------------------------------------------------------------------------------------------------- */
-
-typedef struct AdapterTensor { char name[120]; float *data; int64_t shape[2]; } AdapterTensor;
-
-/* The 2 tensors of every adapted projection with PEFT's names, in arena order; stb_ds array. */
-static AdapterTensor *adapter_tensors(const Model *m) {
-    AdapterTensor *list = NULL;
-    for (int l = 0; l < m->config.num_hidden_layers; l++) {
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            const Linear *p = &m->layers[l].linear[j];
-            for (int b = 0; b < 2 && p->rank; b++) {
-                AdapterTensor t;
-                snprintf(t.name, sizeof t.name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
-                t.data = b ? p->B : p->A;
-                t.shape[0] = b ? p->out : p->rank;
-                t.shape[1] = b ? p->rank : p->in;
-                arrput(list, t);
-            }
-        }
-    }
-    return list;
-}
-
-void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes) {
-    AdapterTensor *list = adapter_tensors(m);
-    snprintf(text, bytes, "parameter %zu", index);
-    for (ptrdiff_t i = 0; i < arrlen(list); i++)
-        if (index >= (size_t)(list[i].data - m->param) && index < (size_t)(list[i].data - m->param) + (size_t)(list[i].shape[0] * list[i].shape[1])) snprintf(text, bytes, "%s", list[i].name);
-    arrfree(list);
-}
-
-void adapter_zero_grad(Model *m) { backend_zero(m->grad, m->param_count * sizeof(float)); }
-
-/* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions ---------------------
-   A pattern is read and obeyed at once, on the set of places in the name (bit i: before character i) where its next
-   part may begin, which becomes the set where that part may end. Nothing is tried and taken back: greedy and lazy are
-   the same. */
-
-typedef struct Pattern {
-    const char *at, *end, *text;            /* what is left of the pattern; the name */
-    int length, depth, steps;               /* length of the name, below 64 */
-    const char *unsupported;                /* NULL, or what of the pattern is not understood */
-} Pattern;
-static uint64_t pattern_either(Pattern *p, uint64_t from);
-
-static bool pattern_word(const Pattern *p, int i) {
-    return i >= 0 && i < p->length && (isalnum((uint8_t)p->text[i]) || p->text[i] == '_');
-}
-/* Does c belong to the class \d \w \s, or its opposite \D \W \S? -1: there is no such class. */
-static int pattern_class(char name, char c) {
-    uint8_t u = (uint8_t)c;
-    switch (name) {
-    case 'd': return isdigit(u) != 0;
-    case 'w': return isalnum(u) || c == '_';
-    case 's': return isspace(u) != 0;
-    case 'D': case 'W': case 'S': return !pattern_class((char)tolower(name), c);
-    }
-    return -1;
-}
-/* The set [...] of characters after its '[': does it hold c? */
-static bool pattern_set(Pattern *p, char c) {
-    bool without = p->at < p->end && *p->at == '^', found = false, first = true;
-    for (p->at += without; p->at < p->end && (*p->at != ']' || first); first = false) {
-        char low = *p->at++, high;
-        if (low == '\\' && p->at < p->end) {
-            low = *p->at++;
-            int in = pattern_class(low, c);
-            if (in >= 0) { found |= in; continue; }
-            if (isalnum((uint8_t)low)) { p->unsupported = "an escape in a set"; return false; }
-        }
-        high = low;
-        if (p->at + 1 < p->end && *p->at == '-' && p->at[1] != ']') { high = p->at[1]; p->at += 2; }
-        found |= c >= low && c <= high;
-    }
-    if (p->at == p->end) { p->unsupported = "a set without its ]"; return false; }
-    p->at++;
-    return found != without;
-}
-
-static uint64_t pattern_group(Pattern *p, uint64_t from) {
-    char ahead = 0;
-    uint64_t to = 0;
-    if (p->at < p->end && *p->at == '?') {
-        p->at++;
-        char kind = p->at < p->end ? *p->at++ : 0;
-        if (kind == 'P' && p->at < p->end && *p->at == '<') while (p->at < p->end && *p->at++ != '>') ;
-        else if (kind == '=' || kind == '!') ahead = kind;
-        else if (kind != ':') { p->unsupported = "a group that begins with (?"; return 0; }
-    }
-    if (++p->depth > 12) { p->unsupported = "so deeply nested a group"; return 0; }
-    const char *begin = p->at;
-    if (!ahead) to = pattern_either(p, from);
-    else for (int i = 0; i <= p->length && !p->unsupported; i++) {
-        uint64_t place = from & (uint64_t)1 << i;
-        p->at = begin;
-        if ((pattern_either(p, place) != 0) == (ahead == '=')) to |= place;
-    }
-    p->depth--;
-    if (p->unsupported) return 0;
-    if (p->at == p->end) { p->unsupported = "a ( without its )"; return 0; }
-    p->at++;
-    return to;
-}
-
-/* One character, set, group or condition. */
-static uint64_t pattern_atom(Pattern *p, uint64_t from) {
-    char c = *p->at++;
-    const char *begin = p->at;
-    uint64_t to = 0, end = (uint64_t)1 << p->length;
-    if (++p->steps > 1000000) { p->unsupported = "so much repetition"; return 0; }
-    if (c == '(') return pattern_group(p, from);
-    if (c == '^') return from & 1;
-    if (c == '$') return from & end;
-    if (c == '*' || c == '+' || c == '?' || c == '{') { p->unsupported = "a repetition of nothing"; return 0; }
-    if (c == '\\') {
-        if (p->at == p->end) { p->unsupported = "a \\ at the end"; return 0; }
-        c = *p->at++;
-        if (c == 'A') return from & 1;
-        if (c == 'Z') return from & end;
-        if (c == 'b' || c == 'B') {
-            for (int i = 0; i <= p->length; i++)
-                if ((pattern_word(p, i - 1) != pattern_word(p, i)) == (c == 'b')) to |= from & (uint64_t)1 << i;
-            return to;
-        }
-        if (pattern_class(c, 0) < 0 && isalnum((uint8_t)c)) { p->unsupported = "such an escape"; return 0; }
-    }
-    bool escaped = begin != p->at, set = c == '[' && !escaped;
-    if (set) pattern_set(p, 0);             /* for where it ends and whether it can be read */
-    const char *after = p->at;
-    for (int i = 0; i < p->length && !p->unsupported; i++) {
-        int in = escaped ? pattern_class(c, p->text[i]) : -1;
-        if (set) { p->at = begin; in = pattern_set(p, p->text[i]); }
-        else if (in < 0) in = (c == '.' && !escaped) || c == p->text[i];
-        if (in) to |= (from & (uint64_t)1 << i) << 1;
-    }
-    p->at = after;
-    return to;
-}
-
-/* An atom and how often it may come: x, x*, x+, x?, x{m}, x{m,}, x{m,n}; a ? behind (lazy) changes nothing. */
-static uint64_t pattern_piece(Pattern *p, uint64_t from) {
-    const char *atom = p->at;
-    uint64_t now = pattern_atom(p, from), to;
-    if (p->unsupported || p->at == p->end || !strchr("*+?{", *p->at)) return now;
-    long least = *p->at == '+', most = *p->at == '?' ? 1 : LONG_MAX;
-    if (*p->at == '{') {
-        char *end;
-        least = strtol(p->at + 1, &end, 10);
-        most = end == p->at + 1 && *end != ',' ? -1 : least;
-        if (*end == ',' && *++end == '}') most = LONG_MAX;
-        else if (end[-1] == ',') most = strtol(end, &end, 10);
-        if (least < 0 || most < least || *end != '}') { p->unsupported = "such a {}"; return 0; }
-        p->at = end;
-    }
-    p->at++;
-    if (p->at < p->end && *p->at == '?') p->at++;
-    else if (p->at < p->end && *p->at == '+') { p->unsupported = "a possessive repetition"; return 0; }
-    const char *after = p->at;
-    to = least ? 0 : from;
-    for (long k = 1; k <= most && now && !p->unsupported; k++) {
-        uint64_t before = now;
-        if (k >= least) to |= now;
-        p->at = atom;
-        now = pattern_atom(p, now);
-        if (now == before || (k >= least && !(now & ~to))) { if (k < least) to |= now; break; }
-    }
-    p->at = after;
-    return to;
-}
-static uint64_t pattern_either(Pattern *p, uint64_t from) {
-    uint64_t to = 0;
-    for (;;) {
-        uint64_t here = from;
-        while (p->at < p->end && *p->at != '|' && *p->at != ')' && !p->unsupported) here = pattern_piece(p, here);
-        to |= here;
-        if (p->unsupported || p->at == p->end || *p->at == ')') return to;
-        p->at++;
-    }
-}
-
-/* re.fullmatch(pattern, name), with inner true re.fullmatch("(.*\.)?(" + pattern + ")", name). *unsupported stays as it
-   is, or says what of the pattern is not understood. */
-static bool pattern_matches(const char *pattern, const char *name, bool inner, const char **unsupported) {
-    Pattern p = {pattern, pattern + strlen(pattern), name, (int)strlen(name), 0, 0, NULL};
-    uint64_t from = 1;
-    for (int i = 0; inner && i < p.length; i++) if (name[i] == '.') from |= (uint64_t)2 << i;
-    uint64_t to = pattern_either(&p, from);
-    if (!p.unsupported && p.at != p.end) p.unsupported = "a ) without its (";
-    if (p.unsupported) { *unsupported = p.unsupported; return false; }
-    return to >> p.length & 1;
-}
-
-/* PEFT's rule for a list of names: the module's whole name or its end, from a dot on. */
-static bool name_ends(const char *name, const char *end) {
-    size_t n = strlen(name), k = strlen(end);
-    return k && n >= k && !strcmp(name + n - k, end) && (n == k || name[n - k - 1] == '.');
-}
-/* Is the module selected by a list of names or an expression? *whole: by its whole name. */
-static bool name_selected(const Json *which, const char *name, bool *whole, const char **unsupported) {
-    *whole = false;
-    if (json_is_null(which)) return false;
-    if (which->type == JSON_STRING) return which->count && pattern_matches(which->str, name, false, unsupported);
-    bool found = false;
-    for (const Json *e = which->child; e; e = e->next) {
-        found |= name_ends(name, e->str);
-        *whole |= !strcmp(name, e->str);
-    }
-    return found;
-}
-
-static bool list_of_names(const Json *j) {
-    if (j->type != JSON_ARRAY) return false;
-    for (const Json *e = j->child; e; e = e->next) if (e->type != JSON_STRING) return false;
-    return true;
-}
-
-/* ---- adapter_config.json ---------------------------------------------------------------------------------------- */
-
-/* What to do with a field that is not read: */
-static const struct { const char *names, *why; } adapter_fields[] = {
-    {"|alora_invocation_tokens|arrow_config|fan_in_fan_out|kasa_config|layer_replication|lora_bias|megatron_config|"
-     "modules_to_save|monteclora_config|target_parameters|trainable_token_indices|use_bdlora|use_dora|use_qalora|"
-     "velora_config|", "only plain LoRA adapters can be loaded"},
-    {"|auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|loftq_config|"
-     "lora_ga_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type|", NULL},
-         /* no matter */
-    {"|alpha_pattern|bias|exclude_modules|init_lora_weights|layers_pattern|layers_to_transform|lora_alpha|lora_dropout|"
-     "peft_type|r|rank_pattern|target_modules|use_rslora|", NULL},      /* read below */
-};
-static bool adapter_fields_check(const Json *root, const char *name, Error *err) {
-    for (const Json *j = root->child; j; j = j->next) {
-        char key[80];
-        size_t i = 0, count = sizeof adapter_fields / sizeof *adapter_fields;
-        snprintf(key, sizeof key, "|%s|", j->key);
-        while (i < count && !strstr(adapter_fields[i].names, key)) i++;
-        if (json_is_unused(j) || (i < count && !adapter_fields[i].why)) continue;
-        if (i < count) return fail(err, "unsupported adapter field '%s'; %s; %s", j->key, name, adapter_fields[i].why);
-        warning("the field '%s' is not known and changes nothing; %s", j->key, name);
-    }
-    const char *bias = config_string(root, "bias");
-    return !bias || !strcmp(bias, "none") ||
-           fail(err, "unsupported adapter field bias '%s'; %s; only 'none' is implemented", bias, name);
-}
-
-/* What init_lora_weights means when an adapter is loaded: its own A and B come from the file, the base may change. */
-static bool adapter_init_parse(LoraInit *init, const Json *j, const char *name, Error *err) {
-    static const char *const plain[] = {"gaussian", "eva", "orthogonal", "mica"};
-    *init = LORA_INIT_PLAIN;
-    if (json_is_null(j) || j->type == JSON_TRUE || j->type == JSON_FALSE) return true;
-    const char *s = j->type == JSON_STRING ? j->str : "(not a word)";
-    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) if (!strcasecmp(s, plain[i])) return true;
-    if (!strcmp(s, "pissa")) *init = LORA_INIT_PISSA;
-    else if (!strcasecmp(s, "olora")) *init = LORA_INIT_OLORA;
-    else return fail(err, "unsupported adapter field init_lora_weights '%s'; %s; the base weights that it was trained "
-                          "on cannot be made again: save it with PEFT's path_initial_model_for_weight_conversion, "
-                          "or merge it there", s, name);
-    return true;
-}
-
-/* A number of rank_pattern or alpha_pattern for a module, or `missing`. */
-static double pattern_number(const Json *patterns, const char *module, double missing, const char **unsupported) {
-    for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
-        if (pattern_matches(e->key, module, true, unsupported)) return e->number;
-    return missing;
-}
-static bool patterns_check(const Json *root, const char *key, double low, double high, bool whole, const char *name,
-                           Error *err) {
-    const Json *patterns = json_get(root, key);
-    if (!json_is_null(patterns) && patterns->type != JSON_OBJECT)
-        return fail(err, "%s must be an object; %s; check the file", key, name);
-    for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
-        if (e->type != JSON_NUMBER || !(e->number >= low && e->number <= high) ||
-            (whole && e->number != floor(e->number)))
-            return fail(err, "%s of '%s' must be a %s from %g to %g; %s; check the file", key, e->key,
-                        whole ? "whole number" : "number", low, high, name);
-    return true;
-}
-
-/* Does layers_to_transform, a number or a list, hold layer l? */
-static bool layer_chosen(const Json *which, int l) {
-    if (which->type != JSON_ARRAY) return json_size(which) == l;
-    for (const Json *e = which->child; e; e = e->next) if (json_size(e) == l) return true;
-    return false;
-}
-/* Is "model.layers" what one of the names of layers_pattern says? */
-static bool layers_named(const Json *pattern, const char **unsupported) {
-    if (json_is_null(pattern) || !pattern->count) return true;
-    if (pattern->type == JSON_STRING) return pattern_matches(pattern->str, "model.layers", true, unsupported);
-    bool found = false;
-    for (const Json *e = pattern->child; e; e = e->next) found |= pattern_matches(e->str, "model.layers", true,
-            unsupported);
-    return found;
-}
-
-/* Which projections are adapted, with what rank and alpha: PEFT's rules (tuners_utils.check_target_module_exists). */
-static bool adapter_targets_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
-    static const char *const names[] = {"target_modules", "exclude_modules", "layers_pattern"};
-    const Json *field[3], *which = json_get(root, "layers_to_transform");
-    const char *unsupported = NULL,
-        modules[] = "the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
-    for (int i = 0; i < 3; i++) {
-        field[i] = json_get(root, names[i]);
-        if (!json_is_null(field[i]) && field[i]->type != JSON_STRING && !list_of_names(field[i]))
-            return fail(err, "%s must be a name or a list of names; %s; check the file", names[i], name);
-    }
-    const Json *targets = field[0], *exclude = field[1];
-    bool none = json_is_null(targets), all = !none && targets->type == JSON_STRING &&
-        !strcasecmp(targets->str, "all-linear");
-    if (json_is_null(which) || (which->type == JSON_ARRAY && !which->count)) which = NULL;
-    if (which && !none && !all && targets->type == JSON_STRING)
-        return fail(err, "layers_to_transform beside an expression as target_modules; %s; PEFT refuses it too", name);
-    int known = 0;
-    for (int l = 0; which && l < layers; l++) known += layer_chosen(which, l);
-    for (const Json *e = which ? which->child : NULL; e; e = e->next) if (json_size(e) < 0 || json_size(e) >= layers)
-        known = 0;
-    if (which && !known)
-        return fail(err, "layers_to_transform names a layer that the model does not have; %s; layers are 0 to %d", name,
-                    layers - 1);
-    if (!patterns_check(root, "rank_pattern", 1, 65536, true, name, err) ||
-        !patterns_check(root, "alpha_pattern", 1e-18, 1e18, false, name, err)) return false;
-
-    char module[64];
-    bool whole, any = false, plain = true, every = true;
-    arrsetlen(config->parts, (size_t)layers * MODULE_COUNT);
-    arrsetlen(config->layers, (size_t)layers);
-    memset(config->layers, 0, (size_t)layers);
-    for (int i = 0; i < layers * MODULE_COUNT; i++) {
-        int l = i / MODULE_COUNT, j = i % MODULE_COUNT;
-        snprintf(module, sizeof module, "model.layers.%d.%s", l, module_path[j]);
-        bool on = name_selected(targets, module, &whole, &unsupported);
-        if (none) on = j == MODULE_Q || j == MODULE_V;                        /* PEFT's default for all four families */
-        if (all) on = true;
-        if (which && !whole) on = on && layer_chosen(which, l) && layers_named(field[2], &unsupported);
-        if (on) on = !name_selected(exclude, module, &whole, &unsupported);
-        config->parts[i].alpha = (float)pattern_number(json_get(root, "alpha_pattern"), module,
-                                                       (double)config->lora_alpha, &unsupported);
-        int rank = (int)pattern_number(json_get(root, "rank_pattern"), module, config->r, &unsupported);
-        config->parts[i].rank = on ? rank : 0;
-        if (!on) continue;
-        any = config->target[j] = true;
-        config->layers[l] = 1;
-    }
-    /* Places beyond the layers, and names that are nowhere. */
-    static const char *const outside[] = {"lm_head", "model.embed_tokens"};
-    for (int i = 0; i < 2 && !all; i++)
-        if (name_selected(targets, outside[i], &whole, &unsupported) &&
-            !name_selected(exclude, outside[i], &whole, &unsupported))
-            return fail(err, "unsupported target module '%s'; %s; %s", outside[i], name, modules);
-    for (const Json *e = none ? NULL : targets->child; e; e = e->next) {
-        bool used = false;
-        for (int i = 0; i < layers * MODULE_COUNT && !used; i++) {
-            snprintf(module, sizeof module, "model.layers.%d.%s", i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
-            used = name_ends(module, e->str);
-        }
-        if (!used) warning("the target module '%s' is nowhere in this model; %s", e->str, name);
-    }
-    if (unsupported) return fail(err, "an expression has %s, which is not understood; %s; write the names out",
-                                 unsupported, name);
-    if (!any) return fail(err, "the adapter names no projection of this model; %s; %s", name, modules);
-
-    /* One rank and alpha on every target of every layer need no list. */
-    for (int i = 0; i < layers * MODULE_COUNT; i++) {
-        LoraPart part = config->parts[i];
-        bool on = config->target[i % MODULE_COUNT] && config->layers[i / MODULE_COUNT];
-        plain &= part.rank == (on ? config->r : 0) && (!on || part.alpha == config->lora_alpha);
-        every &= config->layers[i / MODULE_COUNT];
-    }
-    if (plain) arrfree(config->parts);
-    if (every) arrfree(config->layers);
-    return true;
-}
-
-static bool adapter_config_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
-    memset(config, 0, sizeof *config);
-    const char *type = config_string(root, "peft_type");
-    if (!type || strcmp(type, "LORA")) return fail(err, "unsupported peft_type '%s'; %s; only LORA adapters can be loaded", type ? type : "(none)", name);
-    double alpha, dropout = 0;
-    const Json *d = json_get(root, "lora_dropout");
-    if (!json_is_null(d)) dropout = d->type == JSON_NUMBER ? d->number : -1;
-    if (!(dropout >= 0 && dropout < 1)) return fail(err, "lora_dropout must be a number from 0 to below 1; %s; check the file", name);
-    if (!adapter_fields_check(root, name, err) ||
-        !adapter_init_parse(&config->init, json_get(root, "init_lora_weights"), name, err) ||
-        !config_int(&config->r, root, "r", 1, 65536, 8, name, err) ||
-        !config_number(&alpha, root, "lora_alpha", 8, name, err) ||
-        !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
-    config->lora_alpha = (float)alpha;
-    config->lora_dropout = (float)dropout;
-    if (adapter_targets_parse(config, root, layers, name, err)) return true;
-    arrfree(config->parts);
-    arrfree(config->layers);
-    return false;
-}
-
-/* ---- PiSSA and OLoRA: the base without the initial adapter ------------------------------------------------------
-   Both begin with s B0 A0 = c Q Q^T W and train from W - s B0 A0 on. PiSSA (Meng et al. 2024): Q are the first r left
-   singular vectors of W, c = 1. OLoRA (Büyükakyüz 2024): Q of W = QR, first r columns, c = s. Everything in double. */
-
-/* y [cols] = W^T v: columns in parallel, every sum from the first row to the last. */
-static void matrix_turned_times(double *y, const float *W, const double *v, int rows, int cols) {
-#pragma omp parallel for schedule(static)
-    for (int begin = 0; begin < cols; begin += 256) {
-        int end = begin + 256 < cols ? begin + 256 : cols;
-        for (int c = begin; c < end; c++) y[c] = 0;
-        for (int r = 0; r < rows; r++) for (int c = begin; c < end; c++)
-            y[c] += v[r] * (double)W[(size_t)r * (size_t)cols + (size_t)c];
-    }
-}
-/* y [rows] = W v: eight sums side by side, for one would wait for its own last addition. */
-static void matrix_times(double *y, const float *W, const double *v, int rows, int cols) {
-    enum { LANES = 8 };
-#pragma omp parallel for schedule(static)
-    for (int r = 0; r < rows; r++) {
-        const float *w = W + (size_t)r * (size_t)cols;
-        double sum[LANES] = {0};
-        int c = 0;
-        for (; c + LANES <= cols; c += LANES) for (int i = 0; i < LANES; i++) sum[i] += (double)w[c + i] * v[c + i];
-        for (; c < cols; c++) sum[0] += (double)w[c] * v[c];
-        y[r] = 0;
-        for (int i = 0; i < LANES; i++) y[r] += sum[i];
-    }
-}
-
-/* Takes out of x what lies in the span of the orthonormal Q[0..count) [n], twice, because once leaves a rounding error
-   behind, and makes it of length 1. Returns the length that it had; 0: nothing was left, x is not a direction. */
-static double orthonormalise(double *x, const double *Q, int count, int n) {
-    double before = 0, after = 0;
-    for (int i = 0; i < n; i++) before += x[i] * x[i];
-    for (int pass = 0; pass < 2; pass++)
-        for (int k = 0; k < count; k++) {
-            const double *q = Q + (size_t)k * (size_t)n;
-            double dot = 0;
-            for (int i = 0; i < n; i++) dot += q[i] * x[i];
-            for (int i = 0; i < n; i++) x[i] -= dot * q[i];
-        }
-    for (int i = 0; i < n; i++) after += x[i] * x[i];
-    if (!(after > 1e-24 * before)) return 0;
-    after = sqrt(after);
-    for (int i = 0; i < n; i++) x[i] /= after;
-    return after;
-}
-
-/* Eigenvalues of the symmetric tridiagonal matrix with diagonal d [k] and neighbours e [k], e[i] between i and i+1,
-   left in d; columns of S [k,k] the eigenvectors. QL with implicit shifts (Wilkinson and Reinsch 1971, tql2). */
-static void tridiagonal_eigen(double *d, double *e, double *S, int k) {
-    for (int i = 0; i < k; i++) for (int j = 0; j < k; j++) S[(size_t)i * (size_t)k + (size_t)j] = i == j;
-    e[k - 1] = 0;
-    for (int low = 0; low < k; low++)
-        for (int round = 0; round < 60; round++) {
-            int m = low;
-            while (m + 1 < k && fabs(e[m]) > DBL_EPSILON * (fabs(d[m]) + fabs(d[m + 1]))) m++;
-            if (m == low) break;
-            double g = (d[low + 1] - d[low]) / (2 * e[low]), r = hypot(g, 1), s = 1, c = 1, p = 0;
-            g = d[m] - d[low] + e[low] / (g + copysign(r, g));
-            int i = m - 1;
-            for (; i >= low; i--) {
-                double f = s * e[i], b = c * e[i];
-                e[i + 1] = r = hypot(f, g);
-                if (r == 0) { d[i + 1] -= p; e[m] = 0; break; }
-                s = f / r; c = g / r;
-                g = d[i + 1] - p;
-                r = (d[i] - g) * s + 2 * c * b;
-                d[i + 1] = g + (p = s * r);
-                g = c * r - b;
-                for (int row = 0; row < k; row++) {
-                    double *x = S + (size_t)row * (size_t)k + (size_t)i, turned = x[1];
-                    x[1] = s * x[0] + c * turned;
-                    x[0] = c * x[0] - s * turned;
-                }
-            }
-            if (i >= low) continue;
-            d[low] -= p;
-            e[low] = g;
-            e[m] = 0;
-        }
-}
-
-/* Q [r][rows] = the left singular vectors of W [rows,cols] with the r largest singular values: Lanczos' recurrence on
-   W W^T with all vectors kept orthogonal, until what it knows of those r is exact to 1e-13 of the largest;
-   r <= rows. */
-static void singular_vectors(double *Q, const float *W, int rows, int cols, int r) {
-    size_t n = (size_t)rows;
-    double *V = NULL, *diagonal = NULL, *beside = NULL;     /* stb_ds arrays: [k][rows], [k], [k] */
-    double *y = (double *)must_alloc((size_t)cols * sizeof(double)), *x = (double *)must_alloc(n * sizeof(double));
-    for (int k = 0, check = 2 * r + 16;; k++) {
-        double length = k ? orthonormalise(x, V, k, rows) : 0;
-        if (k && (length <= 0 || length <= 1e-14 * diagonal[0])) length = 0;
-        if (k) arrput(beside, length);
-        bool all = k == rows;
-        if (all || k >= check) {
-            double *d = (double *)must_alloc((size_t)k * sizeof *d), *e = (double *)must_alloc((size_t)k * sizeof *e),
-                   *S = (double *)must_alloc((size_t)k * (size_t)k * sizeof *S), error = 0, largest = 0;
-            int *best = (int *)must_alloc((size_t)r * sizeof *best);
-            memcpy(d, diagonal, (size_t)k * sizeof *d);
-            memcpy(e, beside, (size_t)k * sizeof *e);
-            tridiagonal_eigen(d, e, S, k);
-            for (int i = 0; i < r; i++) {   /* the r largest: few, so one pass for each */
-                best[i] = -1;
-                for (int j = 0; j < k; j++) {
-                    bool taken = false;
-                    for (int b = 0; b < i; b++) taken |= best[b] == j;
-                    if (!taken && (best[i] < 0 || d[j] > d[best[i]])) best[i] = j;
-                }
-                error = fmax(error, fabs(length * S[(size_t)(k - 1) * (size_t)k + (size_t)best[i]]));
-                largest = fmax(largest, d[best[i]]);
-            }
-            bool done = all || error <= 1e-13 * largest;
-            for (int i = 0; i < r && done; i++)
-                for (int row = 0; row < rows; row++) {
-                    double sum = 0;
-                    for (size_t j = 0; j < (size_t)k; j++)
-                        sum += V[j * n + (size_t)row] * S[j * (size_t)k + (size_t)best[i]];
-                    Q[(size_t)i * n + (size_t)row] = sum;
-                }
-            free(d); free(e); free(S); free(best);
-            if (done) break;
-            check = k + k / 4 + 8;
-        }
-        while (length == 0) {               /* the first vector, or the span is closed: any other direction goes on */
-            for (int i = 0; i < rows; i++) {
-                uint32_t counter[4] = {(uint32_t)i, (uint32_t)k, 0, 0}, key[2] = {0x70697373, 0x61}, random[4];
-                philox4x32(random, counter, key);
-                x[i] = (double)random[0] * 0x1p-31 - 1;
-            }
-            length = orthonormalise(x, V, k, rows);
-        }
-        memcpy(arraddnptr(V, n), x, n * sizeof(double));
-        matrix_turned_times(y, W, V + (size_t)k * n, rows, cols);
-        matrix_times(x, W, y, rows, cols);
-        double dot = 0;
-        for (int i = 0; i < rows; i++) dot += V[(size_t)k * n + (size_t)i] * x[i];
-        arrput(diagonal, dot);
-    }
-    arrfree(V); arrfree(diagonal); arrfree(beside);
-    free(x); free(y);
-}
-
-/* w [count,cols] += factor B A: of a whole product the rows from `first` on. */
-static void add_product(float *w, const float *A, const float *B, int rank, float factor, int cols, int first,
-                        int count) {
-    size_t width = (size_t)cols;
-#pragma omp parallel for schedule(static)
-    for (int o = 0; o < count; o++)
-        for (size_t begin = 0; begin < width; begin += 4096) {
-            size_t n = width - begin < 4096 ? width - begin : 4096;
-            float sum[4096] = {0}, *row = w + (size_t)o * width + begin;
-            for (int r = 0; r < rank; r++) {
-                float b = B[(size_t)(first + o) * (size_t)rank + (size_t)r];
-                for (size_t i = 0; i < n; i++) sum[i] += b * A[(size_t)r * width + begin + i];
-            }
-            for (size_t i = 0; i < n; i++) row[i] += factor * sum[i];
-        }
-}
-
-/* The initial adapter of one projection, A0 [r,in] and B0 [out,r], from W [out,in]. */
-static void initial_adapter(float *A, float *B, const float *W, const Linear *p, LoraInit init) {
-    int rank = p->rank < p->out ? p->rank : p->out;
-    size_t out = (size_t)p->out, in = (size_t)p->in;
-    double *Q = (double *)must_alloc((size_t)rank * out * sizeof *Q), *y = (double *)must_alloc(in * sizeof *y);
-    if (init == LORA_INIT_PISSA) singular_vectors(Q, W, p->out, p->in, rank);
-    else for (int r = 0; r < rank && r < p->in; r++) {
-        for (size_t o = 0; o < out; o++) Q[(size_t)r * out + o] = (double)W[o * in + (size_t)r];
-        if (orthonormalise(Q + (size_t)r * out, Q, r, p->out) <= 0) memset(Q + (size_t)r * out, 0, out * sizeof *Q);
-    }
-    for (int r = 0; r < rank; r++) {
-        matrix_turned_times(y, W, Q + (size_t)r * out, p->out, p->in);
-        double factor = init == LORA_INIT_PISSA ? 1 / (double)p->scale : 1;
-        for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(factor * y[i]);
-        for (size_t o = 0; o < out; o++) B[o * (size_t)p->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
-    }
-    free(Q);
-    free(y);
-}
-
-/* Puts what is left of every adapted weight in its place: fp32, as rounding it to 16 bits would be another model. */
-static bool adapter_take_out(Model *m, Error *err) {
-    int count = m->config.num_hidden_layers * MODULE_COUNT;
-    if (m->lora.init == LORA_INIT_PLAIN) return true;
-    for (int pass = 0; pass < 2; pass++) {
-        size_t offset = 0;
-        for (int i = 0; i < count; i++) {
-            Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
-            Weight rest = p->w;
-            if (!p->rank) continue;
-            rest.dtype = DTYPE_F32;
-            if (pass) {
-                size_t elements = (size_t)p->out * (size_t)p->in;
-                float *values = (float *)must_alloc(elements * sizeof(float));
-                float *A = m->initial + (p->A - m->param), *B = m->initial + (p->B - m->param);
-                convert_to_f32(values, p->w.data, p->w.dtype, elements);
-                initial_adapter(A, B, values, p, m->lora.init);
-                add_product(values, A, B, p->rank, -p->scale, p->in, 0, p->out);
-                tensor_release_pages(p->w.data, elements * dtype_size(p->w.dtype));
-                rest.data = values;
-                weight_pack(&rest, (char *)m->residual_arena + offset);
-                free(values);
-                rest.data = NULL;
-                p->w = rest;
-            }
-            offset += round_up(weight_packed_bytes(&rest), 256);
-        }
-        m->residual_bytes = offset;
-        if (pass || m->planned) return true;
-        m->residual_arena = backend_alloc(offset);
-        m->initial = (float *)must_alloc(m->param_count * sizeof(float));
-        m->originals = (Weight *)must_alloc((size_t)count * sizeof(Weight));
-        for (int i = 0; i < count; i++) m->originals[i] = m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
-        if (!m->residual_arena)
-            return fail(err, "out of memory for %.1f GiB of weights without their initial adapter; %s; merge the "
-                             "adapter with PEFT",
-                        (double)offset / 0x1p30, m->folder);
-    }
-    return true;
-}
-
-/* The adapter's two files cannot be renamed in one step. adapter_save writes them into a folder of their own, adapter.*.tmp,
-   takes the old configuration away, and moves the new files to their place, the configuration last: new weights never stand
-   beside an old configuration. Where a crash came in between, the missing file is found in that folder. */
-static void adapter_file(char *path, size_t size, const char *folder, const char *name) {
-    char part[PATH_MAX], best[PATH_MAX] = "";
-    path_join(path, size, folder, name);
-    if (file_exists(folder, "adapter_config.json")) return;
-    DIR *d = opendir(folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        path_join(part, sizeof part, folder, e->d_name);
-        if (!temporary_of(e->d_name, "adapter") || !file_exists(part, "adapter_config.json")) continue;   /* not whole yet */
-        if (!*best || file_exists(part, "adapter_model.safetensors")) memcpy(best, part, sizeof best);
-    }
-    if (d) closedir(d);
-    if (*best && file_exists(best, name)) path_join(path, size, best, name);
-}
-
-/* A tensor of an adapter's file: PEFT takes the adapter's name, "default", out of the key; some keep it. */
-static const Tensor *adapter_tensor(TensorSet *set, const AdapterTensor *t, Error *err) {
-    char named[160];
-    snprintf(named, sizeof named, "%.*s.default.weight", (int)(strlen(t->name) - strlen(".weight")), t->name);
-    bool other = set->table && shgeti(set->table, t->name) < 0 && shgeti(set->table, named) >= 0;
-    return tensors_get(set, other ? named : t->name, t->shape[0], t->shape[1], err);
-}
-
-bool adapter_load(Model *m, const char *folder, Error *err) {
-    char path[PATH_MAX];
-    adapter_file(path, sizeof path, folder, "adapter_config.json");
-    JsonDoc doc;
-    LoraConfig config;
-    if (!json_read(&doc, path, err)) return false;
-    bool ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
-    json_free(&doc);
-    if (!ok) return false;
-    if (!file_exists(folder, "adapter_model.safetensors") && file_exists(folder, "adapter_model.bin"))
-        ok = fail(err, "adapter_model.bin is not read; %s; save the adapter as safetensors: PeftModel's "
-                       "save_pretrained does", folder);
-    ok = ok && adapter_layout(m, &config, err);
-    arrfree(config.layers);
-    arrfree(config.parts);
-    TensorSet set;
-    memset(&set, 0, sizeof set);
-    adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
-    ok = ok && tensors_add_file(&set, path, err);
-    AdapterTensor *list = ok ? adapter_tensors(m) : NULL;
-    for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
-        const Tensor *t = adapter_tensor(&set, &list[i], err);
-        if (!t) { ok = false; break; }
-        if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
-        if (!m->planned) {
-            float *values = (float *)must_alloc(t->count * sizeof(float));
-            convert_to_f32(values, t->data, t->dtype, t->count);
-            backend_upload(list[i].data, values, t->count * sizeof(float));
-            free(values);
-        }
-        shdel(set.table, t->name);          /* what is left over at the end has no place in this model */
-    }
-    if (ok && shlen(set.table)) ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for another model", set.table[0].key, path);
-    arrfree(list);
-    tensors_close(&set);
-    return ok && adapter_take_out(m, err);
-}
-
-/* A growing text; what the JSON writers print into. */
-typedef struct Text { char *at; } Text;         /* stb_ds array with a zero byte after its end: a C string, or NULL */
-#ifdef __GNUC__
-__attribute__((format(printf, 2, 3), noinline))      /* inlined, gcc 12 takes an array's header for something that was never allocated */
-#endif
-static void text_add(Text *t, const char *format, ...) {
-    va_list args, again;
-    va_start(args, format);
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
-    va_end(args);
-    size_t old = (size_t)arrlen(t->at);
-    arrsetlen(t->at, old + (size_t)n + 1);
-    vsnprintf(t->at + old, (size_t)n + 1, format, again);
-    va_end(again);
-    arrsetlen(t->at, old + (size_t)n);
-}
-#ifdef __GNUC__
-__attribute__((noinline))
-#endif
-static void text_add_bytes(Text *t, const char *s, size_t n) {
-    char *to = arraddnptr(t->at, n + 1);
-    memcpy(to, s, n);
-    to[n] = 0;
-    arrsetlen(t->at, (size_t)arrlen(t->at) - 1);
-}
-/* Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and json_read gives it back. */
-static void text_add_json_bytes(Text *t, const char *s, size_t left) {
-    size_t plain = 0;
-    text_add_bytes(t, "\"", 1);
-    while (plain < left) {
-        uint8_t c = (uint8_t)s[plain];
-        uint32_t cp;
-        int n = utf8_get(s + plain, left - plain, &cp);
-        if (n > 0 && c >= 32 && c != '"' && c != '\\') { plain += (size_t)n; continue; }
-        text_add_bytes(t, s, plain);
-        if (n <= 0) text_add(t, "\\udc%02x", (unsigned)c);
-        else if (c < 32) text_add(t, "\\u%04x", (unsigned)c);
-        else text_add(t, "\\%c", c);
-        s += plain + 1;
-        left -= plain + 1;
-        plain = 0;
-    }
-    text_add_bytes(t, s, plain);
-    text_add_bytes(t, "\"", 1);
-}
-static void text_add_json_string(Text *t, const char *s) { text_add_json_bytes(t, s, strlen(s)); }
-#ifdef __GNUC__
-__attribute__((noinline))
-#endif
-static void text_free(Text *t) { arrfree(t->at); }
-static bool text_write(Text *t, const char *folder, const char *name, Error *err) {
-    char path[PATH_MAX];
-    path_join(path, sizeof path, folder, name);
-    bool ok = write_file(path, t->at, (size_t)arrlen(t->at), err);
-    text_free(t);
-    return ok;
-}
-
-/* What an adapter has projection by projection: the names, or those with another rank or alpha than the rest. */
-enum { ADAPTER_NAMES, ADAPTER_RANKS, ADAPTER_ALPHAS };
-static void adapter_parts_json(Text *t, const Model *m, int what) {
-    const LoraConfig *c = &m->lora;
-    const char *comma = "";
-    if (what != ADAPTER_NAMES) text_add(t, "{");
-    for (ptrdiff_t i = 0; i < arrlen(c->parts); i++) {
-        LoraPart part = c->parts[i];
-        if (!part.rank || (what == ADAPTER_RANKS && part.rank == c->r) ||
-            (what == ADAPTER_ALPHAS && part.alpha == c->lora_alpha)) continue;
-        text_add(t, "%s\n    \"model.layers.%d.%s\"", comma, (int)i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
-        if (what == ADAPTER_RANKS) text_add(t, ": %d", part.rank);
-        if (what == ADAPTER_ALPHAS) text_add(t, ": %.9g", (double)part.alpha);
-        comma = ",";
-    }
-    if (what != ADAPTER_NAMES) text_add(t, "%s}", *comma ? "\n  " : "");
-}
-
-/* The two files, into a folder that nobody reads yet. */
-static bool adapter_write(const Model *m, const char *folder, Error *err) {
-    const LoraConfig *c = &m->lora;
-    Text t = {NULL};
-    /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
-    text_add(&t, "{\n  \"alpha_pattern\": ");
-    adapter_parts_json(&t, m, ADAPTER_ALPHAS);
-    text_add(&t, ",\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": ");
-    text_add_json_string(&t, m->folder);
-    static const char *const init[] = {"true", "\"pissa\"", "\"olora\""};
-    text_add(&t, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n"
-             "  \"init_lora_weights\": %s,\n"
-             "  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": ", init[c->init]);
-    if (!c->layers || c->parts) text_add(&t, "null");
-    else {
-        const char *comma = "[";
-        for (int l = 0; l < m->config.num_hidden_layers; l++) if (c->layers[l]) { text_add(&t, "%s%d", comma, l); comma = ", "; }
-        text_add(&t, "]");
-    }
-    text_add(&t, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": %.7g,\n  \"lora_dropout\": %.7g,\n  \"megatron_config\": null,\n  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
-             "  \"rank_pattern\": ", (double)c->lora_alpha, (double)c->lora_dropout, c->r);
-    adapter_parts_json(&t, m, ADAPTER_RANKS);
-    text_add(&t, ",\n  \"revision\": null,\n  \"target_modules\": [");
-    if (c->parts) adapter_parts_json(&t, m, ADAPTER_NAMES);
-    const char *comma = "";
-    for (int j = 0; j < MODULE_COUNT && !c->parts; j++) {
-        if (!c->target[j]) continue;
-        text_add(&t, "%s\n    \"%s\"", comma, module_name[j]);
-        comma = ",";
-    }
-    text_add(&t, "\n  ],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n", c->use_rslora ? "true" : "false");
-
-    AdapterTensor *list = adapter_tensors(m);
-    size_t count = (size_t)arrlen(list);
-    const char **names = (const char **)must_alloc(count * sizeof *names);
-    const float **data = (const float **)must_alloc(count * sizeof *data);
-    int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
-    float *values = (float *)must_alloc(m->param_count * sizeof(float));
-    backend_download(values, m->param, m->param_count * sizeof(float));
-    for (size_t i = 0; i < count; i++) { names[i] = list[i].name; data[i] = values + (list[i].data - m->param); shapes[i][0] = list[i].shape[0]; shapes[i][1] = list[i].shape[1]; }
-    char path[PATH_MAX];
-    path_join(path, sizeof path, folder, "adapter_model.safetensors");
-    /* Weights first: a configuration without its weights would look like a whole adapter. */
-    bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
-    path_join(path, sizeof path, folder, "run.json");
-    if (ok && m->about) ok = write_file(path, m->about, strlen(m->about), err);
-    if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
-    else text_free(&t);
-    free(names); free(data); free(shapes); free(values);
-    arrfree(list);
-    return ok;
-}
-
-bool adapter_save(const Model *m, const char *folder, Error *err) {
-    static const char *const files[3] = {"adapter_model.safetensors", "run.json", "adapter_config.json"};
-    char from[PATH_MAX], to[PATH_MAX];
-    SafeFolder f;
-    path_join(to, sizeof to, folder, "adapter");
-    if (!make_folder(folder, err) || !folder_begin(&f, to, err)) return false;
-    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
-    folder_sync(f.temporary);
-    folder_sync(folder);
-    CRASH_POINT();
-    DIR *d = opendir(folder);               /* what earlier crashes have left would be taken for the new adapter's */
-    for (struct dirent *e; d && (e = readdir(d));) {
-        path_join(from, sizeof from, folder, e->d_name);
-        if (!temporary_of(e->d_name, "adapter") || !strcmp(from, f.temporary)) continue;
-        path_join(to, sizeof to, from, files[2]);
-        unlink(to);                         /* first: without it the rest counts for nothing */
-        CRASH_POINT();
-        folder_discard(from);
-    }
-    if (d) closedir(d);
-    path_join(to, sizeof to, folder, files[2]);
-    if (unlink(to) && errno != ENOENT) {
-        fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));
-        folder_discard(f.temporary);
-        return false;
-    }
-    CRASH_POINT();
-    for (int i = 0; i < 3; i++) {
-        if (i == 1 && !m->about) continue;
-        path_join(from, sizeof from, f.temporary, files[i]);
-        path_join(to, sizeof to, folder, files[i]);
-        if (rename(from, to)) return fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
-        CRASH_POINT();
-    }
-    folder_discard(f.temporary);
-    folder_sync(folder);
-    return true;
-}
-
-/* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
-
-/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on; params is the adapter's arena on the
-   host. */
-static void merge_rows(float *rows, const Model *m, const Linear *p, const Weight *w, const float *params, int first,
-                       int count) {
-    size_t A = (size_t)(p->A - m->param), B = (size_t)(p->B - m->param),
-        at = (size_t)first * (size_t)p->in * dtype_size(w->dtype);
-    convert_to_f32(rows, (const char *)w->data + at, w->dtype, (size_t)count * (size_t)p->in);
-    if (m->initial) add_product(rows, m->initial + A, m->initial + B, p->rank, -p->scale, p->in, first, count);
-    add_product(rows, params + A, params + B, p->rank, p->scale, p->in, first, count);
-}
-
-/* The adapted projection that a tensor's name means, or NULL, and in *w the weight that it is in the file. */
-static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
-    char name[224];
-    for (int l = 0; l < m->config.num_hidden_layers; l++)
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            const Linear *p = &m->layers[l].linear[j];
-            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
-            if (!p->rank || strcmp(name, t->name)) continue;
-            *w = m->originals ? m->originals[l * MODULE_COUNT + j] : p->w;
-            return p;
-        }
-    return NULL;
-}
-
-static bool is_float(DType t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
-
-/* One tensor, with the adapter (params: its arena on the host) in it where it has one, as `dtype`. */
-static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dtype, const float *params, Error *err) {
-    Weight w = {NULL, NULL, DTYPE_F32, 0, 0};
-    const Linear *p = linear_of(m, t, &w);
-    if (!p && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
-    size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
-    float *values = (float *)must_alloc(block * width * sizeof(float));
-    char *out = (char *)must_alloc(block * width * dtype_size(dtype));
-    bool ok = true;
-    for (size_t first = 0; first < rows && ok; first += block) {
-        size_t count = rows - first < block ? rows - first : block, elements = count * width;
-        if (p) merge_rows(values, m, p, &w, params, (int)first, (int)count);
-        else convert_to_f32(values, (const char *)t->data + first * dtype_size(t->dtype), t->dtype, elements);
-        convert_from_f32(out, values, dtype, elements);
-        if (first_nonfinite(out, dtype, elements) >= 0)
-            ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; %s", dtype_name[dtype], t->name,
-                      dtype == DTYPE_F16 ? "merge with --dtype bf16 or f32" : "the adapter is not usable");
-        safe_write(f, out, elements * dtype_size(dtype));
-    }
-    free(values);
-    free(out);
-    return ok;
-}
-
-/* Eight bytes of length and the header that lists the tensors [count] in order, their floats as `dtype`. */
-static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DType dtype, const char *path,
-                         Error *err) {
-    Text t = {NULL};
-    size_t offset = 0;
-    text_add(&t, "{\"__metadata__\": {\"format\": \"pt\"}");
-    for (ptrdiff_t i = 0; i < count; i++) {
-        const Tensor *x = &tensors[i];
-        DType d = is_float(x->dtype) ? dtype : x->dtype;
-        if (d == DTYPE_COUNT) {
-            text_free(&t);
-            return fail(err, "tensor '%s' is neither F32, F16, BF16 nor I32; %s; merge without --dtype", x->name, path);
-        }
-        text_add(&t, ", ");
-        text_add_json_string(&t, x->name);
-        text_add(&t, ": {\"dtype\": \"%s\", \"shape\": [", dtype_name[d]);
-        for (int k = 0; k < x->ndim; k++) text_add(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
-        text_add(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->count * dtype_size(d));
-        offset += x->count * dtype_size(d);
-    }
-    text_add(&t, "}");
-    while (arrlen(t.at) % 8) text_add(&t, " ");
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)arrlen(t.at) >> 8 * i);
-    safe_write(f, length, 8);
-    safe_write(f, t.at, (size_t)arrlen(t.at));
-    text_free(&t);
-    return true;
-}
-
-/* params: the adapter's arena on the host; *bytes grows by what the tensors take. */
-static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, DType dtype, const float *params,
-                        size_t *bytes, Error *err) {
-    char path[PATH_MAX];
-    const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
-    path_join(path, sizeof path, folder, name ? name + 1 : file->path);
-    Tensor *tensors = NULL;
-    SafeFile f;
-    if (!safetensors_parse(&tensors, base, file->bytes, file->path, err) || !safe_open(&f, path, err)) return false;
-    size_t data = file->bytes;              /* the tensors lie in the order of the list; where the first begins */
-    if (arrlen(tensors)) data = (size_t)((const char *)tensors[0].data - base);
-    bool ok = true;
-    if (dtype == DTYPE_COUNT) safe_write(&f, base, data);
-    else ok = merge_header(&f, tensors, arrlen(tensors), dtype, file->path, err);
-    for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
-        const Tensor *t = &tensors[i];
-        DType d = dtype == DTYPE_COUNT || !is_float(t->dtype) ? t->dtype : dtype;
-        ok = ok && merge_tensor(&f, m, t, d, params, err);
-        *bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
-        tensor_release_pages(t->data, t->bytes);
-        free(t->name);
-    }
-    arrfree(tensors);
-    return safe_close(&f, ok ? err : NULL) && ok;
-}
-
-/* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
-static char *json_with(char *text, const char *key, const char *value) {
-    Text t = {NULL};
-    char quoted[40];
-    const char *at = text, *found;
-    int n = snprintf(quoted, sizeof quoted, "\"%s\"", key);
-    while ((found = strstr(at, quoted))) {
-        const char *colon = found + n, *end;
-        colon += strspn(colon, " \t\r\n");
-        if (*colon != ':') { text_add(&t, "%.*s", (int)(colon - at), at); at = colon; continue; }
-        colon += 1 + strspn(colon + 1, " \t\r\n");
-        end = colon + strcspn(colon, ",}\r\n");
-        text_add(&t, "%.*s%s", (int)(colon - at), at, value);
-        at = end;
-    }
-    text_add(&t, "%s", at);
-    free(text);
-    text = copy_string(t.at);
-    text_free(&t);
-    return text;
-}
-
-/* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing hidden. */
-static bool merge_copies(const char *name) {
-    static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
-    size_t n = strlen(name);
-    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) if (n >= strlen(weights[i]) && !strcmp(name + n - strlen(weights[i]), weights[i])) return false;
-    return *name != '.';
-}
-
-/* May a file that is a link be copied? What a model needs, and what a Hugging Face cache keeps in its blobs; a link to
-   anywhere else would put a stranger's file into a folder that is made to be given away. */
-static bool merge_follows(const char *folder, const char *name) {
-    static const char needed[] =
-        "|config.json|generation_config.json|tokenizer.json|tokenizer_config.json|merges.txt|vocab.json|tokenizer.model|"
-        "special_tokens_map.json|added_tokens.json|chat_template.jinja|model.safetensors.index.json|";
-    char path[PATH_MAX], target[PATH_MAX], blobs[PATH_MAX], key[300];
-    snprintf(key, sizeof key, "|%s|", name);
-    if (strstr(needed, key)) return true;
-    path_join(path, sizeof path, folder, name);
-    if (!realpath(path, target)) return false;
-    path_join(path, sizeof path, folder, "../../blobs");
-    size_t n = realpath(path, blobs) ? strlen(blobs) : 0;
-    return n && !strncmp(target, blobs, n) && target[n] == '/';
-}
-
-double rms_error(const float *got, const float *want, size_t count) {
-    double error = 0, scale = 0;
-    for (size_t i = 0; i < count; i++) { error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]); scale += (double)want[i] * (double)want[i]; }
-    return scale > 0 ? sqrt(error / scale) : error > 0 ? INFINITY : error;
-}
-double merged_tolerance(DType dtype, int layers) {
-    double unit = dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-11 : 0;
-    return 1e-5 + unit * sqrt(2.0 * layers + 3);
-}
-
-bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err) {
-    char from[PATH_MAX], to[PATH_MAX];
-    struct stat st;
-    SafeFolder f;
-    if (!stat(folder, &st)) return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
-    if (!folder_begin(&f, folder, err)) return false;
-    float *params = (float *)must_alloc(m->param_count * sizeof(float));
-    backend_download(params, m->param, m->param_count * sizeof(float));
-    static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
-    char size[32];
-    size_t all = 0;
-    bool ok = true;
-    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++)
-        ok = merge_shard(m, &m->files.files[i], f.temporary, dtype, params, &all, err);
-    snprintf(size, sizeof size, "%zu", all);
-    free(params);
-    DIR *d = opendir(m->folder);
-    for (struct dirent *e; d && ok && (e = readdir(d));) {
-        path_join(from, sizeof from, m->folder, e->d_name);
-        path_join(to, sizeof to, f.temporary, e->d_name);
-        if (!merge_copies(e->d_name) || stat(from, &st) || !S_ISREG(st.st_mode)) continue;
-        if (lstat(from, &st) || (S_ISLNK(st.st_mode) && !merge_follows(m->folder, e->d_name))) {
-            warning("%s is a link to somewhere else and is not copied", from);
-            continue;
-        }
-        size_t bytes;
-        char *text = read_file(from, &bytes, err);
-        bool config = !strcmp(e->d_name, "config.json"), index = !strcmp(e->d_name, "model.safetensors.index.json");
-        if (text && dtype != DTYPE_COUNT && config) text = json_with(json_with(text, "dtype", torch[dtype]),
-                                                                     "torch_dtype", torch[dtype]);
-        if (text && dtype != DTYPE_COUNT && index) text = json_with(text, "total_size", size);
-        if (text && dtype != DTYPE_COUNT && (config || index)) bytes = strlen(text);
-        ok = text && write_file(to, text, bytes, err);
-        free(text);
-    }
-    if (d) closedir(d);
-    if (!ok) folder_discard(f.temporary);
-    return ok && folder_commit(&f, false, err);
-}
-
-
-/* ---- schedules -------------------------------------------------------------------------------------------------------------------------------- */
-
-const char *const schedule_name[SCHEDULE_COUNT] = {"linear", "cosine", "constant", "constant_with_warmup"};
-
-double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total) {
-    if (s == SCHEDULE_CONSTANT) return 1;
-    if (step < warmup) return (double)step / (double)(warmup > 1 ? warmup : 1);
-    if (s == SCHEDULE_CONSTANT_WITH_WARMUP) return 1;
-    double rest = (double)(total - warmup > 1 ? total - warmup : 1);
-    if (s == SCHEDULE_LINEAR) return fmax(0, (double)(total - step) / rest);
-    return fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * (double)(step - warmup) / rest)));
-}
-
-/* ================================================================================================================================================
-   6  DATA
-   Three steps, each with its own section: a file is cut into rows (nothing but positions in memory), every row becomes ids and labels (in parallel, results in row order), and the examples
-   that are left are laid into one arena, packed, and cut into batches. The mask is never guessed from token ids: the text of an example is built here or by the chat renderer, which know the
-   byte ranges that are to be learned, and the tokenizer says which tokens those bytes became.
-   Easy to get wrong, each has a test: a loss on position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the tokenizer's BOS, a rendered
-   chat already contains it; a blank line is not a row.
-   ================================================================================================================================================ */
-
-enum { DATA_IGNORE = -100 };                                /* Hugging Face's label for "not learned" */
-
-/* ---- growable memory -------------------------------------------------------------------------------------------------------------------------- */
-
-typedef struct DataText { char *p; size_t n, cap; } DataText;                          /* bytes [n] */
-
-/* Room for `need` elements of `size` bytes in *p: doubles, never shrinks. */
-static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
-    if (need <= *cap) return true;
-    size_t more = *cap < 64 ? 64 : *cap + *cap / 2;
-    if (more < need) more = need;
-    void *q = more > SIZE_MAX / size ? NULL : realloc(*p, more * size);
-    if (!q) return false;
-    *p = q; *cap = more;
-    return true;
-}
-static bool data_add(DataText *t, const char *s, size_t n) {
-    void *p = t->p;
-    if (!data_room(&p, &t->cap, t->n + n + 1, 1)) return false;
-    t->p = (char *)p;
-    if (n) memcpy(t->p + t->n, s, n);
-    t->n += n;
-    t->p[t->n] = 0;
-    return true;
-}
-static bool data_memory(Error *err, const char *path) { return fail(err, "out of memory; %s; use a smaller data file or --max-length", path); }
-
-/* ---- a file becomes rows ---------------------------------------------------------------------------------------------------------------------- */
-
-/* One row, not yet understood: a line of JSON still to be parsed, or an object that already is (elements of a .json array, records of a .csv). */
-typedef struct DataRow { const char *text; size_t bytes, line /* 0: unknown */; const Json *object; } DataRow;
-typedef struct DataRows {
-    char *text;                             /* the file; the CSV reader unquotes in place */
-    size_t bytes, count, cap;
-    DataRow *row;                           /* [count] */
-    const char *path;
-    bool csv, mapped;
-    JsonDoc doc;                            /* .json: owns the objects */
-    Json *cells, *objects;                  /* .csv: [count * columns] and [count]: each record dressed as a JSON object of strings, so that one code path reads all formats */
-} DataRows;
-
-static void data_rows_free(DataRows *r) {
-    json_free(&r->doc);
-    if (r->mapped) unmap_file(r->text, r->bytes);
-    else free(r->text);
-    free(r->row); free(r->cells); free(r->objects);
-    memset(r, 0, sizeof *r);
-}
-
-static bool data_rows_push(DataRows *r, DataRow row, Error *err) {
-    void *p = r->row;
-    if (!data_room(&p, &r->cap, r->count + 1, sizeof *r->row)) return data_memory(err, r->path);
-    r->row = (DataRow *)p;
-    r->row[r->count++] = row;
-    return true;
-}
-
-/* Behind the bracket that closes the one at s; NULL: none does. */
-static const char *data_object_end(const char *s, const char *end) {
-    int depth = 0;
-    for (bool text = false; s < end; s++) {
-        if (text) {
-            if (*s == '\\') s++;
-            else text = *s != '"';
-        } else if (*s == '"') text = true;
-        else if (*s == '{' || *s == '[') depth++;
-        else if ((*s == '}' || *s == ']') && --depth <= 0) return s + 1;
-    }
-    return NULL;
-}
-
-/* A row a line; an object that goes on behind its line, as one that was printed with indentation, is a row all the
-   same. */
-static bool data_read_lines(DataRows *r, size_t begin, Error *err) {
-    size_t line = 1;
-    bool spread = true;                     /* false: an object is never closed, so that lines are all there is */
-    for (const char *s = r->text + begin, *end = r->text + r->bytes; s < end;) {
-        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end,
-            *last = stop;
-        while (s < last && (*s == ' ' || *s == '\t' || *s == '\r')) s++;
-        while (last > s && (last[-1] == ' ' || last[-1] == '\t' || last[-1] == '\r')) last--;
-        size_t lines = 1;
-        if (spread && last > s && *s == '{' && last[-1] != '}') {
-            const char *close = data_object_end(s, end);
-            spread = close != NULL;
-            if (close) {
-                for (const char *c = stop; c < close; c++) lines += *c == '\n';
-                newline = (const char *)memchr(close, '\n', (size_t)(end - close));
-                last = newline ? newline : end;
-            }
-        }
-        DataRow row = {s, (size_t)(last - s), line, NULL};
-        if (last > s && !data_rows_push(r, row, err)) return false;
-        line += lines;
-        s = newline ? newline + 1 : end;
-    }
-    return true;
-}
-
-static bool data_read_array(DataRows *r, size_t begin, Error *err) {
-    if (!json_parse_row(&r->doc, r->text + begin, r->bytes - begin, r->path, 1, err)) return false;
-    if (r->doc.root->type != JSON_ARRAY) return fail(err, "not a list of rows; %s; a .json data file is [{...}, {...}]; name it .jsonl if every line is an object", r->path);
-    for (const Json *v = r->doc.root->child; v; v = v->next) {
-        DataRow row = {NULL, 0, 0, v};
-        if (!data_rows_push(r, row, err)) return false;
-    }
-    return true;
-}
-
-/* One CSV field (RFC 4180) starting at *s, unquoted in place and NUL-terminated. *s moves past the field and what ends it; *last: it ended the record. Line ends: \n, \r\n, \r. */
-static bool data_csv_field(Json *field, char **s, char *end, char comma, size_t *line, bool *last, const char *path,
-                           Error *err) {
-    char *in = *s, *out = in, *begin = in;
-    if (in < end && *in == '"') {
-        size_t opened = *line;
-        for (in++;; in++) {
-            if (in == end) return fail(err, "quoted field is never closed; %s:%zu; close it with \", and write a quote inside a field as \"\"", path, opened);
-            if (*in == '"') { if (in + 1 < end && in[1] == '"') in++; else break; }
-            if (*in == '\n') (*line)++;
-            *out++ = *in;
-        }
-        in++;
-        if (in < end && *in != comma && *in != '\r' && *in != '\n')
-            return fail(err, "text after a closing quote; %s:%zu; write a quote inside a quoted field as \"\"", path, *line);
-    } else {
-        while (in < end && *in != comma && *in != '\r' && *in != '\n') {
-            if (*in == '"') return fail(err, "quote inside an unquoted field; %s:%zu; quote the whole field and write the inner quote as \"\"", path, *line);
-            in++;
-        }
-        out = in;
-    }
-    size_t n = (size_t)(out - begin);
-    if (n > UINT32_MAX - 16) return fail(err, "field longer than 4 GB; %s:%zu; split the data", path, *line);
-    *last = in == end || *in != comma;
-    if (in < end) {
-        if (*in == '\r' && in + 1 < end && in[1] == '\n') in++;
-        if (*in != comma) (*line)++;
-        in++;
-    }
-    *out = 0;                               /* the byte after the field has been read: a delimiter, a quote, or the NUL after the file */
-    field->type = JSON_STRING; field->str = begin; field->count = (uint32_t)n;
-    *s = in;
-    return true;
-}
-
-/* What separates the fields: a comma, or where the first line has none, the semicolon or tab that it has. */
-static char data_csv_comma(const char *s, const char *end) {
-    bool semicolon = false, tab = false, quoted = false;
-    for (; s < end && (quoted || (*s != '\n' && *s != '\r')); s++) {
-        if (*s == '"') quoted = !quoted;
-        if (*s == ',' && !quoted) return ',';
-        semicolon |= *s == ';' && !quoted;
-        tab |= *s == '\t' && !quoted;
-    }
-    return tab ? '\t' : semicolon ? ';' : ',';
-}
-
-/* A column called "Prompt " is the one that rows call "prompt". */
-static bool data_csv_name(Json *name) {
-    static const char *const known[] = {"messages", "conversations", "prompt", "completion", "instruction", "input",
-                                        "output", "text",
-                                        "system", "history", "tools"};
-    const char *s = name->str;
-    size_t n = name->count;
-    while (n && (*s == ' ' || *s == '\t')) { s++; n--; }
-    while (n && (s[n - 1] == ' ' || s[n - 1] == '\t')) n--;
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-        if (n != strlen(known[i]) || strncasecmp(s, known[i], n)) continue;
-        name->str = known[i];
-        name->count = (uint32_t)n;
-        return true;
-    }
-    return false;
-}
-static int data_csv_order(const void *a, const void *b) {
-    const Json *x = *(const Json *const *)a, *y = *(const Json *const *)b;
-    int order = memcmp(x->str, y->str, x->count < y->count ? x->count : y->count);
-    return order ? order : (x->count > y->count) - (x->count < y->count);
-}
-
-/* The whole file: the first record names the columns, every other one has as many fields. Empty lines are skipped, and
-   so is a spreadsheet's first line "sep=;". table: it is called one, so that its columns may be unknown. */
-static bool data_read_csv(DataRows *r, size_t begin, bool table, Error *err) {
-    char *s = r->text + begin, *end = r->text + r->bytes;
-    size_t line = 1, columns = 0, fields = 0, cap = 0;
-    char comma = 0;
-    r->csv = true;
-    for (size_t i = begin, at = 1; i < r->bytes;) {
-        uint32_t cp;
-        int k = utf8_get(r->text + i, r->bytes - i, &cp);
-        if (k == 0) return fail(err, "invalid UTF-8; %s:%zu; save the file as UTF-8", r->path, at);
-        at += cp == '\n';
-        i += (size_t)k;
-    }
-    if (end - s > 5 && !memcmp(s, "sep=", 4) && (s[5] == '\n' || s[5] == '\r')) { comma = s[4]; s += 5; }
-    while (s < end) {
-        if (*s == '\n' || *s == '\r') { line += *s == '\n' || s + 1 == end || s[1] != '\n'; s++; continue; }
-        DataRow row = {NULL, 0, line, NULL};
-        size_t first = fields;
-        if (!comma) comma = data_csv_comma(s, end);
-        for (bool last = false; !last;) {
-            void *p = r->cells;
-            if (!data_room(&p, &cap, fields + 1, sizeof *r->cells)) return data_memory(err, r->path);
-            r->cells = (Json *)p;
-            memset(&r->cells[fields], 0, sizeof *r->cells);
-            if (!data_csv_field(&r->cells[fields++], &s, end, comma, &line, &last, r->path, err)) return false;
-        }
-        if (columns == 0) columns = fields;
-        else if (fields - first != columns)
-            return fail(err, "record has %zu fields, the header has %zu; %s:%zu; quote fields that contain a comma or a line break", fields - first, columns, r->path, row.line);
-        else if (!data_rows_push(r, row, err)) return false;
-    }
-    bool known = false;
-    const Json **order = (const Json **)must_alloc((columns ? columns : 1) * sizeof *order);
-    for (size_t c = 0; c < columns; c++) { known |= data_csv_name(&r->cells[c]); order[c] = &r->cells[c]; }
-    qsort(order, columns, sizeof *order, data_csv_order);
-    const Json *twice = NULL;
-    for (size_t c = 1; c < columns; c++) if (!data_csv_order(&order[c - 1], &order[c])) twice = order[c];
-    free(order);
-    if (!known && !table)
-        return fail(err, "neither JSON nor a table with known columns; %s; write each text as {\"text\": \"...\"} on a line of a .jsonl "
-                         "file", r->path);
-    if (twice) return fail(err, "two columns are named \"%.60s\"; %s:1; rename one", twice->str, r->path);
-    if (r->count == 0) return true;
-    r->objects = (Json *)calloc(r->count, sizeof *r->objects);
-    if (!r->objects) return data_memory(err, r->path);
-    for (size_t i = 0; i < r->count; i++) {
-        Json *cell = r->cells + (i + 1) * columns, *object = &r->objects[i];
-        object->type = JSON_OBJECT; object->count = (uint32_t)columns; object->child = cell;
-        for (size_t c = 0; c < columns; c++) {
-            cell[c].key = r->cells[c].str; cell[c].key_count = r->cells[c].count;
-            cell[c].next = c + 1 < columns ? &cell[c + 1] : NULL;
-        }
-        r->row[i].object = object;
-    }
-    return true;
-}
-
-/* A list of objects is one whatever the file is called, and .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
-static bool data_rows_read(DataRows *r, Error *err) {
-    static const struct { const char *magic, *what, *todo; } foreign[] = {
-        {"PAR1", "a Parquet file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
-        {"ARROW1", "an Arrow file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
-        {"\xFF\xFF\xFF\xFF", "an Arrow file",
-         "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
-        {"\x1F\x8B", "a gzip file", "unpack it with gunzip"}, {"BZh", "a bzip2 file", "unpack it with bunzip2"},
-        {"\xFD" "7zXZ", "an xz file", "unpack it with unxz"}, {"\x28\xB5\x2F\xFD", "a zstd file",
-                                                               "unpack it with unzstd"},
-        {"7z\xBC\xAF", "a 7z file", "unpack it"},
-        {"\xD0\xCF\x11\xE0", "an Excel workbook", "save it as CSV UTF-8"},
-        {"\xFF\xFE", "UTF-16", "save the file as UTF-8"}, {"\xFE\xFF", "UTF-16", "save the file as UTF-8"},
-        {"%PDF", "a PDF file", "write its text as rows"}, {"SQLite format 3", "an SQLite data base",
-                                                           "export the table as CSV"},
-        {"<!DOCTYPE", "a web page, not the file",
-         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
-        {"<!doctype", "a web page, not the file",
-         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
-        {"<html", "a web page, not the file",
-         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"}};
-    const char *dot = strrchr(r->path, '.');
-    bool office = r->bytes >= 49 && (!memcmp(r->text + 30, "[Content_Types].xml", 19) ||
-                                     !memcmp(r->text + 30, "mimetype", 8));
-    if (r->bytes >= 4 && !memcmp(r->text, "PK\3\4", 4))
-        return office ? fail(err, "a spreadsheet or another office file; %s; save the sheet as CSV UTF-8", r->path)
-                      : fail(err, "a zip file; %s; unpack it with unzip", r->path);
-    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
-        if (r->bytes >= strlen(foreign[i].magic) && !memcmp(r->text, foreign[i].magic, strlen(foreign[i].magic)))
-            return fail(err, "%s; %s; %s", foreign[i].what, r->path, foreign[i].todo);
-    size_t begin = r->bytes >= 3 && !memcmp(r->text, "\xEF\xBB\xBF", 3) ? 3 : 0, first = begin;
-    while (first < r->bytes && strchr(" \t\r\n", r->text[first]) && r->text[first]) first++;
-    if (first == r->bytes) return fail(err, "file is empty; %s; expected rows (.jsonl, .json or .csv)", r->path);
-    if (dot && (!strcmp(dot, ".csv") || !strcmp(dot, ".tsv"))) return data_read_csv(r, begin, true, err);
-    if (r->text[first] == '[') return data_read_array(r, begin, err);
-    bool lines = dot && !strcmp(dot, ".jsonl"), json = dot && !strcmp(dot, ".json");
-    if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, false,
-            err);
-    return data_read_lines(r, begin, err);
-}
-
-/* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
-
-/* The text of a key for a message: whole characters, none that drives a terminal, "..." where it is cut. */
-static void data_name(char *out, size_t size, const char *key, size_t bytes) {
-    size_t n = 0, i = 0;
-    for (int k; i < bytes; i += (size_t)k) {
-        uint32_t cp;
-        k = utf8_get(key + i, bytes - i, &cp);
-        if (!k) break;
-        bool plain = !utf8_drives_terminal(cp);
-        if (n + (plain ? (size_t)k : 1) + 4 > size) break;
-        if (plain) memcpy(out + n, key + i, (size_t)k);
-        else out[n] = '?';
-        n += plain ? (size_t)k : 1;
-    }
-    memcpy(out + n, i < bytes ? "..." : "", i < bytes ? 4 : 1);
-}
-
-/* Adds rows to the column of that name. The alphabetical order makes what is kept independent of threads. */
-static void data_columns_add(DataColumns *c, const char *name, int64_t rows) {
-    int at = 0, order = 1;
-    while (at < c->count && (order = strcmp(c->list[at].name, name)) < 0) at++;
-    if (at < c->count && !order) { c->list[at].rows += rows; return; }
-    c->more |= c->count == COLUMNS_UNREAD;
-    if (at == COLUMNS_UNREAD) return;
-    c->count += c->count < COLUMNS_UNREAD;
-    memmove(&c->list[at + 1], &c->list[at], (size_t)(c->count - 1 - at) * sizeof c->list[0]);
-    memset(&c->list[at], 0, sizeof c->list[0]);
-    snprintf(c->list[at].name, sizeof c->list[0].name, "%s", name);
-    c->list[at].rows = rows;
-}
-static void data_columns_join(DataColumns *c, const DataColumns *other) {
-    for (int i = 0; i < other->count; i++) data_columns_add(c, other->list[i].name, other->list[i].rows);
-    c->more |= other->more;
-}
-char *data_columns_text(const DataColumns *c) {
-    DataText t = {NULL, 0, 0};
-    char rows[48];
-    for (int i = 0; i < c->count; i++) {
-        snprintf(rows, sizeof rows, " (%lld row%s)", (long long)c->list[i].rows, c->list[i].rows == 1 ? "" : "s");
-        if (i) data_add(&t, ", ", 2);
-        data_add(&t, c->list[i].name, strlen(c->list[i].name));
-        data_add(&t, rows, strlen(rows));
-    }
-    if (c->more) data_add(&t, " and others", 11);
-    return t.p;
-}
-
-/* Solved examples that stand in front of every row: after a chat's system message as turns of their own; before plain
-   text with an empty line after each. Built once, read by all threads. */
-typedef struct Shots {
-    DataText text;                          /* those that are plain text: prompt, completion, "\n\n" */
-    ChatMessage *messages;                  /* [count, cap]: all of them as chats; contents malloc'ed, but no system
-                                               message */
-    size_t count, cap, answers;             /* answers: messages that are the assistant's */
-    int chats;                              /* how many have no text, being chats */
-} Shots;
-
-/* What one thread needs to turn rows into examples; the buffers are reused from row to row. */
-typedef struct DataWork {
-    const DataRows *rows;
-    const DataRow *row;
-    const Json *object;
-    size_t number;                          /* of the row, from 1 */
-    const Tokenizer *t;
-    const DataOptions *o;
-    ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
-    DataText prompt, text;
-    ChatMessage *messages;                  /* [count, messages_cap] */
-    size_t messages_cap;
-    TokenIds tok, before;
-    JsonDoc *nested;                        /* stb_ds array: what the row gives as text of JSON; nested_name: its key */
-    const char **nested_name;               /* stb_ds array */
-    char **made;                            /* stb_ds array: texts put together for this row */
-    DataUses uses;
-    DataColumns unread, unread_here;        /* of all rows; of this one */
-    /* rows read as prompts (chapter 8) */
-    Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
-    Shots *as_shot;                         /* not NULL: the row becomes one of these */
-    const Shots *shots;                     /* NULL, or what is put in front of it */
-    Error err;
-} DataWork;
-
-/* The example of one row before the arena. */
-typedef struct DataExample DataExample;
-struct DataExample {
-    int32_t *ids, *labels;                  /* one block: [count], [count] */
-    size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
-    bool dated;                             /* as in DataStats */
-    ChatTemplate chat;
-    bool truncated, cut_reply, lost_reply;
-    DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
-};
-static void data_example_free(DataExample *e) {
-    for (DataExample *n = e->next, *after; n; n = after) { after = n->next; free(n->ids); free(n); }
-    free(e->ids);
-    memset(e, 0, sizeof *e);
-}
-
-#if defined(__GNUC__)
-__attribute__((format(printf, 3, 4)))
-#endif
-static bool data_row_fail(DataWork *w, const char *todo, const char *what, ...) {
-    char text[768], line[32] = "";
-    va_list ap;
-    va_start(ap, what);
-    vsnprintf(text, sizeof text, what, ap);
-    va_end(ap);
-    if (w->row->line) snprintf(line, sizeof line, " (line %zu)", w->row->line);
-    return fail(&w->err, "%s; %s row %zu%s; %s", text, w->rows->path, w->number, line, todo);
-}
-/* An error of the tokenizer or the chat renderer, with the row put before it. */
-static bool data_row_wrap(DataWork *w) { return fail(&w->err, "%s row %zu: %s", w->rows->path, w->number, w->err.text); }
-static bool data_row_memory(DataWork *w) { return data_memory(&w->err, w->rows->path); }
-
-/* A key with null counts as absent: exporters write it for empty columns. What is looked at here counts as read. */
-static const Json *data_get(const Json *object, const char *key) {
-    const Json *v = json_get(object, key);
-    if (v) ((Json *)v)->read = true;
-    return v && v->type != JSON_NULL ? v : NULL;
-}
-
-/* All that is below v counts as read: it goes to the template as it is. */
-static const Json *data_whole(const Json *v) {
-    for (Json *k = v->child; k; k = k->next) { k->read = true; data_whole(k); }
-    return v;
-}
-/* Notes the keys below v that nothing has read. */
-static void data_unread(DataWork *w, const Json *v, const char *path) {
-    char name[sizeof w->unread.list[0].name], below[2 * sizeof name];
-    if (v->type != JSON_ARRAY && v->type != JSON_OBJECT) return;
-    for (const Json *k = v->child; k; k = k->next) {
-        if (v->type == JSON_ARRAY) snprintf(below, sizeof below, "%s[]", path);
-        else {
-            data_name(name, sizeof name, k->key, k->key_count);
-            snprintf(below, sizeof below, "%s%s%s", path, *path ? "." : "", name);
-        }
-        if (v->type == JSON_ARRAY || k->read) data_unread(w, k, below);
-        else if (k->type != JSON_NULL) {
-            data_name(name, sizeof name, below, strlen(below));
-            data_columns_add(&w->unread_here, *name ? name : "\"\"", 1);
-        }
-    }
-}
-/* The end of a row, where it became an example: each column counts once, however often it is in the row. */
-static void data_row_end(DataWork *w, bool ok) {
-    if (ok) data_unread(w, w->object, "");
-    for (ptrdiff_t i = 0; i < arrlen(w->nested); i++) {
-        if (ok) data_unread(w, w->nested[i].root, w->nested_name[i]);
-        json_free(&w->nested[i]);
-    }
-    arrsetlen(w->nested, 0);
-    arrsetlen(w->nested_name, 0);
-    for (ptrdiff_t i = 0; i < arrlen(w->made); i++) free(w->made[i]);
-    arrsetlen(w->made, 0);
-    for (int i = 0; i < w->unread_here.count; i++) w->unread_here.list[i].rows = 1;
-    data_columns_join(&w->unread, &w->unread_here);
-    w->unread_here.count = 0;
-    w->unread_here.more = false;
-}
-static bool data_is_key(const Json *v, const char *key) {
-    return v->key && v->key_count == strlen(key) && !memcmp(v->key, key, v->key_count);
-}
-static bool data_is(const Json *v, const char *text) { return v->count == strlen(text) && !memcmp(v->str, text, v->count); }
-
-static const char *const data_type_name[] = {"null", "a truth value", "a truth value", "a number", "a string", "a list", "an object"};
-static bool data_need(DataWork *w, const Json *v, const char *key, JsonType type) {
-    if (v->type == type) return true;
-    if (w->rows->csv) return data_row_fail(w, "put such rows into a .jsonl file", "column \"%s\" cannot be %s in a CSV file", key, data_type_name[type]);
-    return data_row_fail(w, "correct the row", "\"%s\" is %s, expected %s", key, data_type_name[v->type], data_type_name[type]);
-}
-
-/* A list, or the text of one: CSV files and Parquet exports keep lists as JSON text. NULL: the row is wrong. */
-static const Json *data_list(DataWork *w, const Json *v, const char *key) {
-    if (v->type == JSON_STRING) {
-        size_t blank = strspn(v->str, " \t\r\n");
-        JsonDoc doc;
-        if (v->str[blank] == '[') {
-            if (!json_parse_row(&doc, v->str, v->count, key, 1, NULL)) {
-                data_row_fail(w, "write it with json.dumps, not with str",
-                              "\"%s\" is text that begins like a list but is no JSON", key);
-                return NULL;
-            }
-            arrput(w->nested_name, key);
-            arrput(w->nested, doc);
-            v = doc.root;
-        }
-    }
-    return data_need(w, v, key, JSON_ARRAY) ? v : NULL;
-}
-
-/* Cuts an example to max_length. Its last reply is [reply, end), empty where there is none. With truncate_prompt what
-   is before the reply loses its beginning, but for a BOS and the one token that the reply's first needs before it. */
-static void data_cut(const DataWork *w, DataExample *e, size_t reply, size_t end) {
-    size_t limit = (size_t)w->o->max_length;
-    if (w->o->max_length <= 0 || e->count <= limit) return;
-    e->truncated = true;
-    if (w->o->truncate_prompt && reply < end) {
-        size_t first = w->t && e->ids[0] == tokenizer_bos(w->t), most = reply > 0 ? reply - 1 : 0;
-        size_t gone = end <= limit ? 0 : end - limit < most ? end - limit : most;
-        if (gone) {
-            memmove(e->ids + first, e->ids + first + gone, (e->count - first - gone) * sizeof *e->ids);
-            memmove(e->labels + first, e->labels + first + gone, (e->count - first - gone) * sizeof *e->labels);
-        }
-        e->count -= gone; reply -= gone; end -= gone;
-    }
-    e->cut_reply = reply < end && end > limit;
-    e->lost_reply = e->cut_reply && reply >= limit;
-    if (e->count > limit) e->count = limit;
-}
-
-/* The last run of tokens with mask 1, or of labels: [*begin, *end). */
-static void data_last_reply(const uint8_t *mask, const int32_t *labels, size_t count, size_t *begin, size_t *end) {
-    size_t i = count;
-    while (i && !(mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
-    *end = i;
-    while (i && (mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
-    *begin = i;
-}
-
-/* Tokenises text[n] and keeps the example. spans: the replies; all: everything is learned, not they alone. In plain
-   text the reply begins where TRL says: where the tokens of the prompt alone and those of the whole go apart. */
-static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans, size_t nspans,
-                          bool all, int flags) {
-    size_t same = 0, reply, end;
-    bool pair = nspans && (flags & TOK_ADD_SPECIAL);
-    if (pair && !tokenizer_encode(w->t, &w->before, text, spans[0].begin, flags, &w->err)) return data_row_wrap(w);
-    if (!tokenizer_encode_spans(w->t, &w->tok, text, n, spans, nspans, flags, &w->err)) return data_row_wrap(w);
-    e->count = w->tok.count;
-    if (pair) {
-        while (same < e->count && same < w->before.count && w->tok.ids[same] == w->before.ids[same]) same++;
-        for (size_t i = 0; i < e->count; i++) w->tok.mask[i] = i >= same;
-    }
-    e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
-    if (!e->ids) return data_row_memory(w);
-    e->labels = e->ids + e->count;
-    for (size_t i = 0; i < e->count; i++) {
-        e->ids[i] = w->tok.ids[i];
-        e->labels[i] = all || w->tok.mask[i] ? w->tok.ids[i] : (int32_t)DATA_IGNORE;
-    }
-    data_last_reply(w->tok.mask, NULL, e->count, &reply, &end);
-    data_cut(w, e, reply, end);
-    return true;
-}
-
-static bool data_wrong_loss(DataWork *w, const char *shape) {
-    return data_row_fail(w, "use --loss-on all, or give rows with prompt and completion", "--loss-on %s needs to know the answer, and this row is %s",
-                         w->o->loss_on == LOSS_ON_ASSISTANT ? "assistant" : "completion", shape);
-}
-
-/* prompt and completion as plain text, as TRL's non-conversational data: the completion follows the prompt directly (a space between them is the business of the data or of the template),
-   then the tokenizer's end of text unless the completion brings it. */
-static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);   /* chapter 8 */
-static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
-static bool prompt_about(DataWork *w);
-static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
-                       size_t completion_bytes);
-static bool shot_chat(DataWork *w, size_t count);
-static bool shots_before_text(DataWork *w);
-static bool shots_before_chat(DataWork *w, size_t *count);
-
-static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes, bool all) {
-    if (w->as_shot) return shot_plain(w, prompt, prompt_bytes, completion, completion_bytes);
-    if (w->as_prompt) return prompt_plain(w, prompt, prompt_bytes, completion, completion_bytes);
-    int32_t id = tokenizer_eos(w->t);
-    const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
-    size_t n = eos ? strlen(eos) : 0;
-    if (!shots_before_text(w)) return false;
-    TextSpan span = {w->text.n + (all && w->shots ? 0 : prompt_bytes), 0};
-    if (!data_add(&w->text, prompt, prompt_bytes) || !data_add(&w->text, completion, completion_bytes)) return data_row_memory(w);
-    if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !data_add(&w->text, eos, n)) return data_row_memory(w);
-    span.end = w->text.n;
-    bool reply = span.end > span.begin && !(all && !prompt_bytes && !w->shots);       /* plain text has none */
-    return data_tokenise(w, e, w->text.p, w->text.n, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
-}
-
-/* prompt into w->prompt, dressed by --prompt-template where there is one. */
-static bool data_prompt(DataWork *w, const char *prompt, size_t bytes) {
-    static const char mark[] = "{prompt}";
-    const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
-    w->prompt.n = 0;
-    w->uses.dressed += w->o->prompt_template != NULL;
-    for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1)
-        if (!data_add(&w->prompt, s, (size_t)(at - s)) || !data_add(&w->prompt, prompt, bytes)) return data_row_memory(w);
-    return data_add(&w->prompt, s, strlen(s)) || data_row_memory(w);
-}
-
-/* Appends one message. */
-static bool data_message(DataWork *w, size_t *count, const char *role, const Json *content, const Json *reasoning) {
-    void *p = w->messages;
-    if (!data_room(&p, &w->messages_cap, *count + 1, sizeof *w->messages)) return data_row_memory(w);
-    w->messages = (ChatMessage *)p;
-    ChatMessage *m = &w->messages[(*count)++];
-    memset(m, 0, sizeof *m);
-    m->role = role; m->content = content->str; m->content_bytes = content->count; m->train = !strcmp(role, "assistant");
-    if (reasoning) { m->reasoning = reasoning->str; m->reasoning_bytes = reasoning->count; }
-    return true;
-}
-
-/* The text of a message: a string, or a list of parts that are text, joined. */
-static bool data_content(DataWork *w, const Json *content, DataText *out, size_t index, const char *name) {
-    if (content->type == JSON_STRING) return data_add(out, content->str, content->count) || data_row_memory(w);
-    for (const Json *part = content->child; part; part = part->next) {
-        const Json *type = data_get(part, "type"), *text = part->type == JSON_STRING ? part : data_get(part, "text");
-        bool foreign = type && (type->type != JSON_STRING || !data_is(type, "text"));
-        if (foreign || !text || text->type != JSON_STRING)
-            return data_row_fail(w, "only text is learned: leave such rows out",
-                                 "message %zu of \"%s\" has a part of the type \"%.40s\"",
-                                 index, name, type && type->type == JSON_STRING ? type->str : "unknown");
-        if (!data_add(out, text->str, text->count)) return data_row_memory(w);
-    }
-    return true;
-}
-
-/* Tool calls behind the content, in the words of the templates that have any: Qwen's. calls: {name, arguments}, or with
-   these in "function", or a list of such. */
-static bool data_calls(DataWork *w, const Json *calls, DataText *out, size_t index, const char *name) {
-    bool qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 || w->chat == CHAT_QWEN3_INSTRUCT ||
-                w->chat == CHAT_QWEN3_THINKING;
-    if (!qwen)
-        return data_row_fail(w, "write the call into its content as the model should emit it",
-                             "message %zu of \"%s\" has tool calls, which this chat template does not write", index, name);
-    for (const Json *call = calls->type == JSON_ARRAY ? calls->child : calls; call; call = calls->type == JSON_ARRAY ?
-         call->next : NULL) {
-        const Json *function = json_get(call, "function") ? json_get(call, "function") : call;
-        const Json *called = json_get(function, "name"), *arguments = json_get(function, "arguments");
-        if (!called || called->type != JSON_STRING || !arguments)
-            return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
-                                 "a tool call without name and arguments in message "
-                                 "%zu of \"%s\"", index, name);
-        TokBuf text = {NULL, 0, 0, false};
-        tok_buf_str(&text, out->n ? "\n<tool_call>\n{\"name\": \"" : "<tool_call>\n{\"name\": \"");
-        tok_buf_add(&text, called->str, called->count);
-        tok_buf_str(&text, "\", \"arguments\": ");
-        if (arguments->type == JSON_STRING && w->chat != CHAT_QWEN2_5) tok_buf_add(&text, arguments->str,
-                arguments->count);
-        else chat_json(&text, arguments, 0, 0);
-        tok_buf_str(&text, "}\n</tool_call>");
-        bool ok = !text.failed && data_add(out, text.p, text.n);
-        free(text.p);
-        if (!ok) return data_row_memory(w);
-    }
-    return true;
-}
-
-/* A list of {role, content} or, ShareGPT's way, {from, value}. */
-static bool data_messages(DataWork *w, size_t *count, const Json *list, const char *name) {
-    static const struct { const char *name, *role; } roles[] = {{"system", "system"}, {"user", "user"},
-                                                                {"assistant", "assistant"},
-        {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"}, {"bing", "assistant"},
-            {"bard", "assistant"},
-        {"model", "assistant"}, {"observation", "tool"}, {"function_call", "assistant"}};
-    size_t index = 0;
-    if (!(list = data_list(w, list, name))) return false;
-    for (const Json *m = list->child; m; m = m->next) {
-        index++;
-        bool sharegpt = !data_get(m, "role") && data_get(m, "from");
-        const Json *role = data_get(m, sharegpt ? "from" : "role"), *content = data_get(m, sharegpt ? "value" :
-                "content");
-        const Json *reasoning = data_get(m, "reasoning_content"), *calls = data_get(m, "tool_calls");
-        if (!calls) calls = data_get(m, "function_call");
-        if (calls && calls->type == JSON_ARRAY && !calls->count) calls = NULL;
-        if (m->type != JSON_OBJECT || !role || role->type != JSON_STRING || (!content && !calls) ||
-            (content && content->type != JSON_STRING && content->type != JSON_ARRAY) ||
-                (reasoning && reasoning->type != JSON_STRING))
-            return data_row_fail(w,
-                                 "a message is {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}",
-                                 "message %zu of \"%s\" has no role and content that are strings", index, name);
-        const char *known = NULL;
-        for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-            if (data_is(role, roles[i].name) && (sharegpt || i < 4)) known = roles[i].role;
-        char shown[64];
-        data_name(shown, sizeof shown, role->str, role->count);
-        if (!known)
-            return data_row_fail(w, sharegpt ?
-                                 "known are human, user, gpt, assistant, system, tool, observation, function_call"
-                                             : "known are system, user, assistant, tool",
-                                 "unknown role \"%s\" in message %zu of \"%s\"", shown, index, name);
-        bool assistant = !strcmp(known, "assistant");
-        if (sharegpt && content && data_is(role, "function_call")) {          /* its text is the call */
-            JsonDoc doc;
-            if (content->type != JSON_STRING || !json_parse_row(&doc, content->str, content->count, name, 1, NULL))
-                return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
-                                     "message %zu of \"%s\" is a function_call, but no JSON",
-                                     index, name);
-            arrput(w->nested_name, name);
-            arrput(w->nested, doc);
-            calls = doc.root;
-            content = NULL;
-        }
-        if (calls && !assistant) return data_row_fail(w, "only an assistant calls",
-                                                      "message %zu of \"%s\" has tool calls", index, name);
-        DataText text = {NULL, 0, 0};
-        Json whole;
-        if (calls || content->type == JSON_ARRAY) {
-            bool ok = (!content || data_content(w, content, &text, index, name)) &&
-                (!calls || data_calls(w, calls, &text, index, name));
-            if (text.p) arrput(w->made, text.p);
-            if (!ok) return false;
-            if (calls) data_whole(calls);
-            memset(&whole, 0, sizeof whole);
-            whole.str = text.p ? text.p : ""; whole.count = (uint32_t)text.n;
-            content = &whole;
-        }
-        if (!data_message(w, count, known, content, reasoning)) return false;
-        const Json *weight = assistant ? data_get(m, "weight") : NULL;        /* as OpenAI's fine-tuning has it */
-        if (weight && (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1)))
-            return data_row_fail(w, "1 learns an assistant's message, 0 does not",
-                                 "the weight of message %zu of \"%s\" is neither 0 nor 1", index, name);
-        if (weight && weight->number == 0) {
-            if (w->o->loss_on == LOSS_ON_ALL)
-                return data_row_fail(w, "take the weights out, or --loss-on all",
-                                     "message %zu of \"%s\" has weight 0, with --loss-on all", index, name);
-            w->messages[*count - 1].train = false;
-        }
-    }
-    return true;
-}
-
-static size_t data_answers(const DataWork *w, size_t count) {
-    size_t n = 0;
-    for (size_t i = 0; i < count; i++) n += !strcmp(w->messages[i].role, "assistant");
-    return n;
-}
-
-/* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then
-   the options; the first that says something wins. A name that the template does not know is not read. */
-static bool data_chat_options(DataWork *w, ChatOptions *o) {
-    bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
-    const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");
-    const Json *thinking = thinks ? data_get(w->object, "enable_thinking") : NULL, *date = NULL;
-    memset(o, 0, sizeof *o);
-    o->enable_thinking = w->o->enable_thinking;
-    o->date = w->o->template_date;
-    if (kwargs) {
-        if (!data_need(w, kwargs, "chat_template_kwargs", JSON_OBJECT)) return false;
-        if (thinks && data_get(kwargs, "enable_thinking")) thinking = data_get(kwargs, "enable_thinking");
-        if (dated) date = data_get(kwargs, "date_string");
-        if (!tools) tools = data_get(kwargs, "tools");
-    }
-    if (thinking) {
-        if (thinking->type != JSON_FALSE && !data_need(w, thinking, "enable_thinking", JSON_TRUE)) return false;
-        o->enable_thinking = thinking->type == JSON_TRUE;
-    }
-    if (date && !data_need(w, date, "date_string", JSON_STRING)) return false;
-    if (date) o->date = date->str;
-    if (tools && tools->type == JSON_STRING && !tools->count) tools = NULL;
-    if (tools && !(tools = data_list(w, tools, "tools"))) return false;
-    if (tools && tools->count) o->tools = data_whole(tools);
-    return true;
-}
-
-/* What the user should hear of a rendered chat. */
-static void data_note(const DataWork *w, DataExample *e, const ChatText *chat, const ChatOptions *o) {
-    e->thoughts = chat->thoughts; e->systems = chat->systems;
-    e->dated = w->chat == CHAT_LLAMA32 && !o->date;
-    e->chat = w->chat;
-}
-
-/* Every answer of w->messages[count] behind the `skip` first ones becomes an example. */
-static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, ChatOptions options) {
-    size_t answers = data_answers(w, count), seen = 0;
-    DataExample *last = NULL;
-    if (only_last && answers) skip = answers - 1;
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(w->messages[i].role, "assistant") || seen++ < skip || !w->messages[i].train) continue;
-        ChatText chat;
-        if (last && !(e = last->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
-        last = e;
-        options.as_answer = i > 0;          /* a chat may begin with an answer to nothing */
-        if (!chat_render(&chat, w->t, w->chat, w->messages, i + 1, options, &w->err)) return data_row_wrap(w);
-        data_note(w, e, &chat, &options);
-        bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, chat.nspans, false, 0);
-        chat_text_free(&chat);
-        if (!ok) return false;
-    }
-    return true;
-}
-
-/* Renders w->messages[count]. The answers of the first `skip` assistant messages belong to the prompt; only_last: of the others too all but the last. */
-static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, bool all) {
-    ChatOptions options;
-    ChatText chat;
-    if (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN) {
-        char names[512] = "";
-        for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
-            size_t n = strlen(names);
-            snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
-        }
-        char todo[560];
-        snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
-        return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE ? "a chat, but the model folder has no chat template" : "a chat, but the model's chat template is not one of the known");
-    }
-    if (!data_chat_options(w, &options)) return false;
-    if (w->as_shot) return shot_chat(w, count);
-    w->uses.chats++;
-    if (w->as_prompt) return prompt_chat(w, count, options);
-    if (w->shots && all)
-        return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
-    if (w->o->split_turns && all)
-        return data_row_fail(w, "leave out one of them",
-                             "--split-turns learns answers alone, --loss-on all the prompts too");
-    if (!shots_before_chat(w, &count)) return false;
-    if (w->shots) skip += w->shots->answers;
-    if (w->o->split_turns) return data_turns(w, e, count, skip, only_last, options);
-    if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
-    if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
-    if (skip > chat.nspans) skip = chat.nspans;
-    data_note(w, e, &chat, &options);
-    size_t kept = 0, reply = 0;             /* a span for each assistant's message; those of weight 0 go */
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(w->messages[i].role, "assistant")) continue;
-        if (reply >= skip && reply < chat.nspans && w->messages[i].train) chat.spans[kept++] = chat.spans[reply];
-        reply++;
-    }
-    bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, kept, all, 0);
-    chat_text_free(&chat);
-    return ok;
-}
-
-/* ---- the row shapes --------------------------------------------------------------------------------------------------------------------------- */
-
-/* An optional "system" beside ShareGPT conversations and instructions. */
-static bool data_system(DataWork *w, size_t *count) {
-    const Json *system = data_get(w->object, "system");
-    if (!system) return true;
-    if (!data_need(w, system, "system", JSON_STRING)) return false;
-    return system->count == 0 || data_message(w, count, "system", system, NULL);
-}
-
-static bool data_shape_chat(DataWork *w, DataExample *e, const Json *list, const char *name) {
-    size_t count = 0;
-    if (!strcmp(name, "conversations") && !data_system(w, &count)) return false;
-    if (!data_messages(w, &count, list, name)) return false;
-    return data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, w->o->loss_on == LOSS_ON_ALL);
-}
-
-static bool data_shape_pair(DataWork *w, DataExample *e, const Json *prompt, const Json *completion) {
-    bool all = w->o->loss_on == LOSS_ON_ALL;
-    if (prompt->type == JSON_ARRAY && completion->type == JSON_ARRAY) {
-        size_t count = 0, answers;
-        if (!data_messages(w, &count, prompt, "prompt")) return false;
-        answers = data_answers(w, count);
-        if (!data_messages(w, &count, completion, "completion")) return false;
-        return data_chat(w, e, count, w->o->loss_on == LOSS_ON_ASSISTANT ? 0 : answers, false, all);
-    }
-    if (!data_need(w, prompt, "prompt", JSON_STRING) || !data_need(w, completion, "completion", JSON_STRING)) return false;
-    return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.p, w->prompt.n, completion->str, completion->count, all);
-}
-
-/* Alpaca's "history": [[question, answer], ...], the turns before the instruction. */
-static bool data_history(DataWork *w, size_t *count) {
-    const Json *history = data_get(w->object, "history");
-    if (!history || (history->type == JSON_STRING && !history->count)) return true;
-    if (!(history = data_list(w, history, "history"))) return false;
-    for (const Json *pair = history->child; pair; pair = pair->next) {
-        const Json *question = pair->type == JSON_ARRAY && pair->count == 2 ? pair->child : NULL;
-        if (!question || question->type != JSON_STRING || question->next->type != JSON_STRING)
-            return data_row_fail(w, "write it as [[\"question\", \"answer\"], ...]",
-                                 "\"history\" is no list of pairs of strings");
-        if (!data_message(w, count, "user", question, NULL)) return false;
-        if (!data_message(w, count, "assistant", question->next, NULL)) return false;
-    }
-    return true;
-}
-
-static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *instruction, const Json *input, const Json *output) {
-    size_t count = 0;
-    bool all = w->o->loss_on == LOSS_ON_ALL;
-    if (!data_need(w, instruction, "instruction", JSON_STRING) || (input && !data_need(w, input, "input", JSON_STRING)) || !data_need(w, output, "output", JSON_STRING)) return false;
-    if (!w->o->prompt_template && (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN))
-        return data_row_fail(w, "give --chat-template NAME, or --prompt-template with {prompt} for a plain base model",
-                             "an instruction, but %s", w->chat == CHAT_NONE ? "the model folder has no chat template" : "the model's chat template is not one of the known");
-    if (!data_system(w, &count) || !data_history(w, &count)) return false;
-    if (w->o->prompt_template && count)
-        return data_row_fail(w, "remove it or use --chat-template", "\"%s\" has no place in --prompt-template",
-                             strcmp(w->messages[0].role, "system") ? "history" : "system");
-    w->text.n = 0;
-    if (!data_add(&w->text, instruction->str, instruction->count) || (input && input->count && (!data_add(&w->text, "\n", 1) || !data_add(&w->text, input->str, input->count)))) return data_row_memory(w);
-    if (w->o->prompt_template) return data_prompt(w, w->text.p, w->text.n) && data_plain(w, e, w->prompt.p, w->prompt.n, output->str, output->count, all);
-    Json user;
-    memset(&user, 0, sizeof user);
-    user.str = w->text.p; user.count = (uint32_t)w->text.n;
-    return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) &&
-           data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, all);
-}
-
-/* A row that is tokenised already. As in TRL labels say all; without them assistant_masks always counts, and
-   completion_mask where the loss is on the completion. Tokens that attention_mask leaves out (padding) are left out. */
-static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids) {
-    enum { LABELS, ATTENTION, ASSISTANT, COMPLETION, COLUMNS };
-    static const char *const name[COLUMNS] = {"labels", "attention_mask", "assistant_masks", "completion_mask"};
-    double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
-    const Json *column[COLUMNS] = {data_get(w->object, name[LABELS]), data_get(w->object, name[ATTENTION]), NULL, NULL};
-    if (!column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
-    if (!column[LABELS] && w->o->loss_on == LOSS_ON_COMPLETION) column[COMPLETION] = data_get(w->object,
-            name[COMPLETION]);
-    bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
-    w->uses.labelled += column[LABELS] != NULL;
-    if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
-    if (!answer && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT))
-        return data_wrong_loss(w, "token ids without labels");
-    for (int k = 0; k < COLUMNS; k++) {
-        if (!column[k]) continue;
-        if (!data_need(w, column[k], name[k], JSON_ARRAY)) return false;
-        if (column[k]->count != ids->count)
-            return data_row_fail(w, "give one for every id", "%u input_ids, but %u %s", ids->count, column[k]->count,
-                                 name[k]);
-        column[k] = column[k]->child;       /* from here on: the element beside the id */
-    }
-    e->ids = (int32_t *)malloc((ids->count ? ids->count : 1) * 2 * sizeof *e->ids);
-    if (!e->ids) return data_row_memory(w);
-    e->labels = e->ids + ids->count;
-    size_t reply, end, i = 0;
-    for (const Json *id = ids->child; id; id = id->next, i++) {
-        bool attended = true;
-        if (id->type != JSON_NUMBER || !(id->number >= 0 && id->number < vocab) || id->number != (double)(int32_t)id->number)
-            return data_row_fail(w, "ids must be integers of this model's vocabulary",
-                                 "input_ids[%zu] is %.40s, not in 0..%.0f",
-                                 i, id->str ? id->str : data_type_name[id->type], vocab - 1);
-        int32_t label = (int32_t)id->number;
-        for (int k = 0; k < COLUMNS; k++) {
-            const Json *v = column[k];
-            if (!v) continue;
-            column[k] = v->next;
-            bool number = v->type == JSON_NUMBER, one = v->type == JSON_TRUE || (number && v->number == 1);
-            if (k == LABELS) {
-                if (!number || v->number != (double)(int32_t)v->number ||
-                    !((v->number >= 0 && v->number < vocab) || v->number == DATA_IGNORE))
-                    return data_row_fail(w,
-                                         "labels must be ids of the vocabulary, or -100 where nothing is learned",
-                                         "labels[%zu] is %.40s, not in 0..%.0f and not -100",
-                                         i, v->str ? v->str : data_type_name[v->type], vocab - 1);
-                label = (int32_t)v->number;
-            } else if (!one && v->type != JSON_FALSE && !(number && v->number == 0))
-                return data_row_fail(w, "write 1 where the token counts and 0 where not", "%s[%zu] is neither 0 nor 1",
-                                     name[k], i);
-            else if (!one && k == ATTENTION) attended = false;
-            else if (!one) label = DATA_IGNORE;
-        }
-        if (!attended) continue;
-        e->ids[e->count] = (int32_t)id->number;
-        e->labels[e->count++] = label;
-    }
-    data_last_reply(NULL, e->labels, e->count, &reply, &end);
-    data_cut(w, e, reply, answer ? end : reply);
-    return true;
-}
-
-/* A table that was written column by column, pandas' default: its one object must not pass for a row. */
-static bool data_by_column(DataWork *w) {
-    static const char *const text[] = {"prompt", "completion", "text", "instruction", "output", "messages",
-                                       "conversations"};
-    const Json *o = w->object, *first = o->child;
-    bool columns = first && (data_is_key(first, "0") || (json_get(o, "columns") && json_get(o, "data")));
-    for (size_t i = 0; i < sizeof text / sizeof *text && !columns; i++) {
-        const Json *v = json_get(o, text[i]), *below = v ? v->child : NULL;
-        columns = below && (v->type == JSON_OBJECT ? data_is_key(below, "0") : i < 5 && v->type == JSON_ARRAY &&
-                            below->type == JSON_STRING);
-    }
-    return columns && !data_row_fail(w, "write it as df.to_json(\"train.jsonl\", orient=\"records\", lines=True) does",
-                                     "a table column by column, not row by row");
-}
-
-static bool data_unknown_shape(DataWork *w) {
-    char keys[240] = "";
-    size_t n = 0;
-    if (json_get(w->object, "chosen") && json_get(w->object, "rejected"))
-        return data_row_fail(w,
-                             "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and completion",
-                             "preference data (chosen and rejected)");
-    for (const Json *k = w->object->child; k; k = k->next) {
-        if (k->type != JSON_ARRAY || !k->child || k->child->type != JSON_OBJECT) continue;
-        data_name(keys, 64, k->key, k->key_count);
-        if (json_get(k->child, "paragraphs")) return data_row_fail(w, "run data/convert squad on it",
-                                                                   "SQuAD's layout, not rows");
-        return data_row_fail(w, "write that list alone, or one of its rows a line",
-                             "no row, but a list of them under \"%s\"", keys);
-    }
-    for (const Json *k = w->object->child; k; k = k->next) {
-        char key[sizeof keys];
-        data_name(key, sizeof key, k->key, k->key_count);
-        bool room = n + strlen(key) + 8 <= sizeof keys;
-        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", room ? key : "...");
-        if (!room) break;
-    }
-    return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + output | text | input_ids (+ labels)",
-                         "none of the known row shapes (keys found: %s)", n ? keys : "none");
-}
-
-static bool data_example_of(DataWork *w, DataExample *e) {
-    const Json *o = w->object, *a, *b;
-    if (o->type != JSON_OBJECT) return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}", "the row is %s", data_type_name[o->type]);
-    if ((a = data_get(o, "answers"))) data_whole(a);     /* these two are for evaluate and compare: prompt_about */
-    data_get(o, "group");
-    if ((a = data_get(o, "input_ids")) && (w->shots || w->as_shot))
-        return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
-    if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
-    if (a) return data_shape_ids(w, e, a);
-    if (data_by_column(w)) return false;
-    if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
-    if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
-    if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
-    Json nothing;                           /* what a row without an answer has for one */
-    char empty[1] = "";
-    memset(&nothing, 0, sizeof nothing);
-    nothing.type = (a = data_get(o, "prompt")) && a->type == JSON_ARRAY ? JSON_ARRAY : JSON_STRING;
-    nothing.str = empty;
-    if ((a = data_get(o, "prompt")) && ((b = data_get(o, "completion")) || (w->as_prompt && (b = &nothing)))) return data_shape_pair(w, e, a, b);
-    if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || (w->as_prompt && (b = &nothing)))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
-    if ((a = data_get(o, "text"))) {
-        if (!data_need(w, a, "text", JSON_STRING)) return false;
-        if (w->as_prompt)
-            return data_row_fail(w, "give rows with prompt and completion, or leave --generate out",
-                                 "plain text has no prompt to answer");
-        if (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT) return data_wrong_loss(w, "plain text");
-        return data_plain(w, e, "", 0, a->str, a->count, true);
-    }
-    return data_unknown_shape(w);
-}
-
-/* One row as what the work says: an example into e, a prompt or a shot. */
-static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample *e) {
-    JsonDoc doc = {NULL, NULL};
-    w->row = &r->row[i];
-    w->number = i + 1;
-    bool ok = w->row->object || json_parse_row(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
-    w->object = w->row->object ? w->row->object : doc.root;
-    if (ok) data_row_end(w, ok = data_example_of(w, e) && (!w->as_prompt || prompt_about(w)));
-    json_free(&doc);
-    return ok;
-}
-static void data_work_free(DataWork *w) {
-    free(w->prompt.p); free(w->text.p); free(w->messages);
-    arrfree(w->made); arrfree(w->nested); arrfree(w->nested_name);
-    token_ids_free(&w->tok); token_ids_free(&w->before);
-}
-
-/* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
-
-/* Rows [begin, end) to examples[end - begin]; what they were found to be is added to stats' uses and unread. Rows are
-   dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
-static bool data_examples(DataExample *examples, DataStats *stats, const DataRows *rows, size_t begin, size_t end,
-                          const Tokenizer *t, const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
-    size_t first_bad = end;
-#ifdef _OPENMP
-    int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
-#pragma omp parallel num_threads(threads)
-#endif
-    {
-        DataWork w;
-        memset(&w, 0, sizeof w);
-        w.rows = rows; w.t = t; w.o = o; w.chat = chat; w.shots = shots;
-#ifdef _OPENMP
-#pragma omp for schedule(dynamic, 16)
-#endif
-        for (size_t i = begin; i < end; i++) {
-            size_t limit;
-#ifdef _OPENMP
-#pragma omp atomic read
-#endif
-            limit = first_bad;
-            if (i > limit) continue;        /* a row before the first bad one is still looked at: it may be worse */
-            bool ok = data_row_read(&w, rows, i, &examples[i - begin]);
-            if (ok) continue;
-#ifdef _OPENMP
-#pragma omp critical(data_first_bad)
-#endif
-            if (i < first_bad) {
-                if (err) *err = w.err;
-#ifdef _OPENMP
-#pragma omp atomic write
-#endif
-                first_bad = i;
-            }
-        }
-#ifdef _OPENMP
-#pragma omp critical(data_first_bad)
-#endif
-        {
-            data_columns_join(&stats->unread, &w.unread);
-            stats->uses.chats += w.uses.chats;
-            stats->uses.dressed += w.uses.dressed;
-            stats->uses.labelled += w.uses.labelled;
-        }
-        data_work_free(&w);
-    }
-    return first_bad == end;
-}
-
-/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length (equal ones in their order); each goes into the bin with the least room
-   that still holds it, among equals the one that has had that room longest; else into a new bin. `best` is a tournament tree over the possible rooms 1..capacity that exist. */
-bool dataset_pack(Dataset *d, int capacity, Error *err) {
-    size_t leaves = 1, n = d->slots, bins = 0, bytes;
-    while (leaves < (size_t)capacity) leaves *= 2;
-    bytes = sizeof(int32_t) * (leaves * 2 + 3 * ((size_t)capacity + 2) + 3 * n);
-    int32_t *block = (int32_t *)calloc(1, bytes);
-    int32_t *list = d->slot;                /* NULL, or what a split has left: one example a slot */
-    free(d->slot_offset);
-    d->slot = (int32_t *)malloc((n ? n : 1) * sizeof *d->slot);
-    d->slot_offset = (size_t *)calloc(n + 1, sizeof *d->slot_offset);
-    if (!block || !d->slot || !d->slot_offset) { free(block); free(list); return data_memory(err, "packing"); }
-    int32_t *best = block, *head = best + leaves * 2, *tail = head + capacity + 2, *start = tail + capacity + 2;   /* head, tail: queue of bins (+1) by room; start: counting sort */
-    int32_t *order = start + capacity + 2, *next = order + n, *bin_of = next + n;
-#define PACK_EXAMPLE(i) (list ? (size_t)list[i] : (size_t)(i))
-#define PACK_LENGTH(i) ((int32_t)(d->offset[PACK_EXAMPLE(i) + 1] - d->offset[PACK_EXAMPLE(i)]))
-    for (size_t i = 0; i < n; i++) start[capacity - PACK_LENGTH(i) + 1]++;
-    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];
-    for (size_t i = 0; i < n; i++) order[start[capacity - PACK_LENGTH(i)]++] = (int32_t)i;
-#define DATA_SET_ROOM(room, value) do { size_t at_ = leaves + (size_t)(room) - 1; best[at_] = (value); \
-        while (at_ >>= 1) best[at_] = best[2 * at_] > best[2 * at_ + 1] ? best[2 * at_] : best[2 * at_ + 1]; } while (0)
-    DATA_SET_ROOM(capacity, capacity);      /* a new bin is always to be had */
-    for (size_t k = 0; k < n; k++) {
-        int32_t i = order[k], length = PACK_LENGTH(i), bin;
-        size_t at = 1;
-        while (at < leaves) at = best[2 * at] >= length ? 2 * at : 2 * at + 1;
-        int32_t room = best[at];
-        if (room < capacity) {
-            bin = head[room] - 1;
-            head[room] = next[bin];
-            if (!head[room]) DATA_SET_ROOM(room, 0);
-        } else bin = (int32_t)bins++;
-        bin_of[i] = bin;
-        d->slot_offset[bin + 1]++;
-        room -= length;
-        next[bin] = 0;
-        if (room == 0) continue;
-        if (head[room]) next[tail[room] - 1] = bin + 1; else { head[room] = bin + 1; DATA_SET_ROOM(room, room); }
-        tail[room] = bin + 1;
-    }
-#undef DATA_SET_ROOM
-    d->slots = bins;
-    for (size_t b = 0; b < bins; b++) d->slot_offset[b + 1] += d->slot_offset[b];
-    memset(next, 0, n * sizeof *next);      /* now: examples already in a bin */
-    for (size_t k = 0; k < n; k++) d->slot[d->slot_offset[bin_of[order[k]]] + (size_t)next[bin_of[order[k]]]++] = (int32_t)PACK_EXAMPLE(order[k]);
-    free(block);
-    free(list);
-    return true;
-}
-
-/* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header, ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of
-   ids is known. */
-enum { TOKENS_IN_MEMORY = 8 << 20 };
-typedef struct TokenHeader {
-    char magic[8];
-    uint64_t key, count, tokens, hash;
-    int64_t largest_id;
-    DataStats stats;
-    uint64_t checksum;                      /* of all above, offset and row; ids and labels have their hash */
-} TokenHeader;
-typedef struct TokenSink {
-    int32_t *ids, *labels;                  /* stb_ds arrays: what is not in the files yet */
-    size_t *offset;                         /* stb_ds array [count + 1] */
-    int64_t *row;                           /* stb_ds array */
-    FILE *file, *label_file;
-    char path[PATH_MAX];                    /* of file, "" where it has no name */
-    bool failed;
-} TokenSink;
-
-static FILE *temporary_file(Error *err) {
-    const char *folder = getenv("TMPDIR");
-    char path[PATH_MAX];
-    if (!folder || !*folder) folder = "/var/tmp";
-    snprintf(path, sizeof path, "%s/train_lora-XXXXXX", folder);
-    int fd = mkstemp(path);
-    if (fd < 0) { fail(err, "cannot write; %s: %s; set TMPDIR to a folder with room for the tokens", path, strerror(errno)); return NULL; }
-    unlink(path);
-    return fdopen(fd, "w+b");
-}
-static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
-    TokenHeader empty;
-    memset(&empty, 0, sizeof empty);
-    if (!s->file) {
-        snprintf(s->path, sizeof s->path, "%s", "");
-        int fd = cache_path ? temporary_make(s->path, sizeof s->path, cache_path, false) : -1;
-        s->file = !cache_path ? temporary_file(err) : fd < 0 ? NULL : fdopen(fd, "w+b");
-        if (fd < 0) *s->path = 0;
-        if (!s->file) return cache_path ? fail(err, "cannot write; %s: %s; give another --token-cache", cache_path, strerror(errno)) : false;
-        if (!(s->label_file = temporary_file(err))) return false;
-        s->failed |= fwrite(&empty, sizeof empty, 1, s->file) != 1;
-    }
-    s->failed |= arrlen(s->ids) && (fwrite(s->ids, sizeof *s->ids, (size_t)arrlen(s->ids), s->file) != (size_t)arrlen(s->ids) || fwrite(s->labels, sizeof *s->labels, (size_t)arrlen(s->labels), s->label_file) != (size_t)arrlen(s->labels));
-    arrsetlen(s->ids, 0);
-    arrsetlen(s->labels, 0);
-    return !s->failed || fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
-}
-
-/* One block of examples; those without a labelled token are dropped. first: row number of the first. */
-static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first, const Tokenizer *t, const char *path, Error *err) {
-    int32_t bos = t ? tokenizer_bos(t) : -1;
-    if (!s->offset) arrput(s->offset, 0);
-    d->stats.rows += (int64_t)count;
-    for (size_t i = 0; i < count; i++) for (const DataExample *e = &examples[i]; e; e = e->next) {
-        size_t last = 0;
-        int64_t labelled = 0;
-        for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
-        d->stats.truncated += e->truncated;
-        d->stats.thoughts += (int64_t)e->thoughts;
-        d->stats.dated += e->dated;
-        if (e->chat != CHAT_NONE) d->stats.chat = e->chat;
-        d->stats.systems += (int64_t)e->systems;
-        d->stats.cut_replies += e->cut_reply;
-        d->stats.lost_replies += e->lost_reply;
-        if (!labelled) { d->stats.dropped++; continue; }
-        memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
-        memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
-        d->hash = hash_bytes(hash_bytes(d->hash, e->ids, e->count * sizeof *e->ids), e->labels, e->count * sizeof *e->labels);
-        for (size_t k = 0; k < e->count; k++) {
-            if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
-            if (e->labels[k] > d->largest_id) d->largest_id = e->labels[k];
-        }
-        arrput(s->row, (int64_t)(first + i));
-        arrput(s->offset, arrlast(s->offset) + e->count);
-        d->count++;
-        d->stats.tokens += (int64_t)e->count;
-        d->stats.labelled += labelled;
-        if ((int64_t)e->count > d->stats.longest) d->stats.longest = (int64_t)e->count;
-        /* ChatML puts a newline after its end of turn: with the loss on everything that newline is the last one learned. */
-        d->stats.stop_trained += t && (tokenizer_is_stop(t, e->labels[last]) || (last > 1 && e->labels[last - 1] != DATA_IGNORE && tokenizer_is_stop(t, e->labels[last - 1])));
-        d->stats.double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
-    }
-    return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
-}
-
-static uint64_t token_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
-    uint64_t sum = hash_bytes(HASH_START, h, offsetof(TokenHeader, checksum));
-    return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
-}
-
-static bool columns_whole(const DataColumns *c) {
-    bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD && *(const unsigned char *)&c->more <= 1;
-    for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
-    return ok;
-}
-
-/* Every value of a mapped token file is looked at: what memory and shapes will be made of must hold, and a damaged file
-   must not train. */
-static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
-    bool ok = d->offset[0] == 0 && d->offset[h->count] == h->tokens && h->count && h->count <= INT32_MAX &&
-              h->checksum == token_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
-    for (size_t i = 0; i < h->count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h->tokens;
-    uint64_t hash = HASH_START;
-    int64_t longest = 0, labelled = 0;
-    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
-    for (size_t i = 0; i < h->count && ok; i++) {
-        size_t from = d->offset[i], n = d->offset[i + 1] - from;
-        if (from - kept > (size_t)1 << 20) {
-            tensor_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
-            tensor_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
-            kept = from;
-        }
-        hash = hash_bytes(hash, d->ids + from, n * sizeof *d->ids);
-        hash = hash_bytes(hash, d->labels + from, n * sizeof *d->labels);
-        if ((int64_t)n > longest) longest = (int64_t)n;
-        for (size_t k = from; k < from + n; k++) {
-            int32_t id = d->ids[k], label = d->labels[k];
-            ok = ok && id >= 0 && id <= d->largest_id &&
-                 (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
-            labelled += k > from && label != DATA_IGNORE;
-        }
-    }
-    return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&
-           h->stats.tokens == (int64_t)h->tokens && h->stats.examples == (int64_t)h->count &&
-           columns_whole(&h->stats.unread);
-}
-
-/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at then. */
-static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char *path, Error *err) {
-    struct stat st;
-    TokenHeader h;
-    if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK2", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
-        (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) + h.count * sizeof(int64_t)) return fail(err, "not a whole token file; %s; delete it", path);
-    void *map = map_file(fd, (size_t)st.st_size, MAP_SHARED, path);
-    if (!map) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
-    memset(d, 0, sizeof *d);
-    d->hash = h.hash;
-    d->largest_id = (int32_t)h.largest_id;
-    d->stats = h.stats;
-    d->count = d->slots = h.count;
-    d->map = map;
-    d->map_bytes = (size_t)st.st_size;
-    d->ids = (int32_t *)((char *)map + sizeof h);
-    d->labels = d->ids + h.tokens;
-    d->offset = (size_t *)(void *)(d->labels + h.tokens);
-    d->row = (int64_t *)(d->offset + h.count + 1);
-    if (ours || tokens_whole(d, &h)) return true;
-    unmap_file(map, (size_t)st.st_size);
-    memset(d, 0, sizeof *d);
-    return fail(err, "a damaged token file; %s; delete it", path);
-}
-
-/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and mapped. */
-static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache_path, Error *err) {
-    size_t tokens = (size_t)d->stats.tokens;
-    d->slots = d->count;
-    d->stats.examples = (int64_t)d->count;
-    if (!s->file && !cache_path) {
-        d->ids = (int32_t *)malloc(tokens * sizeof *d->ids);
-        d->labels = (int32_t *)malloc(tokens * sizeof *d->labels);
-        d->offset = (size_t *)malloc((d->count + 1) * sizeof *d->offset);
-        d->row = (int64_t *)malloc(d->count * sizeof *d->row);
-        if (!d->ids || !d->labels || !d->offset || !d->row) return data_memory(err, "data set");
-        memcpy(d->ids, s->ids, tokens * sizeof *d->ids);
-        memcpy(d->labels, s->labels, tokens * sizeof *d->labels);
-        memcpy(d->offset, s->offset, (d->count + 1) * sizeof *d->offset);
-        memcpy(d->row, s->row, d->count * sizeof *d->row);
-        return true;
-    }
-    if (!sink_spill(s, cache_path, err)) return false;
-    TokenHeader h;
-    memset(&h, 0, sizeof h);
-    memcpy(h.magic, "LORATOK2", 8);
-    h.key = key; h.count = d->count; h.tokens = tokens; h.hash = d->hash; h.largest_id = d->largest_id; h.stats = d->stats;
-    h.checksum = token_checksum(&h, s->offset, s->row);
-    char *buffer = (char *)must_alloc(1 << 20);
-    rewind(s->label_file);
-    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) s->failed |= fwrite(buffer, 1, n, s->file) != n;
-    free(buffer);
-    s->failed |= fwrite(s->offset, sizeof *s->offset, d->count + 1, s->file) != d->count + 1 || fwrite(s->row, sizeof *s->row, d->count, s->file) != d->count;
-    rewind(s->file);
-    s->failed |= fwrite(&h, sizeof h, 1, s->file) != 1 || fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
-    if (s->failed) return fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
-    *s->path = 0;
-    return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
-}
-
-/* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
-static bool data_text_open(DataRows *r, Error *err) {
-    const char *dot = strrchr(r->path, '.');
-    size_t bytes;
-    int fd = file_open(r->path, &bytes, err);
-    if (fd < 0) return false;
-    /* mapped: the rest of the last page is the zero that ends the text */
-    if (dot && !strcmp(dot, ".jsonl") && bytes >= 16 << 20 && bytes % (size_t)sysconf(_SC_PAGESIZE)) {
-        void *map = map_file(fd, bytes, MAP_PRIVATE, r->path);
-        if (map) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
-    }
-    r->text = read_open(fd, bytes, r->path, &r->bytes, err);
-    return r->text != NULL;
-}
-
-/* The options' template, else the model folder's. */
-static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o) {
-    return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
-}
-static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err);       /* chapter 8 */
-static void shots_free(Shots *s);
-
-static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o,
-                         const Shots *shots, const char *cache_path, Error *err) {
-    const size_t BLOCK = 16384;
-    ChatTemplate chat = data_chat_template(t, o);
-    size_t before = (size_t)d->stats.rows;
-    if (!data_rows_read(r, err)) return false;
-    if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
-    if (o->max_rows && r->count > (size_t)o->max_rows - before) r->count = (size_t)o->max_rows - before;
-    DataExample *examples = (DataExample *)calloc(r->count < BLOCK ? r->count : BLOCK, sizeof *examples);
-    bool ok = examples || data_memory(err, r->path);
-    for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
-        size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
-        ok = data_examples(examples, &d->stats, r, begin, end, t, o, chat, shots, err);
-        ok = ok && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
-        ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
-        for (size_t i = 0; i < end - begin; i++) data_example_free(&examples[i]);
-        if (r->mapped) tensor_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
-    }
-    free(examples);
-    return ok;
-}
-
-bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err) {
-    TokenSink sink;
-    memset(d, 0, sizeof *d);
-    memset(&sink, 0, sizeof sink);
-    d->hash = HASH_START;
-    if (options->prompt_template && !strstr(options->prompt_template, "{prompt}")) return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer follows after the last character");
-    if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
-    DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
-    char cache_path[PATH_MAX] = "", name[64];
-    Shots shots;
-    bool ok = shots_open(&shots, t, options, err), cached = false, rebuilt = false;
-    ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
-    uint64_t key = HASH_START, about[] = {
-        t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length,
-        (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns,
-        sizeof(TokenHeader)};
-    key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
-    key = hash_bytes(key, &options->truncate_prompt, sizeof options->truncate_prompt);
-    const char *texts[] = {options->prompt_template, options->template_date};
-    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
-    if (shots.text.n) key = hash_bytes(key, shots.text.p, shots.text.n);
-    for (size_t i = 0; i < shots.count; i++) {
-        key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);
-        key = hash_bytes(key, shots.messages[i].content, shots.messages[i].content_bytes + 1);
-        key = hash_bytes(key, shots.messages[i].reasoning, shots.messages[i].reasoning_bytes);
-    }
-    for (int i = 0; i < count && ok; i++) {
-        rows[i].path = paths[i];
-        ok = data_text_open(&rows[i], err);
-        if (ok && options->token_cache) key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
-    }
-    if (ok && options->token_cache) {
-        snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
-        path_join(cache_path, sizeof cache_path, options->token_cache, name);
-        int fd = open(cache_path, O_RDONLY);
-        cached = fd >= 0 && dataset_map(d, fd, key, false, cache_path, NULL);
-        rebuilt = fd >= 0 && !cached;
-        if (fd >= 0) close(fd);
-        if (!cached) d->hash = HASH_START;
-    }
-    for (int i = 0; i < count; i++) {
-        bool read = ok && !cached && !(options->max_rows && d->stats.rows == options->max_rows);
-        if (read)
-            ok = dataset_read(d, &sink, &rows[i], t, options, options->few_shot ? &shots : NULL,
-                              *cache_path ? cache_path : NULL, err);
-        data_rows_free(&rows[i]);
-    }
-    if (ok && !d->count)
-        ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise "
-                       "--max-length, or check --loss-on and that the answers are not empty "
-                       "(evaluate --generate shows the model's own)",
-                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, options->max_length);
-    ok = ok && (cached || sink_close(d, &sink, key, *cache_path ? cache_path : NULL, err));
-    if (sink.file) fclose(sink.file);
-    if (sink.label_file) fclose(sink.label_file);
-    if (*sink.path) unlink(sink.path);
-    arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
-    free(rows);
-    shots_free(&shots);
-    if (ok && options->packing) ok = dataset_pack(d, options->max_length, err);
-    if (!ok) dataset_free(d);
-    d->rebuilt = ok && rebuilt;
-    return ok;
-}
-bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) { return dataset_open_files(d, &path, 1, t, options, err); }
-
-bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err) {
-    size_t n = d->count, out = (size_t)ceil(share * (double)n);
-    if (!out || out >= n) return fail(err, "nothing left on one side of %zu examples; --eval-split %g; give a share between 0 and 1", n, share);
-    int64_t *order = (int64_t *)must_alloc(n * sizeof *order);
-    char *held = (char *)must_alloc(n);
-    torch_randperm(order, (int64_t)n, seed);
-    for (size_t i = 0; i < out; i++) held[order[i]] = 1;
-    free(order);
-    *held_out = *d;
-    held_out->shared = true;
-    Dataset *side[2] = {d, held_out};
-    for (int k = 0; k < 2; k++) {           /* both keep the order of the file */
-        Dataset *e = side[k];
-        e->slots = 0;
-        e->slot = (int32_t *)must_alloc(n * sizeof *e->slot);
-        e->slot_offset = (size_t *)must_alloc((n + 1) * sizeof *e->slot_offset);
-        e->stats.tokens = e->stats.labelled = e->stats.longest = 0;
-        for (size_t i = 0; i < n; i++) {
-            if (held[i] != k) continue;
-            e->slot[e->slots++] = (int32_t)i;
-            e->slot_offset[e->slots] = e->slots;
-            e->stats.tokens += (int64_t)(d->offset[i + 1] - d->offset[i]);
-            if ((int64_t)(d->offset[i + 1] - d->offset[i]) > e->stats.longest) e->stats.longest = (int64_t)(d->offset[i + 1] - d->offset[i]);
-            for (size_t j = d->offset[i] + 1; j < d->offset[i + 1]; j++) e->stats.labelled += d->labels[j] != DATA_IGNORE;
-        }
-        e->stats.examples = (int64_t)e->slots;
-        e->hash = hash_bytes(d->hash, e->slot, e->slots * sizeof *e->slot);
-    }
-    free(held);
-    return true;
-}
-
-void dataset_free(Dataset *d) {
-    if (d->map && !d->shared) unmap_file(d->map, d->map_bytes);
-    if (!d->map && !d->shared) { free(d->ids); free(d->labels); free(d->offset); free(d->row); }
-    free(d->slot); free(d->slot_offset);
-    memset(d, 0, sizeof *d);
-}
-
-bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
-    memset(b, 0, sizeof *b);
-    b->max_tokens = max_tokens; b->max_sequences = max_sequences;
-    size_t n = max_tokens > 0 ? (size_t)max_tokens : 1, s = max_sequences > 0 ? (size_t)max_sequences : 1;
-    b->ids = (int32_t *)malloc(n * sizeof *b->ids);
-    b->positions = (int32_t *)malloc(n * sizeof *b->positions);
-    b->targets = (int32_t *)malloc(n * sizeof *b->targets);
-    b->cu_seqlens = (int32_t *)calloc(s + 1, sizeof *b->cu_seqlens);
-    b->row = (int64_t *)malloc(s * sizeof *b->row);
-    b->row_loss = (float *)malloc(n * sizeof *b->row_loss);
-    if (b->ids && b->positions && b->targets && b->cu_seqlens && b->row && b->row_loss) return true;
-    batch_free(b);
-    return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length", max_tokens);
-}
-
-void batch_free(Batch *b) {
-    free(b->ids); free(b->positions); free(b->targets); free(b->cu_seqlens); free(b->row); free(b->row_loss);
-    memset(b, 0, sizeof *b);
-}
-
-void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
-    b->N = b->S = 0;
-    b->labelled = 0;
-    b->cu_seqlens[0] = 0;
-    for (int k = 0; k < count; k++) {
-        size_t first = d->slot ? d->slot_offset[slots[k]] : (size_t)slots[k], last = d->slot ? d->slot_offset[slots[k] + 1] : first + 1;
-        for (size_t j = first; j < last; j++) {
-            size_t e = d->slot ? (size_t)d->slot[j] : j, from = d->offset[e], n = d->offset[e + 1] - from;
-            for (size_t i = 0; i < n; i++) {
-                int at = b->N + (int)i;
-                b->ids[at] = d->ids[from + i];
-                b->positions[at] = (int32_t)i;
-                b->targets[at] = i + 1 < n ? d->labels[from + i + 1] : (int32_t)DATA_IGNORE;
-                b->labelled += b->targets[at] != DATA_IGNORE;
-            }
-            b->row[b->S++] = d->row[e];
-            b->N += (int)n;
-            b->cu_seqlens[b->S] = b->N;
-        }
-    }
-}
-
-static int data_falling(const void *a, const void *b) {
-    size_t x = *(const size_t *)a, y = *(const size_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
-}
-
-void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences) {
-    size_t *value = (size_t *)malloc((d->slots ? d->slots : 1) * sizeof *value), want = slots_per_batch > 0 ? (size_t)slots_per_batch : 0;
-    if (want > d->slots) want = d->slots;
-    for (int pass = 0; pass < 2; pass++) {  /* tokens, then sequences */
-        size_t sum = 0;
-        for (size_t i = 0; i < d->slots; i++) {
-            size_t first = d->slot ? d->slot_offset[i] : i, last = d->slot ? d->slot_offset[i + 1] : i + 1, v = last - first;
-            if (pass == 0) { v = 0; for (size_t j = first; j < last; j++) { size_t e = d->slot ? (size_t)d->slot[j] : j; v += d->offset[e + 1] - d->offset[e]; } }
-            if (value) value[i] = v;
-            else if (v * want > sum) sum = v * want;     /* no memory to sort: a looser bound is still a bound */
-        }
-        if (value) {
-            qsort(value, d->slots, sizeof *value, data_falling);
-            for (size_t i = 0; i < want; i++) sum += value[i];
-        }
-        *(pass ? max_sequences : max_tokens) = sum > INT_MAX ? INT_MAX : (int)sum;
-    }
-    free(value);
-}
-
-/* ---- order ------------------------------------------------------------------------------------------------------------------------------------ */
-
-/* MT19937 (Matsumoto and Nishimura 1998) as torch's CPU generator seeds it: the low 32 bits of the seed. Like torch for every count below 2^32 / 20. */
-void torch_randperm(int64_t *order, int64_t count, uint64_t seed) {
-    uint32_t state[624];
-    int at = 624;
-    state[0] = (uint32_t)seed;
-    for (uint32_t i = 1; i < 624; i++) state[i] = 1812433253u * (state[i - 1] ^ state[i - 1] >> 30) + i;
-    for (int64_t i = 0; i < count; i++) order[i] = i;
-    for (int64_t i = 0; i + 1 < count; i++) {
-        if (at == 624) {
-            for (int k = 0; k < 624; k++) {
-                uint32_t y = (state[k] & 0x80000000u) | (state[(k + 1) % 624] & 0x7FFFFFFFu);
-                state[k] = state[(k + 397) % 624] ^ y >> 1 ^ (y & 1 ? 0x9908B0DFu : 0);
-            }
-            at = 0;
-        }
-        uint32_t y = state[at++];
-        y ^= y >> 11;
-        y ^= y << 7 & 0x9D2C5680u;
-        y ^= y << 15 & 0xEFC60000u;
-        y ^= y >> 18;
-        int64_t z = i + (int64_t)(y % (uint64_t)(count - i)), swap = order[i];
-        order[i] = order[z];
-        order[z] = swap;
-    }
-}
-
-/* ================================================================================================================================================
-   7  TRAINING
-   The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer
-   step = sum of token losses / labelled tokens of the whole step.
-   ================================================================================================================================================ */
-
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* The plan of a run in numbers: how many micro-batches and optimizer steps. */
-typedef struct RunPlan { int64_t micro_per_epoch, steps_per_epoch, total_steps, epochs, warmup; } RunPlan;
-
-static RunPlan run_plan(const TrainOptions *o, const Dataset *d) {
-    RunPlan p;
-    int64_t slots = d->slots ? (int64_t)d->slots : 1, batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
-    p.micro_per_epoch = (slots + batch - 1) / batch;
-    p.steps_per_epoch = (p.micro_per_epoch + accumulate - 1) / accumulate;
-    p.total_steps = o->max_steps > 0 ? o->max_steps : (int64_t)ceil(o->num_train_epochs * (double)p.steps_per_epoch);
-    p.epochs = (p.total_steps + p.steps_per_epoch - 1) / p.steps_per_epoch;
-    p.warmup = o->warmup_steps > 0 ? o->warmup_steps : (int64_t)ceil(o->warmup_ratio * (double)p.total_steps);
-    return p;
-}
-
-static void epoch_order(int64_t *order, const TrainOptions *o, const Dataset *d, int64_t epoch) {
-    if (o->shuffle) torch_randperm(order, (int64_t)d->slots, (uint64_t)(o->seed + epoch));
-    else for (int64_t i = 0; i < (int64_t)d->slots; i++) order[i] = i;
-}
-
-/* Labelled targets of a slot: what batch_build will count. */
-static int64_t slot_labelled(const Dataset *d, size_t slot) {
-    int64_t count = 0;
-    for (size_t i = d->slot ? d->slot_offset[slot] : slot; i < (d->slot ? d->slot_offset[slot + 1] : slot + 1); i++) {
-        size_t example = d->slot ? (size_t)d->slot[i] : i;
-        for (size_t n = d->offset[example] + 1; n < d->offset[example + 1]; n++) count += d->labels[n] != -100;   /* the first token is never a target */
-    }
-    return count;
-}
-
-/* The largest batch that will really come, from the real order: the memory table promises no more than is used. */
-static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, int *max_tokens, int *max_sequences) {
-    for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch) {
-        int64_t tokens = 0, sequences = 0;
-        for (int64_t i = begin; i < begin + batch && i < (int64_t)d->slots; i++) {
-            size_t slot = order ? (size_t)order[i] : (size_t)i;
-            size_t first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
-            for (size_t e = first; e < last; e++) {
-                size_t example = d->slot ? (size_t)d->slot[e] : e;
-                tokens += (int64_t)(d->offset[example + 1] - d->offset[example]);
-            }
-            sequences += (int64_t)(last - first);
-        }
-        if (tokens > *max_tokens) *max_tokens = tokens > INT_MAX ? INT_MAX : (int)tokens;
-        if (sequences > *max_sequences) *max_sequences = (int)sequences;
-    }
-}
-
-/* An id beyond the embedding would be read from what lies behind it. */
-static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
-    for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
-        for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
-            if (d->ids[n] >= vocab || d->labels[n] >= vocab)
-                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model",
-                            d->ids[n] >= vocab ? d->ids[n] : d->labels[n], vocab, path, (long long)d->row[e]);
-    return true;
-}
-
-/* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
-static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped,
-                     EvalResult *result, Error *err) {
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = adapter;
-    LossStats sum = {0, 0, 0, 0};
-    double perplexities = 0, batches = 0;
-    memset(result, 0, sizeof *result);
-    if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
-    int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);
-    for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
-    for (size_t begin = 0; begin < d->slots; begin += (size_t)batch_size) {
-        int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
-        if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) {
-            free(slots);
-            return true;
-        }
-        batch_build(b, d, slots + begin, count);
-        LossStats s = model_step(m, b, call, 0, false, b->row_loss);
-        if (!isfinite(s.loss_sum)) {
-            char where[256];
-            model_explain_nonfinite(m, b, call, where, sizeof where);
-            free(slots);
-            return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
-        }
-        double of = s.tokens ? (double)s.tokens : 1;
-        result->loss += s.loss_sum / of * count / (double)d->slots;
-        result->accuracy += (double)s.correct / of;
-        result->entropy += s.entropy_sum / of;
-        batches++;
-        for (int i = 0; i < b->S; i++) {
-            double loss = 0;
-            int64_t tokens = 0;
-            for (int n = b->cu_seqlens[i]; n < b->cu_seqlens[i + 1]; n++) { loss += (double)b->row_loss[n]; tokens += b->targets[n] != -100; }
-            if (tokens) { perplexities += exp(loss / (double)tokens); result->examples++; }
-        }
-        sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
-    }
-    free(slots);
-    double n = sum.tokens ? (double)sum.tokens : 1;
-    result->accuracy /= fmax(batches, 1);
-    result->entropy /= fmax(batches, 1);
-    result->token_loss = sum.loss_sum / n;
-    result->token_accuracy = (double)sum.correct / n;
-    result->token_entropy = sum.entropy_sum / n;
-    result->perplexity = fmin(exp(result->token_loss), DBL_MAX);              /* JSON knows no infinity */
-    result->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
-    result->tokens = sum.tokens;
-    return true;
-}
-bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
-    return evaluate(m, adapter, d, b, batch_size, NULL, NULL, result, err);
-}
-
-/* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
-
-static void log_record_json(Text *t, const LogRecord *r) {
-    const char *prefix = r->eval ? "eval_" : "";
-    text_add(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
-    if (r->eval)
-        text_add(t, "\"eval_token_loss\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, "
-                    "\"eval_token_accuracy\": %.9g, \"eval_token_entropy\": %.9g, \"eval_runtime\": %.4f, ",
-                 r->token_loss, r->perplexity, r->mean_example_perplexity, r->token_accuracy, r->token_entropy,
-                 r->seconds);
-    else text_add(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->ceiling_share, r->seconds);
-    text_add(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
-}
-
-const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
-const char *const eval_metric_name[EVAL_METRICS] = {"loss", "token_loss", "perplexity", "mean_example_perplexity",
-    "mean_token_accuracy", "entropy"};
-
-int eval_metric_find(const char *name) {
-    if (!strncmp(name, "eval_", 5)) name += 5;
-    for (int i = 0; i < EVAL_METRICS; i++) if (!strcmp(name, eval_metric_name[i])) return i;
-    return -1;
-}
-double eval_metric(const LogRecord *r, int metric) {
-    const double value[EVAL_METRICS] = {r->loss, r->token_loss, r->perplexity, r->mean_example_perplexity,
-        r->mean_token_accuracy, r->entropy};
-    return value[metric];
-}
-
-/* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by
-   more than the threshold uses up patience. */
-typedef struct Best { int64_t step; double value; int in_vain; } Best;
-static Best history_best(const LogRecord *history, const TrainOptions *o) {
-    Best best = {0, NAN, 0};
-    int metric = o->metric_for_best_model ? eval_metric_find(o->metric_for_best_model) : 0;
-    bool accuracy = !strcmp(eval_metric_name[metric], "mean_token_accuracy");
-    bool greater = o->greater_is_better < 0 ? accuracy : o->greater_is_better != 0;
-    for (ptrdiff_t i = 0; i < arrlen(history); i++) {
-        if (!history[i].eval || !history[i].step) continue;
-        double value = eval_metric(&history[i], metric);
-        bool better = !best.step || (greater ? value > best.value : value < best.value);
-        best.in_vain = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold) ? 0 : best.in_vain + 1;
-        if (better) { best.step = history[i].step; best.value = value; }
-    }
-    return best;
-}
-
-typedef struct FolderLock { int fd; char path[PATH_MAX]; } FolderLock;      /* path "": none */
-
-/* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
-typedef struct Run {
-    TrainOptions *o;                        /* the run's own copy: --fit changes it */
-    const TrainHooks *hooks;
-    Model *model, own;                      /* own: opened here; a sweep brings one that stays open */
-    Dataset train, eval;
-    Batch batch;
-    RunPlan plan;
-    MemoryTable memory;
-    int64_t *order;                         /* [slots] */
-    LogRecord *history;                     /* stb_ds array */
-    FolderLock lock;
-    FILE *log;
-    char log_new[PATH_MAX];                 /* its name until the run begins */
-    bool log_torn, plan_only;
-    uint64_t model_hash, tokenizer_hash;    /* of a run that writes or reads checkpoints */
-    int64_t files_changed;
-    int64_t step, num_tokens, skipped;
-    double epoch, start;
-    Best best;
-    /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
-    LogRecord window;
-    int64_t window_steps, window_micro;
-    double train_loss, training, window_seconds, window_flops;
-    double flops, ceiling;                  /* since the start of the process; of the machine */
-    double eval_seconds; int64_t eval_count;              /* of this process */
-    double padded, step_padded;             /* tokens of all steps and of this one, had their batches been padded */
-} Run;
-
-static void run_warn(const Run *run, const char *format, ...) {
-    char text[sizeof(Error) + 256];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    if (run->hooks && run->hooks->on_warning) run->hooks->on_warning(run->hooks->user, text);
-}
-
-static void run_log_line(Run *run, const LogRecord *r) {
-    Text t = {NULL};
-    log_record_json(&t, r);
-    text_add(&t, "\n");
-    bool whole = fwrite(t.at, 1, (size_t)arrlen(t.at), run->log) == (size_t)arrlen(t.at);
-    if ((fflush(run->log) || !whole) && !run->log_torn) {
-        run->log_torn = true;
-        run_warn(run, "log.jsonl misses lines: %s; %s; training goes on", strerror(errno), run->o->output);
-    }
-    text_free(&t);
-}
-static void run_log(Run *run, const LogRecord *r) {
-    arrput(run->history, *r);
-    run_log_line(run, r);
-    if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
-}
-
-/* What transformers calls total_flos: 6 operations for every token of the batches, padding included, and every parameter
-   but the embedding's (trainer.py, floating_point_ops). Packed rows it does not pad either. */
-static double padded_tokens(const Run *run, const Batch *b) {
-    int longest = 0;
-    for (int s = 0; s < b->S; s++) {
-        int length = b->cu_seqlens[s + 1] - b->cu_seqlens[s];
-        if (length > longest) longest = length;
-    }
-    return run->o->data_options.packing ? (double)b->N : (double)b->S * (double)longest;
-}
-static double samples_seen(const Run *run) {
-    const RunPlan *p = &run->plan;
-    return p->steps_per_epoch ? (double)run->step / (double)p->steps_per_epoch * (double)run->train.slots : 0;
-}
-static double total_flos(const Run *run) {
-    const Model *m = run->model;
-    size_t embedding = (size_t)m->config.vocab_size * (size_t)m->config.hidden_size;
-    return 6 * run->padded * (double)(model_parameters(m) - embedding + m->param_count);
-}
-
-static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
-    const TrainOptions *o = run->o;
-    const RunPlan *plan = &run->plan;
-    const LogRecord *history = run->history;
-    int64_t step = run->step;
-    Text t = {NULL};
-    text_add(&t, "{\n  \"best_global_step\": ");
-    text_add(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
-    text_add(&t, ",\n  \"best_model_checkpoint\": ");
-    if (result->best_step && o->load_best_model_at_end) {
-        char name[PATH_MAX + 32];
-        snprintf(name, sizeof name, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
-        text_add_json_string(&t, name);
-    } else text_add(&t, "null");
-    text_add(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
-             run->epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
-    for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
-    double runtime = fmax(result->seconds, 1e-9), samples = samples_seen(run);
-    text_add(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": %.1f", arrlen(history) ? "," : "",
-             (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime, total_flos(run));
-    if (run->window_micro) text_add(&t, ", \"mean_token_accuracy\": %.9g, \"entropy\": %.9g, \"num_tokens\": %lld", run->window.mean_token_accuracy / (double)run->window_micro, run->window.entropy / (double)run->window_micro,
-                                    (long long)run->num_tokens);            /* TRL adds what came after the last log line */
-    text_add(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": %lld,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": %.1f,\n"
-             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps,
-             (long long)run->num_tokens, (long long)plan->epochs, o->save_steps, total_flos(run), o->per_device_train_batch_size);
-    return text_write(&t, folder, "trainer_state.json", err);
-}
-
-/* Says what may take a while; NULL: the steps go on. */
-#ifdef __GNUC__
-__attribute__((format(printf, 2, 3)))
-#endif
-static void run_phase(const Run *run, const char *format, ...) {
-    char text[PATH_MAX + 64];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    if (run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, text);
-}
-
-/* Evaluations between step `step` and the end. */
-static int64_t evaluations_left(const Run *run, int64_t step) {
-    const TrainOptions *o = run->o;
-    int64_t every = o->eval_steps > 0 ? o->eval_steps : o->logging_steps, total = run->plan.total_steps;
-    if (o->eval_strategy == STRATEGY_EPOCH) every = run->plan.steps_per_epoch;
-    int64_t due = o->eval_strategy == STRATEGY_NO ? 0 : total / every - step / every;
-    bool last = o->eval_strategy == STRATEGY_NO || total % every;             /* after the last step in any case */
-    return run->eval.slots ? due + (last && step < total) : 0;
-}
-
-static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
-    if (!run->eval.slots) return true;
-    EvalResult e;
-    double start = seconds_now();
-    run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
-    bool stopped = false;
-    if (!evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks, &stopped, &e, err))
-        return false;
-    if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
-    LogRecord r;
-    memset(&r, 0, sizeof r);
-    r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
-    r.loss = e.loss; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy;
-    r.token_loss = e.token_loss; r.token_accuracy = e.token_accuracy; r.token_entropy = e.token_entropy;
-    r.perplexity = e.perplexity; r.mean_example_perplexity = e.mean_example_perplexity;
-    r.seconds = seconds_now() - start;
-    if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
-    result->last_eval_loss = e.loss;
-    run_log(run, &r);
-    run->eval_seconds += seconds_now() - start;          /* with what the hook does at an evaluation */
-    run->eval_count++;
-    run->best = history_best(run->history, run->o);
-    result->best_step = run->best.step;
-    result->best_metric = run->best.value;
-    return true;
-}
-
-/* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing
-   something again does not count. */
-static double model_flops(const Model *m, const Batch *b) {
-    const ModelConfig *c = &m->config;
-    double weights = 0, squares = 0;
-    for (int j = 0; j < MODULE_COUNT; j++) weights += (double)m->layers[0].linear[j].in * (double)m->layers[0].linear[j].out * (double)c->num_hidden_layers;
-    for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
-    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->labelled + 6 * (double)m->param_count * (double)b->N +
-           7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
-}
-
-/* The gradient of slots [begin, end) of the epoch's order, `size` at a time, and their sums for the log: loss is the mean over their labelled tokens (NaN as soon as one is not finite), accuracy and entropy are sums
-   over micro-batches. */
-static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, LoraCall call, LogRecord *r) {
-    Model *m = run->model;
-    Batch *b = &run->batch;
-    int64_t labelled = 0;
-    /* The divisor of the whole step must be known before its first gradient. */
-    for (int64_t i = begin; i < end; i++) labelled += slot_labelled(&run->train, (size_t)run->order[i]);
-    float dloss = labelled ? 1.0f / (float)labelled : 0;
-    double loss = 0;
-    memset(r, 0, sizeof *r);
-    run->step_padded = 0;
-    adapter_zero_grad(m);
-    for (int64_t first = begin; first < end; first += size, call.micro_batch++) {
-        batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
-        LossStats s = model_step(m, b, call, dloss, true, NULL);
-        r->num_tokens += b->N;
-        run->flops += model_flops(m, b);
-        run->step_padded += padded_tokens(run, b);
-        if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
-        loss += s.loss_sum;
-        r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
-        r->entropy += s.tokens ? s.entropy_sum / (double)s.tokens : 0;
-    }
-    r->loss = labelled ? loss / (double)labelled : 0;
-    r->grad_norm = global_norm(m->grad, m->param_count) / (double)m->loss_scale;
-}
-
-/* Something of slots [begin, end) was not finite: finds the first of them that alone is so (NULL r: none is, only all together), names layer and tensor, and writes the slots as a data file beside the adapter that met
-   them, OUTPUT/nonfinite-STEP, which can be trained on as it is. */
-static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall call, Error *err) {
-    const Dataset *d = &run->train;
-    Model *m = run->model;
-    LogRecord r;
-    char where[512] = "no example alone", parameter[160], name[64], folder[PATH_MAX];
-    const char *what = "gradient";
-    for (int64_t i = begin; i < end; i++) {
-        slots_gradient(run, i, i + 1, 1, call, &r);
-        if (isfinite(r.loss) && isfinite(r.grad_norm)) continue;
-        if (!isfinite(r.loss)) {
-            what = "loss";
-            model_explain_nonfinite(m, &run->batch, call, where, sizeof where);
-        } else {
-            float *grad = (float *)must_alloc(m->param_count * sizeof(float));
-            backend_download(grad, m->grad, m->param_count * sizeof(float));
-            int64_t bad = first_nonfinite(grad, DTYPE_F32, m->param_count);
-            free(grad);
-            adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
-            snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter, (long long)run->batch.row[0]);
-        }
-        break;
-    }
-    snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
-    path_join(folder, sizeof folder, run->o->output, name);
-    Text t = {NULL};
-    for (int64_t i = begin; i < end; i++) {
-        size_t slot = (size_t)run->order[i], first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
-        for (size_t k = first; k < last; k++) {
-            size_t example = d->slot ? (size_t)d->slot[k] : k;
-            for (int part = 0; part < 2; part++) {
-                const char *comma = part ? "], \"labels\": [" : "{\"input_ids\": [";
-                for (size_t n = d->offset[example]; n < d->offset[example + 1]; n++, comma = ", ") text_add(&t, "%s%d", comma, part ? d->labels[n] : d->ids[n]);
-            }
-            text_add(&t, "]}\n");
-        }
-    }
-    bool written = run->skipped < 3 && adapter_save(m, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
-    text_free(&t);
-    fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what, (long long)run->step + 1, where, written ? folder : "that row", written ? ": the batch and the adapter as they were" : "");
-    return false;
-}
-
-static const float LOSS_SCALE_MAX = 0x1p40f;
-
-/* One optimizer step over slots [begin, end). With --on-nonfinite skip a step that is not finite changes nothing, and its loss is NaN. */
-static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
-    const TrainOptions *o = run->o;
-    Model *m = run->model;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
-    slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
-    run->padded += run->step_padded;
-    while (isfinite(r->loss) && !isfinite(r->grad_norm) && m->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
-        m->loss_scale /= 2;
-        m->scale_age = 0;
-        slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
-    }
-    r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
-    if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
-        int64_t tokens = r->num_tokens;
-        explain_nonfinite(run, begin, end, call, err);
-        if (!o->skip_nonfinite) return false;
-        run->skipped++;
-        run_warn(run, "step left out: %s", err->text);
-        r->loss = NAN;
-        r->num_tokens = tokens;
-        return true;
-    }
-    double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
-    m->adam_step++;
-    adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
-    adapter_changed(m);
-    if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale = fminf(m->loss_scale * 2, LOSS_SCALE_MAX); m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
-    return true;
-}
-
-/* ---- checkpoints ---------------------------------------------------------------------------------------------------------------------------------------
-   output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
-   and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
-
-/* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines below. */
-#define CHECKSUM_LINE "{\"checksum\": \"%016llx\",\n"
-enum { CHECKSUM_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
-
-
-/* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of up to
-   1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the files' times, says
-   what that may have missed. */
-static uint64_t model_hash(const Model *m, int64_t *files_changed) {
-    const size_t BLOCK = 4096;
-    uint64_t hash = hash_bytes(HASH_START, &m->config, sizeof m->config);
-    size_t total = 0;
-    *files_changed = 0;
-    for (ptrdiff_t i = 0; i < arrlen(m->files.files); i++) {
-        struct stat st;
-        total += m->files.files[i].bytes;
-        if (!stat(m->files.files[i].path, &st)) *files_changed += (int64_t)st.st_mtime;
-    }
-    size_t stride = (total >> 30) + 1;
-    if (stride == 1) *files_changed = 0;    /* nothing was missed */
-    ptrdiff_t count = shlen(m->files.table);
-#pragma omp parallel for schedule(dynamic) reduction(^ : hash)
-    for (ptrdiff_t i = 0; i < count; i++) {                                   /* any order of files */
-        const Tensor *t = &m->files.table[i].value;
-        uint64_t h = hash_bytes(HASH_START, t->name, strlen(t->name));
-        h = hash_bytes(h, t->shape, (size_t)t->ndim * sizeof *t->shape);
-        for (size_t at = 0; at < t->bytes; at += stride * BLOCK)
-            h = hash_bytes(h, (const char *)t->data + at, t->bytes - at < BLOCK ? t->bytes - at : BLOCK);
-        tensor_release_pages(t->data, t->bytes);
-        hash ^= h;
-    }
-    return hash;
-}
-
-static void lora_identity(Text *t, const LoraConfig *c, int layers) {
-    text_add(t, "\"lora_r\": %d, \"lora_alpha\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", c->r, (double)c->lora_alpha,
-             c->use_rslora);
-    for (int j = 0; j < MODULE_COUNT; j++)
-        if (c->target[j]) text_add(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
-    text_add(t, "\", \"layers_to_transform\": \"");
-    for (int l = 0; c->layers && l < layers; l++) if (c->layers[l]) text_add(t, "%d ", l);
-    uint64_t parts = c->parts ? hash_bytes(HASH_START, c->parts, (size_t)arrlen(c->parts) * sizeof *c->parts) : 0;
-    text_add(t, "\", \"lora_parts\": \"%016llx\"", (unsigned long long)parts);
-}
-
-static void run_identify(Run *run) {
-    if (!run->model_hash) run->model_hash = model_hash(run->model, &run->files_changed);
-}
-
-/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. Paths, logging and
-   saving may differ. The adapter is the options', or --init-adapter's. */
-static void checkpoint_identity(Text *t, const Run *run) {
-    const TrainOptions *o = run->o;
-    text_add(t, "\"model\": \"%016llx\", \"tokenizer\": \"%016llx\", \"data\": \"%016llx\", ", (unsigned long long)run->model_hash,
-             (unsigned long long)run->tokenizer_hash, (unsigned long long)run->train.hash);
-    text_add(t, "\"eval_data\": \"%016llx\", ", (unsigned long long)(run->eval.slots ? run->eval.hash : 0));
-    lora_identity(t, o->init_adapter ? &run->model->lora : &o->lora, run->model->config.num_hidden_layers);
-    text_add(t, ", \"lora_dropout\": %.9g, ", (double)o->lora.lora_dropout);
-    text_add(t, "\"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
-             schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup, (long long)run->plan.total_steps, o->per_device_train_batch_size, o->gradient_accumulation_steps, o->data_options.packing);
-    text_add(t, "\"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %d", o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon,
-             o->max_grad_norm, (long long)o->seed, o->shuffle);
-}
-
-/* Every field of a record, exactly; the log's own lines round. */
-enum { RECORD_NUMBERS = 19 };
-static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
-    const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps,
-        (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy,
-        r->token_loss, r->token_accuracy, r->token_entropy, r->perplexity, r->mean_example_perplexity,
-        r->tokens_per_second, r->seconds, r->eta, r->ceiling_share};
-    memcpy(v, all, sizeof all);
-}
-static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
-    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10],
-                   v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18]};
-    return r;
-}
-static void record_text(Text *t, const LogRecord *r) {
-    double v[RECORD_NUMBERS];
-    record_numbers(v, r);
-    for (int i = 0; i < RECORD_NUMBERS; i++) text_add(t, "%s%.17g", i ? ", " : "[", v[i]);
-    text_add(t, "]");
-}
-static bool record_parse(LogRecord *r, const Json *j) {
-    double v[RECORD_NUMBERS];
-    int i = 0;
-    if (!j || j->type != JSON_ARRAY || j->count != RECORD_NUMBERS) return false;
-    for (const Json *e = j->child; e; e = e->next) { if (e->type != JSON_NUMBER) return false; v[i++] = e->number; }
-    for (i = 1; i < 4; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;      /* steps and tokens */
-    *r = record_from_numbers(v);
-    return true;
-}
-
-/* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays. checkpoint.json
-   goes first: without it the folder is no checkpoint any more. */
-static void checkpoint_remove(const char *folder) {
-    static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors",
-                                        "optimizer.safetensors", "run.json"};
-    char path[PATH_MAX];
-    path_join(path, sizeof path, folder, files[0]);
-    unlink(path);
-    CRASH_POINT();
-    DIR *d = opendir(folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        bool ours = false;
-        for (int i = 0; i < 5; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
-        path_join(path, sizeof path, folder, e->d_name);
-        if (ours) unlink(path);
-        CRASH_POINT();
-    }
-    if (d) closedir(d);
-    rmdir(folder);
-}
-/* N of a name checkpoint-N, written as this program writes it, or -1. */
-static int64_t checkpoint_step(const char *name) {
-    char again[64];
-    long long step = -1;
-    if (sscanf(name, "checkpoint-%lld", &step) != 1 || step < 0) return -1;
-    snprintf(again, sizeof again, "checkpoint-%lld", step);
-    return strcmp(name, again) ? -1 : step;
-}
-/* The steps of the checkpoints in a folder: how many, the newest, and the oldest other than `keep`. */
-typedef struct Checkpoints { int64_t newest, oldest; int count; } Checkpoints;
-static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
-    Checkpoints c = {-1, -1, 0};
-    char path[PATH_MAX];
-    DIR *d = opendir(folder);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        int64_t step = checkpoint_step(e->d_name);
-        path_join(path, sizeof path, folder, e->d_name);
-        if (step < 0 || !file_exists(path, "checkpoint.json")) continue;
-        if (step > c.newest) c.newest = step;
-        if ((c.oldest < 0 || step < c.oldest) && step != keep) c.oldest = step;
-        c.count++;
-    }
-    if (d) closedir(d);
-    return c;
-}
-
-/* One run at a time in a folder. The system holds the lock on OUTPUT/run.lock, so that none outlives its run; the text in it is
-   for who finds it taken. *unlocked: the file system has no locks, and two runs would not notice each other. */
-static bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err) {
-    struct stat opened, named;
-    char host[64] = "", owner[128] = "";
-    *unlocked = false;
-    path_join(lock->path, sizeof lock->path, folder, "run.lock");
-    for (;;) {
-        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
-        if (lock->fd < 0) {
-            fail(err, "cannot write; %s: %s; give another --output", lock->path, strerror(errno));
-            lock->path[0] = 0;
-            return false;
-        }
-        if (flock(lock->fd, LOCK_EX | LOCK_NB)) {
-            *unlocked = errno != EWOULDBLOCK;
-            if (*unlocked) break;
-            ssize_t n = pread(lock->fd, owner, sizeof owner - 1, 0);
-            close(lock->fd);
-            lock->path[0] = 0;
-            owner[n > 0 ? strcspn(owner, "\n") : 0] = 0;
-            return fail(err, "another run is writing there: process %s; %s; let it end or give another --output", owner, folder);
-        }
-        /* its last owner may have removed the file between our open and our lock */
-        if (!fstat(lock->fd, &opened) && !stat(lock->path, &named) && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) break;
-        close(lock->fd);
-    }
-    gethostname(host, sizeof host - 1);
-    if (ftruncate(lock->fd, 0) || dprintf(lock->fd, "%ld on %s\n", (long)getpid(), host) < 0) owner[0] = 0;      /* a full disk: no name */
-    return true;
-}
-static void folder_unlock(FolderLock *lock) {
-    if (!lock->path[0]) return;
-    unlink(lock->path);
-    close(lock->fd);
-    lock->path[0] = 0;
-}
-
-/* Removes what a run that was killed has left half written; nobody else may be writing there. */
-static void run_tidy(const char *output) {
-    static const char *const names[] = {"log.jsonl", "run.json", "report.html", "trainer_state.json"};
-    char path[PATH_MAX], name[NAME_MAX + 1];
-    DIR *d = opendir(output);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        path_join(path, sizeof path, output, e->d_name);
-        snprintf(name, sizeof name, "%.*s", (int)strcspn(e->d_name, "."), e->d_name);
-        if (checkpoint_step(name) >= 0 && temporary_of(e->d_name, name)) checkpoint_remove(path);
-        for (int i = 0; i < 4; i++) if (temporary_of(e->d_name, names[i])) unlink(path);
-    }
-    if (d) closedir(d);
-}
-
-static bool checksum_adapter_config(uint64_t *checksum, const char *folder, Error *err) {
-    char path[PATH_MAX];
-    size_t bytes;
-    path_join(path, sizeof path, folder, "adapter_config.json");
-    char *text = read_file(path, &bytes, err);
-    if (text) *checksum = hash_bytes(*checksum, text, bytes);
-    free(text);
-    return text != NULL;
-}
-
-static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
-    const TrainOptions *o = run->o;
-    const Model *m = run->model;
-    char name[64], folder[PATH_MAX], path[PATH_MAX];
-    SafeFolder f;
-    run_identify(run);
-    snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
-    path_join(folder, sizeof folder, o->output, name);
-    if (!folder_begin(&f, folder, err)) return false;
-    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
-    size_t bytes = m->param_count * sizeof(float);
-    float *moments[2] = {(float *)must_alloc(bytes), (float *)must_alloc(bytes)};
-    backend_download(moments[0], m->adam_m, bytes);
-    backend_download(moments[1], m->adam_v, bytes);
-    static const char *const names[2] = {"adam_m", "adam_v"};
-    const float *const data[2] = {moments[0], moments[1]};
-    const int64_t shapes[2][2] = {{(int64_t)m->param_count, 1}, {(int64_t)m->param_count, 1}};
-    path_join(path, sizeof path, f.temporary, "optimizer.safetensors");
-    bool ok = safetensors_write(path, names, data, shapes, 2, err);
-    uint64_t checksum = hash_bytes(hash_bytes(HASH_START, moments[0], bytes), moments[1], bytes);
-    backend_download(moments[0], m->param, bytes);
-    checksum = hash_bytes(checksum, moments[0], bytes);
-    ok = ok && checksum_adapter_config(&checksum, f.temporary, err);
-    free(moments[0]);
-    free(moments[1]);
-    Text t = {NULL}, file = {NULL};
-    text_add(&t, "  \"format\": %d, \"files_changed\": %lld, \"padded\": %.0f,\n", CHECKPOINT_FORMAT,
-             (long long)run->files_changed, run->padded);
-    text_add(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
-             (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (long long)run->skipped, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
-    text_add(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
-             isfinite(result->last_eval_loss) ? "" : "null, \"no_last_eval\": ", isfinite(result->last_eval_loss) ? result->last_eval_loss : 0.0);
-    checkpoint_identity(&t, run);
-    text_add(&t, "},\n  \"window\": ");
-    record_text(&t, &run->window);
-    text_add(&t, ",\n  \"history\": [");
-    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_add(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
-    text_add(&t, "]\n}\n");
-    checksum = hash_bytes(checksum, t.at, (size_t)arrlen(t.at));
-    text_add(&file, CHECKSUM_LINE "%s", (unsigned long long)checksum, t.at);
-    text_free(&t);
-    ok = text_write(&file, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
-    if (!ok) folder_discard(f.temporary);
-    if (!ok || !folder_commit(&f, true, err)) return false;
-    snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
-    CRASH_POINT();
-    /* The newest and the best stay, whatever the limit. */
-    for (int64_t removed = -1;;) {
-        Checkpoints c = checkpoints_list(o->output, run->best.step);
-        if (o->save_total_limit <= 0 || c.count <= o->save_total_limit || c.oldest < 0 || c.oldest == c.newest) break;
-        if (c.oldest == removed) {
-            run_warn(run, "an old checkpoint cannot be removed; %s; see to its permissions", path);
-            break;
-        }
-        removed = c.oldest;
-        snprintf(name, sizeof name, "checkpoint-%lld", (long long)removed);
-        path_join(path, sizeof path, o->output, name);
-        checkpoint_remove(path);
-    }
-    return true;
-}
-
-static double checkpoint_number(const Json *root, const char *key, bool *ok) {
-    const Json *j = json_get(root, key);
-    if (j && j->type == JSON_NUMBER && isfinite(j->number)) return j->number;
-    *ok = *ok && j && j->type == JSON_NULL;
-    return NAN;
-}
-/* A whole number from 0 to high. */
-static int64_t checkpoint_count(const Json *root, const char *key, double high, bool *ok) {
-    double v = checkpoint_number(root, key, ok);
-    bool good = v >= 0 && v <= high && v == floor(v);
-    *ok = *ok && good;
-    return good ? (int64_t)v : 0;
-}
-
-/* The folder that --resume means: itself, or the newest checkpoint in it. */
-static bool checkpoint_find(char *folder, size_t size, const char *given, Error *err) {
-    if (file_exists(given, "checkpoint.json")) { snprintf(folder, size, "%s", given); return true; }
-    Checkpoints c = checkpoints_list(given, -1);
-    char name[64];
-    if (!c.count) return fail(err, "no checkpoint to resume from; %s; give a checkpoint-N folder or the output folder of a run with --save-strategy", given);
-    snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.newest);
-    path_join(folder, size, given, name);
-    return true;
-}
-
-/* Lists the members of `mine` (freed) that are not the same in a checkpoint's identity. */
-static void identity_compare(Text *differences, const Json *stored, Text *mine) {
-    static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
-    JsonDoc doc;
-    Text whole = {NULL};
-    text_add(&whole, "{%s}", mine->at);
-    text_free(mine);
-    bool ok = json_parse(&doc, whole.at, (size_t)arrlen(whole.at), "identity", 1, NULL);
-    text_free(&whole);
-    for (const Json *e = ok ? doc.root->child : NULL; e; e = e->next) {
-        const Json *there = json_get(stored, e->key);
-        bool hash = false;
-        if (there && there->str && !strcmp(there->str, e->str)) continue;
-        for (int i = 0; i < 4; i++) hash |= !strcmp(e->key, hashes[i]);
-        text_add(differences, "%s%s", arrlen(differences->at) ? ", " : "", e->key);
-        if (!hash) text_add(differences, " %s (now %s)", there && there->str ? there->str : "(none)", e->str);
-    }
-    if (ok) json_free(&doc);
-}
-
-/* After the model has the checkpoint's adapter: moments, position and history. */
-static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, Error *err) {
-    Model *m = run->model;
-    char path[PATH_MAX];
-    JsonDoc doc;
-    path_join(path, sizeof path, folder, "checkpoint.json");
-    if (!json_read(&doc, path, err)) return false;
-    const Json *root = doc.root, *identity = json_get(root, "identity"), *format = json_get(root, "format");
-    bool ok = true;
-    if (identity && !(format && format->number == CHECKPOINT_FORMAT)) {
-        json_free(&doc);
-        return fail(err, "a checkpoint of another version of this program; %s; go on with that version, or begin with its adapter: "
-                    "--init-adapter %s", path, folder);
-    }
-    Text t = {NULL}, differences = {NULL};
-    run_identify(run);
-    checkpoint_identity(&t, run);
-    identity_compare(&differences, identity, &t);
-    if (arrlen(differences.at)) {
-        if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
-        else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), "
-                       "or add --resume-force", differences.at, folder);
-    }
-    text_free(&differences);
-    bool whole = ok;
-    if (ok) {
-        run->step = checkpoint_count(root, "step", 0x1p53, &whole);
-        m->adam_step = (int)checkpoint_count(root, "adam_step", fmin((double)run->step, INT_MAX - 1), &whole);
-        m->scale_age = (int)checkpoint_count(root, "scale_age", 2000, &whole);
-        m->loss_scale = (float)checkpoint_count(root, "loss_scale", LOSS_SCALE_MAX, &whole);
-        whole = whole && m->loss_scale >= 1;
-        run->num_tokens = checkpoint_count(root, "num_tokens", 0x1p53, &whole);
-        run->padded = (double)checkpoint_count(root, "padded", 0x1p53, &whole);
-        run->window_steps = checkpoint_count(root, "window_steps", 0x1p53, &whole);
-        run->window_micro = checkpoint_count(root, "window_micro", 0x1p53, &whole);
-        run->skipped = checkpoint_count(root, "skipped", (double)run->step, &whole);
-        int64_t changed = checkpoint_count(root, "files_changed", 0x1p53, &whole);
-        if (whole && changed != run->files_changed)
-            run_warn(run, "the model's files were written again since the checkpoint; %s; what was looked at of them is the same",
-                     run->o->model);
-        run->epoch = checkpoint_number(root, "epoch", &whole);
-        run->train_loss = checkpoint_number(root, "train_loss", &whole);
-        run->training = checkpoint_number(root, "training", &whole);
-        run->window_seconds = checkpoint_number(root, "window_seconds", &whole);
-        result->first_eval_loss = checkpoint_number(root, "first_eval_loss", &whole);
-        result->last_eval_loss = checkpoint_number(root, "last_eval_loss", &whole);
-        result->resumed_from = run->step;
-        whole = whole && record_parse(&run->window, json_get(root, "window"));
-        const Json *history = json_get(root, "history");
-        for (const Json *e = history ? history->child : NULL; e && whole; e = e->next) {
-            LogRecord r;
-            whole = record_parse(&r, e);
-            if (whole) arrput(run->history, r);
-        }
-        /* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
-        lora_identity(&t, &m->lora, m->config.num_hidden_layers);
-        identity_compare(&differences, identity, &t);
-        whole = whole && (run->o->resume_force || !arrlen(differences.at));
-        text_free(&differences);
-        if (whole && run->step > run->plan.total_steps) ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or --max-steps", (long long)run->step, (long long)run->plan.total_steps, folder);
-        run->best = history_best(run->history, run->o);
-        result->best_step = run->best.step;
-        result->best_metric = run->best.value;
-        if (!whole) ok = fail(err, "the checkpoint is damaged; %s; resume from an earlier one", path);
-    }
-    json_free(&doc);
-    TensorSet set;
-    memset(&set, 0, sizeof set);
-    path_join(path, sizeof path, folder, "optimizer.safetensors");
-    ok = ok && tensors_add_file(&set, path, err);
-    const Tensor *first = ok ? tensors_get(&set, "adam_m", (int64_t)m->param_count, 1, err) : NULL, *second = first ? tensors_get(&set, "adam_v", (int64_t)m->param_count, 1, err) : NULL;
-    ok = ok && first && second && ((first->dtype == DTYPE_F32 && second->dtype == DTYPE_F32) ||
-                                   fail(err, "the moments are not F32; %s; resume from an earlier checkpoint", path));
-    if (ok) {
-        size_t bytes = m->param_count * sizeof(float), length;
-        backend_upload(m->adam_m, first->data, bytes);
-        backend_upload(m->adam_v, second->data, bytes);
-        float *params = (float *)must_alloc(bytes);
-        backend_download(params, m->param, bytes);
-        uint64_t checksum = hash_bytes(hash_bytes(hash_bytes(HASH_START, first->data, bytes), second->data, bytes), params, bytes);
-        free(params);
-        ok = checksum_adapter_config(&checksum, folder, err);
-        path_join(path, sizeof path, folder, "checkpoint.json");
-        char *text = ok ? read_file(path, &length, err) : NULL, line[CHECKSUM_LINE_BYTES + 1];
-        if (text && length > CHECKSUM_LINE_BYTES) snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES));
-        if (!text) ok = false;
-        else if (length <= CHECKSUM_LINE_BYTES || memcmp(text, line, CHECKSUM_LINE_BYTES)) ok = fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an earlier one", folder);
-        free(text);
-    }
-    tensors_close(&set);
-    return ok;
-}
-
-static bool strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
-
-/* What is due between two steps: the evaluation, unless the history has it, and the checkpoint. */
-static bool step_end(Run *run, TrainResult *result, Error *err) {
-    const TrainOptions *o = run->o;
-    bool last = run->step == run->plan.total_steps, done = !run->eval.slots;
-    bool stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
-    result->stopped = stop && !last;
-    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) done |= run->history[i].eval && run->history[i].step == run->step;
-    if (!done && (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run))) {
-        if (!run_evaluate(run, result, err)) return false;
-        result->early_stopped = o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
-    }
-    bool best = o->load_best_model_at_end && run->best.step == run->step;
-    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run);
-    /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
-    if (due) run_phase(run, "writing checkpoint-%lld", (long long)run->step);
-    if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
-    if (due && run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, NULL);
-    return true;
-}
-
-static bool train_loop(Run *run, TrainResult *result, Error *err) {
-    const TrainOptions *o = run->o;
-    const RunPlan *p = &run->plan;
-    if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
-    if (run->step && !step_end(run, result, err)) return false;               /* an evaluation that was cut short */
-    /* A resumed run goes on where it was: the order of an epoch and every dropout mask follow from the seed and the step alone. */
-    for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped && !result->early_stopped; epoch++) {
-        epoch_order(run->order, o, &run->train, epoch);
-        for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped && !result->early_stopped; begin += o->gradient_accumulation_steps) {
-            int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
-            LogRecord r;
-            double start = seconds_now(), flops = run->flops;
-            int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size;
-            if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
-            double seconds = seconds_now() - start;
-            int64_t micro = end - begin, tokens = r.num_tokens;
-            bool counts = isfinite(r.loss);
-            run->step++;
-            run->num_tokens += tokens;
-            run->epoch = (double)epoch + (double)end / (double)p->micro_per_epoch;
-            run->training += seconds;
-            if (counts) {
-                run->train_loss += r.loss;
-                run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
-                run->window_seconds += seconds;
-                run->window_flops += run->flops - flops;
-                run->window_steps++;
-                run->window_micro += micro;
-            }
-            r.mean_token_accuracy /= (double)micro;
-            r.entropy /= (double)micro;
-            r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
-            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.ceiling_share = (run->flops - flops) / seconds / run->ceiling; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
-            if (run->eval_count)
-                r.eta += run->eval_seconds / (double)run->eval_count * (double)evaluations_left(run, run->step - 1);
-            if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
-            if (run->step % o->logging_steps == 0 && run->window_steps) {
-                LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
-                if (!counts) log.grad_norm = 0;
-                log.loss = run->window.loss / (double)run->window_steps;
-                log.mean_token_accuracy = run->window.mean_token_accuracy / (double)run->window_micro;
-                log.entropy = run->window.entropy / (double)run->window_micro;
-                log.seconds = run->window_seconds;
-                log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
-                log.ceiling_share = run->window_flops / run->window_seconds / run->ceiling;
-                run_log(run, &log);
-                memset(&run->window, 0, sizeof run->window);
-                run->window_steps = run->window_micro = 0;
-                run->window_seconds = run->window_flops = 0;
-            }
-            if (!step_end(run, result, err)) return false;
-        }
-    }
-    result->skipped = run->skipped;
-    result->train_loss = run->step > run->skipped ? run->train_loss / (double)(run->step - run->skipped) : 0;
-    result->training_seconds = run->training;
-    return true;
-}
-
-static bool run_save_in(Run *run, const TrainResult *result, const char *folder, Error *err) {
-    Error less;
-    if (!adapter_save(run->model, folder, err)) return false;
-    if (!trainer_state_write(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
-    return true;
-}
-
-/* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until some folder has taken it, or the user gives up. */
-static bool run_save(Run *run, TrainResult *result, Error *err) {
-    const TrainOptions *o = run->o;
-    Model *m = run->model;
-    run_phase(run, "saving the adapter");
-    char best[PATH_MAX], other[PATH_MAX] = "", name[64];
-    if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
-        snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
-        path_join(best, sizeof best, o->output, name);
-        float *last = (float *)must_alloc(m->param_count * sizeof(float));
-        size_t count = m->param_count;
-        backend_download(last, m->param, count * sizeof(float));
-        if (!adapter_load(m, best, err)) {
-            run_warn(run, "the best adapter cannot be loaded, the last one is saved: %s", err->text);
-            if (m->param_count == count && m->param) {
-                backend_upload(m->param, last, count * sizeof(float));
-                adapter_changed(m);
-            }
-            result->best_step = 0;
-        }
-        free(last);
-    }
-    if (run_save_in(run, result, o->output, err)) return true;
-    Error first = *err;
-    const char *temporary = getenv("TMPDIR");
-    const char *const places[2] = {o->fallback_output, other};
-    for (Error again;;) {
-        if (!*other) {                      /* a folder that nobody can have prepared */
-            snprintf(other, sizeof other, "%s/train_lora-adapter-XXXXXX", temporary && *temporary ? temporary : "/tmp");
-            if (!mkdtemp(other)) {
-                fail(&again, "cannot write; %s: %s; set TMPDIR", other, strerror(errno));
-                *other = 0;
-            }
-        }
-        for (int i = 0; i < 2; i++)
-            if (places[i] && *places[i] && run_save_in(run, result, places[i], &again))
-                return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
-        run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
-        for (int i = 0; i < 100; i++) {
-            if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) return false;
-            struct timespec tenth = {0, 100000000};
-            nanosleep(&tenth, NULL);
-        }
-    }
-}
-
-static void run_close(Run *run) {
-    if (run->log) fclose(run->log);
-    folder_unlock(&run->lock);
-    arrfree(run->history);
-    free(run->order);
-    batch_free(&run->batch);
-    dataset_free(&run->eval);               /* may share the training data's tokens */
-    dataset_free(&run->train);
-    if (run->model == &run->own) model_close(&run->own);
-}
-
-/* The largest batch of the run, and its longest sequence. A plan without data has to assume full length. */
-static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *longest) {
-    const TrainOptions *o = run->o;
-    const Dataset *d = &run->train;
-    *max_tokens = *max_sequences = 0;
-    if (!d->slots) {
-        *longest = o->data_options.max_length;
-        *max_sequences = o->per_device_train_batch_size;
-        *max_tokens = o->per_device_train_batch_size * *longest;
-        return;
-    }
-    *longest = (int)d->stats.longest;
-    for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
-        epoch_order(run->order, o, d, epoch);
-        grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
-    }
-    if (run->plan.epochs > 64) dataset_largest_batch(d, o->per_device_train_batch_size, max_tokens, max_sequences);
-    if (run->eval.slots) {
-        grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, max_tokens, max_sequences);
-        if (run->eval.stats.longest > *longest) *longest = (int)run->eval.stats.longest;
-    }
-}
-
-/* Chooses recompute level and micro-batch: the cheapest level at which anything fits, then the largest micro-batch; micro-batch x accumulation, which decides the numbers, stays what it was. */
-static bool run_fit(Run *run, Error *err) {
-    TrainOptions *o = run->o;
-    int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps, eval_batch = o->per_device_eval_batch_size;
-    size_t least = 0, held = run->memory.total;
-    if (!run->model->planned)
-        held += run->model->weight_bytes + run->model->norm_bytes + run->model->residual_bytes +
-                4 * run->model->param_count * sizeof(float);
-    size_t limit = o->device_memory ? o->device_memory : held + backend_memory() / 20 * 19;
-    for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_LAYER; level++) {
-        for (int size = effective < 4096 ? effective : 4096; size >= 1; size--) {
-            if (effective % size) continue;
-            int max_tokens, max_sequences, longest;
-            MemoryTable table = run->memory;
-            o->recompute = (Recompute)level;
-            o->per_device_train_batch_size = size;
-            o->gradient_accumulation_steps = effective / size;
-            o->per_device_eval_batch_size = eval_batch < size ? eval_batch : size;
-            run_sizes(run, &max_tokens, &max_sequences, &longest);
-            if (!model_prepare(run->model, max_tokens, longest, o->recompute, false, &table, err)) return false;
-            if (table.total <= limit) return true;
-            least = table.total;
-        }
-    }
-    return fail(err, "the run does not fit at all: %.2f GiB needed with one example at a time and everything computed again, %.2f GiB may be taken; --fit; lower --max-length or use a smaller model", (double)least / 0x1p30, (double)limit / 0x1p30);
-}
-
-/* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading weights. */
-static bool run_open(Run *run, TrainResult *result, Error *err) {
-    TrainOptions *o = run->o;
-    ModelConfig config;
-    char checkpoint[PATH_MAX];
-    if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
-    if (!o->resume && !run->plan_only && (o->save_strategy != STRATEGY_NO || o->load_best_model_at_end) && checkpoints_list(o->output, -1).count)   /* which would be the newest, which the best? */
-        return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another --output", o->output, o->output);
-    if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
-    char path[PATH_MAX];
-    if (!run->plan_only) {
-        bool unlocked;
-        if (!folder_lock(&run->lock, o->output, &unlocked, err)) return false;
-        if (unlocked) run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);
-        run_tidy(o->output);
-        path_join(path, sizeof path, o->output, "log.jsonl");
-        int fd = temporary_make(run->log_new, sizeof run->log_new, path, false);
-        if (fd < 0 || !(run->log = fdopen(fd, "w")))
-            return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
-    }
-    Tokenizer *t = NULL;                    /* rows of input_ids need none */
-    bool ok = !file_exists(o->model, "tokenizer.json") || model_tokenizer(&t, o->model, &config, err);
-    run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
-    DataOptions unpacked = o->data_options;
-    unpacked.packing = false;
-    unpacked.max_rows = o->max_train_samples;
-    const char **paths = (const char **)must_alloc((size_t)(1 + o->more_data_count) * sizeof *paths);
-    paths[0] = o->data;
-    for (int i = 0; i < o->more_data_count; i++) paths[1 + i] = o->more_data[i];
-    if (o->data) run_phase(run, "reading %s", o->data);
-    ok = ok && (!o->data || dataset_open_files(&run->train, paths, 1 + o->more_data_count, t, &unpacked, err));
-    free(paths);
-    unpacked.max_rows = o->max_eval_samples;
-    ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) && (o->eval_data || !(o->eval_split > 0) || !o->data || dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err));
-    ok = ok && (!o->data_options.packing || !o->data || dataset_pack(&run->train, o->data_options.max_length, err));
-    bool pack_eval = o->data_options.packing && run->eval.slots;              /* TRL does: eval_loss depends on it */
-    ok = ok && (!pack_eval || dataset_pack(&run->eval, o->data_options.max_length, err));
-    if (t) tokenizer_free(t);
-    ok = ok && ids_in_vocabulary(&run->train, config.vocab_size, o->data, err) && ids_in_vocabulary(&run->eval, config.vocab_size, o->eval_data, err);
-    if (!ok) return false;
-    if (config.rope_scaling.type == ROPE_DEFAULT && run->train.stats.longest > config.max_position_embeddings)
-        return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", (long long)run->train.stats.longest, config.max_position_embeddings, o->data, config.max_position_embeddings);
-    run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
-    const char *before_name;
-    size_t before;
-    if (!backend_open(&config, run->plan_only ? NULL : err) && !run->plan_only) return false;      /* a plan needs no device, but takes the one that is there */
-    if (run->model != &run->own) {          /* what an earlier run over this model has left is not this one's */
-        adapter_drop(run->model);
-        backend_free(run->model->arena, run->model->arena_bytes);
-        run->model->arena = NULL;
-        run->model->arena_bytes = 0;
-    }
-    before = backend_overhead(&before_name);
-    run->model->loss_scale = LORA_LOSS_SCALE;
-    run->model->scale_age = 0;
-    run_phase(run, "loading %s", o->model);
-    if (run->model == &run->own && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err))) return false;
-    const char *start = o->resume ? checkpoint : o->init_adapter;
-    ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);
-    if (ok && start) run->model->lora.lora_dropout = o->lora.lora_dropout;
-    memory_add(&run->memory, before_name, before);
-    run->plan = run_plan(o, &run->train);
-    int max_tokens, max_sequences, longest;
-    if (!ok || (o->fit && !run_fit(run, err))) return false;
-    run->plan = run_plan(o, &run->train);
-    if (o->resume && !run->plan_only && !checkpoint_read(run, checkpoint, result, err)) return false;
-    run_sizes(run, &max_tokens, &max_sequences, &longest);
-    if (!run->plan_only) run->ceiling = backend_ceiling();
-    return batch_alloc(&run->batch, max_tokens, max_sequences, err) && model_prepare(run->model, max_tokens, longest, o->recompute, !run->plan_only, &run->memory, err);
-}
-
-bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
-    Run run;
-    memset(&run, 0, sizeof run);
-    memset(result, 0, sizeof *result);
-    TrainOptions own = *o;
-    run.o = &own;
-    o = &own;
-    run.hooks = hooks;
-    run.model = hooks && hooks->model ? hooks->model : &run.own;
-    run.plan_only = hooks && hooks->plan_only;
-    result->first_eval_loss = result->last_eval_loss = result->accuracy = result->entropy = NAN;
-    bool ok = run_open(&run, result, err);
-    char to[PATH_MAX];
-    path_join(to, sizeof to, o->output, "log.jsonl");
-    if (ok && hooks && hooks->on_begin) ok = hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps, err);
-    if (!ok && run.log) unlink(run.log_new);
-    if (ok && run.log && rename(run.log_new, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
-    if (ok && !run.plan_only) {
-        run.start = seconds_now();
-        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
-        ok = train_loop(&run, result, err);
-        result->steps = run.step;
-        result->total_flos = total_flos(&run);
-        result->samples = samples_seen(&run);
-        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
-            const LogRecord *r = &run.history[i];
-            if (run.eval.slots && !r->eval) continue;
-            result->accuracy = r->mean_token_accuracy;
-            result->entropy = r->entropy;
-        }
-        result->seconds = seconds_now() - run.start;
-        ok = ok && run_save(&run, result, err);
-    }
-    run_close(&run);
-    return ok;
-}
-
-/* ================================================================================================================================================
-   8  GENERATION
-   A prompt is read once (prefill: all its tokens in one forward pass), its keys and values stay in the cache, then every new token is one row of a batch with one row a sequence.
-   ================================================================================================================================================ */
-
-static char *copy_bytes(const char *s, size_t n) {
-    char *c = (char *)must_alloc(n + 1);
-    memcpy(c, s, n);
-    return c;
-}
-
-static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) {
-    if (!tokenizer_encode(w->t, &w->tok, text, bytes, flags, &w->err)) return data_row_wrap(w);
-    if (!w->tok.count) return data_row_fail(w, "give some text", "the prompt is empty");
-    w->as_prompt->count = (int)w->tok.count;
-    w->as_prompt->ids = (int32_t *)must_alloc(w->tok.count * sizeof(int32_t));
-    memcpy(w->as_prompt->ids, w->tok.ids, w->tok.count * sizeof(int32_t));
-    return true;
-}
-static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
-    text_add(t, "%s{\"role\": \"%s\", \"content\": ", arrlen(t->at) ? ", " : "[", role);
-    text_add_json_bytes(t, content, bytes);
-    text_add(t, "}");
-}
-static void dialogue_end(Text *t, Prompt *p) {
-    text_add(t, arrlen(t->at) ? "]" : "[]");
-    p->dialogue = copy_string(t->at);
-    text_free(t);
-}
-
-/* ---- solved examples --------------------------------------------------------------------------------------------- */
-
-/* A copy of the message, with texts of its own. */
-static bool shot_message(DataWork *w, ChatMessage m) {
-    Shots *s = w->as_shot;
-    void *p = s->messages;
-    if (!data_room(&p, &s->cap, s->count + 1, sizeof *s->messages)) return data_row_memory(w);
-    s->messages = (ChatMessage *)p;
-    m.content = copy_bytes(m.content, m.content_bytes);
-    if (m.reasoning) m.reasoning = copy_bytes(m.reasoning, m.reasoning_bytes);
-    s->messages[s->count++] = m;
-    s->answers += !strcmp(m.role, "assistant");
-    return true;
-}
-static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
-                       size_t completion_bytes) {
-    Shots *s = w->as_shot;
-    if (!data_add(&s->text, prompt, prompt_bytes) || !data_add(&s->text, completion, completion_bytes) ||
-        !data_add(&s->text, "\n\n", 2))
-        return data_row_memory(w);
-    ChatMessage user, assistant;
-    memset(&user, 0, sizeof user);
-    assistant = user;
-    user.role = "user"; user.content = prompt; user.content_bytes = prompt_bytes;
-    assistant.role = "assistant"; assistant.content = completion; assistant.content_bytes = completion_bytes;
-    return shot_message(w, user) && shot_message(w, assistant);
-}
-static bool shot_chat(DataWork *w, size_t count) {
-    w->as_shot->chats++;
-    if (!count || strcmp(w->messages[count - 1].role, "assistant"))
-        return data_row_fail(w, "a solved example is a row with its answer", "the chat does not end with an answer");
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(w->messages[i].role, "system") && !shot_message(w, w->messages[i])) return false;
-    return true;
-}
-
-/* Begins w->text with the shots. */
-static bool shots_before_text(DataWork *w) {
-    w->text.n = 0;
-    if (!w->shots) return true;
-    if (w->shots->chats)
-        return data_row_fail(w, "give shots of the same shape as the data",
-                             "the row is plain text, and the solved examples are chats");
-    return data_add(&w->text, w->shots->text.p, w->shots->text.n) || data_row_memory(w);
-}
-/* Puts the shots into w->messages[*count], behind its system message. */
-static bool shots_before_chat(DataWork *w, size_t *count) {
-    size_t n = w->shots ? w->shots->count : 0, at = *count && !strcmp(w->messages[0].role, "system");
-    void *p = w->messages;
-    if (!n) return true;
-    if (!data_room(&p, &w->messages_cap, *count + n, sizeof *w->messages)) return data_row_memory(w);
-    w->messages = (ChatMessage *)p;
-    memmove(w->messages + at + n, w->messages + at, (*count - at) * sizeof *w->messages);
-    memcpy(w->messages + at, w->shots->messages, n * sizeof *w->messages);
-    *count += n;
-    return true;
-}
-
-/* Reads the options' shots: each is a row of any shape that data may have, with its answer. */
-static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err) {
-    DataRows r;
-    DataWork w;
-    memset(s, 0, sizeof *s);
-    memset(&r, 0, sizeof r);
-    memset(&w, 0, sizeof w);
-    if (!o->few_shot) return true;
-    if (!o->shots) return fail(err, "solved examples from no file; --few-shot %d; give --shots FILE", o->few_shot);
-    r.path = o->shots;
-    w.rows = &r; w.t = t; w.o = o; w.as_shot = s;
-    w.chat = data_chat_template(t, o);
-    bool ok = data_text_open(&r, err) && data_rows_read(&r, err) &&
-              (r.count >= (size_t)o->few_shot ||
-               fail(err, "only %zu rows; %s; --few-shot %d needs as many", r.count, o->shots, o->few_shot));
-    for (int i = 0; i < o->few_shot && ok; i++)
-        if (!(ok = data_row_read(&w, &r, (size_t)i, NULL)) && err) *err = w.err;
-    data_work_free(&w);
-    data_rows_free(&r);
-    if (!ok) shots_free(s);
-    return ok;
-}
-static void shots_free(Shots *s) {
-    for (size_t i = 0; i < s->count; i++) {
-        free((char *)s->messages[i].content);
-        free((char *)s->messages[i].reasoning);
-    }
-    free(s->messages);
-    free(s->text.p);
-    memset(s, 0, sizeof *s);
-}
-
-/* ---- prompts ----------------------------------------------------------------------------------------------------- */
-
-static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
-                         size_t completion_bytes) {
-    Text dialogue = {NULL};
-    dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
-    dialogue_end(&dialogue, w->as_prompt);
-    if (completion_bytes) w->as_prompt->reference = copy_bytes(completion, completion_bytes);
-    w->as_prompt->reference_bytes = completion_bytes;
-    if (!shots_before_text(w)) return false;
-    if (!data_add(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
-    return prompt_take(w, w->text.p, w->text.n, TOK_ADD_SPECIAL);
-}
-
-/* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
-static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
-    Prompt *p = w->as_prompt;
-    Text dialogue = {NULL};
-    ChatText chat;
-    memset(&chat, 0, sizeof chat);
-    if (count && !strcmp(w->messages[count - 1].role, "assistant")) {
-        count--;
-        p->reference_bytes = w->messages[count].content_bytes;
-        if (p->reference_bytes) p->reference = copy_bytes(w->messages[count].content, p->reference_bytes);
-    }
-    if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
-    for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);
-    dialogue_end(&dialogue, p);
-    options.add_generation_prompt = true;
-    bool ok = shots_before_chat(w, &count) &&
-              (chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err) || data_row_wrap(w)) &&
-              prompt_take(w, chat.text, chat.bytes, 0);
-    chat_text_free(&chat);
-    return ok;
-}
-
-/* What else the row says to those who score answers. SQuAD's own {"text": [...]} will do for "answers". */
-static bool prompt_about(DataWork *w) {
-    Prompt *p = w->as_prompt;
-    const Json *answers = data_get(w->object, "answers"), *group = data_get(w->object, "group");
-    if (!group) group = data_get(w->object, "label");
-    if (group && group->str) p->group = copy_string(group->str);                 /* a number as it is written */
-    if (answers && answers->type == JSON_OBJECT && data_get(answers, "text")) answers = data_get(answers, "text");
-    bool one = answers && answers->type == JSON_STRING;
-    if (answers && !one && !data_need(w, answers, "answers", JSON_ARRAY)) return false;
-    if (!p->reference) return true;
-    p->answers = (char **)must_alloc((1 + (answers ? answers->count : 0)) * sizeof *p->answers);
-    for (const Json *a = one ? answers : answers ? answers->child : NULL; a; a = one ? NULL : a->next) {
-        if (!data_need(w, a, "answers[]", JSON_STRING)) return false;
-        p->answers[p->answer_count++] = copy_bytes(a->str, a->count);
-    }
-    if (!p->answer_count) p->answers[p->answer_count++] = copy_string(p->reference);
-    return true;
-}
-
-static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
-    DataWork w;
-    Shots shots;
-    memset(&w, 0, sizeof w);
-    memset(p, 0, sizeof *p);
-    w.rows = r; w.t = t; w.o = o; w.shots = o->few_shot ? &shots : NULL;
-    w.chat = data_chat_template(t, o);
-    bool ok = shots_open(&shots, t, o, err) && data_rows_read(r, err) &&
-        (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
-    if (ok && o->max_rows && r->count > (size_t)o->max_rows) r->count = (size_t)o->max_rows;
-    if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
-    for (size_t i = 0; i < (ok ? r->count : 0); i++) {
-        w.as_prompt = &p->list[p->count++];
-        w.as_prompt->row = (int64_t)i + 1;
-        if ((ok = data_row_read(&w, r, i, NULL))) continue;
-        if (err) *err = w.err;
-        break;
-    }
-    p->stats.rows = (int64_t)p->count;
-    p->stats.uses = w.uses;
-    p->stats.unread = w.unread;
-    if (w.uses.chats) p->stats.chat = w.chat;
-    data_work_free(&w);
-    shots_free(&shots);
-    if (!ok) prompts_free(p);
-    return ok;
-}
-bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err) {
-    DataRows r;
-    memset(&r, 0, sizeof r);
-    r.path = name;
-    r.text = copy_bytes(text, bytes);
-    r.bytes = bytes;
-    bool ok = prompts_read(p, &r, t, options, err);
-    data_rows_free(&r);
-    return ok;
-}
-bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
-    DataRows r;
-    memset(&r, 0, sizeof r);
-    memset(p, 0, sizeof *p);
-    r.path = path;
-    bool ok = data_text_open(&r, err) && prompts_read(p, &r, t, options, err);
-    data_rows_free(&r);
-    return ok;
-}
-void prompts_free(Prompts *p) {
-    for (size_t i = 0; i < p->count; i++) {
-        Prompt *one = &p->list[i];
-        for (int k = 0; k < one->answer_count; k++) free(one->answers[k]);
-        free(one->ids); free(one->dialogue); free(one->reference); free(one->answers); free(one->group);
-    }
-    free(p->list);
-    memset(p, 0, sizeof *p);
-}
-
-/* ---- sampling ------------------------------------------------------------------------------------------------------------------------------------- */
-
-/* Fields of generation_config.json that change answers and are not implemented, each with the number that turns it off
-   (beside null, false and nothing at all); the last four matter in sampling alone. */
-static const struct { const char *key; double off; } generation_unsupported[] = {
-    {"num_beams", 1}, {"num_beam_groups", 1}, {"num_return_sequences", 1}, {"penalty_alpha", 0},
-        {"diversity_penalty", 0},
-    {"no_repeat_ngram_size", 0}, {"encoder_no_repeat_ngram_size", 0}, {"encoder_repetition_penalty", 1},
-    {"guidance_scale", 1}, {"min_length", 0}, {"min_new_tokens", 0}, {"bad_words_ids", 0}, {"force_words_ids", 0},
-        {"constraints", 0},
-    {"sequence_bias", 0}, {"suppress_tokens", 0}, {"begin_suppress_tokens", 0}, {"forced_bos_token_id", -1},
-    {"forced_eos_token_id", -1}, {"exponential_decay_length_penalty", 0}, {"watermarking_config", 0},
-    {"dola_layers", 0}, {"token_healing", 0}, {"stop_strings", 0},
-    {"top_h", 1}, {"typical_p", 1}, {"epsilon_cutoff", 0}, {"eta_cutoff", 0}};
-
-static bool generation_config_parse(GenerateOptions *o, const Json *root, const char *name, Error *err) {
-    const size_t count = sizeof generation_unsupported / sizeof *generation_unsupported;
-    bool sample = false;
-    double top_k, length;
-    if (root->type != JSON_OBJECT) return fail(err, "not an object; %s; download the file again", name);
-    if (!config_bool(&sample, root, "do_sample", false, name, err) ||
-        !config_range(&o->repetition_penalty, root, "repetition_penalty", 1e-3, 1e3, 1, name, err) ||
-        !config_range(&length, root, "max_new_tokens", 1, 1e6, o->max_new_tokens, name, err)) return false;
-    o->max_new_tokens = (int)length;
-    for (size_t i = 0; i < (sample ? count : count - 4); i++) {
-        const char *key = generation_unsupported[i].key;
-        const Json *j = json_get(root, key);
-        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == generation_unsupported[i].off)) continue;
-        return fail(err, "unsupported field '%s'; %s; take it out of the file to have answers without it", key, name);
-    }
-    if (!sample) return true;
-    /* with do_sample the missing ones are transformers' own */
-    if (!config_range(&o->temperature, root, "temperature", 1e-3, 1e3, 1, name, err) ||
-        !config_range(&top_k, root, "top_k", 0, 1e9, 50, name, err) ||
-        !config_range(&o->top_p, root, "top_p", 0, 1, 1, name, err) ||
-        !config_range(&o->min_p, root, "min_p", 0, 1, 0, name, err)) return false;
-    o->top_k = (int)top_k;
-    return top_k == floor(top_k) || fail(err, "field 'top_k' must be a whole number; %s; check the file", name);
-}
-
-bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
-    memset(o, 0, sizeof *o);
-    o->max_new_tokens = 256; o->batch_size = 8; o->top_p = 1; o->repetition_penalty = 1; o->seed = 42; o->adapter = true;
-    char path[PATH_MAX];
-    JsonDoc doc;
-    if (!file_exists(folder, "generation_config.json")) return true;
-    path_join(path, sizeof path, folder, "generation_config.json");
-    if (!json_read(&doc, path, err)) return false;
-    bool ok = generation_config_parse(o, doc.root, path, err);
-    json_free(&doc);
-    return ok;
-}
-
-static int candidate_falls(const void *a, const void *b) {
-    const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
-    return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
-}
-
-/* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort of a whole vocabulary would take longer than the token itself on a GPU. */
-static float kth_largest(const float *z, int n, int k, Candidate *heap) {
-    for (int v = 0; v < n; v++) {
-        int at = v;
-        if (v < k) for (; at && heap[(at - 1) / 2].p > z[v]; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
-        else if (z[v] > heap[0].p) {
-            at = 0;
-            for (int child = 1; child < k; child = 2 * at + 1) {
-                if (child + 1 < k && heap[child + 1].p < heap[child].p) child++;
-                if (heap[child].p >= z[v]) break;
-                heap[at] = heap[child];
-                at = child;
-            }
-        } else continue;
-        heap[at].p = z[v];
-    }
-    return heap[0].p;
-}
-
-int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt, uint32_t position, Candidate *work) {
-    if (o->repetition_penalty != 1) {       /* Keskar et al. 2019: once a token, however often it was seen */
-        float penalty = (float)o->repetition_penalty;
-        for (int i = 0; i < seen_count; i++) work[seen[i]].p = logits[seen[i]];
-        for (int i = 0; i < seen_count; i++) { float z = work[seen[i]].p; logits[seen[i]] = z < 0 ? z * penalty : z / penalty; }
-    }
-    int best = 0, count = 0;
-    for (int v = 1; v < V; v++) if (logits[v] > logits[best]) best = v;
-    if (o->temperature <= 0) return best;
-    /* Probabilities relative to the best one's; what top-k, top-p and min-p leave of them. */
-    float top = logits[best];
-    double total = 0;
-    if (o->top_k > 0 && o->top_k < V) {     /* every token at least as likely as the k-th */
-        float least = kth_largest(logits, V, o->top_k, work);
-        for (int v = 0; v < V; v++) if (logits[v] >= least) { Candidate c = {logits[v], v}; work[count++] = c; }
-    } else for (int v = 0; v < V; v++) if (logits[v] - top > -80 * (float)fmax(o->temperature, 1e-3)) { Candidate c = {logits[v], v}; work[count++] = c; }     /* the rest weighs less than 2e-35 */
-    for (int i = 0; i < count; i++) { work[i].p = expf((float)((double)(work[i].p - top) / o->temperature)); total += (double)work[i].p; }
-    if (o->top_p < 1) {                     /* Holtzman et al. 2020: the fewest tokens that together have probability top_p */
-        double rest = (1 - o->top_p) * total / count;     /* all that are rarer than this weigh less than 1 - top_p together: none of them is among the fewest, and few are left to sort */
-        int likely = 0;
-        for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
-        count = likely;
-        qsort(work, (size_t)count, sizeof *work, candidate_falls);
-        double sum = 0;
-        int keep = 0;
-        while (keep < count && (keep == 0 || sum < o->top_p * total)) sum += (double)work[keep++].p;
-        count = keep;
-        total = sum;
-    }
-    if (o->min_p > 0) {                     /* at least min_p times the best one's probability */
-        int keep = 0;
-        total = 0;
-        for (int i = 0; i < count; i++) if ((double)work[i].p >= o->min_p) { work[keep++] = work[i]; total += (double)work[i].p; }
-        count = keep;
-    }
-    uint32_t counter[4] = {(uint32_t)prompt, (uint32_t)(prompt >> 32), position, 0x67656E21}, key[2] = {(uint32_t)o->seed, (uint32_t)(o->seed >> 32)}, random[4];
-    philox4x32(random, counter, key);
-    double at = ((double)random[0] * 0x1p-32 + (double)random[1] * 0x1p-64) * total;
-    for (int i = 0; i + 1 < count; i++) if ((at -= (double)work[i].p) < 0) return work[i].id;
-    return work[count - 1].id;
-}
-
-/* ---- answers -------------------------------------------------------------------------------------------------------------------------------------- */
-
-/* One sequence on its way: which prompt, its tokens so far, what of its text is out. */
-typedef struct Sequence {
-    int64_t prompt;                         /* -1: the slot is free */
-    int32_t *ids;                           /* stb_ds array: prompt and answer */
-    size_t sent;                            /* bytes of the text handed on */
-} Sequence;
-
-/* Where a stop string begins in text [bytes], or what must be held back because one may be beginning at its end: the return value; *stopped tells which. */
-static size_t stop_position(const char *text, size_t bytes, const GenerateOptions *o, bool *stopped) {
-    size_t hold = bytes;
-    *stopped = false;
-    for (int i = 0; i < o->stop_count; i++) {
-        size_t n = strlen(o->stop[i]);
-        const char *at = n ? strstr(text, o->stop[i]) : NULL;
-        if (at && (!*stopped || (size_t)(at - text) < hold)) { hold = (size_t)(at - text); *stopped = true; }
-        for (size_t k = n < bytes ? n : bytes; k > 0 && !*stopped; k--)
-            if (!memcmp(text + bytes - k, o->stop[i], k)) { if (bytes - k < hold) hold = bytes - k; break; }
-    }
-    return hold;
-}
-
-/* Takes the next token; hands on the text that is certain; true: the answer is complete. */
-static bool sequence_take(Sequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
-    bool stop = t && tokenizer_is_stop(t, id), stopped = false, ended;
-    if (!stop) arrput(s->ids, id);
-    int made = (int)arrlen(s->ids) - prompt->count;
-    size_t bytes = 0, certain;
-    char *text = !t ? copy_string("") : tokenizer_decode(t, s->ids + prompt->count, (size_t)made, true, &bytes);
-    certain = o->stop_count ? stop_position(text, bytes, o, &stopped) : bytes;
-    ended = stop || stopped || made >= o->max_new_tokens;
-    if (!stopped && ended) certain = bytes;
-    /* A character whose bytes have not all come is U+FFFD so far. */
-    while (!ended && certain >= 3 && !memcmp(text + certain - 3, "\xEF\xBF\xBD", 3)) certain -= 3;
-    if (certain > s->sent && on_text) ended |= !on_text(user, (size_t)s->prompt, text + s->sent, certain - s->sent);
-    if (certain > s->sent) s->sent = certain;
-    if (ended) {
-        answer->text = copy_bytes(text, certain);
-        answer->count = made;
-        answer->ids = (int32_t *)must_alloc((size_t)made * sizeof(int32_t));
-        if (made) memcpy(answer->ids, s->ids + prompt->count, (size_t)made * sizeof(int32_t));
-        answer->stopped = stop || stopped;
-    }
-    free(text);
-    return ended;
-}
-void answers_free(Answer *answers, size_t count) {
-    for (size_t i = 0; i < count; i++) { free(answers[i].text); free(answers[i].ids); }
-    memset(answers, 0, count * sizeof *answers);
-}
-
-static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
-    b->ids[b->N] = id;
-    b->positions[b->N] = position;
-    b->targets[b->N] = -100;
-    slot[b->N++] = sequence;
-}
-
-bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers, bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
-    const ModelConfig *c = &m->config;
-    int longest = 0, V = c->vocab_size, slots = (size_t)o->batch_size < count ? o->batch_size : (int)count, most;
-    memset(answers, 0, count * sizeof *answers);
-    for (size_t i = 0; i < count; i++) {
-        if (prompts[i].count > longest) longest = prompts[i].count;
-        if (prompts[i].count + o->max_new_tokens > c->max_position_embeddings && c->rope_scaling.type == ROPE_DEFAULT)
-            return fail(err, "a prompt of %d tokens and %d new ones are more than the %d that the model was made for; row %lld; shorten it or lower --max-new-tokens", prompts[i].count, o->max_new_tokens, c->max_position_embeddings, (long long)prompts[i].row);
-        for (int k = 0; k < prompts[i].count; k++)
-            if (prompts[i].ids[k] >= V) return fail(err, "token id %d in a vocabulary of %d; row %lld; the tokenizer belongs to another model", prompts[i].ids[k], V, (long long)prompts[i].row);
-    }
-    most = longest > slots ? longest : slots;
-    Cache cache;
-    Batch b;
-    memset(&cache, 0, sizeof cache);
-    cache.slots = slots;
-    cache.capacity = longest + o->max_new_tokens;
-    cache.layer = (size_t)slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
-    cache.bytes = cache.layer * (size_t)c->num_hidden_layers * sizeof(floatX);
-    if (!model_prepare(m, most, cache.capacity, FORWARD_ONLY, true, NULL, err)) return false;
-    if (cache.bytes > backend_memory() || !(cache.base = (floatX *)backend_alloc(cache.bytes)))
-        return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; memory; lower --batch-size or --max-new-tokens", (double)cache.bytes / 0x1p30, slots, cache.capacity, (double)backend_memory() / 0x1p30);
-    if (!batch_alloc(&b, most, slots, err)) { backend_free(cache.base, cache.bytes); return false; }
-    cache.slot = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
-    int32_t *slot = (int32_t *)must_alloc((size_t)most * sizeof *slot), *last = (int32_t *)must_alloc((size_t)slots * sizeof *last), *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);
-    float *logits = (float *)must_alloc((size_t)slots * (size_t)V * sizeof *logits);
-    Candidate *work = (Candidate *)must_alloc((size_t)V * sizeof *work);
-    Sequence *sequences = (Sequence *)must_alloc((size_t)slots * sizeof *sequences);
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = o->adapter && m->param_count;
-    for (int s = 0; s < slots; s++) sequences[s].prompt = -1;
-    m->cache = &cache;
-    size_t started = 0, done = 0;
-    bool ok = true;
-    while (done < count && ok) {
-        /* Free slots take the next prompts, as many as fit into one forward pass; else all sequences take one step. */
-        b.N = b.S = 0;
-        b.cu_seqlens[0] = 0;
-        for (int s = 0; s < slots && started < count; s++) {
-            if (sequences[s].prompt >= 0 || b.N + prompts[started].count > most) continue;
-            const Prompt *p = &prompts[started];
-            sequences[s].prompt = (int64_t)started++;
-            sequences[s].sent = 0;
-            arrsetlen(sequences[s].ids, 0);
-            for (int i = 0; i < p->count; i++) { batch_token(&b, slot, p->ids[i], i, s); arrput(sequences[s].ids, p->ids[i]); }
-            last[b.S] = b.N - 1;
-            next[b.S++] = s;
-            b.cu_seqlens[b.S] = b.N;
-        }
-        cache.decode = !b.N;
-        for (int s = 0; s < slots && cache.decode; s++) {
-            if (sequences[s].prompt < 0) continue;
-            int length = (int)arrlen(sequences[s].ids);
-            last[b.S] = b.N;
-            next[b.S++] = s;
-            batch_token(&b, slot, sequences[s].ids[length - 1], length - 1, s);
-            b.cu_seqlens[b.S] = b.N;
-        }
-        backend_upload(cache.slot, slot, (size_t)b.N * sizeof *slot);
-        model_body(m, &b, call);
-        if (cache.decode) lm_head_logits(logits, m->normed, &m->head, b.N, c->hidden_size, V, m->scratch);
-        else for (int i = 0; i < b.S; i++) lm_head_logits(logits + (size_t)i * (size_t)V, m->normed + (size_t)last[i] * (size_t)c->hidden_size, &m->head, 1, c->hidden_size, V, m->scratch);
-        for (int i = 0; i < b.S && ok; i++) {
-            Sequence *s = &sequences[next[i]];
-            const Prompt *p = &prompts[s->prompt];
-            float *z = logits + (size_t)i * (size_t)V;
-            if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) { ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged", (long long)p->row, (int)arrlen(s->ids)); break; }
-            int32_t id = sample_token(z, V, s->ids, (int)arrlen(s->ids), o, (uint64_t)p->row, (uint32_t)arrlen(s->ids), work);
-            if (!sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
-            if (o->on_answer) o->on_answer(user, (size_t)s->prompt);
-            s->prompt = -1;
-            done++;
-        }
-    }
-    m->cache = NULL;
-    for (int s = 0; s < slots; s++) arrfree(sequences[s].ids);
-    free(slot); free(last); free(next); free(logits); free(work); free(sequences);
-    batch_free(&b);
-    backend_free(cache.slot, (size_t)most * sizeof(int32_t));
-    backend_free(cache.base, cache.bytes);
-    if (!ok) answers_free(answers, count);
-    return ok;
-}
 
 /* =====================================================================================================================
    9  FUZZ ENTRIES: clang -DFUZZ_CSV -fsanitize=fuzzer,address,undefined, run in the repository's root (test/fuzz.sh)
@@ -7179,11 +4942,11 @@ extern "C"
 #endif
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#if defined(FUZZ_ADAPTER) || defined(FUZZ_CHECKPOINT) || defined(FUZZ_TOKENS)
+#if defined(FUZZ_ADAPTER) || defined(FUZZ_CHECKPOINT)
 #define FUZZ_FOLDER "build/fuzz/files"
 static void fuzz_file(const char *name, const void *data, size_t size) {
     char path[PATH_MAX];
-    path_join(path, sizeof path, FUZZ_FOLDER, name);
+    path_in(path, sizeof path, FUZZ_FOLDER, name);
     FILE *f = fopen(path, "wb");
     if (!f || (size && fwrite(data, 1, size, f) != size) || fclose(f)) abort();
 }
@@ -7279,8 +5042,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     checksum = hash_bytes(checksum, m.param, bytes);
     if (!checksum_adapter_config(&checksum, FUZZ_FOLDER, &err)) abort();
     Text t = {NULL};
-    text_add(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
-    text_add_bytes(&t, (const char *)data, head);
+    text_print(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
+    text_bytes(&t, (const char *)data, head);
     fuzz_file("checkpoint.json", t.at, (size_t)arrlen(t.at));
     memset(&o, 0, sizeof o);
     o.resume_force = true;
@@ -7297,143 +5060,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     text_free(&t);
     arrfree(run.history);
-    return 0;
-}
-#endif
-
-/* A file of --token-cache: header, ids, labels, offsets, rows. Its sums are made right, and so are its offsets
-   where the key is even; what is taken goes through everything that trusts it. */
-#ifdef FUZZ_TOKENS
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    TokenHeader h;
-    Dataset d, eval;
-    Batch b;
-    Error err;
-    memset(&h, 0, sizeof h);
-    if (size) memcpy(&h, data, size < sizeof h ? size : sizeof h);
-    bool given = h.key & 1;
-    h.count = 1 + h.count % 8; h.tokens = h.count + h.tokens % 64; h.key = 7; h.hash = HASH_START;
-    memcpy(h.magic, "LORATOK2", 8);
-    size_t bytes = sizeof h + h.tokens * 8 + (2 * h.count + 1) * 8;
-    char *file = (char *)calloc(1, bytes);
-    if (!file || !make_folder(FUZZ_FOLDER, &err)) abort();
-    if (size > sizeof h) memcpy(file, data, size < bytes ? size : bytes);
-    int32_t *ids = (int32_t *)(void *)(file + sizeof h), *labels = ids + h.tokens;
-    size_t *offset = (size_t *)(void *)(labels + h.tokens);
-    for (size_t i = 0; i <= h.count && !given; i++) offset[i] = i < h.count ? i : h.tokens;
-    h.stats.examples = (int64_t)h.count; h.stats.tokens = (int64_t)h.tokens; h.stats.longest = h.stats.labelled = 0;
-    for (size_t i = 0; i < h.count; i++) {
-        size_t from = offset[i], n = offset[i + 1] - from;
-        if (from >= offset[i + 1] || offset[i + 1] > h.tokens) break;
-        h.hash = hash_bytes(hash_bytes(h.hash, ids + from, n * sizeof *ids), labels + from, n * sizeof *labels);
-        if ((int64_t)n > h.stats.longest) h.stats.longest = (int64_t)n;
-        for (size_t k = from + 1; k < from + n; k++) h.stats.labelled += labels[k] != DATA_IGNORE;
-    }
-    h.checksum = token_checksum(&h, offset, (int64_t *)(offset + h.count + 1));
-    memcpy(file, &h, sizeof h);
-    fuzz_file("fuzz.tokens", file, bytes);
-    free(file);
-    int fd = open(FUZZ_FOLDER "/fuzz.tokens", O_RDONLY);
-    if (fd >= 0 && dataset_map(&d, fd, 7, false, "fuzz", &err)) {
-        int64_t order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-        int most = 0, sequences = 0;
-        for (size_t i = 0; i < h.tokens; i++) if (d.ids[i] > d.largest_id || d.labels[i] > d.largest_id) abort();
-        grow_to_batches(&d, NULL, 8, &most, &sequences);
-        if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err)) abort();
-        batch_build(&b, &d, order, (int)d.count);
-        batch_free(&b);
-        free(data_columns_text(&d.stats.unread));
-        if (dataset_split(&d, &eval, 0.5, 42, &err)) dataset_free(&eval);
-        dataset_free(&d);
-    }
-    if (fd >= 0) close(fd);
-    return 0;
-}
-#endif
-
-#ifdef FUZZ_CSV
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    DataRows r;
-    Error err;
-    memset(&r, 0, sizeof r);
-    r.path = "fuzz.csv"; r.bytes = size; r.text = (char *)malloc(size + 1);
-    if (!r.text) return 0;
-    if (size) memcpy(r.text, data, size);
-    r.text[size] = 0;
-    if (data_rows_read(&r, &err))
-        for (size_t i = 0; i < r.count; i++)
-            for (const Json *v = r.row[i].object->child; v; v = v->next)
-                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] ||
-                    json_get(r.row[i].object, "text") == r.row[i].object) abort();
-    data_rows_free(&r);
-    return 0;
-}
-#endif
-
-/* Rows of every shape under every option, as examples and as prompts: what comes out are ids of the vocabulary, no more
-   than max_length, and labels of it. The tokenizer is data/base's. */
-#ifdef FUZZ_ROWS
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const char *const name[] = {"f.jsonl", "f.json", "f.csv", "f"};
-    static Tokenizer *t;
-    Error err;
-    DataRows r;
-    DataOptions o;
-    Prompts p;
-    if (!t && !(t = tokenizer_open("data/base", &err))) abort();
-    if (size < 3) return 0;
-    memset(&r, 0, sizeof r);
-    memset(&o, 0, sizeof o);
-    memset(&p, 0, sizeof p);
-    o.threads = 1;
-    o.max_length = data[0] & 1 ? 8 : 64;
-    o.truncate_prompt = data[0] >> 1 & 1;
-    o.split_turns = data[0] >> 2 & 1;
-    o.prompt_template = data[0] >> 3 & 1 ? "U {prompt} A" : NULL;
-    o.enable_thinking = (data[0] >> 4 & 3) % 3 - 1;
-    o.loss_on = (LossOn)(data[0] >> 6);
-    o.chat_template = (ChatTemplate)(data[1] % (CHAT_UNKNOWN + 1));
-    o.max_rows = data[1] >> 5;
-    r.path = name[data[2] % 4];
-    r.bytes = size - 3;
-    r.text = (char *)malloc(r.bytes + 1);
-    if (!r.text) return 0;
-    memcpy(r.text, data + 3, r.bytes);
-    r.text[r.bytes] = 0;
-    if (prompts_parse(&p, r.text, r.bytes, r.path, t, &o, &err)) {
-        for (size_t i = 0; i < p.count; i++) {
-            JsonDoc doc;
-            if (p.list[i].count <= 0 || !json_parse(&doc, p.list[i].dialogue, strlen(p.list[i].dialogue), "dialogue", 1,
-                                                    NULL)) abort();
-            json_free(&doc);
-        }
-        prompts_free(&p);
-    }
-    if (data_rows_read(&r, &err) && r.count) {
-        DataExample *examples = (DataExample *)calloc(r.count, sizeof *examples);
-        DataStats stats;
-        memset(&stats, 0, sizeof stats);
-        if (!examples) abort();
-        data_examples(examples, &stats, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
-        for (size_t i = 0; i < r.count; i++) {
-            for (const DataExample *e = &examples[i]; e; e = e->next) {
-                if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
-                    (e->cut_reply && !e->truncated)) abort();
-                for (size_t k = 0; k < e->count; k++) {
-                    /* a row's own may differ */
-                    bool given = e->labels[k] >= 0 && e->labels[k] < tokenizer_vocab_size(t);
-                    if (e->ids[k] < 0 || e->ids[k] >= tokenizer_vocab_size(t) || (e->labels[k] != DATA_IGNORE &&
-                            !given)) abort();
-                }
-            }
-            data_example_free(&examples[i]);
-        }
-        char *columns = data_columns_text(&stats.unread);
-        for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();
-        free(columns);
-        free(examples);
-    }
-    data_rows_free(&r);
     return 0;
 }
 #endif

@@ -4,7 +4,7 @@
    Contents
      1  Public interface          what this file promises; everything else is private (json_, utf8_, uni_, tok_, chat_)
      2  Errors and files          fail, file_open, read_file
-     3  UTF-8                     decoding and validation
+     3  UTF-8, then the ground floor of all files: memory, warnings, paths, files and folders that are written whole
      4  JSON                      strict parser, one arena per document
      5  Unicode                   tables made by dev/make_unicode.py: letters, numbers, white space, NFC, lower case
      6  Tables                    token strings, merges, added tokens: three hash tables and a trie
@@ -23,9 +23,11 @@
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -55,6 +57,52 @@ uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
    the beginning of one (three letters at least). NAME_FAR: they have nothing to do with each other. */
 enum { NAME_FAR = 99 };
 int name_distance(const char *typed, const char *name);
+
+/* ---- memory for small bookkeeping: where there is none the program ends with one line. Big blocks are planned, checked and reported by
+   their owners ---- */
+void *must_alloc(size_t bytes);                       /* zeroed */
+void *must_realloc(void *p, size_t bytes);
+char *text_copy(const char *s);
+char *text_copy_bytes(const char *s, size_t n);       /* n bytes and a zero byte */
+
+/* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 1, 2)))
+#endif
+void print_warning(const char *format, ...);
+
+/* ---- paths and folders ---- */
+void path_in(char *out, size_t size, const char *folder, const char *name);   /* "folder/name"; "" if too long */
+bool file_exists(const char *folder, const char *name);
+bool make_folder(const char *path, Error *err);                               /* mkdir -p; an existing folder is fine */
+void folder_sync(const char *folder);                 /* the names in it survive a power cut too */
+
+/* ---- mapped files: known by name, for when one shrinks while it is read the system can only say where in memory (SIGBUS), and a program
+   wants to say which file. NULL: errno ---- */
+typedef struct Mapping { const char *base, *path; size_t bytes; struct Mapping *next; } Mapping;
+extern Mapping *file_mappings;
+void *map_file(int fd, size_t bytes, int flags, const char *path);
+void unmap_file(void *base, size_t bytes);
+void file_release_pages(const void *data, size_t bytes);      /* what has been copied elsewhere goes back to the file cache */
+
+/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages what was there ---- */
+typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX]; bool failed; int error; } SafeFile;
+bool safe_open(SafeFile *s, const char *path, Error *err);
+void safe_write(SafeFile *s, const void *data, size_t bytes);                 /* a failure waits for safe_close */
+bool safe_close(SafeFile *s, Error *err);
+/* A whole file at once. */
+bool write_file(const char *path, const void *data, size_t bytes, Error *err);
+/* A folder that appears whole or not at all: folder_begin, files written into `temporary`, then folder_commit, which gives it its name
+   (an earlier one makes way only if `replace`), or folder_discard(temporary). */
+typedef struct SafeFolder { char path[PATH_MAX], temporary[PATH_MAX]; } SafeFolder;
+bool folder_begin(SafeFolder *f, const char *path, Error *err);
+bool folder_commit(SafeFolder *f, bool replace, Error *err);
+void folder_discard(const char *temporary);
+/* The names that both use: makes PATH.PID-N.tmp, a file or a folder, which nobody had yet, and puts the name into `name`. Nothing that
+   exists is opened, not through a link either. Returns a file's descriptor, a folder's 0, or -1. temporary_of: did it name this one, for
+   something called `base`? */
+int temporary_make(char *name, size_t size, const char *path, bool folder);
+bool temporary_of(const char *name, const char *base);
 
 /* ---- lower case ---- */
 /* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I
@@ -194,13 +242,15 @@ void chat_text_free(ChatText *c);
 #endif
 #if (defined(TOKENIZER_IMPLEMENTATION) || defined(TOKENIZER_FUZZED)) && !defined(TOKENIZER_IMPLEMENTED)
 #define TOKENIZER_IMPLEMENTED
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* ================================================================================================================================
@@ -384,6 +434,244 @@ static size_t utf8_invalid(const char *s, size_t n) {
         i += (size_t)k;
     }
     return n;
+}
+
+/* ---- memory, warnings, paths, and files that are written whole ---------------------------------------------------------------- */
+
+void *must_realloc(void *p, size_t bytes) {
+    void *q = realloc(p, bytes);
+    if (!q && bytes) { fprintf(stderr, "error: out of memory; %zu bytes; close other programs\n", bytes); exit(1); }
+    return q;
+}
+void *must_alloc(size_t bytes) {
+    void *p = calloc(1, bytes ? bytes : 1);
+    if (!p) { fprintf(stderr, "error: out of memory; %zu bytes; close other programs\n", bytes); exit(1); }
+    return p;
+}
+char *text_copy(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
+
+/* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
+void print_warning(const char *format, ...) {
+    char text[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    for (size_t i = 0, n = strlen(text), bytes; i < n; i += bytes) {
+        uint32_t c = 0;
+        int length = utf8_get(text + i, n - i, &c);
+        bytes = length > 0 ? (size_t)length : 1;
+        if (length <= 0 || utf8_drives_terminal(c)) memset(text + i, '?', bytes);
+    }
+    fprintf(stderr, "warning: %s\n", text);
+}
+
+char *text_copy_bytes(const char *s, size_t n) {
+    char *c = (char *)must_alloc(n + 1);
+    memcpy(c, s, n);
+    return c;
+}
+
+void path_in(char *out, size_t size, const char *folder, const char *name) {
+    size_t n = strlen(folder);
+    int length = snprintf(out, size, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
+    if (length < 0 || (size_t)length >= size) out[0] = 0;                     /* too long for the system: opening "" says so */
+}
+bool file_exists(const char *folder, const char *name) {
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, name);
+    return access(path, F_OK) == 0;
+}
+
+/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages what was there ------------------------------- */
+
+#ifndef CRASH_POINT
+#define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the disk then must be whole */
+#endif
+
+/* Makes a file, or a folder, that nobody has yet: PATH.PID-N.tmp, put into `name`. Nothing that exists is opened, not
+   through a link either. Returns a file's descriptor, a folder's 0, or -1. */
+int temporary_make(char *name, size_t size, const char *path, bool folder) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    for (int i = 0; i < 1000; i++) {
+        int length = snprintf(name, size, "%.*s.%ld-%d.tmp", (int)n, path, (long)getpid(), i);
+        if (length < 0 || (size_t)length >= size) { errno = ENAMETOOLONG; return -1; }
+        int fd = folder ? mkdir(name, 0777) : open(name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (fd >= 0 || errno != EEXIST) return fd;
+    }
+    return -1;
+}
+/* Whether temporary_make named it, for something that is called `base`. */
+bool temporary_of(const char *name, const char *base) {
+    char again[NAME_MAX + 64];
+    long pid;
+    int number;
+    size_t n = strlen(base);
+    if (strncmp(name, base, n) || sscanf(name + n, ".%ld-%d.tmp", &pid, &number) != 2) return false;
+    snprintf(again, sizeof again, "%.*s.%ld-%d.tmp", NAME_MAX, base, pid, number);
+    return !strcmp(name, again);
+}
+
+bool safe_open(SafeFile *s, const char *path, Error *err) {
+    memset(s, 0, sizeof *s);
+    snprintf(s->path, sizeof s->path, "%s", path);
+    int fd = temporary_make(s->temporary, sizeof s->temporary, path, false);
+    s->f = fd < 0 ? NULL : fdopen(fd, "wb");
+    if (s->f) return true;
+    fail(err, "cannot write; %s: %s; check that the folder exists and is writable", path, strerror(errno));
+    if (fd >= 0) { close(fd); unlink(s->temporary); }
+    return false;
+}
+void safe_write(SafeFile *s, const void *data, size_t bytes) {
+    if (!s->failed && bytes && fwrite(data, 1, bytes, s->f) != bytes) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
+}
+bool safe_close(SafeFile *s, Error *err) {
+    if (!s->failed && fflush(s->f)) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
+    if (!s->failed && fsync(fileno(s->f))) { s->failed = true; s->error = errno; }
+    if (fclose(s->f) && !s->failed) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
+    if (!s->failed && rename(s->temporary, s->path)) { s->failed = true; s->error = errno; }
+    CRASH_POINT();
+    if (!s->failed) return true;
+    unlink(s->temporary);
+    return fail(err, "cannot write; %s: %s; %s", s->path, strerror(s->error),
+                s->error == ENOSPC ? "free some space or give another --output" : "give another --output");
+}
+
+/* The names in a folder must survive a power cut too. */
+void folder_sync(const char *folder) {
+    int fd = open(folder, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    fsync(fd);
+    close(fd);
+}
+
+/* Removes a folder that temporary_make has made, and the files in it. */
+void folder_discard(const char *folder) {
+    char path[PATH_MAX];
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        path_in(path, sizeof path, folder, e->d_name);
+        unlink(path);
+        CRASH_POINT();
+    }
+    if (d) closedir(d);
+    rmdir(folder);
+}
+
+bool folder_begin(SafeFolder *f, const char *path, Error *err) {
+    snprintf(f->path, sizeof f->path, "%s", path);
+    for (size_t n = strlen(f->path); n > 1 && f->path[n - 1] == '/';) f->path[--n] = 0;
+    if (!temporary_make(f->temporary, sizeof f->temporary, f->path, true)) return true;
+    return fail(err, "cannot make a folder beside it; %s: %s; give another --output", path, strerror(errno));
+}
+
+/* Linux's renameat2, where kernel and file system have it. */
+enum { RENAME_NEVER_REPLACES = 1, RENAME_EXCHANGES = 2 };
+static bool rename_by(const char *from, const char *to, unsigned flags) {
+#ifdef SYS_renameat2
+    return !syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
+#else
+    (void)from; (void)to; (void)flags;
+    errno = ENOSYS;
+    return false;
+#endif
+}
+
+/* The new folder takes its name. An earlier one (refused unless `replace`) makes way in one step where that can be, else
+   it is renamed away first; what the new folder has no file for was put there by somebody else, and moves over. */
+bool folder_commit(SafeFolder *f, bool replace, Error *err) {
+    char old[PATH_MAX] = "", from[PATH_MAX], to[PATH_MAX];
+    struct stat st;
+    folder_sync(f->temporary);
+    CRASH_POINT();
+    bool ok, there = !lstat(f->path, &st);
+    if (there && !replace) { folder_discard(f->temporary); return fail(err, "it exists already; %s; nothing is overwritten, give a new folder", f->path); }
+    if (!there) ok = rename_by(f->temporary, f->path, RENAME_NEVER_REPLACES) || (errno != EEXIST && !rename(f->temporary, f->path));
+    else if ((ok = rename_by(f->temporary, f->path, RENAME_EXCHANGES))) snprintf(old, sizeof old, "%s", f->temporary);
+    else {
+        ok = !temporary_make(old, sizeof old, f->path, true) && !rename(f->path, old);
+        CRASH_POINT();
+        if (ok && rename(f->temporary, f->path)) { int e = errno; rename(old, f->path); errno = e; ok = false; }
+    }
+    CRASH_POINT();
+    if (!ok) {
+        fail(err, "cannot write; %s: %s; give another --output", f->path, strerror(errno));
+        folder_discard(f->temporary);
+        return false;
+    }
+    DIR *d = *old ? opendir(old) : NULL;
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_in(from, sizeof from, old, e->d_name);
+        path_in(to, sizeof to, f->path, e->d_name);
+        if (lstat(to, &st)) rename(from, to);
+    }
+    if (d) closedir(d);
+    if (*old) folder_discard(old);
+    snprintf(to, sizeof to, "%s", f->path);
+    char *slash = strrchr(to, '/');
+    if (slash) *(slash > to ? slash : slash + 1) = 0;
+    folder_sync(slash ? to : ".");
+    return true;
+}
+
+bool write_file(const char *path, const void *data, size_t bytes, Error *err) {
+    SafeFile s;
+    if (!safe_open(&s, path, err)) return false;
+    safe_write(&s, data, bytes);
+    return safe_close(&s, err);
+}
+
+/* mkdir -p; an existing folder is fine. */
+bool make_folder(const char *path, Error *err) {
+    char part[PATH_MAX];
+    size_t n = strlen(path);
+    if (!n || n >= sizeof part) return fail(err, "bad folder name; '%s'; give another --output", path);
+    for (size_t i = 1; i <= n; i++) {
+        if (path[i] != '/' && path[i]) continue;
+        memcpy(part, path, i);
+        part[i] = 0;
+        if (mkdir(part, 0777) && errno != EEXIST) return fail(err, "cannot make the folder; %s: %s; give another --output", part, strerror(errno));
+    }
+    struct stat st;
+    if (stat(path, &st) || !S_ISDIR(st.st_mode)) return fail(err, "not a folder; %s; give another --output", path);
+    return true;
+}
+
+/* ---- mapped files ---- */
+
+Mapping *file_mappings;
+
+void *map_file(int fd, size_t bytes, int flags, const char *path) {
+    void *base = mmap(NULL, bytes, PROT_READ, flags, fd, 0);
+    if (base == MAP_FAILED) return NULL;
+    Mapping *m = (Mapping *)must_alloc(sizeof *m);
+    m->base = (const char *)base;
+    m->bytes = bytes;
+    m->path = text_copy(path);
+    m->next = file_mappings;
+    file_mappings = m;
+    return base;
+}
+void unmap_file(void *base, size_t bytes) {
+    for (Mapping **at = &file_mappings; *at; at = &(*at)->next) {
+        Mapping *m = *at;
+        if (m->base != base) continue;
+        *at = m->next;
+        free((char *)m->path);
+        free(m);
+        break;
+    }
+    munmap(base, bytes);
+}
+
+void file_release_pages(const void *data, size_t bytes) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = ((size_t)data + page - 1) / page * page, end = ((size_t)data + bytes) / page * page;
+    if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 /* ================================================================================================================================

@@ -879,6 +879,7 @@ static Pack packed(const Linear *p) {
     Pack pack = {p->A, p->B, a, b, b + (size_t)rank_width(p->rank) * (size_t)p->out, p->in, p->out, p->rank, p->scale};
     return pack;
 }
+size_t kept_bytes(const Linear *group, int count, int N) { (void)group; (void)count; (void)N; return 0; }
 size_t adapter_packed_bytes(const Linear *p) {
     return (size_t)rank_width(p->rank) * ((size_t)p->in + 2 * (size_t)p->out) * sizeof(floatX);
 }
@@ -1138,9 +1139,11 @@ static void group_sums(const Linear *group, int count, int *O, int *R) {
 }
 static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }      /* scratch is counted in floats */
 
-void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, int count, LoraCall call,
+                    int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
+    (void)kept;                             /* made again from its key */
     bool adapter = call.adapter && R;
     (void)scratch;
     Group whole, down;                      /* t's columns are numbered by rank, y's by output */
@@ -1164,9 +1167,11 @@ void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, 
     gemm_forward(y, whole, call, I);
 }
 
-void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
+                     const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
+    (void)kept;                             /* made again from its key */
     bool adapter = call.adapter && R;
     ScratchCursor s = scratch_begin(scratch);
     floatX *dt = adapter ? (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R)) : NULL;
@@ -2148,7 +2153,7 @@ static const char *data_path(const char *name) {
         snprintf(path, sizeof path, "%.*s%s%s", (int)length, program, places[i], name);
         if (stat(path, &there)) continue;
         bool same = !stat(name, &here) && here.st_dev == there.st_dev && here.st_ino == there.st_ino;
-        return same ? name : copy_string(path);
+        return same ? name : text_copy(path);
     }
     return name;
 }
@@ -2196,12 +2201,12 @@ static int text_add_shown(Text *t, const char *s, size_t n, bool lines) {
         bytes = length > 0 ? (size_t)length : 1;
         if (length <= 0) snprintf(spelled, sizeof spelled, "<0x%02X>", (unsigned)(uint8_t)s[i]);
         else if (!utf8_drives_terminal(c) || (lines && (c == '\n' || c == '\t'))) columns += shown_width(c);
-        else if (c == '\n') { text_add(t, "\xE2\x8F\x8E"); columns++; continue; }
-        else if (c == '\t') { text_add(t, "\xE2\x87\xA5"); columns++; continue; }
+        else if (c == '\n') { text_print(t, "\xE2\x8F\x8E"); columns++; continue; }
+        else if (c == '\t') { text_print(t, "\xE2\x87\xA5"); columns++; continue; }
         else snprintf(spelled, sizeof spelled, c < 128 ? "<0x%02X>" : "<U+%04X>", c);
         columns += (int)strlen(spelled);
-        if (spelled[0]) text_add(t, "%s", spelled);
-        else text_add(t, "%.*s", (int)bytes, s + i);
+        if (spelled[0]) text_print(t, "%s", spelled);
+        else text_print(t, "%.*s", (int)bytes, s + i);
     }
     return columns;
 }
@@ -2479,8 +2484,8 @@ static const Option *option_or_die(const char *name, const Verb *verb, const cha
     if (d && (from_file || (d->verbs & verb->bit))) return d;
     const Synonym *other = synonym_find(name, verb);
     Text hint = {NULL};
-    if (other && other->option) text_add(&hint, "%s --%s", d ? "for this it is" : "it is called", other->option);
-    if (other && other->why) text_add(&hint, "%s%s", other->option ? ": " : "", other->why);
+    if (other && other->option) text_print(&hint, "%s --%s", d ? "for this it is" : "it is called", other->option);
+    if (other && other->why) text_print(&hint, "%s%s", other->option ? ": " : "", other->why);
     if (!other && !d) {
         int least = NAME_FAR;
         const Option *near = NULL;
@@ -2488,9 +2493,9 @@ static const Option *option_or_die(const char *name, const Verb *verb, const cha
             int distance = (option_table[i].verbs & verb->bit) ? name_distance(name, option_table[i].name) : NAME_FAR;
             if (distance < least) { least = distance; near = &option_table[i]; }
         }
-        if (near) text_add(&hint, "did you mean --%s?", near->name);
+        if (near) text_print(&hint, "did you mean --%s?", near->name);
     }
-    if (!hint.at) text_add(&hint, "see ./train_lora %s --help", verb->name);
+    if (!hint.at) text_print(&hint, "see ./train_lora %s --help", verb->name);
     if (d)
         usage_error("%s does not use --%s, an option of %s; %s; %s", verb->name, name, verbs_text(of, d->verbs), where,
                     hint.at);
@@ -2515,7 +2520,7 @@ static void options_from_file(Options *o, const char *path) {
         if (d->verbs & LINE_ONLY)
             usage_error("'%s' is not taken from files; %s; give --%s on the command line", j->key, path, d->name);
         if (d->offset == AT(config)) usage_error("'config' within a config file; %s; put its keys here", path);
-        if (!(d->verbs & o->verb->bit)) { text_add(&idle, "%s%s", idle.at ? ", " : "", j->key); continue; }
+        if (!(d->verbs & o->verb->bit)) { text_print(&idle, "%s%s", idle.at ? ", " : "", j->key); continue; }
         if (j->type == JSON_ARRAY && d->type == OPTION_LIST) {
             for (const Json *e = j->child; e; e = e->next) {
                 if (!e->str) usage_error("bad value of '%s'; %s; give a list of strings", j->key, path);
@@ -2526,10 +2531,10 @@ static void options_from_file(Options *o, const char *path) {
         const char *value = j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str;
         if (!value) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
         option_set(o, d, value, path);
-        if (d->verbs & WRITES) text_add(&writes, "%s%s %s", writes.at ? ", " : "", j->key, value);
+        if (d->verbs & WRITES) text_print(&writes, "%s%s %s", writes.at ? ", " : "", j->key, value);
     }
-    if (writes.at) text_add(&writes, " (where files are written)");
-    if (idle.at) text_add(&writes, "%s%s does not use %s", writes.at ? "; " : "", o->verb->name, idle.at);
+    if (writes.at) text_print(&writes, " (where files are written)");
+    if (idle.at) text_print(&writes, "%s%s does not use %s", writes.at ? "; " : "", o->verb->name, idle.at);
     if (writes.at) complain_of("note", "%s: %s", path, writes.at);
     text_free(&idle);
     text_free(&writes);
@@ -2611,7 +2616,7 @@ static void options_from_adapters(Options *o) {
         const char *value = kept_value(kept[i]);
         if (!kept[i] || o->origin[i] || !strcmp(value, option_value(o, d, number))) continue;
         option_set(o, d, value, first);
-        text_add(&taken, "%s--%s %s", taken.at ? ", " : "", d->name, value);
+        text_print(&taken, "%s--%s %s", taken.at ? ", " : "", d->name, value);
     }
     if (taken.at) complain_of("note", "%s, as %s was trained (its run.json)", taken.at, first);
     text_free(&taken);
@@ -2631,8 +2636,8 @@ static Text adapter_differs(const Options *o, const char *adapter, bool given) {
         if (!(d->verbs & KEPT) || !(d->verbs & GENERATE) || (chosen && !given)) continue;
         const char *was = kept_value(kept[i]), *is = option_value(o, d, number);
         if (!strcmp(was, is)) continue;
-        text_add(&t, "%s%s--%s", t.at ? ", " : "", *was ? "" : "no ", d->name);
-        text_add(&t, "%s%s (here %s)", *was ? " " : "", was, *is ? is : "none");
+        text_print(&t, "%s%s--%s", t.at ? ", " : "", *was ? "" : "no ", d->name);
+        text_print(&t, "%s%s (here %s)", *was ? " " : "", was, *is ? is : "none");
     }
     return t;
 }
@@ -2684,9 +2689,9 @@ static void options_parse(Options *o, const Verb *verb, int count, char **words)
 static void command_add(Text *t, const char *word) {
     const char *safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%";
     bool plain = *word && !word[strspn(word, safe)];
-    text_add(t, arrlen(t->at) ? plain ? " %s" : " '" : plain ? "%s" : "'", plain ? word : "");
-    for (const char *c = word; !plain && *c; c++) text_add(t, *c == '\'' ? "'\\''" : "%c", *c);
-    if (!plain) text_add(t, "'");
+    text_print(t, arrlen(t->at) ? plain ? " %s" : " '" : plain ? "%s" : "'", plain ? word : "");
+    for (const char *c = word; !plain && *c; c++) text_print(t, *c == '\'' ? "'\\''" : "%c", *c);
+    if (!plain) text_print(t, "'");
 }
 /* The program with these words, up to NULL. */
 static Text command_text(const Options *o, ...) {
@@ -2809,21 +2814,21 @@ static Text options_text(const Options *o) {
         if (d->offset == AT(train.resume) || d->offset == AT(train.resume_force)) continue;
         snprintf(name, sizeof name, "%s", d->name);
         for (char *c = name; *c; c++) if (*c == '-') *c = '_';
-        text_add(&t, "%s  \"%s\": ", comma, name);
+        text_print(&t, "%s  \"%s\": ", comma, name);
         comma = ",\n";
         const char *value = option_value(o, d, number);
         if (d->type == OPTION_LIST) {
             const char **list = *(const char **const *)((const char *)o + d->offset);
             for (ptrdiff_t k = 0; k < arrlen(list); k++) {
-                text_add(&t, k ? ", " : "[");
-                text_add_json_string(&t, list[k]);
+                text_print(&t, k ? ", " : "[");
+                text_json_string(&t, list[k]);
             }
-            text_add(&t, "]");
+            text_print(&t, "]");
         } else if (d->type == OPTION_TEXT || d->type == OPTION_CHOICE || d->type == OPTION_BYTES)
-            text_add_json_string(&t, value);
-        else text_add(&t, "%s", value);
+            text_json_string(&t, value);
+        else text_print(&t, "%s", value);
     }
-    text_add(&t, "\n}\n");
+    text_print(&t, "\n}\n");
     return t;
 }
 
@@ -2878,7 +2883,7 @@ static void on_signal(int number) { if (interrupted <= 0) interrupted = number; 
 static void on_bus(int number, siginfo_t *info, void *context) {
     const char *at = (const char *)info->si_addr, *path = NULL;
     (void)context;
-    for (const Mapping *m = mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
+    for (const Mapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
     if (!path) { signal(number, SIG_DFL); return; }                           /* the same again, and the system's verdict */
     const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path, "; leave it alone during a run\n"};
     for (int i = 0; i < 3; i++) if (write(2, parts[i], strlen(parts[i])) < 0) break;
@@ -3332,7 +3337,7 @@ static void print_adapter(const Options *o, const TrainResult *r) {
     char best[PATH_MAX], name[64];
     bool saved = t->load_best_model_at_end && r->best_step && !r->stopped;
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)r->best_step);
-    path_join(best, sizeof best, t->output, name);
+    path_in(best, sizeof best, t->output, name);
     if (saved)
         printf("best     step %lld, %s %.4f: its adapter is saved\n", (long long)r->best_step, metric, r->best_metric);
     if (r->checkpoint[0]) printf("checkpoint %s\n", r->checkpoint);
@@ -3381,17 +3386,17 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
         const char *model = o->train.model, *adapter = o->train.output;
         Text talk = command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL);
         Text merge = command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL);
-        text_add(&more, ", \"commands\": [{\"what\": \"talk to it\"");
+        text_print(&more, ", \"commands\": [{\"what\": \"talk to it\"");
         text_member(&more, "command", talk.at);
-        text_add(&more, "}, {\"what\": \"put it into the base model\"");
+        text_print(&more, "}, {\"what\": \"put it into the base model\"");
         text_member(&more, "command", merge.at);
-        text_add(&more, "}]");
+        text_print(&more, "}]");
         text_free(&talk);
         text_free(&merge);
         if (r->best_step) {
-            text_add(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
+            text_print(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
             text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
-            text_add(&more, "}");
+            text_print(&more, "}");
         }
         if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten) && ok)
             complain_of("warning", "report.html stays as it was: %s", unwritten.text);
@@ -3483,7 +3488,7 @@ static SweepAxis sweep_axis(const Options *o, const char *word) {
     for (const char *c = equals + 1; ; c += strcspn(c, between) + 1) {
         size_t n = strcspn(c, between);
         if (!n) usage_error("an empty value in '%s'; --sweep; write it as %s=A%sB", word, name, between);
-        char *value = copy_string(c);
+        char *value = text_copy(c);
         value[n] = 0;
         arrput(axis.value, value);
         if (!c[n]) break;
@@ -3510,7 +3515,7 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
         const Option *d = axes[i].option;
         if (d->type == OPTION_LIST) *(const char ***)((char *)&own + d->offset) = NULL;    /* not the others' list */
         option_set(&own, d, run->value[i], "--sweep");
-        text_add(&name, "%s%s-%s", i ? "_" : "", d->name, run->value[i]);
+        text_print(&name, "%s%s-%s", i ? "_" : "", d->name, run->value[i]);
         char *at = name.at + arrlen(name.at) - strlen(run->value[i]) - strlen(d->name) - 1;
         for (char *c = at; c < at + strlen(d->name); c++) if (*c == '-') *c = '_';
     }
@@ -3518,12 +3523,12 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
     if (arrlen(name.at) > LONGEST) {
         uint64_t rest = hash_bytes(HASH_START, name.at, (size_t)arrlen(name.at));
         arrsetlen(name.at, LONGEST - 17);
-        text_add(&name, "-%016llx", (unsigned long long)rest);
+        text_print(&name, "-%016llx", (unsigned long long)rest);
     }
-    run->name = copy_string(name.at);
+    run->name = text_copy(name.at);
     text_free(&name);
     char *folder = (char *)must_alloc(PATH_MAX);
-    path_join(folder, PATH_MAX, o->train.output, run->name);
+    path_in(folder, PATH_MAX, o->train.output, run->name);
     own.train.output = folder;
     options_resolve(&own);
     Text text = options_text(&own);
@@ -3565,9 +3570,9 @@ static int sweep_compare(const void *a, const void *b) {
 /* A cell of sweep.csv. A spreadsheet would run what begins like a formula: an apostrophe goes in front. */
 static void csv_add(Text *t, const char *value) {
     bool number = strspn(value, "0123456789.eE+-") == strlen(value);
-    text_add(t, !number && strchr("=+-@", *value) ? "\"'" : "\"");
-    for (const char *c = value; *c; c++) text_add(t, *c == '"' ? "\"\"" : "%c", *c);
-    text_add(t, "\"");
+    text_print(t, !number && strchr("=+-@", *value) ? "\"'" : "\"");
+    for (const char *c = value; *c; c++) text_print(t, *c == '"' ? "\"\"" : "%c", *c);
+    text_print(t, "\"");
 }
 /* sweep.json (what is done: how a sweep goes on), sweep.csv and sweep.html: a column an axis, then the numbers. */
 static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, const char *folder, Error *err) {
@@ -3578,45 +3583,45 @@ static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, 
     memcpy(sorted, runs, (size_t)count * sizeof *sorted);
     qsort(sorted, (size_t)count, sizeof *sorted, sweep_compare);
     time_text(updated, sizeof updated);
-    text_add(&csv, "name");
-    text_add(&json, "{\"axes\": [");
+    text_print(&csv, "name");
+    text_print(&json, "{\"axes\": [");
     for (ptrdiff_t i = 0; i < arrlen(axes); i++) {
-        text_add(&json, i ? ", \"%s\"" : "\"%s\"", axes[i].option->name);
-        text_add(&csv, ",%s", axes[i].option->name);
+        text_print(&json, i ? ", \"%s\"" : "\"%s\"", axes[i].option->name);
+        text_print(&csv, ",%s", axes[i].option->name);
     }
-    for (int k = 0; k < SWEEP_NUMBERS; k++) text_add(&csv, ",%s", sweep_number[k]);
-    text_add(&csv, "\n");
-    text_add(&json, "], \"runs\": [");
+    for (int k = 0; k < SWEEP_NUMBERS; k++) text_print(&csv, ",%s", sweep_number[k]);
+    text_print(&csv, "\n");
+    text_print(&json, "], \"runs\": [");
     for (int i = 0; i < count; i++) {
         const SweepRun *r = &sorted[i];
         if (!r->done) continue;
-        text_add(&json, "%s  {\"name\": ", comma);
-        text_add_json_string(&json, r->name);
+        text_print(&json, "%s  {\"name\": ", comma);
+        text_json_string(&json, r->name);
         csv_add(&csv, r->name);
-        text_add(&json, ", \"values\": [");
+        text_print(&json, ", \"values\": [");
         for (ptrdiff_t a = 0; a < arrlen(axes); a++) {
-            text_add(&json, a ? ", " : "");
-            text_add_json_string(&json, r->value[a]);
-            text_add(&csv, ",");
+            text_print(&json, a ? ", " : "");
+            text_json_string(&json, r->value[a]);
+            text_print(&csv, ",");
             csv_add(&csv, r->value[a]);
         }
-        text_add(&json, "]");
+        text_print(&json, "]");
         for (int k = 0; k < SWEEP_NUMBERS; k++) {
             bool is = isfinite(r->number[k]);
-            text_add(&json, is ? ", \"%s\": %.9g" : ", \"%s\": null", sweep_number[k], r->number[k]);
-            text_add(&csv, is ? ",%.9g" : ",", r->number[k]);
+            text_print(&json, is ? ", \"%s\": %.9g" : ", \"%s\": null", sweep_number[k], r->number[k]);
+            text_print(&csv, is ? ",%.9g" : ",", r->number[k]);
         }
-        text_add(&json, ", \"options\": \"%016llx\"}", (unsigned long long)r->options);
-        text_add(&csv, "\n");
+        text_print(&json, ", \"options\": \"%016llx\"}", (unsigned long long)r->options);
+        text_print(&csv, "\n");
         comma = ",\n";
     }
-    text_add(&json, "\n], \"count\": %d", count);
+    text_print(&json, "\n], \"count\": %d", count);
     text_member(&json, "title", folder);
     text_member(&json, "updated", updated);
-    text_add(&json, "}\n");
+    text_print(&json, "}\n");
     free(sorted);
-    text_add(&page, "%s", json.at);
-    path_join(path, sizeof path, folder, "sweep.html");
+    text_print(&page, "%s", json.at);
+    path_in(path, sizeof path, folder, "sweep.html");
     bool ok = text_write(&json, folder, "sweep.json", err) && text_write(&csv, folder, "sweep.csv", err) &&
               page_write(path, sweep_page, &page, err);
     text_free(&page);
@@ -3667,7 +3672,7 @@ static int verb_sweep(Options *o) {
     }
     SweepRun *runs = (SweepRun *)must_alloc((size_t)count * sizeof *runs);
     char path[PATH_MAX];
-    path_join(path, sizeof path, o->train.output, "sweep.json");
+    path_in(path, sizeof path, o->train.output, "sweep.json");
     for (int i = 0; i < count; i++) sweep_options(o, axes, i, &runs[i]);
     for (int i = 0; i < count; i++)
         for (int k = 0; k < i; k++)
@@ -3802,18 +3807,18 @@ static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
     bool plain = prompts_are_plain(s);
     if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
     for (ptrdiff_t i = 0; i < arrlen(o->prompt); i++) {
-        text_add(&text, plain ? "{\"prompt\": " : "{\"messages\": [");
-        if (!plain && o->system) { text_add(&text, "{\"role\": \"system\", \"content\": "); text_add_json_string(&text, o->system); text_add(&text, "}, "); }
-        if (!plain) text_add(&text, "{\"role\": \"user\", \"content\": ");
-        text_add_json_string(&text, o->prompt[i]);
-        text_add(&text, plain ? "}\n" : "}]}\n");
+        text_print(&text, plain ? "{\"prompt\": " : "{\"messages\": [");
+        if (!plain && o->system) { text_print(&text, "{\"role\": \"system\", \"content\": "); text_json_string(&text, o->system); text_print(&text, "}, "); }
+        if (!plain) text_print(&text, "{\"role\": \"user\", \"content\": ");
+        text_json_string(&text, o->prompt[i]);
+        text_print(&text, plain ? "}\n" : "}]}\n");
     }
     if (o->messages) {
         size_t bytes;
         char *list = read_file(o->messages, &bytes, err);
         if (!list) { text_free(&text); return false; }
         for (char *c = list; *c; c++) if (*c == '\n' || *c == '\r') *c = ' ';      /* a string of JSON holds no line breaks */
-        text_add(&text, "{\"messages\": %s}\n", list);
+        text_print(&text, "{\"messages\": %s}\n", list);
         free(list);
     }
     if (options.prompt_template && o->raw) options.prompt_template = NULL;
@@ -3832,12 +3837,12 @@ static bool print_text(void *user, size_t prompt, const char *text, size_t bytes
 
 /* One answer as a JSON object, left open. */
 static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *adapter) {
-    text_add(t, "{\"id\": %lld, \"adapter\": ", (long long)p->row);
-    text_add_json_string(t, adapter);
-    text_add(t, ", \"messages\": %s, \"response\": ", p->dialogue);
-    text_add_json_string(t, a->text);
-    if (p->reference) { text_add(t, ", \"reference\": "); text_add_json_bytes(t, p->reference, p->reference_bytes); }
-    text_add(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
+    text_print(t, "{\"id\": %lld, \"adapter\": ", (long long)p->row);
+    text_json_string(t, adapter);
+    text_print(t, ", \"messages\": %s, \"response\": ", p->dialogue);
+    text_json_string(t, a->text);
+    if (p->reference) { text_print(t, ", \"reference\": "); text_json_bytes(t, p->reference, p->reference_bytes); }
+    text_print(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
 }
 
 /* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. A turn that fails (too long, say) is taken back, the dialogue goes on. */
@@ -3870,7 +3875,7 @@ static int chat(Session *s, Error *err) {
         if (!strcmp(line, "/reset")) { text_free(&dialogue); continue; }
         if (!strncmp(line, "/system ", 8)) {
             if (plain) complain("error", "a system message needs a chat template; chat; go on without");
-            else system = copy_string(line + 8);
+            else system = text_copy(line + 8);
             continue;
         }
         if (!strncmp(line, "/adapter ", 9)) {
@@ -3878,7 +3883,7 @@ static int chat(Session *s, Error *err) {
             if (other.at)
                 complain_of("error", "%s was trained with %s; /adapter; the chat stays as it was: begin another with "
                                      "--adapter, or give the one that is meant", line + 9, other.at);
-            else if (!session_adapter(s, copy_string(line + 9), err)) {
+            else if (!session_adapter(s, text_copy(line + 9), err)) {
                 failed(err);
                 session_adapter(s, "base", err);        /* the one before may be gone already */
             }
@@ -3891,21 +3896,21 @@ static int chat(Session *s, Error *err) {
         Answer a;
         ptrdiff_t before = arrlen(dialogue.at);
         interrupted = 0;
-        text_add(&dialogue, "%s{\"role\": \"user\", \"content\": ", arrlen(dialogue.at) ? ", " : "");
-        text_add_json_string(&dialogue, line);
-        text_add(&dialogue, "}");
+        text_print(&dialogue, "%s{\"role\": \"user\", \"content\": ", arrlen(dialogue.at) ? ", " : "");
+        text_json_string(&dialogue, line);
+        text_print(&dialogue, "}");
         if (plain) {
-            text_add(&row, "{\"prompt\": ");
-            text_add_json_string(&row, line);
-            text_add(&row, "}\n");
+            text_print(&row, "{\"prompt\": ");
+            text_json_string(&row, line);
+            text_print(&row, "}\n");
         } else {
-            text_add(&row, "{\"messages\": [");
+            text_print(&row, "{\"messages\": [");
             if (system) {
-                text_add(&row, "{\"role\": \"system\", \"content\": ");
-                text_add_json_string(&row, system);
-                text_add(&row, "}, ");
+                text_print(&row, "{\"role\": \"system\", \"content\": ");
+                text_json_string(&row, system);
+                text_print(&row, "}, ");
             }
-            text_add(&row, "%s]}\n", dialogue.at);
+            text_print(&row, "%s]}\n", dialogue.at);
         }
         bool ok = prompts_parse(&p, row.at, (size_t)arrlen(row.at), "chat", s->tokenizer, &o->train.data_options, err);
         text_free(&row);
@@ -3922,9 +3927,9 @@ static int chat(Session *s, Error *err) {
             continue;
         }
         printf("\n");
-        text_add(&dialogue, ", {\"role\": \"assistant\", \"content\": ");
-        text_add_json_string(&dialogue, a.text);
-        text_add(&dialogue, "}");
+        text_print(&dialogue, ", {\"role\": \"assistant\", \"content\": ");
+        text_json_string(&dialogue, a.text);
+        text_print(&dialogue, "}");
         answers_free(&a, 1);
     }
     if (terminal) fprintf(stderr, "\n");
@@ -4012,11 +4017,11 @@ static void replies_show(void *user, size_t prompt) {
         Answer *a = &r->answers[r->shown];
         Text line = {NULL};
         r->tokens += a->count;
-        if (r->o->jsonl || r->kept) { answer_json(&line, p, a, r->adapter); text_add(&line, "}\n"); }
-        else if (r->named) text_add(&line, "[%lld] %s: %s\n", (long long)p->row, r->adapter, a->text);
-        else text_add(&line, "[%lld] %s\n", (long long)p->row, a->text);
+        if (r->o->jsonl || r->kept) { answer_json(&line, p, a, r->adapter); text_print(&line, "}\n"); }
+        else if (r->named) text_print(&line, "[%lld] %s: %s\n", (long long)p->row, r->adapter, a->text);
+        else text_print(&line, "[%lld] %s\n", (long long)p->row, a->text);
         if (r->kept) {
-            text_add(r->all, "%s", line.at);
+            text_print(r->all, "%s", line.at);
             kept_add(r->kept, line.at, (size_t)arrlen(line.at));
         } else {
             print_foreign(line.at, (size_t)arrlen(line.at));
@@ -4147,10 +4152,10 @@ static int verb_merge(Options *o) {
     bool known = adapter_kept(kept, o->adapter[0], GENERATE);
     for (int i = 0; known && i < OPTION_COUNT; i++) {
         if (!kept[i]) continue;
-        text_add(&use, " --%s", option_table[i].name);
+        text_print(&use, " --%s", option_table[i].name);
         command_add(&use, kept_value(kept[i]));
     }
-    text_add(&use, " --chat");
+    text_print(&use, " --chat");
     print_command("use it", use);
     return 0;
 }
@@ -4194,7 +4199,7 @@ typedef struct Comparison {
 
 static void scores_json(Text *t, const double score[SCORES], int first, int last) {
     const char *comma = "";
-    for (int i = first; i < last; i++) if (isfinite(score[i])) { text_add(t, "%s\"%s\": %.9g", comma, score_name[i], score[i]); comma = ", "; }
+    for (int i = first; i < last; i++) if (isfinite(score[i])) { text_print(t, "%s\"%s\": %.9g", comma, score_name[i], score[i]); comma = ", "; }
 }
 static References references_of(const Prompt *p) {
     const References r = {(const char *const *)p->answers, p->answer_count};
@@ -4238,9 +4243,9 @@ static void response_line(Text *t, const Comparison *c, const Column *column, si
     double score[SCORES];
     answer_json(t, p, &column->answers[prompt], column->name);
     answer_scores(score, c, column->answers[prompt].text, references_of(p));
-    if (p->answer_count) text_add(t, ", ");
+    if (p->answer_count) text_print(t, ", ");
     scores_json(t, score, SCORE_EXACT, SCORE_LENGTH);
-    text_add(t, "}\n");
+    text_print(t, "}\n");
 }
 static void keep_response(void *user, size_t prompt) {
     const Comparison *c = (const Comparison *)user;
@@ -4301,7 +4306,7 @@ static bool column_answers(Column *column, Comparison *c, Session *s, Error *err
 /* "a,b,c" into labels; every reference must be one of them. */
 static bool comparison_labels(Comparison *c, Error *err) {
     if (!c->o->labels) return true;
-    char *list = copy_string(c->o->labels);
+    char *list = text_copy(c->o->labels);
     for (char *rest = list, *word = strtok_r(rest, ",", &rest); word; word = strtok_r(rest, ",", &rest)) {
         while (*word == ' ') word++;
         arrput(c->labels, word);
@@ -4349,44 +4354,44 @@ static void comparison_print(const Comparison *c) {
 /* What the answers were made with: the same member in evaluation.json and on the page. */
 static void settings_json(Text *t, const Comparison *c, const GenerateOptions *g) {
     const DataOptions *how = &c->o->train.data_options;
-    text_add(t, ", \"settings\": {\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, "
+    text_print(t, ", \"settings\": {\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, "
                 "\"repetition_penalty\": %g, ",
              g->temperature, g->top_k, g->top_p, g->min_p, g->repetition_penalty);
-    text_add(t, "\"max_new_tokens\": %d, \"seed\": %llu, \"few_shot\": %d, \"max_length\": %d, \"rows\": %zu",
+    text_print(t, "\"max_new_tokens\": %d, \"seed\": %llu, \"few_shot\": %d, \"max_length\": %d, \"rows\": %zu",
              g->max_new_tokens, (unsigned long long)g->seed, how->few_shot, how->max_length, c->prompts.count);
     if (how->few_shot) text_member(t, "shots", how->shots);
     if (how->prompt_template) text_member(t, "prompt_template", how->prompt_template);
     if (c->o->chat_template) text_member(t, "chat_template", c->o->chat_template);
     if (how->template_date) text_member(t, "template_date", how->template_date);
-    if (how->enable_thinking >= 0) text_add(t, ", \"enable_thinking\": %s", how->enable_thinking ? "true" : "false");
+    if (how->enable_thinking >= 0) text_print(t, ", \"enable_thinking\": %s", how->enable_thinking ? "true" : "false");
     text_member(t, "bleu_tokenize", c->o->bleu_tokenize);
-    text_add(t, "}");
+    text_print(t, "}");
 }
 
 /* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
 static bool comparison_write(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
     Text t = {NULL};
-    text_add(&t, "{\"model\": ");
-    text_add_json_string(&t, c->o->train.model);
+    text_print(&t, "{\"model\": ");
+    text_json_string(&t, c->o->train.model);
     text_member(&t, "data", c->o->data[0]);
     settings_json(&t, c, g);
-    text_add(&t, ", \"few_shot\": %d, \"columns\": [", c->o->train.data_options.few_shot);
+    text_print(&t, ", \"few_shot\": %d, \"columns\": [", c->o->train.data_options.few_shot);
     for (int k = 0; k < c->count && k <= c->current; k++) {
-        text_add(&t, "%s\n  {\"adapter\": ", k ? "," : "");
-        text_add_json_string(&t, c->columns[k].name);
-        text_add(&t, ", ");
+        text_print(&t, "%s\n  {\"adapter\": ", k ? "," : "");
+        text_json_string(&t, c->columns[k].name);
+        text_print(&t, ", ");
         scores_json(&t, c->columns[k].score, 0, SCORES);
         if (c->columns[k].confusion) {
             int labels = (int)arrlen(c->labels);
-            text_add(&t, ", \"labels\": [");
-            for (int l = 0; l < labels; l++) { if (l) text_add(&t, ", "); text_add_json_string(&t, c->labels[l]); }
-            text_add(&t, "], \"confusion\": [");
-            for (int l = 0; l < labels * (labels + 1); l++) text_add(&t, "%s%lld", l == 0 ? "[" : l % (labels + 1) ? ", " : "], [", (long long)c->columns[k].confusion[l]);
-            text_add(&t, "]]");
+            text_print(&t, ", \"labels\": [");
+            for (int l = 0; l < labels; l++) { if (l) text_print(&t, ", "); text_json_string(&t, c->labels[l]); }
+            text_print(&t, "], \"confusion\": [");
+            for (int l = 0; l < labels * (labels + 1); l++) text_print(&t, "%s%lld", l == 0 ? "[" : l % (labels + 1) ? ", " : "], [", (long long)c->columns[k].confusion[l]);
+            text_print(&t, "]]");
         }
-        text_add(&t, "}");
+        text_print(&t, "}");
     }
-    text_add(&t, "\n]}\n");
+    text_print(&t, "\n]}\n");
     if (!text_write(&t, folder, "evaluation.json", err)) return false;
     if (!c->columns[0].answers) return true;
     if (c->current < c->count) return true;               /* evaluated so far; the answers are kept one by one */
@@ -4400,39 +4405,39 @@ static bool comparison_page(const Comparison *c, const GenerateOptions *g, const
     char updated[32], path[PATH_MAX];
     double score[SCORES];
     time_text(updated, sizeof updated);
-    text_add(&t, "{\"title\": ");
-    text_add_json_string(&t, folder);
+    text_print(&t, "{\"title\": ");
+    text_json_string(&t, folder);
     text_member(&t, "model", c->o->train.model);
     text_member(&t, "data", c->o->data[0]);
     text_member(&t, "updated", updated);
     settings_json(&t, c, g);
-    text_add(&t, ", \"legend\": {");
-    for (int i = 0; i < SCORES; i++) text_add(&t, "%s\"%s\": \"%s\"", i ? ", " : "", score_name[i], score_legend[i]);
-    text_add(&t, "}, \"columns\": [");
-    for (int k = 0; k < c->count; k++) { if (k) text_add(&t, ", "); text_add_json_string(&t, c->columns[k].name); }
-    text_add(&t, "], \"summary\": [");
-    for (int k = 0; k < c->count; k++) { text_add(&t, "%s{", k ? ", " : ""); scores_json(&t, c->columns[k].score, 0, SCORES); text_add(&t, "}"); }
-    text_add(&t, "], \"rows\": [");
+    text_print(&t, ", \"legend\": {");
+    for (int i = 0; i < SCORES; i++) text_print(&t, "%s\"%s\": \"%s\"", i ? ", " : "", score_name[i], score_legend[i]);
+    text_print(&t, "}, \"columns\": [");
+    for (int k = 0; k < c->count; k++) { if (k) text_print(&t, ", "); text_json_string(&t, c->columns[k].name); }
+    text_print(&t, "], \"summary\": [");
+    for (int k = 0; k < c->count; k++) { text_print(&t, "%s{", k ? ", " : ""); scores_json(&t, c->columns[k].score, 0, SCORES); text_print(&t, "}"); }
+    text_print(&t, "], \"rows\": [");
     for (size_t i = 0; i < c->prompts.count; i++) {
         const Prompt *p = &c->prompts.list[i];
-        text_add(&t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
-        if (p->reference) { text_add(&t, ", \"reference\": "); text_add_json_bytes(&t, p->reference,
+        text_print(&t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
+        if (p->reference) { text_print(&t, ", \"reference\": "); text_json_bytes(&t, p->reference,
                 p->reference_bytes); }
         if (p->group) text_member(&t, "label", p->group);
         else if (c->expected) text_member(&t, "label", c->labels[c->expected[i]]);
-        text_add(&t, ", \"answers\": [");
-        for (int k = 0; k < c->count; k++) { if (k) text_add(&t, ", "); text_add_json_string(&t, c->columns[k].answers[i].text); }
-        text_add(&t, "], \"scores\": [");
+        text_print(&t, ", \"answers\": [");
+        for (int k = 0; k < c->count; k++) { if (k) text_print(&t, ", "); text_json_string(&t, c->columns[k].answers[i].text); }
+        text_print(&t, "], \"scores\": [");
         for (int k = 0; k < c->count; k++) {
             answer_scores(score, c, c->columns[k].answers[i].text, references_of(p));
-            text_add(&t, "%s{", k ? ", " : "");
+            text_print(&t, "%s{", k ? ", " : "");
             scores_json(&t, score, SCORE_EXACT, SCORE_LENGTH);
-            text_add(&t, "}");
+            text_print(&t, "}");
         }
-        text_add(&t, "]}");
+        text_print(&t, "]}");
     }
-    text_add(&t, "\n]}");
-    path_join(path, sizeof path, folder, "compare.html");
+    text_print(&t, "\n]}");
+    path_in(path, sizeof path, folder, "compare.html");
     bool ok = page_write(path, compare_page, &t, err);
     text_free(&t);
     return ok;
@@ -4516,7 +4521,7 @@ static int verb_evaluate(Options *o, bool compare) {
     Kept kept;
     char path[PATH_MAX] = "";
     if (folder) {
-        path_join(path, sizeof path, folder, "responses.jsonl");
+        path_in(path, sizeof path, folder, "responses.jsonl");
         if (!make_folder(folder, &err) || (answers && !kept_open(&kept, path, &err))) return failed(&err);
         c.kept = answers ? &kept : NULL;
     }
@@ -4557,7 +4562,7 @@ static const Verb *verb_or_die(const char *name) {
         int distance = name_distance(name, verb_table[i].name);
         if (!strcmp(name, verb_table[i].name)) return &verb_table[i];
         if (distance < least) { least = distance; near = verb_table[i].name; }
-        text_add(&list, "%s%s", i ? ", " : "", verb_table[i].name);
+        text_print(&list, "%s%s", i ? ", " : "", verb_table[i].name);
     }
     usage_error("unknown verb '%s'; command line; %s%s%sthe verbs are %s", name, near ? "did you mean " : "",
                 near ? near : "", near ? "? " : "", list.at);

@@ -14,11 +14,6 @@
 #include <math.h>
 #include <unistd.h>
 
-static void *must_realloc(void *p, size_t bytes) {
-    p = realloc(p, bytes);
-    if (!p && bytes) { fprintf(stderr, "error: out of memory; %zu bytes; convert the files one at a time\n", bytes); exit(1); }
-    return p;
-}
 #define STBDS_REALLOC(context, p, bytes) must_realloc(p, bytes)
 #define STBDS_FREE(context, p) free(p)
 #define STB_DS_IMPLEMENTATION

@@ -11,26 +11,26 @@
 static bool page_write(const char *path, const char *page, const Text *data, Error *err) {
     const char *mark = strstr(page, "{{DATA}}");
     Text t = {NULL};
-    text_add(&t, "%.*s", (int)(mark - page), page);
+    text_print(&t, "%.*s", (int)(mark - page), page);
     size_t begin = 0, i = 0, end = (size_t)arrlen(data->at);                  /* [begin, i): as it is */
     while (i < end) {
         uint32_t cp;
         int bytes = utf8_get(data->at + i, end - i, &cp);
         if (bytes > 0 && cp != '<') { i += (size_t)bytes; continue; }
-        text_add_bytes(&t, data->at + begin, i - begin);
-        text_add(&t, "%s", bytes <= 0 ? "\xEF\xBF\xBD" : "\\u003c");
+        text_bytes(&t, data->at + begin, i - begin);
+        text_print(&t, "%s", bytes <= 0 ? "\xEF\xBF\xBD" : "\\u003c");
         begin = ++i;
     }
-    text_add_bytes(&t, data->at ? data->at + begin : "", end - begin);
-    text_add(&t, "%s", mark + strlen("{{DATA}}"));
+    text_bytes(&t, data->at ? data->at + begin : "", end - begin);
+    text_print(&t, "%s", mark + strlen("{{DATA}}"));
     bool ok = write_file(path, t.at, (size_t)arrlen(t.at), err);
     text_free(&t);
     return ok;
 }
 
 static void text_member(Text *t, const char *name, const char *value) {       /* , "name": "value" */
-    text_add(t, ", \"%s\": ", name);
-    text_add_json_string(t, value);
+    text_print(t, ", \"%s\": ", name);
+    text_json_string(t, value);
 }
 static void time_text(char *out, size_t size) {
     time_t now = time(NULL);
@@ -60,14 +60,14 @@ static void report_lengths(Text *t, const Dataset *d) {
             bars[(int64_t)(d->offset[example + 1] - d->offset[example]) / width]++;
         }
     }
-    for (ptrdiff_t i = 0; i < arrlen(bars); i++) text_add(t, "%s{\"from\": %lld, \"to\": %lld, \"count\": %lld}", i ? ", " : "", (long long)(i * width), (long long)((i + 1) * width), (long long)bars[i]);
+    for (ptrdiff_t i = 0; i < arrlen(bars); i++) text_print(t, "%s{\"from\": %lld, \"to\": %lld, \"count\": %lld}", i ? ", " : "", (long long)(i * width), (long long)((i + 1) * width), (long long)bars[i]);
     arrfree(bars);
 }
 
 static void report_begin(Report *r, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, const char *model, const char *adapter, const char *options) {
     char device[256];
     memset(r, 0, sizeof *r);
-    path_join(r->path, sizeof r->path, o->output, "report.html");
+    path_in(r->path, sizeof r->path, o->output, "report.html");
     backend_describe(device, sizeof device);
     r->start = seconds_now();
     r->total_steps = total_steps;
@@ -77,40 +77,40 @@ static void report_begin(Report *r, const TrainOptions *o, const Dataset *train,
     text_member(t, "device", device);
     text_member(t, "model", model);
     text_member(t, "adapter", adapter);
-    text_add(t, ", \"data\": {\"examples\": %lld, \"tokens\": %lld, \"labelled_tokens\": %lld, \"truncated\": %lld, \"dropped\": %lld", (long long)train->stats.examples, (long long)train->stats.tokens, (long long)train->stats.labelled,
+    text_print(t, ", \"data\": {\"examples\": %lld, \"tokens\": %lld, \"labelled_tokens\": %lld, \"truncated\": %lld, \"dropped\": %lld", (long long)train->stats.examples, (long long)train->stats.tokens, (long long)train->stats.labelled,
              (long long)train->stats.truncated, (long long)train->stats.dropped);
-    if (eval) text_add(t, ", \"eval_examples\": %lld", (long long)eval->stats.examples);
-    text_add(t, ", \"lengths\": [");
+    if (eval) text_print(t, ", \"eval_examples\": %lld", (long long)eval->stats.examples);
+    text_print(t, ", \"lengths\": [");
     report_lengths(t, train);
-    text_add(t, "]}, \"memory\": [");
+    text_print(t, "]}, \"memory\": [");
     for (int i = 0; i < memory->count; i++) {
-        text_add(t, "%s{\"bytes\": %zu", i ? ", " : "", memory->row[i].bytes);
+        text_print(t, "%s{\"bytes\": %zu", i ? ", " : "", memory->row[i].bytes);
         text_member(t, "name", memory->row[i].name);
-        text_add(t, "}");
+        text_print(t, "}");
     }
-    text_add(t, "], \"options\": %s", options);
+    text_print(t, "], \"options\": %s", options);
 }
 static void report_log(Report *r, const LogRecord *record) {
-    if (arrlen(r->history.at)) text_add(&r->history, ",\n");
+    if (arrlen(r->history.at)) text_print(&r->history, ",\n");
     log_record_json(&r->history, record);
     if (!record->eval) r->last = *record;
 }
 static void report_warn(Report *r, const char *text) {
-    if (arrlen(r->warnings.at)) text_add(&r->warnings, ", ");
-    text_add_json_string(&r->warnings, text);
+    if (arrlen(r->warnings.at)) text_print(&r->warnings, ", ");
+    text_json_string(&r->warnings, text);
 }
 
 static void report_sample(Report *r, int64_t step, const char *dialogue, const char *base, const char *adapter) {
     JsonDoc doc;
     Text prompt = {NULL};
     if (!json_parse(&doc, dialogue, strlen(dialogue), "dialogue", 1, NULL)) return;
-    for (const Json *m = doc.root->child; m; m = m->next) text_add(&prompt, "%s%s: %s", arrlen(prompt.at) ? "\n" : "", json_get(m, "role")->str, json_get(m, "content")->str);
+    for (const Json *m = doc.root->child; m; m = m->next) text_print(&prompt, "%s%s: %s", arrlen(prompt.at) ? "\n" : "", json_get(m, "role")->str, json_get(m, "content")->str);
     json_free(&doc);
-    text_add(&r->samples, "%s{\"step\": %lld", arrlen(r->samples.at) ? ", " : "", (long long)step);
+    text_print(&r->samples, "%s{\"step\": %lld", arrlen(r->samples.at) ? ", " : "", (long long)step);
     text_member(&r->samples, "prompt", prompt.at ? prompt.at : "");
     text_member(&r->samples, "base", base);
     text_member(&r->samples, "adapter", adapter);
-    text_add(&r->samples, "}");
+    text_print(&r->samples, "}");
     text_free(&prompt);
 }
 
@@ -125,17 +125,17 @@ static bool report_write(Report *r, const char *status, const char *message, con
     time_text(updated, sizeof updated);
     const LogRecord *l = &r->last;
     Text t = {NULL};
-    text_add(&t, "{\"status\": \"%s\"", status);
+    text_print(&t, "{\"status\": \"%s\"", status);
     text_member(&t, "updated", updated);
     if (message) text_member(&t, "message", message);
-    text_add(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g",
+    text_print(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g",
              (long long)l->step, (long long)r->total_steps, l->epoch, r->epochs);
-    text_add(&t, ", \"elapsed_seconds\": %.1f", now - r->start);
+    text_print(&t, ", \"elapsed_seconds\": %.1f", now - r->start);
     if (l->step)                            /* before the first record nothing is known of speed */
-        text_add(&t, ", \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f", l->eta,
+        text_print(&t, ", \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f", l->eta,
                  l->tokens_per_second, l->ceiling_share);
-    text_add(&t, "}");
-    text_add(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->samples.at), r->samples.at ? r->samples.at : "", (int)arrlen(r->warnings.at),
+    text_print(&t, "}");
+    text_print(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->samples.at), r->samples.at ? r->samples.at : "", (int)arrlen(r->warnings.at),
              r->warnings.at ? r->warnings.at : "", more, (int)arrlen(r->fixed.at), r->fixed.at);
     bool ok = page_write(r->path, report_page, &t, err);
     r->cost = seconds_now() - now;
@@ -200,7 +200,7 @@ static FILE *events_open(const char *output, Error *err) {
     char stamp[64], folder[PATH_MAX], path[PATH_MAX + 64];
     time_t now = time(NULL);
     strftime(stamp, sizeof stamp, "runs/%b%d_%H-%M-%S", localtime(&now));
-    path_join(folder, sizeof folder, output, stamp);
+    path_in(folder, sizeof folder, output, stamp);
     if (!make_folder(folder, err)) return NULL;
     snprintf(path, sizeof path, "%s/events.out.tfevents.%lld.%ld.train_lora", folder, (long long)now, (long)getpid());
     FILE *f = fopen(path, "wb");

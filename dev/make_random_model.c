@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
     char *text = read_file(argv[1], &bytes, &err);
     if (!text || !json_parse(&doc, text, bytes, argv[1], 1, &err) || !config_parse(&c, doc.root, argv[1], &err) || !make_folder(argv[2], &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
     char path[PATH_MAX], name[128];
-    path_join(path, sizeof path, argv[2], "config.json");
+    path_in(path, sizeof path, argv[2], "config.json");
     if (!write_file(path, text, bytes, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
     int C = c.hidden_size, F = c.intermediate_size, D = c.head_dim, HD = c.num_attention_heads * D, KD = c.num_key_value_heads * D;
     const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
@@ -45,18 +45,18 @@ int main(int argc, char **argv) {
     bool half = !strcmp(argv[3], "BF16");
     Text header = {NULL};
     size_t offset = 0;
-    text_add(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    text_print(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (ptrdiff_t i = 0; i < arrlen(entries); i++) {
         size_t size = (size_t)(entries[i].rows * (entries[i].columns ? entries[i].columns : 1)) * (half ? 2 : 4);
-        text_add(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld", entries[i].name, argv[3], (long long)entries[i].rows);
-        if (entries[i].columns) text_add(&header, ",%lld", (long long)entries[i].columns);
-        text_add(&header, "],\"data_offsets\":[%zu,%zu]}", offset, offset + size);
+        text_print(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld", entries[i].name, argv[3], (long long)entries[i].rows);
+        if (entries[i].columns) text_print(&header, ",%lld", (long long)entries[i].columns);
+        text_print(&header, "],\"data_offsets\":[%zu,%zu]}", offset, offset + size);
         offset += size;
     }
-    text_add(&header, "}");
-    while (arrlen(header.at) % 8) text_add(&header, " ");
+    text_print(&header, "}");
+    while (arrlen(header.at) % 8) text_print(&header, " ");
     SafeFile f;
-    path_join(path, sizeof path, argv[2], "model.safetensors");
+    path_in(path, sizeof path, argv[2], "model.safetensors");
     if (!safe_open(&f, path, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
     uint64_t length = (uint64_t)arrlen(header.at);
     safe_write(&f, &length, 8);             /* little-endian machines, like every CUDA host */

@@ -19,7 +19,7 @@ for compiler in "gcc -std=gnu11" "g++ -std=gnu++17 -x c++" "clang -std=gnu11" "c
     done
 done
 # The fuzz entries, which nothing else compiles: those of the headers are those that make fuzz runs.
-entries=$(grep -h '^#.*if.*FUZZ_' lora.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
+entries=$(grep -h '^#.*if.*FUZZ_' lora.h data/dataset.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
 for entry in $entries; do
     command -v clang >/dev/null || { echo "skipped: no clang for the fuzz entries"; break; }
     if echo '#include "lora.h"' | clang -std=gnu11 -Wall -Wextra -Werror -DTOKENIZER_IMPLEMENTATION \

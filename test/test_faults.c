@@ -130,7 +130,7 @@ static bool folder_of(const char *path, const char *text, bool replace, Error *e
     SafeFolder f;
     if (!folder_begin(&f, path, err)) return false;
     char file[PATH_MAX];
-    path_join(file, sizeof file, f.temporary, "content");
+    path_in(file, sizeof file, f.temporary, "content");
     if (!write_file(file, text, strlen(text), err)) { folder_discard(f.temporary); return false; }
     return folder_commit(&f, replace, err);
 }
@@ -198,7 +198,7 @@ static void forge(Model *m, const char *folder, const char *what, const char *wi
     TensorSet set;
     size_t bytes;
     memset(&set, 0, sizeof set);
-    path_join(path, sizeof path, folder, "optimizer.safetensors");
+    path_in(path, sizeof path, folder, "optimizer.safetensors");
     must(adapter_load(m, folder, &err) && tensors_add_file(&set, path, &err), &err);
     uint64_t sum = HASH_START;
     for (int i = 0; i < 2; i++) {
@@ -208,14 +208,14 @@ static void forge(Model *m, const char *folder, const char *what, const char *wi
     sum = hash_bytes(sum, m->param, m->param_count * sizeof(float));
     tensors_close(&set);
     must(checksum_adapter_config(&sum, folder, &err), &err);
-    path_join(path, sizeof path, folder, "checkpoint.json");
+    path_in(path, sizeof path, folder, "checkpoint.json");
     char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
     if (!at) { printf("FAIL  no %s in %s\n", what, path); exit(1); }
     Text t = {NULL};
-    text_add(&t, "%.*s%s%s", (int)(at - text) - CHECKSUM_LINE_BYTES, text + CHECKSUM_LINE_BYTES, with, at + strlen(what));
+    text_print(&t, "%.*s%s%s", (int)(at - text) - CHECKSUM_LINE_BYTES, text + CHECKSUM_LINE_BYTES, with, at + strlen(what));
     snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(sum, t.at, (size_t)arrlen(t.at)));
     Text file = {NULL};
-    text_add(&file, "%s%s", line, t.at);
+    text_print(&file, "%s%s", line, t.at);
     must(write_file(path, file.at, (size_t)arrlen(file.at), &err), &err);
     text_free(&t);
     text_free(&file);
@@ -336,7 +336,7 @@ static void test_token_cache(void) {
     struct dirent *e;
     DIR *folder = opendir(cache);
     while ((e = readdir(folder)) && strcmp(e->d_name + strcspn(e->d_name, "."), ".tokens")) {}
-    path_join(file, sizeof file, cache, e->d_name);
+    path_in(file, sizeof file, cache, e->d_name);
     closedir(folder);
     size_t bytes, tried = 0, noticed = 0, n;
     char *good = read_file(file, &bytes, &err);

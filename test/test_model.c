@@ -663,20 +663,20 @@ static void write_variant(const char *path, const char *from, const char *to, co
     Text t = {NULL};
     memset(&set, 0, sizeof set);
     must(tensors_add_file(&set, "test/golden/qwen3/model.safetensors", &err), &err);
-    text_add(&t, "{\"a\": {\"dtype\": \"BF16\", \"shape\": [0, 4], \"data_offsets\": [0, 0]}");
+    text_print(&t, "{\"a\": {\"dtype\": \"BF16\", \"shape\": [0, 4], \"data_offsets\": [0, 0]}");
     for (ptrdiff_t i = 0; i < shlen(set.table); i++) arrput(list, set.table[i].value);
     for (ptrdiff_t i = 0; i < arrlen(list) + (head != NULL); i++) {
         const Tensor *x = i < arrlen(list) ? &list[i] : golden_tensor(&set, "model.embed_tokens.weight");
         size_t n = strlen(from);
         bool other = !strncmp(x->name, from, n);
         snprintf(name, sizeof name, "%s%s", other ? to : "", other ? x->name + n : x->name);
-        text_add(&t, ", \"%s\": {\"dtype\": \"F32\", \"shape\": [", i < arrlen(list) ? name : "lm_head.weight");
-        for (int k = 0; k < x->ndim; k++) text_add(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
-        text_add(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->bytes);
+        text_print(&t, ", \"%s\": {\"dtype\": \"F32\", \"shape\": [", i < arrlen(list) ? name : "lm_head.weight");
+        for (int k = 0; k < x->ndim; k++) text_print(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
+        text_print(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->bytes);
         offset += x->bytes;
     }
-    text_add(&t, "}");
-    while (arrlen(t.at) % 8 != 1) text_add(&t, " ");
+    text_print(&t, "}");
+    while (arrlen(t.at) % 8 != 1) text_print(&t, " ");
     uint64_t length = (uint64_t)arrlen(t.at);
     snprintf(file, sizeof file, "%s/model.safetensors", path);
     FILE *f = fopen(file, "wb");

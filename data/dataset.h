@@ -1,0 +1,2185 @@
+/* data/dataset.h : data files become data sets: files -> rows -> examples of ids and labels -> slots -> batches; and prompts for generation.
+   Knows the tokenizer and its chat templates, nothing of models. Use: part of lora.h, which includes it; alone with TOKENIZER_IMPLEMENTATION
+   and DATASET_IMPLEMENTATION defined in one file.
+
+   Contents
+     public interface          DataOptions, Dataset, Batch, Prompts
+     a file becomes rows       JSON lines, JSON, CSV
+     a row becomes text        with the byte ranges that are to be learned
+     the row shapes            messages, prompt + completion, ...
+     a data set                examples in one arena or in a token file; packing
+     slots                     what a sampler shuffles: lengths, labels, order
+     prompts                   for generation: solved examples, dialogues, references
+     fuzz entries              -DFUZZ_CSV, -DFUZZ_ROWS, -DFUZZ_TOKENS */
+#ifndef DATASET_H
+#define DATASET_H
+
+#include "../tokenizer.h"     /* Error, Json, Tokenizer, files */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ================================================================================================================================================
+   DATA
+   A data file becomes a Dataset (token ids and labels of every example, -100 where nothing is to be learned), a sampler orders it as Hugging Face's Trainer does, and batches are cut
+   from that order: examples laid end to end, never padded.
+   ================================================================================================================================================ */
+
+typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL } LossOn;   /* DEFAULT: assistant for chats, completion for pairs, all for plain text */
+
+typedef struct DataOptions {
+    LossOn loss_on;
+    int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
+    bool truncate_prompt;                   /* cut the prompt's beginning instead: the last reply stays whole */
+    bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
+    ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
+    int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own comes first */
+    const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today; NULL: 26 Jul 2024 */
+    bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that
+                                               asks for it: templates rewrite history (Qwen3 takes thoughts out) */
+    const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
+    int threads;
+    int64_t max_rows;                       /* of the file or files, from the first; 0: all */
+    const char *shots; int few_shot;        /* the first few_shot rows of the file shots stand in front of every row as
+                                               solved examples; never in the loss */
+    const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
+} DataOptions;
+
+/* Keys of rows that nothing reads, by path as "history" or "messages[].name": the first COLUMNS_UNREAD in alphabetical
+   order. */
+enum { COLUMNS_UNREAD = 24 };
+typedef struct DataColumns {
+    struct { char name[56]; int64_t rows; } list[COLUMNS_UNREAD];
+    int count;
+    bool more;                              /* there are others */
+} DataColumns;
+/* As "history (12 rows), messages[].name (3 rows)"; malloc'ed, NULL where there is none. */
+char *data_columns_text(const DataColumns *c);
+
+/* Rows that an option could reach: chats; those dressed by prompt_template; those that bring their own labels. */
+typedef struct DataUses { int64_t chats, dressed, labelled; } DataUses;
+
+/* What was found while reading; printed by inspect and at the start of a run. */
+typedef struct DataStats {
+    int64_t rows, examples, dropped;        /* dropped: no labelled token */
+    int64_t truncated;                      /* cut to max_length */
+    int64_t cut_replies, lost_replies;      /* those whose last reply lost its end; all of it (they count twice) */
+    int64_t tokens, labelled, longest, double_bos;
+    int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
+    int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
+    int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
+    ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
+    DataUses uses;
+    DataColumns unread;
+} DataStats;
+
+typedef struct Dataset {
+    int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
+    size_t *offset;                         /* [count+1] */
+    int64_t *row;                           /* [count]: row of the file the example came from, counting from 1 */
+    size_t count;
+    int32_t *slot;                          /* packing: [count] example numbers bin after bin; slot_offset [slots+1]. Without packing slot i is example i and both are NULL */
+    size_t *slot_offset, slots;             /* a slot is what the sampler shuffles and per_device_train_batch_size counts */
+    DataStats stats;
+    uint64_t hash;                          /* of ids and labels */
+    int32_t largest_id;                     /* and label */
+    bool rebuilt;                           /* the token cache's file was damaged, and has been written again */
+    void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into it */
+    bool shared;                            /* they belong to another Dataset, see dataset_split */
+} Dataset;
+
+/* Reads .jsonl, .json (array of objects) or .csv (RFC 4180 with a header line; anything else by its first byte). Row shapes, recognised by their keys:
+     messages [{role, content}] | conversations [{from, value}] (ShareGPT: human/user, gpt/assistant, system) | prompt + completion (strings, or lists of messages as TRL allows) |
+     instruction (+ input) + output | text | input_ids + labels (already tokenised)
+   Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled token in all. */
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
+/* Several files, one after the other; row numbers go on from file to file. Rows are tokenised by all threads, a block at a time; tokens beyond 64 MiB go to a file (in token_cache, else without a name in $TMPDIR or
+   /var/tmp) and are mapped, so that memory stays bounded whatever the size of the data. */
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err);
+/* Moves a share of the slots, drawn by torch_randperm(seed), from d (not packed) to held_out, which shares its tokens: free both, d last. */
+bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err);
+/* What --packing does, for a data set opened without: best-fit-decreasing bins of `capacity` tokens become the slots. */
+bool dataset_pack(Dataset *d, int capacity, Error *err);
+void dataset_free(Dataset *d);
+
+/* A micro-batch: N tokens of S sequences. */
+typedef struct Batch {
+    int32_t *ids, *positions, *targets;     /* [N]: targets are labels shifted: targets[n] = label of token n+1 of the same sequence, -100 for the last */
+    int32_t *cu_seqlens;                    /* [S+1] */
+    int64_t *row;                           /* [S]: row of the data file, for messages */
+    float *row_loss;                        /* [N]: room for model_step's, in evaluation */
+    int N, S, max_tokens, max_sequences;
+    int64_t labelled;                       /* targets that are not -100 */
+} Batch;
+bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
+void batch_free(Batch *b);
+/* Lays `count` slots of the data set end to end. The batch must be large enough (see dataset_largest_batch). */
+void batch_build(Batch *b, const Dataset *d, const int64_t *slots /*[count]*/, int count);
+/* Upper bounds over every possible batch of `slots_per_batch` slots: the sum of the longest ones, and the most sequences. */
+void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences);
+
+/* order[count] = torch.randperm(count, generator seeded with `seed`): MT19937, Fisher-Yates with rand32 % (count - i) (ATen randperm_cpu). Trainer seeds epoch e with seed + e. */
+void torch_randperm(int64_t *order, int64_t count, uint64_t seed);
+
+/* Something to answer: the tokens of a prompt, and for the reader the dialogue and what was expected. */
+typedef struct Prompt {
+    int32_t *ids;                           /* [count] */
+    int count;
+    char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role "prompt" */
+    char *reference;                        /* the answer that the row gives, or NULL */
+    size_t reference_bytes;                 /* it may hold a NUL; scores see what is before it */
+    char **answers; int answer_count;       /* all that count as right: the row's "answers" where it has a reference,
+                                               else that */
+    char *group;                            /* the row's "group", else its "label", for the reader, or NULL */
+    int64_t row;                            /* of the file, from 1 */
+} Prompt;
+/* stats: rows, chat, uses and unread alone. */
+typedef struct Prompts { Prompt *list; size_t count; DataStats stats; } Prompts;
+
+/* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
+   The options' shots stand in front of every prompt (in-context learning), but not in its dialogue. */
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
+/* The same from JSON lines in memory; name is for messages. */
+bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err);
+void prompts_free(Prompts *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DATASET_H */
+
+#if defined(DATASET_IMPLEMENTATION) && !defined(DATASET_IMPLEMENTED)
+#define DATASET_IMPLEMENTED
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+/* stb_ds: growing arrays and string maps, the one library of the product besides the CUDA runtime. */
+#define STBDS_REALLOC(context, p, bytes) must_realloc(p, bytes)
+#define STBDS_FREE(context, p) free(p)
+#define STB_DS_IMPLEMENTATION
+#include <stb/stb_ds.h>
+
+/* A growing text; what the JSON writers print into. */
+typedef struct Text { char *at; } Text;         /* stb_ds array with a zero byte after its end: a C string, or NULL */
+#ifdef __GNUC__
+__attribute__((format(printf, 2, 3), noinline))      /* inlined, gcc 12 takes an array's header for something that was never allocated */
+#endif
+static void text_print(Text *t, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    size_t old = (size_t)arrlen(t->at);
+    arrsetlen(t->at, old + (size_t)n + 1);
+    vsnprintf(t->at + old, (size_t)n + 1, format, again);
+    va_end(again);
+    arrsetlen(t->at, old + (size_t)n);
+}
+#ifdef __GNUC__
+__attribute__((noinline))
+#endif
+static void text_bytes(Text *t, const char *s, size_t n) {
+    char *to = arraddnptr(t->at, n + 1);
+    memcpy(to, s, n);
+    to[n] = 0;
+    arrsetlen(t->at, (size_t)arrlen(t->at) - 1);
+}
+/* Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and json_read gives it back. */
+static void text_json_bytes(Text *t, const char *s, size_t left) {
+    size_t plain = 0;
+    text_bytes(t, "\"", 1);
+    while (plain < left) {
+        uint8_t c = (uint8_t)s[plain];
+        uint32_t cp;
+        int n = utf8_get(s + plain, left - plain, &cp);
+        if (n > 0 && c >= 32 && c != '"' && c != '\\') { plain += (size_t)n; continue; }
+        text_bytes(t, s, plain);
+        if (n <= 0) text_print(t, "\\udc%02x", (unsigned)c);
+        else if (c < 32) text_print(t, "\\u%04x", (unsigned)c);
+        else text_print(t, "\\%c", c);
+        s += plain + 1;
+        left -= plain + 1;
+        plain = 0;
+    }
+    text_bytes(t, s, plain);
+    text_bytes(t, "\"", 1);
+}
+static void text_json_string(Text *t, const char *s) { text_json_bytes(t, s, strlen(s)); }
+#ifdef __GNUC__
+__attribute__((noinline))
+#endif
+static void text_free(Text *t) { arrfree(t->at); }
+static bool text_write(Text *t, const char *folder, const char *name, Error *err) {
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, name);
+    bool ok = write_file(path, t->at, (size_t)arrlen(t->at), err);
+    text_free(t);
+    return ok;
+}
+
+/* ================================================================================================================================================
+   DATA
+   Three steps, each with its own section: a file is cut into rows (nothing but positions in memory), every row becomes ids and labels (in parallel, results in row order), and the examples
+   that are left are laid into one arena, packed, and cut into batches. The mask is never guessed from token ids: the text of an example is built here or by the chat renderer, which know the
+   byte ranges that are to be learned, and the tokenizer says which tokens those bytes became.
+   Easy to get wrong, each has a test: a loss on position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the tokenizer's BOS, a rendered
+   chat already contains it; a blank line is not a row.
+   ================================================================================================================================================ */
+
+enum { DATA_IGNORE = -100 };                                /* Hugging Face's label for "not learned" */
+
+/* ---- growable memory -------------------------------------------------------------------------------------------------------------------------- */
+
+typedef struct DataText { char *p; size_t n, cap; } DataText;                          /* bytes [n] */
+
+/* Room for `need` elements of `size` bytes in *p: doubles, never shrinks. */
+static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
+    if (need <= *cap) return true;
+    size_t more = *cap < 64 ? 64 : *cap + *cap / 2;
+    if (more < need) more = need;
+    void *q = more > SIZE_MAX / size ? NULL : realloc(*p, more * size);
+    if (!q) return false;
+    *p = q; *cap = more;
+    return true;
+}
+static bool data_add(DataText *t, const char *s, size_t n) {
+    void *p = t->p;
+    if (!data_room(&p, &t->cap, t->n + n + 1, 1)) return false;
+    t->p = (char *)p;
+    if (n) memcpy(t->p + t->n, s, n);
+    t->n += n;
+    t->p[t->n] = 0;
+    return true;
+}
+static bool data_memory(Error *err, const char *path) { return fail(err, "out of memory; %s; use a smaller data file or --max-length", path); }
+
+/* ---- a file becomes rows ---------------------------------------------------------------------------------------------------------------------- */
+
+/* One row, not yet understood: a line of JSON still to be parsed, or an object that already is (elements of a .json array, records of a .csv). */
+typedef struct DataRow { const char *text; size_t bytes, line /* 0: unknown */; const Json *object; } DataRow;
+typedef struct DataRows {
+    char *text;                             /* the file; the CSV reader unquotes in place */
+    size_t bytes, count, cap;
+    DataRow *row;                           /* [count] */
+    const char *path;
+    bool csv, mapped;
+    JsonDoc doc;                            /* .json: owns the objects */
+    Json *cells, *objects;                  /* .csv: [count * columns] and [count]: each record dressed as a JSON object of strings, so that one code path reads all formats */
+} DataRows;
+
+static void data_rows_free(DataRows *r) {
+    json_free(&r->doc);
+    if (r->mapped) unmap_file(r->text, r->bytes);
+    else free(r->text);
+    free(r->row); free(r->cells); free(r->objects);
+    memset(r, 0, sizeof *r);
+}
+
+static bool data_rows_push(DataRows *r, DataRow row, Error *err) {
+    void *p = r->row;
+    if (!data_room(&p, &r->cap, r->count + 1, sizeof *r->row)) return data_memory(err, r->path);
+    r->row = (DataRow *)p;
+    r->row[r->count++] = row;
+    return true;
+}
+
+/* Behind the bracket that closes the one at s; NULL: none does. */
+static const char *data_object_end(const char *s, const char *end) {
+    int depth = 0;
+    for (bool text = false; s < end; s++) {
+        if (text) {
+            if (*s == '\\') s++;
+            else text = *s != '"';
+        } else if (*s == '"') text = true;
+        else if (*s == '{' || *s == '[') depth++;
+        else if ((*s == '}' || *s == ']') && --depth <= 0) return s + 1;
+    }
+    return NULL;
+}
+
+/* A row a line; an object that goes on behind its line, as one that was printed with indentation, is a row all the
+   same. */
+static bool data_read_lines(DataRows *r, size_t begin, Error *err) {
+    size_t line = 1;
+    bool spread = true;                     /* false: an object is never closed, so that lines are all there is */
+    for (const char *s = r->text + begin, *end = r->text + r->bytes; s < end;) {
+        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end,
+            *last = stop;
+        while (s < last && (*s == ' ' || *s == '\t' || *s == '\r')) s++;
+        while (last > s && (last[-1] == ' ' || last[-1] == '\t' || last[-1] == '\r')) last--;
+        size_t lines = 1;
+        if (spread && last > s && *s == '{' && last[-1] != '}') {
+            const char *close = data_object_end(s, end);
+            spread = close != NULL;
+            if (close) {
+                for (const char *c = stop; c < close; c++) lines += *c == '\n';
+                newline = (const char *)memchr(close, '\n', (size_t)(end - close));
+                last = newline ? newline : end;
+            }
+        }
+        DataRow row = {s, (size_t)(last - s), line, NULL};
+        if (last > s && !data_rows_push(r, row, err)) return false;
+        line += lines;
+        s = newline ? newline + 1 : end;
+    }
+    return true;
+}
+
+static bool data_read_array(DataRows *r, size_t begin, Error *err) {
+    if (!json_parse_row(&r->doc, r->text + begin, r->bytes - begin, r->path, 1, err)) return false;
+    if (r->doc.root->type != JSON_ARRAY) return fail(err, "not a list of rows; %s; a .json data file is [{...}, {...}]; name it .jsonl if every line is an object", r->path);
+    for (const Json *v = r->doc.root->child; v; v = v->next) {
+        DataRow row = {NULL, 0, 0, v};
+        if (!data_rows_push(r, row, err)) return false;
+    }
+    return true;
+}
+
+/* One CSV field (RFC 4180) starting at *s, unquoted in place and NUL-terminated. *s moves past the field and what ends it; *last: it ended the record. Line ends: \n, \r\n, \r. */
+static bool data_csv_field(Json *field, char **s, char *end, char comma, size_t *line, bool *last, const char *path,
+                           Error *err) {
+    char *in = *s, *out = in, *begin = in;
+    if (in < end && *in == '"') {
+        size_t opened = *line;
+        for (in++;; in++) {
+            if (in == end) return fail(err, "quoted field is never closed; %s:%zu; close it with \", and write a quote inside a field as \"\"", path, opened);
+            if (*in == '"') { if (in + 1 < end && in[1] == '"') in++; else break; }
+            if (*in == '\n') (*line)++;
+            *out++ = *in;
+        }
+        in++;
+        if (in < end && *in != comma && *in != '\r' && *in != '\n')
+            return fail(err, "text after a closing quote; %s:%zu; write a quote inside a quoted field as \"\"", path, *line);
+    } else {
+        while (in < end && *in != comma && *in != '\r' && *in != '\n') {
+            if (*in == '"') return fail(err, "quote inside an unquoted field; %s:%zu; quote the whole field and write the inner quote as \"\"", path, *line);
+            in++;
+        }
+        out = in;
+    }
+    size_t n = (size_t)(out - begin);
+    if (n > UINT32_MAX - 16) return fail(err, "field longer than 4 GB; %s:%zu; split the data", path, *line);
+    *last = in == end || *in != comma;
+    if (in < end) {
+        if (*in == '\r' && in + 1 < end && in[1] == '\n') in++;
+        if (*in != comma) (*line)++;
+        in++;
+    }
+    *out = 0;                               /* the byte after the field has been read: a delimiter, a quote, or the NUL after the file */
+    field->type = JSON_STRING; field->str = begin; field->count = (uint32_t)n;
+    *s = in;
+    return true;
+}
+
+/* What separates the fields: a comma, or where the first line has none, the semicolon or tab that it has. */
+static char data_csv_comma(const char *s, const char *end) {
+    bool semicolon = false, tab = false, quoted = false;
+    for (; s < end && (quoted || (*s != '\n' && *s != '\r')); s++) {
+        if (*s == '"') quoted = !quoted;
+        if (*s == ',' && !quoted) return ',';
+        semicolon |= *s == ';' && !quoted;
+        tab |= *s == '\t' && !quoted;
+    }
+    return tab ? '\t' : semicolon ? ';' : ',';
+}
+
+/* A column called "Prompt " is the one that rows call "prompt". */
+static bool data_csv_name(Json *name) {
+    static const char *const known[] = {"messages", "conversations", "prompt", "completion", "instruction", "input",
+                                        "output", "text",
+                                        "system", "history", "tools"};
+    const char *s = name->str;
+    size_t n = name->count;
+    while (n && (*s == ' ' || *s == '\t')) { s++; n--; }
+    while (n && (s[n - 1] == ' ' || s[n - 1] == '\t')) n--;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (n != strlen(known[i]) || strncasecmp(s, known[i], n)) continue;
+        name->str = known[i];
+        name->count = (uint32_t)n;
+        return true;
+    }
+    return false;
+}
+static int data_csv_order(const void *a, const void *b) {
+    const Json *x = *(const Json *const *)a, *y = *(const Json *const *)b;
+    int order = memcmp(x->str, y->str, x->count < y->count ? x->count : y->count);
+    return order ? order : (x->count > y->count) - (x->count < y->count);
+}
+
+/* The whole file: the first record names the columns, every other one has as many fields. Empty lines are skipped, and
+   so is a spreadsheet's first line "sep=;". table: it is called one, so that its columns may be unknown. */
+static bool data_read_csv(DataRows *r, size_t begin, bool table, Error *err) {
+    char *s = r->text + begin, *end = r->text + r->bytes;
+    size_t line = 1, columns = 0, fields = 0, cap = 0;
+    char comma = 0;
+    r->csv = true;
+    for (size_t i = begin, at = 1; i < r->bytes;) {
+        uint32_t cp;
+        int k = utf8_get(r->text + i, r->bytes - i, &cp);
+        if (k == 0) return fail(err, "invalid UTF-8; %s:%zu; save the file as UTF-8", r->path, at);
+        at += cp == '\n';
+        i += (size_t)k;
+    }
+    if (end - s > 5 && !memcmp(s, "sep=", 4) && (s[5] == '\n' || s[5] == '\r')) { comma = s[4]; s += 5; }
+    while (s < end) {
+        if (*s == '\n' || *s == '\r') { line += *s == '\n' || s + 1 == end || s[1] != '\n'; s++; continue; }
+        DataRow row = {NULL, 0, line, NULL};
+        size_t first = fields;
+        if (!comma) comma = data_csv_comma(s, end);
+        for (bool last = false; !last;) {
+            void *p = r->cells;
+            if (!data_room(&p, &cap, fields + 1, sizeof *r->cells)) return data_memory(err, r->path);
+            r->cells = (Json *)p;
+            memset(&r->cells[fields], 0, sizeof *r->cells);
+            if (!data_csv_field(&r->cells[fields++], &s, end, comma, &line, &last, r->path, err)) return false;
+        }
+        if (columns == 0) columns = fields;
+        else if (fields - first != columns)
+            return fail(err, "record has %zu fields, the header has %zu; %s:%zu; quote fields that contain a comma or a line break", fields - first, columns, r->path, row.line);
+        else if (!data_rows_push(r, row, err)) return false;
+    }
+    bool known = false;
+    const Json **order = (const Json **)must_alloc((columns ? columns : 1) * sizeof *order);
+    for (size_t c = 0; c < columns; c++) { known |= data_csv_name(&r->cells[c]); order[c] = &r->cells[c]; }
+    qsort(order, columns, sizeof *order, data_csv_order);
+    const Json *twice = NULL;
+    for (size_t c = 1; c < columns; c++) if (!data_csv_order(&order[c - 1], &order[c])) twice = order[c];
+    free(order);
+    if (!known && !table)
+        return fail(err, "neither JSON nor a table with known columns; %s; write each text as {\"text\": \"...\"} on a line of a .jsonl "
+                         "file", r->path);
+    if (twice) return fail(err, "two columns are named \"%.60s\"; %s:1; rename one", twice->str, r->path);
+    if (r->count == 0) return true;
+    r->objects = (Json *)calloc(r->count, sizeof *r->objects);
+    if (!r->objects) return data_memory(err, r->path);
+    for (size_t i = 0; i < r->count; i++) {
+        Json *cell = r->cells + (i + 1) * columns, *object = &r->objects[i];
+        object->type = JSON_OBJECT; object->count = (uint32_t)columns; object->child = cell;
+        for (size_t c = 0; c < columns; c++) {
+            cell[c].key = r->cells[c].str; cell[c].key_count = r->cells[c].count;
+            cell[c].next = c + 1 < columns ? &cell[c + 1] : NULL;
+        }
+        r->row[i].object = object;
+    }
+    return true;
+}
+
+/* A list of objects is one whatever the file is called, and .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
+static bool data_rows_read(DataRows *r, Error *err) {
+    static const struct { const char *magic, *what, *todo; } foreign[] = {
+        {"PAR1", "a Parquet file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"ARROW1", "an Arrow file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"\xFF\xFF\xFF\xFF", "an Arrow file",
+         "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"\x1F\x8B", "a gzip file", "unpack it with gunzip"}, {"BZh", "a bzip2 file", "unpack it with bunzip2"},
+        {"\xFD" "7zXZ", "an xz file", "unpack it with unxz"}, {"\x28\xB5\x2F\xFD", "a zstd file",
+                                                               "unpack it with unzstd"},
+        {"7z\xBC\xAF", "a 7z file", "unpack it"},
+        {"\xD0\xCF\x11\xE0", "an Excel workbook", "save it as CSV UTF-8"},
+        {"\xFF\xFE", "UTF-16", "save the file as UTF-8"}, {"\xFE\xFF", "UTF-16", "save the file as UTF-8"},
+        {"%PDF", "a PDF file", "write its text as rows"}, {"SQLite format 3", "an SQLite data base",
+                                                           "export the table as CSV"},
+        {"<!DOCTYPE", "a web page, not the file",
+         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
+        {"<!doctype", "a web page, not the file",
+         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
+        {"<html", "a web page, not the file",
+         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"}};
+    const char *dot = strrchr(r->path, '.');
+    bool office = r->bytes >= 49 && (!memcmp(r->text + 30, "[Content_Types].xml", 19) ||
+                                     !memcmp(r->text + 30, "mimetype", 8));
+    if (r->bytes >= 4 && !memcmp(r->text, "PK\3\4", 4))
+        return office ? fail(err, "a spreadsheet or another office file; %s; save the sheet as CSV UTF-8", r->path)
+                      : fail(err, "a zip file; %s; unpack it with unzip", r->path);
+    for (size_t i = 0; i < sizeof foreign / sizeof *foreign; i++)
+        if (r->bytes >= strlen(foreign[i].magic) && !memcmp(r->text, foreign[i].magic, strlen(foreign[i].magic)))
+            return fail(err, "%s; %s; %s", foreign[i].what, r->path, foreign[i].todo);
+    size_t begin = r->bytes >= 3 && !memcmp(r->text, "\xEF\xBB\xBF", 3) ? 3 : 0, first = begin;
+    while (first < r->bytes && strchr(" \t\r\n", r->text[first]) && r->text[first]) first++;
+    if (first == r->bytes) return fail(err, "file is empty; %s; expected rows (.jsonl, .json or .csv)", r->path);
+    if (dot && (!strcmp(dot, ".csv") || !strcmp(dot, ".tsv"))) return data_read_csv(r, begin, true, err);
+    if (r->text[first] == '[') return data_read_array(r, begin, err);
+    bool lines = dot && !strcmp(dot, ".jsonl"), json = dot && !strcmp(dot, ".json");
+    if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, false,
+            err);
+    return data_read_lines(r, begin, err);
+}
+
+/* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
+
+/* The text of a key for a message: whole characters, none that drives a terminal, "..." where it is cut. */
+static void data_name(char *out, size_t size, const char *key, size_t bytes) {
+    size_t n = 0, i = 0;
+    for (int k; i < bytes; i += (size_t)k) {
+        uint32_t cp;
+        k = utf8_get(key + i, bytes - i, &cp);
+        if (!k) break;
+        bool plain = !utf8_drives_terminal(cp);
+        if (n + (plain ? (size_t)k : 1) + 4 > size) break;
+        if (plain) memcpy(out + n, key + i, (size_t)k);
+        else out[n] = '?';
+        n += plain ? (size_t)k : 1;
+    }
+    memcpy(out + n, i < bytes ? "..." : "", i < bytes ? 4 : 1);
+}
+
+/* Adds rows to the column of that name. The alphabetical order makes what is kept independent of threads. */
+static void data_columns_add(DataColumns *c, const char *name, int64_t rows) {
+    int at = 0, order = 1;
+    while (at < c->count && (order = strcmp(c->list[at].name, name)) < 0) at++;
+    if (at < c->count && !order) { c->list[at].rows += rows; return; }
+    c->more |= c->count == COLUMNS_UNREAD;
+    if (at == COLUMNS_UNREAD) return;
+    c->count += c->count < COLUMNS_UNREAD;
+    memmove(&c->list[at + 1], &c->list[at], (size_t)(c->count - 1 - at) * sizeof c->list[0]);
+    memset(&c->list[at], 0, sizeof c->list[0]);
+    snprintf(c->list[at].name, sizeof c->list[0].name, "%s", name);
+    c->list[at].rows = rows;
+}
+static void data_columns_join(DataColumns *c, const DataColumns *other) {
+    for (int i = 0; i < other->count; i++) data_columns_add(c, other->list[i].name, other->list[i].rows);
+    c->more |= other->more;
+}
+char *data_columns_text(const DataColumns *c) {
+    DataText t = {NULL, 0, 0};
+    char rows[48];
+    for (int i = 0; i < c->count; i++) {
+        snprintf(rows, sizeof rows, " (%lld row%s)", (long long)c->list[i].rows, c->list[i].rows == 1 ? "" : "s");
+        if (i) data_add(&t, ", ", 2);
+        data_add(&t, c->list[i].name, strlen(c->list[i].name));
+        data_add(&t, rows, strlen(rows));
+    }
+    if (c->more) data_add(&t, " and others", 11);
+    return t.p;
+}
+
+/* Solved examples that stand in front of every row: after a chat's system message as turns of their own; before plain
+   text with an empty line after each. Built once, read by all threads. */
+typedef struct Shots {
+    DataText text;                          /* those that are plain text: prompt, completion, "\n\n" */
+    ChatMessage *messages;                  /* [count, cap]: all of them as chats; contents malloc'ed, but no system
+                                               message */
+    size_t count, cap, answers;             /* answers: messages that are the assistant's */
+    int chats;                              /* how many have no text, being chats */
+} Shots;
+
+/* What one thread needs to turn rows into examples; the buffers are reused from row to row. */
+typedef struct DataWork {
+    const DataRows *rows;
+    const DataRow *row;
+    const Json *object;
+    size_t number;                          /* of the row, from 1 */
+    const Tokenizer *t;
+    const DataOptions *o;
+    ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
+    DataText prompt, text;
+    ChatMessage *messages;                  /* [count, messages_cap] */
+    size_t messages_cap;
+    TokenIds tok, before;
+    JsonDoc *nested;                        /* stb_ds array: what the row gives as text of JSON; nested_name: its key */
+    const char **nested_name;               /* stb_ds array */
+    char **made;                            /* stb_ds array: texts put together for this row */
+    DataUses uses;
+    DataColumns unread, unread_here;        /* of all rows; of this one */
+    /* rows read as prompts */
+    Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
+    Shots *as_shot;                         /* not NULL: the row becomes one of these */
+    const Shots *shots;                     /* NULL, or what is put in front of it */
+    Error err;
+} DataWork;
+
+/* The example of one row before the arena. */
+typedef struct DataExample DataExample;
+struct DataExample {
+    int32_t *ids, *labels;                  /* one block: [count], [count] */
+    size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
+    bool dated;                             /* as in DataStats */
+    ChatTemplate chat;
+    bool truncated, cut_reply, lost_reply;
+    DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
+};
+static void data_example_free(DataExample *e) {
+    for (DataExample *n = e->next, *after; n; n = after) { after = n->next; free(n->ids); free(n); }
+    free(e->ids);
+    memset(e, 0, sizeof *e);
+}
+
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+static bool data_row_fail(DataWork *w, const char *todo, const char *what, ...) {
+    char text[768], line[32] = "";
+    va_list ap;
+    va_start(ap, what);
+    vsnprintf(text, sizeof text, what, ap);
+    va_end(ap);
+    if (w->row->line) snprintf(line, sizeof line, " (line %zu)", w->row->line);
+    return fail(&w->err, "%s; %s row %zu%s; %s", text, w->rows->path, w->number, line, todo);
+}
+/* An error of the tokenizer or the chat renderer, with the row put before it. */
+static bool data_row_wrap(DataWork *w) { return fail(&w->err, "%s row %zu: %s", w->rows->path, w->number, w->err.text); }
+static bool data_row_memory(DataWork *w) { return data_memory(&w->err, w->rows->path); }
+
+/* A key with null counts as absent: exporters write it for empty columns. What is looked at here counts as read. */
+static const Json *data_get(const Json *object, const char *key) {
+    const Json *v = json_get(object, key);
+    if (v) ((Json *)v)->read = true;
+    return v && v->type != JSON_NULL ? v : NULL;
+}
+
+/* All that is below v counts as read: it goes to the template as it is. */
+static const Json *data_whole(const Json *v) {
+    for (Json *k = v->child; k; k = k->next) { k->read = true; data_whole(k); }
+    return v;
+}
+/* Notes the keys below v that nothing has read. */
+static void data_unread(DataWork *w, const Json *v, const char *path) {
+    char name[sizeof w->unread.list[0].name], below[2 * sizeof name];
+    if (v->type != JSON_ARRAY && v->type != JSON_OBJECT) return;
+    for (const Json *k = v->child; k; k = k->next) {
+        if (v->type == JSON_ARRAY) snprintf(below, sizeof below, "%s[]", path);
+        else {
+            data_name(name, sizeof name, k->key, k->key_count);
+            snprintf(below, sizeof below, "%s%s%s", path, *path ? "." : "", name);
+        }
+        if (v->type == JSON_ARRAY || k->read) data_unread(w, k, below);
+        else if (k->type != JSON_NULL) {
+            data_name(name, sizeof name, below, strlen(below));
+            data_columns_add(&w->unread_here, *name ? name : "\"\"", 1);
+        }
+    }
+}
+/* The end of a row, where it became an example: each column counts once, however often it is in the row. */
+static void data_row_end(DataWork *w, bool ok) {
+    if (ok) data_unread(w, w->object, "");
+    for (ptrdiff_t i = 0; i < arrlen(w->nested); i++) {
+        if (ok) data_unread(w, w->nested[i].root, w->nested_name[i]);
+        json_free(&w->nested[i]);
+    }
+    arrsetlen(w->nested, 0);
+    arrsetlen(w->nested_name, 0);
+    for (ptrdiff_t i = 0; i < arrlen(w->made); i++) free(w->made[i]);
+    arrsetlen(w->made, 0);
+    for (int i = 0; i < w->unread_here.count; i++) w->unread_here.list[i].rows = 1;
+    data_columns_join(&w->unread, &w->unread_here);
+    w->unread_here.count = 0;
+    w->unread_here.more = false;
+}
+static bool data_is_key(const Json *v, const char *key) {
+    return v->key && v->key_count == strlen(key) && !memcmp(v->key, key, v->key_count);
+}
+static bool data_is(const Json *v, const char *text) { return v->count == strlen(text) && !memcmp(v->str, text, v->count); }
+
+static const char *const data_type_name[] = {"null", "a truth value", "a truth value", "a number", "a string", "a list", "an object"};
+static bool data_need(DataWork *w, const Json *v, const char *key, JsonType type) {
+    if (v->type == type) return true;
+    if (w->rows->csv) return data_row_fail(w, "put such rows into a .jsonl file", "column \"%s\" cannot be %s in a CSV file", key, data_type_name[type]);
+    return data_row_fail(w, "correct the row", "\"%s\" is %s, expected %s", key, data_type_name[v->type], data_type_name[type]);
+}
+
+/* A list, or the text of one: CSV files and Parquet exports keep lists as JSON text. NULL: the row is wrong. */
+static const Json *data_list(DataWork *w, const Json *v, const char *key) {
+    if (v->type == JSON_STRING) {
+        size_t blank = strspn(v->str, " \t\r\n");
+        JsonDoc doc;
+        if (v->str[blank] == '[') {
+            if (!json_parse_row(&doc, v->str, v->count, key, 1, NULL)) {
+                data_row_fail(w, "write it with json.dumps, not with str",
+                              "\"%s\" is text that begins like a list but is no JSON", key);
+                return NULL;
+            }
+            arrput(w->nested_name, key);
+            arrput(w->nested, doc);
+            v = doc.root;
+        }
+    }
+    return data_need(w, v, key, JSON_ARRAY) ? v : NULL;
+}
+
+/* Cuts an example to max_length. Its last reply is [reply, end), empty where there is none. With truncate_prompt what
+   is before the reply loses its beginning, but for a BOS and the one token that the reply's first needs before it. */
+static void data_cut(const DataWork *w, DataExample *e, size_t reply, size_t end) {
+    size_t limit = (size_t)w->o->max_length;
+    if (w->o->max_length <= 0 || e->count <= limit) return;
+    e->truncated = true;
+    if (w->o->truncate_prompt && reply < end) {
+        size_t first = w->t && e->ids[0] == tokenizer_bos(w->t), most = reply > 0 ? reply - 1 : 0;
+        size_t gone = end <= limit ? 0 : end - limit < most ? end - limit : most;
+        if (gone) {
+            memmove(e->ids + first, e->ids + first + gone, (e->count - first - gone) * sizeof *e->ids);
+            memmove(e->labels + first, e->labels + first + gone, (e->count - first - gone) * sizeof *e->labels);
+        }
+        e->count -= gone; reply -= gone; end -= gone;
+    }
+    e->cut_reply = reply < end && end > limit;
+    e->lost_reply = e->cut_reply && reply >= limit;
+    if (e->count > limit) e->count = limit;
+}
+
+/* The last run of tokens with mask 1, or of labels: [*begin, *end). */
+static void data_last_reply(const uint8_t *mask, const int32_t *labels, size_t count, size_t *begin, size_t *end) {
+    size_t i = count;
+    while (i && !(mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
+    *end = i;
+    while (i && (mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
+    *begin = i;
+}
+
+/* Tokenises text[n] and keeps the example. spans: the replies; all: everything is learned, not they alone. In plain
+   text the reply begins where TRL says: where the tokens of the prompt alone and those of the whole go apart. */
+static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans, size_t nspans,
+                          bool all, int flags) {
+    size_t same = 0, reply, end;
+    bool pair = nspans && (flags & TOK_ADD_SPECIAL);
+    if (pair && !tokenizer_encode(w->t, &w->before, text, spans[0].begin, flags, &w->err)) return data_row_wrap(w);
+    if (!tokenizer_encode_spans(w->t, &w->tok, text, n, spans, nspans, flags, &w->err)) return data_row_wrap(w);
+    e->count = w->tok.count;
+    if (pair) {
+        while (same < e->count && same < w->before.count && w->tok.ids[same] == w->before.ids[same]) same++;
+        for (size_t i = 0; i < e->count; i++) w->tok.mask[i] = i >= same;
+    }
+    e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
+    if (!e->ids) return data_row_memory(w);
+    e->labels = e->ids + e->count;
+    for (size_t i = 0; i < e->count; i++) {
+        e->ids[i] = w->tok.ids[i];
+        e->labels[i] = all || w->tok.mask[i] ? w->tok.ids[i] : (int32_t)DATA_IGNORE;
+    }
+    data_last_reply(w->tok.mask, NULL, e->count, &reply, &end);
+    data_cut(w, e, reply, end);
+    return true;
+}
+
+static bool data_wrong_loss(DataWork *w, const char *shape) {
+    return data_row_fail(w, "use --loss-on all, or give rows with prompt and completion", "--loss-on %s needs to know the answer, and this row is %s",
+                         w->o->loss_on == LOSS_ON_ASSISTANT ? "assistant" : "completion", shape);
+}
+
+/* prompt and completion as plain text, as TRL's non-conversational data: the completion follows the prompt directly (a space between them is the business of the data or of the template),
+   then the tokenizer's end of text unless the completion brings it. */
+static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);
+static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
+static bool prompt_about(DataWork *w);
+static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
+                       size_t completion_bytes);
+static bool shot_chat(DataWork *w, size_t count);
+static bool shots_before_text(DataWork *w);
+static bool shots_before_chat(DataWork *w, size_t *count);
+
+static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes, bool all) {
+    if (w->as_shot) return shot_plain(w, prompt, prompt_bytes, completion, completion_bytes);
+    if (w->as_prompt) return prompt_plain(w, prompt, prompt_bytes, completion, completion_bytes);
+    int32_t id = tokenizer_eos(w->t);
+    const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
+    size_t n = eos ? strlen(eos) : 0;
+    if (!shots_before_text(w)) return false;
+    TextSpan span = {w->text.n + (all && w->shots ? 0 : prompt_bytes), 0};
+    if (!data_add(&w->text, prompt, prompt_bytes) || !data_add(&w->text, completion, completion_bytes)) return data_row_memory(w);
+    if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !data_add(&w->text, eos, n)) return data_row_memory(w);
+    span.end = w->text.n;
+    bool reply = span.end > span.begin && !(all && !prompt_bytes && !w->shots);       /* plain text has none */
+    return data_tokenise(w, e, w->text.p, w->text.n, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
+}
+
+/* prompt into w->prompt, dressed by --prompt-template where there is one. */
+static bool data_prompt(DataWork *w, const char *prompt, size_t bytes) {
+    static const char mark[] = "{prompt}";
+    const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
+    w->prompt.n = 0;
+    w->uses.dressed += w->o->prompt_template != NULL;
+    for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1)
+        if (!data_add(&w->prompt, s, (size_t)(at - s)) || !data_add(&w->prompt, prompt, bytes)) return data_row_memory(w);
+    return data_add(&w->prompt, s, strlen(s)) || data_row_memory(w);
+}
+
+/* Appends one message. */
+static bool data_message(DataWork *w, size_t *count, const char *role, const Json *content, const Json *reasoning) {
+    void *p = w->messages;
+    if (!data_room(&p, &w->messages_cap, *count + 1, sizeof *w->messages)) return data_row_memory(w);
+    w->messages = (ChatMessage *)p;
+    ChatMessage *m = &w->messages[(*count)++];
+    memset(m, 0, sizeof *m);
+    m->role = role; m->content = content->str; m->content_bytes = content->count; m->train = !strcmp(role, "assistant");
+    if (reasoning) { m->reasoning = reasoning->str; m->reasoning_bytes = reasoning->count; }
+    return true;
+}
+
+/* The text of a message: a string, or a list of parts that are text, joined. */
+static bool data_content(DataWork *w, const Json *content, DataText *out, size_t index, const char *name) {
+    if (content->type == JSON_STRING) return data_add(out, content->str, content->count) || data_row_memory(w);
+    for (const Json *part = content->child; part; part = part->next) {
+        const Json *type = data_get(part, "type"), *text = part->type == JSON_STRING ? part : data_get(part, "text");
+        bool foreign = type && (type->type != JSON_STRING || !data_is(type, "text"));
+        if (foreign || !text || text->type != JSON_STRING)
+            return data_row_fail(w, "only text is learned: leave such rows out",
+                                 "message %zu of \"%s\" has a part of the type \"%.40s\"",
+                                 index, name, type && type->type == JSON_STRING ? type->str : "unknown");
+        if (!data_add(out, text->str, text->count)) return data_row_memory(w);
+    }
+    return true;
+}
+
+/* Tool calls behind the content, in the words of the templates that have any: Qwen's. calls: {name, arguments}, or with
+   these in "function", or a list of such. */
+static bool data_calls(DataWork *w, const Json *calls, DataText *out, size_t index, const char *name) {
+    bool qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 || w->chat == CHAT_QWEN3_INSTRUCT ||
+                w->chat == CHAT_QWEN3_THINKING;
+    if (!qwen)
+        return data_row_fail(w, "write the call into its content as the model should emit it",
+                             "message %zu of \"%s\" has tool calls, which this chat template does not write", index, name);
+    for (const Json *call = calls->type == JSON_ARRAY ? calls->child : calls; call; call = calls->type == JSON_ARRAY ?
+         call->next : NULL) {
+        const Json *function = json_get(call, "function") ? json_get(call, "function") : call;
+        const Json *called = json_get(function, "name"), *arguments = json_get(function, "arguments");
+        if (!called || called->type != JSON_STRING || !arguments)
+            return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
+                                 "a tool call without name and arguments in message "
+                                 "%zu of \"%s\"", index, name);
+        TokBuf text = {NULL, 0, 0, false};
+        tok_buf_str(&text, out->n ? "\n<tool_call>\n{\"name\": \"" : "<tool_call>\n{\"name\": \"");
+        tok_buf_add(&text, called->str, called->count);
+        tok_buf_str(&text, "\", \"arguments\": ");
+        if (arguments->type == JSON_STRING && w->chat != CHAT_QWEN2_5) tok_buf_add(&text, arguments->str,
+                arguments->count);
+        else chat_json(&text, arguments, 0, 0);
+        tok_buf_str(&text, "}\n</tool_call>");
+        bool ok = !text.failed && data_add(out, text.p, text.n);
+        free(text.p);
+        if (!ok) return data_row_memory(w);
+    }
+    return true;
+}
+
+/* A list of {role, content} or, ShareGPT's way, {from, value}. */
+static bool data_messages(DataWork *w, size_t *count, const Json *list, const char *name) {
+    static const struct { const char *name, *role; } roles[] = {{"system", "system"}, {"user", "user"},
+                                                                {"assistant", "assistant"},
+        {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"}, {"bing", "assistant"},
+            {"bard", "assistant"},
+        {"model", "assistant"}, {"observation", "tool"}, {"function_call", "assistant"}};
+    size_t index = 0;
+    if (!(list = data_list(w, list, name))) return false;
+    for (const Json *m = list->child; m; m = m->next) {
+        index++;
+        bool sharegpt = !data_get(m, "role") && data_get(m, "from");
+        const Json *role = data_get(m, sharegpt ? "from" : "role"), *content = data_get(m, sharegpt ? "value" :
+                "content");
+        const Json *reasoning = data_get(m, "reasoning_content"), *calls = data_get(m, "tool_calls");
+        if (!calls) calls = data_get(m, "function_call");
+        if (calls && calls->type == JSON_ARRAY && !calls->count) calls = NULL;
+        if (m->type != JSON_OBJECT || !role || role->type != JSON_STRING || (!content && !calls) ||
+            (content && content->type != JSON_STRING && content->type != JSON_ARRAY) ||
+                (reasoning && reasoning->type != JSON_STRING))
+            return data_row_fail(w,
+                                 "a message is {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}",
+                                 "message %zu of \"%s\" has no role and content that are strings", index, name);
+        const char *known = NULL;
+        for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
+            if (data_is(role, roles[i].name) && (sharegpt || i < 4)) known = roles[i].role;
+        char shown[64];
+        data_name(shown, sizeof shown, role->str, role->count);
+        if (!known)
+            return data_row_fail(w, sharegpt ?
+                                 "known are human, user, gpt, assistant, system, tool, observation, function_call"
+                                             : "known are system, user, assistant, tool",
+                                 "unknown role \"%s\" in message %zu of \"%s\"", shown, index, name);
+        bool assistant = !strcmp(known, "assistant");
+        if (sharegpt && content && data_is(role, "function_call")) {          /* its text is the call */
+            JsonDoc doc;
+            if (content->type != JSON_STRING || !json_parse_row(&doc, content->str, content->count, name, 1, NULL))
+                return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
+                                     "message %zu of \"%s\" is a function_call, but no JSON",
+                                     index, name);
+            arrput(w->nested_name, name);
+            arrput(w->nested, doc);
+            calls = doc.root;
+            content = NULL;
+        }
+        if (calls && !assistant) return data_row_fail(w, "only an assistant calls",
+                                                      "message %zu of \"%s\" has tool calls", index, name);
+        DataText text = {NULL, 0, 0};
+        Json whole;
+        if (calls || content->type == JSON_ARRAY) {
+            bool ok = (!content || data_content(w, content, &text, index, name)) &&
+                (!calls || data_calls(w, calls, &text, index, name));
+            if (text.p) arrput(w->made, text.p);
+            if (!ok) return false;
+            if (calls) data_whole(calls);
+            memset(&whole, 0, sizeof whole);
+            whole.str = text.p ? text.p : ""; whole.count = (uint32_t)text.n;
+            content = &whole;
+        }
+        if (!data_message(w, count, known, content, reasoning)) return false;
+        const Json *weight = assistant ? data_get(m, "weight") : NULL;        /* as OpenAI's fine-tuning has it */
+        if (weight && (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1)))
+            return data_row_fail(w, "1 learns an assistant's message, 0 does not",
+                                 "the weight of message %zu of \"%s\" is neither 0 nor 1", index, name);
+        if (weight && weight->number == 0) {
+            if (w->o->loss_on == LOSS_ON_ALL)
+                return data_row_fail(w, "take the weights out, or --loss-on all",
+                                     "message %zu of \"%s\" has weight 0, with --loss-on all", index, name);
+            w->messages[*count - 1].train = false;
+        }
+    }
+    return true;
+}
+
+static size_t data_answers(const DataWork *w, size_t count) {
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) n += !strcmp(w->messages[i].role, "assistant");
+    return n;
+}
+
+/* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then
+   the options; the first that says something wins. A name that the template does not know is not read. */
+static bool data_chat_options(DataWork *w, ChatOptions *o) {
+    bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
+    const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");
+    const Json *thinking = thinks ? data_get(w->object, "enable_thinking") : NULL, *date = NULL;
+    memset(o, 0, sizeof *o);
+    o->enable_thinking = w->o->enable_thinking;
+    o->date = w->o->template_date;
+    if (kwargs) {
+        if (!data_need(w, kwargs, "chat_template_kwargs", JSON_OBJECT)) return false;
+        if (thinks && data_get(kwargs, "enable_thinking")) thinking = data_get(kwargs, "enable_thinking");
+        if (dated) date = data_get(kwargs, "date_string");
+        if (!tools) tools = data_get(kwargs, "tools");
+    }
+    if (thinking) {
+        if (thinking->type != JSON_FALSE && !data_need(w, thinking, "enable_thinking", JSON_TRUE)) return false;
+        o->enable_thinking = thinking->type == JSON_TRUE;
+    }
+    if (date && !data_need(w, date, "date_string", JSON_STRING)) return false;
+    if (date) o->date = date->str;
+    if (tools && tools->type == JSON_STRING && !tools->count) tools = NULL;
+    if (tools && !(tools = data_list(w, tools, "tools"))) return false;
+    if (tools && tools->count) o->tools = data_whole(tools);
+    return true;
+}
+
+/* What the user should hear of a rendered chat. */
+static void data_note(const DataWork *w, DataExample *e, const ChatText *chat, const ChatOptions *o) {
+    e->thoughts = chat->thoughts; e->systems = chat->systems;
+    e->dated = w->chat == CHAT_LLAMA32 && !o->date;
+    e->chat = w->chat;
+}
+
+/* Every answer of w->messages[count] behind the `skip` first ones becomes an example. */
+static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, ChatOptions options) {
+    size_t answers = data_answers(w, count), seen = 0;
+    DataExample *last = NULL;
+    if (only_last && answers) skip = answers - 1;
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(w->messages[i].role, "assistant") || seen++ < skip || !w->messages[i].train) continue;
+        ChatText chat;
+        if (last && !(e = last->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
+        last = e;
+        options.as_answer = i > 0;          /* a chat may begin with an answer to nothing */
+        if (!chat_render(&chat, w->t, w->chat, w->messages, i + 1, options, &w->err)) return data_row_wrap(w);
+        data_note(w, e, &chat, &options);
+        bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, chat.nspans, false, 0);
+        chat_text_free(&chat);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+/* Renders w->messages[count]. The answers of the first `skip` assistant messages belong to the prompt; only_last: of the others too all but the last. */
+static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, bool all) {
+    ChatOptions options;
+    ChatText chat;
+    if (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN) {
+        char names[512] = "";
+        for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
+            size_t n = strlen(names);
+            snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
+        }
+        char todo[560];
+        snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
+        return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE ? "a chat, but the model folder has no chat template" : "a chat, but the model's chat template is not one of the known");
+    }
+    if (!data_chat_options(w, &options)) return false;
+    if (w->as_shot) return shot_chat(w, count);
+    w->uses.chats++;
+    if (w->as_prompt) return prompt_chat(w, count, options);
+    if (w->shots && all)
+        return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
+    if (w->o->split_turns && all)
+        return data_row_fail(w, "leave out one of them",
+                             "--split-turns learns answers alone, --loss-on all the prompts too");
+    if (!shots_before_chat(w, &count)) return false;
+    if (w->shots) skip += w->shots->answers;
+    if (w->o->split_turns) return data_turns(w, e, count, skip, only_last, options);
+    if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
+    if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
+    if (skip > chat.nspans) skip = chat.nspans;
+    data_note(w, e, &chat, &options);
+    size_t kept = 0, reply = 0;             /* a span for each assistant's message; those of weight 0 go */
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(w->messages[i].role, "assistant")) continue;
+        if (reply >= skip && reply < chat.nspans && w->messages[i].train) chat.spans[kept++] = chat.spans[reply];
+        reply++;
+    }
+    bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, kept, all, 0);
+    chat_text_free(&chat);
+    return ok;
+}
+
+/* ---- the row shapes --------------------------------------------------------------------------------------------------------------------------- */
+
+/* An optional "system" beside ShareGPT conversations and instructions. */
+static bool data_system(DataWork *w, size_t *count) {
+    const Json *system = data_get(w->object, "system");
+    if (!system) return true;
+    if (!data_need(w, system, "system", JSON_STRING)) return false;
+    return system->count == 0 || data_message(w, count, "system", system, NULL);
+}
+
+static bool data_shape_chat(DataWork *w, DataExample *e, const Json *list, const char *name) {
+    size_t count = 0;
+    if (!strcmp(name, "conversations") && !data_system(w, &count)) return false;
+    if (!data_messages(w, &count, list, name)) return false;
+    return data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, w->o->loss_on == LOSS_ON_ALL);
+}
+
+static bool data_shape_pair(DataWork *w, DataExample *e, const Json *prompt, const Json *completion) {
+    bool all = w->o->loss_on == LOSS_ON_ALL;
+    if (prompt->type == JSON_ARRAY && completion->type == JSON_ARRAY) {
+        size_t count = 0, answers;
+        if (!data_messages(w, &count, prompt, "prompt")) return false;
+        answers = data_answers(w, count);
+        if (!data_messages(w, &count, completion, "completion")) return false;
+        return data_chat(w, e, count, w->o->loss_on == LOSS_ON_ASSISTANT ? 0 : answers, false, all);
+    }
+    if (!data_need(w, prompt, "prompt", JSON_STRING) || !data_need(w, completion, "completion", JSON_STRING)) return false;
+    return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.p, w->prompt.n, completion->str, completion->count, all);
+}
+
+/* Alpaca's "history": [[question, answer], ...], the turns before the instruction. */
+static bool data_history(DataWork *w, size_t *count) {
+    const Json *history = data_get(w->object, "history");
+    if (!history || (history->type == JSON_STRING && !history->count)) return true;
+    if (!(history = data_list(w, history, "history"))) return false;
+    for (const Json *pair = history->child; pair; pair = pair->next) {
+        const Json *question = pair->type == JSON_ARRAY && pair->count == 2 ? pair->child : NULL;
+        if (!question || question->type != JSON_STRING || question->next->type != JSON_STRING)
+            return data_row_fail(w, "write it as [[\"question\", \"answer\"], ...]",
+                                 "\"history\" is no list of pairs of strings");
+        if (!data_message(w, count, "user", question, NULL)) return false;
+        if (!data_message(w, count, "assistant", question->next, NULL)) return false;
+    }
+    return true;
+}
+
+static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *instruction, const Json *input, const Json *output) {
+    size_t count = 0;
+    bool all = w->o->loss_on == LOSS_ON_ALL;
+    if (!data_need(w, instruction, "instruction", JSON_STRING) || (input && !data_need(w, input, "input", JSON_STRING)) || !data_need(w, output, "output", JSON_STRING)) return false;
+    if (!w->o->prompt_template && (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN))
+        return data_row_fail(w, "give --chat-template NAME, or --prompt-template with {prompt} for a plain base model",
+                             "an instruction, but %s", w->chat == CHAT_NONE ? "the model folder has no chat template" : "the model's chat template is not one of the known");
+    if (!data_system(w, &count) || !data_history(w, &count)) return false;
+    if (w->o->prompt_template && count)
+        return data_row_fail(w, "remove it or use --chat-template", "\"%s\" has no place in --prompt-template",
+                             strcmp(w->messages[0].role, "system") ? "history" : "system");
+    w->text.n = 0;
+    if (!data_add(&w->text, instruction->str, instruction->count) || (input && input->count && (!data_add(&w->text, "\n", 1) || !data_add(&w->text, input->str, input->count)))) return data_row_memory(w);
+    if (w->o->prompt_template) return data_prompt(w, w->text.p, w->text.n) && data_plain(w, e, w->prompt.p, w->prompt.n, output->str, output->count, all);
+    Json user;
+    memset(&user, 0, sizeof user);
+    user.str = w->text.p; user.count = (uint32_t)w->text.n;
+    return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) &&
+           data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, all);
+}
+
+/* A row that is tokenised already. As in TRL labels say all; without them assistant_masks always counts, and
+   completion_mask where the loss is on the completion. Tokens that attention_mask leaves out (padding) are left out. */
+static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids) {
+    enum { LABELS, ATTENTION, ASSISTANT, COMPLETION, COLUMNS };
+    static const char *const name[COLUMNS] = {"labels", "attention_mask", "assistant_masks", "completion_mask"};
+    double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
+    const Json *column[COLUMNS] = {data_get(w->object, name[LABELS]), data_get(w->object, name[ATTENTION]), NULL, NULL};
+    if (!column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
+    if (!column[LABELS] && w->o->loss_on == LOSS_ON_COMPLETION) column[COMPLETION] = data_get(w->object,
+            name[COMPLETION]);
+    bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
+    w->uses.labelled += column[LABELS] != NULL;
+    if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
+    if (!answer && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT))
+        return data_wrong_loss(w, "token ids without labels");
+    for (int k = 0; k < COLUMNS; k++) {
+        if (!column[k]) continue;
+        if (!data_need(w, column[k], name[k], JSON_ARRAY)) return false;
+        if (column[k]->count != ids->count)
+            return data_row_fail(w, "give one for every id", "%u input_ids, but %u %s", ids->count, column[k]->count,
+                                 name[k]);
+        column[k] = column[k]->child;       /* from here on: the element beside the id */
+    }
+    e->ids = (int32_t *)malloc((ids->count ? ids->count : 1) * 2 * sizeof *e->ids);
+    if (!e->ids) return data_row_memory(w);
+    e->labels = e->ids + ids->count;
+    size_t reply, end, i = 0;
+    for (const Json *id = ids->child; id; id = id->next, i++) {
+        bool attended = true;
+        if (id->type != JSON_NUMBER || !(id->number >= 0 && id->number < vocab) || id->number != (double)(int32_t)id->number)
+            return data_row_fail(w, "ids must be integers of this model's vocabulary",
+                                 "input_ids[%zu] is %.40s, not in 0..%.0f",
+                                 i, id->str ? id->str : data_type_name[id->type], vocab - 1);
+        int32_t label = (int32_t)id->number;
+        for (int k = 0; k < COLUMNS; k++) {
+            const Json *v = column[k];
+            if (!v) continue;
+            column[k] = v->next;
+            bool number = v->type == JSON_NUMBER, one = v->type == JSON_TRUE || (number && v->number == 1);
+            if (k == LABELS) {
+                if (!number || v->number != (double)(int32_t)v->number ||
+                    !((v->number >= 0 && v->number < vocab) || v->number == DATA_IGNORE))
+                    return data_row_fail(w,
+                                         "labels must be ids of the vocabulary, or -100 where nothing is learned",
+                                         "labels[%zu] is %.40s, not in 0..%.0f and not -100",
+                                         i, v->str ? v->str : data_type_name[v->type], vocab - 1);
+                label = (int32_t)v->number;
+            } else if (!one && v->type != JSON_FALSE && !(number && v->number == 0))
+                return data_row_fail(w, "write 1 where the token counts and 0 where not", "%s[%zu] is neither 0 nor 1",
+                                     name[k], i);
+            else if (!one && k == ATTENTION) attended = false;
+            else if (!one) label = DATA_IGNORE;
+        }
+        if (!attended) continue;
+        e->ids[e->count] = (int32_t)id->number;
+        e->labels[e->count++] = label;
+    }
+    data_last_reply(NULL, e->labels, e->count, &reply, &end);
+    data_cut(w, e, reply, answer ? end : reply);
+    return true;
+}
+
+/* A table that was written column by column, pandas' default: its one object must not pass for a row. */
+static bool data_by_column(DataWork *w) {
+    static const char *const text[] = {"prompt", "completion", "text", "instruction", "output", "messages",
+                                       "conversations"};
+    const Json *o = w->object, *first = o->child;
+    bool columns = first && (data_is_key(first, "0") || (json_get(o, "columns") && json_get(o, "data")));
+    for (size_t i = 0; i < sizeof text / sizeof *text && !columns; i++) {
+        const Json *v = json_get(o, text[i]), *below = v ? v->child : NULL;
+        columns = below && (v->type == JSON_OBJECT ? data_is_key(below, "0") : i < 5 && v->type == JSON_ARRAY &&
+                            below->type == JSON_STRING);
+    }
+    return columns && !data_row_fail(w, "write it as df.to_json(\"train.jsonl\", orient=\"records\", lines=True) does",
+                                     "a table column by column, not row by row");
+}
+
+static bool data_unknown_shape(DataWork *w) {
+    char keys[240] = "";
+    size_t n = 0;
+    if (json_get(w->object, "chosen") && json_get(w->object, "rejected"))
+        return data_row_fail(w,
+                             "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and completion",
+                             "preference data (chosen and rejected)");
+    for (const Json *k = w->object->child; k; k = k->next) {
+        if (k->type != JSON_ARRAY || !k->child || k->child->type != JSON_OBJECT) continue;
+        data_name(keys, 64, k->key, k->key_count);
+        if (json_get(k->child, "paragraphs")) return data_row_fail(w, "run data/convert squad on it",
+                                                                   "SQuAD's layout, not rows");
+        return data_row_fail(w, "write that list alone, or one of its rows a line",
+                             "no row, but a list of them under \"%s\"", keys);
+    }
+    for (const Json *k = w->object->child; k; k = k->next) {
+        char key[sizeof keys];
+        data_name(key, sizeof key, k->key, k->key_count);
+        bool room = n + strlen(key) + 8 <= sizeof keys;
+        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", room ? key : "...");
+        if (!room) break;
+    }
+    return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + output | text | input_ids (+ labels)",
+                         "none of the known row shapes (keys found: %s)", n ? keys : "none");
+}
+
+static bool data_example_of(DataWork *w, DataExample *e) {
+    const Json *o = w->object, *a, *b;
+    if (o->type != JSON_OBJECT) return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}", "the row is %s", data_type_name[o->type]);
+    if ((a = data_get(o, "answers"))) data_whole(a);     /* these two are for evaluate and compare: prompt_about */
+    data_get(o, "group");
+    if ((a = data_get(o, "input_ids")) && (w->shots || w->as_shot))
+        return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
+    if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
+    if (a) return data_shape_ids(w, e, a);
+    if (data_by_column(w)) return false;
+    if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
+    if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
+    if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
+    Json nothing;                           /* what a row without an answer has for one */
+    char empty[1] = "";
+    memset(&nothing, 0, sizeof nothing);
+    nothing.type = (a = data_get(o, "prompt")) && a->type == JSON_ARRAY ? JSON_ARRAY : JSON_STRING;
+    nothing.str = empty;
+    if ((a = data_get(o, "prompt")) && ((b = data_get(o, "completion")) || (w->as_prompt && (b = &nothing)))) return data_shape_pair(w, e, a, b);
+    if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || (w->as_prompt && (b = &nothing)))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
+    if ((a = data_get(o, "text"))) {
+        if (!data_need(w, a, "text", JSON_STRING)) return false;
+        if (w->as_prompt)
+            return data_row_fail(w, "give rows with prompt and completion, or leave --generate out",
+                                 "plain text has no prompt to answer");
+        if (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT) return data_wrong_loss(w, "plain text");
+        return data_plain(w, e, "", 0, a->str, a->count, true);
+    }
+    return data_unknown_shape(w);
+}
+
+/* One row as what the work says: an example into e, a prompt or a shot. */
+static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample *e) {
+    JsonDoc doc = {NULL, NULL};
+    w->row = &r->row[i];
+    w->number = i + 1;
+    bool ok = w->row->object || json_parse_row(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
+    w->object = w->row->object ? w->row->object : doc.root;
+    if (ok) data_row_end(w, ok = data_example_of(w, e) && (!w->as_prompt || prompt_about(w)));
+    json_free(&doc);
+    return ok;
+}
+static void data_work_free(DataWork *w) {
+    free(w->prompt.p); free(w->text.p); free(w->messages);
+    arrfree(w->made); arrfree(w->nested); arrfree(w->nested_name);
+    token_ids_free(&w->tok); token_ids_free(&w->before);
+}
+
+/* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
+
+/* Rows [begin, end) to examples[end - begin]; what they were found to be is added to stats' uses and unread. Rows are
+   dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
+static bool data_examples(DataExample *examples, DataStats *stats, const DataRows *rows, size_t begin, size_t end,
+                          const Tokenizer *t, const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
+    size_t first_bad = end;
+#ifdef _OPENMP
+    int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
+#pragma omp parallel num_threads(threads)
+#endif
+    {
+        DataWork w;
+        memset(&w, 0, sizeof w);
+        w.rows = rows; w.t = t; w.o = o; w.chat = chat; w.shots = shots;
+#ifdef _OPENMP
+#pragma omp for schedule(dynamic, 16)
+#endif
+        for (size_t i = begin; i < end; i++) {
+            size_t limit;
+#ifdef _OPENMP
+#pragma omp atomic read
+#endif
+            limit = first_bad;
+            if (i > limit) continue;        /* a row before the first bad one is still looked at: it may be worse */
+            bool ok = data_row_read(&w, rows, i, &examples[i - begin]);
+            if (ok) continue;
+#ifdef _OPENMP
+#pragma omp critical(data_first_bad)
+#endif
+            if (i < first_bad) {
+                if (err) *err = w.err;
+#ifdef _OPENMP
+#pragma omp atomic write
+#endif
+                first_bad = i;
+            }
+        }
+#ifdef _OPENMP
+#pragma omp critical(data_first_bad)
+#endif
+        {
+            data_columns_join(&stats->unread, &w.unread);
+            stats->uses.chats += w.uses.chats;
+            stats->uses.dressed += w.uses.dressed;
+            stats->uses.labelled += w.uses.labelled;
+        }
+        data_work_free(&w);
+    }
+    return first_bad == end;
+}
+
+/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length (equal ones in their order); each goes into the bin with the least room
+   that still holds it, among equals the one that has had that room longest; else into a new bin. `best` is a tournament tree over the possible rooms 1..capacity that exist. */
+bool dataset_pack(Dataset *d, int capacity, Error *err) {
+    size_t leaves = 1, n = d->slots, bins = 0, bytes;
+    while (leaves < (size_t)capacity) leaves *= 2;
+    bytes = sizeof(int32_t) * (leaves * 2 + 3 * ((size_t)capacity + 2) + 3 * n);
+    int32_t *block = (int32_t *)calloc(1, bytes);
+    int32_t *list = d->slot;                /* NULL, or what a split has left: one example a slot */
+    free(d->slot_offset);
+    d->slot = (int32_t *)malloc((n ? n : 1) * sizeof *d->slot);
+    d->slot_offset = (size_t *)calloc(n + 1, sizeof *d->slot_offset);
+    if (!block || !d->slot || !d->slot_offset) { free(block); free(list); return data_memory(err, "packing"); }
+    int32_t *best = block, *head = best + leaves * 2, *tail = head + capacity + 2, *start = tail + capacity + 2;   /* head, tail: queue of bins (+1) by room; start: counting sort */
+    int32_t *order = start + capacity + 2, *next = order + n, *bin_of = next + n;
+#define PACK_EXAMPLE(i) (list ? (size_t)list[i] : (size_t)(i))
+#define PACK_LENGTH(i) ((int32_t)(d->offset[PACK_EXAMPLE(i) + 1] - d->offset[PACK_EXAMPLE(i)]))
+    for (size_t i = 0; i < n; i++) start[capacity - PACK_LENGTH(i) + 1]++;
+    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];
+    for (size_t i = 0; i < n; i++) order[start[capacity - PACK_LENGTH(i)]++] = (int32_t)i;
+#define DATA_SET_ROOM(room, value) do { size_t at_ = leaves + (size_t)(room) - 1; best[at_] = (value); \
+        while (at_ >>= 1) best[at_] = best[2 * at_] > best[2 * at_ + 1] ? best[2 * at_] : best[2 * at_ + 1]; } while (0)
+    DATA_SET_ROOM(capacity, capacity);      /* a new bin is always to be had */
+    for (size_t k = 0; k < n; k++) {
+        int32_t i = order[k], length = PACK_LENGTH(i), bin;
+        size_t at = 1;
+        while (at < leaves) at = best[2 * at] >= length ? 2 * at : 2 * at + 1;
+        int32_t room = best[at];
+        if (room < capacity) {
+            bin = head[room] - 1;
+            head[room] = next[bin];
+            if (!head[room]) DATA_SET_ROOM(room, 0);
+        } else bin = (int32_t)bins++;
+        bin_of[i] = bin;
+        d->slot_offset[bin + 1]++;
+        room -= length;
+        next[bin] = 0;
+        if (room == 0) continue;
+        if (head[room]) next[tail[room] - 1] = bin + 1; else { head[room] = bin + 1; DATA_SET_ROOM(room, room); }
+        tail[room] = bin + 1;
+    }
+#undef DATA_SET_ROOM
+    d->slots = bins;
+    for (size_t b = 0; b < bins; b++) d->slot_offset[b + 1] += d->slot_offset[b];
+    memset(next, 0, n * sizeof *next);      /* now: examples already in a bin */
+    for (size_t k = 0; k < n; k++) d->slot[d->slot_offset[bin_of[order[k]]] + (size_t)next[bin_of[order[k]]]++] = (int32_t)PACK_EXAMPLE(order[k]);
+    free(block);
+    free(list);
+    return true;
+}
+
+/* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header, ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of
+   ids is known. */
+enum { TOKENS_IN_MEMORY = 8 << 20 };
+typedef struct TokenHeader {
+    char magic[8];
+    uint64_t key, count, tokens, hash;
+    int64_t largest_id;
+    DataStats stats;
+    uint64_t checksum;                      /* of all above, offset and row; ids and labels have their hash */
+} TokenHeader;
+typedef struct TokenSink {
+    int32_t *ids, *labels;                  /* stb_ds arrays: what is not in the files yet */
+    size_t *offset;                         /* stb_ds array [count + 1] */
+    int64_t *row;                           /* stb_ds array */
+    FILE *file, *label_file;
+    char path[PATH_MAX];                    /* of file, "" where it has no name */
+    bool failed;
+} TokenSink;
+
+static FILE *temporary_file(Error *err) {
+    const char *folder = getenv("TMPDIR");
+    char path[PATH_MAX];
+    if (!folder || !*folder) folder = "/var/tmp";
+    snprintf(path, sizeof path, "%s/train_lora-XXXXXX", folder);
+    int fd = mkstemp(path);
+    if (fd < 0) { fail(err, "cannot write; %s: %s; set TMPDIR to a folder with room for the tokens", path, strerror(errno)); return NULL; }
+    unlink(path);
+    return fdopen(fd, "w+b");
+}
+static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
+    TokenHeader empty;
+    memset(&empty, 0, sizeof empty);
+    if (!s->file) {
+        snprintf(s->path, sizeof s->path, "%s", "");
+        int fd = cache_path ? temporary_make(s->path, sizeof s->path, cache_path, false) : -1;
+        s->file = !cache_path ? temporary_file(err) : fd < 0 ? NULL : fdopen(fd, "w+b");
+        if (fd < 0) *s->path = 0;
+        if (!s->file) return cache_path ? fail(err, "cannot write; %s: %s; give another --token-cache", cache_path, strerror(errno)) : false;
+        if (!(s->label_file = temporary_file(err))) return false;
+        s->failed |= fwrite(&empty, sizeof empty, 1, s->file) != 1;
+    }
+    s->failed |= arrlen(s->ids) && (fwrite(s->ids, sizeof *s->ids, (size_t)arrlen(s->ids), s->file) != (size_t)arrlen(s->ids) || fwrite(s->labels, sizeof *s->labels, (size_t)arrlen(s->labels), s->label_file) != (size_t)arrlen(s->labels));
+    arrsetlen(s->ids, 0);
+    arrsetlen(s->labels, 0);
+    return !s->failed || fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
+}
+
+/* One block of examples; those without a labelled token are dropped. first: row number of the first. */
+static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first, const Tokenizer *t, const char *path, Error *err) {
+    int32_t bos = t ? tokenizer_bos(t) : -1;
+    if (!s->offset) arrput(s->offset, 0);
+    d->stats.rows += (int64_t)count;
+    for (size_t i = 0; i < count; i++) for (const DataExample *e = &examples[i]; e; e = e->next) {
+        size_t last = 0;
+        int64_t labelled = 0;
+        for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
+        d->stats.truncated += e->truncated;
+        d->stats.thoughts += (int64_t)e->thoughts;
+        d->stats.dated += e->dated;
+        if (e->chat != CHAT_NONE) d->stats.chat = e->chat;
+        d->stats.systems += (int64_t)e->systems;
+        d->stats.cut_replies += e->cut_reply;
+        d->stats.lost_replies += e->lost_reply;
+        if (!labelled) { d->stats.dropped++; continue; }
+        memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
+        memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
+        d->hash = hash_bytes(hash_bytes(d->hash, e->ids, e->count * sizeof *e->ids), e->labels, e->count * sizeof *e->labels);
+        for (size_t k = 0; k < e->count; k++) {
+            if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
+            if (e->labels[k] > d->largest_id) d->largest_id = e->labels[k];
+        }
+        arrput(s->row, (int64_t)(first + i));
+        arrput(s->offset, arrlast(s->offset) + e->count);
+        d->count++;
+        d->stats.tokens += (int64_t)e->count;
+        d->stats.labelled += labelled;
+        if ((int64_t)e->count > d->stats.longest) d->stats.longest = (int64_t)e->count;
+        /* ChatML puts a newline after its end of turn: with the loss on everything that newline is the last one learned. */
+        d->stats.stop_trained += t && (tokenizer_is_stop(t, e->labels[last]) || (last > 1 && e->labels[last - 1] != DATA_IGNORE && tokenizer_is_stop(t, e->labels[last - 1])));
+        d->stats.double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
+    }
+    return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
+}
+
+static uint64_t token_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
+    uint64_t sum = hash_bytes(HASH_START, h, offsetof(TokenHeader, checksum));
+    return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
+}
+
+static bool columns_whole(const DataColumns *c) {
+    bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD && *(const unsigned char *)&c->more <= 1;
+    for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
+    return ok;
+}
+
+/* Every value of a mapped token file is looked at: what memory and shapes will be made of must hold, and a damaged file
+   must not train. */
+static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
+    bool ok = d->offset[0] == 0 && d->offset[h->count] == h->tokens && h->count && h->count <= INT32_MAX &&
+              h->checksum == token_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
+    for (size_t i = 0; i < h->count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h->tokens;
+    uint64_t hash = HASH_START;
+    int64_t longest = 0, labelled = 0;
+    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
+    for (size_t i = 0; i < h->count && ok; i++) {
+        size_t from = d->offset[i], n = d->offset[i + 1] - from;
+        if (from - kept > (size_t)1 << 20) {
+            file_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
+            file_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
+            kept = from;
+        }
+        hash = hash_bytes(hash, d->ids + from, n * sizeof *d->ids);
+        hash = hash_bytes(hash, d->labels + from, n * sizeof *d->labels);
+        if ((int64_t)n > longest) longest = (int64_t)n;
+        for (size_t k = from; k < from + n; k++) {
+            int32_t id = d->ids[k], label = d->labels[k];
+            ok = ok && id >= 0 && id <= d->largest_id &&
+                 (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
+            labelled += k > from && label != DATA_IGNORE;
+        }
+    }
+    return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&
+           h->stats.tokens == (int64_t)h->tokens && h->stats.examples == (int64_t)h->count &&
+           columns_whole(&h->stats.unread);
+}
+
+/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at then. */
+static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char *path, Error *err) {
+    struct stat st;
+    TokenHeader h;
+    if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK2", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
+        (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) + h.count * sizeof(int64_t)) return fail(err, "not a whole token file; %s; delete it", path);
+    void *map = map_file(fd, (size_t)st.st_size, MAP_SHARED, path);
+    if (!map) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
+    memset(d, 0, sizeof *d);
+    d->hash = h.hash;
+    d->largest_id = (int32_t)h.largest_id;
+    d->stats = h.stats;
+    d->count = d->slots = h.count;
+    d->map = map;
+    d->map_bytes = (size_t)st.st_size;
+    d->ids = (int32_t *)((char *)map + sizeof h);
+    d->labels = d->ids + h.tokens;
+    d->offset = (size_t *)(void *)(d->labels + h.tokens);
+    d->row = (int64_t *)(d->offset + h.count + 1);
+    if (ours || tokens_whole(d, &h)) return true;
+    unmap_file(map, (size_t)st.st_size);
+    memset(d, 0, sizeof *d);
+    return fail(err, "a damaged token file; %s; delete it", path);
+}
+
+/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and mapped. */
+static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache_path, Error *err) {
+    size_t tokens = (size_t)d->stats.tokens;
+    d->slots = d->count;
+    d->stats.examples = (int64_t)d->count;
+    if (!s->file && !cache_path) {
+        d->ids = (int32_t *)malloc(tokens * sizeof *d->ids);
+        d->labels = (int32_t *)malloc(tokens * sizeof *d->labels);
+        d->offset = (size_t *)malloc((d->count + 1) * sizeof *d->offset);
+        d->row = (int64_t *)malloc(d->count * sizeof *d->row);
+        if (!d->ids || !d->labels || !d->offset || !d->row) return data_memory(err, "data set");
+        memcpy(d->ids, s->ids, tokens * sizeof *d->ids);
+        memcpy(d->labels, s->labels, tokens * sizeof *d->labels);
+        memcpy(d->offset, s->offset, (d->count + 1) * sizeof *d->offset);
+        memcpy(d->row, s->row, d->count * sizeof *d->row);
+        return true;
+    }
+    if (!sink_spill(s, cache_path, err)) return false;
+    TokenHeader h;
+    memset(&h, 0, sizeof h);
+    memcpy(h.magic, "LORATOK2", 8);
+    h.key = key; h.count = d->count; h.tokens = tokens; h.hash = d->hash; h.largest_id = d->largest_id; h.stats = d->stats;
+    h.checksum = token_checksum(&h, s->offset, s->row);
+    char *buffer = (char *)must_alloc(1 << 20);
+    rewind(s->label_file);
+    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) s->failed |= fwrite(buffer, 1, n, s->file) != n;
+    free(buffer);
+    s->failed |= fwrite(s->offset, sizeof *s->offset, d->count + 1, s->file) != d->count + 1 || fwrite(s->row, sizeof *s->row, d->count, s->file) != d->count;
+    rewind(s->file);
+    s->failed |= fwrite(&h, sizeof h, 1, s->file) != 1 || fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
+    if (s->failed) return fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
+    *s->path = 0;
+    return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
+}
+
+/* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
+static bool data_text_open(DataRows *r, Error *err) {
+    const char *dot = strrchr(r->path, '.');
+    size_t bytes;
+    int fd = file_open(r->path, &bytes, err);
+    if (fd < 0) return false;
+    /* mapped: the rest of the last page is the zero that ends the text */
+    if (dot && !strcmp(dot, ".jsonl") && bytes >= 16 << 20 && bytes % (size_t)sysconf(_SC_PAGESIZE)) {
+        void *map = map_file(fd, bytes, MAP_PRIVATE, r->path);
+        if (map) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
+    }
+    r->text = read_open(fd, bytes, r->path, &r->bytes, err);
+    return r->text != NULL;
+}
+
+/* The options' template, else the model folder's. */
+static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o) {
+    return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
+}
+static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err);    
+static void shots_free(Shots *s);
+
+static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o,
+                         const Shots *shots, const char *cache_path, Error *err) {
+    const size_t BLOCK = 16384;
+    ChatTemplate chat = data_chat_template(t, o);
+    size_t before = (size_t)d->stats.rows;
+    if (!data_rows_read(r, err)) return false;
+    if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
+    if (o->max_rows && r->count > (size_t)o->max_rows - before) r->count = (size_t)o->max_rows - before;
+    DataExample *examples = (DataExample *)calloc(r->count < BLOCK ? r->count : BLOCK, sizeof *examples);
+    bool ok = examples || data_memory(err, r->path);
+    for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
+        size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
+        ok = data_examples(examples, &d->stats, r, begin, end, t, o, chat, shots, err);
+        ok = ok && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
+        ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
+        for (size_t i = 0; i < end - begin; i++) data_example_free(&examples[i]);
+        if (r->mapped) file_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
+    }
+    free(examples);
+    return ok;
+}
+
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err) {
+    TokenSink sink;
+    memset(d, 0, sizeof *d);
+    memset(&sink, 0, sizeof sink);
+    d->hash = HASH_START;
+    if (options->prompt_template && !strstr(options->prompt_template, "{prompt}")) return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer follows after the last character");
+    if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
+    DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
+    char cache_path[PATH_MAX] = "", name[64];
+    Shots shots;
+    bool ok = shots_open(&shots, t, options, err), cached = false, rebuilt = false;
+    ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
+    uint64_t key = HASH_START, about[] = {
+        t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length,
+        (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns,
+        sizeof(TokenHeader)};
+    key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
+    key = hash_bytes(key, &options->truncate_prompt, sizeof options->truncate_prompt);
+    const char *texts[] = {options->prompt_template, options->template_date};
+    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
+    if (shots.text.n) key = hash_bytes(key, shots.text.p, shots.text.n);
+    for (size_t i = 0; i < shots.count; i++) {
+        key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);
+        key = hash_bytes(key, shots.messages[i].content, shots.messages[i].content_bytes + 1);
+        key = hash_bytes(key, shots.messages[i].reasoning, shots.messages[i].reasoning_bytes);
+    }
+    for (int i = 0; i < count && ok; i++) {
+        rows[i].path = paths[i];
+        ok = data_text_open(&rows[i], err);
+        if (ok && options->token_cache) key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
+    }
+    if (ok && options->token_cache) {
+        snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
+        path_in(cache_path, sizeof cache_path, options->token_cache, name);
+        int fd = open(cache_path, O_RDONLY);
+        cached = fd >= 0 && dataset_map(d, fd, key, false, cache_path, NULL);
+        rebuilt = fd >= 0 && !cached;
+        if (fd >= 0) close(fd);
+        if (!cached) d->hash = HASH_START;
+    }
+    for (int i = 0; i < count; i++) {
+        bool read = ok && !cached && !(options->max_rows && d->stats.rows == options->max_rows);
+        if (read)
+            ok = dataset_read(d, &sink, &rows[i], t, options, options->few_shot ? &shots : NULL,
+                              *cache_path ? cache_path : NULL, err);
+        data_rows_free(&rows[i]);
+    }
+    if (ok && !d->count)
+        ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise "
+                       "--max-length, or check --loss-on and that the answers are not empty "
+                       "(evaluate --generate shows the model's own)",
+                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, options->max_length);
+    ok = ok && (cached || sink_close(d, &sink, key, *cache_path ? cache_path : NULL, err));
+    if (sink.file) fclose(sink.file);
+    if (sink.label_file) fclose(sink.label_file);
+    if (*sink.path) unlink(sink.path);
+    arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
+    free(rows);
+    shots_free(&shots);
+    if (ok && options->packing) ok = dataset_pack(d, options->max_length, err);
+    if (!ok) dataset_free(d);
+    d->rebuilt = ok && rebuilt;
+    return ok;
+}
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) { return dataset_open_files(d, &path, 1, t, options, err); }
+
+bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err) {
+    size_t n = d->count, out = (size_t)ceil(share * (double)n);
+    if (!out || out >= n) return fail(err, "nothing left on one side of %zu examples; --eval-split %g; give a share between 0 and 1", n, share);
+    int64_t *order = (int64_t *)must_alloc(n * sizeof *order);
+    char *held = (char *)must_alloc(n);
+    torch_randperm(order, (int64_t)n, seed);
+    for (size_t i = 0; i < out; i++) held[order[i]] = 1;
+    free(order);
+    *held_out = *d;
+    held_out->shared = true;
+    Dataset *side[2] = {d, held_out};
+    for (int k = 0; k < 2; k++) {           /* both keep the order of the file */
+        Dataset *e = side[k];
+        e->slots = 0;
+        e->slot = (int32_t *)must_alloc(n * sizeof *e->slot);
+        e->slot_offset = (size_t *)must_alloc((n + 1) * sizeof *e->slot_offset);
+        e->stats.tokens = e->stats.labelled = e->stats.longest = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (held[i] != k) continue;
+            e->slot[e->slots++] = (int32_t)i;
+            e->slot_offset[e->slots] = e->slots;
+            e->stats.tokens += (int64_t)(d->offset[i + 1] - d->offset[i]);
+            if ((int64_t)(d->offset[i + 1] - d->offset[i]) > e->stats.longest) e->stats.longest = (int64_t)(d->offset[i + 1] - d->offset[i]);
+            for (size_t j = d->offset[i] + 1; j < d->offset[i + 1]; j++) e->stats.labelled += d->labels[j] != DATA_IGNORE;
+        }
+        e->stats.examples = (int64_t)e->slots;
+        e->hash = hash_bytes(d->hash, e->slot, e->slots * sizeof *e->slot);
+    }
+    free(held);
+    return true;
+}
+
+void dataset_free(Dataset *d) {
+    if (d->map && !d->shared) unmap_file(d->map, d->map_bytes);
+    if (!d->map && !d->shared) { free(d->ids); free(d->labels); free(d->offset); free(d->row); }
+    free(d->slot); free(d->slot_offset);
+    memset(d, 0, sizeof *d);
+}
+
+bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
+    memset(b, 0, sizeof *b);
+    b->max_tokens = max_tokens; b->max_sequences = max_sequences;
+    size_t n = max_tokens > 0 ? (size_t)max_tokens : 1, s = max_sequences > 0 ? (size_t)max_sequences : 1;
+    b->ids = (int32_t *)malloc(n * sizeof *b->ids);
+    b->positions = (int32_t *)malloc(n * sizeof *b->positions);
+    b->targets = (int32_t *)malloc(n * sizeof *b->targets);
+    b->cu_seqlens = (int32_t *)calloc(s + 1, sizeof *b->cu_seqlens);
+    b->row = (int64_t *)malloc(s * sizeof *b->row);
+    b->row_loss = (float *)malloc(n * sizeof *b->row_loss);
+    if (b->ids && b->positions && b->targets && b->cu_seqlens && b->row && b->row_loss) return true;
+    batch_free(b);
+    return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length", max_tokens);
+}
+
+void batch_free(Batch *b) {
+    free(b->ids); free(b->positions); free(b->targets); free(b->cu_seqlens); free(b->row); free(b->row_loss);
+    memset(b, 0, sizeof *b);
+}
+
+void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
+    b->N = b->S = 0;
+    b->labelled = 0;
+    b->cu_seqlens[0] = 0;
+    for (int k = 0; k < count; k++) {
+        size_t first = d->slot ? d->slot_offset[slots[k]] : (size_t)slots[k], last = d->slot ? d->slot_offset[slots[k] + 1] : first + 1;
+        for (size_t j = first; j < last; j++) {
+            size_t e = d->slot ? (size_t)d->slot[j] : j, from = d->offset[e], n = d->offset[e + 1] - from;
+            for (size_t i = 0; i < n; i++) {
+                int at = b->N + (int)i;
+                b->ids[at] = d->ids[from + i];
+                b->positions[at] = (int32_t)i;
+                b->targets[at] = i + 1 < n ? d->labels[from + i + 1] : (int32_t)DATA_IGNORE;
+                b->labelled += b->targets[at] != DATA_IGNORE;
+            }
+            b->row[b->S++] = d->row[e];
+            b->N += (int)n;
+            b->cu_seqlens[b->S] = b->N;
+        }
+    }
+}
+
+static int data_falling(const void *a, const void *b) {
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences) {
+    size_t *value = (size_t *)malloc((d->slots ? d->slots : 1) * sizeof *value), want = slots_per_batch > 0 ? (size_t)slots_per_batch : 0;
+    if (want > d->slots) want = d->slots;
+    for (int pass = 0; pass < 2; pass++) {  /* tokens, then sequences */
+        size_t sum = 0;
+        for (size_t i = 0; i < d->slots; i++) {
+            size_t first = d->slot ? d->slot_offset[i] : i, last = d->slot ? d->slot_offset[i + 1] : i + 1, v = last - first;
+            if (pass == 0) { v = 0; for (size_t j = first; j < last; j++) { size_t e = d->slot ? (size_t)d->slot[j] : j; v += d->offset[e + 1] - d->offset[e]; } }
+            if (value) value[i] = v;
+            else if (v * want > sum) sum = v * want;     /* no memory to sort: a looser bound is still a bound */
+        }
+        if (value) {
+            qsort(value, d->slots, sizeof *value, data_falling);
+            for (size_t i = 0; i < want; i++) sum += value[i];
+        }
+        *(pass ? max_sequences : max_tokens) = sum > INT_MAX ? INT_MAX : (int)sum;
+    }
+    free(value);
+}
+
+/* ---- order ------------------------------------------------------------------------------------------------------------------------------------ */
+
+/* MT19937 (Matsumoto and Nishimura 1998) as torch's CPU generator seeds it: the low 32 bits of the seed. Like torch for every count below 2^32 / 20. */
+void torch_randperm(int64_t *order, int64_t count, uint64_t seed) {
+    uint32_t state[624];
+    int at = 624;
+    state[0] = (uint32_t)seed;
+    for (uint32_t i = 1; i < 624; i++) state[i] = 1812433253u * (state[i - 1] ^ state[i - 1] >> 30) + i;
+    for (int64_t i = 0; i < count; i++) order[i] = i;
+    for (int64_t i = 0; i + 1 < count; i++) {
+        if (at == 624) {
+            for (int k = 0; k < 624; k++) {
+                uint32_t y = (state[k] & 0x80000000u) | (state[(k + 1) % 624] & 0x7FFFFFFFu);
+                state[k] = state[(k + 397) % 624] ^ y >> 1 ^ (y & 1 ? 0x9908B0DFu : 0);
+            }
+            at = 0;
+        }
+        uint32_t y = state[at++];
+        y ^= y >> 11;
+        y ^= y << 7 & 0x9D2C5680u;
+        y ^= y << 15 & 0xEFC60000u;
+        y ^= y >> 18;
+        int64_t z = i + (int64_t)(y % (uint64_t)(count - i)), swap = order[i];
+        order[i] = order[z];
+        order[z] = swap;
+    }
+}
+
+/* Labelled targets of a slot: what batch_build will count. */
+static int64_t slot_labelled(const Dataset *d, size_t slot) {
+    int64_t count = 0;
+    for (size_t i = d->slot ? d->slot_offset[slot] : slot; i < (d->slot ? d->slot_offset[slot + 1] : slot + 1); i++) {
+        size_t example = d->slot ? (size_t)d->slot[i] : i;
+        for (size_t n = d->offset[example] + 1; n < d->offset[example + 1]; n++) count += d->labels[n] != -100;   /* the first token is never a target */
+    }
+    return count;
+}
+
+/* The largest batch that will really come, from the real order: the memory table promises no more than is used. */
+static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, int *max_tokens, int *max_sequences) {
+    for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch) {
+        int64_t tokens = 0, sequences = 0;
+        for (int64_t i = begin; i < begin + batch && i < (int64_t)d->slots; i++) {
+            size_t slot = order ? (size_t)order[i] : (size_t)i;
+            size_t first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
+            for (size_t e = first; e < last; e++) {
+                size_t example = d->slot ? (size_t)d->slot[e] : e;
+                tokens += (int64_t)(d->offset[example + 1] - d->offset[example]);
+            }
+            sequences += (int64_t)(last - first);
+        }
+        if (tokens > *max_tokens) *max_tokens = tokens > INT_MAX ? INT_MAX : (int)tokens;
+        if (sequences > *max_sequences) *max_sequences = (int)sequences;
+    }
+}
+
+
+static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) {
+    if (!tokenizer_encode(w->t, &w->tok, text, bytes, flags, &w->err)) return data_row_wrap(w);
+    if (!w->tok.count) return data_row_fail(w, "give some text", "the prompt is empty");
+    w->as_prompt->count = (int)w->tok.count;
+    w->as_prompt->ids = (int32_t *)must_alloc(w->tok.count * sizeof(int32_t));
+    memcpy(w->as_prompt->ids, w->tok.ids, w->tok.count * sizeof(int32_t));
+    return true;
+}
+static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
+    text_print(t, "%s{\"role\": \"%s\", \"content\": ", arrlen(t->at) ? ", " : "[", role);
+    text_json_bytes(t, content, bytes);
+    text_print(t, "}");
+}
+static void dialogue_end(Text *t, Prompt *p) {
+    text_print(t, arrlen(t->at) ? "]" : "[]");
+    p->dialogue = text_copy(t->at);
+    text_free(t);
+}
+
+/* ---- solved examples --------------------------------------------------------------------------------------------- */
+
+/* A copy of the message, with texts of its own. */
+static bool shot_message(DataWork *w, ChatMessage m) {
+    Shots *s = w->as_shot;
+    void *p = s->messages;
+    if (!data_room(&p, &s->cap, s->count + 1, sizeof *s->messages)) return data_row_memory(w);
+    s->messages = (ChatMessage *)p;
+    m.content = text_copy_bytes(m.content, m.content_bytes);
+    if (m.reasoning) m.reasoning = text_copy_bytes(m.reasoning, m.reasoning_bytes);
+    s->messages[s->count++] = m;
+    s->answers += !strcmp(m.role, "assistant");
+    return true;
+}
+static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
+                       size_t completion_bytes) {
+    Shots *s = w->as_shot;
+    if (!data_add(&s->text, prompt, prompt_bytes) || !data_add(&s->text, completion, completion_bytes) ||
+        !data_add(&s->text, "\n\n", 2))
+        return data_row_memory(w);
+    ChatMessage user, assistant;
+    memset(&user, 0, sizeof user);
+    assistant = user;
+    user.role = "user"; user.content = prompt; user.content_bytes = prompt_bytes;
+    assistant.role = "assistant"; assistant.content = completion; assistant.content_bytes = completion_bytes;
+    return shot_message(w, user) && shot_message(w, assistant);
+}
+static bool shot_chat(DataWork *w, size_t count) {
+    w->as_shot->chats++;
+    if (!count || strcmp(w->messages[count - 1].role, "assistant"))
+        return data_row_fail(w, "a solved example is a row with its answer", "the chat does not end with an answer");
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(w->messages[i].role, "system") && !shot_message(w, w->messages[i])) return false;
+    return true;
+}
+
+/* Begins w->text with the shots. */
+static bool shots_before_text(DataWork *w) {
+    w->text.n = 0;
+    if (!w->shots) return true;
+    if (w->shots->chats)
+        return data_row_fail(w, "give shots of the same shape as the data",
+                             "the row is plain text, and the solved examples are chats");
+    return data_add(&w->text, w->shots->text.p, w->shots->text.n) || data_row_memory(w);
+}
+/* Puts the shots into w->messages[*count], behind its system message. */
+static bool shots_before_chat(DataWork *w, size_t *count) {
+    size_t n = w->shots ? w->shots->count : 0, at = *count && !strcmp(w->messages[0].role, "system");
+    void *p = w->messages;
+    if (!n) return true;
+    if (!data_room(&p, &w->messages_cap, *count + n, sizeof *w->messages)) return data_row_memory(w);
+    w->messages = (ChatMessage *)p;
+    memmove(w->messages + at + n, w->messages + at, (*count - at) * sizeof *w->messages);
+    memcpy(w->messages + at, w->shots->messages, n * sizeof *w->messages);
+    *count += n;
+    return true;
+}
+
+/* Reads the options' shots: each is a row of any shape that data may have, with its answer. */
+static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err) {
+    DataRows r;
+    DataWork w;
+    memset(s, 0, sizeof *s);
+    memset(&r, 0, sizeof r);
+    memset(&w, 0, sizeof w);
+    if (!o->few_shot) return true;
+    if (!o->shots) return fail(err, "solved examples from no file; --few-shot %d; give --shots FILE", o->few_shot);
+    r.path = o->shots;
+    w.rows = &r; w.t = t; w.o = o; w.as_shot = s;
+    w.chat = data_chat_template(t, o);
+    bool ok = data_text_open(&r, err) && data_rows_read(&r, err) &&
+              (r.count >= (size_t)o->few_shot ||
+               fail(err, "only %zu rows; %s; --few-shot %d needs as many", r.count, o->shots, o->few_shot));
+    for (int i = 0; i < o->few_shot && ok; i++)
+        if (!(ok = data_row_read(&w, &r, (size_t)i, NULL)) && err) *err = w.err;
+    data_work_free(&w);
+    data_rows_free(&r);
+    if (!ok) shots_free(s);
+    return ok;
+}
+static void shots_free(Shots *s) {
+    for (size_t i = 0; i < s->count; i++) {
+        free((char *)s->messages[i].content);
+        free((char *)s->messages[i].reasoning);
+    }
+    free(s->messages);
+    free(s->text.p);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- prompts ----------------------------------------------------------------------------------------------------- */
+
+static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
+                         size_t completion_bytes) {
+    Text dialogue = {NULL};
+    dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
+    dialogue_end(&dialogue, w->as_prompt);
+    if (completion_bytes) w->as_prompt->reference = text_copy_bytes(completion, completion_bytes);
+    w->as_prompt->reference_bytes = completion_bytes;
+    if (!shots_before_text(w)) return false;
+    if (!data_add(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
+    return prompt_take(w, w->text.p, w->text.n, TOK_ADD_SPECIAL);
+}
+
+/* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
+static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
+    Prompt *p = w->as_prompt;
+    Text dialogue = {NULL};
+    ChatText chat;
+    memset(&chat, 0, sizeof chat);
+    if (count && !strcmp(w->messages[count - 1].role, "assistant")) {
+        count--;
+        p->reference_bytes = w->messages[count].content_bytes;
+        if (p->reference_bytes) p->reference = text_copy_bytes(w->messages[count].content, p->reference_bytes);
+    }
+    if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
+    for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);
+    dialogue_end(&dialogue, p);
+    options.add_generation_prompt = true;
+    bool ok = shots_before_chat(w, &count) &&
+              (chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err) || data_row_wrap(w)) &&
+              prompt_take(w, chat.text, chat.bytes, 0);
+    chat_text_free(&chat);
+    return ok;
+}
+
+/* What else the row says to those who score answers. SQuAD's own {"text": [...]} will do for "answers". */
+static bool prompt_about(DataWork *w) {
+    Prompt *p = w->as_prompt;
+    const Json *answers = data_get(w->object, "answers"), *group = data_get(w->object, "group");
+    if (!group) group = data_get(w->object, "label");
+    if (group && group->str) p->group = text_copy(group->str);                 /* a number as it is written */
+    if (answers && answers->type == JSON_OBJECT && data_get(answers, "text")) answers = data_get(answers, "text");
+    bool one = answers && answers->type == JSON_STRING;
+    if (answers && !one && !data_need(w, answers, "answers", JSON_ARRAY)) return false;
+    if (!p->reference) return true;
+    p->answers = (char **)must_alloc((1 + (answers ? answers->count : 0)) * sizeof *p->answers);
+    for (const Json *a = one ? answers : answers ? answers->child : NULL; a; a = one ? NULL : a->next) {
+        if (!data_need(w, a, "answers[]", JSON_STRING)) return false;
+        p->answers[p->answer_count++] = text_copy_bytes(a->str, a->count);
+    }
+    if (!p->answer_count) p->answers[p->answer_count++] = text_copy(p->reference);
+    return true;
+}
+
+static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
+    DataWork w;
+    Shots shots;
+    memset(&w, 0, sizeof w);
+    memset(p, 0, sizeof *p);
+    w.rows = r; w.t = t; w.o = o; w.shots = o->few_shot ? &shots : NULL;
+    w.chat = data_chat_template(t, o);
+    bool ok = shots_open(&shots, t, o, err) && data_rows_read(r, err) &&
+        (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
+    if (ok && o->max_rows && r->count > (size_t)o->max_rows) r->count = (size_t)o->max_rows;
+    if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
+    for (size_t i = 0; i < (ok ? r->count : 0); i++) {
+        w.as_prompt = &p->list[p->count++];
+        w.as_prompt->row = (int64_t)i + 1;
+        if ((ok = data_row_read(&w, r, i, NULL))) continue;
+        if (err) *err = w.err;
+        break;
+    }
+    p->stats.rows = (int64_t)p->count;
+    p->stats.uses = w.uses;
+    p->stats.unread = w.unread;
+    if (w.uses.chats) p->stats.chat = w.chat;
+    data_work_free(&w);
+    shots_free(&shots);
+    if (!ok) prompts_free(p);
+    return ok;
+}
+bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err) {
+    DataRows r;
+    memset(&r, 0, sizeof r);
+    r.path = name;
+    r.text = text_copy_bytes(text, bytes);
+    r.bytes = bytes;
+    bool ok = prompts_read(p, &r, t, options, err);
+    data_rows_free(&r);
+    return ok;
+}
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
+    DataRows r;
+    memset(&r, 0, sizeof r);
+    memset(p, 0, sizeof *p);
+    r.path = path;
+    bool ok = data_text_open(&r, err) && prompts_read(p, &r, t, options, err);
+    data_rows_free(&r);
+    return ok;
+}
+void prompts_free(Prompts *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        Prompt *one = &p->list[i];
+        for (int k = 0; k < one->answer_count; k++) free(one->answers[k]);
+        free(one->ids); free(one->dialogue); free(one->reference); free(one->answers); free(one->group);
+    }
+    free(p->list);
+    memset(p, 0, sizeof *p);
+}
+
+/* ---- fuzz entries: clang -DFUZZ_CSV -fsanitize=fuzzer,address,undefined, run in the repository's root (test/fuzz.sh) ---- */
+#if defined(FUZZ_CSV) || defined(FUZZ_ROWS) || defined(FUZZ_TOKENS)
+#ifdef __cplusplus
+extern "C"
+#endif
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#endif
+
+/* A file of --token-cache: header, ids, labels, offsets, rows. Its sums are made right, and so are its offsets
+   where the key is even; what is taken goes through everything that trusts it. */
+#ifdef FUZZ_TOKENS
+#define FUZZ_FOLDER "build/fuzz/files"
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    TokenHeader h;
+    Dataset d, eval;
+    Batch b;
+    Error err;
+    memset(&h, 0, sizeof h);
+    if (size) memcpy(&h, data, size < sizeof h ? size : sizeof h);
+    bool given = h.key & 1;
+    h.count = 1 + h.count % 8; h.tokens = h.count + h.tokens % 64; h.key = 7; h.hash = HASH_START;
+    memcpy(h.magic, "LORATOK2", 8);
+    size_t bytes = sizeof h + h.tokens * 8 + (2 * h.count + 1) * 8;
+    char *file = (char *)calloc(1, bytes);
+    if (!file || !make_folder(FUZZ_FOLDER, &err)) abort();
+    if (size > sizeof h) memcpy(file, data, size < bytes ? size : bytes);
+    int32_t *ids = (int32_t *)(void *)(file + sizeof h), *labels = ids + h.tokens;
+    size_t *offset = (size_t *)(void *)(labels + h.tokens);
+    for (size_t i = 0; i <= h.count && !given; i++) offset[i] = i < h.count ? i : h.tokens;
+    h.stats.examples = (int64_t)h.count; h.stats.tokens = (int64_t)h.tokens; h.stats.longest = h.stats.labelled = 0;
+    for (size_t i = 0; i < h.count; i++) {
+        size_t from = offset[i], n = offset[i + 1] - from;
+        if (from >= offset[i + 1] || offset[i + 1] > h.tokens) break;
+        h.hash = hash_bytes(hash_bytes(h.hash, ids + from, n * sizeof *ids), labels + from, n * sizeof *labels);
+        if ((int64_t)n > h.stats.longest) h.stats.longest = (int64_t)n;
+        for (size_t k = from + 1; k < from + n; k++) h.stats.labelled += labels[k] != DATA_IGNORE;
+    }
+    h.checksum = token_checksum(&h, offset, (int64_t *)(offset + h.count + 1));
+    memcpy(file, &h, sizeof h);
+    if (!write_file(FUZZ_FOLDER "/fuzz.tokens", file, bytes, &err)) abort();
+    free(file);
+    int fd = open(FUZZ_FOLDER "/fuzz.tokens", O_RDONLY);
+    if (fd >= 0 && dataset_map(&d, fd, 7, false, "fuzz", &err)) {
+        int64_t order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+        int most = 0, sequences = 0;
+        for (size_t i = 0; i < h.tokens; i++) if (d.ids[i] > d.largest_id || d.labels[i] > d.largest_id) abort();
+        grow_to_batches(&d, NULL, 8, &most, &sequences);
+        if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err)) abort();
+        batch_build(&b, &d, order, (int)d.count);
+        batch_free(&b);
+        free(data_columns_text(&d.stats.unread));
+        if (dataset_split(&d, &eval, 0.5, 42, &err)) dataset_free(&eval);
+        dataset_free(&d);
+    }
+    if (fd >= 0) close(fd);
+    return 0;
+}
+#endif
+
+#ifdef FUZZ_CSV
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    DataRows r;
+    Error err;
+    memset(&r, 0, sizeof r);
+    r.path = "fuzz.csv"; r.bytes = size; r.text = (char *)malloc(size + 1);
+    if (!r.text) return 0;
+    if (size) memcpy(r.text, data, size);
+    r.text[size] = 0;
+    if (data_rows_read(&r, &err))
+        for (size_t i = 0; i < r.count; i++)
+            for (const Json *v = r.row[i].object->child; v; v = v->next)
+                if (v->str < r.text || v->str + v->count > r.text + size || v->str[v->count] ||
+                    json_get(r.row[i].object, "text") == r.row[i].object) abort();
+    data_rows_free(&r);
+    return 0;
+}
+#endif
+
+/* Rows of every shape under every option, as examples and as prompts: what comes out are ids of the vocabulary, no more
+   than max_length, and labels of it. The tokenizer is data/base's. */
+#ifdef FUZZ_ROWS
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char *const name[] = {"f.jsonl", "f.json", "f.csv", "f"};
+    static Tokenizer *t;
+    Error err;
+    DataRows r;
+    DataOptions o;
+    Prompts p;
+    if (!t && !(t = tokenizer_open("data/base", &err))) abort();
+    if (size < 3) return 0;
+    memset(&r, 0, sizeof r);
+    memset(&o, 0, sizeof o);
+    memset(&p, 0, sizeof p);
+    o.threads = 1;
+    o.max_length = data[0] & 1 ? 8 : 64;
+    o.truncate_prompt = data[0] >> 1 & 1;
+    o.split_turns = data[0] >> 2 & 1;
+    o.prompt_template = data[0] >> 3 & 1 ? "U {prompt} A" : NULL;
+    o.enable_thinking = (data[0] >> 4 & 3) % 3 - 1;
+    o.loss_on = (LossOn)(data[0] >> 6);
+    o.chat_template = (ChatTemplate)(data[1] % (CHAT_UNKNOWN + 1));
+    o.max_rows = data[1] >> 5;
+    r.path = name[data[2] % 4];
+    r.bytes = size - 3;
+    r.text = (char *)malloc(r.bytes + 1);
+    if (!r.text) return 0;
+    memcpy(r.text, data + 3, r.bytes);
+    r.text[r.bytes] = 0;
+    if (prompts_parse(&p, r.text, r.bytes, r.path, t, &o, &err)) {
+        for (size_t i = 0; i < p.count; i++) {
+            JsonDoc doc;
+            if (p.list[i].count <= 0 || !json_parse(&doc, p.list[i].dialogue, strlen(p.list[i].dialogue), "dialogue", 1,
+                                                    NULL)) abort();
+            json_free(&doc);
+        }
+        prompts_free(&p);
+    }
+    if (data_rows_read(&r, &err) && r.count) {
+        DataExample *examples = (DataExample *)calloc(r.count, sizeof *examples);
+        DataStats stats;
+        memset(&stats, 0, sizeof stats);
+        if (!examples) abort();
+        data_examples(examples, &stats, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
+        for (size_t i = 0; i < r.count; i++) {
+            for (const DataExample *e = &examples[i]; e; e = e->next) {
+                if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
+                    (e->cut_reply && !e->truncated)) abort();
+                for (size_t k = 0; k < e->count; k++) {
+                    /* a row's own may differ */
+                    bool given = e->labels[k] >= 0 && e->labels[k] < tokenizer_vocab_size(t);
+                    if (e->ids[k] < 0 || e->ids[k] >= tokenizer_vocab_size(t) || (e->labels[k] != DATA_IGNORE &&
+                            !given)) abort();
+                }
+            }
+            data_example_free(&examples[i]);
+        }
+        char *columns = data_columns_text(&stats.unread);
+        for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();
+        free(columns);
+        free(examples);
+    }
+    data_rows_free(&r);
+    return 0;
+}
+#endif
+
+#endif /* DATASET_IMPLEMENTATION */
