@@ -2344,7 +2344,7 @@ static void adapter_parts_json(Text *t, const Model *m, int what) {
 /* The two files, into a folder that nobody reads yet. */
 static bool adapter_write(const Model *m, const char *folder, Error *err) {
     const LoraConfig *c = &m->lora;
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
     text_print(&t, "{\n  \"alpha_pattern\": ");
     adapter_parts_json(&t, m, ADAPTER_ALPHAS);
@@ -2489,7 +2489,7 @@ static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dty
 /* Eight bytes of length and the header that lists the tensors [count] in order, their floats as `dtype`. */
 static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DType dtype, const char *path,
                          Error *err) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     size_t offset = 0;
     text_print(&t, "{\"__metadata__\": {\"format\": \"pt\"}");
     for (ptrdiff_t i = 0; i < count; i++) {
@@ -2507,11 +2507,11 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
         offset += x->count * dtype_size(d);
     }
     text_print(&t, "}");
-    while (arrlen(t.at) % 8) text_print(&t, " ");
+    while (t.length % 8) text_print(&t, " ");
     uint8_t length[8];
-    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)arrlen(t.at) >> 8 * i);
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)t.length >> 8 * i);
     safe_write(f, length, 8);
-    safe_write(f, t.at, (size_t)arrlen(t.at));
+    safe_write(f, t.at, t.length);
     text_free(&t);
     return true;
 }
@@ -2544,7 +2544,7 @@ static bool merge_shard(const Model *m, const MappedFile *file, const char *fold
 
 /* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
 static char *json_with(char *text, const char *key, const char *value) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     char quoted[40];
     const char *at = text, *found;
     int n = snprintf(quoted, sizeof quoted, "\"%s\"", key);
@@ -2836,10 +2836,10 @@ static void run_warn(const Run *run, const char *format, ...) {
 }
 
 static void run_log_line(Run *run, const LogRecord *r) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     log_record_json(&t, r);
     text_print(&t, "\n");
-    bool whole = fwrite(t.at, 1, (size_t)arrlen(t.at), run->log) == (size_t)arrlen(t.at);
+    bool whole = fwrite(t.at, 1, t.length, run->log) == t.length;
     if ((fflush(run->log) || !whole) && !run->log_torn) {
         run->log_torn = true;
         run_warn(run, "log.jsonl misses lines: %s; %s; training goes on", strerror(errno), run->o->output);
@@ -2877,7 +2877,7 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
     const RunPlan *plan = &run->plan;
     const LogRecord *history = run->history;
     int64_t step = run->step;
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_print(&t, "{\n  \"best_global_step\": ");
     text_print(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
     text_print(&t, ",\n  \"best_model_checkpoint\": ");
@@ -3015,7 +3015,7 @@ static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall cal
     }
     snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
     path_in(folder, sizeof folder, run->o->output, name);
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     for (int64_t i = begin; i < end; i++) {
         size_t slot = (size_t)run->order[i], first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
         for (size_t k = first; k < last; k++) {
@@ -3299,7 +3299,7 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     ok = ok && checksum_adapter_config(&checksum, f.temporary, err);
     free(moments[0]);
     free(moments[1]);
-    Text t = {NULL}, file = {NULL};
+    Text t = TEXT_EMPTY, file = TEXT_EMPTY;
     text_print(&t, "  \"format\": %d, \"files_changed\": %lld, \"padded\": %.0f,\n", CHECKPOINT_FORMAT,
              (long long)run->files_changed, run->padded);
     text_print(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
@@ -3312,7 +3312,7 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     text_print(&t, ",\n  \"history\": [");
     for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_print(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
     text_print(&t, "]\n}\n");
-    checksum = hash_bytes(checksum, t.at, (size_t)arrlen(t.at));
+    checksum = hash_bytes(checksum, t.at, t.length);
     text_print(&file, CHECKSUM_LINE "%s", (unsigned long long)checksum, t.at);
     text_free(&t);
     ok = text_write(&file, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
@@ -3365,17 +3365,17 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
 static void identity_compare(Text *differences, const Json *stored, Text *mine) {
     static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
     JsonDoc doc;
-    Text whole = {NULL};
+    Text whole = TEXT_EMPTY;
     text_print(&whole, "{%s}", mine->at);
     text_free(mine);
-    bool ok = json_parse(&doc, whole.at, (size_t)arrlen(whole.at), "identity", 1, NULL);
+    bool ok = json_parse(&doc, whole.at, whole.length, "identity", 1, NULL);
     text_free(&whole);
     for (const Json *e = ok ? doc.root->child : NULL; e; e = e->next) {
         const Json *there = json_get(stored, e->key);
         bool hash = false;
         if (there && there->str && !strcmp(there->str, e->str)) continue;
         for (int i = 0; i < 4; i++) hash |= !strcmp(e->key, hashes[i]);
-        text_print(differences, "%s%s", arrlen(differences->at) ? ", " : "", e->key);
+        text_print(differences, "%s%s", differences->length ? ", " : "", e->key);
         if (!hash) text_print(differences, " %s (now %s)", there && there->str ? there->str : "(none)", e->str);
     }
     if (ok) json_free(&doc);
@@ -3395,11 +3395,11 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
         return fail(err, "a checkpoint of another version of this program; %s; go on with that version, or begin with its adapter: "
                     "--init-adapter %s", path, folder);
     }
-    Text t = {NULL}, differences = {NULL};
+    Text t = TEXT_EMPTY, differences = TEXT_EMPTY;
     run_identify(run);
     checkpoint_identity(&t, run);
     identity_compare(&differences, identity, &t);
-    if (arrlen(differences.at)) {
+    if (differences.length) {
         if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
         else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), "
                        "or add --resume-force", differences.at, folder);
@@ -3438,7 +3438,7 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
         /* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
         lora_identity(&t, &m->lora, m->config.num_hidden_layers);
         identity_compare(&differences, identity, &t);
-        whole = whole && (run->o->resume_force || !arrlen(differences.at));
+        whole = whole && (run->o->resume_force || !differences.length);
         text_free(&differences);
         if (whole && run->step > run->plan.total_steps) ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or --max-steps", (long long)run->step, (long long)run->plan.total_steps, folder);
         run->best = history_best(run->history, run->o);
@@ -5041,10 +5041,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     tensors_close(&set);
     checksum = hash_bytes(checksum, m.param, bytes);
     if (!checksum_adapter_config(&checksum, FUZZ_FOLDER, &err)) abort();
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_print(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
     text_bytes(&t, (const char *)data, head);
-    fuzz_file("checkpoint.json", t.at, (size_t)arrlen(t.at));
+    fuzz_file("checkpoint.json", t.at, t.length);
     memset(&o, 0, sizeof o);
     o.resume_force = true;
     run.o = &o; run.model = &m; run.model_hash = 1; run.plan.total_steps = 1000;
@@ -5052,9 +5052,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (run.step > 1000 || run.skipped > run.step || m.adam_step > run.step || !(m.loss_scale >= 1)) abort();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
             JsonDoc doc;
-            arrsetlen(t.at, 0);
+            text_cut(&t, 0);
             log_record_json(&t, &run.history[i]);
-            if (!json_parse(&doc, t.at, (size_t)arrlen(t.at), "record", 1, &err)) abort();
+            if (!json_parse(&doc, t.at, t.length, "record", 1, &err)) abort();
             json_free(&doc);
         }
     }

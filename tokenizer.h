@@ -65,6 +65,29 @@ void *must_realloc(void *p, size_t bytes);
 char *text_copy(const char *s);
 char *text_copy_bytes(const char *s, size_t n);       /* n bytes and a zero byte */
 
+/* ---- a growable text: bytes and behind the last a zero byte, so that `at` is a C string, or NULL where nothing was added
+   yet. Start from TEXT_EMPTY, end with text_free. Where there is no memory, text_room, text_append and text_string return
+   false and set `failed`, which stays: for texts as large as a user's data, whose owner reports it. The others end the
+   program with one line, as must_alloc does. ---- */
+typedef struct Text { char *at; size_t length, capacity; bool failed; } Text;
+#define TEXT_EMPTY {NULL, 0, 0, false}
+bool text_room(Text *t, size_t more);                         /* for so many bytes */
+bool text_append(Text *t, const char *s, size_t n);
+bool text_string(Text *t, const char *s);
+void text_bytes(Text *t, const char *s, size_t n);
+#if defined(__GNUC__)
+__attribute__((format(printf, 2, 3)))
+#endif
+void text_print(Text *t, const char *format, ...);
+/* s in quotes, as JSON has it. Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and
+   json_read gives it back. */
+void text_json_bytes(Text *t, const char *s, size_t n);
+void text_json_string(Text *t, const char *s);
+void text_cut(Text *t, size_t length);                        /* what is behind it goes */
+void text_free(Text *t);
+/* Writes folder/name, whole (write_file), and frees the text. */
+bool text_write(Text *t, const char *folder, const char *name, Error *err);
+
 /* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 1, 2)))
@@ -268,23 +291,60 @@ bool fail(Error *err, const char *fmt, ...) {
     return false;
 }
 
-/* Growable byte buffer. Running out of memory sets failed once instead of forcing a check on every append. */
-typedef struct TokBuf { char *p; size_t n, cap; bool failed; } TokBuf;
+/* ---- text: see the public interface ---- */
 
-static bool tok_buf_room(TokBuf *b, size_t more) {
-    if (b->failed) return false;
-    if (more <= b->cap - b->n) return true;
-    size_t cap = b->cap ? b->cap * 2 : 256;
-    while (cap < b->n + more) cap *= 2;
-    char *p = (char *)realloc(b->p, cap);
-    if (!p) { b->failed = true; return false; }
-    b->p = p; b->cap = cap;
+bool text_room(Text *t, size_t more) {
+    if (more < t->capacity - t->length) return true;                          /* the zero byte needs one, too */
+    size_t capacity = t->capacity ? t->capacity : 128;
+    while (capacity - t->length <= more && capacity <= SIZE_MAX / 2) capacity *= 2;
+    char *at = t->failed || capacity - t->length <= more ? NULL : (char *)realloc(t->at, capacity);
+    if (!at) { t->failed = true; return false; }
+    t->at = at;
+    t->capacity = capacity;
     return true;
 }
-static void tok_buf_add(TokBuf *b, const char *s, size_t n) {
-    if (n && tok_buf_room(b, n)) { memcpy(b->p + b->n, s, n); b->n += n; }
+bool text_append(Text *t, const char *s, size_t n) {
+    if (!text_room(t, n)) return false;
+    if (n) memcpy(t->at + t->length, s, n);
+    t->length += n;
+    t->at[t->length] = 0;
+    return true;
 }
-static void tok_buf_str(TokBuf *b, const char *s) { tok_buf_add(b, s, strlen(s)); }
+bool text_string(Text *t, const char *s) { return text_append(t, s, strlen(s)); }
+
+/* For the functions that do not report: ends the program where a text has failed. */
+static void text_must(const Text *t) {
+    if (!t->failed) return;
+    fprintf(stderr, "error: out of memory; %zu bytes of text; close other programs\n", t->length);
+    exit(1);
+}
+void text_bytes(Text *t, const char *s, size_t n) { text_append(t, s, n); text_must(t); }
+void text_print(Text *t, const char *format, ...) {
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    text_room(t, 64);                                                         /* most pieces fit at once */
+    text_must(t);
+    size_t room = t->capacity - t->length;
+    int n = vsnprintf(t->at + t->length, room, format, args);
+    if (n > 0 && (size_t)n >= room) {
+        text_room(t, (size_t)n);
+        text_must(t);
+        vsnprintf(t->at + t->length, (size_t)n + 1, format, again);
+    }
+    va_end(args);
+    va_end(again);
+    if (n > 0) t->length += (size_t)n;
+}
+void text_cut(Text *t, size_t length) {
+    if (length >= t->length) return;
+    t->length = length;
+    t->at[length] = 0;
+}
+void text_free(Text *t) {
+    free(t->at);
+    memset(t, 0, sizeof *t);
+}
 
 uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
     const uint8_t *p = (const uint8_t *)data;
@@ -340,26 +400,26 @@ int file_open(const char *path, size_t *bytes, Error *err) {
 
 /* What is left in an open file, which is closed. */
 static char *read_open(int fd, size_t expected, const char *path, size_t *bytes, Error *err) {
-    TokBuf b = {NULL, 0, 0, false};
+    Text b = TEXT_EMPTY;
     ssize_t got = 1;
     if (bytes) *bytes = 0;
     /* Read until the end rather than trusting the size: pipes and /proc have none. */
-    tok_buf_room(&b, expected < (size_t)1 << 46 ? expected + 2 : 4096);
-    while (got && tok_buf_room(&b, 2)) {
-        got = read(fd, b.p + b.n, b.cap - b.n - 1);
+    text_room(&b, expected < (size_t)1 << 46 ? expected + 1 : 4096);
+    while (got && text_room(&b, 1)) {
+        got = read(fd, b.at + b.length, b.capacity - b.length - 1);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) break;
-        b.n += (size_t)got;
+        b.length += (size_t)got;
     }
     if (b.failed || got < 0) {
         fail(err, "cannot read file; %s: %s; check the disk and free memory", path, b.failed ? "out of memory" : strerror(errno));
-        close(fd); free(b.p);
+        close(fd); text_free(&b);
         return NULL;
     }
     close(fd);
-    b.p[b.n] = 0;
-    if (bytes) *bytes = b.n;
-    return b.p;
+    b.at[b.length] = 0;
+    if (bytes) *bytes = b.length;
+    return b.at;
 }
 
 char *read_file(const char *path, size_t *bytes, Error *err) {
@@ -449,6 +509,27 @@ void *must_alloc(size_t bytes) {
     return p;
 }
 char *text_copy(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
+
+void text_json_bytes(Text *t, const char *s, size_t left) {
+    size_t plain = 0;
+    text_bytes(t, "\"", 1);
+    while (plain < left) {
+        uint8_t c = (uint8_t)s[plain];
+        uint32_t cp;
+        int n = utf8_get(s + plain, left - plain, &cp);
+        if (n > 0 && c >= 32 && c != '"' && c != '\\') { plain += (size_t)n; continue; }
+        text_bytes(t, s, plain);
+        if (n <= 0) text_print(t, "\\udc%02x", (unsigned)c);
+        else if (c < 32) text_print(t, "\\u%04x", (unsigned)c);
+        else text_print(t, "\\%c", c);
+        s += plain + 1;
+        left -= plain + 1;
+        plain = 0;
+    }
+    text_bytes(t, s, plain);
+    text_bytes(t, "\"", 1);
+}
+void text_json_string(Text *t, const char *s) { text_json_bytes(t, s, strlen(s)); }
 
 /* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
 void print_warning(const char *format, ...) {
@@ -624,6 +705,13 @@ bool write_file(const char *path, const void *data, size_t bytes, Error *err) {
     if (!safe_open(&s, path, err)) return false;
     safe_write(&s, data, bytes);
     return safe_close(&s, err);
+}
+bool text_write(Text *t, const char *folder, const char *name, Error *err) {
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, name);
+    bool ok = write_file(path, t->at, t->length, err);
+    text_free(t);
+    return ok;
 }
 
 /* mkdir -p; an existing folder is fine. */
@@ -1915,7 +2003,7 @@ static int32_t tok_trie_match(const TokTrie *trie, const char *s, size_t n, size
     return found;
 }
 
-static bool tok_normalized_copy(const Tokenizer *t, const char *s, size_t n, TokBuf *out);   /* chapter 10 */
+static bool tok_normalized_copy(const Tokenizer *t, const char *s, size_t n, Text *out);   /* chapter 10 */
 
 /* tokenizer/added_vocabulary.rs. The library ignores the ids in the file: a new token takes the next free id, a known one keeps its own. */
 static bool tok_load_added(TokLoader *l, const Json *added) {
@@ -1953,11 +2041,11 @@ static bool tok_load_added(TokLoader *l, const Json *added) {
         a->id = id;
         if (!a->normalized) { if (!tok_trie_add(&t->trie[0], content->str, content->count, t->nadded)) return tok_memory(l); }
         else {      /* matched, and shown by decode, in normalized form */
-            TokBuf pattern = {NULL, 0, 0, false};
-            bool ok = tok_normalized_copy(t, content->str, content->count, &pattern) && tok_trie_add(&t->trie[1], pattern.p, pattern.n, t->nadded);
-            char *grown = ok ? (char *)realloc(t->strings, t->strings_n + pattern.n + bytes_left) : NULL;
-            if (grown) { t->strings = grown; t->entries[id].shown = tok_string(t, pattern.p, pattern.n); t->entries[id].shown_n = (uint32_t)pattern.n; }
-            free(pattern.p);
+            Text pattern = TEXT_EMPTY;
+            bool ok = tok_normalized_copy(t, content->str, content->count, &pattern) && tok_trie_add(&t->trie[1], pattern.at, pattern.length, t->nadded);
+            char *grown = ok ? (char *)realloc(t->strings, t->strings_n + pattern.length + bytes_left) : NULL;
+            if (grown) { t->strings = grown; t->entries[id].shown = tok_string(t, pattern.at, pattern.length); t->entries[id].shown_n = (uint32_t)pattern.length; }
+            text_free(&pattern);
             if (!grown) return tok_memory(l);
         }
         t->nadded++;
@@ -2115,7 +2203,7 @@ static size_t tok_digits(const Tokenizer *t, const char *s, size_t i, size_t n) 
 
 /* One stage of text on its way to words. from/to are the range of the ORIGINAL text each byte of p stands for; NULL: byte i is base + i. */
 typedef struct TokView { const char *p; size_t n; const size_t *from, *to; size_t base; } TokView;
-typedef struct TokNorm { TokBuf text; size_t *from, *to; size_t map_cap; } TokNorm;
+typedef struct TokNorm { Text text; size_t *from, *to; size_t map_cap; } TokNorm;
 typedef struct TokSymbol { int32_t id; uint32_t begin, end, prev, next, rank; int32_t merged; } TokSymbol;
 typedef struct NfcChar { uint32_t cp; uint8_t ccc; size_t from, to; } NfcChar;
 
@@ -2310,17 +2398,17 @@ static void tok_word(TokState *S, size_t at, size_t n) {
 
 static void tok_put(TokState *S, TokNorm *o, const char *s, size_t n, size_t from, size_t to) {      /* n bytes that all stand for [from, to) */
     if (S->map) {
-        if (o->text.n + n > o->map_cap) {
-            size_t cap = (o->text.n + n) * 2 + 64;
+        if (o->text.length + n > o->map_cap) {
+            size_t cap = (o->text.length + n) * 2 + 64;
             size_t *a = (size_t *)realloc(o->from, cap * sizeof *a);
             if (a) o->from = a;
             size_t *b = a ? (size_t *)realloc(o->to, cap * sizeof *b) : NULL;
             if (!b) { S->memory_failed = true; return; }
             o->to = b; o->map_cap = cap;
         }
-        for (size_t i = 0; i < n; i++) { o->from[o->text.n + i] = from; o->to[o->text.n + i] = to; }
+        for (size_t i = 0; i < n; i++) { o->from[o->text.length + i] = from; o->to[o->text.length + i] = to; }
     }
-    tok_buf_add(&o->text, s, n);
+    text_append(&o->text, s, n);
     if (o->text.failed) S->memory_failed = true;
 }
 
@@ -2330,7 +2418,7 @@ static void tok_keep(TokState *S, TokNorm *o, const TokView *v, size_t begin, si
 }
 
 static TokView tok_norm_view(const TokState *S, const TokNorm *o) {
-    TokView v = {o->text.p ? o->text.p : "", o->text.n, S->map ? o->from : NULL, S->map ? o->to : NULL, 0};
+    TokView v = {o->text.at ? o->text.at : "", o->text.length, S->map ? o->from : NULL, S->map ? o->to : NULL, 0};
     return v;
 }
 
@@ -2439,7 +2527,7 @@ static bool tok_nfc(TokState *S, TokNorm *o, const TokView *v) {
             len = (size_t)utf8_next(v->p + i, &cp);
             if (!(uni_flags(u, cp) & UNI_TOUCH)) break;
         }
-        if (!changed) o->text.n = 0;
+        if (!changed) o->text.length = 0;
         changed = true;
         tok_keep(S, o, v, done, begin);
         tok_nfc_segment(S, o, v, begin, i);
@@ -2457,7 +2545,7 @@ static TokView tok_normalize(TokState *S, TokView v) {
         TokNorm *o = &S->norm[into];
         if (step->kind == TOK_NORM_NFC) { if (!tok_nfc(S, o, &v)) continue; }
         else {
-            o->text.n = 0;
+            o->text.length = 0;
             if (step->kind == TOK_NORM_REPLACE) tok_replace(S, o, &v, step->a, step->an, step->b, step->bn);
             else { tok_prepend(S, o, &v, step->a, step->an); tok_keep(S, o, &v, 0, v.n); }
         }
@@ -2468,17 +2556,17 @@ static TokView tok_normalize(TokState *S, TokView v) {
 }
 
 static void tok_state_free(TokState *S) {
-    for (int i = 0; i < 3; i++) { free(S->norm[i].text.p); free(S->norm[i].from); free(S->norm[i].to); }
+    for (int i = 0; i < 3; i++) { text_free(&S->norm[i].text); free(S->norm[i].from); free(S->norm[i].to); }
     free(S->symbols); free(S->heap); free(S->nfc); free(S->nfc_sorted);
 }
 
-static bool tok_normalized_copy(const Tokenizer *t, const char *s, size_t n, TokBuf *out) {
+static bool tok_normalized_copy(const Tokenizer *t, const char *s, size_t n, Text *out) {
     TokState S;
     memset(&S, 0, sizeof S);
     S.t = t;
     TokView v = {s, n, NULL, NULL, 0};
     v = tok_normalize(&S, v);
-    tok_buf_add(out, v.p, v.n);
+    text_append(out, v.p, v.n);
     tok_state_free(&S);
     return !S.memory_failed && !out->failed;
 }
@@ -2489,13 +2577,13 @@ static void tok_words(TokState *S, TokView v, bool first) {
     size_t i = 0, k;
     if (v.n == 0) return;
     if (t->prefix_space && v.p[0] != ' ') {
-        S->norm[2].text.n = 0;
+        S->norm[2].text.length = 0;
         tok_prepend(S, &S->norm[2], &v, " ", 1);
         tok_keep(S, &S->norm[2], &v, 0, v.n);
         v = tok_norm_view(S, &S->norm[2]);
     } else if (t->meta) {                                         /* pre_tokenizers/metaspace.rs */
         bool marked = v.p[0] == ' ' || (v.n >= 3 && memcmp(v.p, tok_meta, 3) == 0);
-        S->norm[2].text.n = 0;
+        S->norm[2].text.length = 0;
         if (!marked && (t->meta == TOK_META_ALWAYS || (t->meta == TOK_META_FIRST && first))) tok_prepend(S, &S->norm[2], &v, tok_meta, 3);
         tok_replace(S, &S->norm[2], &v, " ", 1, tok_meta, 3);
         v = tok_norm_view(S, &S->norm[2]);
@@ -2606,54 +2694,55 @@ bool tokenizer_encode_spans(const Tokenizer *t, TokenIds *out, const char *text,
    The decoder is a list of steps over a list of strings, one string per token, as in the library (decoders/).
    ================================================================================================================================ */
 
-typedef struct TokList { TokBuf text; size_t *ends; size_t n; } TokList;      /* string i is text[ends[i-1], ends[i]) */
+typedef struct TokList { Text text; size_t *ends; size_t n; } TokList;      /* string i is text[ends[i-1], ends[i]) */
 
-static void tok_list_end(TokList *l) { l->ends[l->n++] = l->text.n; }
+static void tok_list_end(TokList *l) { l->ends[l->n++] = l->text.length; }
 
 /* String::from_utf8_lossy: each maximal prefix of a character that goes wrong becomes one U+FFFD. */
-static void tok_lossy(TokBuf *o, const char *s, size_t n) {
+static void tok_lossy(Text *o, const char *s, size_t n) {
     for (size_t i = 0; i < n;) {
         size_t bad = utf8_invalid(s + i, n - i), k = 1;
-        tok_buf_add(o, s + i, bad);
+        text_append(o, s + i, bad);
         if ((i += bad) == n) break;
         uint8_t c = (uint8_t)s[i], d = i + 1 < n ? (uint8_t)s[i + 1] : 0;
         size_t want = c >= 0xF0 && c <= 0xF4 ? 4 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xC2 && c < 0xE0 ? 2 : 1;
         bool second = (d & 0xC0) == 0x80 && !(c == 0xE0 && d < 0xA0) && !(c == 0xED && d > 0x9F) && !(c == 0xF0 && d < 0x90) && !(c == 0xF4 && d > 0x8F);
         if (want > 1 && second) for (k = 2; k < want && i + k < n && ((uint8_t)s[i + k] & 0xC0) == 0x80;) k++;
-        tok_buf_str(o, "\xEF\xBF\xBD");
+        text_string(o, "\xEF\xBF\xBD");
         i += k;
     }
 }
 
-static void tok_flush_bytes(TokList *o, TokBuf *bytes) {      /* ByteFallback: a run of byte tokens is text, or one U+FFFD per byte */
-    if (bytes->n == 0) return;
-    if (utf8_invalid(bytes->p, bytes->n) == bytes->n) { tok_buf_add(&o->text, bytes->p, bytes->n); tok_list_end(o); }
-    else for (size_t i = 0; i < bytes->n; i++) { tok_buf_str(&o->text, "\xEF\xBF\xBD"); tok_list_end(o); }
-    bytes->n = 0;
+static void tok_flush_bytes(TokList *o, Text *bytes) {      /* ByteFallback: a run of byte tokens is text, or one U+FFFD per byte */
+    size_t n = bytes->length;
+    if (n == 0) return;
+    if (utf8_invalid(bytes->at, n) == n) { text_append(&o->text, bytes->at, n); tok_list_end(o); }
+    else for (size_t i = 0; i < n; i++) { text_string(&o->text, "\xEF\xBF\xBD"); tok_list_end(o); }
+    bytes->length = 0;
 }
 
-static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, TokBuf *scratch) {
+static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, Text *scratch) {
     uint32_t cp;
-    o->text.n = o->n = scratch->n = 0;
+    o->text.length = o->n = scratch->length = 0;
     for (size_t i = 0, at = 0; i < in->n; at = in->ends[i++]) {
         size_t n = in->ends[i] - at, k = 0;
-        const char *s = n ? in->text.p + at : "";
+        const char *s = n ? in->text.at + at : "";
         switch (step->kind) {
-            case TOK_DEC_FUSE: tok_buf_add(&o->text, s, n); break;
+            case TOK_DEC_FUSE: text_append(&o->text, s, n); break;
             case TOK_DEC_BYTELEVEL: {                          /* a token with any character outside the alphabet stands for itself */
-                size_t mark = scratch->n;
+                size_t mark = scratch->length;
                 for (k = 0; k < n; ) {
                     k += (size_t)utf8_next(s + k, &cp);
                     char b = (char)tok_char_byte(cp);
-                    if (tok_char_byte(cp) < 0) { scratch->n = mark; tok_buf_add(scratch, s, n); break; }
-                    tok_buf_add(scratch, &b, 1);
+                    if (tok_char_byte(cp) < 0) { scratch->length = mark; text_append(scratch, s, n); break; }
+                    text_append(scratch, &b, 1);
                 }
                 break;
             }
             case TOK_DEC_REPLACE:
                 for (k = 0; k < n;) {
-                    if (n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) { tok_buf_add(&o->text, step->b, step->bn); k += step->an; }
-                    else tok_buf_add(&o->text, s + k++, 1);
+                    if (n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) { text_append(&o->text, step->b, step->bn); k += step->an; }
+                    else text_append(&o->text, s + k++, 1);
                 }
                 tok_list_end(o);
                 break;
@@ -2665,9 +2754,9 @@ static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, 
                     byte = d >= 0;
                     v = v * 16 + d;
                 }
-                if (byte) { char b = (char)v; tok_buf_add(scratch, &b, 1); break; }
+                if (byte) { char b = (char)v; text_append(scratch, &b, 1); break; }
                 tok_flush_bytes(o, scratch);
-                tok_buf_add(&o->text, s, n);
+                text_append(&o->text, s, n);
                 tok_list_end(o);
                 break;
             }
@@ -2675,27 +2764,27 @@ static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, 
                 size_t left = 0, right = 0;
                 while (left < step->start && n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) { k += step->an; left++; }
                 while (right < step->stop && n - k >= step->an && memcmp(s + n - step->an, step->a, step->an) == 0) { n -= step->an; right++; }
-                tok_buf_add(&o->text, s + k, n - k);
+                text_append(&o->text, s + k, n - k);
                 tok_list_end(o);
                 break;
             }
             case TOK_DEC_METASPACE:
                 while (k < n) {
-                    if (n - k >= 3 && memcmp(s + k, tok_meta, 3) == 0) { if (i > 0 || !step->start) tok_buf_add(&o->text, " ", 1); k += 3; }
-                    else tok_buf_add(&o->text, s + k++, 1);
+                    if (n - k >= 3 && memcmp(s + k, tok_meta, 3) == 0) { if (i > 0 || !step->start) text_append(&o->text, " ", 1); k += 3; }
+                    else text_append(&o->text, s + k++, 1);
                 }
                 tok_list_end(o);
                 break;
         }
     }
     if (step->kind == TOK_DEC_FALLBACK) tok_flush_bytes(o, scratch);
-    if (step->kind == TOK_DEC_BYTELEVEL) tok_lossy(&o->text, scratch->p, scratch->n);
+    if (step->kind == TOK_DEC_BYTELEVEL) tok_lossy(&o->text, scratch->at, scratch->length);
     if (step->kind == TOK_DEC_BYTELEVEL || step->kind == TOK_DEC_FUSE) tok_list_end(o);
 }
 
 char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, bool skip_special, size_t *bytes) {
     TokList list[2];
-    TokBuf scratch = {NULL, 0, 0, false};
+    Text scratch = TEXT_EMPTY;
     int at = 0;
     memset(list, 0, sizeof list);
     /* Steps never make more strings than there are tokens, except that every byte of a byte run may become one: still one per token. */
@@ -2705,19 +2794,19 @@ char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, boo
     for (size_t i = 0; i < count; i++) {
         int32_t id = ids[i];
         if (id < 0 || id >= t->nids || !(t->flags[id] & TOK_KNOWN) || (skip_special && (t->flags[id] & TOK_SPECIAL))) continue;
-        if (!t->has_decoder && list[0].n) tok_buf_add(&list[0].text, " ", 1);
-        tok_buf_add(&list[0].text, t->strings + t->entries[id].shown, t->entries[id].shown_n);
+        if (!t->has_decoder && list[0].n) text_append(&list[0].text, " ", 1);
+        text_append(&list[0].text, t->strings + t->entries[id].shown, t->entries[id].shown_n);
         tok_list_end(&list[0]);
     }
     for (int i = 0; i < t->ndec; i++, at = !at) tok_decode_step(&t->dec[i], &list[at], &list[!at], &scratch);
-    TokBuf *b = &list[at].text;
-    tok_buf_room(b, 1);
+    Text *b = &list[at].text;
+    text_room(b, 0);
     bool failed = list[0].text.failed || list[1].text.failed || scratch.failed;
-    free(list[0].ends); free(list[1].ends); free(scratch.p); free(list[!at].text.p);
-    if (failed) { free(b->p); return NULL; }
-    b->p[b->n] = 0;
-    if (bytes) *bytes = b->n;
-    return b->p;
+    free(list[0].ends); free(list[1].ends); text_free(&scratch); text_free(&list[!at].text);
+    if (failed) { text_free(b); return NULL; }
+    b->at[b->length] = 0;
+    if (bytes) *bytes = b->length;
+    return b->at;
 }
 
 /* ================================================================================================================================
@@ -2880,18 +2969,18 @@ bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err) {
 typedef struct ChatView { const char *s; size_t n; } ChatView;
 typedef struct ChatRender {
     const Tokenizer *t; const ChatMessage *m; size_t count; ChatOptions o; Error *err;
-    TokBuf b;
+    Text b;
     TextSpan *spans; size_t nspans;
     size_t thoughts, systems;               /* left out */
     bool tool_open;                         /* DeepSeek R1: the tools' answers are not ended yet */
     const char *bos, *eos;
 } ChatRender;
 
-static void chat_put(ChatRender *r, const char *s) { tok_buf_str(&r->b, s); }
-static void chat_view(ChatRender *r, ChatView v) { tok_buf_add(&r->b, v.s, v.n); }
+static void chat_put(ChatRender *r, const char *s) { text_string(&r->b, s); }
+static void chat_view(ChatRender *r, ChatView v) { text_append(&r->b, v.s, v.n); }
 static bool chat_is(const ChatMessage *m, const char *role) { return strcmp(m->role, role) == 0; }
 static ChatView chat_content(const ChatMessage *m) { ChatView v = {m->content ? m->content : "", m->content_bytes}; return v; }
-static void chat_span(ChatRender *r, size_t begin) { r->spans[r->nspans].begin = begin; r->spans[r->nspans++].end = r->b.n; }
+static void chat_span(ChatRender *r, size_t begin) { r->spans[r->nspans].begin = begin; r->spans[r->nspans++].end = r->b.length; }
 
 /* Python's str.strip(): White_Space plus the four information separators. */
 static ChatView chat_strip(const Tokenizer *t, ChatView v) {
@@ -2920,7 +3009,7 @@ static size_t chat_find(ChatView v, const char *what, bool last) {      /* offse
 }
 
 /* Python's repr of a float: shortest digits that read back the same. */
-static void chat_float(TokBuf *b, double x) {
+static void chat_float(Text *b, double x) {
     char digits[40], s[64];
     int p = 0, e, n;
     do snprintf(digits, sizeof digits, "%.*e", p, x); while (strtod(digits, NULL) != x && ++p < 17);
@@ -2928,40 +3017,40 @@ static void chat_float(TokBuf *b, double x) {
     e = atoi(mark + 1);
     if (e < -4 || e >= 16) { *mark = 0; n = snprintf(s, sizeof s, "%se%c%02d", digits, e < 0 ? '-' : '+', e < 0 ? -e : e); }
     else n = snprintf(s, sizeof s, "%.*f", p > e ? p - e : 1, x);
-    tok_buf_add(b, s, (size_t)n);
+    text_append(b, s, (size_t)n);
 }
 
-static void chat_json_string(TokBuf *b, const char *s, size_t n) {
-    tok_buf_str(b, "\"");
+static void chat_json_string(Text *b, const char *s, size_t n) {
+    text_string(b, "\"");
     for (size_t i = 0; i < n; i++) {
         static const char plain[] = "\"\\\n\r\t\b\f", escaped[] = "\"\\nrtbf";
         char e[8], *hit = s[i] ? (char *)strchr(plain, s[i]) : NULL;
-        if (hit) { e[0] = '\\'; e[1] = escaped[hit - plain]; tok_buf_add(b, e, 2); }
-        else if ((uint8_t)s[i] < 0x20) tok_buf_add(b, e, (size_t)snprintf(e, sizeof e, "\\u%04x", s[i]));
-        else tok_buf_add(b, s + i, 1);
+        if (hit) { e[0] = '\\'; e[1] = escaped[hit - plain]; text_append(b, e, 2); }
+        else if ((uint8_t)s[i] < 0x20) text_append(b, e, (size_t)snprintf(e, sizeof e, "\\u%04x", s[i]));
+        else text_append(b, s + i, 1);
     }
-    tok_buf_str(b, "\"");
+    text_string(b, "\"");
 }
 
 /* transformers' tojson filter: json.dumps(x, ensure_ascii=False, indent=indent). indent 0: one line. */
-static void chat_json(TokBuf *b, const Json *j, int indent, int depth) {
+static void chat_json(Text *b, const Json *j, int indent, int depth) {
     static const char *const words[] = {"null", "false", "true"};
-    if (j->type <= JSON_TRUE) { tok_buf_str(b, words[j->type]); return; }
+    if (j->type <= JSON_TRUE) { text_string(b, words[j->type]); return; }
     if (j->type == JSON_STRING) { chat_json_string(b, j->str, j->count); return; }
     if (j->type == JSON_NUMBER) {
-        if (strpbrk(j->str, ".eE")) chat_float(b, j->number); else tok_buf_str(b, strcmp(j->str, "-0") == 0 ? "0" : j->str);
+        if (strpbrk(j->str, ".eE")) chat_float(b, j->number); else text_string(b, strcmp(j->str, "-0") == 0 ? "0" : j->str);
         return;
     }
     bool object = j->type == JSON_OBJECT;
-    tok_buf_str(b, object ? "{" : "[");
+    text_string(b, object ? "{" : "[");
     for (const Json *c = j->child; c; c = c->next) {
-        if (c != j->child) tok_buf_str(b, indent ? "," : ", ");
-        if (indent) { tok_buf_str(b, "\n"); for (int i = 0; i < indent * (depth + 1); i++) tok_buf_str(b, " "); }
-        if (object) { chat_json_string(b, c->key, c->key_count); tok_buf_str(b, ": "); }
+        if (c != j->child) text_string(b, indent ? "," : ", ");
+        if (indent) { text_string(b, "\n"); for (int i = 0; i < indent * (depth + 1); i++) text_string(b, " "); }
+        if (object) { chat_json_string(b, c->key, c->key_count); text_string(b, ": "); }
         chat_json(b, c, indent, depth + 1);
     }
-    if (indent && j->child) { tok_buf_str(b, "\n"); for (int i = 0; i < indent * depth; i++) tok_buf_str(b, " "); }
-    tok_buf_str(b, object ? "}" : "]");
+    if (indent && j->child) { text_string(b, "\n"); for (int i = 0; i < indent * depth; i++) text_string(b, " "); }
+    text_string(b, object ? "}" : "]");
 }
 
 static bool chat_no_tools(ChatRender *r, ChatTemplate kind, const char *others) {
@@ -3032,7 +3121,7 @@ static void chat_plain(ChatRender *r, ChatTemplate kind, ChatView content) {
 
 /* What the model is to say for message m behind its prompt, up to and including the end-of-turn token: a span. */
 static void chat_answer(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
-    size_t begin = r->b.n;
+    size_t begin = r->b.length;
     /* Behind a tool's answer R1's template leaves the content alone; with Qwen3's thinking off nobody is asked to. */
     bool inside = kind == CHAT_QWEN3 || kind == CHAT_QWEN3_THINKING || (kind == CHAT_DEEPSEEK_R1 && !r->tool_open);
     bool asked = inside && !(kind == CHAT_QWEN3 && r->o.enable_thinking == 0);
@@ -3048,7 +3137,7 @@ static void chat_answer(ChatRender *r, ChatTemplate kind, const ChatMessage *m) 
 
 /* An assistant turn of a template that shows no thoughts. */
 static void chat_reply(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
-    size_t begin = r->b.n;
+    size_t begin = r->b.length;
     if (chat_turn(m, false).thought.n) r->thoughts++;
     chat_plain(r, kind, chat_content(m));
     chat_put(r, chat_end(r, kind));
@@ -3061,10 +3150,10 @@ static void chat_reply(ChatRender *r, ChatTemplate kind, const ChatMessage *m) {
 static void chat_qwen3_assistant(ChatRender *r, ChatTemplate kind, size_t i, bool after_query) {
     ChatTurn t = chat_turn(&r->m[i], true);
     bool block = after_query && (i + 1 == r->count || t.thinks), off = kind == CHAT_QWEN3 && r->o.enable_thinking == 0;
-    size_t begin = r->b.n, open = begin + sizeof "<think>" - 1;
+    size_t begin = r->b.length, open = begin + sizeof "<think>" - 1;
     if (block) {
         chat_put(r, "<think>\n"); chat_view(r, t.thought); chat_put(r, "\n</think>\n\n");
-        if (off) begin = t.thought.n ? open : r->b.n;
+        if (off) begin = t.thought.n ? open : r->b.length;
         if (kind == CHAT_QWEN3_THINKING) begin = open + 1;
     } else if (t.thought.n) r->thoughts++;
     chat_view(r, block ? chat_lstrip_newlines(t.content) : t.content);
@@ -3152,13 +3241,13 @@ static bool chat_llama2(ChatRender *r) {
         if (chat_is(m, "assistant")) { chat_reply(r, CHAT_LLAMA2, m); continue; }
         chat_put(r, r->bos); chat_put(r, "[INST] ");
         if (i == first && first) {                       /* the strip applies to the joined text */
-            TokBuf joined = {NULL, 0, 0, false};
+            Text joined = TEXT_EMPTY;
             ChatView s = chat_content(&r->m[0]), c = chat_content(m), all;
-            tok_buf_str(&joined, "<<SYS>>\n"); tok_buf_add(&joined, s.s, s.n);
-            tok_buf_str(&joined, "\n<</SYS>>\n\n"); tok_buf_add(&joined, c.s, c.n);
-            all.s = joined.p; all.n = joined.n;
+            text_string(&joined, "<<SYS>>\n"); text_append(&joined, s.s, s.n);
+            text_string(&joined, "\n<</SYS>>\n\n"); text_append(&joined, c.s, c.n);
+            all.s = joined.at; all.n = joined.length;
             if (joined.failed) r->b.failed = true; else chat_view(r, chat_strip(r->t, all));
-            free(joined.p);
+            text_free(&joined);
         } else chat_view(r, chat_strip(r->t, chat_content(m)));
         chat_put(r, " [/INST]");
     }
@@ -3181,7 +3270,7 @@ static bool chat_mistral_tools(ChatRender *r) {
             some = true;
             chat_put(r, "\""); chat_put(r, c->key); chat_put(r, "\": ");
             if (c->type != JSON_STRING) chat_json(&r->b, c, 0, 0);
-            else { chat_put(r, "\""); tok_buf_add(&r->b, c->str, c->count); chat_put(r, "\""); }
+            else { chat_put(r, "\""); text_append(&r->b, c->str, c->count); chat_put(r, "\""); }
         }
         chat_put(r, t->next ? "}}, " : "}}]");
     }
@@ -3249,7 +3338,7 @@ static bool chat_deepseek(ChatRender *r, bool prompt) {
             ChatView c = chat_content(m);
             size_t last = chat_find(c, "</think>", true);
             chat_put(r, r->tool_open ? CHAT_R1_TOOL("outputs\xE2\x96\x81" "end") : CHAT_R1("Assistant"));
-            size_t begin = r->b.n;
+            size_t begin = r->b.length;
             if (last < c.n && !r->tool_open) { c.s += last + 8; c.n -= last + 8; }
             if (t.thought.n && (m->reasoning || !r->tool_open)) r->thoughts++;
             chat_view(r, c);
@@ -3340,15 +3429,15 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
                     bos && !r.bos ? "bos_token" : "eos_token");
     r.spans = (TextSpan *)calloc(count, sizeof *r.spans);
     if (!r.spans) r.b.failed = true;
-    tok_buf_room(&r.b, 256);
+    text_room(&r.b, 256);
     if (options.as_answer) { r.count--; r.o.add_generation_prompt = true; }
     bool ok = !r.b.failed && chat_template(&r, kind);
     /* The thoughts that the history is without are not lost: each was, or will be, an answer of its own. */
     if (ok && options.as_answer) { r.nspans = r.thoughts = 0; chat_answer(&r, kind, &messages[count - 1]); }
-    tok_buf_add(&r.b, "", 1);
+    text_room(&r.b, 0);
     if (r.b.failed) ok = fail(err, "out of memory while rendering a chat; messages; free some memory");
-    if (!ok) { free(r.b.p); free(r.spans); return false; }
-    out->text = r.b.p; out->bytes = r.b.n - 1; out->spans = r.spans; out->nspans = r.nspans;
+    if (!ok) { text_free(&r.b); free(r.spans); return false; }
+    out->text = r.b.at; out->bytes = r.b.length; out->spans = r.spans; out->nspans = r.nspans;
     out->thoughts = r.thoughts; out->systems = r.systems;
     return true;
 }

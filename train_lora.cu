@@ -2222,7 +2222,7 @@ static void on_alarm(int number) {
     if (write(phase_to, phase_line, strlen(phase_line)) < 0) return;
 }
 static void phase_show(const char *doing) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     if (!doing && !phase_on) return;
     if (doing) text_add_shown(&t, doing, strlen(doing), false);
     fflush(stdout);
@@ -2251,7 +2251,7 @@ static void phase_of(const char *format, ...) {
 /* Every error, warning and note of the program is one line of stderr, and goes through here: names, paths and file
    contents in it cannot drive the terminal. */
 static void complain(const char *kind, const char *text) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_add_shown(&t, text, strlen(text), false);
     phase_show(NULL);
     fflush(stdout);
@@ -2483,7 +2483,7 @@ static const Option *option_or_die(const char *name, const Verb *verb, const cha
     char of[128];
     if (d && (from_file || (d->verbs & verb->bit))) return d;
     const Synonym *other = synonym_find(name, verb);
-    Text hint = {NULL};
+    Text hint = TEXT_EMPTY;
     if (other && other->option) text_print(&hint, "%s --%s", d ? "for this it is" : "it is called", other->option);
     if (other && other->why) text_print(&hint, "%s%s", other->option ? ": " : "", other->why);
     if (!other && !d) {
@@ -2509,7 +2509,7 @@ static void options_from_file(Options *o, const char *path) {
     Error err;
     JsonDoc doc;
     char name[64];
-    Text idle = {NULL}, writes = {NULL};
+    Text idle = TEXT_EMPTY, writes = TEXT_EMPTY;
     if (!strncmp(path, "data/recipes/", 13) && access(path, R_OK)) path = data_path(path);     /* from any folder */
     if (!json_read(&doc, path, &err)) { complain("error", err.text); exit(1); }
     if (doc.root->type != JSON_OBJECT) usage_error("not an object; %s; write {\"learning_rate\": 1e-4, ...}", path);
@@ -2601,7 +2601,7 @@ static void options_from_adapters(Options *o) {
     const Json *kept[OPTION_COUNT], *other[OPTION_COUNT];
     const char *first = NULL;
     char number[32];
-    Text taken = {NULL};
+    Text taken = TEXT_EMPTY;
     for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) {
         if (!adapter_kept(first ? other : kept, o->adapter[k], o->verb->bit)) continue;
         for (int i = 0; first && i < OPTION_COUNT; i++)
@@ -2626,7 +2626,7 @@ static void options_from_adapters(Options *o) {
    all. given: also in options that were given here. */
 static Text adapter_differs(const Options *o, const char *adapter, bool given) {
     const Json *kept[OPTION_COUNT];
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     char number[32];
     bool known = adapter_kept(kept, adapter, GENERATE);
     for (int i = 0; known && i < OPTION_COUNT; i++) {
@@ -2689,13 +2689,13 @@ static void options_parse(Options *o, const Verb *verb, int count, char **words)
 static void command_add(Text *t, const char *word) {
     const char *safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%";
     bool plain = *word && !word[strspn(word, safe)];
-    text_print(t, arrlen(t->at) ? plain ? " %s" : " '" : plain ? "%s" : "'", plain ? word : "");
+    text_print(t, t->length ? plain ? " %s" : " '" : plain ? "%s" : "'", plain ? word : "");
     for (const char *c = word; !plain && *c; c++) text_print(t, *c == '\'' ? "'\\''" : "%c", *c);
     if (!plain) text_print(t, "'");
 }
 /* The program with these words, up to NULL. */
 static Text command_text(const Options *o, ...) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     va_list args;
     command_add(&t, o->program);
     va_start(args, o);
@@ -2705,7 +2705,7 @@ static Text command_text(const Options *o, ...) {
 }
 /* The command line again, --resume left out, for messages that say how to go on. */
 static char *command_line(int argc, char **argv) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     for (int i = 0; i < argc; i++) {
         if (i && !strcmp(argv[i], "--resume")) i++;
         else if (!i || strncmp(argv[i], "--resume=", 9)) command_add(&t, argv[i]);
@@ -2804,7 +2804,7 @@ static void options_check(const Options *o) {
 
 /* The options of this run as a JSON object, for --config. */
 static Text options_text(const Options *o) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     const char *comma = "{\n";
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
@@ -3062,9 +3062,9 @@ static void samples_close(Screen *screen) {
 }
 /* What the model says, on a terminal with what could drive it spelled out; into a file or pipe as it is. */
 static void print_foreign(const char *text, size_t bytes) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     if (isatty(1)) text_add_shown(&t, text, bytes, true);
-    fwrite(t.at ? t.at : text, 1, t.at ? (size_t)arrlen(t.at) : bytes, stdout);
+    fwrite(t.at ? t.at : text, 1, t.at ? t.length : bytes, stdout);
     text_free(&t);
 }
 static void print_sample(const char *label, const char *text) {
@@ -3234,7 +3234,7 @@ static bool inspect_cut(const char *s, size_t n) {
 static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, bool colour) {
     const char *learned = colour ? "\033[1;30;42m" : "[", *masked = colour ? "\033[2m" : "", *special = colour ? "\033[1;37;45m" : "[\xC2\xAB", *special_masked = colour ? "\033[2;35m" : "\xC2\xAB";
     const DataStats *s = &d->stats;
-    Text text = {NULL};
+    Text text = TEXT_EMPTY;
     int width = inspect_columns();
     bool byte_level = tokenizer_id(t, "\xC4\xA0") >= 0 && tokenizer_id(t, "<0x0A>") < 0;      /* U+0120 is the space of GPT-2's alphabet */
     size_t show = examples > 0 ? (size_t)examples : 0;
@@ -3258,7 +3258,7 @@ static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, boo
                 if (!more || (bytes[count] & 0xC0) != 0x80) break;
             }
             bool newline = count && bytes[count - 1] == '\n';
-            arrsetlen(text.at, 0);
+            text_cut(&text, 0);
             int wide = text_add_shown(&text, bytes, count, false) + (colour ? 0 : 2 * learn + 2 * is_special);
             if (column > 2 && column + (size_t)wide > (size_t)width) { printf("\n  "); column = 2; }
             const char *before = is_special ? (learn ? special : special_masked) : learn ? learned : masked;
@@ -3363,7 +3363,7 @@ static void print_result(const Options *o, const TrainResult *r) {
     printf("\n");
     print_adapter(o, r);
     if (r->checkpoint[0] && r->stopped && o->command) {                 /* a sweep says by itself how it goes on */
-        Text output = {NULL};
+        Text output = TEXT_EMPTY;
         command_add(&output, o->train.output);
         printf("to go on %s --resume %s\n", o->command, output.at);
         text_free(&output);
@@ -3379,7 +3379,7 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     char number[64];
     if (screen->events) fclose(screen->events);
     if (screen->page) {
-        Text more = {NULL};
+        Text more = TEXT_EMPTY;
         Error unwritten;
         char merged[PATH_MAX + 16];
         snprintf(merged, sizeof merged, "%s-merged", o->train.output);
@@ -3501,7 +3501,7 @@ static SweepAxis sweep_axis(const Options *o, const char *word) {
 static Options sweep_options(const Options *o, const SweepAxis *axes, int number, SweepRun *run) {
     enum { LONGEST = 200 };
     Options own = *o;
-    Text name = {NULL};
+    Text name = TEXT_EMPTY;
     own.sweep = NULL;
     own.command = NULL;
     memset(run, 0, sizeof *run);
@@ -3516,13 +3516,13 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
         if (d->type == OPTION_LIST) *(const char ***)((char *)&own + d->offset) = NULL;    /* not the others' list */
         option_set(&own, d, run->value[i], "--sweep");
         text_print(&name, "%s%s-%s", i ? "_" : "", d->name, run->value[i]);
-        char *at = name.at + arrlen(name.at) - strlen(run->value[i]) - strlen(d->name) - 1;
+        char *at = name.at + name.length - strlen(run->value[i]) - strlen(d->name) - 1;
         for (char *c = at; c < at + strlen(d->name); c++) if (*c == '-') *c = '_';
     }
     for (char *c = name.at; *c; c++) if (*c == '/' || *c == ' ') *c = '.';
-    if (arrlen(name.at) > LONGEST) {
-        uint64_t rest = hash_bytes(HASH_START, name.at, (size_t)arrlen(name.at));
-        arrsetlen(name.at, LONGEST - 17);
+    if (name.length > LONGEST) {
+        uint64_t rest = hash_bytes(HASH_START, name.at, name.length);
+        text_cut(&name, LONGEST - 17);
         text_print(&name, "-%016llx", (unsigned long long)rest);
     }
     run->name = text_copy(name.at);
@@ -3532,7 +3532,7 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
     own.train.output = folder;
     options_resolve(&own);
     Text text = options_text(&own);
-    run->options = hash_bytes(HASH_START, text.at, (size_t)arrlen(text.at));
+    run->options = hash_bytes(HASH_START, text.at, text.length);
     text_free(&text);
     return own;
 }
@@ -3576,7 +3576,7 @@ static void csv_add(Text *t, const char *value) {
 }
 /* sweep.json (what is done: how a sweep goes on), sweep.csv and sweep.html: a column an axis, then the numbers. */
 static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, const char *folder, Error *err) {
-    Text json = {NULL}, csv = {NULL}, page = {NULL};
+    Text json = TEXT_EMPTY, csv = TEXT_EMPTY, page = TEXT_EMPTY;
     char path[PATH_MAX], updated[32];
     const char *comma = "\n";
     SweepRun *sorted = (SweepRun *)must_alloc((size_t)count * sizeof *sorted);
@@ -3803,7 +3803,7 @@ static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
         phase_of("reading %s", o->data[0]);
         return prompts_open(p, o->data[0], s->tokenizer, &options, err);
     }
-    Text text = {NULL};
+    Text text = TEXT_EMPTY;
     bool plain = prompts_are_plain(s);
     if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
     for (ptrdiff_t i = 0; i < arrlen(o->prompt); i++) {
@@ -3822,7 +3822,7 @@ static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
         free(list);
     }
     if (options.prompt_template && o->raw) options.prompt_template = NULL;
-    bool ok = prompts_parse(p, text.at, (size_t)arrlen(text.at), o->messages ? o->messages : "--prompt", s->tokenizer, &options, err);
+    bool ok = prompts_parse(p, text.at, text.length, o->messages ? o->messages : "--prompt", s->tokenizer, &options, err);
     text_free(&text);
     return ok;
 }
@@ -3848,7 +3848,7 @@ static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *a
 /* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. A turn that fails (too long, say) is taken back, the dialogue goes on. */
 static int chat(Session *s, Error *err) {
     const Options *o = s->o;
-    Text dialogue = {NULL}, row = {NULL};
+    Text dialogue = TEXT_EMPTY, row = TEXT_EMPTY;
     char *line = NULL;
     size_t room = 0;
     bool terminal = isatty(0), plain = prompts_are_plain(s), told = false;
@@ -3894,9 +3894,9 @@ static int chat(Session *s, Error *err) {
         if (*line == '/') { complain_of("error", "unknown command %s; chat; /help lists them", line); continue; }
         Prompts p;
         Answer a;
-        ptrdiff_t before = arrlen(dialogue.at);
+        size_t before = dialogue.length;
         interrupted = 0;
-        text_print(&dialogue, "%s{\"role\": \"user\", \"content\": ", arrlen(dialogue.at) ? ", " : "");
+        text_print(&dialogue, "%s{\"role\": \"user\", \"content\": ", dialogue.length ? ", " : "");
         text_json_string(&dialogue, line);
         text_print(&dialogue, "}");
         if (plain) {
@@ -3912,7 +3912,7 @@ static int chat(Session *s, Error *err) {
             }
             text_print(&row, "%s]}\n", dialogue.at);
         }
-        bool ok = prompts_parse(&p, row.at, (size_t)arrlen(row.at), "chat", s->tokenizer, &o->train.data_options, err);
+        bool ok = prompts_parse(&p, row.at, row.length, "chat", s->tokenizer, &o->train.data_options, err);
         text_free(&row);
         if (ok) {
             if (!told) print_lost(stderr, "--chat", &p.stats, &o->train.data_options);
@@ -3922,8 +3922,7 @@ static int chat(Session *s, Error *err) {
         }
         if (!ok) {
             failed(err);
-            arrsetlen(dialogue.at, (size_t)before);
-            if (before) dialogue.at[before] = 0;
+            text_cut(&dialogue, before);
             continue;
         }
         printf("\n");
@@ -4015,16 +4014,16 @@ static void replies_show(void *user, size_t prompt) {
     for (; r->shown < r->prompts->count && r->answers[r->shown].text; r->shown++) {
         const Prompt *p = &r->prompts->list[r->shown];
         Answer *a = &r->answers[r->shown];
-        Text line = {NULL};
+        Text line = TEXT_EMPTY;
         r->tokens += a->count;
         if (r->o->jsonl || r->kept) { answer_json(&line, p, a, r->adapter); text_print(&line, "}\n"); }
         else if (r->named) text_print(&line, "[%lld] %s: %s\n", (long long)p->row, r->adapter, a->text);
         else text_print(&line, "[%lld] %s\n", (long long)p->row, a->text);
         if (r->kept) {
             text_print(r->all, "%s", line.at);
-            kept_add(r->kept, line.at, (size_t)arrlen(line.at));
+            kept_add(r->kept, line.at, line.length);
         } else {
-            print_foreign(line.at, (size_t)arrlen(line.at));
+            print_foreign(line.at, line.length);
             fflush(stdout);
         }
         text_free(&line);
@@ -4054,7 +4053,7 @@ static int verb_generate(Options *o) {
     const char *source = option_given(o, "data") ? o->data[0] : o->messages ? o->messages : "--prompt";
     if (!o->raw) print_lost(stderr, source, &p.stats, &o->train.data_options);
     bool stream = p.count == 1 && !o->jsonl && !written;
-    Text all = {NULL};
+    Text all = TEXT_EMPTY;
     Kept kept;
     if (written && !kept_open(&kept, o->train.output, &err)) return failed(&err);
     Answer *answers = (Answer *)must_alloc(p.count * sizeof *answers);
@@ -4076,7 +4075,7 @@ static int verb_generate(Options *o) {
         fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c],
                 (long long)r.tokens, seconds, (double)r.tokens / fmax(seconds, 1e-9));
     }
-    if (written && !status && !write_file(o->train.output, all.at, (size_t)arrlen(all.at), &err)) status = failed(&err);
+    if (written && !status && !write_file(o->train.output, all.at, all.length, &err)) status = failed(&err);
     if (written && !status) kept_drop(&kept);
     else if (written) fprintf(stderr, "what was answered is in %s\n", kept.path);
     text_free(&all);
@@ -4249,9 +4248,9 @@ static void response_line(Text *t, const Comparison *c, const Column *column, si
 }
 static void keep_response(void *user, size_t prompt) {
     const Comparison *c = (const Comparison *)user;
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     response_line(&t, c, &c->columns[c->current], prompt);
-    kept_add(c->kept, t.at, (size_t)arrlen(t.at));
+    kept_add(c->kept, t.at, t.length);
     text_free(&t);
 }
 
@@ -4370,7 +4369,7 @@ static void settings_json(Text *t, const Comparison *c, const GenerateOptions *g
 
 /* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
 static bool comparison_write(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_print(&t, "{\"model\": ");
     text_json_string(&t, c->o->train.model);
     text_member(&t, "data", c->o->data[0]);
@@ -4401,7 +4400,7 @@ static bool comparison_write(const Comparison *c, const GenerateOptions *g, cons
 }
 
 static bool comparison_page(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     char updated[32], path[PATH_MAX];
     double score[SCORES];
     time_text(updated, sizeof updated);
@@ -4555,7 +4554,7 @@ static int verb_evaluate(Options *o, bool compare) {
    ================================================================================================================================================ */
 
 static const Verb *verb_or_die(const char *name) {
-    Text list = {NULL};
+    Text list = TEXT_EMPTY;
     const char *near = NULL;
     int least = NAME_FAR;
     for (int i = 0; i < VERB_COUNT; i++) {

@@ -170,65 +170,6 @@ void prompts_free(Prompts *p);
 #define STB_DS_IMPLEMENTATION
 #include <stb/stb_ds.h>
 
-/* A growing text; what the JSON writers print into. */
-typedef struct Text { char *at; } Text;         /* stb_ds array with a zero byte after its end: a C string, or NULL */
-#ifdef __GNUC__
-__attribute__((format(printf, 2, 3), noinline))      /* inlined, gcc 12 takes an array's header for something that was never allocated */
-#endif
-static void text_print(Text *t, const char *format, ...) {
-    va_list args, again;
-    va_start(args, format);
-    va_copy(again, args);
-    int n = vsnprintf(NULL, 0, format, args);
-    va_end(args);
-    size_t old = (size_t)arrlen(t->at);
-    arrsetlen(t->at, old + (size_t)n + 1);
-    vsnprintf(t->at + old, (size_t)n + 1, format, again);
-    va_end(again);
-    arrsetlen(t->at, old + (size_t)n);
-}
-#ifdef __GNUC__
-__attribute__((noinline))
-#endif
-static void text_bytes(Text *t, const char *s, size_t n) {
-    char *to = arraddnptr(t->at, n + 1);
-    memcpy(to, s, n);
-    to[n] = 0;
-    arrsetlen(t->at, (size_t)arrlen(t->at) - 1);
-}
-/* Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and json_read gives it back. */
-static void text_json_bytes(Text *t, const char *s, size_t left) {
-    size_t plain = 0;
-    text_bytes(t, "\"", 1);
-    while (plain < left) {
-        uint8_t c = (uint8_t)s[plain];
-        uint32_t cp;
-        int n = utf8_get(s + plain, left - plain, &cp);
-        if (n > 0 && c >= 32 && c != '"' && c != '\\') { plain += (size_t)n; continue; }
-        text_bytes(t, s, plain);
-        if (n <= 0) text_print(t, "\\udc%02x", (unsigned)c);
-        else if (c < 32) text_print(t, "\\u%04x", (unsigned)c);
-        else text_print(t, "\\%c", c);
-        s += plain + 1;
-        left -= plain + 1;
-        plain = 0;
-    }
-    text_bytes(t, s, plain);
-    text_bytes(t, "\"", 1);
-}
-static void text_json_string(Text *t, const char *s) { text_json_bytes(t, s, strlen(s)); }
-#ifdef __GNUC__
-__attribute__((noinline))
-#endif
-static void text_free(Text *t) { arrfree(t->at); }
-static bool text_write(Text *t, const char *folder, const char *name, Error *err) {
-    char path[PATH_MAX];
-    path_in(path, sizeof path, folder, name);
-    bool ok = write_file(path, t->at, (size_t)arrlen(t->at), err);
-    text_free(t);
-    return ok;
-}
-
 /* ================================================================================================================================================
    DATA
    Three steps, each with its own section: a file is cut into rows (nothing but positions in memory), every row becomes ids and labels (in parallel, results in row order), and the examples
@@ -242,8 +183,6 @@ enum { DATA_IGNORE = -100 };                                /* Hugging Face's la
 
 /* ---- growable memory -------------------------------------------------------------------------------------------------------------------------- */
 
-typedef struct DataText { char *p; size_t n, cap; } DataText;                          /* bytes [n] */
-
 /* Room for `need` elements of `size` bytes in *p: doubles, never shrinks. */
 static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
     if (need <= *cap) return true;
@@ -252,15 +191,6 @@ static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
     void *q = more > SIZE_MAX / size ? NULL : realloc(*p, more * size);
     if (!q) return false;
     *p = q; *cap = more;
-    return true;
-}
-static bool data_add(DataText *t, const char *s, size_t n) {
-    void *p = t->p;
-    if (!data_room(&p, &t->cap, t->n + n + 1, 1)) return false;
-    t->p = (char *)p;
-    if (n) memcpy(t->p + t->n, s, n);
-    t->n += n;
-    t->p[t->n] = 0;
     return true;
 }
 static bool data_memory(Error *err, const char *path) { return fail(err, "out of memory; %s; use a smaller data file or --max-length", path); }
@@ -553,22 +483,22 @@ static void data_columns_join(DataColumns *c, const DataColumns *other) {
     c->more |= other->more;
 }
 char *data_columns_text(const DataColumns *c) {
-    DataText t = {NULL, 0, 0};
+    Text t = TEXT_EMPTY;
     char rows[48];
     for (int i = 0; i < c->count; i++) {
         snprintf(rows, sizeof rows, " (%lld row%s)", (long long)c->list[i].rows, c->list[i].rows == 1 ? "" : "s");
-        if (i) data_add(&t, ", ", 2);
-        data_add(&t, c->list[i].name, strlen(c->list[i].name));
-        data_add(&t, rows, strlen(rows));
+        if (i) text_append(&t, ", ", 2);
+        text_append(&t, c->list[i].name, strlen(c->list[i].name));
+        text_append(&t, rows, strlen(rows));
     }
-    if (c->more) data_add(&t, " and others", 11);
-    return t.p;
+    if (c->more) text_append(&t, " and others", 11);
+    return t.at;
 }
 
 /* Solved examples that stand in front of every row: after a chat's system message as turns of their own; before plain
    text with an empty line after each. Built once, read by all threads. */
 typedef struct Shots {
-    DataText text;                          /* those that are plain text: prompt, completion, "\n\n" */
+    Text text;                          /* those that are plain text: prompt, completion, "\n\n" */
     ChatMessage *messages;                  /* [count, cap]: all of them as chats; contents malloc'ed, but no system
                                                message */
     size_t count, cap, answers;             /* answers: messages that are the assistant's */
@@ -584,7 +514,7 @@ typedef struct DataWork {
     const Tokenizer *t;
     const DataOptions *o;
     ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
-    DataText prompt, text;
+    Text prompt, text;
     ChatMessage *messages;                  /* [count, messages_cap] */
     size_t messages_cap;
     TokenIds tok, before;
@@ -785,23 +715,23 @@ static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t p
     const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
     size_t n = eos ? strlen(eos) : 0;
     if (!shots_before_text(w)) return false;
-    TextSpan span = {w->text.n + (all && w->shots ? 0 : prompt_bytes), 0};
-    if (!data_add(&w->text, prompt, prompt_bytes) || !data_add(&w->text, completion, completion_bytes)) return data_row_memory(w);
-    if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !data_add(&w->text, eos, n)) return data_row_memory(w);
-    span.end = w->text.n;
+    TextSpan span = {w->text.length + (all && w->shots ? 0 : prompt_bytes), 0};
+    if (!text_append(&w->text, prompt, prompt_bytes) || !text_append(&w->text, completion, completion_bytes)) return data_row_memory(w);
+    if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !text_append(&w->text, eos, n)) return data_row_memory(w);
+    span.end = w->text.length;
     bool reply = span.end > span.begin && !(all && !prompt_bytes && !w->shots);       /* plain text has none */
-    return data_tokenise(w, e, w->text.p, w->text.n, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
+    return data_tokenise(w, e, w->text.at, w->text.length, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
 }
 
 /* prompt into w->prompt, dressed by --prompt-template where there is one. */
 static bool data_prompt(DataWork *w, const char *prompt, size_t bytes) {
     static const char mark[] = "{prompt}";
     const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
-    w->prompt.n = 0;
+    w->prompt.length = 0;
     w->uses.dressed += w->o->prompt_template != NULL;
     for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1)
-        if (!data_add(&w->prompt, s, (size_t)(at - s)) || !data_add(&w->prompt, prompt, bytes)) return data_row_memory(w);
-    return data_add(&w->prompt, s, strlen(s)) || data_row_memory(w);
+        if (!text_append(&w->prompt, s, (size_t)(at - s)) || !text_append(&w->prompt, prompt, bytes)) return data_row_memory(w);
+    return text_append(&w->prompt, s, strlen(s)) || data_row_memory(w);
 }
 
 /* Appends one message. */
@@ -817,8 +747,8 @@ static bool data_message(DataWork *w, size_t *count, const char *role, const Jso
 }
 
 /* The text of a message: a string, or a list of parts that are text, joined. */
-static bool data_content(DataWork *w, const Json *content, DataText *out, size_t index, const char *name) {
-    if (content->type == JSON_STRING) return data_add(out, content->str, content->count) || data_row_memory(w);
+static bool data_content(DataWork *w, const Json *content, Text *out, size_t index, const char *name) {
+    if (content->type == JSON_STRING) return text_append(out, content->str, content->count) || data_row_memory(w);
     for (const Json *part = content->child; part; part = part->next) {
         const Json *type = data_get(part, "type"), *text = part->type == JSON_STRING ? part : data_get(part, "text");
         bool foreign = type && (type->type != JSON_STRING || !data_is(type, "text"));
@@ -826,14 +756,14 @@ static bool data_content(DataWork *w, const Json *content, DataText *out, size_t
             return data_row_fail(w, "only text is learned: leave such rows out",
                                  "message %zu of \"%s\" has a part of the type \"%.40s\"",
                                  index, name, type && type->type == JSON_STRING ? type->str : "unknown");
-        if (!data_add(out, text->str, text->count)) return data_row_memory(w);
+        if (!text_append(out, text->str, text->count)) return data_row_memory(w);
     }
     return true;
 }
 
 /* Tool calls behind the content, in the words of the templates that have any: Qwen's. calls: {name, arguments}, or with
    these in "function", or a list of such. */
-static bool data_calls(DataWork *w, const Json *calls, DataText *out, size_t index, const char *name) {
+static bool data_calls(DataWork *w, const Json *calls, Text *out, size_t index, const char *name) {
     bool qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 || w->chat == CHAT_QWEN3_INSTRUCT ||
                 w->chat == CHAT_QWEN3_THINKING;
     if (!qwen)
@@ -847,17 +777,13 @@ static bool data_calls(DataWork *w, const Json *calls, DataText *out, size_t ind
             return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
                                  "a tool call without name and arguments in message "
                                  "%zu of \"%s\"", index, name);
-        TokBuf text = {NULL, 0, 0, false};
-        tok_buf_str(&text, out->n ? "\n<tool_call>\n{\"name\": \"" : "<tool_call>\n{\"name\": \"");
-        tok_buf_add(&text, called->str, called->count);
-        tok_buf_str(&text, "\", \"arguments\": ");
-        if (arguments->type == JSON_STRING && w->chat != CHAT_QWEN2_5) tok_buf_add(&text, arguments->str,
-                arguments->count);
-        else chat_json(&text, arguments, 0, 0);
-        tok_buf_str(&text, "}\n</tool_call>");
-        bool ok = !text.failed && data_add(out, text.p, text.n);
-        free(text.p);
-        if (!ok) return data_row_memory(w);
+        text_string(out, out->length ? "\n<tool_call>\n{\"name\": \"" : "<tool_call>\n{\"name\": \"");
+        text_append(out, called->str, called->count);
+        text_string(out, "\", \"arguments\": ");
+        bool written = arguments->type == JSON_STRING && w->chat != CHAT_QWEN2_5;
+        if (written) text_append(out, arguments->str, arguments->count);
+        else chat_json(out, arguments, 0, 0);
+        if (!text_string(out, "}\n</tool_call>")) return data_row_memory(w);
     }
     return true;
 }
@@ -909,16 +835,16 @@ static bool data_messages(DataWork *w, size_t *count, const Json *list, const ch
         }
         if (calls && !assistant) return data_row_fail(w, "only an assistant calls",
                                                       "message %zu of \"%s\" has tool calls", index, name);
-        DataText text = {NULL, 0, 0};
+        Text text = TEXT_EMPTY;
         Json whole;
         if (calls || content->type == JSON_ARRAY) {
             bool ok = (!content || data_content(w, content, &text, index, name)) &&
                 (!calls || data_calls(w, calls, &text, index, name));
-            if (text.p) arrput(w->made, text.p);
+            if (text.at) arrput(w->made, text.at);
             if (!ok) return false;
             if (calls) data_whole(calls);
             memset(&whole, 0, sizeof whole);
-            whole.str = text.p ? text.p : ""; whole.count = (uint32_t)text.n;
+            whole.str = text.at ? text.at : ""; whole.count = (uint32_t)text.length;
             content = &whole;
         }
         if (!data_message(w, count, known, content, reasoning)) return false;
@@ -1064,7 +990,7 @@ static bool data_shape_pair(DataWork *w, DataExample *e, const Json *prompt, con
         return data_chat(w, e, count, w->o->loss_on == LOSS_ON_ASSISTANT ? 0 : answers, false, all);
     }
     if (!data_need(w, prompt, "prompt", JSON_STRING) || !data_need(w, completion, "completion", JSON_STRING)) return false;
-    return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.p, w->prompt.n, completion->str, completion->count, all);
+    return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.at, w->prompt.length, completion->str, completion->count, all);
 }
 
 /* Alpaca's "history": [[question, answer], ...], the turns before the instruction. */
@@ -1094,12 +1020,12 @@ static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *inst
     if (w->o->prompt_template && count)
         return data_row_fail(w, "remove it or use --chat-template", "\"%s\" has no place in --prompt-template",
                              strcmp(w->messages[0].role, "system") ? "history" : "system");
-    w->text.n = 0;
-    if (!data_add(&w->text, instruction->str, instruction->count) || (input && input->count && (!data_add(&w->text, "\n", 1) || !data_add(&w->text, input->str, input->count)))) return data_row_memory(w);
-    if (w->o->prompt_template) return data_prompt(w, w->text.p, w->text.n) && data_plain(w, e, w->prompt.p, w->prompt.n, output->str, output->count, all);
+    w->text.length = 0;
+    if (!text_append(&w->text, instruction->str, instruction->count) || (input && input->count && (!text_append(&w->text, "\n", 1) || !text_append(&w->text, input->str, input->count)))) return data_row_memory(w);
+    if (w->o->prompt_template) return data_prompt(w, w->text.at, w->text.length) && data_plain(w, e, w->prompt.at, w->prompt.length, output->str, output->count, all);
     Json user;
     memset(&user, 0, sizeof user);
-    user.str = w->text.p; user.count = (uint32_t)w->text.n;
+    user.str = w->text.at; user.count = (uint32_t)w->text.length;
     return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) &&
            data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, all);
 }
@@ -1250,7 +1176,7 @@ static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample 
     return ok;
 }
 static void data_work_free(DataWork *w) {
-    free(w->prompt.p); free(w->text.p); free(w->messages);
+    text_free(&w->prompt); text_free(&w->text); free(w->messages);
     arrfree(w->made); arrfree(w->nested); arrfree(w->nested_name);
     token_ids_free(&w->tok); token_ids_free(&w->before);
 }
@@ -1607,7 +1533,7 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     key = hash_bytes(key, &options->truncate_prompt, sizeof options->truncate_prompt);
     const char *texts[] = {options->prompt_template, options->template_date};
     for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
-    if (shots.text.n) key = hash_bytes(key, shots.text.p, shots.text.n);
+    if (shots.text.length) key = hash_bytes(key, shots.text.at, shots.text.length);
     for (size_t i = 0; i < shots.count; i++) {
         key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);
         key = hash_bytes(key, shots.messages[i].content, shots.messages[i].content_bytes + 1);
@@ -1825,14 +1751,13 @@ static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) 
     return true;
 }
 static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
-    text_print(t, "%s{\"role\": \"%s\", \"content\": ", arrlen(t->at) ? ", " : "[", role);
+    text_print(t, "%s{\"role\": \"%s\", \"content\": ", t->length ? ", " : "[", role);
     text_json_bytes(t, content, bytes);
     text_print(t, "}");
 }
 static void dialogue_end(Text *t, Prompt *p) {
-    text_print(t, arrlen(t->at) ? "]" : "[]");
-    p->dialogue = text_copy(t->at);
-    text_free(t);
+    text_print(t, t->length ? "]" : "[]");
+    p->dialogue = t->at;
 }
 
 /* ---- solved examples --------------------------------------------------------------------------------------------- */
@@ -1852,8 +1777,8 @@ static bool shot_message(DataWork *w, ChatMessage m) {
 static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
                        size_t completion_bytes) {
     Shots *s = w->as_shot;
-    if (!data_add(&s->text, prompt, prompt_bytes) || !data_add(&s->text, completion, completion_bytes) ||
-        !data_add(&s->text, "\n\n", 2))
+    if (!text_append(&s->text, prompt, prompt_bytes) || !text_append(&s->text, completion, completion_bytes) ||
+        !text_append(&s->text, "\n\n", 2))
         return data_row_memory(w);
     ChatMessage user, assistant;
     memset(&user, 0, sizeof user);
@@ -1873,12 +1798,12 @@ static bool shot_chat(DataWork *w, size_t count) {
 
 /* Begins w->text with the shots. */
 static bool shots_before_text(DataWork *w) {
-    w->text.n = 0;
+    w->text.length = 0;
     if (!w->shots) return true;
     if (w->shots->chats)
         return data_row_fail(w, "give shots of the same shape as the data",
                              "the row is plain text, and the solved examples are chats");
-    return data_add(&w->text, w->shots->text.p, w->shots->text.n) || data_row_memory(w);
+    return text_append(&w->text, w->shots->text.at, w->shots->text.length) || data_row_memory(w);
 }
 /* Puts the shots into w->messages[*count], behind its system message. */
 static bool shots_before_chat(DataWork *w, size_t *count) {
@@ -1921,7 +1846,7 @@ static void shots_free(Shots *s) {
         free((char *)s->messages[i].reasoning);
     }
     free(s->messages);
-    free(s->text.p);
+    text_free(&s->text);
     memset(s, 0, sizeof *s);
 }
 
@@ -1929,20 +1854,20 @@ static void shots_free(Shots *s) {
 
 static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
                          size_t completion_bytes) {
-    Text dialogue = {NULL};
+    Text dialogue = TEXT_EMPTY;
     dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
     dialogue_end(&dialogue, w->as_prompt);
     if (completion_bytes) w->as_prompt->reference = text_copy_bytes(completion, completion_bytes);
     w->as_prompt->reference_bytes = completion_bytes;
     if (!shots_before_text(w)) return false;
-    if (!data_add(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
-    return prompt_take(w, w->text.p, w->text.n, TOK_ADD_SPECIAL);
+    if (!text_append(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
+    return prompt_take(w, w->text.at, w->text.length, TOK_ADD_SPECIAL);
 }
 
 /* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
 static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
     Prompt *p = w->as_prompt;
-    Text dialogue = {NULL};
+    Text dialogue = TEXT_EMPTY;
     ChatText chat;
     memset(&chat, 0, sizeof chat);
     if (count && !strcmp(w->messages[count - 1].role, "assistant")) {

@@ -10,9 +10,9 @@
 /* Writes `page` with its data to path. In a script of HTML only "<" could end the JSON early, so it is written as \u003c; bytes that are not UTF-8 become U+FFFD. */
 static bool page_write(const char *path, const char *page, const Text *data, Error *err) {
     const char *mark = strstr(page, "{{DATA}}");
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_print(&t, "%.*s", (int)(mark - page), page);
-    size_t begin = 0, i = 0, end = (size_t)arrlen(data->at);                  /* [begin, i): as it is */
+    size_t begin = 0, i = 0, end = data->length;                  /* [begin, i): as it is */
     while (i < end) {
         uint32_t cp;
         int bytes = utf8_get(data->at + i, end - i, &cp);
@@ -23,7 +23,7 @@ static bool page_write(const char *path, const char *page, const Text *data, Err
     }
     text_bytes(&t, data->at ? data->at + begin : "", end - begin);
     text_print(&t, "%s", mark + strlen("{{DATA}}"));
-    bool ok = write_file(path, t.at, (size_t)arrlen(t.at), err);
+    bool ok = write_file(path, t.at, t.length, err);
     text_free(&t);
     return ok;
 }
@@ -91,22 +91,22 @@ static void report_begin(Report *r, const TrainOptions *o, const Dataset *train,
     text_print(t, "], \"options\": %s", options);
 }
 static void report_log(Report *r, const LogRecord *record) {
-    if (arrlen(r->history.at)) text_print(&r->history, ",\n");
+    if (r->history.length) text_print(&r->history, ",\n");
     log_record_json(&r->history, record);
     if (!record->eval) r->last = *record;
 }
 static void report_warn(Report *r, const char *text) {
-    if (arrlen(r->warnings.at)) text_print(&r->warnings, ", ");
+    if (r->warnings.length) text_print(&r->warnings, ", ");
     text_json_string(&r->warnings, text);
 }
 
 static void report_sample(Report *r, int64_t step, const char *dialogue, const char *base, const char *adapter) {
     JsonDoc doc;
-    Text prompt = {NULL};
+    Text prompt = TEXT_EMPTY;
     if (!json_parse(&doc, dialogue, strlen(dialogue), "dialogue", 1, NULL)) return;
-    for (const Json *m = doc.root->child; m; m = m->next) text_print(&prompt, "%s%s: %s", arrlen(prompt.at) ? "\n" : "", json_get(m, "role")->str, json_get(m, "content")->str);
+    for (const Json *m = doc.root->child; m; m = m->next) text_print(&prompt, "%s%s: %s", prompt.length ? "\n" : "", json_get(m, "role")->str, json_get(m, "content")->str);
     json_free(&doc);
-    text_print(&r->samples, "%s{\"step\": %lld", arrlen(r->samples.at) ? ", " : "", (long long)step);
+    text_print(&r->samples, "%s{\"step\": %lld", r->samples.length ? ", " : "", (long long)step);
     text_member(&r->samples, "prompt", prompt.at ? prompt.at : "");
     text_member(&r->samples, "base", base);
     text_member(&r->samples, "adapter", adapter);
@@ -124,7 +124,7 @@ static bool report_write(Report *r, const char *status, const char *message, con
     r->written = now;
     time_text(updated, sizeof updated);
     const LogRecord *l = &r->last;
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_print(&t, "{\"status\": \"%s\"", status);
     text_member(&t, "updated", updated);
     if (message) text_member(&t, "message", message);
@@ -135,8 +135,8 @@ static bool report_write(Report *r, const char *status, const char *message, con
         text_print(&t, ", \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f", l->eta,
                  l->tokens_per_second, l->ceiling_share);
     text_print(&t, "}");
-    text_print(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)arrlen(r->history.at), r->history.at ? r->history.at : "", (int)arrlen(r->samples.at), r->samples.at ? r->samples.at : "", (int)arrlen(r->warnings.at),
-             r->warnings.at ? r->warnings.at : "", more, (int)arrlen(r->fixed.at), r->fixed.at);
+    text_print(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)r->history.length, r->history.at ? r->history.at : "", (int)r->samples.length, r->samples.at ? r->samples.at : "", (int)r->warnings.length,
+             r->warnings.at ? r->warnings.at : "", more, (int)r->fixed.length, r->fixed.at);
     bool ok = page_write(r->path, report_page, &t, err);
     r->cost = seconds_now() - now;
     text_free(&t);

@@ -43,7 +43,7 @@ int main(int argc, char **argv) {
         }
     }
     bool half = !strcmp(argv[3], "BF16");
-    Text header = {NULL};
+    Text header = TEXT_EMPTY;
     size_t offset = 0;
     text_print(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
     for (ptrdiff_t i = 0; i < arrlen(entries); i++) {
@@ -54,11 +54,11 @@ int main(int argc, char **argv) {
         offset += size;
     }
     text_print(&header, "}");
-    while (arrlen(header.at) % 8) text_print(&header, " ");
+    while (header.length % 8) text_print(&header, " ");
     SafeFile f;
     path_in(path, sizeof path, argv[2], "model.safetensors");
     if (!safe_open(&f, path, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
-    uint64_t length = (uint64_t)arrlen(header.at);
+    uint64_t length = (uint64_t)header.length;
     safe_write(&f, &length, 8);             /* little-endian machines, like every CUDA host */
     safe_write(&f, header.at, (size_t)length);
     uint32_t state = 1;

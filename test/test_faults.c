@@ -211,12 +211,12 @@ static void forge(Model *m, const char *folder, const char *what, const char *wi
     path_in(path, sizeof path, folder, "checkpoint.json");
     char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
     if (!at) { printf("FAIL  no %s in %s\n", what, path); exit(1); }
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     text_print(&t, "%.*s%s%s", (int)(at - text) - CHECKSUM_LINE_BYTES, text + CHECKSUM_LINE_BYTES, with, at + strlen(what));
-    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(sum, t.at, (size_t)arrlen(t.at)));
-    Text file = {NULL};
+    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(sum, t.at, t.length));
+    Text file = TEXT_EMPTY;
     text_print(&file, "%s%s", line, t.at);
-    must(write_file(path, file.at, (size_t)arrlen(file.at), &err), &err);
+    must(write_file(path, file.at, file.length, &err), &err);
     text_free(&t);
     text_free(&file);
     free(text);

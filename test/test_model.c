@@ -660,7 +660,7 @@ static void write_variant(const char *path, const char *from, const char *to, co
     TensorSet set;
     Tensor *list = NULL;
     size_t offset = 0;
-    Text t = {NULL};
+    Text t = TEXT_EMPTY;
     memset(&set, 0, sizeof set);
     must(tensors_add_file(&set, "test/golden/qwen3/model.safetensors", &err), &err);
     text_print(&t, "{\"a\": {\"dtype\": \"BF16\", \"shape\": [0, 4], \"data_offsets\": [0, 0]}");
@@ -676,8 +676,8 @@ static void write_variant(const char *path, const char *from, const char *to, co
         offset += x->bytes;
     }
     text_print(&t, "}");
-    while (arrlen(t.at) % 8 != 1) text_print(&t, " ");
-    uint64_t length = (uint64_t)arrlen(t.at);
+    while (t.length % 8 != 1) text_print(&t, " ");
+    uint64_t length = (uint64_t)t.length;
     snprintf(file, sizeof file, "%s/model.safetensors", path);
     FILE *f = fopen(file, "wb");
     if (!f) abort();

@@ -123,10 +123,10 @@ static void test_utf8(void) {
         {"\xED\x9F", 1}, {"\xED\xA0", 2}, {"\xF0\x90\x80", 1}, {"\xF0\x8F", 2}, {"\xF4\x8F", 1}, {"\xF4\x90", 2},
         {"\xEF\xBF", 1}, {"\xF5\x80", 2}, {"\xC1\x80", 2}};
     for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
-        TokBuf b = {NULL, 0, 0, false};
+        Text b = TEXT_EMPTY;
         tok_lossy(&b, cut[i].bytes, strlen(cut[i].bytes));
-        check(b.n == 3 * (size_t)cut[i].replaced, "UTF-8: pieces of a character: U+FFFD as in Rust", cut[i].bytes);
-        free(b.p);
+        check(b.length == 3 * (size_t)cut[i].replaced, "UTF-8: pieces of a character: U+FFFD as in Rust", cut[i].bytes);
+        text_free(&b);
     }
 }
 
@@ -433,11 +433,13 @@ static void test_chat(Tokenizer *t) {
     JsonDoc doc;
     const char *tool = "[{\"a\":\"\xE2\x80\x94<'\\u0001\\\"\",\"b\":[1,2.50,1e22,-0,1e-7,true,null],\"c\":{},\"d\":[]}]";
     check(json_parse(&doc, tool, strlen(tool), "t", 1, &err), "chat: tool parses", err.text);
-    TokBuf b = {NULL, 0, 0, false};
-    chat_json(&b, doc.root->child, 0, 0); tok_buf_str(&b, "\n"); chat_json(&b, doc.root->child, 2, 0); tok_buf_add(&b, "", 1);
-    check(strcmp(b.p, "{\"a\": \"\xE2\x80\x94<'\\u0001\\\"\", \"b\": [1, 2.5, 1e+22, 0, 1e-07, true, null], \"c\": {}, \"d\": []}\n"
-          "{\n  \"a\": \"\xE2\x80\x94<'\\u0001\\\"\",\n  \"b\": [\n    1,\n    2.5,\n    1e+22,\n    0,\n    1e-07,\n    true,\n    null\n  ],\n  \"c\": {},\n  \"d\": []\n}") == 0, "chat: tojson", b.p);
-    free(b.p);
+    Text b = TEXT_EMPTY;
+    chat_json(&b, doc.root->child, 0, 0);
+    text_string(&b, "\n");
+    chat_json(&b, doc.root->child, 2, 0);
+    check(strcmp(b.at, "{\"a\": \"\xE2\x80\x94<'\\u0001\\\"\", \"b\": [1, 2.5, 1e+22, 0, 1e-07, true, null], \"c\": {}, \"d\": []}\n"
+          "{\n  \"a\": \"\xE2\x80\x94<'\\u0001\\\"\",\n  \"b\": [\n    1,\n    2.5,\n    1e+22,\n    0,\n    1e-07,\n    true,\n    null\n  ],\n  \"c\": {},\n  \"d\": []\n}") == 0, "chat: tojson", b.at);
+    text_free(&b);
     json_free(&doc);
 }
 
