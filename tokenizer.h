@@ -83,6 +83,8 @@ void text_print(Text *t, const char *format, ...);
    json_read gives it back. */
 void text_json_bytes(Text *t, const char *s, size_t n);
 void text_json_string(Text *t, const char *s);
+/* The same as Python's json.dumps(ensure_ascii=False) has it, \n and its like; reports as text_append does. */
+void text_json_dumps(Text *t, const char *s, size_t n);
 void text_cut(Text *t, size_t length);                        /* what is behind it goes */
 void text_free(Text *t);
 /* Writes folder/name, whole (write_file), and frees the text. */
@@ -510,25 +512,30 @@ void *must_alloc(size_t bytes) {
 }
 char *text_copy(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
 
-void text_json_bytes(Text *t, const char *s, size_t left) {
-    size_t plain = 0;
-    text_bytes(t, "\"", 1);
-    while (plain < left) {
-        uint8_t c = (uint8_t)s[plain];
+/* A character of `marks` becomes a backslash and the letter below it in `letters`. */
+static void json_quote(Text *t, const char *s, size_t n, const char *marks, const char *letters) {
+    char escape[8];
+    text_append(t, "\"", 1);
+    for (size_t plain = 0, i = 0; i <= n;) {                                  /* [plain, i): as it is */
+        uint8_t c = i < n ? (uint8_t)s[i] : 0;
         uint32_t cp;
-        int n = utf8_get(s + plain, left - plain, &cp);
-        if (n > 0 && c >= 32 && c != '"' && c != '\\') { plain += (size_t)n; continue; }
-        text_bytes(t, s, plain);
-        if (n <= 0) text_print(t, "\\udc%02x", (unsigned)c);
-        else if (c < 32) text_print(t, "\\u%04x", (unsigned)c);
-        else text_print(t, "\\%c", c);
-        s += plain + 1;
-        left -= plain + 1;
-        plain = 0;
+        int bytes = i < n ? utf8_get(s + i, n - i, &cp) : 0;
+        const char *mark = c ? strchr(marks, c) : NULL;
+        if (bytes > 0 && c >= 32 && !mark) { i += (size_t)bytes; continue; }
+        text_append(t, s + plain, i - plain);
+        if (i == n) break;
+        if (mark) snprintf(escape, sizeof escape, "\\%c", letters[mark - marks]);
+        else snprintf(escape, sizeof escape, bytes > 0 ? "\\u%04x" : "\\udc%02x", (unsigned)c);
+        text_string(t, escape);
+        plain = ++i;
     }
-    text_bytes(t, s, plain);
-    text_bytes(t, "\"", 1);
+    text_append(t, "\"", 1);
 }
+void text_json_bytes(Text *t, const char *s, size_t n) {
+    json_quote(t, s, n, "\"\\", "\"\\");
+    text_must(t);
+}
+void text_json_dumps(Text *t, const char *s, size_t n) { json_quote(t, s, n, "\"\\\n\r\t\b\f", "\"\\nrtbf"); }
 void text_json_string(Text *t, const char *s) { text_json_bytes(t, s, strlen(s)); }
 
 /* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
@@ -3020,23 +3027,11 @@ static void chat_float(Text *b, double x) {
     text_append(b, s, (size_t)n);
 }
 
-static void chat_json_string(Text *b, const char *s, size_t n) {
-    text_string(b, "\"");
-    for (size_t i = 0; i < n; i++) {
-        static const char plain[] = "\"\\\n\r\t\b\f", escaped[] = "\"\\nrtbf";
-        char e[8], *hit = s[i] ? (char *)strchr(plain, s[i]) : NULL;
-        if (hit) { e[0] = '\\'; e[1] = escaped[hit - plain]; text_append(b, e, 2); }
-        else if ((uint8_t)s[i] < 0x20) text_append(b, e, (size_t)snprintf(e, sizeof e, "\\u%04x", s[i]));
-        else text_append(b, s + i, 1);
-    }
-    text_string(b, "\"");
-}
-
 /* transformers' tojson filter: json.dumps(x, ensure_ascii=False, indent=indent). indent 0: one line. */
 static void chat_json(Text *b, const Json *j, int indent, int depth) {
     static const char *const words[] = {"null", "false", "true"};
     if (j->type <= JSON_TRUE) { text_string(b, words[j->type]); return; }
-    if (j->type == JSON_STRING) { chat_json_string(b, j->str, j->count); return; }
+    if (j->type == JSON_STRING) { text_json_dumps(b, j->str, j->count); return; }
     if (j->type == JSON_NUMBER) {
         if (strpbrk(j->str, ".eE")) chat_float(b, j->number); else text_string(b, strcmp(j->str, "-0") == 0 ? "0" : j->str);
         return;
@@ -3046,7 +3041,7 @@ static void chat_json(Text *b, const Json *j, int indent, int depth) {
     for (const Json *c = j->child; c; c = c->next) {
         if (c != j->child) text_string(b, indent ? "," : ", ");
         if (indent) { text_string(b, "\n"); for (int i = 0; i < indent * (depth + 1); i++) text_string(b, " "); }
-        if (object) { chat_json_string(b, c->key, c->key_count); text_string(b, ": "); }
+        if (object) { text_json_dumps(b, c->key, c->key_count); text_string(b, ": "); }
         chat_json(b, c, indent, depth + 1);
     }
     if (indent && j->child) { text_string(b, "\n"); for (int i = 0; i < indent * depth; i++) text_string(b, " "); }
@@ -3361,7 +3356,7 @@ static bool chat_llama3_turn(ChatRender *r, ChatTemplate kind, size_t i) {
     chat_header(r, tool ? "ipython" : m->role);
     if (assistant) { chat_reply(r, kind, m); return true; }
     /* "message.content is iterable" holds for a string too, so a tool's answer comes out as a JSON string */
-    if (tool) chat_json_string(&r->b, chat_content(m).s, m->content_bytes); else chat_view(r, chat_strip(r->t, chat_content(m)));
+    if (tool) text_json_dumps(&r->b, chat_content(m).s, m->content_bytes); else chat_view(r, chat_strip(r->t, chat_content(m)));
     chat_put(r, "<|eot_id|>");
     return true;
 }

@@ -48,19 +48,17 @@ typedef struct Str { const char *s; size_t n; } Str;         /* may hold NUL byt
 static char **texts;                                         /* stb_ds; owns every text that is not in the input */
 
 static Str str(const char *s) { return (Str){s, strlen(s)}; }
-static void put(char **out /* stb_ds */, Str t) { if (t.n) memcpy(arraddnptr(*out, t.n), t.s, t.n); }
-static Str take(char **out) {               /* what was put there so far, now a text of its own */
-    Str t = {NULL, arrlenu(*out)};
-    char *p = must_realloc(NULL, t.n + 1);
-    if (t.n) memcpy(p, *out, t.n);
-    p[t.n] = 0;
-    arrput(texts, p);
-    arrfree(*out);
-    t.s = p;
+static void put(Text *out, Str t) { text_bytes(out, t.s, t.n); }
+static void put_char(Text *out, char c) { text_bytes(out, &c, 1); }
+static Str take(Text *out) {                /* what was put there so far, now a text of its own */
+    put(out, str(""));
+    Str t = {must_realloc(out->at, out->length + 1), out->length};
+    arrput(texts, (char *)t.s);
+    *out = (Text)TEXT_EMPTY;
     return t;
 }
 static Str join(Str a, const char *between, Str b) {
-    char *out = NULL;
+    Text out = TEXT_EMPTY;
     put(&out, a); put(&out, str(between)); put(&out, b);
     return take(&out);
 }
@@ -72,24 +70,14 @@ static Str trim(Str t) {
     return t;
 }
 
-static void put_json(char **out, Str t) {
-    static const char plain[] = "\"\\\b\f\n\r\t", escaped[] = "\"\\bfnrt";
-    arrput(*out, '"');
-    for (size_t i = 0; i < t.n; i++) {
-        const char *found = t.s[i] ? strchr(plain, t.s[i]) : NULL;
-        char code[8];
-        if (found) { arrput(*out, '\\'); arrput(*out, escaped[found - plain]); }
-        else if ((unsigned char)t.s[i] < 0x20) { snprintf(code, sizeof code, "\\u%04x", t.s[i]); put(out, str(code)); }
-        else arrput(*out, t.s[i]);
-    }
-    arrput(*out, '"');
-}
+static void put_json(Text *out, Str t) { text_json_dumps(out, t.s, t.n); }
 
 /* What two prompts share that count as the same: small letters (Latin, Greek, Cyrillic), one space for white space, and no "User:" and "Assistant:" at the start
    of a line, so that both shapes of a conversation agree. "User:  Hello\tTHERE \n" -> "hello there". */
 static Str normalised(Str t) {
     static const char *const labels[] = {"User:", "Assistant:"};
-    char *out = NULL, four[4];
+    Text out = TEXT_EMPTY;
+    char four[4];
     bool line = true, gap = false;
     for (size_t i = 0; i < t.n;) {
         uint32_t c;
@@ -103,7 +91,7 @@ static Str normalised(Str t) {
         if (!c || c == ' ' || (c >= '\t' && c <= '\r') || c == 0xA0 || c == 0x3000 || (c >= 0x2000 && c <= 0x200A)) { gap = true; continue; }
         if ((c >= 'A' && c <= 'Z') || (c >= 0xC0 && c <= 0xDE && c != 0xD7) || (c >= 0x391 && c <= 0x3A9) || (c >= 0x410 && c <= 0x42F)) c += 32;
         else if (c >= 0x400 && c <= 0x40F) c += 80;
-        if (gap && arrlen(out)) arrput(out, ' ');
+        if (gap && out.length) put_char(&out, ' ');
         gap = false;
         put(&out, (Str){four, (size_t)utf8_put(four, c)});
     }
@@ -168,7 +156,7 @@ static bool is_text(void) { return *o.shape == 't'; }
 /* Turns as one text: a prompt up to where the answer starts, on a line of its own or, in dialogues, after "Assistant:";
    or
    the answer. */
-static void put_plain(char **text, const Turn *t, size_t n, bool labels, bool answer) {
+static void put_plain(Text *text, const Turn *t, size_t n, bool labels, bool answer) {
     for (size_t i = 0; i < n; i++) {
         put(text, str(!labels ? "" : answer ? " " : role_label[t[i].role]));
         put(text, t[i].text);
@@ -178,9 +166,9 @@ static void put_plain(char **text, const Turn *t, size_t n, bool labels, bool an
 }
 
 /* "name": [{"role": ..., "content": ...}, ...], or in plain shape one text. */
-static void put_turns(char **out, const char *name, const Turn *t, size_t n, bool labels) {
+static void put_turns(Text *out, const char *name, const Turn *t, size_t n, bool labels) {
     bool answer = strcmp(name, "prompt");
-    char *text = NULL;
+    Text text = TEXT_EMPTY;
     put_json(out, str(name));
     put(out, str(is_plain() ? ": " : ": ["));
     for (size_t i = 0; i < n && !is_plain(); i++) {
@@ -188,41 +176,41 @@ static void put_turns(char **out, const char *name, const Turn *t, size_t n, boo
         put(out, str(role_name[t[i].role]));
         put(out, str("\", \"content\": "));
         put_json(out, t[i].text);
-        arrput(*out, '}');
+        put_char(out, '}');
     }
-    if (!is_plain()) { arrput(*out, ']'); return; }
+    if (!is_plain()) { put_char(out, ']'); return; }
     put_plain(&text, t, n, labels, answer);
-    put_json(out, (Str){text, arrlenu(text)});
-    arrfree(text);
+    put_json(out, (Str){text.at, text.length});
+    text_free(&text);
 }
 /* "text": everything in one, to be learned whole, its group in front: "Instruction: sad\nUser: ...\nAssistant: ...". */
-static void put_text(const Converter *c, char **out, const Turn *t, size_t n, bool labels) {
-    char *text = NULL;
+static void put_text(const Converter *c, Text *out, const Turn *t, size_t n, bool labels) {
+    Text text = TEXT_EMPTY;
     if (c->group.n) { put(&text, str("Instruction: ")); put(&text, c->group); put(&text, str("\n")); }
     put_plain(&text, t, n - 1, labels, false);
     put_plain(&text, t + n - 1, 1, labels, true);
     put(out, str("\"text\": "));
-    put_json(out, (Str){text, arrlenu(text)});
-    arrfree(text);
+    put_json(out, (Str){text.at, text.length});
+    text_free(&text);
 }
 /* , "answers": [...], "group": "...", "label": "..." as far as there are any. */
-static void put_about(const Converter *c, char **out) {
+static void put_about(const Converter *c, Text *out) {
     for (ptrdiff_t i = 0; i < arrlen(c->answers) && arrlen(c->answers) > 1; i++) {
         put(out, str(i ? ", " : ", \"answers\": ["));
         put_json(out, c->answers[i]);
     }
-    if (arrlen(c->answers) > 1) arrput(*out, ']');
+    if (arrlen(c->answers) > 1) put_char(out, ']');
     if (c->group.n) { put(out, str(", \"group\": ")); put_json(out, c->group); }
     if (c->label.n) { put(out, str(", \"label\": ")); put_json(out, c->label); }
 }
 
 static Str prompt_key(const Turn *t, size_t n) {
-    char *out = NULL;
-    for (size_t i = 0; i < n; i++) { put(&out, t[i].text); arrput(out, '\n'); }
+    Text out = TEXT_EMPTY;
+    for (size_t i = 0; i < n; i++) { put(&out, t[i].text); put_char(&out, '\n'); }
     return normalised(take(&out));
 }
 /* Ends the line and keeps it, unless its prompt[n] is a duplicate. */
-static void keep(Converter *c, char **line, const Turn *prompt, size_t n, uint64_t group) {
+static void keep(Converter *c, Text *line, const Turn *prompt, size_t n, uint64_t group) {
     char known = 0;
     if (o.dedup || o.against) {
         Str key = prompt_key(prompt, n);
@@ -230,7 +218,7 @@ static void keep(Converter *c, char **line, const Turn *prompt, size_t n, uint64
         if (!known && o.dedup) shput(c->seen, key.s, 1);
     }
     c->known += known == 2, c->duplicates += known == 1;
-    if (known) { arrfree(*line); return; }
+    if (known) { text_free(line); return; }
     put(line, str("}\n"));
     Str text = take(line);
     arrput(c->examples, ((Example){text, group, hash(o.seed + 1, text), 0}));
@@ -255,9 +243,9 @@ static bool emit_grouped(Converter *c, const Str *group_by) {
     if (!count) return fail(&c->err, "no user turn that is answered");
     uint64_t group = group_by ? hash(o.seed, normalised(*group_by)) : group_of(c->turns, count);
     for (size_t n = o.each_reply ? 1 : count; n <= count; n++) {
-        char *line = NULL;
+        Text line = TEXT_EMPTY;
         if (c->turns[n - 1].role != ASSISTANT) continue;
-        arrput(line, '{');
+        put_char(&line, '{');
         if (is_text()) put_text(c, &line, c->turns, n, labels);
         else if (is_plain()) {
             put_turns(&line, "prompt", c->turns, n - 1, labels);
@@ -310,27 +298,27 @@ static JsonDoc load_json(Converter *c, const char *path) {
 }
 
 /* One CSV record at *at (RFC 4180; a quote inside an unquoted field is an ordinary character) into cells, strings that point into *buffer. On failure *at moves to the next line. */
-static bool csv_record(Converter *c, char **at, char *end, Json **cells, char **buffer) {
+static bool csv_record(Converter *c, char **at, char *end, Json **cells, Text *buffer) {
     char *in = *at, *newline = memchr(in, '\n', (size_t)(end - in));
     bool ok = true, last = false;
-    arrsetlen(*buffer, 0);
+    text_cut(buffer, 0);
     arrsetlen(*cells, 0);
     while (ok && !last) {
-        size_t begin = arrlenu(*buffer);
+        size_t begin = buffer->length;
         if (in < end && *in == '"') {
-            for (in++; in < end && (*in != '"' || (in + 1 < end && in[1] == '"')); in++) { in += *in == '"'; arrput(*buffer, *in); }
+            for (in++; in < end && (*in != '"' || (in + 1 < end && in[1] == '"')); in++) { in += *in == '"'; put_char(buffer, *in); }
             if (in == end) ok = fail(&c->err, "a quoted field is never closed");
             else if (++in < end && *in != ',' && *in != '\n' && *in != '\r') ok = fail(&c->err, "text after a closing quote");
-        } else for (; in < end && *in != ',' && *in != '\n' && *in != '\r'; in++) arrput(*buffer, *in);
-        size_t n = arrlenu(*buffer) - begin;
+        } else for (; in < end && *in != ',' && *in != '\n' && *in != '\r'; in++) put_char(buffer, *in);
+        size_t n = buffer->length - begin;
         arrput(*cells, ((Json){.type = JSON_STRING, .count = (uint32_t)n}));
         if (ok && n > INT32_MAX) ok = fail(&c->err, "a field of more than 2 GB");
-        if (ok && n && utf8_invalid(*buffer + begin, n) < n) ok = fail(&c->err, "invalid UTF-8 in field %td", arrlen(*cells));
-        arrput(*buffer, 0);
+        if (ok && n && utf8_invalid(buffer->at + begin, n) < n) ok = fail(&c->err, "invalid UTF-8 in field %td", arrlen(*cells));
+        put_char(buffer, 0);
         last = in == end || *in != ',';
         if (in < end) in += *in == '\r' && in + 1 < end && in[1] == '\n' ? 2 : 1;
     }
-    const char *s = *buffer;
+    const char *s = buffer->at;
     for (ptrdiff_t i = 0; i < arrlen(*cells); s += (*cells)[i++].count + 1) (*cells)[i].str = s;          /* only now: the buffer has moved while it grew */
     *at = ok ? in : newline ? newline + 1 : end;
     return ok;
@@ -338,7 +326,7 @@ static bool csv_record(Converter *c, char **at, char *end, Json **cells, char **
 /* A .csv file: every record is handed on as an object with the header's names. */
 static void each_record(Converter *c, char *s, char *end, RowFunction *f) {
     Json *header = NULL, *cells = NULL;
-    char *names = NULL, *buffer = NULL;
+    Text names = TEXT_EMPTY, buffer = TEXT_EMPTY;
     if (!csv_record(c, &s, end, &header, &names)) die(1, "%s; %s:1; the first record names the columns", c->err.text, c->path);
     while (s < end) {
         if (space(*s)) { s++; continue; }
@@ -351,7 +339,7 @@ static void each_record(Converter *c, char *s, char *end, RowFunction *f) {
         }
         one_row(c, f, &(Json){.type = JSON_OBJECT, .count = (uint32_t)arrlen(cells), .child = cells});
     }
-    arrfree(header); arrfree(cells); arrfree(names); arrfree(buffer);
+    arrfree(header); arrfree(cells); text_free(&names); text_free(&buffer);
 }
 static void each_line(Converter *c, char *s, char *end, RowFunction *f) {
     for (size_t line = 1; s < end; line++) {
@@ -509,13 +497,13 @@ static bool dpo_sides(Converter *c, const Json *row, Turn *side[2]) {
 }
 static bool dpo_row(Converter *c, const Json *row) {
     Turn *side[2] = {NULL, NULL};
-    char *line = NULL;
+    Text line = TEXT_EMPTY;
     bool ok = dpo_sides(c, row, side);
     if (ok) {
         put_system(&c->turns);
         size_t n = arrlenu(c->turns);
         bool labels = n > 1u + (c->turns[0].role == SYSTEM);          /* a dialogue before the answer */
-        arrput(line, '{');
+        put_char(&line, '{');
         put_turns(&line, "prompt", c->turns, n, labels);
         put(&line, str(", "));
         put_turns(&line, "chosen", side[0], arrlenu(side[0]), labels);
@@ -537,7 +525,7 @@ static bool dpo_row(Converter *c, const Json *row) {
        {"role": "assistant", "content": "IR"}], "label": "IR"} */
 static bool msdialog_labels(Converter *c, const Json *dialog) {
     const Json *list = list_of(c, dialog, "utterances");
-    char *so_far = NULL;
+    Text so_far = TEXT_EMPTY;
     Str first = {NULL, 0};
     size_t rows = 0;
     bool ok = list != NULL;
@@ -549,8 +537,8 @@ static bool msdialog_labels(Converter *c, const Json *dialog) {
         if (!first.n) first = text;
         put(&so_far, actor); put(&so_far, str(": ")); put(&so_far, trim(text)); put(&so_far, str("\n"));
         if (!trim(tags).n) continue;
-        char *copy = NULL;
-        put(&copy, (Str){so_far, arrlenu(so_far)});
+        Text copy = TEXT_EMPTY;
+        put(&copy, (Str){so_far.at, so_far.length});
         put(&copy, str("\nWhat does the last post do?"));
         arrsetlen(c->turns, 0);
         say(&c->turns, USER, take(&copy));
@@ -559,7 +547,7 @@ static bool msdialog_labels(Converter *c, const Json *dialog) {
         ok = emit_grouped(c, &first);
         rows++;
     }
-    arrfree(so_far);
+    text_free(&so_far);
     return ok && (rows || fail(&c->err, "no post has \"tags\""));
 }
 static bool msdialog_row(Converter *c, const Json *dialog) {
@@ -584,7 +572,7 @@ static void msdialog_run(Converter *c) {
 }
 
 /* The sources a DSTC11 label names, a line each: "- HOBSONS HOUSE, review (Couples): The bathroom was spotless. ..." or "- HOBSONS HOUSE, FAQ: Is parking free? Yes." Of a review only the named sentences. */
-static bool dstc11_sources(Converter *c, char **out, const Json *label, const Json *knowledge) {
+static bool dstc11_sources(Converter *c, Text *out, const Json *label, const Json *knowledge) {
     static const char *const names[] = {"domain", "entity_id", "doc_type", "doc_id", "sent_id"};
     struct Source { const char *id[5]; } *sources = NULL;
     const Json *list = list_of(c, label, "knowledge");
@@ -651,7 +639,7 @@ static bool dstc11_dialogue(Converter *c, const Json *log, const Json *label, co
     if (log->type != JSON_ARRAY) return fail(&c->err, "the dialogue is not a list of turns");
     if (!text_of(c, label, "response", &response)) return false;
     if (knowledge) {
-        char *sources = NULL;
+        Text sources = TEXT_EMPTY;
         bool ok = dstc11_sources(c, &sources, label, knowledge);
         text = take(&sources);
         if (!ok) return false;
@@ -725,16 +713,16 @@ static bool divide(Converter *c, size_t *starts, Str text, Str spoken, const uin
 }
 
 static Str with_commas(Str t) {             /* EmpatheticDialogues writes a comma inside a text as _comma_ */
-    char *out = NULL;
-    for (size_t i = 0; i < t.n; i++) if (t.n - i >= 7 && !memcmp(t.s + i, "_comma_", 7)) { arrput(out, ','); i += 6; } else arrput(out, t.s[i]);
+    Text out = TEXT_EMPTY;
+    for (size_t i = 0; i < t.n; i++) if (t.n - i >= 7 && !memcmp(t.s + i, "_comma_", 7)) { put_char(&out, ','); i += 6; } else put_char(&out, t.s[i]);
     return take(&out);
 }
 static Str unquoted(Str t) {                /* and in the layout with joined turns a turn with quotes as a CSV field would: "He said ""go""." */
-    char *out = NULL;
+    Text out = TEXT_EMPTY;
     size_t i = 1, pairs = 0;
     t = trim(t);
     if (t.n < 2 || t.s[0] != '"' || t.s[t.n - 1] != '"') return t;
-    for (; i < t.n - 1 && (t.s[i] != '"' || (i + 1 < t.n - 1 && t.s[i + 1] == '"')); i++) { arrput(out, t.s[i]); if (t.s[i] == '"') { i++; pairs++; } }
+    for (; i < t.n - 1 && (t.s[i] != '"' || (i + 1 < t.n - 1 && t.s[i + 1] == '"')); i++) { put_char(&out, t.s[i]); if (t.s[i] == '"') { i++; pairs++; } }
     Str inside = take(&out);
     return i == t.n - 1 && pairs ? inside : t;
 }
