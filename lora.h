@@ -863,7 +863,6 @@ bool safetensors_write(const char *path, const char *const *names, const float *
 
 /* ---- config.json ------------------------------------------------------------------------------------------------------------------------------ */
 
-static bool json_is_null(const Json *j) { return !j || j->type == JSON_NULL; }
 /* null, false, "", [] and {}: written down, but not used. */
 static bool json_is_unused(const Json *j) {
     return j->type == JSON_NULL || j->type == JSON_FALSE ||
@@ -2327,51 +2326,70 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
 enum { ADAPTER_NAMES, ADAPTER_RANKS, ADAPTER_ALPHAS };
 static void adapter_parts_json(Text *t, const Model *m, int what) {
     const LoraConfig *c = &m->lora;
-    const char *comma = "";
-    if (what != ADAPTER_NAMES) text_print(t, "{");
     for (ptrdiff_t i = 0; i < arrlen(c->parts); i++) {
         LoraPart part = c->parts[i];
+        char name[128];
         if (!part.rank || (what == ADAPTER_RANKS && part.rank == c->r) ||
             (what == ADAPTER_ALPHAS && part.alpha == c->lora_alpha)) continue;
-        text_print(t, "%s\n    \"model.layers.%d.%s\"", comma, (int)i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
-        if (what == ADAPTER_RANKS) text_print(t, ": %d", part.rank);
-        if (what == ADAPTER_ALPHAS) text_print(t, ": %.9g", (double)part.alpha);
-        comma = ",";
+        snprintf(name, sizeof name, "model.layers.%d.%s", (int)i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
+        if (what == ADAPTER_NAMES) json_string(t, NULL, name);
+        if (what == ADAPTER_RANKS) json_print(t, name, "%d", part.rank);
+        if (what == ADAPTER_ALPHAS) json_print(t, name, "%.9g", (double)part.alpha);
     }
-    if (what != ADAPTER_NAMES) text_print(t, "%s}", *comma ? "\n  " : "");
+}
+
+/* adapter_config.json: the keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts
+   them. */
+static void adapter_config_json(Text *t, const Model *m) {
+    static const char *const init[] = {NULL, "pissa", "olora"};
+    const LoraConfig *c = &m->lora;
+    json_object(t, NULL, JSON_LINES);
+    json_object(t, "alpha_pattern", JSON_LINES);
+    adapter_parts_json(t, m, ADAPTER_ALPHAS);
+    json_end(t);
+    json_string(t, "auto_mapping", NULL);
+    json_string(t, "base_model_name_or_path", m->folder);
+    json_string(t, "bias", "none");
+    json_bool(t, "fan_in_fan_out", false);
+    json_bool(t, "inference_mode", true);
+    if (init[c->init]) json_string(t, "init_lora_weights", init[c->init]);
+    else json_bool(t, "init_lora_weights", true);
+    json_string(t, "layer_replication", NULL);
+    json_string(t, "layers_pattern", NULL);
+    if (!c->layers || c->parts) json_string(t, "layers_to_transform", NULL);
+    else {
+        json_list(t, "layers_to_transform", JSON_LINE);
+        for (int l = 0; l < m->config.num_hidden_layers; l++) if (c->layers[l]) json_print(t, NULL, "%d", l);
+        json_end(t);
+    }
+    json_object(t, "loftq_config", JSON_LINE);
+    json_end(t);
+    json_print(t, "lora_alpha", "%.7g", (double)c->lora_alpha);
+    json_print(t, "lora_dropout", "%.7g", (double)c->lora_dropout);
+    json_string(t, "megatron_config", NULL);
+    json_string(t, "megatron_core", "megatron.core");
+    json_string(t, "modules_to_save", NULL);
+    json_string(t, "peft_type", "LORA");
+    json_print(t, "r", "%d", c->r);
+    json_object(t, "rank_pattern", JSON_LINES);
+    adapter_parts_json(t, m, ADAPTER_RANKS);
+    json_end(t);
+    json_string(t, "revision", NULL);
+    json_list(t, "target_modules", JSON_LINES);
+    if (c->parts) adapter_parts_json(t, m, ADAPTER_NAMES);
+    for (int j = 0; j < MODULE_COUNT && !c->parts; j++) if (c->target[j]) json_string(t, NULL, module_name[j]);
+    json_end(t);
+    json_string(t, "task_type", "CAUSAL_LM");
+    json_bool(t, "use_dora", false);
+    json_bool(t, "use_rslora", c->use_rslora);
+    json_end(t);
+    text_string(t, "\n");
 }
 
 /* The two files, into a folder that nobody reads yet. */
 static bool adapter_write(const Model *m, const char *folder, Error *err) {
-    const LoraConfig *c = &m->lora;
     Text t = TEXT_EMPTY;
-    /* The keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts them. */
-    text_print(&t, "{\n  \"alpha_pattern\": ");
-    adapter_parts_json(&t, m, ADAPTER_ALPHAS);
-    text_print(&t, ",\n  \"auto_mapping\": null,\n  \"base_model_name_or_path\": ");
-    text_json_string(&t, m->folder);
-    static const char *const init[] = {"true", "\"pissa\"", "\"olora\""};
-    text_print(&t, ",\n  \"bias\": \"none\",\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n"
-             "  \"init_lora_weights\": %s,\n"
-             "  \"layer_replication\": null,\n  \"layers_pattern\": null,\n  \"layers_to_transform\": ", init[c->init]);
-    if (!c->layers || c->parts) text_print(&t, "null");
-    else {
-        const char *comma = "[";
-        for (int l = 0; l < m->config.num_hidden_layers; l++) if (c->layers[l]) { text_print(&t, "%s%d", comma, l); comma = ", "; }
-        text_print(&t, "]");
-    }
-    text_print(&t, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": %.7g,\n  \"lora_dropout\": %.7g,\n  \"megatron_config\": null,\n  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n  \"r\": %d,\n"
-             "  \"rank_pattern\": ", (double)c->lora_alpha, (double)c->lora_dropout, c->r);
-    adapter_parts_json(&t, m, ADAPTER_RANKS);
-    text_print(&t, ",\n  \"revision\": null,\n  \"target_modules\": [");
-    if (c->parts) adapter_parts_json(&t, m, ADAPTER_NAMES);
-    const char *comma = "";
-    for (int j = 0; j < MODULE_COUNT && !c->parts; j++) {
-        if (!c->target[j]) continue;
-        text_print(&t, "%s\n    \"%s\"", comma, module_name[j]);
-        comma = ",";
-    }
-    text_print(&t, "\n  ],\n  \"task_type\": \"CAUSAL_LM\",\n  \"use_dora\": false,\n  \"use_rslora\": %s\n}\n", c->use_rslora ? "true" : "false");
+    adapter_config_json(&t, m);
 
     AdapterTensor *list = adapter_tensors(m);
     size_t count = (size_t)arrlen(list);
@@ -2491,7 +2509,10 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
                          Error *err) {
     Text t = TEXT_EMPTY;
     size_t offset = 0;
-    text_print(&t, "{\"__metadata__\": {\"format\": \"pt\"}");
+    json_object(&t, NULL, JSON_LINE);
+    json_object(&t, "__metadata__", JSON_LINE);
+    json_string(&t, "format", "pt");
+    json_end(&t);
     for (ptrdiff_t i = 0; i < count; i++) {
         const Tensor *x = &tensors[i];
         DType d = is_float(x->dtype) ? dtype : x->dtype;
@@ -2499,14 +2520,17 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
             text_free(&t);
             return fail(err, "tensor '%s' is neither F32, F16, BF16 nor I32; %s; merge without --dtype", x->name, path);
         }
-        text_print(&t, ", ");
-        text_json_string(&t, x->name);
-        text_print(&t, ": {\"dtype\": \"%s\", \"shape\": [", dtype_name[d]);
-        for (int k = 0; k < x->ndim; k++) text_print(&t, "%s%lld", k ? ", " : "", (long long)x->shape[k]);
-        text_print(&t, "], \"data_offsets\": [%zu, %zu]}", offset, offset + x->count * dtype_size(d));
+        json_object(&t, x->name, JSON_LINE);
+        json_string(&t, "dtype", dtype_name[d]);
+        json_list(&t, "shape", JSON_LINE);
+        for (int k = 0; k < x->ndim; k++) json_print(&t, NULL, "%lld", (long long)x->shape[k]);
+        json_end(&t);
+        size_t begin = offset;
         offset += x->count * dtype_size(d);
+        json_print(&t, "data_offsets", "[%zu, %zu]", begin, offset);
+        json_end(&t);
     }
-    text_print(&t, "}");
+    json_end(&t);
     while (t.length % 8) text_print(&t, " ");
     uint8_t length[8];
     for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)t.length >> 8 * i);
@@ -2751,15 +2775,28 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
 /* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
 
 static void log_record_json(Text *t, const LogRecord *r) {
-    const char *prefix = r->eval ? "eval_" : "";
-    text_print(t, "{\"step\": %lld, \"epoch\": %.10g, \"%sloss\": %.9g, ", (long long)r->step, r->epoch, prefix, r->loss);
-    if (r->eval)
-        text_print(t, "\"eval_token_loss\": %.9g, \"eval_perplexity\": %.9g, \"eval_mean_example_perplexity\": %.9g, "
-                    "\"eval_token_accuracy\": %.9g, \"eval_token_entropy\": %.9g, \"eval_runtime\": %.4f, ",
-                 r->token_loss, r->perplexity, r->mean_example_perplexity, r->token_accuracy, r->token_entropy,
-                 r->seconds);
-    else text_print(t, "\"grad_norm\": %.9g, \"learning_rate\": %.9g, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f, \"seconds\": %.4f, ", r->grad_norm, r->learning_rate, r->tokens_per_second, r->ceiling_share, r->seconds);
-    text_print(t, "\"%smean_token_accuracy\": %.9g, \"%sentropy\": %.9g, \"%snum_tokens\": %lld}", prefix, r->mean_token_accuracy, prefix, r->entropy, prefix, (long long)r->num_tokens);
+    json_object(t, NULL, JSON_LINE);
+    json_print(t, "step", "%lld", (long long)r->step);
+    json_print(t, "epoch", "%.10g", r->epoch);
+    json_print(t, r->eval ? "eval_loss" : "loss", "%.9g", r->loss);
+    if (r->eval) {
+        json_print(t, "eval_token_loss", "%.9g", r->token_loss);
+        json_print(t, "eval_perplexity", "%.9g", r->perplexity);
+        json_print(t, "eval_mean_example_perplexity", "%.9g", r->mean_example_perplexity);
+        json_print(t, "eval_token_accuracy", "%.9g", r->token_accuracy);
+        json_print(t, "eval_token_entropy", "%.9g", r->token_entropy);
+        json_print(t, "eval_runtime", "%.4f", r->seconds);
+    } else {
+        json_print(t, "grad_norm", "%.9g", r->grad_norm);
+        json_print(t, "learning_rate", "%.9g", r->learning_rate);
+        json_print(t, "tokens_per_second", "%.1f", r->tokens_per_second);
+        json_print(t, "ceiling_share", "%.4f", r->ceiling_share);
+        json_print(t, "seconds", "%.4f", r->seconds);
+    }
+    json_print(t, r->eval ? "eval_mean_token_accuracy" : "mean_token_accuracy", "%.9g", r->mean_token_accuracy);
+    json_print(t, r->eval ? "eval_entropy" : "entropy", "%.9g", r->entropy);
+    json_print(t, r->eval ? "eval_num_tokens" : "num_tokens", "%lld", (long long)r->num_tokens);
+    json_end(t);
 }
 
 const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
@@ -2872,31 +2909,63 @@ static double total_flos(const Run *run) {
     return 6 * run->padded * (double)(model_parameters(m) - embedding + m->param_count);
 }
 
+/* The last record of log_history, as Trainer.train() ends it. */
+static void train_result_json(Text *t, const Run *run, const TrainResult *result) {
+    double runtime = fmax(result->seconds, 1e-9), samples = samples_seen(run), micro = (double)run->window_micro;
+    json_object(t, NULL, JSON_LINE);
+    json_print(t, "step", "%lld", (long long)run->step);
+    json_print(t, "epoch", "%.10g", run->epoch);
+    json_print(t, "train_loss", "%.9g", result->train_loss);
+    json_print(t, "train_runtime", "%.4f", runtime);
+    json_print(t, "train_samples_per_second", "%.3f", samples / runtime);
+    json_print(t, "train_steps_per_second", "%.3f", (double)run->step / runtime);
+    json_print(t, "total_flos", "%.1f", total_flos(run));
+    if (run->window_micro) {                /* TRL adds what came after the last log line */
+        json_print(t, "mean_token_accuracy", "%.9g", run->window.mean_token_accuracy / micro);
+        json_print(t, "entropy", "%.9g", run->window.entropy / micro);
+        json_print(t, "num_tokens", "%lld", (long long)run->num_tokens);
+    }
+    json_end(t);
+}
+
 static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *plan = &run->plan;
-    const LogRecord *history = run->history;
-    int64_t step = run->step;
+    char best[PATH_MAX + 32];
     Text t = TEXT_EMPTY;
-    text_print(&t, "{\n  \"best_global_step\": ");
-    text_print(&t, result->best_step ? "%lld,\n  \"best_metric\": %.9g" : "null,\n  \"best_metric\": null", (long long)result->best_step, result->best_metric);
-    text_print(&t, ",\n  \"best_model_checkpoint\": ");
-    if (result->best_step && o->load_best_model_at_end) {
-        char name[PATH_MAX + 32];
-        snprintf(name, sizeof name, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
-        text_json_string(&t, name);
-    } else text_print(&t, "null");
-    text_print(&t, ",\n  \"epoch\": %.10g,\n  \"eval_steps\": %d,\n  \"global_step\": %lld,\n  \"is_hyper_param_search\": false,\n  \"is_local_process_zero\": true,\n  \"is_world_process_zero\": true,\n  \"log_history\": [",
-             run->epoch, o->eval_steps > 0 ? o->eval_steps : 500, (long long)step);
-    for (ptrdiff_t i = 0; i < arrlen(history); i++) { text_print(&t, "%s\n    ", i ? "," : ""); log_record_json(&t, &history[i]); }
-    double runtime = fmax(result->seconds, 1e-9), samples = samples_seen(run);
-    text_print(&t, "%s\n    {\"step\": %lld, \"epoch\": %.10g, \"train_loss\": %.9g, \"train_runtime\": %.4f, \"train_samples_per_second\": %.3f, \"train_steps_per_second\": %.3f, \"total_flos\": %.1f", arrlen(history) ? "," : "",
-             (long long)step, run->epoch, result->train_loss, runtime, samples / runtime, (double)step / runtime, total_flos(run));
-    if (run->window_micro) text_print(&t, ", \"mean_token_accuracy\": %.9g, \"entropy\": %.9g, \"num_tokens\": %lld", run->window.mean_token_accuracy / (double)run->window_micro, run->window.entropy / (double)run->window_micro,
-                                    (long long)run->num_tokens);            /* TRL adds what came after the last log line */
-    text_print(&t, "}\n  ],\n  \"logging_steps\": %d,\n  \"max_steps\": %lld,\n  \"num_input_tokens_seen\": %lld,\n  \"num_train_epochs\": %lld,\n  \"save_steps\": %d,\n  \"stateful_callbacks\": {},\n  \"total_flos\": %.1f,\n"
-             "  \"train_batch_size\": %d,\n  \"trial_name\": null,\n  \"trial_params\": null\n}\n", o->logging_steps, (long long)plan->total_steps,
-             (long long)run->num_tokens, (long long)plan->epochs, o->save_steps, total_flos(run), o->per_device_train_batch_size);
+    snprintf(best, sizeof best, "%s/checkpoint-%lld", o->output, (long long)result->best_step);
+    json_object(&t, NULL, JSON_LINES);
+    if (result->best_step) {
+        json_print(&t, "best_global_step", "%lld", (long long)result->best_step);
+        json_print(&t, "best_metric", "%.9g", result->best_metric);
+    } else {
+        json_string(&t, "best_global_step", NULL);
+        json_string(&t, "best_metric", NULL);
+    }
+    json_string(&t, "best_model_checkpoint", result->best_step && o->load_best_model_at_end ? best : NULL);
+    json_print(&t, "epoch", "%.10g", run->epoch);
+    json_print(&t, "eval_steps", "%d", o->eval_steps > 0 ? o->eval_steps : 500);
+    json_print(&t, "global_step", "%lld", (long long)run->step);
+    json_bool(&t, "is_hyper_param_search", false);
+    json_bool(&t, "is_local_process_zero", true);
+    json_bool(&t, "is_world_process_zero", true);
+    json_list(&t, "log_history", JSON_LINES);
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) log_record_json(&t, &run->history[i]);
+    train_result_json(&t, run, result);
+    json_end(&t);
+    json_print(&t, "logging_steps", "%d", o->logging_steps);
+    json_print(&t, "max_steps", "%lld", (long long)plan->total_steps);
+    json_print(&t, "num_input_tokens_seen", "%lld", (long long)run->num_tokens);
+    json_print(&t, "num_train_epochs", "%lld", (long long)plan->epochs);
+    json_print(&t, "save_steps", "%d", o->save_steps);
+    json_object(&t, "stateful_callbacks", JSON_LINE);
+    json_end(&t);
+    json_print(&t, "total_flos", "%.1f", total_flos(run));
+    json_print(&t, "train_batch_size", "%d", o->per_device_train_batch_size);
+    json_string(&t, "trial_name", NULL);
+    json_string(&t, "trial_params", NULL);
+    json_end(&t);
+    text_string(&t, "\n");
     return text_write(&t, folder, "trainer_state.json", err);
 }
 
@@ -3020,11 +3089,15 @@ static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall cal
         size_t slot = (size_t)run->order[i], first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
         for (size_t k = first; k < last; k++) {
             size_t example = d->slot ? (size_t)d->slot[k] : k;
+            json_object(&t, NULL, JSON_LINE);
             for (int part = 0; part < 2; part++) {
-                const char *comma = part ? "], \"labels\": [" : "{\"input_ids\": [";
-                for (size_t n = d->offset[example]; n < d->offset[example + 1]; n++, comma = ", ") text_print(&t, "%s%d", comma, part ? d->labels[n] : d->ids[n]);
+                json_list(&t, part ? "labels" : "input_ids", JSON_LINE);
+                for (size_t n = d->offset[example]; n < d->offset[example + 1]; n++)
+                    json_print(&t, NULL, "%d", part ? d->labels[n] : d->ids[n]);
+                json_end(&t);
             }
-            text_print(&t, "]}\n");
+            json_end(&t);
+            text_string(&t, "\n");
         }
     }
     bool written = run->skipped < 3 && adapter_save(m, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
@@ -3106,15 +3179,23 @@ static uint64_t model_hash(const Model *m, int64_t *files_changed) {
     return hash;
 }
 
+static void json_hash(Text *t, const char *name, uint64_t hash) {
+    json_print(t, name, "\"%016llx\"", (unsigned long long)hash);
+}
 static void lora_identity(Text *t, const LoraConfig *c, int layers) {
-    text_print(t, "\"lora_r\": %d, \"lora_alpha\": %.9g, \"use_rslora\": %d, \"target_modules\": \"", c->r, (double)c->lora_alpha,
-             c->use_rslora);
+    Text modules = TEXT_EMPTY, transformed = TEXT_EMPTY;
     for (int j = 0; j < MODULE_COUNT; j++)
-        if (c->target[j]) text_print(t, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
-    text_print(t, "\", \"layers_to_transform\": \"");
-    for (int l = 0; c->layers && l < layers; l++) if (c->layers[l]) text_print(t, "%d ", l);
+        if (c->target[j]) text_print(&modules, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
+    for (int l = 0; c->layers && l < layers; l++) if (c->layers[l]) text_print(&transformed, "%d ", l);
     uint64_t parts = c->parts ? hash_bytes(HASH_START, c->parts, (size_t)arrlen(c->parts) * sizeof *c->parts) : 0;
-    text_print(t, "\", \"lora_parts\": \"%016llx\"", (unsigned long long)parts);
+    json_print(t, "lora_r", "%d", c->r);
+    json_print(t, "lora_alpha", "%.9g", (double)c->lora_alpha);
+    json_print(t, "use_rslora", "%d", c->use_rslora);
+    json_bytes(t, "target_modules", modules.at, modules.length);
+    json_bytes(t, "layers_to_transform", transformed.at, transformed.length);
+    json_hash(t, "lora_parts", parts);
+    text_free(&modules);
+    text_free(&transformed);
 }
 
 static void run_identify(Run *run) {
@@ -3125,15 +3206,26 @@ static void run_identify(Run *run) {
    saving may differ. The adapter is the options', or --init-adapter's. */
 static void checkpoint_identity(Text *t, const Run *run) {
     const TrainOptions *o = run->o;
-    text_print(t, "\"model\": \"%016llx\", \"tokenizer\": \"%016llx\", \"data\": \"%016llx\", ", (unsigned long long)run->model_hash,
-             (unsigned long long)run->tokenizer_hash, (unsigned long long)run->train.hash);
-    text_print(t, "\"eval_data\": \"%016llx\", ", (unsigned long long)(run->eval.slots ? run->eval.hash : 0));
+    json_hash(t, "model", run->model_hash);
+    json_hash(t, "tokenizer", run->tokenizer_hash);
+    json_hash(t, "data", run->train.hash);
+    json_hash(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
     lora_identity(t, o->init_adapter ? &run->model->lora : &o->lora, run->model->config.num_hidden_layers);
-    text_print(t, ", \"lora_dropout\": %.9g, ", (double)o->lora.lora_dropout);
-    text_print(t, "\"learning_rate\": %.12g, \"lr_scheduler_type\": \"%s\", \"warmup\": %lld, \"total_steps\": %lld, \"per_device_train_batch_size\": %d, \"gradient_accumulation_steps\": %d, \"packing\": %d, ", o->learning_rate,
-             schedule_name[o->lr_scheduler_type], (long long)run->plan.warmup, (long long)run->plan.total_steps, o->per_device_train_batch_size, o->gradient_accumulation_steps, o->data_options.packing);
-    text_print(t, "\"weight_decay\": %.12g, \"adam_beta1\": %.12g, \"adam_beta2\": %.12g, \"adam_epsilon\": %.12g, \"max_grad_norm\": %.12g, \"seed\": %lld, \"shuffle\": %d", o->weight_decay, o->adam_beta1, o->adam_beta2, o->adam_epsilon,
-             o->max_grad_norm, (long long)o->seed, o->shuffle);
+    json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
+    json_print(t, "learning_rate", "%.12g", o->learning_rate);
+    json_string(t, "lr_scheduler_type", schedule_name[o->lr_scheduler_type]);
+    json_print(t, "warmup", "%lld", (long long)run->plan.warmup);
+    json_print(t, "total_steps", "%lld", (long long)run->plan.total_steps);
+    json_print(t, "per_device_train_batch_size", "%d", o->per_device_train_batch_size);
+    json_print(t, "gradient_accumulation_steps", "%d", o->gradient_accumulation_steps);
+    json_print(t, "packing", "%d", o->data_options.packing);
+    json_print(t, "weight_decay", "%.12g", o->weight_decay);
+    json_print(t, "adam_beta1", "%.12g", o->adam_beta1);
+    json_print(t, "adam_beta2", "%.12g", o->adam_beta2);
+    json_print(t, "adam_epsilon", "%.12g", o->adam_epsilon);
+    json_print(t, "max_grad_norm", "%.12g", o->max_grad_norm);
+    json_print(t, "seed", "%lld", (long long)o->seed);
+    json_print(t, "shuffle", "%d", o->shuffle);
 }
 
 /* Every field of a record, exactly; the log's own lines round. */
@@ -3150,11 +3242,12 @@ static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
                    v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18]};
     return r;
 }
-static void record_text(Text *t, const LogRecord *r) {
+static void record_json(Text *t, const char *name, const LogRecord *r) {
     double v[RECORD_NUMBERS];
     record_numbers(v, r);
-    for (int i = 0; i < RECORD_NUMBERS; i++) text_print(t, "%s%.17g", i ? ", " : "[", v[i]);
-    text_print(t, "]");
+    json_list(t, name, JSON_LINE);
+    for (int i = 0; i < RECORD_NUMBERS; i++) json_print(t, NULL, "%.17g", v[i]);
+    json_end(t);
 }
 static bool record_parse(LogRecord *r, const Json *j) {
     double v[RECORD_NUMBERS];
@@ -3274,6 +3367,56 @@ static bool checksum_adapter_config(uint64_t *checksum, const char *folder, Erro
     return text != NULL;
 }
 
+/* checkpoint.json. Numbers that must come back as they were have 17 digits. */
+static void checkpoint_json(Text *t, const Run *run, const TrainResult *result, uint64_t checksum) {
+    const Model *m = run->model;
+    char line[CHECKSUM_LINE_BYTES + 1];
+    json_object(t, NULL, JSON_LINE);
+    json_hash(t, "checksum", 0);                             /* its place; what follows is in the sum */
+    json_new_line(t);
+    json_print(t, "format", "%d", CHECKPOINT_FORMAT);
+    json_print(t, "files_changed", "%lld", (long long)run->files_changed);
+    json_print(t, "padded", "%.0f", run->padded);
+    json_new_line(t);
+    json_print(t, "step", "%lld", (long long)run->step);
+    json_print(t, "adam_step", "%d", m->adam_step);
+    json_print(t, "scale_age", "%d", m->scale_age);
+    json_print(t, "num_tokens", "%lld", (long long)run->num_tokens);
+    json_print(t, "window_steps", "%lld", (long long)run->window_steps);
+    json_print(t, "window_micro", "%lld", (long long)run->window_micro);
+    json_print(t, "skipped", "%lld", (long long)run->skipped);
+    json_new_line(t);
+    json_print(t, "loss_scale", "%.17g", (double)m->loss_scale);
+    json_print(t, "epoch", "%.17g", run->epoch);
+    json_print(t, "train_loss", "%.17g", run->train_loss);
+    json_print(t, "training", "%.17g", run->training);
+    json_print(t, "window_seconds", "%.17g", run->window_seconds);
+    json_new_line(t);
+    if (isfinite(result->first_eval_loss)) json_print(t, "first_eval_loss", "%.17g", result->first_eval_loss);
+    else { json_string(t, "first_eval_loss", NULL); json_print(t, "no_eval", "0"); }
+    if (isfinite(result->last_eval_loss)) json_print(t, "last_eval_loss", "%.17g", result->last_eval_loss);
+    else { json_string(t, "last_eval_loss", NULL); json_print(t, "no_last_eval", "0"); }
+    json_new_line(t);
+    json_object(t, "identity", JSON_LINE);
+    checkpoint_identity(t, run);
+    json_end(t);
+    json_new_line(t);
+    record_json(t, "window", &run->window);
+    json_new_line(t);
+    json_list(t, "history", JSON_LINE);
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) {
+        json_new_line(t);
+        record_json(t, NULL, &run->history[i]);
+    }
+    json_end(t);
+    text_string(t, "\n");
+    json_end(t);
+    text_string(t, "\n");
+    checksum = hash_bytes(checksum, t->at + CHECKSUM_LINE_BYTES, t->length - CHECKSUM_LINE_BYTES);
+    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)checksum);
+    memcpy(t->at, line, CHECKSUM_LINE_BYTES);
+}
+
 static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const Model *m = run->model;
@@ -3299,23 +3442,9 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     ok = ok && checksum_adapter_config(&checksum, f.temporary, err);
     free(moments[0]);
     free(moments[1]);
-    Text t = TEXT_EMPTY, file = TEXT_EMPTY;
-    text_print(&t, "  \"format\": %d, \"files_changed\": %lld, \"padded\": %.0f,\n", CHECKPOINT_FORMAT,
-             (long long)run->files_changed, run->padded);
-    text_print(&t, "  \"step\": %lld, \"adam_step\": %d, \"scale_age\": %d, \"num_tokens\": %lld, \"window_steps\": %lld, \"window_micro\": %lld, \"skipped\": %lld,\n  \"loss_scale\": %.17g, \"epoch\": %.17g, \"train_loss\": %.17g, \"training\": %.17g, \"window_seconds\": %.17g,\n",
-             (long long)run->step, m->adam_step, m->scale_age, (long long)run->num_tokens, (long long)run->window_steps, (long long)run->window_micro, (long long)run->skipped, (double)m->loss_scale, run->epoch, run->train_loss, run->training, run->window_seconds);
-    text_print(&t, "  \"first_eval_loss\": %s%.17g, \"last_eval_loss\": %s%.17g,\n  \"identity\": {", isfinite(result->first_eval_loss) ? "" : "null, \"no_eval\": ", isfinite(result->first_eval_loss) ? result->first_eval_loss : 0.0,
-             isfinite(result->last_eval_loss) ? "" : "null, \"no_last_eval\": ", isfinite(result->last_eval_loss) ? result->last_eval_loss : 0.0);
-    checkpoint_identity(&t, run);
-    text_print(&t, "},\n  \"window\": ");
-    record_text(&t, &run->window);
-    text_print(&t, ",\n  \"history\": [");
-    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) { text_print(&t, "%s\n    ", i ? "," : ""); record_text(&t, &run->history[i]); }
-    text_print(&t, "]\n}\n");
-    checksum = hash_bytes(checksum, t.at, t.length);
-    text_print(&file, CHECKSUM_LINE "%s", (unsigned long long)checksum, t.at);
-    text_free(&t);
-    ok = text_write(&file, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
+    Text t = TEXT_EMPTY;
+    checkpoint_json(&t, run, result, checksum);
+    ok = text_write(&t, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
     if (!ok) folder_discard(f.temporary);
     if (!ok || !folder_commit(&f, true, err)) return false;
     snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
@@ -3361,15 +3490,12 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
     return true;
 }
 
-/* Lists the members of `mine` (freed) that are not the same in a checkpoint's identity. */
+/* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity. */
 static void identity_compare(Text *differences, const Json *stored, Text *mine) {
     static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
     JsonDoc doc;
-    Text whole = TEXT_EMPTY;
-    text_print(&whole, "{%s}", mine->at);
+    bool ok = json_parse(&doc, mine->at, mine->length, "identity", 1, NULL);
     text_free(mine);
-    bool ok = json_parse(&doc, whole.at, whole.length, "identity", 1, NULL);
-    text_free(&whole);
     for (const Json *e = ok ? doc.root->child : NULL; e; e = e->next) {
         const Json *there = json_get(stored, e->key);
         bool hash = false;
@@ -3397,7 +3523,9 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
     }
     Text t = TEXT_EMPTY, differences = TEXT_EMPTY;
     run_identify(run);
+    json_object(&t, NULL, JSON_LINE);
     checkpoint_identity(&t, run);
+    json_end(&t);
     identity_compare(&differences, identity, &t);
     if (differences.length) {
         if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
@@ -3436,7 +3564,9 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
             if (whole) arrput(run->history, r);
         }
         /* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
+        json_object(&t, NULL, JSON_LINE);
         lora_identity(&t, &m->lora, m->config.num_hidden_layers);
+        json_end(&t);
         identity_compare(&differences, identity, &t);
         whole = whole && (run->o->resume_force || !differences.length);
         text_free(&differences);

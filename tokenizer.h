@@ -69,8 +69,14 @@ char *text_copy_bytes(const char *s, size_t n);       /* n bytes and a zero byte
    yet. Start from TEXT_EMPTY, end with text_free. Where there is no memory, text_room, text_append and text_string return
    false and set `failed`, which stays: for texts as large as a user's data, whose owner reports it. The others end the
    program with one line, as must_alloc does. ---- */
-typedef struct Text { char *at; size_t length, capacity; bool failed; } Text;
-#define TEXT_EMPTY {NULL, 0, 0, false}
+typedef struct Text {
+    char *at;
+    size_t length, capacity;
+    bool failed, new_line;
+    uint8_t depth;                          /* the last four are the JSON writer's: objects and lists that are open; */
+    uint32_t objects, lines;                /* bit d: the one at depth d is an object; has a line for each member */
+} Text;
+#define TEXT_EMPTY {NULL, 0, 0, false, false, 0, 0, 0}
 bool text_room(Text *t, size_t more);                         /* for so many bytes */
 bool text_append(Text *t, const char *s, size_t n);
 bool text_string(Text *t, const char *s);
@@ -79,12 +85,6 @@ void text_bytes(Text *t, const char *s, size_t n);
 __attribute__((format(printf, 2, 3)))
 #endif
 void text_print(Text *t, const char *format, ...);
-/* s in quotes, as JSON has it. Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and
-   json_read gives it back. */
-void text_json_bytes(Text *t, const char *s, size_t n);
-void text_json_string(Text *t, const char *s);
-/* The same as Python's json.dumps(ensure_ascii=False) has it, \n and its like; reports as text_append does. */
-void text_json_dumps(Text *t, const char *s, size_t n);
 void text_cut(Text *t, size_t length);                        /* what is behind it goes */
 void text_free(Text *t);
 /* Writes folder/name, whole (write_file), and frees the text. */
@@ -161,6 +161,37 @@ bool json_parse_row(JsonDoc *doc, const char *text, size_t bytes, const char *na
 bool json_read(JsonDoc *doc, const char *path, Error *err);
 void json_free(JsonDoc *doc);                                   /* also fine on an empty or zeroed doc */
 const Json *json_get(const Json *object, const char *key);      /* NULL if absent, or if object is NULL or not an object */
+bool json_is_null(const Json *j);                               /* or is not there */
+
+/* Writing: objects, lists and what is in them, one after the other; commas and line ends come by themselves. name: NULL in a list,
+   and for what stands alone. JSON_LINES: a line for each member, two spaces a level.
+       json_object(&t, NULL, JSON_LINE);
+       json_print(&t, "step", "%d", 7);
+       json_list(&t, "names", JSON_LINE);
+       json_string(&t, NULL, "a");
+       json_end(&t);
+       json_end(&t);                                            {"step": 7, "names": ["a"]}                                    */
+typedef enum { JSON_LINE, JSON_LINES } JsonLayout;
+void json_object(Text *t, const char *name, JsonLayout layout);
+void json_list(Text *t, const char *name, JsonLayout layout);
+void json_end(Text *t);                                         /* of the innermost */
+void json_string(Text *t, const char *name, const char *value);                       /* NULL: null */
+void json_bytes(Text *t, const char *name, const char *value, size_t n);
+void json_bool(Text *t, const char *name, bool value);
+/* A number, or anything that is JSON as it is printed. */
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+void json_print(Text *t, const char *name, const char *format, ...);
+void json_new_line(Text *t);                                    /* the next member begins a line */
+/* s in quotes, as JSON has it. Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and
+   json_read gives it back. */
+void text_json_bytes(Text *t, const char *s, size_t n);
+void text_json_string(Text *t, const char *s);
+/* The same as Python's json.dumps(ensure_ascii=False) has it, \n and its like; reports as text_append does. */
+void text_json_dumps(Text *t, const char *s, size_t n);
+/* The value as Python's json.dumps(ensure_ascii=False, indent=indent) writes it; indent 0: on one line. Reports as text_append does. */
+void json_dumps(Text *t, const Json *value, int indent);
 
 /* ---- tokenizer ---- */
 typedef struct Tokenizer Tokenizer;
@@ -296,7 +327,7 @@ bool fail(Error *err, const char *fmt, ...) {
 /* ---- text: see the public interface ---- */
 
 bool text_room(Text *t, size_t more) {
-    if (more < t->capacity - t->length) return true;                          /* the zero byte needs one, too */
+    if (more < t->capacity - t->length && !t->failed) return true;            /* the zero byte needs one, too */
     size_t capacity = t->capacity ? t->capacity : 128;
     while (capacity - t->length <= more && capacity <= SIZE_MAX / 2) capacity *= 2;
     char *at = t->failed || capacity - t->length <= more ? NULL : (char *)realloc(t->at, capacity);
@@ -321,9 +352,8 @@ static void text_must(const Text *t) {
     exit(1);
 }
 void text_bytes(Text *t, const char *s, size_t n) { text_append(t, s, n); text_must(t); }
-void text_print(Text *t, const char *format, ...) {
-    va_list args, again;
-    va_start(args, format);
+static void text_print_list(Text *t, const char *format, va_list args) {
+    va_list again;
     va_copy(again, args);
     text_room(t, 64);                                                         /* most pieces fit at once */
     text_must(t);
@@ -334,9 +364,14 @@ void text_print(Text *t, const char *format, ...) {
         text_must(t);
         vsnprintf(t->at + t->length, (size_t)n + 1, format, again);
     }
-    va_end(args);
     va_end(again);
     if (n > 0) t->length += (size_t)n;
+}
+void text_print(Text *t, const char *format, ...) {
+    va_list args;
+    va_start(args, format);
+    text_print_list(t, format, args);
+    va_end(args);
 }
 void text_cut(Text *t, size_t length) {
     if (length >= t->length) return;
@@ -511,32 +546,6 @@ void *must_alloc(size_t bytes) {
     return p;
 }
 char *text_copy(const char *s) { return strcpy((char *)must_alloc(strlen(s) + 1), s); }
-
-/* A character of `marks` becomes a backslash and the letter below it in `letters`. */
-static void json_quote(Text *t, const char *s, size_t n, const char *marks, const char *letters) {
-    char escape[8];
-    text_append(t, "\"", 1);
-    for (size_t plain = 0, i = 0; i <= n;) {                                  /* [plain, i): as it is */
-        uint8_t c = i < n ? (uint8_t)s[i] : 0;
-        uint32_t cp;
-        int bytes = i < n ? utf8_get(s + i, n - i, &cp) : 0;
-        const char *mark = c ? strchr(marks, c) : NULL;
-        if (bytes > 0 && c >= 32 && !mark) { i += (size_t)bytes; continue; }
-        text_append(t, s + plain, i - plain);
-        if (i == n) break;
-        if (mark) snprintf(escape, sizeof escape, "\\%c", letters[mark - marks]);
-        else snprintf(escape, sizeof escape, bytes > 0 ? "\\u%04x" : "\\udc%02x", (unsigned)c);
-        text_string(t, escape);
-        plain = ++i;
-    }
-    text_append(t, "\"", 1);
-}
-void text_json_bytes(Text *t, const char *s, size_t n) {
-    json_quote(t, s, n, "\"\\", "\"\\");
-    text_must(t);
-}
-void text_json_dumps(Text *t, const char *s, size_t n) { json_quote(t, s, n, "\"\\\n\r\t\b\f", "\"\\nrtbf"); }
-void text_json_string(Text *t, const char *s) { text_json_bytes(t, s, strlen(s)); }
 
 /* Says on stderr what is done with an input that is not used as it stands; control characters of files do not pass. */
 void print_warning(const char *format, ...) {
@@ -770,7 +779,7 @@ void file_release_pages(const void *data, size_t bytes) {
 }
 
 /* ================================================================================================================================
-   4  JSON
+   4  JSON, read and written
    One recursive-descent parser for every JSON file we read (models, tokenizers, data sets). All nodes and strings of a document live in one
    chain of blocks, so freeing is a walk over a few blocks; a decoded string never needs more room than its spelling.
    ================================================================================================================================ */
@@ -833,7 +842,7 @@ static bool json_hex4(const char *s, const char *end, uint32_t *v) {
     return true;
 }
 
-static bool json_string(JsonParser *j, const char **str, uint32_t *count) {
+static bool json_parse_string(JsonParser *j, const char **str, uint32_t *count) {
     const char *s = j->p + 1, *q = s;
     while (q < j->end && *q != '"') q += *q == '\\' && j->end - q > 1 ? 2 : 1;
     if (q >= j->end) return json_error(j, j->p, "string without closing quote", "close it with \"; the file may be cut off");
@@ -876,7 +885,7 @@ static bool json_string(JsonParser *j, const char **str, uint32_t *count) {
     return true;
 }
 
-static bool json_number(JsonParser *j, Json *v) {
+static bool json_parse_number(JsonParser *j, Json *v) {
     const char *s = j->p, *e = j->end, *b = s;
     if (s < e && *s == '-') s++;
     if (s < e && *s == '0') s++;
@@ -919,13 +928,13 @@ static bool json_word(JsonParser *j, Json *v) {
             if (j->row) { v->type = JSON_NULL; j->p += strlen(nan_words[i]); return true; }
             return json_error(j, j->p, "NaN and Infinity are not JSON", "write a number or null");
         }
-    if (left && (*j->p == '-' || (*j->p >= '0' && *j->p <= '9'))) return json_number(j, v);
+    if (left && (*j->p == '-' || (*j->p >= '0' && *j->p <= '9'))) return json_parse_number(j, v);
     return json_error(j, j->p, left ? "unexpected character" : "unexpected end of text", "expected a JSON value here");
 }
 
 static bool json_value(JsonParser *j, Json *v) {
     json_space(j);
-    if (j->p < j->end && *j->p == '"') { v->type = JSON_STRING; return json_string(j, &v->str, &v->count); }
+    if (j->p < j->end && *j->p == '"') { v->type = JSON_STRING; return json_parse_string(j, &v->str, &v->count); }
     if (j->p >= j->end || (*j->p != '{' && *j->p != '[')) return json_word(j, v);
     bool object = *j->p == '{';
     char close = object ? '}' : ']';
@@ -943,7 +952,7 @@ static bool json_value(JsonParser *j, Json *v) {
             json_space(j);
             if (j->p >= j->end || *j->p != '"')
                 return json_error(j, j->p, j->p < j->end ? "expected a name in quotes" : "unexpected end of text", "objects look like {\"name\": value}");
-            if (!json_string(j, &c->key, &c->key_count)) return false;
+            if (!json_parse_string(j, &c->key, &c->key_count)) return false;
             json_space(j);
             if (j->p >= j->end || *j->p != ':')
                 return json_error(j, j->p, j->p < j->end ? "expected ':'" : "unexpected end of text", "objects look like {\"name\": value}");
@@ -1019,6 +1028,122 @@ const Json *json_get(const Json *object, const char *key) {
         if (c->key_count == n && memcmp(c->key, key, n) == 0) found = c;
     return found;
 }
+
+bool json_is_null(const Json *j) { return !j || j->type == JSON_NULL; }
+
+/* ---- writing ---- */
+
+/* A character of `marks` becomes a backslash and the letter below it in `letters`. */
+static void json_quote(Text *t, const char *s, size_t n, const char *marks, const char *letters) {
+    char escape[8];
+    text_append(t, "\"", 1);
+    for (size_t plain = 0, i = 0; i <= n;) {                                  /* [plain, i): as it is */
+        uint8_t c = i < n ? (uint8_t)s[i] : 0;
+        uint32_t cp;
+        int bytes = i < n ? utf8_get(s + i, n - i, &cp) : 0;
+        const char *mark = c ? strchr(marks, c) : NULL;
+        if (bytes > 0 && c >= 32 && !mark) { i += (size_t)bytes; continue; }
+        if (i > plain) text_append(t, s + plain, i - plain);
+        if (i == n) break;
+        if (mark) snprintf(escape, sizeof escape, "\\%c", letters[mark - marks]);
+        else snprintf(escape, sizeof escape, bytes > 0 ? "\\u%04x" : "\\udc%02x", (unsigned)c);
+        text_string(t, escape);
+        plain = ++i;
+    }
+    text_append(t, "\"", 1);
+}
+void text_json_bytes(Text *t, const char *s, size_t n) {
+    json_quote(t, s, n, "\"\\", "\"\\");
+    text_must(t);
+}
+void text_json_dumps(Text *t, const char *s, size_t n) { json_quote(t, s, n, "\"\\\n\r\t\b\f", "\"\\nrtbf"); }
+void text_json_string(Text *t, const char *s) { text_json_bytes(t, s, strlen(s)); }
+
+void json_new_line(Text *t) { t->new_line = true; }
+static void json_line(Text *t) {
+    text_string(t, "\n");
+    for (int i = 0; i < t->depth; i++) text_string(t, "  ");
+}
+/* What stands before a value: a comma where it is not the first one, the line's end, the name. */
+static void json_begin(Text *t, const char *name) {
+    char last = t->length ? t->at[t->length - 1] : '\n';
+    bool first = last == '{' || last == '[' || last == '\n', line = t->new_line || (t->depth && t->lines >> t->depth & 1);
+    if (!first) text_string(t, line ? "," : ", ");
+    if (line) json_line(t);
+    t->new_line = false;
+    if (!name) return;
+    text_json_string(t, name);
+    text_string(t, ": ");
+}
+static void json_open(Text *t, const char *name, JsonLayout layout, bool object) {
+    json_begin(t, name);
+    text_bytes(t, object ? "{" : "[", 1);
+    uint32_t bit = 1u << ++t->depth;
+    t->objects = object ? t->objects | bit : t->objects & ~bit;
+    t->lines = layout == JSON_LINES ? t->lines | bit : t->lines & ~bit;
+}
+void json_object(Text *t, const char *name, JsonLayout layout) { json_open(t, name, layout, true); }
+void json_list(Text *t, const char *name, JsonLayout layout) { json_open(t, name, layout, false); }
+void json_end(Text *t) {
+    uint32_t bit = 1u << t->depth--;
+    bool empty = t->at[t->length - 1] == '{' || t->at[t->length - 1] == '[';
+    if (t->lines & bit && !empty) json_line(t);
+    text_bytes(t, t->objects & bit ? "}" : "]", 1);
+}
+void json_print(Text *t, const char *name, const char *format, ...) {
+    va_list args;
+    json_begin(t, name);
+    va_start(args, format);
+    text_print_list(t, format, args);
+    va_end(args);
+}
+void json_bytes(Text *t, const char *name, const char *value, size_t n) {
+    json_begin(t, name);
+    text_json_bytes(t, value, n);
+}
+void json_string(Text *t, const char *name, const char *value) {
+    if (value) json_bytes(t, name, value, strlen(value));
+    else json_print(t, name, "null");
+}
+void json_bool(Text *t, const char *name, bool value) { json_print(t, name, "%s", value ? "true" : "false"); }
+
+/* Python's repr of a float: shortest digits that read back the same. */
+static void json_float(Text *t, double x) {
+    char digits[40], s[64];
+    int p = 0, e, n;
+    do snprintf(digits, sizeof digits, "%.*e", p, x); while (strtod(digits, NULL) != x && ++p < 17);
+    char *mark = strchr(digits, 'e');
+    e = atoi(mark + 1);
+    if (e < -4 || e >= 16) { *mark = 0; n = snprintf(s, sizeof s, "%se%c%02d", digits, e < 0 ? '-' : '+', e < 0 ? -e : e); }
+    else n = snprintf(s, sizeof s, "%.*f", p > e ? p - e : 1, x);
+    text_append(t, s, (size_t)n);
+}
+
+static void json_dumps_line(Text *t, int spaces) {
+    text_string(t, "\n");
+    for (int i = 0; i < spaces; i++) text_string(t, " ");
+}
+static void json_dumps_at(Text *t, const Json *j, int indent, int depth) {
+    static const char *const words[] = {"null", "false", "true"};
+    if (j->type <= JSON_TRUE) { text_string(t, words[j->type]); return; }
+    if (j->type == JSON_STRING) { text_json_dumps(t, j->str, j->count); return; }
+    if (j->type == JSON_NUMBER) {
+        if (strpbrk(j->str, ".eE")) json_float(t, j->number);
+        else text_string(t, strcmp(j->str, "-0") == 0 ? "0" : j->str);
+        return;
+    }
+    bool object = j->type == JSON_OBJECT;
+    text_string(t, object ? "{" : "[");
+    for (const Json *c = j->child; c; c = c->next) {
+        if (c != j->child) text_string(t, indent ? "," : ", ");
+        if (indent) json_dumps_line(t, indent * (depth + 1));
+        if (object) { text_json_dumps(t, c->key, c->key_count); text_string(t, ": "); }
+        json_dumps_at(t, c, indent, depth + 1);
+    }
+    if (indent && j->child) json_dumps_line(t, indent * depth);
+    text_string(t, object ? "}" : "]");
+}
+void json_dumps(Text *t, const Json *value, int indent) { json_dumps_at(t, value, indent, 0); }
 
 /* ================================================================================================================================
    5  Unicode
@@ -1598,13 +1723,12 @@ static const char *tok_type(const Json *j) {
     const Json *type = json_get(j, "type");
     return type && type->type == JSON_STRING ? type->str : "without a type";
 }
-static bool tok_absent(const Json *j) { return !j || j->type == JSON_NULL; }
 
 /* An optional boolean; anything else under that name is an error. */
 static bool tok_flag(TokLoader *l, const Json *object, const char *key, bool otherwise, bool *out) {
     const Json *j = json_get(object, key);
-    *out = tok_absent(j) ? otherwise : j->type == JSON_TRUE;
-    return tok_absent(j) || j->type == JSON_TRUE || j->type == JSON_FALSE || tok_broken(l, "not true or false:", key);
+    *out = json_is_null(j) ? otherwise : j->type == JSON_TRUE;
+    return json_is_null(j) || j->type == JSON_TRUE || j->type == JSON_FALSE || tok_broken(l, "not true or false:", key);
 }
 
 static bool tok_id_value(const Json *j, int32_t *id) {
@@ -1764,17 +1888,17 @@ static bool tok_load_model(TokLoader *l, const Json *model, const Json *added) {
     const Json *type = json_get(model, "type"), *dropout = json_get(model, "dropout"), *unk = json_get(model, "unk_token");
     if (!model || model->type != JSON_OBJECT) return tok_broken(l, "no model", "");
     if (type ? type->type != JSON_STRING || strcmp(type->str, "BPE") != 0 : !json_get(model, "merges")) return tok_refuse(l, "model type", tok_type(model));
-    if (!tok_absent(dropout) && !(dropout->type == JSON_NUMBER && dropout->number == 0)) return tok_refuse(l, "model.dropout", "(random merges)");
+    if (!json_is_null(dropout) && !(dropout->type == JSON_NUMBER && dropout->number == 0)) return tok_refuse(l, "model.dropout", "(random merges)");
     for (int i = 0; i < 2; i++) {
         const Json *j = json_get(model, empty[i]);
-        if (!tok_absent(j) && !(j->type == JSON_STRING && j->count == 0)) return tok_refuse(l, "model", empty[i]);
+        if (!json_is_null(j) && !(j->type == JSON_STRING && j->count == 0)) return tok_refuse(l, "model", empty[i]);
     }
     if (!tok_flag(l, model, "fuse_unk", false, &t->fuse_unk) || !tok_flag(l, model, "byte_fallback", false, &t->byte_fallback) ||
         !tok_flag(l, model, "ignore_merges", false, &t->ignore_merges)) return false;
     if (t->byte_level && t->byte_fallback) return tok_refuse(l, "byte_fallback together with", "ByteLevel");
     if (!tok_load_vocab(l, model, added)) return false;
     t->unk = -1;
-    if (!tok_absent(unk)) {
+    if (!json_is_null(unk)) {
         if (unk->type != JSON_STRING) return tok_broken(l, "model.unk_token is not a string", "");
         t->unk = tok_find_spelling(t, unk->str, unk->count);
         if (t->unk < 0) return tok_broken(l, "model.unk_token is not in the vocabulary:", unk->str);
@@ -1813,7 +1937,7 @@ static bool tok_load_replace(TokLoader *l, TokStep *steps, int *n, int kind, con
 
 static bool tok_load_normalizer(TokLoader *l, const Json *j) {
     Tokenizer *t = l->t;
-    if (tok_absent(j)) return true;
+    if (json_is_null(j)) return true;
     const char *type = tok_type(j);
     if (strcmp(type, "Sequence") == 0) {
         const Json *list = json_get(j, "normalizers");
@@ -1838,8 +1962,8 @@ static bool tok_load_metaspace(TokLoader *l, const Json *j, int *scheme, bool *s
     bool add;
     if (!tok_flag(l, j, "add_prefix_space", true, &add) || !tok_flag(l, j, "split", true, split)) return false;
     if (!r || r->type != JSON_STRING || strcmp(r->str, tok_meta) != 0) return tok_refuse(l, "Metaspace replacement", r ? r->str : "");
-    if (tok_absent(s) && !add) return tok_refuse(l, "Metaspace without prepend_scheme but with", "add_prefix_space: false");
-    if (tok_absent(s)) { *scheme = TOK_META_ALWAYS; return true; }
+    if (json_is_null(s) && !add) return tok_refuse(l, "Metaspace without prepend_scheme but with", "add_prefix_space: false");
+    if (json_is_null(s)) { *scheme = TOK_META_ALWAYS; return true; }
     if (s->type == JSON_STRING && strcmp(s->str, "always") == 0) *scheme = TOK_META_ALWAYS;
     else if (s->type == JSON_STRING && strcmp(s->str, "first") == 0) *scheme = TOK_META_FIRST;
     else if (s->type == JSON_STRING && strcmp(s->str, "never") == 0) *scheme = TOK_META_NEVER;
@@ -1856,7 +1980,7 @@ static bool tok_load_pretokenizer(TokLoader *l, const Json *j) {
         {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", TOK_SPLIT_GPT2}};
     Tokenizer *t = l->t;
     bool regex, prefix, invert;
-    if (tok_absent(j)) return true;
+    if (json_is_null(j)) return true;
     const char *type = tok_type(j);
     if (t->byte_level || t->meta) return tok_refuse(l, "pre-tokenizer after ByteLevel or Metaspace:", type);   /* both are last in every known file */
     if (strcmp(type, "Sequence") == 0) {
@@ -1896,7 +2020,7 @@ static bool tok_load_pretokenizer(TokLoader *l, const Json *j) {
 
 static bool tok_load_decoder(TokLoader *l, const Json *j) {
     Tokenizer *t = l->t;
-    if (tok_absent(j)) return true;
+    if (json_is_null(j)) return true;
     const char *type = tok_type(j);
     t->has_decoder = true;
     if (strcmp(type, "Sequence") == 0) {
@@ -1932,7 +2056,7 @@ static bool tok_load_decoder(TokLoader *l, const Json *j) {
 /* processors/template.rs, "single" only. A later processor wraps what the earlier ones made. */
 static bool tok_load_postprocessor(TokLoader *l, const Json *j) {
     Tokenizer *t = l->t;
-    if (tok_absent(j)) return true;
+    if (json_is_null(j)) return true;
     const char *type = tok_type(j);
     if (strcmp(type, "ByteLevel") == 0) return true;               /* trims offsets only */
     if (strcmp(type, "Sequence") == 0) {
@@ -2017,7 +2141,7 @@ static bool tok_load_added(TokLoader *l, const Json *added) {
     Tokenizer *t = l->t;
     int32_t vocab_size = 0, next;
     size_t bytes_left = 64;      /* room the later tokens still need in the string arena */
-    if (tok_absent(added)) return true;
+    if (json_is_null(added)) return true;
     if (added->type != JSON_ARRAY) return tok_broken(l, "added_tokens is not a list", "");
     t->added = (TokAdded *)calloc((size_t)added->count + 1, sizeof *t->added);
     if (!t->added) return tok_memory(l);
@@ -2063,12 +2187,12 @@ static bool tok_load_added(TokLoader *l, const Json *added) {
 static bool tok_load(TokLoader *l, const Json *root) {
     const Json *added = json_get(root, "added_tokens");
     if (root->type != JSON_OBJECT) return tok_broken(l, "not an object", "");
-    if (!tok_absent(added) && added->type != JSON_ARRAY) return tok_broken(l, "added_tokens is not a list", "");
+    if (!json_is_null(added) && added->type != JSON_ARRAY) return tok_broken(l, "added_tokens is not a list", "");
     /* The pre-tokenizer comes first: it says whether vocabulary spellings are bytes or characters. */
     if (!tok_load_normalizer(l, json_get(root, "normalizer")) || !tok_load_pretokenizer(l, json_get(root, "pre_tokenizer"))) return false;
     if ((l->t->split || l->t->digits) && !l->t->byte_level)
         return tok_refuse(l, l->t->split ? "Split without" : "Digits without", "ByteLevel");
-    return tok_load_model(l, json_get(root, "model"), tok_absent(added) ? NULL : added) && tok_load_added(l, added) &&
+    return tok_load_model(l, json_get(root, "model"), json_is_null(added) ? NULL : added) && tok_load_added(l, added) &&
            tok_load_postprocessor(l, json_get(root, "post_processor")) && tok_load_decoder(l, json_get(root, "decoder"));
 }
 
@@ -2835,7 +2959,7 @@ static bool tok_named(TokLoader *l, const Json *config, const char *key, int32_t
     const Json *j = json_get(config, key);
     if (j && j->type == JSON_OBJECT) j = json_get(j, "content");
     *id = -1;
-    if (tok_absent(j)) return true;
+    if (json_is_null(j)) return true;
     if (j->type != JSON_STRING) return tok_broken(l, "not a string:", key);
     *id = tok_find_spelling(l->t, j->str, j->count);
     return *id >= 0 || fail(l->err, "%s \"%.100s\" is not in the vocabulary; %s; make tokenizer_config.json and tokenizer.json agree", key, j->str, l->name);
@@ -2856,14 +2980,14 @@ static bool tok_load_config(TokLoader *l, const Json *config) {
         }
         l->t->chat = CHAT_UNKNOWN;
     }
-    if (!tok_absent(c)) l->t->chat = c->type == JSON_STRING ? chat_recognise(c->str, c->count) : CHAT_UNKNOWN;
+    if (!json_is_null(c)) l->t->chat = c->type == JSON_STRING ? chat_recognise(c->str, c->count) : CHAT_UNKNOWN;
     return true;
 }
 
 static bool tok_load_stops(TokLoader *l, const Json *config) {
     const Json *e = json_get(config, "eos_token_id");
     int32_t id;
-    if (tok_absent(e)) return true;
+    if (json_is_null(e)) return true;
     for (const Json *i = e->type == JSON_ARRAY ? e->child : e; i; i = e->type == JSON_ARRAY ? i->next : NULL) {
         if (!tok_id_value(i, &id)) return tok_broken(l, "eos_token_id is not an id", "");
         if (l->t->nstop == 32) return tok_refuse(l, "more than 32 stop tokens", "");
@@ -3015,39 +3139,6 @@ static size_t chat_find(ChatView v, const char *what, bool last) {      /* offse
     return found;
 }
 
-/* Python's repr of a float: shortest digits that read back the same. */
-static void chat_float(Text *b, double x) {
-    char digits[40], s[64];
-    int p = 0, e, n;
-    do snprintf(digits, sizeof digits, "%.*e", p, x); while (strtod(digits, NULL) != x && ++p < 17);
-    char *mark = strchr(digits, 'e');
-    e = atoi(mark + 1);
-    if (e < -4 || e >= 16) { *mark = 0; n = snprintf(s, sizeof s, "%se%c%02d", digits, e < 0 ? '-' : '+', e < 0 ? -e : e); }
-    else n = snprintf(s, sizeof s, "%.*f", p > e ? p - e : 1, x);
-    text_append(b, s, (size_t)n);
-}
-
-/* transformers' tojson filter: json.dumps(x, ensure_ascii=False, indent=indent). indent 0: one line. */
-static void chat_json(Text *b, const Json *j, int indent, int depth) {
-    static const char *const words[] = {"null", "false", "true"};
-    if (j->type <= JSON_TRUE) { text_string(b, words[j->type]); return; }
-    if (j->type == JSON_STRING) { text_json_dumps(b, j->str, j->count); return; }
-    if (j->type == JSON_NUMBER) {
-        if (strpbrk(j->str, ".eE")) chat_float(b, j->number); else text_string(b, strcmp(j->str, "-0") == 0 ? "0" : j->str);
-        return;
-    }
-    bool object = j->type == JSON_OBJECT;
-    text_string(b, object ? "{" : "[");
-    for (const Json *c = j->child; c; c = c->next) {
-        if (c != j->child) text_string(b, indent ? "," : ", ");
-        if (indent) { text_string(b, "\n"); for (int i = 0; i < indent * (depth + 1); i++) text_string(b, " "); }
-        if (object) { text_json_dumps(b, c->key, c->key_count); text_string(b, ": "); }
-        chat_json(b, c, indent, depth + 1);
-    }
-    if (indent && j->child) { text_string(b, "\n"); for (int i = 0; i < indent * depth; i++) text_string(b, " "); }
-    text_string(b, object ? "}" : "]");
-}
-
 static bool chat_no_tools(ChatRender *r, ChatTemplate kind, const char *others) {
     return fail(r->err, "the chat template %s has no place for tools; tools; use %s", chat_template_name(kind), others);
 }
@@ -3176,7 +3267,7 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
         if (system || fallback) chat_put(r, "\n\n");
         chat_put(r, "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
                     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
-        for (const Json *t = r->o.tools->child; t; t = t->next) { chat_put(r, "\n"); chat_json(&r->b, t, 0, 0); }
+        for (const Json *t = r->o.tools->child; t; t = t->next) { chat_put(r, "\n"); json_dumps(&r->b, t, 0); }
         chat_put(r, "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
                     "within <tool_call></tool_call> XML tags:\n"
                     "<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n");
@@ -3264,7 +3355,7 @@ static bool chat_mistral_tools(ChatRender *r) {
             if (some) chat_put(r, ", ");
             some = true;
             chat_put(r, "\""); chat_put(r, c->key); chat_put(r, "\": ");
-            if (c->type != JSON_STRING) chat_json(&r->b, c, 0, 0);
+            if (c->type != JSON_STRING) json_dumps(&r->b, c, 0);
             else { chat_put(r, "\""); text_append(&r->b, c->str, c->count); chat_put(r, "\""); }
         }
         chat_put(r, t->next ? "}}, " : "}}]");
@@ -3377,7 +3468,7 @@ static bool chat_llama3(ChatRender *r, ChatTemplate kind) {
             chat_header(r, "user");
             chat_put(r, "Given the following functions, please respond with a JSON for a function call with its proper arguments that best answers the given prompt.\n\n"
                         "Respond in the format {\"name\": function name, \"parameters\": dictionary of argument name and its value}.Do not use variables.\n\n");
-            for (const Json *t = r->o.tools->child; t; t = t->next) { chat_json(&r->b, t, 4, 0); chat_put(r, "\n\n"); }
+            for (const Json *t = r->o.tools->child; t; t = t->next) { json_dumps(&r->b, t, 4); chat_put(r, "\n\n"); }
             chat_view(r, chat_strip(r->t, chat_content(&r->m[i++]))); chat_put(r, "<|eot_id|>");
         }
     }

@@ -374,13 +374,13 @@ static void each_row(Converter *c, const char *path, RowFunction *f) {
 static bool text_of(Converter *c, const Json *row, const char *name, Str *out) {
     const Json *v = json_get(row, name);
     *out = v && v->type == JSON_STRING ? (Str){v->str, v->count} : (Str){NULL, 0};
-    return trim(*out).n || fail(&c->err, "\"%s\" is %s", name, !v || v->type == JSON_NULL ? "missing" : v->type != JSON_STRING ? "not a string" : "empty");
+    return trim(*out).n || fail(&c->err, "\"%s\" is %s", name, json_is_null(v) ? "missing" : v->type != JSON_STRING ? "not a string" : "empty");
 }
 /* The same where there need be none: out->n is 0 then. */
 static bool optional_text(Converter *c, const Json *row, const char *name, Str *out) {
     const Json *v = json_get(row, name);
     *out = v && v->type == JSON_STRING ? (Str){v->str, v->count} : (Str){NULL, 0};
-    return !v || v->type == JSON_NULL || v->type == JSON_STRING || fail(&c->err, "\"%s\" is not a string", name);
+    return json_is_null(v) || v->type == JSON_STRING || fail(&c->err, "\"%s\" is not a string", name);
 }
 static const Json *list_of(Converter *c, const Json *row, const char *name) {
     const Json *v = json_get(row, name);

@@ -782,7 +782,7 @@ static bool data_calls(DataWork *w, const Json *calls, Text *out, size_t index, 
         text_string(out, "\", \"arguments\": ");
         bool written = arguments->type == JSON_STRING && w->chat != CHAT_QWEN2_5;
         if (written) text_append(out, arguments->str, arguments->count);
-        else chat_json(out, arguments, 0, 0);
+        else json_dumps(out, arguments, 0);
         if (!text_string(out, "}\n</tool_call>")) return data_row_memory(w);
     }
     return true;
@@ -1751,12 +1751,13 @@ static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) 
     return true;
 }
 static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
-    text_print(t, "%s{\"role\": \"%s\", \"content\": ", t->length ? ", " : "[", role);
-    text_json_bytes(t, content, bytes);
-    text_print(t, "}");
+    json_object(t, NULL, JSON_LINE);
+    json_string(t, "role", role);
+    json_bytes(t, "content", content, bytes);
+    json_end(t);
 }
 static void dialogue_end(Text *t, Prompt *p) {
-    text_print(t, t->length ? "]" : "[]");
+    json_end(t);
     p->dialogue = t->at;
 }
 
@@ -1855,6 +1856,7 @@ static void shots_free(Shots *s) {
 static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
                          size_t completion_bytes) {
     Text dialogue = TEXT_EMPTY;
+    json_list(&dialogue, NULL, JSON_LINE);
     dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
     dialogue_end(&dialogue, w->as_prompt);
     if (completion_bytes) w->as_prompt->reference = text_copy_bytes(completion, completion_bytes);
@@ -1876,6 +1878,7 @@ static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
         if (p->reference_bytes) p->reference = text_copy_bytes(w->messages[count].content, p->reference_bytes);
     }
     if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
+    json_list(&dialogue, NULL, JSON_LINE);
     for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);
     dialogue_end(&dialogue, p);
     options.add_generation_prompt = true;

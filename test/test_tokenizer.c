@@ -72,6 +72,75 @@ static void test_json(void) {
 /* ---- UTF-8 ---- */
 
 /* test/golden/lower.txt (dev/make_unicode.py): a text, what Python's str.lower makes of it, and so on. */
+/* Commas, lines and quotes come where they belong. */
+static void test_json_writer(void) {
+    static const char lines[] =
+        "{\n  \"empty\": {},\n  \"nothing\": [],\n  \"list\": [\n    1,\n    {\"a\": true, \"b\": null}\n  ],\n"
+        "  \"s\": \"\\\"\\\\\\u000a\\udc80\"\n}";
+    static const char rows[] = "{\"a\": [[1, 2], \"]\"]}\n{\"b\": 1,\n  \"c\": 2}\n";
+    Error err;
+    JsonDoc doc;
+    Text t = TEXT_EMPTY;
+    json_object(&t, NULL, JSON_LINES);
+    json_object(&t, "empty", JSON_LINES);
+    json_end(&t);
+    json_list(&t, "nothing", JSON_LINE);
+    json_end(&t);
+    json_list(&t, "list", JSON_LINES);
+    json_print(&t, NULL, "%d", 1);
+    json_object(&t, NULL, JSON_LINE);
+    json_bool(&t, "a", true);
+    json_string(&t, "b", NULL);
+    json_end(&t);
+    json_end(&t);
+    json_bytes(&t, "s", "\"\\\n\x80", 4);
+    json_end(&t);
+    check(!strcmp(t.at, lines) && !t.depth, "JSON writer: a line for each member", t.at);
+    check(json_parse(&doc, "\"\\u000a\"", 8, "t", 1, &err) && !strcmp(doc.root->str, "\n"), "JSON writer: read back", "");
+    json_free(&doc);
+    text_cut(&t, 0);
+    json_object(&t, NULL, JSON_LINE);
+    json_list(&t, "a", JSON_LINE);
+    json_print(&t, NULL, "[1, 2]");
+    json_string(&t, NULL, "]");
+    json_end(&t);
+    json_end(&t);
+    text_string(&t, "\n");
+    json_object(&t, NULL, JSON_LINE);
+    json_print(&t, "b", "1");
+    json_new_line(&t);
+    json_print(&t, "c", "2");
+    json_end(&t);
+    text_string(&t, "\n");
+    check(!strcmp(t.at, rows), "JSON writer: rows of a file", t.at);
+    text_free(&t);
+}
+
+/* A growable text keeps its zero byte, whatever is put into it. */
+static void test_text(void) {
+    char longer[1000], want[3000];
+    Text t = TEXT_EMPTY;
+    memset(longer, 'x', sizeof longer - 1);
+    longer[sizeof longer - 1] = 0;
+    text_bytes(&t, "a\0b", 3);
+    check(t.length == 3 && !memcmp(t.at, "a\0b", 4), "Text: holds zero bytes", "");
+    text_cut(&t, 1);
+    text_cut(&t, 5);
+    text_print(&t, "%s %d", longer, 7);
+    text_print(&t, "%s", "");
+    snprintf(want, sizeof want, "a%s 7", longer);
+    check(t.length == strlen(want) && !strcmp(t.at, want), "Text: grows as it is printed to", "");
+    for (size_t n = 0; n < 300; n++) {      /* every length beside every capacity, under the sanitizer */
+        Text u = TEXT_EMPTY;
+        for (size_t i = 0; i < n; i++) text_append(&u, "yz", 1);
+        if (n && (strlen(u.at) != n || u.capacity <= n)) check(false, "Text: a byte at a time", "");
+        text_free(&u);
+    }
+    check(!text_room(&t, SIZE_MAX / 2) && t.failed && !text_append(&t, longer, 900) && !strcmp(t.at, want),
+          "Text: what cannot grow says so and stays", "");
+    text_free(&t);
+}
+
 static void test_lower(void) {
     Error err;
     char *text = read_file("test/golden/lower.txt", NULL, &err), out[300];
@@ -434,9 +503,9 @@ static void test_chat(Tokenizer *t) {
     const char *tool = "[{\"a\":\"\xE2\x80\x94<'\\u0001\\\"\",\"b\":[1,2.50,1e22,-0,1e-7,true,null],\"c\":{},\"d\":[]}]";
     check(json_parse(&doc, tool, strlen(tool), "t", 1, &err), "chat: tool parses", err.text);
     Text b = TEXT_EMPTY;
-    chat_json(&b, doc.root->child, 0, 0);
+    json_dumps(&b, doc.root->child, 0);
     text_string(&b, "\n");
-    chat_json(&b, doc.root->child, 2, 0);
+    json_dumps(&b, doc.root->child, 2);
     check(strcmp(b.at, "{\"a\": \"\xE2\x80\x94<'\\u0001\\\"\", \"b\": [1, 2.5, 1e+22, 0, 1e-07, true, null], \"c\": {}, \"d\": []}\n"
           "{\n  \"a\": \"\xE2\x80\x94<'\\u0001\\\"\",\n  \"b\": [\n    1,\n    2.5,\n    1e+22,\n    0,\n    1e-07,\n    true,\n    null\n  ],\n  \"c\": {},\n  \"d\": []\n}") == 0, "chat: tojson", b.at);
     text_free(&b);
@@ -638,6 +707,8 @@ int main(int argc, char **argv) {
     const char *shared = argc > 1 ? argv[1] : "../shared";
     char path[4][400];
     test_json();
+    test_json_writer();
+    test_text();
     test_utf8();
     test_lower();
     test_refusals();
