@@ -166,8 +166,6 @@ enum { MEMORY_ROWS = 12 };
 typedef struct MemoryRow { const char *name; size_t bytes; } MemoryRow;
 typedef struct MemoryTable { MemoryRow row[MEMORY_ROWS]; int count; size_t total; } MemoryTable;
 void memory_add(MemoryTable *m, const char *name, size_t bytes);
-size_t resident_bytes(bool peak);           /* of this process: VmRSS or VmHWM */
-size_t machine_memory(void);                /* bytes that can still be taken on this machine */
 
 /* ================================================================================================================================================
    3  THE OPS' CONTRACT
@@ -1042,18 +1040,6 @@ void memory_add(MemoryTable *m, const char *name, size_t bytes) {
     if (m->count < MEMORY_ROWS) { m->row[m->count].name = name; m->row[m->count].bytes = bytes; m->count++; }
     m->total += bytes;
 }
-
-/* A "Name:   123 kB" line of one of Linux's status files, in bytes; 0 if it is not there. */
-static size_t proc_bytes(const char *file, const char *name) {
-    FILE *f = fopen(file, "r");
-    char line[256];
-    size_t found = 0, n = strlen(name);
-    while (f && fgets(line, sizeof line, f)) if (!strncmp(line, name, n) && line[n] == ':') found = (size_t)strtoull(line + n + 1, NULL, 10) * 1024;
-    if (f) fclose(f);
-    return found;
-}
-size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
-size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
 
 /* ---- scratch -------------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -2566,28 +2552,6 @@ static bool merge_shard(const Model *m, const MappedFile *file, const char *fold
     return safe_close(&f, ok ? err : NULL) && ok;
 }
 
-/* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
-static char *json_with(char *text, const char *key, const char *value) {
-    Text t = TEXT_EMPTY;
-    char quoted[40];
-    const char *at = text, *found;
-    int n = snprintf(quoted, sizeof quoted, "\"%s\"", key);
-    while ((found = strstr(at, quoted))) {
-        const char *colon = found + n, *end;
-        colon += strspn(colon, " \t\r\n");
-        if (*colon != ':') { text_print(&t, "%.*s", (int)(colon - at), at); at = colon; continue; }
-        colon += 1 + strspn(colon + 1, " \t\r\n");
-        end = colon + strcspn(colon, ",}\r\n");
-        text_print(&t, "%.*s%s", (int)(colon - at), at, value);
-        at = end;
-    }
-    text_print(&t, "%s", at);
-    free(text);
-    text = text_copy(t.at);
-    text_free(&t);
-    return text;
-}
-
 /* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing hidden. */
 static bool merge_copies(const char *name) {
     static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
@@ -2681,12 +2645,6 @@ double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total) 
    The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer
    step = sum of token losses / labelled tokens of the whole step.
    ================================================================================================================================================ */
-
-static double seconds_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* The plan of a run in numbers: how many micro-batches and optimizer steps. */
 typedef struct RunPlan { int64_t micro_per_epoch, steps_per_epoch, total_steps, epochs, warmup; } RunPlan;
@@ -2831,8 +2789,6 @@ static Best history_best(const LogRecord *history, const TrainOptions *o) {
     }
     return best;
 }
-
-typedef struct FolderLock { int fd; char path[PATH_MAX]; } FolderLock;      /* path "": none */
 
 /* All that one run holds; train_run opens it, train_loop works in it, run_close gives it back whatever happened. */
 typedef struct Run {
@@ -3303,44 +3259,6 @@ static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
     }
     if (d) closedir(d);
     return c;
-}
-
-/* One run at a time in a folder. The system holds the lock on OUTPUT/run.lock, so that none outlives its run; the text in it is
-   for who finds it taken. *unlocked: the file system has no locks, and two runs would not notice each other. */
-static bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err) {
-    struct stat opened, named;
-    char host[64] = "", owner[128] = "";
-    *unlocked = false;
-    path_in(lock->path, sizeof lock->path, folder, "run.lock");
-    for (;;) {
-        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
-        if (lock->fd < 0) {
-            fail(err, "cannot write; %s: %s; give another --output", lock->path, strerror(errno));
-            lock->path[0] = 0;
-            return false;
-        }
-        if (flock(lock->fd, LOCK_EX | LOCK_NB)) {
-            *unlocked = errno != EWOULDBLOCK;
-            if (*unlocked) break;
-            ssize_t n = pread(lock->fd, owner, sizeof owner - 1, 0);
-            close(lock->fd);
-            lock->path[0] = 0;
-            owner[n > 0 ? strcspn(owner, "\n") : 0] = 0;
-            return fail(err, "another run is writing there: process %s; %s; let it end or give another --output", owner, folder);
-        }
-        /* its last owner may have removed the file between our open and our lock */
-        if (!fstat(lock->fd, &opened) && !stat(lock->path, &named) && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) break;
-        close(lock->fd);
-    }
-    gethostname(host, sizeof host - 1);
-    if (ftruncate(lock->fd, 0) || dprintf(lock->fd, "%ld on %s\n", (long)getpid(), host) < 0) owner[0] = 0;      /* a full disk: no name */
-    return true;
-}
-static void folder_unlock(FolderLock *lock) {
-    if (!lock->path[0]) return;
-    unlink(lock->path);
-    close(lock->fd);
-    lock->path[0] = 0;
 }
 
 /* Removes what a run that was killed has left half written; nobody else may be writing there. */

@@ -129,6 +129,17 @@ void folder_discard(const char *temporary);
 int temporary_make(char *name, size_t size, const char *path, bool folder);
 bool temporary_of(const char *name, const char *base);
 
+/* One program at a time in a folder. The system holds the lock on FOLDER/run.lock, so that none outlives its program; the
+   text in it is for who finds it taken. *unlocked: the file system has no locks, and two would not notice each other. */
+typedef struct FolderLock { int fd; char path[PATH_MAX]; } FolderLock;        /* path "": none */
+bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err);
+void folder_unlock(FolderLock *lock);
+
+/* ---- the machine ---- */
+double seconds_now(void);                             /* a clock that only goes forward */
+size_t resident_bytes(bool peak);                     /* of this process: VmRSS or VmHWM */
+size_t machine_memory(void);                          /* bytes that can still be taken on this machine */
+
 /* ---- lower case ---- */
 /* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I
    too. Writes at most room bytes, no NUL, and returns how many the whole takes: never more than n + n / 2. Bytes that
@@ -190,6 +201,8 @@ void text_json_bytes(Text *t, const char *s, size_t n);
 void text_json_string(Text *t, const char *s);
 /* The same as Python's json.dumps(ensure_ascii=False) has it, \n and its like; reports as text_append does. */
 void text_json_dumps(Text *t, const char *s, size_t n);
+/* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
+char *json_with(char *text, const char *key, const char *value);
 /* The value as Python's json.dumps(ensure_ascii=False, indent=indent) writes it; indent 0: on one line. Reports as text_append does. */
 void json_dumps(Text *t, const Json *value, int indent);
 
@@ -304,9 +317,11 @@ void chat_text_free(ChatText *c);
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* ================================================================================================================================
@@ -778,6 +793,66 @@ void file_release_pages(const void *data, size_t bytes) {
     if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
+bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err) {
+    struct stat opened, named;
+    char host[64] = "", owner[128] = "";
+    *unlocked = false;
+    path_in(lock->path, sizeof lock->path, folder, "run.lock");
+    for (;;) {
+        lock->fd = open(lock->path, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+        if (lock->fd < 0) {
+            fail(err, "cannot write; %s: %s; give another --output", lock->path, strerror(errno));
+            lock->path[0] = 0;
+            return false;
+        }
+        if (flock(lock->fd, LOCK_EX | LOCK_NB)) {
+            *unlocked = errno != EWOULDBLOCK;
+            if (*unlocked) break;
+            ssize_t n = pread(lock->fd, owner, sizeof owner - 1, 0);
+            close(lock->fd);
+            lock->path[0] = 0;
+            owner[n > 0 ? strcspn(owner, "\n") : 0] = 0;
+            return fail(err, "another run is writing there: process %s; %s; let it end or give another --output",
+                        owner, folder);
+        }
+        /* its last owner may have removed the file between our open and our lock */
+        bool known = !fstat(lock->fd, &opened) && !stat(lock->path, &named);
+        if (known && opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) break;
+        close(lock->fd);
+    }
+    gethostname(host, sizeof host - 1);
+    bool named_it = !ftruncate(lock->fd, 0) && dprintf(lock->fd, "%ld on %s\n", (long)getpid(), host) >= 0;
+    (void)named_it;                                                           /* a full disk: no name */
+    return true;
+}
+void folder_unlock(FolderLock *lock) {
+    if (!lock->path[0]) return;
+    unlink(lock->path);
+    close(lock->fd);
+    lock->path[0] = 0;
+}
+
+/* ---- the machine ---- */
+
+double seconds_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* A "Name:   123 kB" line of one of Linux's status files, in bytes; 0 if it is not there. */
+static size_t proc_bytes(const char *file, const char *name) {
+    FILE *f = fopen(file, "r");
+    char line[256];
+    size_t found = 0, n = strlen(name);
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, name, n) && line[n] == ':') found = (size_t)strtoull(line + n + 1, NULL, 10) * 1024;
+    if (f) fclose(f);
+    return found;
+}
+size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
+size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
+
 /* ================================================================================================================================
    4  JSON, read and written
    One recursive-descent parser for every JSON file we read (models, tokenizers, data sets). All nodes and strings of a document live in one
@@ -1106,6 +1181,25 @@ void json_string(Text *t, const char *name, const char *value) {
     else json_print(t, name, "null");
 }
 void json_bool(Text *t, const char *name, bool value) { json_print(t, name, "%s", value ? "true" : "false"); }
+
+char *json_with(char *text, const char *key, const char *value) {
+    Text t = TEXT_EMPTY;
+    char quoted[40];
+    const char *at = text, *found;
+    int n = snprintf(quoted, sizeof quoted, "\"%s\"", key);
+    while ((found = strstr(at, quoted))) {
+        const char *colon = found + n, *end;
+        colon += strspn(colon, " \t\r\n");
+        if (*colon != ':') { text_print(&t, "%.*s", (int)(colon - at), at); at = colon; continue; }
+        colon += 1 + strspn(colon + 1, " \t\r\n");
+        end = colon + strcspn(colon, ",}\r\n");
+        text_print(&t, "%.*s%s", (int)(colon - at), at, value);
+        at = end;
+    }
+    text_print(&t, "%s", at);
+    free(text);
+    return t.at;
+}
 
 /* Python's repr of a float: shortest digits that read back the same. */
 static void json_float(Text *t, double x) {
