@@ -214,16 +214,24 @@ void rmsnorm_forward(floatX *out /*[N,C]*/, float *rstd /*[N]*/, floatX *sum /*[
 void rmsnorm_backward(floatX *dx /*[N,C]*/, const floatX *dresidual /*[N,C] or NULL*/, const floatX *dout /*[N,C]*/, const float *rstd /*[N]*/, const floatX *x /*[N,C]*/,
                       const float *weight /*[C]*/, int N, int C);
 
+/* Bytes of the backend's memory that hold a group's dropout masks from forward to backward, `kept` of the two ops. CPU:
+   0, a mask is made again from its key. */
+size_t kept_bytes(const Linear *group, int count, int N);
+
 /* `count` projections that read the same x, their outputs side by side in y (q|k|v, o, gate|up, down):
      y_j = x W_j^T + bias_j + scale_j * t_j B_j^T,   t_j = dropout_j(x) A_j^T
    O is the sum of outputs over the group, R that of rank_width. t is saved for backward (untouched where there is no
    adapter). Dropout: inverted (kept values times 1/(1-p)), an independent mask for each projection; element (n,i) of
    the mask is number n*I+i of the generator keyed by (seed, step, micro_batch, site): see dropout_keep. */
-void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count, LoraCall call, int N, Scratch scratch);
-/* dt_j = scale_j * dy_j B_j;  dB_j += scale_j * dy_j^T t_j;  dA_j += dt_j^T dropout_j(x);  dx = sum_j dy_j W_j + dropout_j'(dt_j A_j)    (dropout_j' : the same mask and factor)
+void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, uint8_t *kept /*[kept_bytes], NULL: dropout is 0*/,
+                    const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count, LoraCall call, int N,
+                    Scratch scratch);
+/* dt_j = scale_j * dy_j B_j;  dB_j += scale_j * dy_j^T t_j;  dA_j += dt_j^T dropout_j(x)
+   dx = sum_j dy_j W_j + dropout_j(dt_j A_j)      the mask and factor of forward, which must have run with the same call
    dx NULL: not wanted (nothing trainable below). Never a gradient of W. */
-void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, const floatX *t /*[N,R]*/, const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count,
-                     LoraCall call, int N, Scratch scratch);
+void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, const floatX *t /*[N,R]*/,
+                     const uint8_t *kept /*as forward left it*/, const floatX *x /*[N,I]*/,
+                     const Linear *group /*[count]*/, int count, LoraCall call, int N, Scratch scratch);
 /* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, site, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
 bool dropout_keep(LoraCall call, uint32_t site, uint64_t index);
 
@@ -288,6 +296,7 @@ typedef struct LayerActivations {
     floatX *t_qkv, *t_o, *t_gate_up, *t_down;   /* [N, ranks] rank-r intermediates of the adapters */
     float *rstd1, *rstd2;                   /* [N] */
     float *lse;                             /* [N,H] */
+    uint8_t *kept_qkv, *kept_o, *kept_gate_up, *kept_down;  /* kept_bytes of each group: dropout masks; NULL: none */
 } LayerActivations;
 
 /* What PEFT does to the base when it attaches an adapter (init_lora_weights): nothing, or it takes the initial adapter
@@ -1356,6 +1365,17 @@ static int group_width(const Layer *layer, int first, int count) {            /*
     return r;
 }
 
+/* What the dropout masks of one group of projections need in any layer: layers may differ in their adapters, and under
+   recompute they share the memory. */
+static size_t most_kept(const Model *m, int first, int count) {
+    size_t most = 0;
+    for (int l = 0; l < m->config.num_hidden_layers; l++) {
+        size_t bytes = kept_bytes(&m->layers[l].linear[first], count, m->max_tokens);
+        if (bytes > most) most = bytes;
+    }
+    return most;
+}
+
 static size_t model_layout(Model *m, char *base, MemoryTable *table) {
     const ModelConfig *c = &m->config;
     size_t N = (size_t)m->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size, H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
@@ -1363,6 +1383,7 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
     Layout a = {base, 0};
     int widest = (int)(2 * F > P ? 2 * F : P), rank = 0;
     if ((int)C > widest) widest = (int)C;
+    bool masks = m->recompute != FORWARD_ONLY && m->lora.lora_dropout > 0;
     LayerActivations shared;
     memset(&shared, 0, sizeof shared);
     for (int l = 0; l < c->num_hidden_layers; l++) {
@@ -1380,6 +1401,13 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
             s->lse = (float *)layout_take(&a, N * H, sizeof(float));
             if (own_gate_up) s->gate_up = (floatX *)layout_take(&a, N * 2 * F, X);
             else s->gate_up = m->activations[0].gate_up;
+            if (masks) {
+                s->kept_qkv = (uint8_t *)layout_take(&a, most_kept(m, MODULE_Q, 3), 1);
+                s->kept_o = (uint8_t *)layout_take(&a, most_kept(m, MODULE_O, 1), 1);
+                if (own_gate_up) s->kept_gate_up = (uint8_t *)layout_take(&a, most_kept(m, MODULE_GATE, 2), 1);
+                else s->kept_gate_up = m->activations[0].kept_gate_up;
+                s->kept_down = (uint8_t *)layout_take(&a, most_kept(m, MODULE_DOWN, 1), 1);
+            }
         }
         int ranks[4] = {group_width(layer, MODULE_Q, 3), group_width(layer, MODULE_O, 1),
                         group_width(layer, MODULE_GATE, 2), group_width(layer, MODULE_DOWN, 1)};
@@ -1468,7 +1496,7 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
     if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm1, c->rms_norm_eps, N, C);
     else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
-    linear_forward(s->qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
+    linear_forward(s->qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
     probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
     qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
     Cache *cache = m->cache;
@@ -1476,13 +1504,14 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     if (cache && cache->decode) attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions, cache->capacity, N, H, KV, D);
     else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
     probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
-    linear_forward(m->projected, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
+    linear_forward(m->projected, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
     probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
     rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm2, c->rms_norm_eps, N, C);
-    linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N,
+                   m->scratch);
     probe_tensor(m->probe, "gate, up", l, s->gate_up, N, 2 * F);
     swiglu_forward(m->h, s->gate_up, N, F);
-    linear_forward(m->projected, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
+    linear_forward(m->projected, s->t_down, s->kept_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
     probe_tensor(m->probe, "down_proj", l, m->projected, N, C);
 }
 
@@ -1494,20 +1523,26 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
     int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
     if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
     rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm2, c->rms_norm_eps, N, C);
-    if (m->recompute == RECOMPUTE_GATE_UP) linear_forward(s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    if (m->recompute == RECOMPUTE_GATE_UP)
+        linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N,
+                       m->scratch);
 
     swiglu_forward(m->h, s->gate_up, N, F);
-    linear_backward(m->d_h, m->d_residual, s->t_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
+    linear_backward(m->d_h, m->d_residual, s->t_down, s->kept_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N,
+                    m->scratch);
     swiglu_backward(s->gate_up, m->d_h, s->gate_up, N, F);
-    linear_backward(m->d_normed, s->gate_up, s->t_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N, m->scratch);
+    linear_backward(m->d_normed, s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2,
+                    call, N, m->scratch);
     rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm2, N, C);
 
-    linear_backward(m->d_attention, m->d_residual, s->t_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
+    linear_backward(m->d_attention, m->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call,
+                    N, m->scratch);
     qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
     attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
     qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
     rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
-    linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
+    linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q],
+                    3, call, N, m->scratch);
     if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm1, N, C);
 }
 
@@ -4557,6 +4592,7 @@ static void dropout_apply(float *out, const float *x, LoraCall call, uint32_t si
     }
 }
 
+size_t kept_bytes(const Linear *group, int count, int N) { (void)group; (void)count; (void)N; return 0; }
 size_t adapter_packed_bytes(const Linear *p) { (void)p; return 0; }
 void adapter_pack(const Linear *projections, int count) { (void)projections; (void)count; }
 
@@ -4565,9 +4601,11 @@ static void group_sums(const Linear *group, int count, int *O, int *R) {
     for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
 }
 
-void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, int count, LoraCall call,
+                    int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
+    (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         ScratchCursor s = scratch_begin(scratch);
@@ -4593,9 +4631,11 @@ void linear_forward(floatX *y, floatX *t, const floatX *x, const Linear *group, 
     }
 }
 
-void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const floatX *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
+                     const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
+    (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         ScratchCursor s = scratch_begin(scratch);

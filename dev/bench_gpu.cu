@@ -97,14 +97,19 @@ static void bench_linear(const char *what, int N, int I, const int *outs, int co
     Scratch s;
     s.bytes = op_scratch_bytes(N, O > I ? O : I, 48, 1024, 64);
     s.base = bytes_on_card(s.bytes);
+    uint8_t *kept = (uint8_t *)bytes_on_card(kept_bytes(group, count, N));
     LoraCall call = no_adapter();
     call.adapter = true;
     double flops = 2.0 * N * O * I;
     for (int backward = 0; backward < 2; backward++) {
-        double base = seconds_of([&] { if (backward) linear_backward(dx, y, t, x, plain, count, call, N, s); else linear_forward(y, t, x, plain, count, call, N, s); }, false);
-        double lora = seconds_of([&] { if (backward) linear_backward(dx, y, t, x, group, count, call, N, s); else linear_forward(y, t, x, group, count, call, N, s); }, false);
-        call.dropout = 0.05f;
-        double dropped = seconds_of([&] { if (backward) linear_backward(dx, y, t, x, group, count, call, N, s); else linear_forward(y, t, x, group, count, call, N, s); }, false);
+        auto run = [&](const Linear *projections) {
+            if (backward) linear_backward(dx, y, t, kept, x, projections, count, call, N, s);
+            else linear_forward(y, t, kept, x, projections, count, call, N, s);
+        };
+        double base = seconds_of([&] { run(plain); }, false);
+        double lora = seconds_of([&] { run(group); }, false);
+        call.dropout = 0.05f;               /* forward has left its masks in `kept` when backward comes */
+        double dropped = seconds_of([&] { run(group); }, false);
         call.dropout = 0;
         double peer = backward ? cublas_seconds(dx, y, all, N, O, I, true) : cublas_seconds(y, x, all, N, O, I, false);
         printf("  %-8s %s [%d x %d x %d]  %6.1f TFLOP/s", what, backward ? "dx" : "y ", N, O, I, flops / base / 1e12);
@@ -113,6 +118,7 @@ static void bench_linear(const char *what, int N, int I, const int *outs, int co
     }
     for (int j = 0; j < count; j++) projection_free(&group[j]);
     backend_free(x, 0); backend_free(y, 0); backend_free(t, 0); backend_free(dx, 0); backend_free(all, 0); backend_free(s.base, 0);
+    backend_free(kept, 0);
 }
 
 static void bench_attention(const Shape *m, int N, int length) {

@@ -43,9 +43,10 @@ static void REF(rmsnorm_backward)(REAL *dx, const REAL *dresidual, const REAL *d
     }
 }
 
-static void REF(linear_forward)(REAL *y, REAL *t, const REAL *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+static void REF(linear_forward)(REAL *y, REAL *t, uint8_t *kept, const REAL *x, const Linear *group, int count,
+                                LoraCall call, int N, Scratch scratch) {
     int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
-    (void)scratch;
+    (void)scratch; (void)kept;
     for (int j = 0; j < count; j++) { O += group[j].out; R += rank_width(group[j].rank); }
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
@@ -67,9 +68,10 @@ static void REF(linear_forward)(REAL *y, REAL *t, const REAL *x, const Linear *g
         r0 += rank_width(p->rank);
     }
 }
-static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const REAL *x, const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const uint8_t *kept, const REAL *x,
+                                 const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
-    (void)scratch;
+    (void)scratch; (void)kept;
     double *sum = (double *)calloc((size_t)N * (size_t)I, sizeof(double));
     for (int j = 0; j < count; j++) { O += group[j].out; R += rank_width(group[j].rank); }
     for (int j = 0; j < count; j++) {

@@ -456,6 +456,8 @@ static void test_invariances(void) {
 
     LoraCall dropped = adapter_on();
     dropped.dropout = 0.3f; dropped.seed = 5; dropped.step = 3;
+    m.lora.lora_dropout = dropped.dropout;      /* room for the masks */
+    must(model_prepare(&m, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
 #ifdef _OPENMP
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);

@@ -142,7 +142,11 @@ static double f_rmsnorm(void *v) { Case *c = (Case *)v; rmsnorm_forward_f64(c->o
 static double f_swiglu(void *v) { Case *c = (Case *)v; swiglu_forward_f64(c->out, c->x, c->N, c->C); return weighted(c); }
 static double f_rope(void *v) { Case *c = (Case *)v; qk_norm_rope_forward_f64(c->out, c->x, c->norm, c->norm2, 1e-5f, c->cs, c->sn, c->positions, c->N, c->H, c->KV, c->D); return weighted(c); }
 static double f_attention(void *v) { Case *c = (Case *)v; attention_forward_f64(c->out, c->stat, c->x, c->cu, c->S, c->N, c->H, c->KV, c->D, no_scratch); return weighted(c); }
-static double f_linear(void *v) { Case *c = (Case *)v; linear_forward_f64(c->out, c->residual, c->x, c->group, c->count, c->call, c->N, no_scratch); return weighted(c); }
+static double f_linear(void *v) {
+    Case *c = (Case *)v;
+    linear_forward_f64(c->out, c->residual, NULL, c->x, c->group, c->count, c->call, c->N, no_scratch);
+    return weighted(c);
+}
 static double f_loss(void *v) { Case *c = (Case *)v; return 0.7 * lm_head_loss_f64(NULL, NULL, c->x, c->targets, c->head, 0.7f, c->N, c->C, c->V, no_scratch).loss_sum; }
 
 static Linear random_linear(int in, int out, int rank, DType dtype, bool bias, uint32_t site) {
@@ -219,7 +223,7 @@ static void test_differences(void) {
             c.x = doubles(27); c.residual = doubles((size_t)(3 * R)); gradient = (double *)realloc(gradient, 64 * sizeof(double)); c.out = (double *)realloc(c.out, 64 * sizeof(double));
             f_linear(&c);
             for (int j = 0; j < 3; j++) { memset(group[j].dA, 0, (size_t)(group[j].rank * 9) * sizeof(float)); memset(group[j].dB, 0, (size_t)(group[j].rank * group[j].out) * sizeof(float)); }
-            linear_backward_f64(gradient, c.weight, c.residual, c.x, group, 3, c.call, 3, no_scratch);
+            linear_backward_f64(gradient, c.weight, c.residual, NULL, c.x, group, 3, c.call, 3, no_scratch);
             snprintf(what, sizeof what, "linear dx, ranks %d %d %d, dropout %.1f", ranks[i][0], ranks[i][1], ranks[i][2], (double)c.call.dropout);
             compare_gradient(what, c.x, 27, gradient, f_linear, &c);
             double worst = 0, scale = 0;
@@ -340,16 +344,18 @@ static void test_linear(LinearCase k, DType dtype) {
     size_t ny = (size_t)N * (size_t)O, nt = (size_t)N * (size_t)R, nx = (size_t)N * (size_t)I;
     float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y = poisoned(ny), *t = poisoned(nt), *dx = poisoned(nx);
     floatX *X = x_of(x, nx), *DY = x_of(dy, ny), *Y = x_poisoned(ny), *T = x_poisoned(nt), *DX = x_poisoned(nx);
-    linear_forward(Y, T, X, group, count, call, N, s);
-    linear_forward_ref(y, t, x, same, count, call, N, s);
+    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, count, N) + 16);
+    memset(kept, 0xa5, kept_bytes(group, count, N) + 16);
+    linear_forward(Y, T, kept, X, group, count, call, N, s);
+    linear_forward_ref(y, t, NULL, x, same, count, call, N, s);
     snprintf(what, sizeof what, "linear_forward N=%d I=%d O=%d R=%d %s dropout %.1f%s", N, I, O, R, dtype_name[dtype], (double)k.dropout, k.adapter ? "" : ", adapter off");
     compare_x(what, Y, y, ny, x_bound(I + rank, 5));                          /* dropped x, A, t, sB, y */
     /* t: dropped x, A, t. One number alone may by chance be far smaller than sums of its length are: a quarter of the standard deviation is still allowed for. */
     if (R && k.adapter) compare_x("  t", T, t, nt, (N * rank < 8 ? 4 : 1) * x_bound(I, 3));
     shared_free(T);
     T = x_of(t, nt);                        /* the same t for both backward passes */
-    linear_backward(DX, DY, T, X, group, count, call, N, s);
-    linear_backward_ref(dx, dy, t, x, same, count, call, N, s);
+    linear_backward(DX, DY, T, kept, X, group, count, call, N, s);
+    linear_backward_ref(dx, dy, t, NULL, x, same, count, call, N, s);
     compare_x("  dx", DX, dx, nx, x_bound(O + R, 4));                         /* sB, dt, A, dx */
     for (int j = 0; j < count; j++) {
         if (!k.ranks[j]) continue;
@@ -358,14 +364,15 @@ static void test_linear(LinearCase k, DType dtype) {
     }
     if (count == 1 && R && k.adapter) {     /* dx NULL: the same adapter gradients, added once more */
         float *twice = copied(group[0].dA, (size_t)(k.ranks[0] * I));
-        linear_backward(NULL, DY, T, X, group, count, call, N, s);
-        linear_backward_ref(NULL, dy, t, x, same, count, call, N, s);
+        linear_backward(NULL, DY, T, kept, X, group, count, call, N, s);
+        linear_backward_ref(NULL, dy, t, NULL, x, same, count, call, N, s);
         compare("  dx NULL, dA", group[0].dA, same[0].dA, (size_t)(k.ranks[0] * I), x_bound(N + k.outs[0], 3));
         check(memcmp(twice, group[0].dA, (size_t)(k.ranks[0] * I) * sizeof(float)) != 0, "  dA is added to, not overwritten");
         shared_free(twice);
     }
     for (int j = 0; j < count; j++) { linear_free(&group[j]); shared_free(same[j].dA); shared_free(same[j].dB); }
     shared_free(x); shared_free(dy); shared_free(y); shared_free(t); shared_free(dx); shared_free(X); shared_free(DY); shared_free(Y); shared_free(T); shared_free(DX); shared_free(s.base);
+    shared_free(kept);
 }
 
 typedef struct AttentionCase { int lengths[4], S, H, KV, D; float size; } AttentionCase;
@@ -649,13 +656,13 @@ static void test_few_rows(DType dtype) {
     LoraCall call;
     memset(&call, 0, sizeof call);
     call.adapter = true;
-    linear_forward(y, t, X, &l, 1, call, MOST, s);
+    linear_forward(y, t, NULL, X, &l, 1, call, MOST, s);
     lm_head_logits(all, X, &l.w, MOST, I, O, s);
     int same = 0;
     for (int n = 1; n <= 14; n++) {
         memset((void *)some, 0xff, MOST * O * sizeof *some);
         memset(few, 0xff, MOST * O * sizeof *few);
-        linear_forward(some, t, X, &l, 1, call, n, s);
+        linear_forward(some, t, NULL, X, &l, 1, call, n, s);
         lm_head_logits(few, X, &l.w, n, I, O, s);
         uint32_t behind;
         memcpy(&behind, few + n * O, 4);
@@ -692,6 +699,7 @@ static void test_orders(void) {
     memset(&call, 0, sizeof call);
     call.adapter = true; call.dropout = 0.2f;
     Bits first = {NULL, 0};
+    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, 3, N) + 16);
     for (int order = 0; order < 5; order++) {
 #ifdef EMULATED
         emulator_order = order == 4 ? 12345 : order;
@@ -700,8 +708,8 @@ static void test_orders(void) {
 #endif
         Bits all = {NULL, 0};
         for (int j = 0; j < 3; j++) { memset(group[j].dA, 0, (size_t)(group[j].rank * I) * 4); memset(group[j].dB, 0, (size_t)(group[j].rank * group[j].out) * 4); }
-        linear_forward(y, t, X, group, 3, call, N, s);
-        linear_backward(dx, DY, t, X, group, 3, call, N, s);
+        linear_forward(y, t, kept, X, group, 3, call, N, s);
+        linear_backward(dx, DY, t, kept, X, group, 3, call, N, s);
         attention_forward(out, lse, QKV, cu, 2, N, H, KV, D, s);
         bits_add(&all, (void *)y, N * O * sizeof(floatX)); bits_add(&all, (void *)t, N * R * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, (void *)out, N * H * D * sizeof(floatX));
         attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, H, KV, D, s);
