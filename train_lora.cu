@@ -590,23 +590,52 @@ typedef struct Part {
     const float *bias;
     int rank, columns, offset;              /* of the output: width of this part, first column */
     uint32_t site;
+    size_t mask;                            /* where in `kept` its mask [rows, kept_width] begins */
 } Part;
 typedef struct Group { Part part[3]; int count, rows, stride; } Group;       /* rows: N; stride: of the output */
 
-/* Inverted dropout: 1/(1-p) or 0 for element `index` of a projection's input. `numbers` holds the four random numbers of the block of the element before. */
-__device__ __forceinline__ float dropout_factor(uint32_t numbers[4], bool first, LoraCall call, uint32_t site, uint64_t index) {
-    if (first || index % 4 == 0) dropout_numbers(numbers, call, site, index / 4);
-    uint32_t lane = index % 4, n = lane == 0 ? numbers[0] : lane == 1 ? numbers[1] : lane == 2 ? numbers[2] : numbers[3];
-    return n >= dropout_threshold(call.dropout) ? 1.0f / (1.0f - call.dropout) : 0.0f;
+/* ---- dropout: masks of one bit an element ---------------------------------------------------------------------------
+   A mask is made once, by lora_down where forward reads x: ten rounds of Philox for four elements cost more than the
+   product that they are for. It is kept for backward: bit i % 8 of byte i / 8 of row n says whether element (n, i)
+   stays. Rows are whole words of 64 elements, 0 from I on. */
+
+__host__ __device__ static inline size_t kept_width(int I) { return (size_t)((I + 63) / 64 * 8); }
+__device__ __forceinline__ size_t kept_at(int row, int column, int I) {
+    return (size_t)row * kept_width(I) + (size_t)column / 8;
 }
-/* masked = dropout(tile): the tile [rows x columns] is x[row0.., column0..], x has I columns. The mask is made again from its key wherever it is needed; nobody stores it. */
-__device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile, int rows, int columns, LoraCall call, uint32_t site, int row0, int column0, int I) {
-    int chunks = columns / CHUNK;
-    for (int i = threadIdx.x; i < rows * chunks; i += blockDim.x) {
-        int row = i / chunks, column = i % chunks * CHUNK, at = tile_at(rows, row, column);
-        uint64_t index = (uint64_t)(row0 + row) * (uint64_t)I + (uint64_t)(column0 + column);
-        uint32_t numbers[4] = {0, 0, 0, 0};
-        for (int j = 0; j < CHUNK; j++) masked[at + j] = (floatX)((float)tile[at + j] * dropout_factor(numbers, j == 0, call, site, index + (uint64_t)j));
+
+/* Makes the mask of eight elements from (row, column) on. They are numbered through the [N, I] of x: eight numbers lie
+   in two of the generator's blocks of four, in three where I is no multiple of 4. */
+__device__ __forceinline__ uint32_t dropout_bits(LoraCall call, uint32_t site, int row, int column, int I) {
+    uint64_t index = (uint64_t)row * (uint64_t)I + (uint64_t)column;
+    uint32_t shift = index % 4, bits = 0, threshold = dropout_threshold(call.dropout);
+#pragma unroll 2
+    for (uint32_t block = 0; block * 4 < 8 + shift; block++) {
+        uint32_t numbers[4];
+        dropout_numbers(numbers, call, site, index / 4 + block);
+#pragma unroll
+        for (int j = 0; j < 4; j++) bits |= (uint32_t)(numbers[j] >= threshold) << (block * 4 + j);
+    }
+    int inside = max(0, min(8, I - column));
+    return bits >> shift & ((1u << inside) - 1);
+}
+
+/* masked = dropout(tile), [rows x columns]. mask(row, column): eight bits from there on. */
+template <typename Mask>
+__device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile, int rows, int columns, float dropout,
+                                             Mask mask) {
+    float factor = 1.0f / (1.0f - dropout);
+    for (int i = threadIdx.x; i < rows * columns / 8; i += TILE_THREADS) {
+        int row = i / (columns / 8), column = i % (columns / 8) * 8;
+        uint32_t bits = mask(row, column);
+#pragma unroll
+        for (int c = 0; c < 8; c += CHUNK) {
+            float v[CHUNK];
+            int from = tile_at(rows, row, column + c);
+            load_chunk(v, tile, from, 0, true);
+            for (int j = 0; j < CHUNK; j++) v[j] = bits >> (c + j) & 1 ? v[j] * factor : 0;
+            store_chunk(masked, v, from, 0, true);
+        }
     }
 }
 
@@ -665,15 +694,21 @@ __device__ __forceinline__ void gemm_products(float acc[4][8][4], const floatX *
 }
 /* The same for the whole depth of t A under dropout. Every projection has its own mask: its product is made apart,
    16 x 16 at a time, masked and added. (m0, n0): of the warp's 64 x 64 in the output [N,I]. The loop over i is kept a
-   loop, its sums picked by comparison: unrolled, the compiler makes the random numbers of all sixteen blocks at once
-   and spills. */
+   loop, its sums picked by comparison: code for one row of blocks instead of four. */
 template <bool TURNED>
 __device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const floatX *slot, int warp_m, int warp_n,
-                                                     int depth, LoraCall call, uint32_t site, int m0, int n0, int I) {
+                                                     int depth, float dropout, const uint8_t *mask, int N, int I,
+                                                     int m0, int n0) {
     int lane = threadIdx.x % WARP;
-    uint32_t numbers[4] = {0, 0, 0, 0};
+    float factor = 1.0f / (1.0f - dropout);
 #pragma unroll 1
     for (int i = 0; i < 4; i++) {
+        uint64_t bits[2] = {0, 0};          /* of this lane's two rows, from its first column on */
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = m0 + i * 16 + lane / 4 + half * 8;
+            if (row < N && n0 < I) bits[half] = *(const uint64_t *)(mask + kept_at(row, n0, I)) >> lane % 4 * 2;
+        }
 #pragma unroll
         for (int j = 0; j < 8; j += 2) {
             float product[2][4] = {{0, 0, 0, 0}, {0, 0, 0, 0}};
@@ -688,10 +723,8 @@ __device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const f
             }
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                int row = m0 + i * 16 + lane / 4 + e % 4 / 2 * 8;
-                int column = n0 + (j + e / 4) * 8 + lane % 4 * 2 + e % 2;
-                uint64_t index = (uint64_t)row * (uint64_t)I + (uint64_t)column;
-                float masked = product[e / 4][e % 4] * dropout_factor(numbers, e % 2 == 0, call, site, index);
+                bool stays = bits[e % 4 / 2] >> ((j + e / 4) * 8 + e % 2) & 1;
+                float masked = stays ? product[e / 4][e % 4] * factor : 0;
 #pragma unroll
                 for (int u = 0; u < 4; u++) acc[u][j + e / 4][e % 4] += u == i ? masked : 0;
             }
@@ -702,7 +735,8 @@ __device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const f
 /* __launch_bounds__: two blocks a multiprocessor; the compiler may use 255 registers and must not spill for a third. */
 template <bool TURNED, bool MASKED, int STAGES>
 __global__ void __launch_bounds__(GEMM_THREADS, 2)
-gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, LoraCall call, int I, bool aligned) {
+gemm_kernel(floatX *out, const __grid_constant__ Group g, const uint8_t *kept, float dropout, int column_tiles, int I,
+            bool aligned) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -737,8 +771,8 @@ gemm_kernel(floatX *out, const __grid_constant__ Group g, int column_tiles, Lora
         int depth = min(step_depth(g, now) - now.k0, (int)PANEL);
         const floatX *slot = ring + from * GEMM_SLOT;
         if (MASKED && now.up)
-            gemm_masked_products<TURNED>(acc, slot, warp_m, warp_n, depth, call, g.part[now.part].site, m0 + warp_m,
-                                         n0 + warp_n, I);
+            gemm_masked_products<TURNED>(acc, slot, warp_m, warp_n, depth, dropout, kept + g.part[now.part].mask,
+                                         g.rows, I, m0 + warp_m, n0 + warp_n);
         else if (depth == PANEL) {          /* nearly always: one straight run of loads among products */
 #pragma unroll
             for (int k = 0; k < PANEL; k += 16) gemm_products<TURNED>(acc, slot, warp_m, warp_n, k);
@@ -782,7 +816,7 @@ static int gemm_stages(void) {
 }
 
 template <bool TURNED, bool MASKED>
-static void gemm_launch(floatX *out, const Group &g, int column_tiles, LoraCall call, int I) {
+static void gemm_launch(floatX *out, const Group &g, const uint8_t *kept, float dropout, int column_tiles, int I) {
     size_t slot = GEMM_SLOT * sizeof(floatX);
     int stages = gemm_stages();
     bool aligned = (uintptr_t)out % 16 == 0 && g.stride % CHUNK == 0;
@@ -791,7 +825,7 @@ static void gemm_launch(floatX *out, const Group &g, int column_tiles, LoraCall 
     auto kernel = stages == 3 ? gemm_kernel<TURNED, MASKED, 3> : gemm_kernel<TURNED, MASKED, 2>;
     WITH_SHARED(kernel, stages * slot);
     int blocks = column_tiles * div_up(g.rows, TILE);
-    LAUNCH(kernel, blocks, GEMM_THREADS, stages * slot, out, g, column_tiles, call, I, aligned);
+    LAUNCH(kernel, blocks, GEMM_THREADS, stages * slot, out, g, kept, dropout, column_tiles, I, aligned);
 }
 /* ---- gemv: a few rows -----------------------------------------------------------------------------------------------------------------------------
    While a text is generated x has one row a sequence: 2 FLOPs for every weight read, so the weights' way from memory is all the time there is. Every weight is read once, in 16-byte chunks that a warp takes 512 bytes at a
@@ -843,15 +877,15 @@ static void gemv(floatX *y, const Group &g) {
 }
 
 /* y [N,O] of a group, or dx [N,I]. */
-static void gemm_forward(floatX *y, const Group &g, LoraCall call, int I) {
+static void gemm_forward(floatX *y, const Group &g, int I) {
     if (g.rows <= GEMV_ROWS) { gemv(y, g); return; }
     int tiles = 0;
     for (int j = 0; j < g.count; j++) tiles += div_up(g.part[j].columns, TILE);
-    gemm_launch<false, false>(y, g, tiles, call, I);
+    gemm_launch<false, false>(y, g, NULL, 0, tiles, I);
 }
-static void gemm_backward(floatX *dx, const Group &g, LoraCall call, int I) {
-    if (call.adapter && call.dropout > 0) gemm_launch<true, true>(dx, g, div_up(I, TILE), call, I);
-    else gemm_launch<true, false>(dx, g, div_up(I, TILE), call, I);
+static void gemm_backward(floatX *dx, const Group &g, const uint8_t *kept, float dropout, int I) {
+    if (dropout > 0) gemm_launch<true, true>(dx, g, kept, dropout, div_up(I, TILE), I);
+    else gemm_launch<true, false>(dx, g, NULL, 0, div_up(I, TILE), I);
 }
 
 /* ---- adapter_pack: A and sB in floatX, for the tensor cores -------------------------------------------------------
@@ -879,7 +913,11 @@ static Pack packed(const Linear *p) {
     Pack pack = {p->A, p->B, a, b, b + (size_t)rank_width(p->rank) * (size_t)p->out, p->in, p->out, p->rank, p->scale};
     return pack;
 }
-size_t kept_bytes(const Linear *group, int count, int N) { (void)group; (void)count; (void)N; return 0; }
+size_t kept_bytes(const Linear *group, int count, int N) {
+    size_t bytes = 0;
+    for (int j = 0; j < count; j++) if (group[j].rank) bytes += (size_t)N * kept_width(group[j].in);
+    return bytes;
+}
 size_t adapter_packed_bytes(const Linear *p) {
     return (size_t)rank_width(p->rank) * ((size_t)p->in + 2 * (size_t)p->out) * sizeof(floatX);
 }
@@ -929,7 +967,9 @@ static int slice_blocks(const Group &g, bool shared_x) {
     return shared_x ? div_up(slices, SLICES) : blocks;
 }
 
-__global__ void __launch_bounds__(LORA_THREADS) lora_down_kernel(floatX *t, int R, const __grid_constant__ Group g, bool shared_x, LoraCall call, int stages) {
+__global__ void __launch_bounds__(LORA_THREADS)
+lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group g, bool shared_x, LoraCall call,
+                 int stages) {
     SHARED_MEMORY(memory);
     const int tile = DOWN_ROWS * PANEL, slot_size = (1 + SLICES) * tile;
     floatX *ring = (floatX *)memory, *masked = ring + stages * slot_size;
@@ -937,7 +977,7 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_down_kernel(floatX *t, int 
     Slice s[SLICES];
     block_slices(s, g, blockIdx.y, shared_x);
     const Matrix &x = g.part[s[0].part].x;
-    int steps = (x.columns + PANEL - 1) / PANEL;
+    int I = x.columns, steps = (I + 63) / 64 * (64 / PANEL);                  /* whole words of a mask's row */
     float acc[SLICES][8][4];
     for (int i = 0; i < SLICES; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
 
@@ -959,7 +999,16 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_down_kernel(floatX *t, int 
         const floatX *slot = ring + step % stages * slot_size;
         if (call.dropout > 0) {
 #pragma unroll
-            for (int i = 0; i < SLICES; i++) if (s[i].width) tile_dropout(masked + i * tile, slot, DOWN_ROWS, PANEL, call, g.part[s[i].part].site, m0, step * PANEL, x.columns);
+            for (int i = 0; i < SLICES; i++)
+                if (s[i].width)
+                    tile_dropout(masked + i * tile, slot, DOWN_ROWS, PANEL, call.dropout, [&](int row, int column) {
+                        const Part &p = g.part[s[i].part];
+                        int n = m0 + row, at = step * PANEL + column;
+                        uint32_t bits = dropout_bits(call, p.site, n, at, I);
+                        bool keeps = s[i].r0 == 0;                            /* of the slices that make the same mask */
+                        if (keeps && n < g.rows) kept[p.mask + kept_at(n, at, I)] = (uint8_t)bits;
+                        return bits;
+                    });
             __syncthreads();
         }
 #pragma unroll
@@ -1001,7 +1050,9 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_down_kernel(floatX *t, int 
    The depth is the tokens, so blocks along the width alone would be few: the tokens are split, each split writes its sum to scratch, and `lora_reduce` adds the splits in their order (no atomics).
    A block takes 64 columns of the wide matrix, read once, for up to three slices of the thin one. Group: part.t thin, part.x wide. */
 
-__global__ void __launch_bounds__(LORA_THREADS) lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ Group g, bool shared_x, LoraCall call, int tokens, int stages) {
+__global__ void __launch_bounds__(LORA_THREADS)
+lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ Group g, const uint8_t *kept, float dropout,
+                     bool shared_x, int tokens, int stages) {
     SHARED_MEMORY(memory);
     const int tile = SLICE * SLICE, slot_size = (1 + SLICES) * tile;
     floatX *ring = (floatX *)memory, *masked = ring + stages * slot_size;
@@ -1027,9 +1078,15 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_gradient_kernel(float *part
         if (ahead) { load((step + 1) % 2, token + SLICE); cp_async_wait<1>(); } else cp_async_wait<0>();
         __syncthreads();
         const floatX *slot = ring + step % stages * slot_size;
-        if (call.dropout > 0) {
+        if (dropout > 0) {
 #pragma unroll
-            for (int i = 0; i < SLICES; i++) if (s[i].width) tile_dropout(masked + i * tile, slot, SLICE, SLICE, call, g.part[s[i].part].site, token, n0, x.columns);
+            for (int i = 0; i < SLICES; i++)
+                if (s[i].width)
+                    tile_dropout(masked + i * tile, slot, SLICE, SLICE, dropout, [&](int row, int column) {
+                        const uint8_t *mask = kept + g.part[s[i].part].mask;
+                        int n = token + row;
+                        return n < g.rows ? (uint32_t)mask[kept_at(n, n0 + column, x.columns)] : 0;
+                    });
             __syncthreads();
         }
 #pragma unroll
@@ -1039,7 +1096,7 @@ __global__ void __launch_bounds__(LORA_THREADS) lora_gradient_kernel(float *part
 #pragma unroll
             for (int i = 0; i < SLICES; i++) {
                 if (!s[i].width) continue;
-                if (call.dropout > 0) load_b_pair_turned(b, masked + i * tile, SLICE, warp * 16, k);
+                if (dropout > 0) load_b_pair_turned(b, masked + i * tile, SLICE, warp * 16, k);
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     if (j * 16 >= s[i].width) continue;
@@ -1089,21 +1146,22 @@ static int gradient_splits(int N, int width, int slice_rows) {
     int blocks = div_up(width, SLICE) * slice_rows, splits = div_up(4 * device.processors, blocks), most = div_up(N, SLICE);
     return splits < 1 ? 1 : splits > most ? most : splits;
 }
-static void lora_gradient(const Group &g, const Reduces &reduces, bool shared_x, bool turned, int R, LoraCall call, ScratchCursor scratch) {
+static void lora_gradient(const Group &g, const Reduces &reduces, const uint8_t *kept, float dropout, bool shared_x,
+                          bool turned, int R, ScratchCursor scratch) {
     int width = 0, rows = slice_blocks(g, shared_x);
     for (int j = 0; j < g.count; j++) if (g.part[j].x.columns > width) width = g.part[j].x.columns;
     int splits = gradient_splits(g.rows, width, rows), tokens = div_up(div_up(g.rows, splits), SLICE) * SLICE;
     splits = div_up(g.rows, tokens);
     float *partial = scratch_take(&scratch, (size_t)splits * (size_t)R * (size_t)width);
-    int stages = lora_shared(2, call.dropout) <= device.shared ? 2 : 1;
-    size_t shared = lora_shared(stages, call.dropout);
+    int stages = lora_shared(2, dropout) <= device.shared ? 2 : 1;
+    size_t shared = lora_shared(stages, dropout);
     WITH_SHARED(lora_gradient_kernel, shared);
     dim3 grid(div_up(width, SLICE), rows, splits), reduce_grid(div_up(R * width, 256), g.count);
-    LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, shared_x, call, tokens, stages);
+    LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, kept, dropout, shared_x, tokens, stages);
     LAUNCH(lora_reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, turned);
 }
 
-static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall call) {
+static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shared_x, LoraCall call) {
     if (g.rows <= GEMV_ROWS && call.dropout == 0) {     /* a few tokens: `down` is nearly all there is to read */
         Group few = g;
         few.stride = R;
@@ -1122,7 +1180,7 @@ static void lora_down(floatX *t, int R, const Group &g, bool shared_x, LoraCall 
     size_t shared = (size_t)stages * (1 + SLICES) * tile + masks;
     WITH_SHARED(lora_down_kernel, shared);
     dim3 grid(div_up(g.rows, DOWN_ROWS), slice_blocks(g, shared_x));
-    LAUNCH(lora_down_kernel, grid, LORA_THREADS, shared, t, R, g, shared_x, call, stages);
+    LAUNCH(lora_down_kernel, grid, LORA_THREADS, shared, t, kept, R, g, shared_x, call, stages);
 }
 
 /* ---- the two launchers ---------------------------------------------------------------------------------------------------------------------------------- */
@@ -1137,14 +1195,20 @@ static void group_sums(const Linear *group, int count, int *O, int *R) {
     *O = *R = 0;
     for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
 }
+static void must_keep(const uint8_t *kept, float dropout) {
+    if (kept || dropout == 0) return;
+    fprintf(stderr, "error: no room for the masks of dropout %g; linear_forward; please report this\n", (double)dropout);
+    abort();
+}
 static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }      /* scratch is counted in floats */
 
 void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, int count, LoraCall call,
                     int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
-    (void)kept;                             /* made again from its key */
     bool adapter = call.adapter && R;
+    size_t mask = 0;
+    must_keep(kept, adapter ? call.dropout : 0);
     (void)scratch;
     Group whole, down;                      /* t's columns are numbered by rank, y's by output */
     whole.count = down.count = count; whole.rows = down.rows = N; whole.stride = O; down.stride = R;
@@ -1152,7 +1216,7 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
         const Linear *p = &group[j];
         int rank = adapter ? rank_width(p->rank) : 0;
         Pack q = packed(p);
-        Part part = {matrix(x, (size_t)I, N, I), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o, p->site};
+        Part part = {matrix(x, (size_t)I, N, I), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o, p->site, mask};
         if (rank) {
             part.t = matrix(t + r, (size_t)R, N, rank);
             part.up = matrix(q.b, (size_t)rank, p->out, rank);
@@ -1162,17 +1226,19 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
         down.part[j].offset = r;
         o += p->out;
         r += rank_width(p->rank);
+        mask += kept_bytes(p, 1, N);
     }
-    if (adapter) lora_down(t, R, down, true, call);
-    gemm_forward(y, whole, call, I);
+    if (adapter) lora_down(t, kept, R, down, true, call);
+    gemm_forward(y, whole, I);
 }
 
 void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
                      const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
     group_sums(group, count, &O, &R);
-    (void)kept;                             /* made again from its key */
     bool adapter = call.adapter && R;
+    size_t mask = 0;
+    must_keep(kept, adapter ? call.dropout : 0);
     ScratchCursor s = scratch_begin(scratch);
     floatX *dt = adapter ? (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R)) : NULL;
     Group whole, for_A, for_B;              /* whole: dt and dx from dy; for_A: dt^T x; for_B: t^T dy */
@@ -1182,7 +1248,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
         const Linear *p = &group[j];
         int rank = adapter ? rank_width(p->rank) : 0;
         Pack q = packed(p);
-        Part part = {matrix(dy + o, (size_t)O, N, p->out), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r, p->site};
+        Part part = {matrix(dy + o, (size_t)O, N, p->out), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r, p->site, mask};
         if (rank) {
             part.t = matrix(dt + r, (size_t)R, N, rank);
             part.up = matrix(q.a, (size_t)I, rank, I);
@@ -1196,15 +1262,16 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
         reduce_B.job[j] = B;
         o += p->out;
         r += rank_width(p->rank);
+        mask += kept_bytes(p, 1, N);
     }
     if (adapter) {
         LoraCall plain = call;              /* dropout is on x alone */
         plain.dropout = 0;
-        lora_down(dt, R, whole, false, plain);
-        lora_gradient(for_B, reduce_B, false, true, R, plain, s);
-        lora_gradient(for_A, reduce_A, true, false, R, call, s);
+        lora_down(dt, NULL, R, whole, false, plain);
+        lora_gradient(for_B, reduce_B, NULL, 0, false, true, R, s);
+        lora_gradient(for_A, reduce_A, kept, call.dropout, true, false, R, s);
     }
-    if (dx) gemm_backward(dx, whole, call, I);
+    if (dx) gemm_backward(dx, whole, kept, adapter ? call.dropout : 0, I);
 }
 
 /* ================================================================================================================================================
@@ -1792,12 +1859,11 @@ static Group plain_group(const floatX *x, const Weight *w, int rows, int width, 
     Group g;
     int in = backward ? width : w->cols, out = backward ? w->cols : width;
     Part p = {matrix(x, (size_t)in, rows, in), matrix((const floatX *)w->packed, (size_t)w->cols, w->rows, w->cols),
-              no_matrix(), no_matrix(), no_matrix(), NULL, 0, out, 0, 0};
+              no_matrix(), no_matrix(), no_matrix(), NULL, 0, out, 0, 0, 0};
     g.part[0] = g.part[1] = g.part[2] = p;
     g.count = 1; g.rows = rows; g.stride = out;
     return g;
 }
-static LoraCall no_adapter(void) { LoraCall call; memset(&call, 0, sizeof call); return call; }
 
 LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
     LossStats stats = {0, 0, 0, 0};
@@ -1815,12 +1881,12 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
     for (int first = 0; first < labelled; first += chunk) {
         int rows = labelled - first < chunk ? labelled - first : chunk;
         copy_rows(gathered, x, row + first, false, rows, C);
-        gemm_forward(logits, plain_group(gathered, head, rows, width, false), no_adapter(), C);
+        gemm_forward(logits, plain_group(gathered, head, rows, width, false), C);
         size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
         float factor = dx ? dloss : 0;
         LAUNCH(loss_kernel, rows, LOSS_THREADS, shared, numbers, logits, width, row + first, targets, factor, V);
         if (!dx) continue;
-        gemm_backward(gathered, plain_group(logits, head, rows, width, true), no_adapter(), C);
+        gemm_backward(gathered, plain_group(logits, head, rows, width, true), NULL, 0, C);
         copy_rows(dx, gathered, row + first, true, rows, C);
     }
     backend_download(host_numbers, numbers, (size_t)N * ROW_NUMBERS * sizeof(float));
@@ -1846,7 +1912,7 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
     floatX *host = (floatX *)must_alloc(numbers * sizeof(floatX));
     for (int n = 0; n < N; n += chunk) {
         int rows = N - n < chunk ? N - n : chunk;
-        gemm_forward(here, plain_group(x + (size_t)n * (size_t)C, head, rows, width, false), no_adapter(), C);
+        gemm_forward(here, plain_group(x + (size_t)n * (size_t)C, head, rows, width, false), C);
         backend_download(host, here, (size_t)rows * (size_t)width * sizeof(floatX));
         for (int r = 0; r < rows; r++) {
             const floatX *row = host + (size_t)r * (size_t)width;

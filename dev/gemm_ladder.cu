@@ -252,7 +252,7 @@ static void gemm9(floatX *y, const floatX *x, const floatX *w, int M, int N, int
     Weight weight;
     memset(&weight, 0, sizeof weight);
     weight.packed = (void *)w; weight.rows = N; weight.cols = K;
-    gemm_forward(y, plain_group(x, &weight, M, N, false), no_adapter(), K);
+    gemm_forward(y, plain_group(x, &weight, M, N, false), K);
 }
 
 /* ---- checking and timing ------------------------------------------------------------------------------------------------------------------------------------------ */

@@ -324,6 +324,27 @@ static void test_swiglu(int N, int F) {
     shared_free(x); shared_free(d); shared_free(b); shared_free(db); shared_free(X); shared_free(D); shared_free(A); shared_free(G);
 }
 
+/* The masks that a backend keeps say the same as dropout_keep, and nothing beyond x's columns. */
+static void test_kept(const uint8_t *kept, const Linear *group, int count, LoraCall call, int N) {
+#ifdef LORA_CUDA
+    int wrong = 0;
+    shared_wait();
+    for (int j = 0; j < count; kept += kept_bytes(&group[j], 1, N), j++) {
+        int I = group[j].in, width = (int)kept_width(I);
+        if (group[j].rank)
+            for (int n = 0; n < N; n++)
+                for (int i = 0; i < 8 * width; i++) {
+                    bool due = i < I && dropout_keep(call, group[j].site, (uint64_t)n * (uint64_t)I + (uint64_t)i);
+                    wrong += (kept[n * width + i / 8] >> i % 8 & 1) != due;
+                }
+    }
+    check(wrong == 0, "  masks, bit for bit: %d wrong", wrong);
+#else
+    (void)kept; (void)call;
+    check(kept_bytes(group, count, N) == 0, "  no masks are kept");
+#endif
+}
+
 typedef struct LinearCase { int N, I, outs[3], ranks[3], count; float dropout; bool adapter, quick; } LinearCase;
 static void test_linear(LinearCase k, DType dtype) {
     char what[160];
@@ -344,14 +365,15 @@ static void test_linear(LinearCase k, DType dtype) {
     size_t ny = (size_t)N * (size_t)O, nt = (size_t)N * (size_t)R, nx = (size_t)N * (size_t)I;
     float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y = poisoned(ny), *t = poisoned(nt), *dx = poisoned(nx);
     floatX *X = x_of(x, nx), *DY = x_of(dy, ny), *Y = x_poisoned(ny), *T = x_poisoned(nt), *DX = x_poisoned(nx);
-    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, count, N) + 16);
-    memset(kept, 0xa5, kept_bytes(group, count, N) + 16);
+    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, count, N));
+    memset(kept, 0xa5, kept_bytes(group, count, N));
     linear_forward(Y, T, kept, X, group, count, call, N, s);
     linear_forward_ref(y, t, NULL, x, same, count, call, N, s);
     snprintf(what, sizeof what, "linear_forward N=%d I=%d O=%d R=%d %s dropout %.1f%s", N, I, O, R, dtype_name[dtype], (double)k.dropout, k.adapter ? "" : ", adapter off");
     compare_x(what, Y, y, ny, x_bound(I + rank, 5));                          /* dropped x, A, t, sB, y */
     /* t: dropped x, A, t. One number alone may by chance be far smaller than sums of its length are: a quarter of the standard deviation is still allowed for. */
     if (R && k.adapter) compare_x("  t", T, t, nt, (N * rank < 8 ? 4 : 1) * x_bound(I, 3));
+    if (k.adapter && k.dropout > 0) test_kept(kept, group, count, call, N);
     shared_free(T);
     T = x_of(t, nt);                        /* the same t for both backward passes */
     linear_backward(DX, DY, T, kept, X, group, count, call, N, s);
@@ -699,7 +721,7 @@ static void test_orders(void) {
     memset(&call, 0, sizeof call);
     call.adapter = true; call.dropout = 0.2f;
     Bits first = {NULL, 0};
-    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, 3, N) + 16);
+    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, 3, N));
     for (int order = 0; order < 5; order++) {
 #ifdef EMULATED
         emulator_order = order == 4 ? 12345 : order;
@@ -732,6 +754,7 @@ static void test_orders(void) {
     free(first.at);
     shared_free(x); shared_free(dy); shared_free(qkv); shared_free(weight); shared_free(lse); shared_free(rstd); shared_free(row_loss); shared_free(X); shared_free(DY); shared_free(QKV); shared_free(y); shared_free(t); shared_free(dx);
     shared_free(out); shared_free(dqkv); shared_free(cu); shared_free(targets); shared_free(s.base);
+    shared_free(kept);
 }
 #else
 static void test_orders(void) {}          /* one thread: one order */
