@@ -563,6 +563,43 @@ static void test_memory(void) {
 }
 #endif
 
+/* Dropout masks are a bit an element of every projection's input (on CUDA; the CPU makes them again): in the plan once a
+   layer, or once where a recomputed forward makes them anew. */
+static void test_mask_memory(void) {
+    enum { TOKENS = 77 };
+    Error err;
+    Model m;
+    LoraConfig lora;
+    memset(&lora, 0, sizeof lora);
+    lora.r = 4; lora.lora_alpha = 8;
+    for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
+    must(model_plan(&m, "data/base", &err) && adapter_attach(&m, &lora, 1, &err), &err);
+    size_t group[4], layers = (size_t)m.config.num_hidden_layers;
+    const int in[4] = {m.config.hidden_size, m.config.num_attention_heads * m.config.head_dim, m.config.hidden_size,
+                       m.config.intermediate_size}, modules[4] = {3, 1, 2, 1};
+    for (int i = 0; i < 4; i++) {
+        group[i] = (size_t)modules[i] * TOKENS * (((size_t)in[i] + 63) / 64 * 8);
+        group[i] = (group[i] + 255) / 256 * 256;
+#ifndef LORA_CUDA
+        group[i] = 0;
+#endif
+    }
+    size_t rest = group[0] + group[1] + group[3];
+    const size_t due[4] = {layers * (rest + group[2]), layers * rest + group[2], rest + group[2], 0};
+    const Recompute level[4] = {RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER, FORWARD_ONLY};
+    for (int i = 0; i < 4; i++) {
+        size_t bytes[2];
+        for (int d = 0; d < 2; d++) {
+            m.lora.lora_dropout = d ? 0.1f : 0;
+            must(model_prepare(&m, TOKENS, TOKENS, level[i], false, NULL, &err), &err);
+            bytes[d] = m.arena_bytes;
+        }
+        check(bytes[1] - bytes[0] == due[i], "recompute level %d: dropout masks are %zu bytes of the plan, due %zu",
+              (int)level[i], bytes[1] - bytes[0], due[i]);
+    }
+    model_close(&m);
+}
+
 #ifdef LORA_CUDA
 /* What backend_ceiling takes for the peak, against what NVIDIA publishes (TFLOP/s, dense, fp32 accumulation). */
 static void test_ceiling(void) {
@@ -750,6 +787,7 @@ int main(void) {
     test_ceiling();
     test_memory();
 #endif
+    test_mask_memory();
     test_golden("llama", "adapter", "golden.safetensors");
     test_golden("llama_linear", "adapter", "golden.safetensors");
     test_golden("qwen2", "adapter", "golden.safetensors");
