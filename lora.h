@@ -146,7 +146,14 @@ bool write_file(const char *path, const void *data, size_t bytes, Error *err);
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
 typedef struct RopeScaling { RopeType type; double factor, low_freq_factor, high_freq_factor, original_max_position; } RopeScaling;
 
-/* config.json, checked: model_type llama, qwen2, qwen3 or mistral; anything that would change the arithmetic and is not implemented is refused by name. */
+/* The places of a layer's norms. */
+enum { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };       /* before the block; of each head's q and k */
+
+/* What tells one model family from another: the rows are config_families[]. */
+typedef struct Family Family;
+
+/* config.json, checked: model_type is a family's; anything that would change the arithmetic and is not implemented is
+   refused by name. */
 typedef struct ModelConfig {
     char model_type[16], dtype[16];
     int hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size, max_position_embeddings;
@@ -155,11 +162,30 @@ typedef struct ModelConfig {
     RopeScaling rope_scaling;
     bool tie_word_embeddings, qk_norm;      /* qk_norm: RMSNorm of each head's q and k (Qwen3) */
     bool bias[MODULE_COUNT];                /* which projections have one */
+    const Family *family;
 } ModelConfig;
 bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err);
 bool config_open(ModelConfig *c, const char *folder, Error *err);
 /* cos/sin tables [positions, D/2] in fp32 as transformers computes them (modeling_rope_utils.py): inverse frequencies in fp32, llama3 and linear scaling applied to them. */
 void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int positions);
+
+/* One tensor that a model of some configuration has in its files. All of them, in the order of a file, are walked by
+       for (TensorSpec t = model_tensors(c, "model."); tensor_next(&t);) ...
+   whoever loads, packs, counts, invents or looks for the tensors of a model goes this way. */
+typedef enum { TENSOR_EMBED, TENSOR_FINAL_NORM, TENSOR_HEAD, TENSOR_NORM, TENSOR_WEIGHT, TENSOR_BIAS } TensorKind;
+typedef struct TensorSpec {
+    char name[224];                         /* "model.layers.3.self_attn.q_proj.weight" */
+    TensorKind kind;
+    int layer, place;                       /* place: NORM_ of a norm, MODULE_ of a weight or bias */
+    int rows, cols;                         /* cols 0: one-dimensional */
+    bool optional;                          /* one of a tied pair, embedding and head: the other serves as it, too */
+    const ModelConfig *config;              /* the walk's own: where it is */
+    const char *prefix;
+    int next;
+} TensorSpec;
+TensorSpec model_tensors(const ModelConfig *c, const char *prefix /* "model.", or what stands there in the files */);
+bool tensor_next(TensorSpec *t);            /* false: that was the last */
+size_t tensor_count(const TensorSpec *t);   /* elements */
 
 /* What memory goes where; printed before step 0 and true. */
 enum { MEMORY_ROWS = 12 };
@@ -189,7 +215,9 @@ void backend_describe(char *text, size_t bytes);           /* "CPU, 2 threads, A
 /* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes of the backend's memory, 256-byte aligned. Call once, at load. */
 size_t weight_packed_bytes(const Weight *w);
 void weight_pack(Weight *w, void *where);
-bool table_is_packed(void);                                /* does embedding_forward read embed->packed (CUDA) or the file (CPU)? */
+/* Bytes of the table in the form that embedding_forward reads, made by weight_pack; 0: it reads the file. Tied, the
+   embedding shares the head's. */
+size_t embedding_packed_bytes(const Weight *embed);
 
 /* Brings A and B of at most MODULE_COUNT projections into the backend's layout for matrix products, at p->packed:
    adapter_packed_bytes bytes of the backend's memory, 256-byte aligned. To be called when A or B have changed, before
@@ -281,8 +309,7 @@ double global_norm(const float *grad /*[count]*/, size_t count);
 typedef enum { RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER, FORWARD_ONLY } Recompute;      /* what backward computes again instead of keeping: nothing | gate and up | the whole layer from its input; no backward at all */
 
 typedef struct Layer {
-    float *norm1, *norm2;                   /* [C] before attention, before the MLP */
-    float *q_norm, *k_norm;                 /* [D] or NULL */
+    float *norm[NORM_COUNT];                /* NORM_ATTENTION, NORM_MLP [C]; NORM_Q, NORM_K [D] or NULL */
     Linear linear[MODULE_COUNT];
 } Layer;
 
@@ -339,6 +366,7 @@ typedef struct Model {
     Layer *layers;                          /* [L] */
     void *weight_arena, *norm_arena;        /* packed matrices; norms and biases in fp32 */
     size_t weight_bytes, norm_bytes;
+    size_t layer_weights;                   /* elements of the layers' matrices: what every token is multiplied by */
     /* the adapter: four identical arenas, so that zeroing, clipping and AdamW are flat ranges */
     LoraConfig lora;
     float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
@@ -947,63 +975,188 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
            (s->type != ROPE_LLAMA3 || s->high_freq_factor > s->low_freq_factor || fail(err, "high_freq_factor must exceed low_freq_factor; %s; check the file", name));
 }
 
-bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err) {
-    memset(c, 0, sizeof *c);
-    if (root->type != JSON_OBJECT) return fail(err, "not an object; %s; give the folder of a Hugging Face model", name);
-    const char *type = config_string(root, "model_type"), *dtype = config_string(root, "dtype");
-    if (!type) return fail(err, "missing field 'model_type'; %s; give the folder of a Hugging Face model", name);
-    static const char *const known[] = {"llama", "qwen2", "qwen3", "mistral"};
-    bool found = false;
-    for (int i = 0; i < 4; i++) found |= !strcmp(type, known[i]);
-    if (!found) return fail(err, "unsupported architecture '%s'; %s; supported model types: llama, qwen2, qwen3, mistral", type, name);
-    snprintf(c->model_type, sizeof c->model_type, "%s", type);
-    if (!dtype) dtype = config_string(root, "torch_dtype");
-    snprintf(c->dtype, sizeof c->dtype, "%s", dtype ? dtype : "");
-    bool llama = !strcmp(type, "llama"), qwen2 = !strcmp(type, "qwen2"), qwen3 = !strcmp(type, "qwen3");
+/* The model families, one row each. A dense decoder of another name is a row here and its goldens in dev/make_golden.py;
+   what no row can say, its own fields of config.json, it reads in a function of its own. */
+enum {
+    FAMILY_QKV_BIAS = 1,                    /* q, k and v always have one */
+    FAMILY_ATTENTION_BIAS = 2,              /* field attention_bias: q, k, v and o have one */
+    FAMILY_MLP_BIAS = 4,                    /* field mlp_bias: gate, up and down have one */
+    FAMILY_WINDOW_SWITCH = 8                /* use_sliding_window tells whether; else it is on where sliding_window is */
+};
+struct Family {
+    const char *model_type;
+    const char *norm[NORM_COUNT];           /* the tensors at these places of a layer; NULL: nothing is there */
+    const char *activation;                 /* what hidden_act must say */
+    int flags;
+    int head_dim;                           /* where config.json has none; 0: hidden_size / num_attention_heads */
+    const char *own[5];                     /* fields that others refuse and this one reads */
+    bool (*config)(ModelConfig *c, const Json *root, const char *name, Error *err);       /* reads them; may be NULL */
+};
+#define CONFIG_NORMS "input_layernorm", "post_attention_layernorm"
+#define CONFIG_QK_NORMS "self_attn.q_norm", "self_attn.k_norm"
+static const Family config_families[] = {
+    {"llama", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, {NULL}, NULL},
+    {"qwen2", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, {NULL}, NULL},
+    {"qwen3", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH, 128, {NULL}, NULL},
+    {"mistral", {CONFIG_NORMS, NULL, NULL}, "silu", 0, 0, {NULL}, NULL},
+};
+enum { CONFIG_FAMILIES = sizeof config_families / sizeof *config_families };
 
-    /* Fields that would change the arithmetic and that we do not have, each with the number that turns it off, beside
-       null, false and nothing at all. Better refused than silently wrong. */
-    static const struct { const char *key; double off; } unsupported[] = {
-        {"quantization_config", NAN}, {"num_local_experts", 0}, {"num_experts", 0}, {"partial_rotary_factor", 1},
-        {"logits_scaling", 1}, {"attention_multiplier", NAN}, {"embedding_multiplier", 1}, {"residual_multiplier", 1},
-        {"final_logit_softcapping", NAN}, {"attn_logit_softcapping", NAN}, {"query_pre_attn_scalar", NAN},
-            {"clip_qkv", NAN},
-        {"no_rope_layers", NAN}, {"rope_interleaved", NAN}};
-    for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++) {
-        const Json *j = json_get(root, unsupported[i].key);
-        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == unsupported[i].off)) continue;
-        return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", unsupported[i].key,
-                    name);
+static const Family *config_family(const char *model_type, const char *name, Error *err) {
+    char all[256] = "";
+    for (int i = 0; i < CONFIG_FAMILIES; i++) {
+        if (!strcmp(model_type, config_families[i].model_type)) return &config_families[i];
+        size_t n = strlen(all);
+        snprintf(all + n, sizeof all - n, "%s%s", i ? ", " : "", config_families[i].model_type);
     }
-    const char *act = config_string(root, "hidden_act");
-    if (act && strcmp(act, "silu")) return fail(err, "unsupported field hidden_act '%s'; %s; only silu is implemented", act, name);
-    bool window = false;
-    if (qwen2 || qwen3) { if (!config_bool(&window, root, "use_sliding_window", false, name, err)) return false; }
-    else window = !json_is_null(json_get(root, "sliding_window"));
+    fail(err, "unsupported architecture '%s'; %s; supported model types: %s", model_type, name, all);
+    return NULL;
+}
+static bool config_owned(const Family *f, const char *key) {
+    for (int i = 0; f->own[i]; i++) if (!strcmp(f->own[i], key)) return true;
+    return false;
+}
+
+/* Every field of config.json that we know of. */
+typedef enum {
+    FIELD_INT,                              /* whole number in [low, high]; missing < low: there must be one */
+    FIELD_OFF,                              /* would change the arithmetic and we do not have it: refused, unless it is
+                                               `low` or null, false and the like. Better refused than silently wrong */
+    FIELD_READ,                             /* read by name in config_parse, config_rope or by its family */
+    FIELD_IGNORED                           /* changes nothing here, for the reason given */
+} FieldKind;
+static const struct { const char *key; FieldKind kind; size_t at; double low, high, missing; const char *why; }
+config_fields[] = {
+    {"hidden_size", FIELD_INT, offsetof(ModelConfig, hidden_size), 1, 1 << 20, 0, NULL},
+    {"intermediate_size", FIELD_INT, offsetof(ModelConfig, intermediate_size), 1, 1 << 22, 0, NULL},
+    {"num_hidden_layers", FIELD_INT, offsetof(ModelConfig, num_hidden_layers), 1, 10000, 0, NULL},
+    {"num_attention_heads", FIELD_INT, offsetof(ModelConfig, num_attention_heads), 1, 65536, 0, NULL},
+    {"vocab_size", FIELD_INT, offsetof(ModelConfig, vocab_size), 1, 1 << 24, 0, NULL},
+    {"max_position_embeddings", FIELD_INT, offsetof(ModelConfig, max_position_embeddings), 1, 1 << 30, 2048, NULL},
+
+    {"quantization_config", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"num_local_experts", FIELD_OFF, 0, 0, 0, 0, NULL},
+    {"num_experts", FIELD_OFF, 0, 0, 0, 0, NULL},
+    {"partial_rotary_factor", FIELD_OFF, 0, 1, 0, 0, NULL},
+    {"rope_interleaved", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"no_rope_layers", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"embedding_multiplier", FIELD_OFF, 0, 1, 0, 0, NULL},
+    {"attention_multiplier", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"residual_multiplier", FIELD_OFF, 0, 1, 0, 0, NULL},
+    {"logits_scaling", FIELD_OFF, 0, 1, 0, 0, NULL},
+    {"final_logit_softcapping", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"attn_logit_softcapping", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"query_pre_attn_scalar", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    {"clip_qkv", FIELD_OFF, 0, NAN, 0, 0, NULL},
+
+    {"model_type", FIELD_READ, 0, 0, 0, 0, "the family"},
+    {"dtype", FIELD_READ, 0, 0, 0, 0, "for messages; the files say what their tensors are"},
+    {"torch_dtype", FIELD_READ, 0, 0, 0, 0, "the same, until transformers 4"},
+    {"num_key_value_heads", FIELD_READ, 0, 0, 0, 0, "as many as there are heads where it is missing"},
+    {"head_dim", FIELD_READ, 0, 0, 0, 0, "its default is the family's"},
+    {"hidden_act", FIELD_READ, 0, 0, 0, 0, "the family's, or refused"},
+    {"rms_norm_eps", FIELD_READ, 0, 0, 0, 0, NULL},
+    {"tie_word_embeddings", FIELD_READ, 0, 0, 0, 0, NULL},
+    {"attention_bias", FIELD_READ, 0, 0, 0, 0, "where the family has it"},
+    {"mlp_bias", FIELD_READ, 0, 0, 0, 0, "where the family has it"},
+    {"attention_dropout", FIELD_READ, 0, 0, 0, 0, "0, or refused"},
+    {"use_sliding_window", FIELD_READ, 0, 0, 0, 0, "false where the family has it, or refused"},
+    {"sliding_window", FIELD_READ, 0, 0, 0, 0, "null where there is no use_sliding_window, or refused"},
+    {"layer_types", FIELD_READ, 0, 0, 0, 0, "full_attention, or refused"},
+    {"rope_theta", FIELD_READ, 0, 0, 0, 0, NULL},
+    {"rope_scaling", FIELD_READ, 0, 0, 0, 0, NULL},
+    {"rope_parameters", FIELD_READ, 0, 0, 0, 0, "the two above, since transformers 5"},
+
+    {"architectures", FIELD_IGNORED, 0, 0, 0, 0, "model_type says it"},
+    {"transformers_version", FIELD_IGNORED, 0, 0, 0, 0, "who wrote the file"},
+    {"_name_or_path", FIELD_IGNORED, 0, 0, 0, 0, "where it came from"},
+    {"initializer_range", FIELD_IGNORED, 0, 0, 0, 0, "the weights are read, not drawn"},
+    {"use_cache", FIELD_IGNORED, 0, 0, 0, 0, "generation always has one"},
+    {"max_window_layers", FIELD_IGNORED, 0, 0, 0, 0, "there are no windows"},
+    {"pretraining_tp", FIELD_IGNORED, 0, 0, 0, 0, "the same product in slices"},
+    {"bos_token_id", FIELD_IGNORED, 0, 0, 0, 0, "the tokenizer's and generation_config.json's"},
+    {"eos_token_id", FIELD_IGNORED, 0, 0, 0, 0, "the tokenizer's and generation_config.json's"},
+    {"pad_token_id", FIELD_IGNORED, 0, 0, 0, 0, "nothing is padded"},
+};
+enum { CONFIG_FIELDS = sizeof config_fields / sizeof *config_fields };
+
+/* The rows of the table that can be read or refused without knowing more. */
+static bool config_table(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    for (int i = 0; i < CONFIG_FIELDS; i++) {
+        const char *key = config_fields[i].key;
+        double low = config_fields[i].low;
+        const Json *j = json_get(root, key);
+        if (config_fields[i].kind == FIELD_INT) {
+            int *out = (int *)(void *)((char *)c + config_fields[i].at);
+            if (!config_int(out, root, key, (int64_t)low, (int64_t)config_fields[i].high,
+                            (int64_t)config_fields[i].missing, name, err)) return false;
+        }
+        if (config_fields[i].kind != FIELD_OFF || !j || json_is_unused(j) || config_owned(c->family, key)) continue;
+        if (j->type == JSON_NUMBER && j->number == low) continue;
+        return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", key, name);
+    }
+    return true;
+}
+
+/* Fields whose values would ask for something that we do not have. */
+static bool config_refuse(const ModelConfig *c, const Json *root, const char *name, Error *err) {
+    const char *act = config_string(root, "hidden_act"), *ours = c->family->activation;
+    if (act && strcmp(act, ours))
+        return fail(err, "unsupported field hidden_act '%s'; %s; only %s is implemented", act, name, ours);
+    bool window = !json_is_null(json_get(root, "sliding_window"));
+    if ((c->family->flags & FAMILY_WINDOW_SWITCH) &&
+        !config_bool(&window, root, "use_sliding_window", false, name, err)) return false;
     if (window) return fail(err, "unsupported field 'sliding_window'; %s; only full attention is implemented", name);
     const Json *layer_types = json_get(root, "layer_types");
     for (const Json *t = layer_types ? layer_types->child : NULL; t; t = t->next)
-        if (t->type != JSON_STRING || strcmp(t->str, "full_attention")) return fail(err, "unsupported layer type '%s'; %s; only full_attention is implemented", t->type == JSON_STRING ? t->str : "?", name);
+        if (t->type != JSON_STRING || strcmp(t->str, "full_attention"))
+            return fail(err, "unsupported layer type '%s'; %s; only full_attention is implemented",
+                        t->type == JSON_STRING ? t->str : "?", name);
     const Json *dropout = json_get(root, "attention_dropout");
-    if (dropout && dropout->type == JSON_NUMBER && dropout->number != 0) return fail(err, "unsupported field attention_dropout %s; %s; set it to 0", dropout->str, name);
+    if (dropout && dropout->type == JSON_NUMBER && dropout->number != 0)
+        return fail(err, "unsupported field attention_dropout %s; %s; set it to 0", dropout->str, name);
+    return true;
+}
 
-    double eps;
-    if (!config_int(&c->hidden_size, root, "hidden_size", 1, 1 << 20, 0, name, err) || !config_int(&c->intermediate_size, root, "intermediate_size", 1, 1 << 22, 0, name, err) ||
-        !config_int(&c->num_hidden_layers, root, "num_hidden_layers", 1, 10000, 0, name, err) || !config_int(&c->num_attention_heads, root, "num_attention_heads", 1, 65536, 0, name, err) ||
-        !config_int(&c->num_key_value_heads, root, "num_key_value_heads", 1, 65536, c->num_attention_heads, name, err) ||
-        !config_int(&c->vocab_size, root, "vocab_size", 1, 1 << 24, 0, name, err) || !config_int(&c->max_position_embeddings, root, "max_position_embeddings", 1, 1 << 30, 2048, name, err) ||
-        !config_int(&c->head_dim, root, "head_dim", 2, 4096, qwen3 ? 128 : c->hidden_size / c->num_attention_heads, name, err) ||
-        !config_number(&eps, root, "rms_norm_eps", 1e-6, name, err) || !config_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", false, name, err))
+static bool config_biases(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    bool attention = false, mlp = false;
+    int flags = c->family->flags;
+    if ((flags & FAMILY_ATTENTION_BIAS) && !config_bool(&attention, root, "attention_bias", false, name, err))
         return false;
+    if ((flags & FAMILY_MLP_BIAS) && !config_bool(&mlp, root, "mlp_bias", false, name, err)) return false;
+    for (int j = MODULE_Q; j <= MODULE_V; j++) c->bias[j] = attention || (flags & FAMILY_QKV_BIAS);
+    c->bias[MODULE_O] = attention;
+    for (int j = MODULE_GATE; j <= MODULE_DOWN; j++) c->bias[j] = mlp;
+    return true;
+}
+
+bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    memset(c, 0, sizeof *c);
+    if (root->type != JSON_OBJECT)
+        return fail(err, "not an object; %s; give the folder of a Hugging Face model", name);
+    const char *type = config_string(root, "model_type"), *dtype = config_string(root, "dtype");
+    if (!type) return fail(err, "missing field 'model_type'; %s; give the folder of a Hugging Face model", name);
+    const Family *f = c->family = config_family(type, name, err);
+    if (!f) return false;
+    if (!dtype) dtype = config_string(root, "torch_dtype");
+    snprintf(c->model_type, sizeof c->model_type, "%s", type);
+    snprintf(c->dtype, sizeof c->dtype, "%s", dtype ? dtype : "");
+    c->qk_norm = f->norm[NORM_Q] != NULL;
+    if (!config_refuse(c, root, name, err) || !config_table(c, root, name, err)) return false;
+
+    int heads = c->num_attention_heads, head_dim = f->head_dim ? f->head_dim : c->hidden_size / heads;
+    double eps;
+    if (!config_int(&c->num_key_value_heads, root, "num_key_value_heads", 1, 65536, heads, name, err) ||
+        !config_int(&c->head_dim, root, "head_dim", 2, 4096, head_dim, name, err) ||
+        !config_number(&eps, root, "rms_norm_eps", 1e-6, name, err) ||
+        !config_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", false, name, err)) return false;
     c->rms_norm_eps = (float)eps;
-    if (c->num_attention_heads % c->num_key_value_heads) return fail(err, "num_attention_heads %d is not a multiple of num_key_value_heads %d; %s; check the file", c->num_attention_heads, c->num_key_value_heads, name);
+    if (heads % c->num_key_value_heads)
+        return fail(err, "num_attention_heads %d is not a multiple of num_key_value_heads %d; %s; check the file",
+                    heads, c->num_key_value_heads, name);
     if (c->head_dim % 2) return fail(err, "head_dim %d is odd; %s; rotary embedding needs pairs", c->head_dim, name);
-    c->qk_norm = qwen3;
-    bool attention_bias = false, mlp_bias = false;
-    if ((llama || qwen3) && !config_bool(&attention_bias, root, "attention_bias", false, name, err)) return false;
-    if (llama && !config_bool(&mlp_bias, root, "mlp_bias", false, name, err)) return false;
-    for (int i = 0; i < MODULE_COUNT; i++) c->bias[i] = i >= MODULE_GATE ? mlp_bias : attention_bias || (qwen2 && i != MODULE_O);
-    return config_rope(c, root, name, err);
+    return config_biases(c, root, name, err) && config_rope(c, root, name, err) &&
+           (!f->config || f->config(c, root, name, err));
 }
 
 bool config_open(ModelConfig *c, const char *folder, Error *err) {
@@ -1040,6 +1193,75 @@ void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int p
             cos_table[(size_t)p * (size_t)half + (size_t)i] = (float)cos((double)angle);
             sin_table[(size_t)p * (size_t)half + (size_t)i] = (float)sin((double)angle);
         }
+    }
+}
+
+/* ---- the tensors of a model --------------------------------------------------------------------------------------- */
+
+TensorSpec model_tensors(const ModelConfig *c, const char *prefix) {
+    TensorSpec t;
+    memset(&t, 0, sizeof t);
+    t.config = c;
+    t.prefix = prefix;
+    return t;
+}
+size_t tensor_count(const TensorSpec *t) { return (size_t)t->rows * (size_t)(t->cols ? t->cols : 1); }
+
+/* Embedding, final norm or head. */
+static void tensor_outside(TensorSpec *t, TensorKind kind) {
+    const ModelConfig *c = t->config;
+    static const char *const stem[] = {"embed_tokens", "norm", "lm_head"};
+    size_t n = strlen(t->prefix), k = strlen("model.");
+    if (kind == TENSOR_HEAD && n >= k && !strcmp(t->prefix + n - k, "model.")) n -= k;    /* it stands beside "model." */
+    snprintf(t->name, sizeof t->name, "%.*s%s.weight", (int)n, t->prefix, stem[kind]);
+    t->kind = kind;
+    t->rows = kind == TENSOR_FINAL_NORM ? c->hidden_size : c->vocab_size;
+    t->cols = kind == TENSOR_FINAL_NORM ? 0 : c->hidden_size;
+    t->optional = kind != TENSOR_FINAL_NORM && c->tie_word_embeddings;
+}
+
+static void tensor_norm(TensorSpec *t, int place) {
+    const ModelConfig *c = t->config;
+    snprintf(t->name, sizeof t->name, "%slayers.%d.%s.weight", t->prefix, t->layer, c->family->norm[place]);
+    t->kind = TENSOR_NORM;
+    t->place = place;
+    t->rows = place == NORM_Q || place == NORM_K ? c->head_dim : c->hidden_size;
+    t->cols = 0;
+}
+
+static void tensor_linear(TensorSpec *t, int module, bool bias) {
+    const ModelConfig *c = t->config;
+    int C = c->hidden_size, F = c->intermediate_size, HD = c->num_attention_heads * c->head_dim,
+        KD = c->num_key_value_heads * c->head_dim;
+    const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
+    snprintf(t->name, sizeof t->name, "%slayers.%d.%s.%s", t->prefix, t->layer, module_path[module],
+             bias ? "bias" : "weight");
+    t->kind = bias ? TENSOR_BIAS : TENSOR_WEIGHT;
+    t->place = module;
+    t->rows = out[module];
+    t->cols = bias ? 0 : in[module];
+}
+
+bool tensor_next(TensorSpec *t) {
+    enum { OUTSIDE = 3, OF_A_LAYER = NORM_COUNT + 2 * MODULE_COUNT };
+    const ModelConfig *c = t->config;
+    t->optional = false;
+    for (;;) {
+        int i = t->next++;
+        if (i < OUTSIDE) { tensor_outside(t, (TensorKind)i); return true; }
+        t->layer = (i - OUTSIDE) / OF_A_LAYER;
+        if (t->layer >= c->num_hidden_layers) return false;
+        i = (i - OUTSIDE) % OF_A_LAYER;
+        if (i < NORM_COUNT) {
+            if (!c->family->norm[i]) continue;
+            tensor_norm(t, i);
+        } else {
+            int module = (i - NORM_COUNT) / 2;
+            bool bias = (i - NORM_COUNT) % 2;
+            if (bias && !c->bias[module]) continue;
+            tensor_linear(t, module, bias);
+        }
+        return true;
     }
 }
 
@@ -1103,94 +1325,134 @@ static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / un
 
 /* ---- opening ---------------------------------------------------------------------------------------------------------------------------------- */
 
-static const Tensor *model_tensor(const Model *m, const char *name, int64_t rows, int64_t columns, Error *err) {
-    const Tensor *t = tensors_get(&m->files, name, rows, columns, err);
+static const Tensor *model_tensor(const Model *m, const TensorSpec *spec, Error *err) {
+    const Tensor *t = tensors_get(&m->files, spec->name, spec->rows, spec->cols, err);
     if (m->planned) return t;
     int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
     if (t) file_release_pages(t->data, t->bytes);
     if (bad < 0) return t;
-    fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder again", name, (long long)bad, m->folder);
+    fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder "
+              "again", spec->name, (long long)bad, m->folder);
     return NULL;
 }
-static bool model_matrix(Model *m, Weight *w, const char *name, int rows, int columns, Error *err) {
-    const Tensor *t = model_tensor(m, name, rows, columns, err);
+static bool model_matrix(Model *m, Weight *w, const TensorSpec *spec, Error *err) {
+    const Tensor *t = model_tensor(m, spec, err);
     if (!t) return false;
-    w->data = t->data; w->dtype = t->dtype; w->rows = rows; w->cols = columns; w->packed = NULL;
+    w->data = t->data; w->dtype = t->dtype; w->rows = spec->rows; w->cols = spec->cols; w->packed = NULL;
     return true;
 }
-/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena; */
-static bool model_vector(Model *m, float **out, float **next, const char *name, int count, Error *err) {
-    const Tensor *t = model_tensor(m, name, count, 0, err);
+/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena. */
+static bool model_vector(Model *m, float **out, float **next, const TensorSpec *spec, Error *err) {
+    const Tensor *t = model_tensor(m, spec, err);
     if (!t || m->planned) return t != NULL;
-    float *values = (float *)must_alloc((size_t)count * sizeof(float));
+    float *values = (float *)must_alloc(t->count * sizeof(float));
     convert_to_f32(values, t->data, t->dtype, t->count);
-    backend_upload(*next, values, (size_t)count * sizeof(float));
+    backend_upload(*next, values, t->count * sizeof(float));
     free(values);
     *out = *next;
-    *next += count;
+    *next += t->count;
     return true;
 }
 
-static bool model_load_layers(Model *m, Error *err) {
-    const ModelConfig *c = &m->config;
-    int C = c->hidden_size, F = c->intermediate_size, D = c->head_dim, HD = c->num_attention_heads * D, KD = c->num_key_value_heads * D;
-    const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
-    size_t per_layer = 2 * (size_t)C + (c->qk_norm ? 2 * (size_t)D : 0);
-    for (int j = 0; j < MODULE_COUNT; j++) if (c->bias[j]) per_layer += (size_t)out[j];
-    m->norm_bytes = (per_layer * (size_t)c->num_hidden_layers + (size_t)C) * sizeof(float);
-    m->norm_arena = m->planned ? NULL : backend_alloc(m->norm_bytes);
-    m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
-    if (!m->norm_arena && !m->planned) return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes, m->folder);
-    float *next = (float *)m->norm_arena;
-    char name[224];
-    snprintf(name, sizeof name, "%snorm.weight", m->prefix);
-    if (!model_vector(m, &m->final_norm, &next, name, C, err)) return false;
-    for (int l = 0; l < c->num_hidden_layers; l++) {
-        Layer *layer = &m->layers[l];
-        struct { const char *suffix; float **where; int count; bool wanted; } norms[] = {
-            {"input_layernorm", &layer->norm1, C, true}, {"post_attention_layernorm", &layer->norm2, C, true}, {"self_attn.q_norm", &layer->q_norm, D, c->qk_norm}, {"self_attn.k_norm", &layer->k_norm, D, c->qk_norm}};
-        for (int i = 0; i < 4; i++) {
-            if (!norms[i].wanted) continue;
-            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, norms[i].suffix);
-            if (!model_vector(m, norms[i].where, &next, name, norms[i].count, err)) return false;
-        }
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            Linear *linear = &layer->linear[j];
-            linear->in = in[j];
-            linear->out = out[j];
-            linear->site = (uint32_t)(l * MODULE_COUNT + j);
-            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
-            if (!model_matrix(m, &linear->w, name, out[j], in[j], err)) return false;
-            if (!c->bias[j]) continue;
-            float *bias = NULL;
-            snprintf(name, sizeof name, "%slayers.%d.%s.bias", m->prefix, l, module_path[j]);
-            if (!model_vector(m, &bias, &next, name, out[j], err)) return false;
-            linear->bias = bias;
-        }
+/* One tensor to its place in the model. */
+static bool model_place(Model *m, const TensorSpec *t, float **next, Error *err) {
+    Layer *layer = &m->layers[t->layer];
+    Linear *linear = &layer->linear[t->place];
+    switch (t->kind) {
+    case TENSOR_EMBED: return model_matrix(m, &m->embed, t, err);
+    case TENSOR_HEAD: return model_matrix(m, &m->head, t, err);
+    case TENSOR_FINAL_NORM: return model_vector(m, &m->final_norm, next, t, err);
+    case TENSOR_NORM: return model_vector(m, &layer->norm[t->place], next, t, err);
+    case TENSOR_WEIGHT:
+        linear->in = t->cols;
+        linear->out = t->rows;
+        linear->site = (uint32_t)(t->layer * MODULE_COUNT + t->place);
+        m->layer_weights += tensor_count(t);
+        return model_matrix(m, &linear->w, t, err);
+    case TENSOR_BIAS: {
+        float *bias = NULL;
+        bool ok = model_vector(m, &bias, next, t, err);
+        linear->bias = bias;
+        return ok;
     }
+    }
+    return false;
+}
+
+static bool model_weights_equal(const Weight *a, const Weight *b) {
+    size_t count = (size_t)a->rows * (size_t)a->cols, size = dtype_size(a->dtype);
+    bool equal = a->dtype == b->dtype && !memcmp(a->data, b->data, count * size);
+    file_release_pages(a->data, count * size);
+    return equal;
+}
+
+/* tie_word_embeddings, as transformers 5 has it: one of the two in the file serves as both, two equal ones are one;
+   two different ones stay two. */
+static bool model_tie(Model *m, Error *err) {
+    ModelConfig *c = &m->config;
+    TensorSpec t = model_tensors(c, m->prefix);
+    tensor_next(&t);
+    if (!m->embed.data && !m->head.data) return model_matrix(m, &m->embed, &t, err);      /* says what is missing */
+    if (!m->embed.data) m->embed = m->head;
+    if (!m->head.data || model_weights_equal(&m->embed, &m->head)) m->head = m->embed;
+    if (m->head.data == m->embed.data) return true;
+    while (t.kind != TENSOR_HEAD) tensor_next(&t);
+    c->tie_word_embeddings = false;
+    print_warning("config.json has tie_word_embeddings true, but %s differs from the embedding: it is used, "
+                  "as transformers 5 does; %s", t.name, m->folder);
     return true;
 }
 
-/* Every matrix that is multiplied by goes once into the backend's layout; then its file pages are let go. */
+static bool model_load(Model *m, Error *err) {
+    const ModelConfig *c = &m->config;
+    m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
+    for (TensorSpec t = model_tensors(c, m->prefix); tensor_next(&t);)
+        if (!t.cols) m->norm_bytes += tensor_count(&t) * sizeof(float);
+    m->norm_arena = m->planned ? NULL : backend_alloc(m->norm_bytes);
+    if (!m->norm_arena && !m->planned)
+        return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes,
+                    m->folder);
+    float *next = (float *)m->norm_arena;
+    for (TensorSpec t = model_tensors(c, m->prefix); tensor_next(&t);) {
+        if (t.optional && shgeti(m->files.table, t.name) < 0) continue;
+        if (!model_place(m, &t, &next, err)) return false;
+    }
+    return !c->tie_word_embeddings || model_tie(m, err);
+}
+
+/* The matrix that goes into the backend's layout for this tensor, and the bytes of it; 0: none does. */
+static size_t model_packed(Model *m, const TensorSpec *t, Weight **w) {
+    if (t->kind == TENSOR_WEIGHT) *w = &m->layers[t->layer].linear[t->place].w;
+    else if (t->kind == TENSOR_HEAD) *w = &m->head;
+    else if (t->kind == TENSOR_EMBED && !m->config.tie_word_embeddings) *w = &m->embed;
+    else return 0;
+    return t->kind == TENSOR_EMBED ? embedding_packed_bytes(*w) : weight_packed_bytes(*w);
+}
+
+/* Every matrix that is multiplied by goes once into the backend's layout; then its file pages are let go: those of the
+   head, the largest, before the layers come. */
 static bool model_pack(Model *m, Error *err) {
-    int L = m->config.num_hidden_layers;
     for (int pass = 0; pass < 2; pass++) {
         size_t offset = 0;
-        for (int i = table_is_packed() && !m->config.tie_word_embeddings ? -2 : -1; i < L * MODULE_COUNT; i++) {   /* the head, the largest, first: its file pages are gone before the rest comes */
-            Weight *w = i == -2 ? &m->embed : i < 0 ? &m->head : &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
-            if (pass) {
+        for (TensorSpec t = model_tensors(&m->config, m->prefix); tensor_next(&t);) {
+            Weight *w = NULL;
+            size_t bytes = model_packed(m, &t, &w);
+            if (pass && bytes) {
                 weight_pack(w, (char *)m->weight_arena + offset);
-                file_release_pages(w->data, (size_t)w->rows * (size_t)w->cols * dtype_size(w->dtype));
+                file_release_pages(w->data, tensor_count(&t) * dtype_size(w->dtype));
             }
-            offset += model_round_up(weight_packed_bytes(w), 256);
+            offset += model_round_up(bytes, 256);
         }
         if (pass) break;
         m->weight_bytes = offset;
         if (m->planned) break;
+        double need = (double)offset / 0x1p30, there = (double)backend_memory() / 0x1p30;
         if (offset > backend_memory())
-            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close other programs", (double)offset / 0x1p30, (double)backend_memory() / 0x1p30, m->folder);
+            return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close "
+                             "other programs", need, there, m->folder);
         m->weight_arena = backend_alloc(offset);
-        if (!m->weight_arena) return fail(err, "out of memory for %.1f GiB of weights; %s; use a smaller model", (double)offset / 0x1p30, m->folder);
+        if (!m->weight_arena)
+            return fail(err, "out of memory for %.1f GiB of weights; %s; use a smaller model", need, m->folder);
     }
     if (m->config.tie_word_embeddings) m->embed.packed = m->head.packed;
     return true;
@@ -1199,104 +1461,59 @@ static bool model_pack(Model *m, Error *err) {
 /* What stands before "layers.0. ..." in the tensors' names: "model." of LlamaForCausalLM, nothing of LlamaModel, more
    where a wrapper was saved (module., _orig_mod., base_model.model.). */
 static void model_find_prefix(Model *m) {
-    static const char anchor[] = "layers.0.input_layernorm.weight";
+    char anchor[96];
+    snprintf(anchor, sizeof anchor, "layers.0.%s.weight", m->config.family->norm[NORM_ATTENTION]);
     snprintf(m->prefix, sizeof m->prefix, "model.");
     for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
         const char *name = m->files.table[i].key;
-        size_t n = strlen(name), k = sizeof anchor - 1;
+        size_t n = strlen(name), k = strlen(anchor);
         if (n < k || strcmp(name + n - k, anchor) || n - k >= sizeof m->prefix || (n > k && name[n - k - 1] != '.'))
             continue;
         snprintf(m->prefix, sizeof m->prefix, "%.*s", (int)(n - k), name);
         if (n == k || !strcmp(m->prefix, "model.")) return;
     }
-    if (strcmp(m->prefix, "model.")) print_warning("the tensors' names begin with '%s', which is taken for 'model.'; %s",
-                                             m->prefix, m->folder);
-}
-
-static bool weights_equal(const Weight *a, const Weight *b) {
-    size_t count = (size_t)a->rows * (size_t)a->cols, size = dtype_size(a->dtype);
-    bool equal = a->dtype == b->dtype && !memcmp(a->data, b->data, count * size);
-    file_release_pages(a->data, count * size);
-    return equal;
-}
-
-/* Embedding and head. tie_word_embeddings, as transformers 5 has it: one of the two in the file serves as both, two
-   equal ones are one; two different ones stay two. */
-static bool model_read_ends(Model *m, Error *err) {
-    ModelConfig *c = &m->config;
-    char embed[96], head[96];
-    size_t n = strlen(m->prefix), k = strlen("model.");
-    snprintf(embed, sizeof embed, "%sembed_tokens.weight", m->prefix);
-    snprintf(head, sizeof head, "%.*slm_head.weight", (int)(n >= k && !strcmp(m->prefix + n - k, "model.") ? n - k : 0),
-             m->prefix);
-    bool stored[2] = {shgeti(m->files.table, embed) >= 0, shgeti(m->files.table, head) >= 0},
-        tied = c->tie_word_embeddings;
-    if ((stored[0] || !tied || !stored[1]) && !model_matrix(m, &m->embed, embed, c->vocab_size, c->hidden_size, err))
-        return false;
-    if ((stored[1] || !tied) && !model_matrix(m, &m->head, head, c->vocab_size, c->hidden_size, err)) return false;
-    if (!tied) return true;
-    if (!stored[0]) m->embed = m->head;
-    if (stored[0] && stored[1] && !weights_equal(&m->embed, &m->head)) {
-        c->tie_word_embeddings = false;
-        print_warning("config.json has tie_word_embeddings true, but %s differs from the embedding: it is used, "
-                "as transformers 5 does; %s", head, m->folder);
-    } else m->head = m->embed;
-    return true;
+    if (strcmp(m->prefix, "model."))
+        print_warning("the tensors' names begin with '%s', which is taken for 'model.'; %s", m->prefix, m->folder);
 }
 
 /* Names the tensors that no part of the model reads: what transformers, too, leaves out with a warning. */
 static void model_name_unused(const Model *m) {
-    static const char *const norms[] = {"input_layernorm.weight", "post_attention_layernorm.weight",
-                                        "self_attn.q_norm.weight",
-                                        "self_attn.k_norm.weight"};
-    const ModelConfig *c = &m->config;
-    const char *first = NULL;
-    size_t n = strlen(m->prefix), count = 0;
-    for (ptrdiff_t i = 0; i < shlen(m->files.table); i++) {
-        const char *name = m->files.table[i].key, *rest = strncmp(name, m->prefix, n) ? "" : name + n,
-            *end = rest + strlen(rest);
-        size_t known = strlen("lm_head.weight"), length = strlen(name);
-        bool used = !strcmp(rest, "embed_tokens.weight") || !strcmp(rest, "norm.weight") ||
-                    (length >= known && !strcmp(name + length - known, "lm_head.weight")) ||
-                        strstr(name, "rotary_emb.inv_freq");
-        int layer, at = 0;
-        if (sscanf(rest, "layers.%d.%n", &layer, &at) == 1 && at && layer < c->num_hidden_layers) {
-            rest += at;
-            for (int k = 0; k < (c->qk_norm ? 4 : 2); k++) used |= !strcmp(rest, norms[k]);
-            for (int j = 0; j < MODULE_COUNT; j++) {
-                size_t path = strlen(module_path[j]);
-                if ((size_t)(end - rest) <= path || strncmp(rest, module_path[j], path)) continue;
-                used |= !strcmp(rest + path, ".weight") || (c->bias[j] && !strcmp(rest + path, ".bias"));
-            }
-        }
-        if (used || !m->files.table[i].value.count) continue;
-        if (!count++) first = name;
+    TensorEntry *table = m->files.table;
+    ptrdiff_t first = -1, count = 0;
+    bool *used = (bool *)must_alloc((size_t)shlen(table) * sizeof *used);
+    for (TensorSpec t = model_tensors(&m->config, m->prefix); tensor_next(&t);) {
+        ptrdiff_t at = shgeti(table, t.name);
+        if (at >= 0) used[at] = true;
     }
+    for (ptrdiff_t i = shlen(table) - 1; i >= 0; i--) {
+        if (used[i] || !table[i].value.count || strstr(table[i].key, "rotary_emb.inv_freq")) continue;
+        first = i;
+        count++;
+    }
+    free(used);
     if (count) print_warning("%zu tensors of the files have no place in the model and are not used, '%s' the first; %s",
-                       count, first, m->folder);
+                             (size_t)count, table[first].key, m->folder);
 }
 
 static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
     memset(m, 0, sizeof *m);
     m->folder = text_copy(folder);
     m->planned = planned;
-    const ModelConfig *c = &m->config;
     m->loss_scale = LORA_LOSS_SCALE;
-    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(c, err)) &&
+    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(&m->config, err)) &&
               tensors_open_folder(&m->files, folder, err);
     if (ok) model_find_prefix(m);
-    ok = ok && model_read_ends(m, err) && model_load_layers(m, err) && model_pack(m, err);
+    ok = ok && model_load(m, err) && model_pack(m, err);
     if (ok) model_name_unused(m);
     if (!ok) model_close(m);
     return ok;
 }
 
 size_t model_parameters(const Model *m) {
-    const ModelConfig *c = &m->config;
-    size_t count = (size_t)c->vocab_size * (size_t)c->hidden_size * (c->tie_word_embeddings ? 1 : 2);
-    for (int j = 0; j < MODULE_COUNT; j++)
-        count += (size_t)c->num_hidden_layers * (size_t)m->layers[0].linear[j].in * (size_t)m->layers[0].linear[j].out;
-    return count + m->norm_bytes / sizeof(float);
+    size_t count = 0;
+    for (TensorSpec t = model_tensors(&m->config, m->prefix); tensor_next(&t);)
+        if (t.kind != TENSOR_HEAD || !t.optional) count += tensor_count(&t);
+    return count;
 }
 
 bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err) {
@@ -1494,11 +1711,11 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     const Layer *layer = &m->layers[l];
     LayerActivations *s = &m->activations[l];
     int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
-    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm1, c->rms_norm_eps, N, C);
-    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
+    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
+    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
     linear_forward(s->qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
     probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
     Cache *cache = m->cache;
     if (cache) cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N, H, KV, D);
     if (cache && cache->decode) attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions, cache->capacity, N, H, KV, D);
@@ -1506,7 +1723,7 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
     linear_forward(m->projected, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
     probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
-    rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm2, c->rms_norm_eps, N, C);
+    rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm[NORM_MLP], c->rms_norm_eps, N, C);
     linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N,
                    m->scratch);
     probe_tensor(m->probe, "gate, up", l, s->gate_up, N, 2 * F);
@@ -1522,7 +1739,7 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
     LayerActivations *s = &m->activations[l];
     int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
     if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
-    rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm2, c->rms_norm_eps, N, C);
+    rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm[NORM_MLP], c->rms_norm_eps, N, C);
     if (m->recompute == RECOMPUTE_GATE_UP)
         linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N,
                        m->scratch);
@@ -1533,17 +1750,17 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
     swiglu_backward(s->gate_up, m->d_h, s->gate_up, N, F);
     linear_backward(m->d_normed, s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2,
                     call, N, m->scratch);
-    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm2, N, C);
+    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm[NORM_MLP], N, C);
 
     linear_backward(m->d_attention, m->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call,
                     N, m->scratch);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
     attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
-    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->q_norm, layer->k_norm, c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
-    rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm1, c->rms_norm_eps, N, C);
+    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
     linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q],
                     3, call, N, m->scratch);
-    if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm1, N, C);
+    if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm[NORM_ATTENTION], N, C);
 }
 
 /* Everything up to the final norm's output in m->normed. */
@@ -1560,7 +1777,8 @@ static void model_body(Model *m, const Batch *b, LoraCall call) {
         m->adapter_is_packed = true;
     }
     embedding_forward(m->activations[0].x, m->ids, &m->embed, b->N, c->hidden_size);
-    if (!table_is_packed()) file_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));   /* else the whole table creeps into memory, batch by batch */
+    /* What this batch has read of the file goes back: else the whole table creeps into memory. */
+    file_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));
     for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
     rmsnorm_forward(m->normed, m->final_rstd, m->final_x, m->activations[L - 1].middle, m->projected, m->final_norm, c->rms_norm_eps, b->N, c->hidden_size);
     probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
@@ -2487,15 +2705,12 @@ static void merge_rows(float *rows, const Model *m, const Linear *p, const Weigh
 
 /* The adapted projection that a tensor's name means, or NULL, and in *w the weight that it is in the file. */
 static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
-    char name[224];
-    for (int l = 0; l < m->config.num_hidden_layers; l++)
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            const Linear *p = &m->layers[l].linear[j];
-            snprintf(name, sizeof name, "%slayers.%d.%s.weight", m->prefix, l, module_path[j]);
-            if (!p->rank || strcmp(name, t->name)) continue;
-            *w = m->originals ? m->originals[l * MODULE_COUNT + j] : p->w;
-            return p;
-        }
+    for (TensorSpec s = model_tensors(&m->config, m->prefix); tensor_next(&s);) {
+        if (s.kind != TENSOR_WEIGHT || strcmp(s.name, t->name)) continue;
+        const Linear *p = &m->layers[s.layer].linear[s.place];
+        *w = m->originals ? m->originals[s.layer * MODULE_COUNT + s.place] : p->w;
+        return p->rank ? p : NULL;
+    }
     return NULL;
 }
 
@@ -3014,8 +3229,7 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
    something again does not count. */
 static double model_flops(const Model *m, const Batch *b) {
     const ModelConfig *c = &m->config;
-    double weights = 0, squares = 0;
-    for (int j = 0; j < MODULE_COUNT; j++) weights += (double)m->layers[0].linear[j].in * (double)m->layers[0].linear[j].out * (double)c->num_hidden_layers;
+    double weights = (double)m->layer_weights, squares = 0;
     for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
     return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->labelled + 6 * (double)m->param_count * (double)b->N +
            7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
@@ -3146,7 +3360,7 @@ enum { CHECKSUM_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
    what that may have missed. */
 static uint64_t model_hash(const Model *m, int64_t *files_changed) {
     const size_t BLOCK = 4096;
-    uint64_t hash = hash_bytes(HASH_START, &m->config, sizeof m->config);
+    uint64_t hash = hash_bytes(HASH_START, &m->config, offsetof(ModelConfig, family));
     size_t total = 0;
     *files_changed = 0;
     for (ptrdiff_t i = 0; i < arrlen(m->files.files); i++) {
@@ -4244,7 +4458,7 @@ double backend_ceiling(void) {              /* every thread multiplies and adds 
     return best;
 }
 size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > backend_taken ? r - backend_taken : 0; }
-bool table_is_packed(void) { return false; }
+size_t embedding_packed_bytes(const Weight *embed) { (void)embed; return 0; }
 void backend_describe(char *text, size_t bytes) {
     const char *vectors = VL == 16 ? "AVX-512" : VL == 8 ? "AVX2" : "128-bit vectors";
     snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", op_threads(), vectors, (double)machine_memory() / 0x1p30);

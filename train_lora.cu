@@ -462,7 +462,7 @@ void backend_describe(char *text, size_t bytes) {
    ================================================================================================================================================ */
 
 size_t weight_packed_bytes(const Weight *w) { return (size_t)w->rows * (size_t)w->cols * sizeof(floatX); }
-bool table_is_packed(void) { return true; }
+size_t embedding_packed_bytes(const Weight *embed) { return weight_packed_bytes(embed); }
 
 void weight_pack(Weight *w, void *where) {
     size_t count = (size_t)w->rows * (size_t)w->cols, size = dtype_size(w->dtype);

@@ -4,18 +4,6 @@
 #define LORA_IMPLEMENTATION
 #include "lora.h"
 
-typedef struct Entry { char name[128]; int64_t rows, columns; } Entry;     /* columns 0: a norm or a bias */
-
-static Entry *entries;                      /* stb_ds array */
-static void entry_add(const char *name, int64_t rows, int64_t columns) {
-    Entry e;
-    memset(&e, 0, sizeof e);
-    snprintf(e.name, sizeof e.name, "%s", name);
-    e.rows = rows;
-    e.columns = columns;
-    arrput(entries, e);
-}
-
 int main(int argc, char **argv) {
     Error err;
     JsonDoc doc;
@@ -24,32 +12,20 @@ int main(int argc, char **argv) {
     if (argc != 4 || (strcmp(argv[3], "F32") && strcmp(argv[3], "BF16"))) { fprintf(stderr, "usage: make_random_model CONFIG.json FOLDER F32|BF16\n"); return 2; }
     char *text = read_file(argv[1], &bytes, &err);
     if (!text || !json_parse(&doc, text, bytes, argv[1], 1, &err) || !config_parse(&c, doc.root, argv[1], &err) || !make_folder(argv[2], &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
-    char path[PATH_MAX], name[128];
+    char path[PATH_MAX];
     path_in(path, sizeof path, argv[2], "config.json");
     if (!write_file(path, text, bytes, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
-    int C = c.hidden_size, F = c.intermediate_size, D = c.head_dim, HD = c.num_attention_heads * D, KD = c.num_key_value_heads * D;
-    const int out[MODULE_COUNT] = {HD, KD, KD, C, F, F, C}, in[MODULE_COUNT] = {C, C, C, HD, C, C, F};
-    entry_add("model.embed_tokens.weight", c.vocab_size, C);
-    entry_add("model.norm.weight", C, 0);
-    if (!c.tie_word_embeddings) entry_add("lm_head.weight", c.vocab_size, C);
-    for (int l = 0; l < c.num_hidden_layers; l++) {
-        static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"};
-        for (int i = 0; i < (c.qk_norm ? 4 : 2); i++) { snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, norms[i]); entry_add(name, i < 2 ? C : D, 0); }
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, module_path[j]);
-            entry_add(name, out[j], in[j]);
-            snprintf(name, sizeof name, "model.layers.%d.%s.bias", l, module_path[j]);
-            if (c.bias[j]) entry_add(name, out[j], 0);
-        }
-    }
+    TensorSpec *specs = NULL;               /* stb_ds array */
+    for (TensorSpec t = model_tensors(&c, "model."); tensor_next(&t);)
+        if (t.kind != TENSOR_HEAD || !t.optional) arrput(specs, t);
     bool half = !strcmp(argv[3], "BF16");
     Text header = TEXT_EMPTY;
     size_t offset = 0;
     text_print(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
-    for (ptrdiff_t i = 0; i < arrlen(entries); i++) {
-        size_t size = (size_t)(entries[i].rows * (entries[i].columns ? entries[i].columns : 1)) * (half ? 2 : 4);
-        text_print(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld", entries[i].name, argv[3], (long long)entries[i].rows);
-        if (entries[i].columns) text_print(&header, ",%lld", (long long)entries[i].columns);
+    for (ptrdiff_t i = 0; i < arrlen(specs); i++) {
+        size_t size = tensor_count(&specs[i]) * (half ? 2 : 4);
+        text_print(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", specs[i].name, argv[3], specs[i].rows);
+        if (specs[i].cols) text_print(&header, ",%d", specs[i].cols);
         text_print(&header, "],\"data_offsets\":[%zu,%zu]}", offset, offset + size);
         offset += size;
     }
@@ -63,9 +39,9 @@ int main(int argc, char **argv) {
     safe_write(&f, header.at, (size_t)length);
     uint32_t state = 1;
     static uint32_t block[1 << 16];
-    for (ptrdiff_t i = 0; i < arrlen(entries); i++) {
-        size_t left = (size_t)(entries[i].rows * (entries[i].columns ? entries[i].columns : 1));
-        bool norm = strstr(entries[i].name, "norm") != NULL;
+    for (ptrdiff_t i = 0; i < arrlen(specs); i++) {
+        size_t left = tensor_count(&specs[i]);
+        bool norm = specs[i].kind == TENSOR_NORM || specs[i].kind == TENSOR_FINAL_NORM;
         while (left) {
             size_t n = left < sizeof block / sizeof *block ? left : sizeof block / sizeof *block;
             for (size_t k = 0; k < n; k++) {
