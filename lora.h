@@ -95,6 +95,9 @@ typedef struct LoraCall {
 typedef struct Scratch { void *base; size_t bytes; } Scratch;
 
 
+/* What attention looks like: H query heads on KV key/value heads of D columns; scores are scale q.k. */
+typedef struct AttentionShape { int H, KV, D; float scale; } AttentionShape;
+
 /* Sums over the labelled rows of one micro-batch. */
 typedef struct LossStats { double loss_sum, entropy_sum; int64_t tokens, correct; } LossStats;
 
@@ -148,6 +151,7 @@ typedef struct RopeScaling { RopeType type; double factor, low_freq_factor, high
 
 /* The places of a layer's norms. */
 enum { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };       /* before the block; of each head's q and k */
+enum { MAX_LAYERS = 10000 };
 
 /* What tells one model family from another: the rows are config_families[]. */
 typedef struct Family Family;
@@ -163,7 +167,13 @@ typedef struct ModelConfig {
     bool tie_word_embeddings, qk_norm;      /* qk_norm: RMSNorm of each head's q and k (Qwen3) */
     bool bias[MODULE_COUNT];                /* which projections have one */
     const Family *family;
+    float embedding_scale, attention_scale, logits_scale;     /* factors on the embedding, the scores, the logits */
+    bool no_rope[MAX_LAYERS];               /* [L] layers whose q and k are not rotated */
 } ModelConfig;
+static inline AttentionShape config_attention(const ModelConfig *c) {
+    AttentionShape a = {c->num_attention_heads, c->num_key_value_heads, c->head_dim, c->attention_scale};
+    return a;
+}
 bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err);
 bool config_open(ModelConfig *c, const char *folder, Error *err);
 /* cos/sin tables [positions, D/2] in fp32 as transformers computes them (modeling_rope_utils.py): inverse frequencies in fp32, llama3 and linear scaling applied to them. */
@@ -229,8 +239,9 @@ void adapter_pack(const Linear *projections, int count);
    sum of rank_width over one group `rank`. */
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden);
 
-/* out[i,:] = embed[ids[i],:]. Ids must lie in [0, V). */
-void embedding_forward(floatX *out /*[N,C]*/, const int32_t *ids /*[N]*/, const Weight *embed /*[V,C]*/, int N, int C);
+/* out[i,:] = scale * embed[ids[i],:]. Ids must lie in [0, V). */
+void embedding_forward(floatX *out /*[N,C]*/, const int32_t *ids /*[N]*/, const Weight *embed /*[V,C]*/, float scale,
+                       int N, int C);
 
 /* RMSNorm with the residual add fused in (Zhang & Sennrich 2019; transformers LlamaRMSNorm, weight applied after normalising):
      s = x + residual          (residual NULL: s = x, and `sum` is not written)
@@ -263,25 +274,40 @@ void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, c
 /* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, site, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
 bool dropout_keep(LoraCall call, uint32_t site, uint64_t index);
 
-/* Per-head RMSNorm of q and k where the model has it (Qwen3; q_weight NULL: none), then rotary embedding in Hugging Face's pairing (d, d + D/2):
-     (a, b) -> (a cos - b sin, b cos + a sin);   v is copied.   cos, sin: tables [positions, D/2], see rope_tables. out may not be qkv. */
-void qk_norm_rope_forward(floatX *out /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/, const float *k_weight /*[D] or NULL*/, float eps,
-                          const float *cos_table, const float *sin_table, const int32_t *positions /*[N]*/, int N, int H, int KV, int D);
+/* Per-head RMSNorm of q and k where the model has it (Qwen3; q_weight NULL: none), then rotary embedding in Hugging
+   Face's pairing (d, d + D/2):
+     (a, b) -> (a cos - b sin, b cos + a sin);   v is copied.
+   cos, sin: tables [positions, D/2], see rope_tables. positions NULL: a layer without rotary embedding (SmolLM3), every
+   token counts as the first, whose rotation is by nothing. out may not be qkv. */
+void qk_norm_rope_forward(floatX *out /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/,
+                          const float *k_weight /*[D] or NULL*/, float eps, const float *cos_table,
+                          const float *sin_table, const int32_t *positions /*[N] or NULL*/, int N,
+                          AttentionShape a);
 /* In place: dqkv comes in as the gradient of out and leaves as the gradient of qkv. Needs the qkv that forward read (only where there is a norm). */
-void qk_norm_rope_backward(floatX *dqkv /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/, const float *k_weight /*[D] or NULL*/, float eps,
-                           const float *cos_table, const float *sin_table, const int32_t *positions /*[N]*/, int N, int H, int KV, int D);
+void qk_norm_rope_backward(floatX *dqkv /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/,
+                           const float *k_weight /*[D] or NULL*/, float eps, const float *cos_table,
+                           const float *sin_table, const int32_t *positions /*[N] or NULL*/, int N,
+                           AttentionShape a);
 
-/* Causal attention within each sequence, grouped-query (query head h reads key/value head h / (H/KV)), softmax scale 1/sqrt(D), online softmax (Dao 2023); no T x T matrix in memory.
-     out[n,h,:] = sum_{m<=n, same sequence} p_nm v_m;   lse[n,h] = log sum_m exp(q.k_m / sqrt(D)) */
-void attention_forward(floatX *out /*[N,H,D]*/, float *lse /*[N,H]*/, const floatX *qkv /*[N,P] after rope*/, const int32_t *cu_seqlens /*[S+1]*/, int S, int N, int H, int KV, int D, Scratch scratch);
-/* p recomputed from lse;  dv_m = sum p_nm dout_n;  ds_nm = p_nm (dout_n.v_m - dout_n.out_n);  dq_n = sum_m ds_nm k_m / sqrt(D);  dk_m = sum_n ds_nm q_n / sqrt(D), summed over the heads of a group. */
-void attention_backward(floatX *dqkv /*[N,P]*/, const floatX *dout /*[N,H,D]*/, const floatX *out /*[N,H,D]*/, const float *lse /*[N,H]*/, const floatX *qkv /*[N,P]*/,
-                        const int32_t *cu_seqlens /*[S+1]*/, int S, int N, int H, int KV, int D, Scratch scratch);
+/* Causal attention within each sequence, grouped-query (query head h reads key/value head h / (H/KV)), online softmax
+   (Dao 2023); no T x T matrix in memory.
+     out[n,h,:] = sum_{m<=n, same sequence} p_nm v_m;   lse[n,h] = log sum_m exp(scale q.k_m) */
+void attention_forward(floatX *out /*[N,H,D]*/, float *lse /*[N,H]*/, const floatX *qkv /*[N,P] after rope*/,
+                       const int32_t *cu_seqlens /*[S+1]*/, int S, int N, AttentionShape a, Scratch scratch);
+/* p recomputed from lse;  dv_m = sum p_nm dout_n;  ds_nm = p_nm (dout_n.v_m - dout_n.out_n);
+   dq_n = scale sum_m ds_nm k_m;  dk_m = scale sum_n ds_nm q_n, summed over the heads of a group. */
+void attention_backward(floatX *dqkv /*[N,P]*/, const floatX *dout /*[N,H,D]*/, const floatX *out /*[N,H,D]*/,
+                        const float *lse /*[N,H]*/, const floatX *qkv /*[N,P]*/, const int32_t *cu_seqlens /*[S+1]*/,
+                        int S, int N, AttentionShape a, Scratch scratch);
 
-/* Generation. k and v of N tokens go into one layer's cache, token n into slot[n] at positions[n]; then one query a token reads keys 0..positions[n] of its slot:
-     out[n,h,:] = sum_{m <= positions[n]} softmax_m(q_n . k_m / sqrt(D)) v_m */
-void cache_store(floatX *cache /*[slots,2,KV,capacity,D]*/, const floatX *qkv /*[N,P] after rope*/, const int32_t *slot /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, int H, int KV, int D);
-void attention_decode(floatX *out /*[N,H,D]*/, const floatX *qkv /*[N,P] after rope*/, const floatX *cache /*[slots,2,KV,capacity,D]*/, const int32_t *slot /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, int H, int KV, int D);
+/* Generation. k and v of N tokens go into one layer's cache, token n into slot[n] at positions[n]; then one query a
+   token reads keys 0..positions[n] of its slot:
+     out[n,h,:] = sum_{m <= positions[n]} softmax_m(scale q_n . k_m) v_m */
+void cache_store(floatX *cache /*[slots,2,KV,capacity,D]*/, const floatX *qkv /*[N,P] after rope*/,
+                 const int32_t *slot /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, AttentionShape a);
+void attention_decode(floatX *out /*[N,H,D]*/, const floatX *qkv /*[N,P] after rope*/,
+                      const floatX *cache /*[slots,2,KV,capacity,D]*/, const int32_t *slot /*[N]*/,
+                      const int32_t *positions /*[N]*/, int capacity, int N, AttentionShape a);
 
 /* h = silu(gate) * up, gate|up side by side. silu(g) = g / (1 + exp(-g)) */
 void swiglu_forward(floatX *h /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
@@ -944,13 +970,34 @@ static const char *config_string(const Json *root, const char *key) {
     return j && j->type == JSON_STRING ? j->str : NULL;
 }
 
+/* What tells a model family from another. Where no row can say it, in fields of config.json that only it has, a function
+   reads them. */
+enum {
+    FAMILY_QKV_BIAS = 1,                    /* q, k and v always have one */
+    FAMILY_ATTENTION_BIAS = 2,              /* field attention_bias: q, k, v and o have one */
+    FAMILY_MLP_BIAS = 4,                    /* field mlp_bias: gate, up and down have one */
+    FAMILY_WINDOW_SWITCH = 8                /* use_sliding_window tells whether; else it is on where sliding_window is */
+};
+struct Family {
+    const char *model_type;
+    const char *norm[NORM_COUNT];           /* the tensors at these places of a layer; NULL: nothing is there */
+    const char *activation;                 /* what hidden_act must say */
+    int flags;
+    /* where config.json does not say: */
+    int head_dim;                           /* 0: hidden_size / num_attention_heads */
+    double rope_theta;
+    bool tied;                              /* tie_word_embeddings */
+    const char *own[5];                     /* fields that others refuse and this one reads */
+    bool (*config)(ModelConfig *c, const Json *root, const char *name, Error *err);       /* reads them; may be NULL */
+};
+
 /* rope_theta and rope_scaling, in the old spelling (two fields) or the new one (rope_parameters holds both). */
 static bool config_rope(ModelConfig *c, const Json *root, const char *name, Error *err) {
     const Json *rope = json_get(root, "rope_parameters");
     if (json_is_null(rope)) rope = json_get(root, "rope_scaling");
     if (json_is_null(rope)) rope = NULL;
     if (rope && rope->type != JSON_OBJECT) return fail(err, "field 'rope_scaling' must be an object; %s; check the file", name);
-    if (!config_number(&c->rope_theta, root, "rope_theta", 10000.0, name, err)) return false;
+    if (!config_number(&c->rope_theta, root, "rope_theta", c->family->rope_theta, name, err)) return false;
     if (rope && !config_number(&c->rope_theta, rope, "rope_theta", c->rope_theta, name, err)) return false;
     const char *type = rope ? config_string(rope, "rope_type") : NULL;
     if (rope && !type) type = config_string(rope, "type");
@@ -975,30 +1022,56 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
            (s->type != ROPE_LLAMA3 || s->high_freq_factor > s->low_freq_factor || fail(err, "high_freq_factor must exceed low_freq_factor; %s; check the file", name));
 }
 
-/* The model families, one row each. A dense decoder of another name is a row here and its goldens in dev/make_golden.py;
-   what no row can say, its own fields of config.json, it reads in a function of its own. */
-enum {
-    FAMILY_QKV_BIAS = 1,                    /* q, k and v always have one */
-    FAMILY_ATTENTION_BIAS = 2,              /* field attention_bias: q, k, v and o have one */
-    FAMILY_MLP_BIAS = 4,                    /* field mlp_bias: gate, up and down have one */
-    FAMILY_WINDOW_SWITCH = 8                /* use_sliding_window tells whether; else it is on where sliding_window is */
-};
-struct Family {
-    const char *model_type;
-    const char *norm[NORM_COUNT];           /* the tensors at these places of a layer; NULL: nothing is there */
-    const char *activation;                 /* what hidden_act must say */
-    int flags;
-    int head_dim;                           /* where config.json has none; 0: hidden_size / num_attention_heads */
-    const char *own[5];                     /* fields that others refuse and this one reads */
-    bool (*config)(ModelConfig *c, const Json *root, const char *name, Error *err);       /* reads them; may be NULL */
-};
+/* SmolLM3: layers without rotary embedding. no_rope_layers has a 1 for every layer that rotates (sic); without it every
+   no_rope_layer_interval-th does not. */
+static bool config_smollm3(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    const Json *list = json_get(root, "no_rope_layers"), *rotates = list ? list->child : NULL;
+    int interval = 0, L = c->num_hidden_layers;
+    bool given = !json_is_null(list);
+    if (!given && !config_int(&interval, root, "no_rope_layer_interval", 1, INT_MAX, 4, name, err)) return false;
+    if (given && (list->type != JSON_ARRAY || list->count < (uint32_t)L))
+        return fail(err, "field 'no_rope_layers' must be a list of 0 and 1 for %d layers; %s; check the file", L, name);
+    for (int l = 0; l < L; l++, rotates = given ? rotates->next : NULL) {
+        int64_t rotate = given ? json_size(rotates) : (l + 1) % interval != 0;
+        if (rotate != 0 && rotate != 1)
+            return fail(err, "field 'no_rope_layers' must be a list of 0 and 1; %s; check the file", name);
+        c->no_rope[l] = !rotate;
+    }
+    return true;
+}
+
+/* Granite: x = embedding_multiplier embed[id];  x += residual_multiplier block(norm(x)), twice a layer;
+   scores = attention_multiplier q.k;  logits = head(norm(x)) / logits_scaling.
+   We keep the residual stream divided by residual_multiplier r: then blocks are added as they are, the embedding takes
+   embedding_multiplier / r, and the norms, which do not see a factor, see it in eps alone:
+     (x/r) / sqrt(mean (x/r)^2 + eps/r^2) = x / sqrt(mean x^2 + eps). */
+static bool config_granite(ModelConfig *c, const Json *root, const char *name, Error *err) {
+    double embedding, attention, residual, logits;
+    if (!config_number(&embedding, root, "embedding_multiplier", 1, name, err) ||
+        !config_number(&attention, root, "attention_multiplier", 1, name, err) ||
+        !config_number(&residual, root, "residual_multiplier", 1, name, err) ||
+        !config_number(&logits, root, "logits_scaling", 1, name, err)) return false;
+    c->embedding_scale = (float)(embedding / residual);
+    c->rms_norm_eps = (float)((double)c->rms_norm_eps / (residual * residual));
+    c->attention_scale = (float)attention;
+    c->logits_scale = (float)(1 / logits);
+    return true;
+}
+
+/* The model families, one row each. A dense decoder of another name is a row here and its goldens in
+   dev/make_golden.py. */
 #define CONFIG_NORMS "input_layernorm", "post_attention_layernorm"
 #define CONFIG_QK_NORMS "self_attn.q_norm", "self_attn.k_norm"
 static const Family config_families[] = {
-    {"llama", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, {NULL}, NULL},
-    {"qwen2", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, {NULL}, NULL},
-    {"qwen3", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH, 128, {NULL}, NULL},
-    {"mistral", {CONFIG_NORMS, NULL, NULL}, "silu", 0, 0, {NULL}, NULL},
+    {"llama", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false, {NULL}, NULL},
+    {"qwen2", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, 1e4, false, {NULL}, NULL},
+    {"qwen3", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH,
+     128, 1e4, false, {NULL}, NULL},
+    {"mistral", {CONFIG_NORMS, NULL, NULL}, "silu", 0, 0, 1e4, false, {NULL}, NULL},
+    {"smollm3", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS | FAMILY_WINDOW_SWITCH,
+     0, 2e6, true, {"no_rope_layers", "no_rope_layer_interval"}, config_smollm3},
+    {"granite", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false,
+     {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}, config_granite},
 };
 enum { CONFIG_FAMILIES = sizeof config_families / sizeof *config_families };
 
@@ -1029,7 +1102,7 @@ static const struct { const char *key; FieldKind kind; size_t at; double low, hi
 config_fields[] = {
     {"hidden_size", FIELD_INT, offsetof(ModelConfig, hidden_size), 1, 1 << 20, 0, NULL},
     {"intermediate_size", FIELD_INT, offsetof(ModelConfig, intermediate_size), 1, 1 << 22, 0, NULL},
-    {"num_hidden_layers", FIELD_INT, offsetof(ModelConfig, num_hidden_layers), 1, 10000, 0, NULL},
+    {"num_hidden_layers", FIELD_INT, offsetof(ModelConfig, num_hidden_layers), 1, MAX_LAYERS, 0, NULL},
     {"num_attention_heads", FIELD_INT, offsetof(ModelConfig, num_attention_heads), 1, 65536, 0, NULL},
     {"vocab_size", FIELD_INT, offsetof(ModelConfig, vocab_size), 1, 1 << 24, 0, NULL},
     {"max_position_embeddings", FIELD_INT, offsetof(ModelConfig, max_position_embeddings), 1, 1 << 30, 2048, NULL},
@@ -1063,6 +1136,7 @@ config_fields[] = {
     {"use_sliding_window", FIELD_READ, 0, 0, 0, 0, "false where the family has it, or refused"},
     {"sliding_window", FIELD_READ, 0, 0, 0, 0, "null where there is no use_sliding_window, or refused"},
     {"layer_types", FIELD_READ, 0, 0, 0, 0, "full_attention, or refused"},
+    {"no_rope_layer_interval", FIELD_READ, 0, 0, 0, 0, "where the family has no_rope_layers"},
     {"rope_theta", FIELD_READ, 0, 0, 0, 0, NULL},
     {"rope_scaling", FIELD_READ, 0, 0, 0, 0, NULL},
     {"rope_parameters", FIELD_READ, 0, 0, 0, 0, "the two above, since transformers 5"},
@@ -1149,12 +1223,14 @@ bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err
     if (!config_int(&c->num_key_value_heads, root, "num_key_value_heads", 1, 65536, heads, name, err) ||
         !config_int(&c->head_dim, root, "head_dim", 2, 4096, head_dim, name, err) ||
         !config_number(&eps, root, "rms_norm_eps", 1e-6, name, err) ||
-        !config_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", false, name, err)) return false;
+        !config_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", f->tied, name, err)) return false;
     c->rms_norm_eps = (float)eps;
     if (heads % c->num_key_value_heads)
         return fail(err, "num_attention_heads %d is not a multiple of num_key_value_heads %d; %s; check the file",
                     heads, c->num_key_value_heads, name);
     if (c->head_dim % 2) return fail(err, "head_dim %d is odd; %s; rotary embedding needs pairs", c->head_dim, name);
+    c->embedding_scale = c->logits_scale = 1;
+    c->attention_scale = 1.0f / sqrtf((float)c->head_dim);
     return config_biases(c, root, name, err) && config_rope(c, root, name, err) &&
            (!f->config || f->config(c, root, name, err));
 }
@@ -1341,12 +1417,14 @@ static bool model_matrix(Model *m, Weight *w, const TensorSpec *spec, Error *err
     w->data = t->data; w->dtype = t->dtype; w->rows = spec->rows; w->cols = spec->cols; w->packed = NULL;
     return true;
 }
-/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena. */
+/* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena. The factor on the logits
+   is the final norm's: what it gives goes nowhere else. */
 static bool model_vector(Model *m, float **out, float **next, const TensorSpec *spec, Error *err) {
     const Tensor *t = model_tensor(m, spec, err);
     if (!t || m->planned) return t != NULL;
     float *values = (float *)must_alloc(t->count * sizeof(float));
     convert_to_f32(values, t->data, t->dtype, t->count);
+    for (size_t i = 0; i < t->count && spec->kind == TENSOR_FINAL_NORM; i++) values[i] *= m->config.logits_scale;
     backend_upload(*next, values, t->count * sizeof(float));
     free(values);
     *out = *next;
@@ -1710,17 +1788,25 @@ static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const 
     const ModelConfig *c = &m->config;
     const Layer *layer = &m->layers[l];
     LayerActivations *s = &m->activations[l];
-    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
-    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
-    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
+    AttentionShape shape = config_attention(c);
+    int N = b->N, C = c->hidden_size, F = c->intermediate_size;
+    const int32_t *rotary = c->no_rope[l] ? NULL : m->positions;
+    const float *norm = layer->norm[NORM_ATTENTION];
+    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, norm, c->rms_norm_eps, N, C);
+    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, norm, c->rms_norm_eps, N, C);
     linear_forward(s->qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
-    probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (H + 2 * KV) * D);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps,
+                         m->cos_table, m->sin_table, rotary, N, shape);
     Cache *cache = m->cache;
-    if (cache) cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N, H, KV, D);
-    if (cache && cache->decode) attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions, cache->capacity, N, H, KV, D);
-    else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
-    probe_tensor(m->probe, "attention", l, s->attention, N, H * D);
+    if (cache)
+        cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N,
+                    shape);
+    if (cache && cache->decode)
+        attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions,
+                         cache->capacity, N, shape);
+    else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, shape, m->scratch);
+    probe_tensor(m->probe, "attention", l, s->attention, N, shape.H * shape.D);
     linear_forward(m->projected, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
     probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
     rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm[NORM_MLP], c->rms_norm_eps, N, C);
@@ -1737,7 +1823,9 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
     const ModelConfig *c = &m->config;
     const Layer *layer = &m->layers[l];
     LayerActivations *s = &m->activations[l];
-    int N = b->N, C = c->hidden_size, F = c->intermediate_size, H = c->num_attention_heads, KV = c->num_key_value_heads, D = c->head_dim;
+    AttentionShape shape = config_attention(c);
+    int N = b->N, C = c->hidden_size, F = c->intermediate_size;
+    const int32_t *rotary = c->no_rope[l] ? NULL : m->positions;
     if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
     rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm[NORM_MLP], c->rms_norm_eps, N, C);
     if (m->recompute == RECOMPUTE_GATE_UP)
@@ -1754,13 +1842,17 @@ static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool 
 
     linear_backward(m->d_attention, m->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call,
                     N, m->scratch);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
-    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, H, KV, D, m->scratch);
-    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, m->cos_table, m->sin_table, m->positions, N, H, KV, D);
+    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps,
+                         m->cos_table, m->sin_table, rotary, N, shape);
+    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, shape,
+                       m->scratch);
+    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps,
+                          m->cos_table, m->sin_table, rotary, N, shape);
     rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
     linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q],
                     3, call, N, m->scratch);
-    if (wants_dx) rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm[NORM_ATTENTION], N, C);
+    if (!wants_dx) return;
+    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm[NORM_ATTENTION], N, C);
 }
 
 /* Everything up to the final norm's output in m->normed. */
@@ -1776,7 +1868,7 @@ static void model_body(Model *m, const Batch *b, LoraCall call) {
         for (int l = 0; l < L; l++) adapter_pack(m->layers[l].linear, MODULE_COUNT);
         m->adapter_is_packed = true;
     }
-    embedding_forward(m->activations[0].x, m->ids, &m->embed, b->N, c->hidden_size);
+    embedding_forward(m->activations[0].x, m->ids, &m->embed, c->embedding_scale, b->N, c->hidden_size);
     /* What this batch has read of the file goes back: else the whole table creeps into memory. */
     file_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));
     for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
@@ -3361,6 +3453,8 @@ enum { CHECKSUM_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
 static uint64_t model_hash(const Model *m, int64_t *files_changed) {
     const size_t BLOCK = 4096;
     uint64_t hash = hash_bytes(HASH_START, &m->config, offsetof(ModelConfig, family));
+    size_t own = offsetof(ModelConfig, embedding_scale);      /* what only families with fields of their own set */
+    if (m->config.family->own[0]) hash = hash_bytes(hash, (const char *)&m->config + own, sizeof m->config - own);
     size_t total = 0;
     *files_changed = 0;
     for (ptrdiff_t i = 0; i < arrlen(m->files.files); i++) {
@@ -4740,10 +4834,14 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 
 /* ---- embedding ----------------------------------------------------------------------------------------------------------------------------------- */
 
-void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, int N, int C) {
+void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
     size_t bytes = (size_t)C * dtype_size(embed->dtype);
 #pragma omp parallel for schedule(static)
-    for (int n = 0; n < N; n++) convert_to_f32(out + (size_t)n * (size_t)C, (const char *)embed->data + (size_t)ids[n] * bytes, embed->dtype, (size_t)C);
+    for (int n = 0; n < N; n++) {
+        float *row = out + (size_t)n * (size_t)C;
+        convert_to_f32(row, (const char *)embed->data + (size_t)ids[n] * bytes, embed->dtype, (size_t)C);
+        for (int c = 0; c < C && scale != 1; c++) row[c] *= scale;
+    }
 }
 
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------------------------------------------- */
@@ -4880,11 +4978,14 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
 /* ---- q/k norm and rotary embedding ----------------------------------------------------------------------------------------------------------------
    With x_hat = x * rstd and z = weight * x_hat the rotation is R z. Backward: g = R^T dout (the rotation by the negative angle), then the RMSNorm derivative of one head. */
 
-void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
+                          const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D, half = D / 2;
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        const float *cs = cos_table + (size_t)positions[n] * (size_t)half, *sn = sin_table + (size_t)positions[n] * (size_t)half;
+        size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
+        const float *cs = cos_table + angles, *sn = sin_table + angles;
         for (int h = 0; h < H + KV; h++) {
             const float *x = qkv + (size_t)n * (size_t)P + (size_t)h * (size_t)D, *w = h < H ? q_weight : k_weight;
             float *o = out + (size_t)n * (size_t)P + (size_t)h * (size_t)D, k = w ? 1.0f / sqrtf(dot(x, x, D) / (float)D + eps) : 1;
@@ -4899,11 +5000,14 @@ void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight,
     }
 }
 
-void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
+                           const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D, half = D / 2;
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        const float *cs = cos_table + (size_t)positions[n] * (size_t)half, *sn = sin_table + (size_t)positions[n] * (size_t)half;
+        size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
+        const float *cs = cos_table + angles, *sn = sin_table + angles;
         for (int h = 0; h < H + KV; h++) {
             size_t at = (size_t)n * (size_t)P + (size_t)h * (size_t)D;
             const float *x = qkv + at, *w = h < H ? q_weight : k_weight;
@@ -4972,9 +5076,10 @@ static void turn_heads(float *out, const float *qkv, int first, int N, int KV, i
 typedef struct AttentionTask { int begin, length, head; } AttentionTask;
 static AttentionTask attention_task(int task, int per, const int32_t *cu) { int s = task / per; AttentionTask t = {cu[s], cu[s + 1] - cu[s], task % per}; return t; }
 
-void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens,
+                       int S, int N, AttentionShape a, Scratch scratch) {
+    int H = a.H, KV = a.KV, D = a.D;
     int P = (H + 2 * KV) * D, group = H / KV;
-    float scale = 1.0f / sqrtf((float)D);
     ScratchCursor cursor = scratch_begin(scratch);
     float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
     turn_heads(kt, qkv, H * D, N, KV, D, P);
@@ -4996,7 +5101,7 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
                     int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;           /* causal: keys up to the query itself */
                     float *row = p + i * KB, m = top[i];
                     if (seen < 0) seen = 0;
-                    for (int j = 0; j < KB; j++) row[j] = j < seen ? row[j] * scale : -INFINITY;
+                    for (int j = 0; j < KB; j++) row[j] = j < seen ? row[j] * a.scale : -INFINITY;
                     vecf best = vec_set(m);
                     for (int j = 0; j < KB; j += VL) best = vec_max(best, vec_load(row + j));
                     m = vec_max_lane(best);
@@ -5020,16 +5125,19 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
 
 /* ---- attention over a cache: one query a sequence, KB keys at a time, online softmax ---- */
 
-void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
+                 AttentionShape a) {
+    int H = a.H, KV = a.KV, D = a.D;
     size_t P = (size_t)((H + 2 * KV) * D), block = (size_t)capacity * (size_t)D;
     for (int n = 0; n < N; n++)
         for (int part = 0; part < 2 * KV; part++)                             /* the heads of k, then those of v: as they lie in both */
             memcpy(cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * block + (size_t)positions[n] * (size_t)D, qkv + (size_t)n * P + (size_t)((H + part) * D), (size_t)D * sizeof(float));
 }
 
-void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions,
+                      int capacity, int N, AttentionShape a) {
+    int H = a.H, KV = a.KV, D = a.D;
     size_t P = (size_t)((H + 2 * KV) * D), block = (size_t)capacity * (size_t)D;
-    float scale = 1.0f / sqrtf((float)D);
 #pragma omp parallel for schedule(dynamic)
     for (int task = 0; task < N * H; task++) {
         int n = task / H, h = task % H, kv = h / (H / KV), length = positions[n] + 1;
@@ -5040,7 +5148,7 @@ void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const
             int keys = length - k0 < KB ? length - k0 : KB;
             float m = top;
             for (int j = 0; j < KB; j++) {
-                p[j] = j < keys ? dot(q, k + (size_t)(k0 + j) * (size_t)D, D) * scale : -INFINITY;
+                p[j] = j < keys ? dot(q, k + (size_t)(k0 + j) * (size_t)D, D) * a.scale : -INFINITY;
                 if (p[j] > m) m = p[j];
             }
             float shrink = top == m ? 1 : expf(top - m);
@@ -5058,9 +5166,10 @@ void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const
     }
 }
 
-void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens,
+                        int S, int N, AttentionShape a, Scratch scratch) {
+    int H = a.H, KV = a.KV, D = a.D;
     int P = (H + 2 * KV) * D, group = H / KV, HD = H * D;
-    float scale = 1.0f / sqrtf((float)D);
     ScratchCursor cursor = scratch_begin(scratch);
     float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N), *vt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
     turn_heads(kt, qkv, H * D, N, KV, D, P);
@@ -5088,8 +5197,8 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
                         int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;
                         float *row = p + i * KB, *d = ds + i * KB, l = lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)h];
                         if (seen < 0) seen = 0;
-                        for (int j = 0; j < KB; j++) { row[j] = j < seen ? row[j] * scale - l : -INFINITY; d[j] = j < seen ? d[j] : 0; }
-                        for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(row + j)); vec_store(row + j, e); vec_store(d + j, e * (vec_load(d + j) - delta[i]) * scale); }
+                        for (int j = 0; j < KB; j++) { row[j] = j < seen ? row[j] * a.scale - l : -INFINITY; d[j] = j < seen ? d[j] : 0; }
+                        for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(row + j)); vec_store(row + j, e); vec_store(d + j, e * (vec_load(d + j) - delta[i]) * a.scale); }
                     }
                     tile_product(dv + (size_t)k0 * (size_t)P, (size_t)P, p, 1, KB, dout + at, (size_t)HD, keys, D, rows, true);
                     tile_product(dk + (size_t)k0 * (size_t)P, (size_t)P, ds, 1, KB, q, (size_t)P, keys, D, rows, true);

@@ -368,7 +368,8 @@ static size_t attention_shared(int D, int stages);       /* chapter 7 */
 static size_t lora_shared(int stages, float dropout);    /* chapter 5 */
 
 /* chapter 3 */
-__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, int C, bool aligned);
+__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, float scale, int C,
+                                 bool aligned);
 
 static bool device_open(Error *err) {
     if (device.open) return true;
@@ -484,22 +485,28 @@ void weight_pack(Weight *w, void *where) {
     w->packed = where;
 }
 
-/* to[i,:] = from[row[i],:], or with `back` to[row[i],:] = from[i,:]. One block a row: 2 C bytes read, 2 C written. */
-__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, int C, bool aligned) {
+/* to[i,:] = scale from[row[i],:], or with `back` to[row[i],:] = scale from[i,:]. One block a row: 2 C bytes read, 2 C
+   written. */
+__global__ void copy_rows_kernel(floatX *to, const floatX *from, const int32_t *row, bool back, float scale, int C,
+                                 bool aligned) {
     size_t here = (size_t)blockIdx.x * (size_t)C, there = (size_t)row[blockIdx.x] * (size_t)C;
     floatX *out = to + (back ? there : here);
     const floatX *in = from + (back ? here : there);
     for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
         float v[CHUNK];
         load_chunk(v, in, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) v[j] *= scale;
         store_chunk(out, v, c, C, aligned);
     }
 }
-static void copy_rows(floatX *to, const floatX *from, const int32_t *row, bool back, int rows, int C) {
-    LAUNCH(copy_rows_kernel, rows, row_threads(C), 0, to, from, row, back, C, rows_aligned(to, C) && rows_aligned(from, C));
+static void copy_rows(floatX *to, const floatX *from, const int32_t *row, bool back, float scale, int rows, int C) {
+    bool aligned = rows_aligned(to, C) && rows_aligned(from, C);
+    LAUNCH(copy_rows_kernel, rows, row_threads(C), 0, to, from, row, back, scale, C, aligned);
 }
 
-void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, int N, int C) { copy_rows(out, (const floatX *)embed->packed, ids, false, N, C); }
+void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
+    copy_rows(out, (const floatX *)embed->packed, ids, false, scale, N, C);
+}
 
 /* ================================================================================================================================================
    4  RMSNORM
@@ -1309,7 +1316,7 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
     square = team_sum(square, team);        /* before the branch: a warp shuffles with all of its lanes, those of v too */
     if (active && h < H + KV) {             /* v passes */
-        size_t angles = (size_t)positions[n] * (size_t)half;
+        size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
         load_floats(cosine, cos_table + angles, d, half, aligned);
         load_floats(sine, sin_table + angles, d, half, aligned);
         if (weight) for (int side = 0; side < 2; side++) load_floats(w[side], weight + side * half, d, half, aligned);
@@ -1345,17 +1352,19 @@ template <bool BACKWARD> static void qk_norm_rope_launch(floatX *out, const floa
                    rows_aligned(sin_table, D / 2) && rows_aligned(q_weight, D / 2) && rows_aligned(k_weight, D / 2);
     LAUNCH(kernel, (int)((heads + per_block - 1) / per_block), 256, 0, out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, heads, H, KV, D, team, aligned);
 }
-void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
-    qk_norm_rope_launch<false>(out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, H, KV, D);
+void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
+                          const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape a) {
+    qk_norm_rope_launch<false>(out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, a.H, a.KV, a.D);
 }
-void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
-    qk_norm_rope_launch<true>(dqkv, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, H, KV, D);
+void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
+                           const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape a) {
+    qk_norm_rope_launch<true>(dqkv, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, a.H, a.KV, a.D);
 }
 
 /* ================================================================================================================================================
    7  ATTENTION
-   Forward    s = q k^T / sqrt(D), causal within a sequence;  p = softmax(s);  out = p v                                            saved: lse = log sum exp(s)
-   Backward   p = exp(s - lse);  dv = p^T dout;  ds = p (dout v^T - delta);  dq = ds k / sqrt(D);  dk = ds^T q / sqrt(D);    delta = dout . out
+   Forward    s = scale q k^T, causal within a sequence;  p = softmax(s);  out = p v                                            saved: lse = log sum exp(s)
+   Backward   p = exp(s - lse);  dv = p^T dout;  ds = p (dout v^T - delta);  dq = scale ds k;  dk = scale ds^T q;    delta = dout . out
    FlashAttention-2 (Dao 2023): a block holds 64 queries and walks over the keys they may see, 64 at a time; scores and probabilities live in registers only. 4 warps, 16 queries each.
    A row of scores is spread over the four lanes of a quad, so maximum and sum need two shuffles. exp is exp2 with log2(e) folded into the scale.
 
@@ -1373,7 +1382,7 @@ typedef struct Attention {                  /* what all attention kernels are to
     const floatX *qkv;                      /* [N,P] */
     const int32_t *cu_seqlens;
     int S, H, KV, D;
-    float scale;                            /* 1 / sqrt(D) */
+    float scale;
     int stages;
     bool aligned;
 } Attention;
@@ -1633,14 +1642,17 @@ static size_t attention_shared(int D, int stages) {
     return forward > backward ? forward : backward;
 }
 
-static Attention attention_arguments(const floatX *qkv, const int32_t *cu_seqlens, int S, int H, int KV, int D, bool aligned) {
-    Attention a = {qkv, cu_seqlens, S, H, KV, D, 1.0f / sqrtf((float)D), attention_shared(D, 2) <= device.shared ? 2 : 1, aligned && rows_aligned(qkv, D)};
-    return a;
+static Attention attention_arguments(const floatX *qkv, const int32_t *cu_seqlens, int S, AttentionShape a, bool aligned) {
+    Attention all = {qkv, cu_seqlens, S, a.H, a.KV, a.D, a.scale, attention_shared(a.D, 2) <= device.shared ? 2 : 1,
+                     aligned && rows_aligned(qkv, a.D)};
+    return all;
 }
 
-void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens,
+                       int S, int N, AttentionShape shape, Scratch scratch) {
+    int H = shape.H, D = shape.D;
     (void)scratch;
-    Attention a = attention_arguments(qkv, cu_seqlens, S, H, KV, D, rows_aligned(out, D));
+    Attention a = attention_arguments(qkv, cu_seqlens, S, shape, rows_aligned(out, shape.D));
     dim3 grid(N / QUERIES + S, H);
 #define FORWARD(DT) do { \
         auto kernel = attention_forward_kernel<DT>; \
@@ -1652,13 +1664,15 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
 #undef FORWARD
 }
 
-void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens,
+                        int S, int N, AttentionShape shape, Scratch scratch) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     ScratchCursor cursor = scratch_begin(scratch);
     float *delta = scratch_take(&cursor, (size_t)N * (size_t)H);
     bool aligned = rows_aligned(dqkv, D) && rows_aligned(dout, D) && rows_aligned(out, D);
     int64_t rows = (int64_t)N * H;
     LAUNCH(attention_delta_kernel, (int)((rows + 7) / 8), 8 * WARP, 0, delta, dout, out, rows, D, aligned);
-    Attention a = attention_arguments(qkv, cu_seqlens, S, H, KV, D, aligned);
+    Attention a = attention_arguments(qkv, cu_seqlens, S, shape, aligned);
     dim3 keys_grid(N / KEYS + S, KV), queries_grid(N / QUERIES + S, H);
 #define BACKWARD(DT) do { \
         auto keys = attention_keys_kernel<DT>; \
@@ -1685,9 +1699,10 @@ __global__ void cache_store_kernel(floatX *cache, const floatX *qkv, const int32
     const floatX *from = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)((H + part) * D);
     for (int d = threadIdx.x; d < D; d += blockDim.x) to[d] = from[d];
 }
-void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
-    dim3 grid(N, 2 * KV);
-    LAUNCH(cache_store_kernel, grid, 64, 0, cache, qkv, slot, positions, capacity, H, KV, D);
+void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
+                 AttentionShape a) {
+    dim3 grid(N, 2 * a.KV);
+    LAUNCH(cache_store_kernel, grid, 64, 0, cache, qkv, slot, positions, capacity, a.H, a.KV, a.D);
 }
 
 __global__ void __launch_bounds__(DECODE_THREADS) attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int H, int KV, int D, float scale) {
@@ -1740,10 +1755,12 @@ __global__ void __launch_bounds__(DECODE_THREADS) attention_decode_kernel(floatX
         out[((size_t)n * (size_t)H + (size_t)h) * (size_t)D + (size_t)d] = (floatX)(joined / total);
     }
 }
-void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
-    size_t shared = (size_t)(DECODE_THREADS / WARP) * (size_t)(D + 2) * sizeof(float);
-    dim3 grid(N, H);
-    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, slot, positions, capacity, H, KV, D, 1.0f / sqrtf((float)D));
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions,
+                      int capacity, int N, AttentionShape a) {
+    size_t shared = (size_t)(DECODE_THREADS / WARP) * (size_t)(a.D + 2) * sizeof(float);
+    dim3 grid(N, a.H);
+    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, slot, positions, capacity, a.H, a.KV,
+           a.D, a.scale);
 }
 
 /* ================================================================================================================================================
@@ -1880,14 +1897,14 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
     if (dx) backend_zero(dx, (size_t)N * (size_t)C * sizeof(floatX));
     for (int first = 0; first < labelled; first += chunk) {
         int rows = labelled - first < chunk ? labelled - first : chunk;
-        copy_rows(gathered, x, row + first, false, rows, C);
+        copy_rows(gathered, x, row + first, false, 1, rows, C);
         gemm_forward(logits, plain_group(gathered, head, rows, width, false), C);
         size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
         float factor = dx ? dloss : 0;
         LAUNCH(loss_kernel, rows, LOSS_THREADS, shared, numbers, logits, width, row + first, targets, factor, V);
         if (!dx) continue;
         gemm_backward(gathered, plain_group(logits, head, rows, width, true), NULL, 0, C);
-        copy_rows(dx, gathered, row + first, true, rows, C);
+        copy_rows(dx, gathered, row + first, true, 1, rows, C);
     }
     backend_download(host_numbers, numbers, (size_t)N * ROW_NUMBERS * sizeof(float));
     if (row_loss) memset(row_loss, 0, (size_t)N * sizeof(float));

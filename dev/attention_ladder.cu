@@ -223,6 +223,7 @@ static void attention(int kernel, floatX *out, float *lse, const floatX *qkv, co
     dim3 rows(T, H), tiles(div_up(T, 64), H);
     size_t three = 3 * (size_t)head_tile(64, head_steps(D)) * sizeof(floatX), four = three + head_tile(64, 4) * sizeof(floatX) + (64 * 65 + 3 * 64) * sizeof(float);
     Scratch none = {NULL, 0};
+    AttentionShape shape = {H, H, D, 1.0f / sqrtf((float)D)};
     switch (kernel) {
     case 1: LAUNCH(attention_kernel1, rows, WARP, T * sizeof(float), out, qkv, H, D); break;
     case 2: LAUNCH(attention_kernel2, rows, WARP, 0, out, qkv, H, D); break;
@@ -233,7 +234,7 @@ static void attention(int kernel, floatX *out, float *lse, const floatX *qkv, co
         break
     case 4: LADDER(attention_kernel4, four);
     case 5: LADDER(attention_kernel5, three);
-    default: attention_forward(out, lse, qkv, cu, 1, T, H, H, D, none);
+    default: attention_forward(out, lse, qkv, cu, 1, T, shape, none);
     }
 }
 

@@ -131,9 +131,10 @@ static void bench_attention(const Shape *m, int N, int length) {
     Scratch s;
     s.bytes = op_scratch_bytes(N, P, 0, 1024, 64);
     s.base = bytes_on_card(s.bytes);
+    AttentionShape a = {m->H, m->KV, m->D, 1.0f / sqrtf((float)m->D)};
     double product = 2.0 * N * length / 2 * m->H * m->D;      /* causal: half of the square */
-    double forward = seconds_of([&] { attention_forward(out, lse, qkv, cu, S, N, m->H, m->KV, m->D, s); }, false);
-    double backward = seconds_of([&] { attention_backward(dqkv, out, out, lse, qkv, cu, S, N, m->H, m->KV, m->D, s); }, false);
+    double forward = seconds_of([&] { attention_forward(out, lse, qkv, cu, S, N, a, s); }, false);
+    double backward = seconds_of([&] { attention_backward(dqkv, out, out, lse, qkv, cu, S, N, a, s); }, false);
     printf("  attention %d x %d, %d heads on %d of %d   forward %6.1f TFLOP/s   backward %6.1f TFLOP/s (counted as 5 products)\n", S, length, m->H, m->KV, m->D, 2 * product / forward / 1e12, 5 * product / backward / 1e12);
     backend_free(cu, 0); backend_free(qkv, 0); backend_free(out, 0); backend_free(dqkv, 0); backend_free(lse, 0); backend_free(s.base, 0);
     free(host);
@@ -148,12 +149,15 @@ static void bench_elementwise(const Shape *m, int N) {
     float *weight = (float *)bytes_on_card((size_t)(C + F) * sizeof(float)), *rstd = (float *)bytes_on_card((size_t)N * sizeof(float)), *table = (float *)bytes_on_card((size_t)N * (size_t)D * sizeof(float));
     int32_t *positions = (int32_t *)bytes_on_card((size_t)N * sizeof(int32_t));
     double row = (double)N * C * (double)X;
+    AttentionShape shape = {m->H, m->KV, D, 1.0f / sqrtf((float)D)};
     report_bandwidth("rmsnorm + residual", 4 * row, seconds_of([&] { rmsnorm_forward(a, rstd, b, b, c, weight, 1e-6f, N, C); }, true));
     report_bandwidth("rmsnorm backward", 4 * row, seconds_of([&] { rmsnorm_backward(a, a, b, rstd, c, weight, N, C); }, true));
     report_bandwidth("swiglu forward", 3.0 * N * F * (double)X, seconds_of([&] { swiglu_forward(c, a, N, F); }, true));
     report_bandwidth("swiglu backward", 5.0 * N * F * (double)X, seconds_of([&] { swiglu_backward(a, c, a, N, F); }, true));
-    report_bandwidth("q/k norm and rope", 2.0 * N * P * (double)X, seconds_of([&] { qk_norm_rope_forward(b, a, weight, weight, 1e-6f, table, table, positions, N, m->H, m->KV, D); }, true));
-    report_bandwidth("q/k norm and rope back", 3.0 * N * P * (double)X, seconds_of([&] { qk_norm_rope_backward(b, a, weight, weight, 1e-6f, table, table, positions, N, m->H, m->KV, D); }, true));
+    report_bandwidth("q/k norm and rope", 2.0 * N * P * (double)X,
+                     seconds_of([&] { qk_norm_rope_forward(b, a, weight, weight, 1e-6f, table, table, positions, N, shape); }, true));
+    report_bandwidth("q/k norm and rope back", 3.0 * N * P * (double)X,
+                     seconds_of([&] { qk_norm_rope_backward(b, a, weight, weight, 1e-6f, table, table, positions, N, shape); }, true));
     size_t count = (size_t)20 << 20;
     float *state[4];
     for (int i = 0; i < 4; i++) state[i] = (float *)bytes_on_card(count * sizeof(float));

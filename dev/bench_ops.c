@@ -68,12 +68,13 @@ static void bench_attention(int T, int S, int H, int KV, int D, int threads) {
     Scratch s;
     s.bytes = op_scratch_bytes(N, P, 0, 64, 64);
     s.base = must_alloc(s.bytes);
+    AttentionShape a = {H, KV, D, 1.0f / sqrtf((float)D)};
     double best[2] = {INFINITY, INFINITY}, flops = 2.0 * S * H * D * (double)T * (double)T;      /* causal: half of 4 T^2 D; backward 2.5 times */
     for (int repeat = 0; repeat < 3; repeat++) {
         double start = seconds_now();
-        attention_forward(out, lse, qkv, cu, S, N, H, KV, D, s);
+        attention_forward(out, lse, qkv, cu, S, N, a, s);
         double middle = seconds_now();
-        attention_backward(d, out, out, lse, qkv, cu, S, N, H, KV, D, s);
+        attention_backward(d, out, out, lse, qkv, cu, S, N, a, s);
         best[0] = fmin(best[0], middle - start);
         best[1] = fmin(best[1], seconds_now() - middle);
     }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the golden files under test/golden: what Transformers, PEFT and TRL compute, for the C program to agree with.
 
-    python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients
+    python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients; `models NAME ...`: those alone
     python dev/make_golden.py adapters    adapters as other people write them, and the logits that PEFT has with them
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step
     python dev/make_golden.py labels      what SFTTrainer puts in the loss of pairs and of tokenised rows
@@ -53,10 +53,12 @@ from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 torch.set_num_threads(1)
@@ -112,6 +114,23 @@ MODELS = {
             max_position_embeddings=128, rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
         dtype=torch.bfloat16, shard="24KB",
         lora=dict(r=4, lora_alpha=6, target_modules=["gate_proj", "up_proj", "down_proj"]), lens=[7, 1, 12, 5], seed=105),
+    # layer 2 of 4 has no rotary embedding
+    "smollm3": dict(
+        config=lambda: SmolLM3Config(
+            vocab_size=100, hidden_size=24, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
+            num_key_value_heads=2, no_rope_layer_interval=3, max_position_embeddings=128,
+            rope_parameters={"rope_type": "default", "rope_theta": 5000000.0}),
+        dtype=torch.bfloat16,
+        lora=dict(r=4, lora_alpha=8, target_modules=ALL7), lens=[7, 1, 12, 5, 17], seed=106),
+    # all four multipliers and every bias; a stream so small that eps counts
+    "granite": dict(
+        config=lambda: GraniteConfig(
+            vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, rms_norm_eps=1e-4, tie_word_embeddings=True, max_position_embeddings=128,
+            attention_bias=True, mlp_bias=True, embedding_multiplier=0.1, attention_multiplier=0.2,
+            residual_multiplier=0.22, logits_scaling=6.0,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+        lora=dict(r=5, lora_alpha=10, target_modules=ALL7), lens=[7, 1, 12, 5, 17], seed=107),
 }
 
 
@@ -204,7 +223,8 @@ def golden(name, adapter, out, lens, gen):
 
 
 def models():
-    for name, m in MODELS.items():
+    for name in sys.argv[2:] or MODELS:
+        m = MODELS[name]
         folder = GOLDEN / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -559,13 +579,14 @@ def distribution(logits, seen, o):
 def generation():
     runs, rng = [], random.Random(9)
     for name in MODELS:
-        for adapter in [None] + sorted(f.name for f in (GOLDEN / name).iterdir() if f.name.startswith("adapter")):
+        draw = rng if name not in ("smollm3", "granite") else random.Random(name)     # what was drawn before stays
+        for adapter in [None, "adapter"] + (["adapter_layers"] if "extra" in MODELS[name] else []):
             model = load_base(GOLDEN / name)
             if adapter:
                 model = PeftModel.from_pretrained(model, str(GOLDEN / name / adapter)).eval()
             kept = 0
             while kept < 3:                 # prompts whose greedy path is never close to a tie: rounding must not decide
-                prompt = [rng.randrange(3, 90) for _ in range((1, 9, 17)[kept])]
+                prompt = [draw.randrange(3, 90) for _ in range((1, 9, 17)[kept])]
                 tokens, margin = greedy(model, prompt)
                 if margin < 2e-3 or len(set(tokens)) < 5:
                     continue

@@ -17,8 +17,9 @@ static double REF(kept)(LoraCall call, uint32_t site, int n, int i, int I) {
     return dropout_keep(call, site, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)call.dropout) : 0;
 }
 
-REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, int N, int C) {
-    for (int n = 0; n < N; n++) for (int c = 0; c < C; c++) out[n * C + c] = (REAL)REF(weight)(embed, ids[n], c);
+REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) out[n * C + c] = (REAL)((double)scale * (double)REF(weight)(embed, ids[n], c));
 }
 
 static void REF(rmsnorm_forward)(REAL *out, float *rstd, REAL *sum, const REAL *x, const REAL *residual, const float *weight, float eps, int N, int C) {
@@ -105,9 +106,11 @@ static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const 
     free(sum);
 }
 
-static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D, half = D / 2;
     for (int n = 0; n < N; n++) {
+        int angles = (positions ? positions[n] : 0) * half;
         for (int h = 0; h < H + 2 * KV; h++) {
             const REAL *x = qkv + n * P + h * D;
             REAL *o = out + n * P + h * D;
@@ -117,24 +120,26 @@ static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q
             if (w) k = 1 / sqrt(square / D + (double)eps);
             for (int d = 0; d < half; d++) {
                 double a = (double)x[d] * k * (w ? (double)w[d] : 1), b = (double)x[d + half] * k * (w ? (double)w[d + half] : 1);
-                double c = (double)cos_table[positions[n] * half + d], s = (double)sin_table[positions[n] * half + d];
+                double c = (double)cos_table[angles + d], s = (double)sin_table[angles + d];
                 o[d] = h < H + KV ? (REAL)(a * c - b * s) : x[d];
                 o[d + half] = h < H + KV ? (REAL)(b * c + a * s) : x[d + half];
             }
         }
     }
 }
-static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, int H, int KV, int D) {
+static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D, half = D / 2;
     double g[512];
     for (int n = 0; n < N; n++) {
+        int angles = (positions ? positions[n] : 0) * half;
         for (int h = 0; h < H + KV; h++) {
             const REAL *x = qkv + n * P + h * D;
             REAL *dx = dqkv + n * P + h * D;
             const float *w = h < H ? q_weight : k_weight;
             double square = 0, mean = 0;
             for (int d = 0; d < half; d++) {
-                double c = (double)cos_table[positions[n] * half + d], s = (double)sin_table[positions[n] * half + d];
+                double c = (double)cos_table[angles + d], s = (double)sin_table[angles + d];
                 g[d] = (double)dx[d] * c + (double)dx[d + half] * s;
                 g[d + half] = (double)dx[d + half] * c - (double)dx[d] * s;
             }
@@ -146,7 +151,8 @@ static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float 
     }
 }
 
-REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, AttentionShape shape) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     for (int n = 0; n < N; n++)
         for (int kv = 0; kv < KV; kv++)
             for (int d = 0; d < D; d++) {
@@ -154,14 +160,15 @@ REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int3
                 cache[((slot[n] * 2 * KV + KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + KV + kv) * D + d];
             }
 }
-REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, int H, int KV, int D) {
+REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, AttentionShape shape) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     for (int n = 0; n < N; n++) {
         for (int h = 0; h < H; h++) {
             const REAL *q = qkv + n * (H + 2 * KV) * D + h * D, *k = cache + (slot[n] * 2 * KV + h / (H / KV)) * capacity * D, *v = k + KV * capacity * D;
             double top = -INFINITY, sum = 0, score[1024];
             for (int m = 0; m <= positions[n]; m++) {
                 score[m] = 0;
-                for (int d = 0; d < D; d++) score[m] += (double)q[d] * (double)k[m * D + d] / sqrt((double)D);
+                for (int d = 0; d < D; d++) score[m] += (double)q[d] * (double)k[m * D + d] * (double)shape.scale;
                 top = fmax(top, score[m]);
             }
             for (int m = 0; m <= positions[n]; m++) sum += exp(score[m] - top);
@@ -174,7 +181,8 @@ REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const R
     }
 }
 
-static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, AttentionShape shape, Scratch scratch) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D;
     (void)scratch; (void)N;
     for (int s = 0; s < S; s++) {
@@ -186,8 +194,8 @@ static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const
                     const REAL *k = qkv + m * P + (H + h / (H / KV)) * D;
                     double z = 0;
                     for (int d = 0; d < D; d++) z += (double)q[d] * (double)k[d];
-                    score[m - cu_seqlens[s]] = z / sqrt((double)D);
-                    top = fmax(top, z / sqrt((double)D));
+                    score[m - cu_seqlens[s]] = z * (double)shape.scale;
+                    top = fmax(top, score[m - cu_seqlens[s]]);
                 }
                 for (int m = cu_seqlens[s]; m <= n; m++) sum += exp(score[m - cu_seqlens[s]] - top);
                 lse[n * H + h] = (float)(top + log(sum));
@@ -200,7 +208,8 @@ static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const
         }
     }
 }
-static void REF(attention_backward)(REAL *dqkv, const REAL *dout, const REAL *out, const float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, int H, int KV, int D, Scratch scratch) {
+static void REF(attention_backward)(REAL *dqkv, const REAL *dout, const REAL *out, const float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, AttentionShape shape, Scratch scratch) {
+    int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D;
     double *g = (double *)calloc((size_t)N * (size_t)P, sizeof(double));
     (void)scratch;
@@ -213,7 +222,8 @@ static void REF(attention_backward)(REAL *dqkv, const REAL *dout, const REAL *ou
                     int q = n * P + h * D, k = m * P + (H + h / (H / KV)) * D, v = m * P + (H + KV + h / (H / KV)) * D;
                     double z = 0, dp = 0;
                     for (int d = 0; d < D; d++) { z += (double)qkv[q + d] * (double)qkv[k + d]; dp += (double)dout[(n * H + h) * D + d] * (double)qkv[v + d]; }
-                    double p = exp(z / sqrt((double)D) - (double)lse[n * H + h]), ds = p * (dp - delta) / sqrt((double)D);
+                    double p = exp(z * (double)shape.scale - (double)lse[n * H + h]);
+                    double ds = p * (dp - delta) * (double)shape.scale;
                     for (int d = 0; d < D; d++) {
                         g[v + d] += p * (double)dout[(n * H + h) * D + d];
                         g[q + d] += ds * (double)qkv[k + d];

@@ -794,6 +794,8 @@ int main(void) {
     test_golden("qwen3", "adapter", "golden.safetensors");
     test_golden("qwen3", "adapter_layers", "golden_layers.safetensors");
     test_golden("mistral", "adapter", "golden.safetensors");
+    test_golden("smollm3", "adapter", "golden.safetensors");
+    test_golden("granite", "adapter", "golden.safetensors");
     test_adapters();
     test_adapter_config();
     test_config_fields();
@@ -801,6 +803,8 @@ int main(void) {
     test_merge("qwen2", "adapter", DTYPE_COUNT);
     test_merge("qwen3", "adapter_layers", DTYPE_COUNT);
     test_merge("mistral", "adapter", DTYPE_COUNT);
+    test_merge("smollm3", "adapter", DTYPE_COUNT);
+    test_merge("granite", "adapter", DTYPE_COUNT);
     test_merge("mistral", "adapter_pissa", DTYPE_COUNT);
     test_merge("qwen3", "adapter_pissa_pattern", DTYPE_COUNT);
     test_merge("qwen3", "adapter_patterns", DTYPE_COUNT);

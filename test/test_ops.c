@@ -131,7 +131,8 @@ typedef struct Case {
     Linear *group;
     Weight *head;
     LoraCall call;
-    int N, C, H, KV, D, S, count, V;
+    int N, C, S, count, V;
+    AttentionShape a;
     size_t outputs;
 } Case;
 static double weighted(const Case *c) { double s = 0; for (size_t i = 0; i < c->outputs; i++) s += c->weight[i] * c->out[i]; return s; }
@@ -140,8 +141,8 @@ static const Scratch no_scratch = {NULL, 0};
 
 static double f_rmsnorm(void *v) { Case *c = (Case *)v; rmsnorm_forward_f64(c->out, c->stat, NULL, c->x, NULL, c->norm, 1e-5f, c->N, c->C); return weighted(c); }
 static double f_swiglu(void *v) { Case *c = (Case *)v; swiglu_forward_f64(c->out, c->x, c->N, c->C); return weighted(c); }
-static double f_rope(void *v) { Case *c = (Case *)v; qk_norm_rope_forward_f64(c->out, c->x, c->norm, c->norm2, 1e-5f, c->cs, c->sn, c->positions, c->N, c->H, c->KV, c->D); return weighted(c); }
-static double f_attention(void *v) { Case *c = (Case *)v; attention_forward_f64(c->out, c->stat, c->x, c->cu, c->S, c->N, c->H, c->KV, c->D, no_scratch); return weighted(c); }
+static double f_rope(void *v) { Case *c = (Case *)v; qk_norm_rope_forward_f64(c->out, c->x, c->norm, c->norm2, 1e-5f, c->cs, c->sn, c->positions, c->N, c->a); return weighted(c); }
+static double f_attention(void *v) { Case *c = (Case *)v; attention_forward_f64(c->out, c->stat, c->x, c->cu, c->S, c->N, c->a, no_scratch); return weighted(c); }
 static double f_linear(void *v) {
     Case *c = (Case *)v;
     linear_forward_f64(c->out, c->residual, NULL, c->x, c->group, c->count, c->call, c->N, no_scratch);
@@ -168,6 +169,12 @@ static void linear_free(Linear *p) {
     shared_free(p->A); shared_free(p->B); shared_free(p->dA); shared_free(p->dB);
 }
 
+/* Not 1/sqrt(D), which an op could come to by itself. */
+static AttentionShape attention_shape(int H, int KV, int D) {
+    AttentionShape a = {H, KV, D, 0.8f / sqrtf((float)D)};
+    return a;
+}
+
 static void test_differences(void) {
     Case c;
     memset(&c, 0, sizeof c);
@@ -186,8 +193,8 @@ static void test_differences(void) {
     int heads[][3] = {{1, 1, 4}, {4, 2, 6}, {8, 1, 2}, {2, 2, 12}};
     int32_t cu[] = {0, 1, 6, 8};
     for (int i = 0; i < 4; i++) {
-        c.H = heads[i][0]; c.KV = heads[i][1]; c.D = heads[i][2]; c.N = 8; c.S = 3; c.cu = cu;
-        size_t P = (size_t)((c.H + 2 * c.KV) * c.D);
+        c.a = attention_shape(heads[i][0], heads[i][1], heads[i][2]); c.N = 8; c.S = 3; c.cu = cu;
+        size_t P = (size_t)((c.a.H + 2 * c.a.KV) * c.a.D);
         int32_t positions[8] = {0, 0, 1, 2, 3, 4, 0, 1};
         char what[96];
         c.positions = positions; c.x = doubles(8 * P); c.out = (double *)realloc(c.out, 8 * P * sizeof(double)); free(c.weight); c.weight = doubles(8 * P); gradient = (double *)realloc(gradient, 8 * P * sizeof(double));
@@ -198,15 +205,15 @@ static void test_differences(void) {
             if (!norm) c.norm = c.norm2 = NULL;
             c.outputs = 8 * P;
             memcpy(gradient, c.weight, 8 * P * sizeof(double));
-            qk_norm_rope_backward_f64(gradient, c.x, c.norm, c.norm2, 1e-5f, c.cs, c.sn, positions, 8, c.H, c.KV, c.D);
-            snprintf(what, sizeof what, "qk_norm_rope %s norm, %d heads on %d of %d", norm ? "with" : "without", c.H, c.KV, c.D);
+            qk_norm_rope_backward_f64(gradient, c.x, c.norm, c.norm2, 1e-5f, c.cs, c.sn, positions, 8, c.a);
+            snprintf(what, sizeof what, "qk_norm_rope %s norm, %d heads on %d of %d", norm ? "with" : "without", c.a.H, c.a.KV, c.a.D);
             compare_gradient(what, c.x, 8 * P, gradient, f_rope, &c);
             c.norm = keep; c.norm2 = keep2;
         }
-        c.outputs = (size_t)(8 * c.H * c.D);
+        c.outputs = (size_t)(8 * c.a.H * c.a.D);
         f_attention(&c);
-        attention_backward_f64(gradient, c.weight, c.out, c.stat, c.x, cu, 3, 8, c.H, c.KV, c.D, no_scratch);
-        snprintf(what, sizeof what, "attention, %d heads on %d of %d, lengths 1 5 2", c.H, c.KV, c.D);
+        attention_backward_f64(gradient, c.weight, c.out, c.stat, c.x, cu, 3, 8, c.a, no_scratch);
+        snprintf(what, sizeof what, "attention, %d heads on %d of %d, lengths 1 5 2", c.a.H, c.a.KV, c.a.D);
         compare_gradient(what, c.x, 8 * P, gradient, f_attention, &c);
         free(c.x); shared_free(c.cs); shared_free(c.sn);
     }
@@ -415,27 +422,31 @@ static void test_attention(AttentionCase k) {
     config.head_dim = D; config.rope_theta = 10000;
     rope_tables(cs, sn, &config, N);
     Scratch s = scratch_of(N, P, 0, 64, 64);
-    attention_forward(A, la, QKV, cu, S, N, H, KV, D, s);
-    attention_forward_ref(b, lb, qkv, cu, S, N, H, KV, D, s);
+    AttentionShape shape = attention_shape(H, KV, D);
+    attention_forward(A, la, QKV, cu, S, N, shape, s);
+    attention_forward_ref(b, lb, qkv, cu, S, N, shape, s);
     snprintf(what, sizeof what, "attention_forward %d sequences, %d tokens, %d heads on %d of %d, size %g", S, N, H, KV, D, (double)k.size);
     /* the scores' rounding error is epsilon * |score|, and the softmax passes it on */
     int length = (int)((1 + k.size * k.size) * (1 + k.size * k.size) * (float)(D + N));
     compare_x(what, A, b, no, x_bound(length, 2));                            /* p, out */
     compare("  lse", la, lb, (size_t)(N * H), bound(length));
     floatX *OUT = x_of(b, no);              /* the same saved output for both */
-    attention_backward(G, DOUT, OUT, lb, QKV, cu, S, N, H, KV, D, s);
-    attention_backward_ref(db, dout, b, lb, qkv, cu, S, N, H, KV, D, s);
+    attention_backward(G, DOUT, OUT, lb, QKV, cu, S, N, shape, s);
+    attention_backward_ref(db, dout, b, lb, qkv, cu, S, N, shape, s);
     compare_x("  backward", G, db, nq, x_bound(length, 3));                   /* p, ds, dqkv */
-    for (int norm = 0; norm < 2; norm++) {
+    for (int variant = 0; variant < 3; variant++) {
+        bool norm = variant == 1, still = variant == 2;
+        const int32_t *at = still ? NULL : positions;
         float *want = copied(db, nq);
         memset((void *)A, 0xff, nq * sizeof(floatX));
-        qk_norm_rope_forward(A, QKV, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, positions, N, H, KV, D);
-        qk_norm_rope_forward_ref(b, qkv, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, positions, N, H, KV, D);
-        compare_x(norm ? "  qk_norm_rope_forward with norm" : "  qk_norm_rope_forward without norm", A, b, nq, x_bound(D, 1));
+        qk_norm_rope_forward(A, QKV, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, at, N, shape);
+        qk_norm_rope_forward_ref(b, qkv, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, at, N, shape);
+        compare_x(norm ? "  qk_norm_rope_forward with norm" : still ? "  qk_norm_rope_forward without positions" :
+                  "  qk_norm_rope_forward without norm", A, b, nq, x_bound(D, 1));
         shared_free(G);
         G = x_of(want, nq);
-        qk_norm_rope_backward(G, QKV, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, positions, N, H, KV, D);
-        qk_norm_rope_backward_ref(want, qkv, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, positions, N, H, KV, D);
+        qk_norm_rope_backward(G, QKV, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, at, N, shape);
+        qk_norm_rope_backward_ref(want, qkv, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, at, N, shape);
         compare_x("  qk_norm_rope_backward", G, want, nq, x_bound(D, 1));
         shared_free(want);
     }
@@ -460,10 +471,11 @@ static void test_decode(int H, int KV, int D, int first, int second, int spare, 
             memset((void *)(CACHE + at), 0xff, n * sizeof(floatX));
             memset(cache + at, 0xff, n * sizeof(float));
         }
-    cache_store(CACHE, QKV, slot, positions, capacity, N, H, KV, D);
-    cache_store_ref(cache, qkv, slot, positions, capacity, N, H, KV, D);
-    attention_decode(OUT, QKV, CACHE, slot, positions, capacity, N, H, KV, D);
-    attention_decode_ref(want, qkv, cache, slot, positions, capacity, N, H, KV, D);
+    AttentionShape shape = attention_shape(H, KV, D);
+    cache_store(CACHE, QKV, slot, positions, capacity, N, shape);
+    cache_store_ref(cache, qkv, slot, positions, capacity, N, shape);
+    attention_decode(OUT, QKV, CACHE, slot, positions, capacity, N, shape);
+    attention_decode_ref(want, qkv, cache, slot, positions, capacity, N, shape);
     snprintf(what, sizeof what, "attention_decode %d and %d keys, %d heads on %d of %d, size %g", first + 1, second + 1, H, KV, D, (double)size);
     int length = (int)((1 + size * size) * (1 + size * size) * (float)(D + capacity));
     compare_x(what, OUT, want, (size_t)(N * H * D), x_bound(length, 1));
@@ -509,11 +521,14 @@ static void test_embedding(DType dtype) {
     int32_t *ids = integers(host_ids, 7);
     floatX *A = x_poisoned(91);
     float *b = poisoned(91);
-    embedding_forward(A, ids, &w, 7, 13);
-    embedding_forward_ref(b, ids, &w, 7, 13);
-    char what[64];
-    snprintf(what, sizeof what, "embedding_forward %s: exact", dtype_name[dtype]);
-    compare_x(what, A, b, 91, 0);
+    const float scale[] = {1, 12 / 0.22f};
+    for (int i = 0; i < 2; i++) {
+        embedding_forward(A, ids, &w, scale[i], 7, 13);
+        embedding_forward_ref(b, ids, &w, scale[i], 7, 13);
+        char what[64];
+        snprintf(what, sizeof what, "embedding_forward %s times %g", dtype_name[dtype], (double)scale[i]);
+        compare_x(what, A, b, 91, i ? x_bound(1, 1) : 0);                     /* times 1: exact */
+    }
     shared_free(A); shared_free(b); shared_free(ids);
     weight_free(&w);
 }
@@ -732,9 +747,9 @@ static void test_orders(void) {
         for (int j = 0; j < 3; j++) { memset(group[j].dA, 0, (size_t)(group[j].rank * I) * 4); memset(group[j].dB, 0, (size_t)(group[j].rank * group[j].out) * 4); }
         linear_forward(y, t, kept, X, group, 3, call, N, s);
         linear_backward(dx, DY, t, kept, X, group, 3, call, N, s);
-        attention_forward(out, lse, QKV, cu, 2, N, H, KV, D, s);
+        attention_forward(out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
         bits_add(&all, (void *)y, N * O * sizeof(floatX)); bits_add(&all, (void *)t, N * R * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, (void *)out, N * H * D * sizeof(floatX));
-        attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, H, KV, D, s);
+        attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
         rmsnorm_forward(dx, rstd, NULL, X, NULL, weight, 1e-6f, N, I);
         bits_add(&all, (void *)dqkv, N * P * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, lse, N * H * sizeof(float));
         LossStats l = lm_head_loss(dx, row_loss, X, targets, &head, 0.1f, N, I, V, s);
