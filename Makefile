@@ -13,9 +13,12 @@ LIBS     = -lm
 INCLUDE  = -I. -isystem .stb
 STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h .stb/stb/stb_ds.h)
 HEADERS  = lora.h data/dataset.h tokenizer.h
+PROGRAM  = data/report.h data/score.h data/inspect.h data/evaluate.h
 
 BUILD     = build
 TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults
+# The program's half of train_lora.cu, sanitized alone.
+PROGRAM_TESTS = test_options
 # The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: program_PRECISION.
 EMULATED  = test_ops_FP32 test_ops_BF16 test_ops_FP16 test_model_FP32 test_generate_FP32 test_generate_BF16 test_train_FP32 test_train_BF16 test_train_FP16
 EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native \
@@ -59,7 +62,7 @@ endif
 .PHONY: test test-programs test-gpu soak test-mutants nvcc-check nvcc-command test-compilers fuzz mutate bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
-train_lora: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h $(BUILD)/configured | stb
+train_lora: train_lora.cu $(HEADERS) $(PROGRAM) $(BUILD)/pages.h $(BUILD)/configured | stb
 ifeq ($(CUDA),1)
 	$(if $(NVCC),,@echo "error: no nvcc; Makefile, CUDA=1; install the CUDA toolkit or put nvcc on the PATH" >&2; exit 1)
 	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(WHY_PTX)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
@@ -104,7 +107,7 @@ uninstall:
 test:
 	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora data/convert test-programs
 	@bash test/run.sh
-test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/crashing $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
+test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(PROGRAM_TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/crashing $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
 $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
@@ -119,9 +122,11 @@ $(BUILD)/count_work.o: test/count_work.c
 	$(CC) $(STRICT) -O2 -c $< -o $@
 
 $(BUILD)/test_score $(BUILD)/asan/test_score: data/score.h
+$(BUILD)/asan/test_options: train_lora.cu $(PROGRAM) $(BUILD)/pages.h
+$(BUILD)/asan/test_options: OPTIMISE = -O0
 $(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)/asan
-	$(CC) $(STRICT) -O1 -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
+	$(CC) $(STRICT) $(or $(OPTIMISE),-O1) -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
 
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 define emulated
@@ -139,7 +144,7 @@ $(BUILD)/emulated/test_model_% $(BUILD)/emulated/test_train_% $(BUILD)/emulated/
 $(BUILD)/test_data $(BUILD)/test_generate $(BUILD)/test_embed $(BUILD)/test_faults $(BUILD)/test_score: CFLAGS = -O1 -march=native
 
 # The trainer that can be stopped between the steps of writing a file.
-$(BUILD)/crashing: train_lora.cu $(HEADERS) data/report.h data/score.h $(BUILD)/pages.h test/crash.h | stb
+$(BUILD)/crashing: train_lora.cu $(HEADERS) $(PROGRAM) $(BUILD)/pages.h test/crash.h | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -include test/crash.h -x c $< -o $@ $(LIBS)
 

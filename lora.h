@@ -332,7 +332,11 @@ double global_norm(const float *grad /*[count]*/, size_t count);
    4  THE MODEL
    ================================================================================================================================================ */
 
-typedef enum { RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER, FORWARD_ONLY } Recompute;      /* what backward computes again instead of keeping: nothing | gate and up | the whole layer from its input; no backward at all */
+/* What backward computes again instead of keeping: nothing | gate and up | the whole layer from its input; no backward
+   at all. */
+typedef enum { RECOMPUTE_NONE, RECOMPUTE_GATE_UP, RECOMPUTE_LAYER, FORWARD_ONLY, RECOMPUTE_COUNT = FORWARD_ONLY }
+    Recompute;
+extern const char *const recompute_name[RECOMPUTE_COUNT];
 
 typedef struct Layer {
     float *norm[NORM_COUNT];                /* NORM_ATTENTION, NORM_MLP [C]; NORM_Q, NORM_K [D] or NULL */
@@ -481,6 +485,9 @@ double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
 
 typedef enum { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH, STRATEGY_COUNT } Strategy;      /* when to evaluate, when to save */
 extern const char *const strategy_name[STRATEGY_COUNT];    /* "no", "steps", "epoch" */
+/* A step whose loss or gradient is not finite ends the run, or is left out and counted. */
+typedef enum { NONFINITE_STOP, NONFINITE_SKIP, NONFINITE_COUNT } OnNonfinite;
+extern const char *const nonfinite_name[NONFINITE_COUNT];
 
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
@@ -513,7 +520,7 @@ typedef struct TrainOptions {
     int save_steps, save_total_limit;       /* keep so many of the newest, and the best (0: all) */
     const char *resume;                     /* a checkpoint folder, or an output folder (then its newest checkpoint); NULL: start afresh */
     bool resume_force;                      /* go on although options or data differ from the checkpoint's */
-    bool skip_nonfinite;                    /* a step whose loss or gradient is not finite is left out and counted; false: it ends the run */
+    OnNonfinite on_nonfinite;
     const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL: the system's temporary folder */
 } TrainOptions;
 
@@ -3100,6 +3107,8 @@ static void log_record_json(Text *t, const LogRecord *r) {
 }
 
 const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
+const char *const nonfinite_name[NONFINITE_COUNT] = {"stop", "skip"};
+const char *const recompute_name[RECOMPUTE_COUNT] = {"none", "gate_up", "layer"};
 const char *const eval_metric_name[EVAL_METRICS] = {"loss", "token_loss", "perplexity", "mean_example_perplexity",
     "mean_token_accuracy", "entropy"};
 
@@ -3423,7 +3432,7 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
         int64_t tokens = r->num_tokens;
         explain_nonfinite(run, begin, end, call, err);
-        if (!o->skip_nonfinite) return false;
+        if (o->on_nonfinite == NONFINITE_STOP) return false;
         run->skipped++;
         run_warn(run, "step left out: %s", err->text);
         r->loss = NAN;

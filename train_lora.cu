@@ -19,12 +19,11 @@
     10  optimizer                   AdamW, global norm; then the scratch that all of this needs
     11  options                     one table: parsing, --help, range checks, --config and run.json all come from it
     12  terminal                    what a run prints: the plan, the memory table, the progress bar, the evaluations
-    13  inspect                     what is in the loss, token by token
-    14  runs                        inspect, plan and train: their hooks, last lines and what lies beside the adapter
-    15  sweep                       many runs over one base model
-    16  generate                    answers, chat, merge
-    17  evaluate and compare        the same rows before and after
-    18  main                        the verbs
+    13  runs                        inspect, plan and train: their hooks, last lines and what lies beside the adapter
+    14  sweep                       many runs over one base model
+    15  generate                    answers, chat, merge
+    16  evaluate and compare        the same rows before and after
+    17  main                        the verbs
 
    DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
    gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No
@@ -61,6 +60,8 @@
 #include "data/report.h"
 #define SCORE_IMPLEMENTATION
 #include "data/score.h"
+#include "data/inspect.h"
+#include "data/evaluate.h"
 #endif
 
 #ifdef LORA_CUDA
@@ -1994,305 +1995,10 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 #define VERSION "0.1.0"
 
 #ifndef TESTING
-/* ================================================================================================================================================
-   11  OPTIONS
-   Names are Hugging Face's, dashes and underscores alike. A new option is one row of the table: where its value lands
-   is its offset in Options, who uses it is its set of verbs; given to another verb it is an error.
-   ================================================================================================================================================ */
-
-/* The verbs, as bits; an option's row says which use it. plan rehearses train, so it takes the same words. */
-enum {
-    TRAIN = 1, PLAN = 2, INSPECT = 4, GENERATE = 8, EVALUATE = 16, COMPARE = 32, MERGE = 64,
-    /* no verbs: from the command line alone, never a file; names a place that is written to; kept with the adapter,
-       because prompts must be written, and a loss measured, as they were in training */
-    LINE_ONLY = 128, WRITES = 256, KEPT = 512,
-    RUN = TRAIN | PLAN, MEASURES = EVALUATE | COMPARE, ANSWERS = GENERATE | MEASURES, ROWS = RUN | INSPECT | ANSWERS,
-    EVERY = ROWS | MERGE
-};
-typedef struct Verb { const char *name; int bit; const char *usage, *what; } Verb;
-static const Verb verb_table[] = {
-    {"train", TRAIN, "--model FOLDER --data FILE", "fine-tune; the verb where none is given"},
-    {"inspect", INSPECT, "--model FOLDER --data FILE", "show what is in the loss, token by token"},
-    {"plan", PLAN, "...", "print the memory table of such a run, and stop"},
-    {"generate", GENERATE, "--model FOLDER [--adapter FOLDER] --prompt TEXT | --chat | --messages FILE | --data FILE",
-     "answer"},
-    {"evaluate", EVALUATE, "--model FOLDER [--adapter FOLDER] --data FILE [--generate]",
-     "measure, and score the answers"},
-    {"compare", COMPARE, "--model FOLDER --adapter FOLDER --data FILE [--output FOLDER]",
-     "base and adapters side by side"},
-    {"merge", MERGE, "--model FOLDER --adapter FOLDER --output FOLDER", "put an adapter into its base model"},
-};
-enum { VERB_COUNT = sizeof verb_table / sizeof *verb_table };
-
-typedef struct Options {
-    const Verb *verb;
-    TrainOptions train;
-    const char *target_modules, *layers_to_transform, *chat_template, *loss_on, *scheduler, *recompute, *eval_strategy, *save_strategy, *metric, *on_nonfinite, *sample_prompts, *report_to, *on_finish, *config;
-    int threads, examples;
-    bool enable_thinking, greater, dry_run;
-    const char **data, **sweep;             /* stb_ds arrays */
-    /* from here on those of answers and scores */
-    GenerateOptions generate;               /* where given */
-    const char **adapter, **prompt, **stop; /* stb_ds arrays */
-    const char *messages, *system, *shots, *labels, *bleu_tokenize, *dtype;
-    int few_shot, limit;
-    bool chat, raw, jsonl, answers;
-
-    const char *program, *command;          /* as called; with its words, as a shell takes them, --resume left out */
-    const char *origin[128];      /* by position in option_table: who set it: from_line or a file; NULL: nobody */
-} Options;
-
-typedef enum { OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_BOOL, OPTION_TEXT, OPTION_LIST /* stb_ds array of texts */, OPTION_CHOICE, OPTION_HEADING } OptionType;
-typedef struct Option {
-    const char *name;
-    OptionType type;
-    size_t offset;
-    double low, high;                       /* range of numbers, inclusive */
-    const char *choices;                    /* OPTION_CHOICE: "a|b|c" */
-    int verbs;                              /* that use it */
-    const char *help;
-} Option;
-
-static const char *const recompute_name[] = {"none", "gate_up", "layer"};
-#define AT(field) offsetof(Options, field)
-#define METRICS "loss|token_loss|perplexity|mean_example_perplexity|mean_token_accuracy|entropy"
-static const Option option_table[] = {
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "What goes in and out"},
-    {"model", OPTION_TEXT, AT(train.model), 0, 0, NULL, EVERY,
-     "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
-    {"data", OPTION_LIST, AT(data), 0, 0, NULL, ROWS,
-     "data file: .jsonl, .json or .csv; train, plan and inspect take several, each with its own --data"},
-    {"eval-data", OPTION_TEXT, AT(train.eval_data), 0, 0, NULL, RUN, "evaluation data, the same formats"},
-    {"eval-split", OPTION_DOUBLE, AT(train.eval_split), 0, 0.999, NULL, RUN,
-     "instead: hold out this share of the training examples, drawn by the seed"},
-    {"max-train-samples", OPTION_INT, AT(train.max_train_samples), 1, 1e9, NULL, RUN | INSPECT,
-     "only the first so many rows of --data"},
-    {"max-eval-samples", OPTION_INT, AT(train.max_eval_samples), 1, 1e9, NULL, RUN,
-     "only the first so many rows of --eval-data"},
-    {"token-cache", OPTION_TEXT, AT(train.data_options.token_cache), 0, 0, NULL, RUN | INSPECT | MEASURES | WRITES,
-     "folder that keeps the tokens of data files for the next run; runs may share it"},
-    {"output", OPTION_TEXT, AT(train.output), 0, 0, NULL, RUN | ANSWERS | MERGE | WRITES,
-     "folder for the adapter and the logs; of evaluate and compare for scores and pages; of generate a file"},
-    {"init-adapter", OPTION_TEXT, AT(train.init_adapter), 0, 0, NULL, RUN,
-     "PEFT adapter folder to start from (its r, alpha and modules count)"},
-    {"config", OPTION_TEXT, AT(config), 0, 0, NULL, EVERY, "JSON file of these options; the command line wins"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "How rows become examples"},
-    {"max-length", OPTION_INT, AT(train.data_options.max_length), 2, 1 << 20, NULL, RUN | INSPECT | MEASURES | KEPT,
-     "tokens; longer examples are cut at the end"},
-    {"truncate-prompt", OPTION_BOOL, AT(train.data_options.truncate_prompt), 0, 0, NULL,
-     RUN | INSPECT | MEASURES | KEPT,
-     "cut the prompt's beginning instead, so that the last reply stays whole"},
-    {"packing", OPTION_BOOL, AT(train.data_options.packing), 0, 0, NULL, RUN | INSPECT | MEASURES,
-     "fill batches to max-length; examples never see each other"},
-    {"loss-on", OPTION_CHOICE, AT(loss_on), 0, 0, "default|completion|assistant|all", RUN | INSPECT | MEASURES | KEPT,
-     "what is learned (default: assistant turns, completions, or all of plain text)"},
-    {"chat-template", OPTION_TEXT, AT(chat_template), 0, 0, NULL, ROWS | KEPT,
-     "name of a built-in template, instead of the model folder's"},
-    {"prompt-template", OPTION_TEXT, AT(train.data_options.prompt_template), 0, 0, NULL, ROWS | KEPT,
-     "for base models, as 'USER: {prompt} ASSISTANT:'"},
-    {"enable-thinking", OPTION_BOOL, AT(enable_thinking), 0, 0, NULL, ROWS | KEPT,
-     "Qwen3's enable_thinking (not given: the template's default)"},
-    {"template-date", OPTION_TEXT, AT(train.data_options.template_date), 0, 0, NULL, ROWS | KEPT,
-     "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
-    {"split-turns", OPTION_BOOL, AT(train.data_options.split_turns), 0, 0, NULL, RUN | INSPECT | MEASURES | KEPT,
-     "every answer of a chat is an example of its own, as the template asks for it"},
-    {"examples", OPTION_INT, AT(examples), 0, 1e9, NULL, INSPECT, "inspect: how many examples to show"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "The adapter"},
-    {"lora-r", OPTION_INT, AT(train.lora.r), 1, 4096, NULL, RUN, "rank"},
-    {"lora-alpha", OPTION_FLOAT, AT(train.lora.lora_alpha), 1e-6, 1e6, NULL, RUN, "scaling is alpha / r"},
-    {"lora-dropout", OPTION_FLOAT, AT(train.lora.lora_dropout), 0, 0.99, NULL, RUN, "dropout on the adapter's input"},
-    {"use-rslora", OPTION_BOOL, AT(train.lora.use_rslora), 0, 0, NULL, RUN, "scaling alpha / sqrt(r)"},
-    {"target-modules", OPTION_TEXT, AT(target_modules), 0, 0, NULL, RUN,
-     "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
-    {"layers-to-transform", OPTION_TEXT, AT(layers_to_transform), 0, 0, NULL, RUN,
-     "comma list of layers and ranges, as 0,4-7; all when not given"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "The optimizer"},
-    {"learning-rate", OPTION_DOUBLE, AT(train.learning_rate), 0, 1e30, NULL, RUN, "peak learning rate"},
-    {"lr-scheduler-type", OPTION_CHOICE, AT(scheduler), 0, 0, "linear|cosine|constant|constant_with_warmup", RUN,
-     "schedule"},
-    {"warmup-steps", OPTION_INT, AT(train.warmup_steps), 0, 1e9, NULL, RUN,
-     "optimizer steps of warm-up (wins over the ratio)"},
-    {"warmup-ratio", OPTION_DOUBLE, AT(train.warmup_ratio), 0, 1, NULL, RUN, "warm-up as a share of all steps"},
-    {"num-train-epochs", OPTION_DOUBLE, AT(train.num_train_epochs), 0, 1e6, NULL, RUN, "passes over the data"},
-    {"max-steps", OPTION_INT, AT(train.max_steps), -1, 1e9, NULL, RUN, "optimizer steps, instead of epochs (-1: off)"},
-    {"per-device-train-batch-size", OPTION_INT, AT(train.per_device_train_batch_size), 1, 4096, NULL, RUN,
-     "examples of a micro-batch"},
-    {"gradient-accumulation-steps", OPTION_INT, AT(train.gradient_accumulation_steps), 1, 1e6, NULL, RUN,
-     "micro-batches of an optimizer step"},
-    {"weight-decay", OPTION_DOUBLE, AT(train.weight_decay), 0, 1e3, NULL, RUN, "decoupled, of A and B"},
-    {"adam-beta1", OPTION_DOUBLE, AT(train.adam_beta1), 0, 0.999999999, NULL, RUN, "AdamW"},
-    {"adam-beta2", OPTION_DOUBLE, AT(train.adam_beta2), 0, 0.999999999, NULL, RUN, "AdamW"},
-    {"adam-epsilon", OPTION_DOUBLE, AT(train.adam_epsilon), 0, 1, NULL, RUN, "AdamW"},
-    {"max-grad-norm", OPTION_DOUBLE, AT(train.max_grad_norm), 0, 1e30, NULL, RUN, "gradient clipping (0: off)"},
-    {"seed", OPTION_INT64, AT(train.seed), 0, 9e15, NULL, RUN | ANSWERS, "initialisation, data order and dropout"},
-    {"shuffle", OPTION_BOOL, AT(train.shuffle), 0, 0, NULL, RUN,
-     "a new order every epoch, as Hugging Face's Trainer for that seed"},
-    {"on-nonfinite", OPTION_CHOICE, AT(on_nonfinite), 0, 0, "stop|skip", RUN,
-     "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Evaluation"},
-    {"eval-strategy", OPTION_CHOICE, AT(eval_strategy), 0, 0, "no|steps|epoch", RUN,
-     "evaluate during training; after the last step in any case"},
-    {"eval-steps", OPTION_INT, AT(train.eval_steps), 1, 1e9, NULL, RUN,
-     "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
-    {"eval-on-start", OPTION_BOOL, AT(train.eval_on_start), 0, 0, NULL, RUN, "evaluate before the first step"},
-    {"per-device-eval-batch-size", OPTION_INT, AT(train.per_device_eval_batch_size), 1, 4096, NULL, RUN | MEASURES,
-     "examples of an evaluation batch"},
-    {"metric-for-best-model", OPTION_CHOICE, AT(metric), 0, 0,
-     METRICS "|eval_loss|eval_token_loss|eval_perplexity|eval_mean_example_perplexity|eval_mean_token_accuracy|"
-     "eval_entropy", RUN,
-     "what makes an evaluation the best (not given: loss)"},
-    {"greater-is-better", OPTION_BOOL, AT(greater), 0, 0, NULL, RUN,
-     "of that metric (not given: of the token accuracy only)"},
-    {"load-best-model-at-end", OPTION_BOOL, AT(train.load_best_model_at_end), 0, 0, NULL, RUN,
-     "save the best evaluation's adapter, not the last step's"},
-    {"early-stopping-patience", OPTION_INT, AT(train.early_stopping_patience), 1, 1e6, NULL, RUN,
-     "stop after so many evaluations in a row without a better one"},
-    {"early-stopping-threshold", OPTION_DOUBLE, AT(train.early_stopping_threshold), 0, 1e30, NULL, RUN,
-     "better by more than this"},
-    {"sample-prompts", OPTION_TEXT, AT(sample_prompts), 0, 0, NULL, RUN,
-     "data file whose first rows (8 at most) are answered at every evaluation, adapter off and on, likeliest tokens, "
-     "64 at most"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Checkpoints"},
-    {"save-strategy", OPTION_CHOICE, AT(save_strategy), 0, 0, "no|steps|epoch", RUN,
-     "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
-    {"save-steps", OPTION_INT, AT(train.save_steps), 1, 1e9, NULL, RUN, "optimizer steps between checkpoints"},
-    {"save-total-limit", OPTION_INT, AT(train.save_total_limit), 1, 1e6, NULL, RUN,
-     "keep so many of the newest checkpoints, and the best (not given: all)"},
-    {"resume", OPTION_TEXT, AT(train.resume), 0, 0, NULL, RUN,
-     "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
-    {"resume-force", OPTION_BOOL, AT(train.resume_force), 0, 0, NULL, RUN,
-     "although options, model or data differ from the checkpoint's"},
-    {"fallback-output", OPTION_TEXT, AT(train.fallback_output), 0, 0, NULL, RUN | WRITES,
-     "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Memory and machine"},
-    {"recompute", OPTION_CHOICE, AT(recompute), 0, 0, "none|gate_up|layer", RUN,
-     "compute again in backward instead of keeping: less memory, more time"},
-    {"fit", OPTION_BOOL, AT(train.fit), 0, 0, NULL, RUN,
-     "choose micro-batch and recompute so that the run fits, with the same examples a step"},
-    {"device-memory", OPTION_BYTES, AT(train.device_memory), 0x1p20, 0x1p50, NULL, RUN,
-     "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
-    {"threads", OPTION_INT, AT(threads), 0, 1024, NULL, EVERY, "CPU threads (0: all)"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Watching, and many runs"},
-    {"logging-steps", OPTION_INT, AT(train.logging_steps), 1, 1e9, NULL, RUN, "steps between log lines"},
-    {"report-to", OPTION_CHOICE, AT(report_to), 0, 0, "none|tensorboard", RUN,
-     "also write TensorBoard's event files, into OUTPUT/runs"},
-    {"on-finish", OPTION_TEXT, AT(on_finish), 0, 0, NULL, RUN | LINE_ONLY,
-     "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, "
-     "_MESSAGE in its environment"},
-    {"sweep", OPTION_LIST, AT(sweep), 0, 0, NULL, TRAIN,
-     "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times; values with "
-     "commas in them are separated by ';', as 'target_modules=q,v;all-linear'"},
-    {"dry-run", OPTION_BOOL, AT(dry_run), 0, 0, NULL, TRAIN, "list the runs of a --sweep and stop"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Answers: generate, evaluate, compare, merge"},
-    {"dtype", OPTION_CHOICE, AT(dtype), 0, 0, "stored|f32|bf16|f16", MERGE,
-     "of the merged weights; stored: as the base has them"},
-    {"adapter", OPTION_LIST, AT(adapter), 0, 0, NULL, INSPECT | ANSWERS | MERGE,
-     "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
-    {"prompt", OPTION_LIST, AT(prompt), 0, 0, NULL, GENERATE, "a text to answer; may be given several times"},
-    {"messages", OPTION_TEXT, AT(messages), 0, 0, NULL, GENERATE,
-     "JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
-    {"chat", OPTION_BOOL, AT(chat), 0, 0, NULL, GENERATE, "talk to the model"},
-    {"system", OPTION_TEXT, AT(system), 0, 0, NULL, GENERATE, "system message in front"},
-    {"raw", OPTION_BOOL, AT(raw), 0, 0, NULL, GENERATE, "take --prompt as it is, without the chat template"},
-    {"max-new-tokens", OPTION_INT, AT(generate.max_new_tokens), 1, 1 << 20, NULL, ANSWERS,
-     "tokens of an answer at most (not given: 256)"},
-    {"temperature", OPTION_DOUBLE, AT(generate.temperature), 0, 100, NULL, ANSWERS,
-     "0: the likeliest token (this and the next four: not given, the model's generation_config.json decides)"},
-    {"top-k", OPTION_INT, AT(generate.top_k), 0, 1 << 30, NULL, ANSWERS,
-     "sample among the k likeliest tokens (0: off)"},
-    {"top-p", OPTION_DOUBLE, AT(generate.top_p), 1e-9, 1, NULL, ANSWERS,
-     "sample among the likeliest tokens that have this probability together (1: off)"},
-    {"min-p", OPTION_DOUBLE, AT(generate.min_p), 0, 1, NULL, ANSWERS,
-     "sample among tokens at least this likely, relative to the likeliest (0: off)"},
-    {"repetition-penalty", OPTION_DOUBLE, AT(generate.repetition_penalty), 1e-3, 1e3, NULL, ANSWERS,
-     "makes tokens that were there less likely (1: off)"},
-    {"stop", OPTION_LIST, AT(stop), 0, 0, NULL, ANSWERS, "text that ends an answer; may be given several times"},
-    {"batch-size", OPTION_INT, AT(generate.batch_size), 1, 4096, NULL, ANSWERS, "answers made at once (not given: 8)"},
-    {"limit", OPTION_INT, AT(limit), 1, 1e9, NULL, ANSWERS, "only the first so many rows of --data"},
-    {"jsonl", OPTION_BOOL, AT(jsonl), 0, 0, NULL, GENERATE, "one JSON object an answer"},
-    {"", OPTION_HEADING, 0, 0, 0, NULL, 0, "Scores: evaluate, compare"},
-    {"generate", OPTION_BOOL, AT(answers), 0, 0, NULL, MEASURES,
-     "evaluate: also answer every row and score the answers"},
-    {"labels", OPTION_TEXT, AT(labels), 0, 0, NULL, MEASURES,
-     "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
-    {"bleu-tokenize", OPTION_CHOICE, AT(bleu_tokenize), 0, 0, "13a|zh|char|none|word_tokenize", MEASURES,
-     "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
-    {"few-shot", OPTION_INT, AT(few_shot), 0, 1000, NULL, INSPECT | ANSWERS,
-     "solved examples in front of every row, in the loss of evaluate and in answers"},
-    {"shots", OPTION_TEXT, AT(shots), 0, 0, NULL, INSPECT | ANSWERS, "data file whose first rows are those examples"},
-};
-enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
-typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->origin / sizeof(char *) ? 1 : -1];
-
-/* Where a file of data/ is: beside the program, else where `make install` puts it, else below the current folder; as
-   `name` where that is the same. */
-static const char *data_path(const char *name) {
-    static const char *const places[] = {"", "../share/train_lora/"};
-    char program[PATH_MAX], path[2 * PATH_MAX];
-    struct stat here, there;
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program);
-    while (length > 0 && program[length - 1] != '/') length--;
-    for (int i = 0; i < 2 && length > 0; i++) {
-        snprintf(path, sizeof path, "%.*s%s%s", (int)length, program, places[i], name);
-        if (stat(path, &there)) continue;
-        bool same = !stat(name, &here) && here.st_dev == there.st_dev && here.st_ino == there.st_ino;
-        return same ? name : text_copy(path);
-    }
-    return name;
-}
-
-/* Two sets of defaults and no more: the embedded example's, and for one's own model or data those of TRL's command line (SFTConfig, ModelConfig). */
-static void options_default(Options *o, bool embedded) {
-    memset(o, 0, sizeof *o);
-    TrainOptions *t = &o->train;
-    o->generate.max_new_tokens = o->generate.top_k = o->generate.batch_size = -1;       /* below their range: not given */
-    o->generate.temperature = o->generate.top_p = o->generate.min_p = o->generate.repetition_penalty = -1;
-    t->model = data_path("data/base");
-    arrput(o->data, data_path("data/hotel/train.jsonl"));
-    t->eval_data = embedded ? data_path("data/hotel/eval.jsonl") : NULL;
-    o->sample_prompts = embedded ? data_path("data/hotel/questions.jsonl") : NULL;
-    t->output = "out";
-    t->lora.r = 16; t->lora.lora_alpha = 32; t->lora.lora_dropout = embedded ? 0 : 0.05f;
-    t->learning_rate = embedded ? 5e-3 : 2e-4; t->warmup_ratio = embedded ? 0.05 : 0;
-    t->num_train_epochs = embedded ? 6 : 3; t->max_steps = -1;
-    t->per_device_train_batch_size = 8; t->per_device_eval_batch_size = 8; t->gradient_accumulation_steps = 1;
-    t->adam_beta1 = 0.9; t->adam_beta2 = 0.999; t->adam_epsilon = 1e-8; t->max_grad_norm = 1;
-    t->logging_steps = 10; t->eval_on_start = true; t->shuffle = true; t->seed = 42;
-    t->data_options.max_length = 1024;
-    o->target_modules = "all-linear"; o->scheduler = "linear"; o->loss_on = "default"; o->recompute = "none"; o->eval_strategy = o->save_strategy = "no"; o->on_nonfinite = "stop"; o->report_to = "none"; o->bleu_tokenize = "13a"; o->examples = 3;
-    o->dtype = "stored";
-    t->save_steps = 500;
-}
-
-/* Terminal columns of a character: 0 combining, 2 East Asian and emoji, else 1. Only line breaking depends on it. */
-static int shown_width(uint32_t c) {
-    static const uint32_t wide[][2] = {
-        {0x1100, 0x115F}, {0x2E80, 0xA4CF}, {0xAC00, 0xD7A3}, {0xF900, 0xFAFF}, {0xFE30, 0xFE6F},
-        {0xFF00, 0xFF60}, {0xFFE0, 0xFFE6}, {0x1F300, 0x1FAFF}, {0x20000, 0x3FFFD}};
-    if ((c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200D) || (c >= 0xFE00 && c <= 0xFE0F)) return 0;
-    for (size_t i = 0; i < sizeof wide / sizeof *wide; i++) if (c >= wide[i][0] && c <= wide[i][1]) return 2;
-    return 1;
-}
-/* The one place where text that is not ours becomes something to show: what drives a terminal, and pieces of a
-   character, are spelled out. lines: newlines and tabs stay; else they get a mark. Returns the columns. */
-static int text_add_shown(Text *t, const char *s, size_t n, bool lines) {
-    int columns = 0;
-    for (size_t i = 0, bytes; i < n; i += bytes) {
-        uint32_t c = 0;
-        char spelled[16] = "";
-        int length = utf8_get(s + i, n - i, &c);
-        bytes = length > 0 ? (size_t)length : 1;
-        if (length <= 0) snprintf(spelled, sizeof spelled, "<0x%02X>", (unsigned)(uint8_t)s[i]);
-        else if (!utf8_drives_terminal(c) || (lines && (c == '\n' || c == '\t'))) columns += shown_width(c);
-        else if (c == '\n') { text_print(t, "\xE2\x8F\x8E"); columns++; continue; }
-        else if (c == '\t') { text_print(t, "\xE2\x87\xA5"); columns++; continue; }
-        else snprintf(spelled, sizeof spelled, c < 128 ? "<0x%02X>" : "<U+%04X>", c);
-        columns += (int)strlen(spelled);
-        if (spelled[0]) text_print(t, "%s", spelled);
-        else text_print(t, "%.*s", (int)bytes, s + i);
-    }
-    return columns;
-}
+/* ====================================================================================================================
+   11  TERMINAL
+   What the program says about itself: what it is busy with, errors and warnings, signals.
+   ==================================================================================================================== */
 
 /* What the program is busy with, on stdout or, where that carries answers, stderr: on a terminal at once, on the line
    that the next one takes; elsewhere (a notebook, a log) as a line of its own, but only after two seconds of silence.
@@ -2354,11 +2060,342 @@ static void complain_of(const char *kind, const char *format, ...) {
 }
 #define usage_error(...) do { complain_of("error", __VA_ARGS__); exit(2); } while (0)
 
+static int failed(const Error *err) {
+    complain("error", err->text);
+    return 1;
+}
+
+/* What the model says, on a terminal with what could drive it spelled out; into a file or pipe as it is. */
+static void print_foreign(const char *text, size_t bytes) {
+    Text t = TEXT_EMPTY;
+    if (isatty(1)) text_add_shown(&t, text, bytes, true);
+    fwrite(t.at ? t.at : text, 1, t.at ? t.length : bytes, stdout);
+    text_free(&t);
+}
+static const char *bytes_text(char *out, size_t size, double bytes) {
+    if (bytes >= 0x1p30) snprintf(out, size, "%.2f GiB", bytes / 0x1p30);
+    else snprintf(out, size, "%.2f MiB", bytes / 0x1p20);
+    return out;
+}
+static const char *duration_text(char *out, size_t size, double seconds) {
+    long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
+    if (s >= 3600) snprintf(out, size, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    else snprintf(out, size, "%ld:%02ld", s / 60, s % 60);
+    return out;
+}
+
+static void print_version(void) {
+    char backend[256];
+    backend_describe(backend, sizeof backend);
+    printf("train_lora %s  %s\n", VERSION, backend);
+}
+
+static volatile sig_atomic_t interrupted;   /* the signal's number; -1: something that ends the run */
+static void on_signal(int number) { if (interrupted <= 0) interrupted = number; }
+
+/* A mapped file shrank while it was read: the line that says which, from what a signal handler may use. */
+static void on_bus(int number, siginfo_t *info, void *context) {
+    const char *at = (const char *)info->si_addr, *path = NULL;
+    (void)context;
+    for (const Mapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
+    if (!path) { signal(number, SIG_DFL); return; }                           /* the same again, and the system's verdict */
+    const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path, "; leave it alone during a run\n"};
+    for (int i = 0; i < 3; i++) if (write(2, parts[i], strlen(parts[i])) < 0) break;
+    _exit(1);
+}
+/* Told to end, a run saves first: by Ctrl-C, the queue (SIGTERM), a terminal that closes, a reader that is gone (| head). What
+   was ignored when we began, as nohup has it, stays so; not so SIGINT, which shells ignore for what runs in the background. */
+static void catch_signals(void) {
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    for (int i = 0; i < 4; i++) if (signal(numbers[i], on_signal) == SIG_IGN && i >= 2) signal(numbers[i], SIG_IGN);
+}
+
+/* ====================================================================================================================
+   12  OPTIONS
+   Names are Hugging Face's, dashes and underscores alike. A new option is one row of the table: where its value lands,
+   what it may be, who uses it, its default. Parsing, --help, range checks, --config and run.json come from it.
+   ==================================================================================================================== */
+
+/* The verbs, as bits; an option's row says which use it. plan rehearses train, so it takes the same words. */
+enum {
+    TRAIN = 1, PLAN = 2, INSPECT = 4, GENERATE = 8, EVALUATE = 16, COMPARE = 32, MERGE = 64,
+    /* no verbs: from the command line alone, never a file; names a place that is written to; kept with the adapter,
+       because prompts must be written, and a loss measured, as they were in training; of one call: not in run.json */
+    LINE_ONLY = 128, WRITES = 256, KEPT = 512, ONCE = 1024,
+    RUN = TRAIN | PLAN, MEASURES = EVALUATE | COMPARE, ANSWERS = GENERATE | MEASURES, ROWS = RUN | INSPECT | ANSWERS,
+    EVERY = ROWS | MERGE
+};
+typedef struct Options Options;
+typedef struct Verb {
+    const char *name;
+    int bit;
+    int (*run)(Options *o);                 /* returns the exit status */
+    const char *usage, *what;
+} Verb;
+static int verb_train(Options *o), verb_inspect(Options *o), verb_generate(Options *o), verb_evaluate(Options *o),
+           verb_merge(Options *o);
+static const Verb verb_table[] = {
+    {"train", TRAIN, verb_train, "--model FOLDER --data FILE", "fine-tune; the verb where none is given"},
+    {"inspect", INSPECT, verb_inspect, "--model FOLDER --data FILE", "show what is in the loss, token by token"},
+    {"plan", PLAN, verb_train, "...", "print the memory table of such a run, and stop"},
+    {"generate", GENERATE, verb_generate,
+     "--model FOLDER [--adapter FOLDER] --prompt TEXT | --chat | --messages FILE | --data FILE", "answer"},
+    {"evaluate", EVALUATE, verb_evaluate, "--model FOLDER [--adapter FOLDER] --data FILE [--generate]",
+     "measure, and score the answers"},
+    {"compare", COMPARE, verb_evaluate, "--model FOLDER --adapter FOLDER --data FILE [--output FOLDER]",
+     "base and adapters side by side"},
+    {"merge", MERGE, verb_merge, "--model FOLDER --adapter FOLDER --output FOLDER",
+     "put an adapter into its base model"},
+};
+enum { VERB_COUNT = sizeof verb_table / sizeof *verb_table };
+
+enum { REPORT_NONE, REPORT_TENSORBOARD, REPORT_COUNT };
+static const char *const report_name[REPORT_COUNT] = {"none", "tensorboard"};
+enum { MERGE_STORED, MERGE_F32, MERGE_BF16, MERGE_F16, MERGE_COUNT };
+static const char *const merge_name[MERGE_COUNT] = {"stored", "f32", "bf16", "f16"};
+static const char *const metric_name[] = {
+    "loss", "token_loss", "perplexity", "mean_example_perplexity", "mean_token_accuracy", "entropy", "eval_loss",
+    "eval_token_loss", "eval_perplexity", "eval_mean_example_perplexity", "eval_mean_token_accuracy", "eval_entropy"};
+
+struct Options {
+    const Verb *verb;
+    TrainOptions train;
+    const char *target_modules, *layers_to_transform, *chat_template, *sample_prompts, *on_finish, *config;
+    int threads, examples, report_to;
+    bool dry_run;
+    const char **data, **sweep;             /* stb_ds arrays */
+    /* from here on those of answers and scores */
+    GenerateOptions generate;               /* where given */
+    const char **adapter, **prompt, **stop; /* stb_ds arrays */
+    const char *messages, *system, *labels;
+    int bleu_tokenize, dtype;
+    bool chat, raw, jsonl, answers;
+
+    const char *program, *command;          /* as called; with its words, as a shell takes them, --resume left out */
+    /* by position in option_table: who set it: from_default, from_line, a file or an adapter; NULL: nobody, it is 0,
+       NULL or, a switch, -1 */
+    const char *origin[128];
+};
+static const char from_line[] = "command line", from_default[] = "default";
+
+/* TEXT may be bound to names, CHOICE is an enum with such names. SWITCH: 0, 1 or, while nobody set it, -1. */
+typedef enum { OPTION_HEADING, OPTION_INT, OPTION_INT64, OPTION_DOUBLE, OPTION_FLOAT, OPTION_BYTES, OPTION_FLAG,
+               OPTION_SWITCH, OPTION_CHOICE, OPTION_TEXT, OPTION_LIST /* stb_ds array of texts */ } OptionType;
+typedef struct Option {
+    const char *name;
+    OptionType type;
+    size_t offset, bytes;                   /* in Options */
+    double low, high;                       /* range of numbers, inclusive */
+    const char *const *names;               /* of 0 to high, or NULL */
+    int verbs;                              /* that use it */
+    const char *value;                      /* its default, or NULL */
+    const char *help;
+} Option;
+
+#define FIELD(field, type) offsetof(Options, field), sizeof(((Options *)0)->field) * SAME_SIZE(field, type)
+#define SAME_SIZE(field, type) sizeof(char[sizeof(((Options *)0)->field) == sizeof(type) ? 1 : -1])
+#define HEADING(text) {"", OPTION_HEADING, 0, 0, 0, 0, NULL, 0, NULL, text}
+#define INTEGER(field, low, high) OPTION_INT, FIELD(field, int), low, high, NULL
+#define INTEGER64(field, low, high) OPTION_INT64, FIELD(field, int64_t), low, high, NULL
+#define NUMBER(field, low, high) OPTION_DOUBLE, FIELD(field, double), low, high, NULL
+#define NUMBER32(field, low, high) OPTION_FLOAT, FIELD(field, float), low, high, NULL
+#define BYTES(field, low, high) OPTION_BYTES, FIELD(field, size_t), low, high, NULL
+#define FLAG(field) OPTION_FLAG, FIELD(field, bool), 0, 0, NULL
+#define SWITCH(field) OPTION_SWITCH, FIELD(field, int), 0, 0, NULL
+#define CHOICE(field, names, count) OPTION_CHOICE, FIELD(field, int), 0, (count) - 1, names
+#define TEXT(field) OPTION_TEXT, FIELD(field, char *), 0, 0, NULL
+#define TEXT_OF(field, names) OPTION_TEXT, FIELD(field, char *), 0, sizeof(names) / sizeof *(names) - 1, names
+#define LIST(field) OPTION_LIST, FIELD(field, char **), 0, 0, NULL
+static const Option option_table[] = {
+    HEADING("What goes in and out"),
+    {"model", TEXT(train.model), EVERY, "data/base", "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
+    {"data", LIST(data), ROWS, "data/hotel/train.jsonl",
+     "data file: .jsonl, .json or .csv; train, plan and inspect take several, each with its own --data"},
+    {"eval-data", TEXT(train.eval_data), RUN, NULL, "evaluation data, the same formats"},
+    {"eval-split", NUMBER(train.eval_split, 0, 0.999), RUN, "0",
+     "instead: hold out this share of the training examples, drawn by the seed"},
+    {"max-train-samples", INTEGER(train.max_train_samples, 1, 1e9), RUN | INSPECT, NULL,
+     "only the first so many rows of --data"},
+    {"max-eval-samples", INTEGER(train.max_eval_samples, 1, 1e9), RUN, NULL,
+     "only the first so many rows of --eval-data"},
+    {"token-cache", TEXT(train.data_options.token_cache), RUN | INSPECT | MEASURES | WRITES, NULL,
+     "folder that keeps the tokens of data files for the next run; runs may share it"},
+    {"output", TEXT(train.output), RUN | ANSWERS | MERGE | WRITES, "out",
+     "folder for the adapter and the logs; of evaluate and compare for scores and pages; of generate a file"},
+    {"init-adapter", TEXT(train.init_adapter), RUN, NULL,
+     "PEFT adapter folder to start from (its r, alpha and modules count)"},
+    {"config", TEXT(config), EVERY | ONCE, NULL, "JSON file of these options; the command line wins"},
+    HEADING("How rows become examples"),
+    {"max-length", INTEGER(train.data_options.max_length, 2, 1 << 20), RUN | INSPECT | MEASURES | KEPT, "1024",
+     "tokens; longer examples are cut at the end"},
+    {"truncate-prompt", FLAG(train.data_options.truncate_prompt), RUN | INSPECT | MEASURES | KEPT, "false",
+     "cut the prompt's beginning instead, so that the last reply stays whole"},
+    {"packing", FLAG(train.data_options.packing), RUN | INSPECT | MEASURES, "false",
+     "fill batches to max-length; examples never see each other"},
+    {"loss-on", CHOICE(train.data_options.loss_on, loss_on_name, LOSS_ON_COUNT), RUN | INSPECT | MEASURES | KEPT,
+     "default", "what is learned (default: assistant turns, completions, or all of plain text)"},
+    {"chat-template", TEXT(chat_template), ROWS | KEPT, NULL,
+     "name of a built-in template, instead of the model folder's"},
+    {"prompt-template", TEXT(train.data_options.prompt_template), ROWS | KEPT, NULL,
+     "for base models, as 'USER: {prompt} ASSISTANT:'"},
+    {"enable-thinking", SWITCH(train.data_options.enable_thinking), ROWS | KEPT, NULL,
+     "Qwen3's enable_thinking (not given: the template's default)"},
+    {"template-date", TEXT(train.data_options.template_date), ROWS | KEPT, NULL,
+     "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
+    {"split-turns", FLAG(train.data_options.split_turns), RUN | INSPECT | MEASURES | KEPT, "false",
+     "every answer of a chat is an example of its own, as the template asks for it"},
+    {"examples", INTEGER(examples, 0, 1e9), INSPECT, "3", "inspect: how many examples to show"},
+    HEADING("The adapter"),
+    {"lora-r", INTEGER(train.lora.r, 1, 4096), RUN, "16", "rank"},
+    {"lora-alpha", NUMBER32(train.lora.lora_alpha, 1e-6, 1e6), RUN, "32", "scaling is alpha / r"},
+    {"lora-dropout", NUMBER32(train.lora.lora_dropout, 0, 0.99), RUN, "0.05", "dropout on the adapter's input"},
+    {"use-rslora", FLAG(train.lora.use_rslora), RUN, "false", "scaling alpha / sqrt(r)"},
+    {"target-modules", TEXT(target_modules), RUN, "all-linear",
+     "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
+    {"layers-to-transform", TEXT(layers_to_transform), RUN, NULL,
+     "comma list of layers and ranges, as 0,4-7; all when not given"},
+    HEADING("The optimizer"),
+    {"learning-rate", NUMBER(train.learning_rate, 0, 1e30), RUN, "2e-4", "peak learning rate"},
+    {"lr-scheduler-type", CHOICE(train.lr_scheduler_type, schedule_name, SCHEDULE_COUNT), RUN, "linear", "schedule"},
+    {"warmup-steps", INTEGER(train.warmup_steps, 0, 1e9), RUN, "0",
+     "optimizer steps of warm-up (wins over the ratio)"},
+    {"warmup-ratio", NUMBER(train.warmup_ratio, 0, 1), RUN, "0", "warm-up as a share of all steps"},
+    {"num-train-epochs", NUMBER(train.num_train_epochs, 0, 1e6), RUN, "3", "passes over the data"},
+    {"max-steps", INTEGER(train.max_steps, -1, 1e9), RUN, "-1", "optimizer steps, instead of epochs (-1: off)"},
+    {"per-device-train-batch-size", INTEGER(train.per_device_train_batch_size, 1, 4096), RUN, "8",
+     "examples of a micro-batch"},
+    {"gradient-accumulation-steps", INTEGER(train.gradient_accumulation_steps, 1, 1e6), RUN, "1",
+     "micro-batches of an optimizer step"},
+    {"weight-decay", NUMBER(train.weight_decay, 0, 1e3), RUN, "0", "decoupled, of A and B"},
+    {"adam-beta1", NUMBER(train.adam_beta1, 0, 0.999999999), RUN, "0.9", "AdamW"},
+    {"adam-beta2", NUMBER(train.adam_beta2, 0, 0.999999999), RUN, "0.999", "AdamW"},
+    {"adam-epsilon", NUMBER(train.adam_epsilon, 0, 1), RUN, "1e-8", "AdamW"},
+    {"max-grad-norm", NUMBER(train.max_grad_norm, 0, 1e30), RUN, "1", "gradient clipping (0: off)"},
+    {"seed", INTEGER64(train.seed, 0, 9e15), RUN | ANSWERS, "42", "initialisation, data order and dropout"},
+    {"shuffle", FLAG(train.shuffle), RUN, "true",
+     "a new order every epoch, as Hugging Face's Trainer for that seed"},
+    {"on-nonfinite", CHOICE(train.on_nonfinite, nonfinite_name, NONFINITE_COUNT), RUN, "stop",
+     "a loss or gradient that is NaN or infinite ends the run, or that step is left out"},
+    HEADING("Evaluation"),
+    {"eval-strategy", CHOICE(train.eval_strategy, strategy_name, STRATEGY_COUNT), RUN, "no",
+     "evaluate during training; after the last step in any case"},
+    {"eval-steps", INTEGER(train.eval_steps, 1, 1e9), RUN, NULL,
+     "steps between evaluations; given alone it means --eval-strategy steps (not given: logging-steps)"},
+    {"eval-on-start", FLAG(train.eval_on_start), RUN, "true", "evaluate before the first step"},
+    {"per-device-eval-batch-size", INTEGER(train.per_device_eval_batch_size, 1, 4096), RUN | MEASURES, "8",
+     "examples of an evaluation batch"},
+    {"metric-for-best-model", TEXT_OF(train.metric_for_best_model, metric_name), RUN, NULL,
+     "what makes an evaluation the best (not given: loss)"},
+    {"greater-is-better", SWITCH(train.greater_is_better), RUN, NULL,
+     "of that metric (not given: of the token accuracy only)"},
+    {"load-best-model-at-end", FLAG(train.load_best_model_at_end), RUN, "false",
+     "save the best evaluation's adapter, not the last step's"},
+    {"early-stopping-patience", INTEGER(train.early_stopping_patience, 1, 1e6), RUN, NULL,
+     "stop after so many evaluations in a row without a better one"},
+    {"early-stopping-threshold", NUMBER(train.early_stopping_threshold, 0, 1e30), RUN, "0",
+     "better by more than this"},
+    {"sample-prompts", TEXT(sample_prompts), RUN, NULL,
+     "data file whose first rows (8 at most) are answered at every evaluation, adapter off and on, likeliest tokens, "
+     "64 at most"},
+    HEADING("Checkpoints"),
+    {"save-strategy", CHOICE(train.save_strategy, strategy_name, STRATEGY_COUNT), RUN, "no",
+     "when OUTPUT/checkpoint-N is written; Ctrl-C writes one in any case"},
+    {"save-steps", INTEGER(train.save_steps, 1, 1e9), RUN, "500", "optimizer steps between checkpoints"},
+    {"save-total-limit", INTEGER(train.save_total_limit, 1, 1e6), RUN, NULL,
+     "keep so many of the newest checkpoints, and the best (not given: all)"},
+    {"resume", TEXT(train.resume), RUN | ONCE, NULL,
+     "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
+    {"resume-force", FLAG(train.resume_force), RUN | ONCE, "false",
+     "although options, model or data differ from the checkpoint's"},
+    {"fallback-output", TEXT(train.fallback_output), RUN | WRITES, NULL,
+     "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
+    HEADING("Memory and machine"),
+    {"recompute", CHOICE(train.recompute, recompute_name, RECOMPUTE_COUNT), RUN, "none",
+     "compute again in backward instead of keeping: less memory, more time"},
+    {"fit", FLAG(train.fit), RUN, "false",
+     "choose micro-batch and recompute so that the run fits, with the same examples a step"},
+    {"device-memory", BYTES(train.device_memory, 0x1p20, 0x1p50), RUN, NULL,
+     "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
+    {"threads", INTEGER(threads, 0, 1024), EVERY, "0", "CPU threads (0: all)"},
+    HEADING("Watching, and many runs"),
+    {"logging-steps", INTEGER(train.logging_steps, 1, 1e9), RUN, "10", "steps between log lines"},
+    {"report-to", CHOICE(report_to, report_name, REPORT_COUNT), RUN, "none",
+     "also write TensorBoard's event files, into OUTPUT/runs"},
+    {"on-finish", TEXT(on_finish), RUN | LINE_ONLY, NULL,
+     "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, "
+     "_MESSAGE in its environment"},
+    {"sweep", LIST(sweep), TRAIN, NULL,
+     "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times; values with "
+     "commas in them are separated by ';', as 'target_modules=q,v;all-linear'"},
+    {"dry-run", FLAG(dry_run), TRAIN, "false", "list the runs of a --sweep and stop"},
+    HEADING("Answers: generate, evaluate, compare, merge"),
+    {"dtype", CHOICE(dtype, merge_name, MERGE_COUNT), MERGE, "stored",
+     "of the merged weights; stored: as the base has them"},
+    {"adapter", LIST(adapter), INSPECT | ANSWERS | MERGE, NULL,
+     "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
+    {"prompt", LIST(prompt), GENERATE, NULL, "a text to answer; may be given several times"},
+    {"messages", TEXT(messages), GENERATE, NULL,
+     "JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
+    {"chat", FLAG(chat), GENERATE, "false", "talk to the model"},
+    {"system", TEXT(system), GENERATE, NULL, "system message in front"},
+    {"raw", FLAG(raw), GENERATE, "false", "take --prompt as it is, without the chat template"},
+    {"max-new-tokens", INTEGER(generate.max_new_tokens, 1, 1 << 20), ANSWERS, NULL,
+     "tokens of an answer at most (not given: 256)"},
+    {"temperature", NUMBER(generate.temperature, 0, 100), ANSWERS, NULL,
+     "0: the likeliest token (this and the next four: not given, the model's generation_config.json decides)"},
+    {"top-k", INTEGER(generate.top_k, 0, 1 << 30), ANSWERS, NULL, "sample among the k likeliest tokens (0: off)"},
+    {"top-p", NUMBER(generate.top_p, 1e-9, 1), ANSWERS, NULL,
+     "sample among the likeliest tokens that have this probability together (1: off)"},
+    {"min-p", NUMBER(generate.min_p, 0, 1), ANSWERS, NULL,
+     "sample among tokens at least this likely, relative to the likeliest (0: off)"},
+    {"repetition-penalty", NUMBER(generate.repetition_penalty, 1e-3, 1e3), ANSWERS, NULL,
+     "makes tokens that were there less likely (1: off)"},
+    {"stop", LIST(stop), ANSWERS, NULL, "text that ends an answer; may be given several times"},
+    {"batch-size", INTEGER(generate.batch_size, 1, 4096), ANSWERS, NULL, "answers made at once (not given: 8)"},
+    {"limit", INTEGER64(train.data_options.max_rows, 1, 1e9), ANSWERS, NULL, "only the first so many rows of --data"},
+    {"jsonl", FLAG(jsonl), GENERATE, "false", "one JSON object an answer"},
+    HEADING("Scores: evaluate, compare"),
+    {"generate", FLAG(answers), MEASURES, "false", "evaluate: also answer every row and score the answers"},
+    {"labels", TEXT(labels), MEASURES, NULL,
+     "comma list of the possible answers: precision, recall, F1 and confusion matrix"},
+    {"bleu-tokenize", CHOICE(bleu_tokenize, cut_name, CUT_COUNT), MEASURES, "13a",
+     "how sacrebleu would cut words; zh and char also score ROUGE-L and sentence BLEU by characters"},
+    {"few-shot", INTEGER(train.data_options.few_shot, 0, 1000), INSPECT | ANSWERS, "0",
+     "solved examples in front of every row, in the loss of evaluate and in answers"},
+    {"shots", TEXT(train.data_options.shots), INSPECT | ANSWERS, NULL, "data file whose first rows are those examples"},
+};
+#undef HEADING
+#undef INTEGER
+#undef INTEGER64
+#undef NUMBER
+#undef NUMBER32
+#undef BYTES
+#undef FLAG
+#undef SWITCH
+#undef CHOICE
+#undef TEXT
+#undef TEXT_OF
+#undef LIST
+enum { OPTION_COUNT = sizeof option_table / sizeof *option_table };
+typedef char option_room[OPTION_COUNT <= sizeof ((Options *)0)->origin / sizeof(char *) ? 1 : -1];
+
+/* Two sets of defaults and no more: for one's own model or data the table's, which are those of TRL's command line
+   (SFTConfig, ModelConfig); and where the embedded example has its own. */
+static const struct { const char *name, *value; } embedded_table[] = {
+    {"eval-data", "data/hotel/eval.jsonl"}, {"sample-prompts", "data/hotel/questions.jsonl"}, {"lora-dropout", "0"},
+    {"learning-rate", "5e-3"}, {"warmup-ratio", "0.05"}, {"num-train-epochs", "6"}};
+#define AT(field) offsetof(Options, field)
 static const Option *option_find(const char *name) {
     for (int i = 0; i < OPTION_COUNT; i++) if (*name && !strcmp(option_table[i].name, name)) return &option_table[i];
     return NULL;
 }
+static bool option_is_flag(const Option *d) { return d && (d->type == OPTION_FLAG || d->type == OPTION_SWITCH); }
+/* What it may be, as "a|b|c". */
+static void names_add(Text *t, const Option *d) {
+    for (int i = 0; i <= (int)d->high; i++) text_print(t, "%s%s", i ? "|" : "", d->names[i]);
+}
 
+/* Is value one of "a|b|c"? */
 static bool one_of(const char *choices, const char *value) {
     size_t n = strlen(value);
     for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL)
@@ -2400,6 +2437,7 @@ static const Synonym synonym_table[] = {
     {"lr|max-lr|peak-lr", "learning-rate", NULL},
     {"scheduler|lr-scheduler|lr-schedule", "lr-scheduler-type", NULL},
     {"warmup|num-warmup-steps", "warmup-steps", NULL},
+    {"warmup-steps=share", "warmup-ratio", "a share of all steps"},
     {"epochs|num-epochs|n-epochs|num-train-epoch", "num-train-epochs", NULL},
     {"steps|max-train-steps|num-steps|iters|iterations", "max-steps", NULL},
     {"batch-size|train-batch-size|micro-batch-size|batch", "per-device-train-batch-size", NULL},
@@ -2459,92 +2497,167 @@ static const Synonym *synonym_find(const char *word, const Verb *verb) {
     return NULL;
 }
 
-/* The nearest of "a|b|c", or NULL where none is near. */
-static const char *near_choice(const char *choices, const char *word) {
-    static char best[64];
+/* The nearest of the names, or NULL where none is near. */
+static const char *nearest(const char *word, const char *const *names, int count) {
+    const char *best = NULL;
     int least = NAME_FAR;
-    for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL) {
-        char name[64];
-        snprintf(name, sizeof name, "%.*s", (int)strcspn(c, "|"), c);
-        int distance = name_distance(word, name);
-        if (distance < least) { least = distance; memcpy(best, name, sizeof best); }
+    for (int i = 0; i < count; i++) {
+        int distance = name_distance(word, names[i]);
+        if (distance < least) { least = distance; best = names[i]; }
     }
-    return least < NAME_FAR ? best : NULL;
+    return best;
 }
 
-static void value_error(const Option *d, const char *value, const char *where) {
+/* Position of a value among the option's names; an error where it is none of them. */
+static int option_choice(const Option *d, const char *value, const char *where) {
+    int count = (int)d->high + 1;
+    for (int i = 0; i < count; i++) if (!strcmp(value, d->names[i])) return i;
     char word[128];
+    Text list = TEXT_EMPTY;
     snprintf(word, sizeof word, "%s=%s", d->name, value);
     const Synonym *other = synonym_find(word, NULL);
-    const char *near = near_choice(d->choices, value);
-    usage_error("bad value '%s' of --%s; %s; give one of %s%s%s%s", value, d->name, where, d->choices,
+    const char *near = nearest(value, d->names, count);
+    names_add(&list, d);
+    usage_error("bad value '%s' of --%s; %s; give one of %s%s%s%s", value, d->name, where, list.at,
                 other ? ": " : near ? "; did you mean " : "", other ? other->why : near ? near : "",
                 near && !other ? "?" : "");
+    return -1;
+}
+/* A value as a number within the option's range. */
+static double option_number(const Option *d, const char *value, const char *where) {
+    static const struct { const char *unit; double bytes; } units[] = {
+        {"", 1}, {"B", 1}, {"MB", 1e6}, {"GB", 1e9}, {"M", 0x1p20}, {"G", 0x1p30}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
+    bool whole = d->type == OPTION_INT || d->type == OPTION_INT64;
+    char *end, share[80];
+    errno = 0;
+    double v = strtod(value, &end);
+    if (d->type == OPTION_BYTES && end != value) {
+        while (*end == ' ') end++;
+        for (size_t i = 0; i < sizeof units / sizeof *units && *end; i++)
+            if (!strcmp(end, units[i].unit)) { v *= units[i].bytes; end += strlen(end); }
+        if (*end)
+            usage_error("bad value '%s' of --%s; %s; give bytes with a unit, as 24GiB", value, d->name, where);
+    }
+    snprintf(share, sizeof share, "%s=share", d->name);
+    const Synonym *other = whole && v > 0 && v < 1 ? synonym_find(share, NULL) : NULL;
+    if (other && !*end)
+        usage_error("bad value '%s' of --%s; %s; give a whole number, or --%s %s: %s", value, d->name, where,
+                    other->option, value, other->why);
+    if (end == value || *end || errno || !isfinite(v) || (whole && v != floor(v)))
+        usage_error("bad value '%s' of --%s; %s; give a %snumber", value, d->name, where, whole ? "whole " : "");
+    if (v < d->low || v > d->high)
+        usage_error("value %s of --%s is out of range; %s; give %.10g to %.10g", value, d->name, where, d->low, d->high);
+    return v;
 }
 
-static const char from_line[] = "command line";
-
-/* Stores one value; `where` names its origin in messages: from_line or the --config file. */
+/* Stores one value; `where` names its origin in messages: from_line, from_default or a file. */
 static void option_set(Options *o, const Option *d, const char *value, const char *where) {
+    const char **origin = &o->origin[d - option_table];
     void *at = (char *)o + d->offset;
-    char *end;
-    errno = 0;
     switch (d->type) {
     case OPTION_HEADING: break;
-    case OPTION_TEXT: *(const char **)at = value; break;
+    case OPTION_TEXT:
+        if (d->names) option_choice(d, value, where);
+        *(const char **)at = value;
+        break;
     case OPTION_LIST: {
         const char ***list = (const char ***)at;
-        if (o->origin[d - option_table] != where) arrsetlen(*list, 0);        /* the command line's list takes the place of the file's, the first given one that of the default */
+        if (*origin != where) arrsetlen(*list, 0);      /* the command line's takes the place of the file's, and so on */
         arrput(*list, value);
         break;
     }
-    case OPTION_CHOICE:
-        if (!one_of(d->choices, value)) value_error(d, value, where);
-        *(const char **)at = value;
+    case OPTION_CHOICE: {
+        int choice = option_choice(d, value, where);
+        memcpy(at, &choice, sizeof choice);             /* an enum, of a type of its own */
         break;
-    case OPTION_BOOL:
-        if (strcmp(value, "true") && strcmp(value, "false")) usage_error("bad value '%s' of --%s; %s; give true or false", value, d->name, where);
-        *(bool *)at = !strcmp(value, "true");
+    }
+    case OPTION_FLAG: case OPTION_SWITCH: {
+        bool on = !strcmp(value, "true");
+        if (!on && strcmp(value, "false"))
+            usage_error("bad value '%s' of --%s; %s; give true or false", value, d->name, where);
+        if (d->type == OPTION_FLAG) *(bool *)at = on;
+        else *(int *)at = on;
         break;
-    default: {
-        double v = strtod(value, &end);
-        bool whole = d->type == OPTION_INT || d->type == OPTION_INT64;
-        if (d->type == OPTION_BYTES && end != value) {
-            static const struct { const char *unit; double bytes; } units[] = {{"", 1}, {"B", 1}, {"MB", 1e6}, {"GB", 1e9}, {"M", 0x1p20}, {"G", 0x1p30}, {"MiB", 0x1p20}, {"GiB", 0x1p30}};
-            while (*end == ' ') end++;
-            for (int i = 0; i < 8; i++) if (!strcmp(end, units[i].unit)) { v *= units[i].bytes; end += strlen(end); break; }
-            if (*end) usage_error("bad value '%s' of --%s; %s; give bytes with a unit, as 24GiB", value, d->name, where);
-        }
-        if (end == value || *end || errno || !isfinite(v) || (whole && v != floor(v))) usage_error("bad value '%s' of --%s; %s; give a %snumber", value, d->name, where, whole ? "whole " : "");
-        if (v < d->low || v > d->high) usage_error("value %s of --%s is out of range; %s; give %.10g to %.10g", value, d->name, where, d->low, d->high);
-        if (d->type == OPTION_INT) *(int *)at = (int)v;
-        else if (d->type == OPTION_INT64) *(int64_t *)at = (int64_t)v;
-        else if (d->type == OPTION_FLOAT) *(float *)at = (float)v;
-        else if (d->type == OPTION_BYTES) *(size_t *)at = (size_t)v;
-        else *(double *)at = v;
-    } }
-    o->origin[d - option_table] = where;
+    }
+    case OPTION_INT: *(int *)at = (int)option_number(d, value, where); break;
+    case OPTION_INT64: *(int64_t *)at = (int64_t)option_number(d, value, where); break;
+    case OPTION_FLOAT: *(float *)at = (float)option_number(d, value, where); break;
+    case OPTION_BYTES: *(size_t *)at = (size_t)option_number(d, value, where); break;
+    case OPTION_DOUBLE: *(double *)at = option_number(d, value, where); break;
+    }
+    *origin = where;
 }
-/* Did the command line or the --config file set it? */
+/* As if nobody had set it, the table neither. */
+static void option_unset(Options *o, const Option *d) {
+    memset((char *)o + d->offset, d->type == OPTION_SWITCH ? 0xFF : 0, d->bytes);      /* a switch: -1 */
+    o->origin[d - option_table] = NULL;
+}
+static bool is_given(const Options *o, int i) { return o->origin[i] && o->origin[i] != from_default; }
+/* Did the command line, the --config file or an adapter set it? By whom? NULL: nobody. */
 static const char *option_origin(const Options *o, const char *name) {
-    return o->origin[option_find(name) - option_table];
+    int i = (int)(option_find(name) - option_table);
+    return is_given(o, i) ? o->origin[i] : NULL;
 }
 static bool option_given(const Options *o, const char *name) { return option_origin(o, name) != NULL; }
-/* As if it had not been set, for options without a default. */
-static void option_forget(Options *o, const char *name) {
-    const Option *d = option_find(name);
-    void *at = (char *)o + d->offset;
-    o->origin[d - option_table] = NULL;
-    if (d->type == OPTION_BOOL) *(bool *)at = false;
-    else if (d->type == OPTION_INT) *(int *)at = 0;
-    else if (d->type == OPTION_LIST) *(const char ***)at = NULL;
-    else *(const char **)at = NULL;
+
+/* The value of an option that is no list, as run.json has it; "" where nobody set it. */
+static const char *option_value(const Options *o, const Option *d, char number[32]) {
+    const void *at = (const char *)o + d->offset;
+    int choice;
+    *number = 0;
+    if (!o->origin[d - option_table]) return "";
+    switch (d->type) {
+    case OPTION_HEADING: case OPTION_LIST: break;
+    case OPTION_TEXT: return *(const char *const *)at;
+    case OPTION_CHOICE: memcpy(&choice, at, sizeof choice); return d->names[choice];
+    case OPTION_FLAG: return *(const bool *)at ? "true" : "false";
+    case OPTION_SWITCH: return *(const int *)at ? "true" : "false";
+    case OPTION_INT: snprintf(number, 32, "%d", *(const int *)at); break;
+    case OPTION_INT64: snprintf(number, 32, "%lld", (long long)*(const int64_t *)at); break;
+    case OPTION_BYTES: snprintf(number, 32, "%zu", *(const size_t *)at); break;
+    case OPTION_FLOAT: snprintf(number, 32, "%.7g", (double)*(const float *)at); break;
+    case OPTION_DOUBLE: snprintf(number, 32, "%.15g", *(const double *)at); break;
+    }
+    return number;
 }
 
-/* The table's name of an option as written: leading dashes gone, underscores as dashes. */
-static void option_name(char *out, size_t size, const char *word) {
-    snprintf(out, size, "%.63s", word);
+/* Where a file of data/ is: beside the program, else where `make install` puts it, else below the current folder; as
+   `name` where that is the same. */
+static const char *data_path(const char *name) {
+    static const char *const places[] = {"", "../share/train_lora/"};
+    char program[PATH_MAX], path[2 * PATH_MAX];
+    struct stat here, there;
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program);
+    while (length > 0 && program[length - 1] != '/') length--;
+    for (int i = 0; i < 2 && length > 0; i++) {
+        snprintf(path, sizeof path, "%.*s%s%s", (int)length, program, places[i], name);
+        if (stat(path, &there)) continue;
+        bool same = !stat(name, &here) && here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+        return same ? name : text_copy(path);
+    }
+    return name;
+}
+static void options_default(Options *o, bool embedded) {
+    memset(o, 0, sizeof *o);
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        const Option *d = &option_table[i];
+        const char *value = d->value;
+        for (size_t k = 0; k < sizeof embedded_table / sizeof *embedded_table && embedded; k++)
+            if (!strcmp(d->name, embedded_table[k].name)) value = embedded_table[k].value;
+        option_unset(o, d);
+        if (value) option_set(o, d, strncmp(value, "data/", 5) ? value : data_path(value), from_default);
+    }
+}
+
+/* The table's name of an option as the word's first bytes spell it, underscores as dashes. */
+static void option_name(char out[64], const char *word, size_t bytes) {
+    snprintf(out, 64, "%.*s", (int)bytes, word);
     for (char *c = out; *c; c++) if (*c == '_') *c = '-';
+}
+/* And as files have it: with underscores. */
+static void option_key(char out[64], const Option *d) {
+    snprintf(out, 64, "%s", d->name);
+    for (char *c = out; *c; c++) if (*c == '-') *c = '_';
 }
 /* Verbs of a set, as "generate, evaluate and compare". */
 static const char *verbs_text(char out[128], int verbs) {
@@ -2570,13 +2683,12 @@ static const Option *option_or_die(const char *name, const Verb *verb, const cha
     if (other && other->option) text_print(&hint, "%s --%s", d ? "for this it is" : "it is called", other->option);
     if (other && other->why) text_print(&hint, "%s%s", other->option ? ": " : "", other->why);
     if (!other && !d) {
-        int least = NAME_FAR;
-        const Option *near = NULL;
-        for (int i = 0; i < OPTION_COUNT; i++) {
-            int distance = (option_table[i].verbs & verb->bit) ? name_distance(name, option_table[i].name) : NAME_FAR;
-            if (distance < least) { least = distance; near = &option_table[i]; }
-        }
-        if (near) text_print(&hint, "did you mean --%s?", near->name);
+        const char *names[OPTION_COUNT];
+        int count = 0;
+        for (int i = 0; i < OPTION_COUNT; i++)
+            if (option_table[i].verbs & verb->bit) names[count++] = option_table[i].name;
+        const char *near = nearest(name, names, count);
+        if (near) text_print(&hint, "did you mean --%s?", near);
     }
     if (!hint.at) text_print(&hint, "see ./train_lora %s --help", verb->name);
     if (d)
@@ -2586,6 +2698,10 @@ static const Option *option_or_die(const char *name, const Verb *verb, const cha
     return NULL;
 }
 
+/* A member of a file as an option's value; "" for none. */
+static const char *member_value(const Json *j) {
+    return !j ? "" : j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str ? j->str : "";
+}
 /* Takes the options of a JSON file. Keys that the verb does not use are named; "on_finish" runs a command, which only
    the person at the command line may ask for; where files will be written is said. */
 static void options_from_file(Options *o, const char *path) {
@@ -2596,9 +2712,9 @@ static void options_from_file(Options *o, const char *path) {
     if (!strncmp(path, "data/recipes/", 13) && access(path, R_OK)) path = data_path(path);     /* from any folder */
     if (!json_read(&doc, path, &err)) { complain("error", err.text); exit(1); }
     if (doc.root->type != JSON_OBJECT) usage_error("not an object; %s; write {\"learning_rate\": 1e-4, ...}", path);
-    for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: text options point into it */
+    for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: options point into it */
         if (j->type == JSON_NULL) continue;
-        option_name(name, sizeof name, j->key);
+        option_name(name, j->key, strlen(j->key));
         const Option *d = option_or_die(name, o->verb, path, true);
         if (d->verbs & LINE_ONLY)
             usage_error("'%s' is not taken from files; %s; give --%s on the command line", j->key, path, d->name);
@@ -2611,8 +2727,8 @@ static void options_from_file(Options *o, const char *path) {
             }
             continue;
         }
-        const char *value = j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str;
-        if (!value) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
+        const char *value = member_value(j);
+        if (!*value && !j->str) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
         option_set(o, d, value, path);
         if (d->verbs & WRITES) text_print(&writes, "%s%s %s", writes.at ? ", " : "", j->key, value);
     }
@@ -2623,44 +2739,6 @@ static void options_from_file(Options *o, const char *path) {
     text_free(&writes);
 }
 
-/* Switches that are neither on nor off until they are given. */
-static bool option_is_open(const Option *d) { return d->offset == AT(enable_thinking) || d->offset == AT(greater); }
-
-static bool option_is_unset(const Options *o, const Option *d) {
-    const void *at = (const char *)o + d->offset;
-    switch (d->type) {
-    case OPTION_HEADING: return true;
-    case OPTION_TEXT: case OPTION_CHOICE: return !*(const char *const *)at;
-    case OPTION_LIST: return !arrlen(*(const char **const *)at);
-    case OPTION_INT: return *(const int *)at < d->low;
-    case OPTION_DOUBLE: return *(const double *)at < d->low;
-    case OPTION_BYTES: return !*(const size_t *)at;
-    default: return option_is_open(d) && !o->origin[d - option_table];
-    }
-}
-
-/* The value of an option that is no list, as run.json has it; "" where it is unset. */
-static const char *option_value(const Options *o, const Option *d, char number[32]) {
-    const void *at = (const char *)o + d->offset;
-    *number = 0;
-    if (option_is_unset(o, d)) return "";
-    switch (d->type) {
-    case OPTION_HEADING: case OPTION_LIST: break;
-    case OPTION_TEXT: case OPTION_CHOICE: return *(const char *const *)at;
-    case OPTION_BOOL: return *(const bool *)at ? "true" : "false";
-    case OPTION_INT: snprintf(number, 32, "%d", *(const int *)at); break;
-    case OPTION_INT64: snprintf(number, 32, "%lld", (long long)*(const int64_t *)at); break;
-    case OPTION_BYTES: snprintf(number, 32, "%zu", *(const size_t *)at); break;
-    case OPTION_FLOAT: snprintf(number, 32, "%.7g", (double)*(const float *)at); break;
-    case OPTION_DOUBLE: snprintf(number, 32, "%.15g", *(const double *)at); break;
-    }
-    return number;
-}
-
-/* A member of run.json as an option's value; "" for none. */
-static const char *kept_value(const Json *j) {
-    return !j ? "" : j->type == JSON_TRUE ? "true" : j->type == JSON_FALSE ? "false" : j->str ? j->str : "";
-}
 /* How the run that made an adapter wrote its prompts and measured: the KEPT members of FOLDER/run.json that one of the
    verbs uses, each NULL where it has none. false: the folder has no run.json (another program's adapter). The document
    stays in memory. */
@@ -2671,10 +2749,9 @@ static bool adapter_kept(const Json *kept[OPTION_COUNT], const char *folder, int
     memset(kept, 0, OPTION_COUNT * sizeof *kept);
     if (!strcmp(folder, "base") || access(path, R_OK) || !json_read(&doc, path, NULL)) return false;
     for (const Json *j = doc.root->child; j; j = j->next) {
-        option_name(name, sizeof name, j->key ? j->key : "");
+        option_name(name, j->key ? j->key : "", j->key ? strlen(j->key) : 0);
         const Option *d = option_find(name);
-        if (d && (d->verbs & KEPT) && (d->verbs & verbs) && *kept_value(j))
-            kept[d - option_table] = j;
+        if (d && (d->verbs & KEPT) && (d->verbs & verbs) && *member_value(j)) kept[d - option_table] = j;
     }
     return true;
 }
@@ -2688,23 +2765,22 @@ static void options_from_adapters(Options *o) {
     for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) {
         if (!adapter_kept(first ? other : kept, o->adapter[k], o->verb->bit)) continue;
         for (int i = 0; first && i < OPTION_COUNT; i++)
-            if (!o->origin[i] && strcmp(kept_value(kept[i]), kept_value(other[i])))
+            if (!is_given(o, i) && strcmp(member_value(kept[i]), member_value(other[i])))
                 usage_error("%s and %s were trained with different --%s, '%s' and '%s'; --adapter; give the one that "
                             "is meant, or take the adapters one at a time", first, o->adapter[k], option_table[i].name,
-                            kept_value(kept[i]), kept_value(other[i]));
+                            member_value(kept[i]), member_value(other[i]));
         if (!first) first = o->adapter[k];
     }
     for (int i = 0; first && i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
-        const char *value = kept_value(kept[i]);
-        if (!kept[i] || o->origin[i] || !strcmp(value, option_value(o, d, number))) continue;
+        const char *value = member_value(kept[i]);
+        if (!kept[i] || is_given(o, i) || !strcmp(value, option_value(o, d, number))) continue;
         option_set(o, d, value, first);
         text_print(&taken, "%s--%s %s", taken.at ? ", " : "", d->name, value);
     }
     if (taken.at) complain_of("note", "%s, as %s was trained (its run.json)", taken.at, first);
     text_free(&taken);
 }
-
 /* How an adapter's prompts in training differ from those here, as "--chat-template zephyr (here qwen3)"; NULL: not at
    all. given: also in options that were given here. */
 static Text adapter_differs(const Options *o, const char *adapter, bool given) {
@@ -2714,10 +2790,10 @@ static Text adapter_differs(const Options *o, const char *adapter, bool given) {
     bool known = adapter_kept(kept, adapter, GENERATE);
     for (int i = 0; known && i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
-        bool chosen = o->origin[i] != NULL;
+        bool chosen = is_given(o, i);
         for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) chosen &= o->origin[i] != o->adapter[k];
         if (!(d->verbs & KEPT) || !(d->verbs & GENERATE) || (chosen && !given)) continue;
-        const char *was = kept_value(kept[i]), *is = option_value(o, d, number);
+        const char *was = member_value(kept[i]), *is = option_value(o, d, number);
         if (!strcmp(was, is)) continue;
         text_print(&t, "%s%s--%s", t.at ? ", " : "", *was ? "" : "no ", d->name);
         text_print(&t, "%s%s (here %s)", *was ? " " : "", was, *is ? is : "none");
@@ -2725,43 +2801,41 @@ static Text adapter_differs(const Options *o, const char *adapter, bool given) {
     return t;
 }
 
-/* The words after the verb. --name value, --name=value; a bool may stand alone, --no-name turns it off. */
+/* The option of words[*i], and its value: behind "=", the next word, or of a flag that stands alone or behind "no-". */
+static const Option *option_of_words(const char **value, char **words, int count, int *i, const Verb *verb) {
+    const char *word = words[*i], *equals = strchr(word, '='), *next = *i + 1 < count ? words[*i + 1] : NULL;
+    char name[64];
+    if (strncmp(word, "--", 2))
+        usage_error("unexpected word '%s'; %s; options begin with --, see ./train_lora %s --help", word, from_line,
+                    verb->name);
+    option_name(name, word + 2, strcspn(word + 2, "="));
+    bool off = !strncmp(name, "no-", 3) && option_is_flag(option_find(name + 3));
+    const Option *d = option_or_die(off ? name + 3 : name, verb, from_line, false);
+    if (off && equals)
+        usage_error("--%s with a value; %s; give --%s=true or false", name, from_line, d->name);
+    *value = equals ? equals + 1 : off ? "false" : "true";
+    if (equals || off) return d;
+    if (option_is_flag(d) ? next && (!strcmp(next, "true") || !strcmp(next, "false")) : next != NULL)
+        *value = words[++*i];
+    else if (!option_is_flag(d))
+        usage_error("--%s needs a value; %s; see ./train_lora %s --help", d->name, from_line, verb->name);
+    return d;
+}
+/* The words after the verb: --name value, --name=value, --flag, --no-flag. */
 static void options_parse(Options *o, const Verb *verb, int count, char **words) {
-    const char *where = from_line;
     bool embedded = true;
     for (int i = 0; i < count; i++) {        /* whose defaults? */
         char name[64];
-        option_name(name, sizeof name, words[i]);
-        for (int k = 0; k < 3; k++) {
-            static const char *const own[] = {"--model", "--data", "--config"};
-            size_t n = strlen(own[k]);
-            if (!strncmp(name, own[k], n) && (!name[n] || name[n] == '=')) embedded = false;
-        }
+        option_name(name, words[i], strcspn(words[i], "="));
+        if (!strcmp(name, "--model") || !strcmp(name, "--data") || !strcmp(name, "--config")) embedded = false;
     }
     options_default(o, embedded);
     o->verb = verb;
     for (int pass = 0; pass < 2; pass++) {   /* --config first, then the command line over it */
         for (int i = 0; i < count; i++) {
-            char name[64];
-            if (strncmp(words[i], "--", 2))
-                usage_error("unexpected word '%s'; %s; options begin with --, see ./train_lora %s --help",
-                            words[i], where, verb->name);
-            const char *equals = strchr(words[i], '=');
-            option_name(name, sizeof name, words[i] + 2);
-            if (strchr(name, '=')) *strchr(name, '=') = 0;
-            bool off = !strncmp(name, "no-", 3) && option_find(name + 3) && option_find(name + 3)->type == OPTION_BOOL;
-            const Option *d = option_or_die(off ? name + 3 : name, verb, where, false);
-            const char *value = equals ? equals + 1 : NULL;
-            if (off && value) usage_error("--%s with a value; %s; give --%s=true or false", name, where, d->name);
-            if (off) value = "false";
-            else if (!value && d->type == OPTION_BOOL) value = i + 1 < count && (!strcmp(words[i + 1], "true") || !strcmp(words[i + 1], "false")) ? words[++i] : "true";
-            else if (!value) {
-                if (i + 1 >= count)
-                    usage_error("--%s needs a value; %s; see ./train_lora %s --help", d->name, where, verb->name);
-                value = words[++i];
-            }
-            if (pass == (d->offset == AT(config))) continue;
-            option_set(o, d, value, where);
+            const char *value;
+            const Option *d = option_of_words(&value, words, count, &i, verb);
+            if (pass != (d->offset == AT(config))) option_set(o, d, value, from_line);
         }
         if (!pass && o->config) options_from_file(o, o->config);
     }
@@ -2800,103 +2874,123 @@ static void print_command(const char *label, Text command) {
     text_free(&command);
 }
 
-/* Options whose text has a structure of its own. */
-static void options_resolve(Options *o) {
-    TrainOptions *t = &o->train;
-    Error err;
+/* ---- options whose text has a structure of its own ---------------------------------------------------------------- */
+
+/* "q,v" or "q_proj,v_proj" or "all-linear". */
+static void resolve_modules(LoraConfig *lora, const char *list) {
+    enum { NAMES = MODULE_COUNT + 1 };
+    const char *names[NAMES];
     char text[1024];
-    t->data = o->data[0];
-    t->more_data = o->data + 1;
-    t->more_data_count = (int)arrlen(o->data) - 1;
-    snprintf(text, sizeof text, "%s", o->target_modules);
-    memset(t->lora.target, 0, sizeof t->lora.target);
+    for (int j = 0; j < MODULE_COUNT; j++) names[j] = module_name[j];
+    names[MODULE_COUNT] = "all-linear";
+    memset(lora->target, 0, sizeof lora->target);
+    snprintf(text, sizeof text, "%s", list);
     for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
         bool found = false;
         for (int j = 0; j < MODULE_COUNT; j++) {
             size_t n = strlen(module_name[j]) - 5;                            /* "q" of "q_proj" */
-            if (!strcmp(word, "all-linear") || !strcmp(word, module_name[j]) || (strlen(word) == n && !strncmp(word, module_name[j], n))) t->lora.target[j] = found = true;
+            bool same = !strcmp(word, module_name[j]) || (strlen(word) == n && !strncmp(word, module_name[j], n));
+            if (same || !strcmp(word, "all-linear")) lora->target[j] = found = true;
         }
-        const char *modules = "q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|all-linear";
-        const char *near = found ? NULL : near_choice(modules, word);
+        const char *near = found ? NULL : nearest(word, names, NAMES);
         if (!found)
             usage_error("no target module '%s'; --target-modules; %s%s%sthe modules are q_proj, k_proj, v_proj, o_proj, "
                         "gate_proj, up_proj, down_proj, or all-linear", word, near ? "did you mean " : "",
                         near ? near : "", near ? "? " : "");
     }
-    if (o->layers_to_transform) {
-        ModelConfig config;
-        if (!config_open(&config, t->model, &err)) { complain("error", err.text); exit(1); }
-        arrsetlen(t->lora.layers, (size_t)config.num_hidden_layers);
-        memset(t->lora.layers, 0, (size_t)config.num_hidden_layers);
-        snprintf(text, sizeof text, "%s", o->layers_to_transform);
-        for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
-            char *end;
-            long first = strtol(word, &end, 10), last = first;
-            if (end != word && *end == '-') { word = end + 1; last = strtol(word, &end, 10); }
-            if (end == word || *end || first < 0 || last < first || last >= config.num_hidden_layers) usage_error("bad layers '%s'; --layers-to-transform; the model has layers 0 to %d", o->layers_to_transform, config.num_hidden_layers - 1);
-            for (long l = first; l <= last; l++) t->lora.layers[l] = 1;
-        }
+}
+/* "0,4-7": of a model whose layers are counted in its config.json. */
+static void resolve_layers(LoraConfig *lora, const char *list, const char *model) {
+    ModelConfig config;
+    Error err;
+    char text[1024];
+    if (!config_open(&config, model, &err)) { complain("error", err.text); exit(1); }
+    int layers = config.num_hidden_layers;
+    arrsetlen(lora->layers, (size_t)layers);
+    memset(lora->layers, 0, (size_t)layers);
+    snprintf(text, sizeof text, "%s", list);
+    for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
+        char *end;
+        long first = strtol(word, &end, 10), last = first;
+        if (end != word && *end == '-') { word = end + 1; last = strtol(word, &end, 10); }
+        if (end == word || *end || first < 0 || last < first || last >= layers)
+            usage_error("bad layers '%s'; --layers-to-transform; the model has layers 0 to %d", list, layers - 1);
+        for (long l = first; l <= last; l++) lora->layers[l] = 1;
     }
-    if (o->chat_template && !chat_template_by_name(o->chat_template, &t->data_options.chat_template, &err)) usage_error("%s", err.text);
-    static const char *const loss[] = {"default", "completion", "assistant", "all"};
-    for (int i = 0; i < 4; i++) if (!strcmp(o->loss_on, loss[i])) t->data_options.loss_on = (LossOn)i;
-    for (int i = 0; i < 3; i++) if (!strcmp(o->recompute, recompute_name[i])) t->recompute = (Recompute)i;
-    if (option_given(o, "eval-steps") && !option_given(o, "eval-strategy")) o->eval_strategy = "steps";
-    for (int i = 0; i < STRATEGY_COUNT; i++) {
-        if (!strcmp(o->eval_strategy, strategy_name[i])) t->eval_strategy = (Strategy)i;
-        if (!strcmp(o->save_strategy, strategy_name[i])) t->save_strategy = (Strategy)i;
-    }
-    t->metric_for_best_model = o->metric;
-    t->greater_is_better = option_given(o, "greater-is-better") ? o->greater : -1;
-    t->skip_nonfinite = !strcmp(o->on_nonfinite, "skip");
-    if (t->eval_split > 0 && !option_given(o, "eval-data")) t->eval_data = NULL;
-    for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(o->scheduler, schedule_name[i])) t->lr_scheduler_type = (Schedule)i;
-    t->data_options.max_rows = o->limit;    /* of what is answered or scored; a run has its own two */
-    t->data_options.enable_thinking = option_given(o, "enable-thinking") ? o->enable_thinking : -1;
-    t->data_options.shots = o->shots;
-    t->data_options.few_shot = o->few_shot;
-    if (o->few_shot && !o->shots)
+}
+static void options_resolve(Options *o) {
+    TrainOptions *t = &o->train;
+    DataOptions *d = &t->data_options;
+    Error err;
+    t->data = o->data[0];
+    t->more_data = o->data + 1;
+    t->more_data_count = (int)arrlen(o->data) - 1;
+    resolve_modules(&t->lora, o->target_modules);
+    if (o->layers_to_transform) resolve_layers(&t->lora, o->layers_to_transform, t->model);
+    if (o->chat_template && !chat_template_by_name(o->chat_template, &d->chat_template, &err))
+        usage_error("%s", err.text);
+    if (d->prompt_template && !strstr(d->prompt_template, "{prompt}"))
+        usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'",
+                    d->prompt_template);
+    if (d->few_shot && !d->shots)
         usage_error("--few-shot without --shots; command line; name the file of solved examples");
-    if (o->shots && !option_given(o, "few-shot"))
+    if (d->shots && !option_given(o, "few-shot"))
         usage_error("--shots without --few-shot; command line; say how many rows of it are put in front");
-    if (t->data_options.prompt_template && !strstr(t->data_options.prompt_template, "{prompt}")) usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'", t->data_options.prompt_template);
+    if (option_given(o, "eval-steps") && !option_given(o, "eval-strategy")) t->eval_strategy = STRATEGY_STEPS;
+    if (t->eval_split > 0 && !option_given(o, "eval-data")) option_unset(o, option_find("eval-data"));
 #ifdef _OPENMP
     if (o->threads) omp_set_num_threads(o->threads);
-    t->data_options.threads = omp_get_max_threads();
+    d->threads = omp_get_max_threads();
 #else
-    t->data_options.threads = 1;
+    d->threads = 1;
 #endif
 }
 
-/* Combinations that would not do what they say. Only training looks: the same --config file may be given to every verb. */
+/* Combinations that would not do what they say. Only training looks: the same --config file may be given to every
+   verb. */
 static void options_check(const Options *o) {
     const TrainOptions *t = &o->train;
-    if (t->eval_strategy != STRATEGY_NO && !t->eval_data && !(t->eval_split > 0)) usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1", o->eval_strategy);
-    if (t->eval_split > 0 && option_given(o, "eval-data")) usage_error("--eval-data and --eval-split exclude each other; command line; give one of them");
-    if (t->max_eval_samples && !t->eval_data)
-        usage_error("--max-eval-samples without --eval-data; command line; with --eval-split give a smaller share");
-    if (t->load_best_model_at_end && t->eval_strategy == STRATEGY_NO) usage_error("--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch");
-    if (t->early_stopping_patience && t->eval_strategy == STRATEGY_NO) usage_error("--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch");
-    if (t->early_stopping_patience && !t->load_best_model_at_end) usage_error("--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through would end up in the adapter: add it");
-    if ((option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better")) && !t->load_best_model_at_end) usage_error("--metric-for-best-model without --load-best-model-at-end; command line; add it");
-    if (t->early_stopping_threshold > 0 && !t->early_stopping_patience) usage_error("--early-stopping-threshold without --early-stopping-patience; command line; add it");
-    if (o->sample_prompts && !t->eval_data && !(t->eval_split > 0)) usage_error("--sample-prompts without evaluation data; command line; they are answered at every evaluation: add --eval-data FILE or --eval-split 0.1");
-    if (t->resume_force && !t->resume) usage_error("--resume-force without --resume; command line; say what to resume");
-    if (t->resume && t->init_adapter) usage_error("--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter");
+    bool during = t->eval_strategy != STRATEGY_NO, eval_file = option_given(o, "eval-data");
+    bool evaluates = t->eval_data || t->eval_split > 0, best = t->load_best_model_at_end;
+    bool chooses = option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better");
+    if (during && !evaluates)
+        usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1",
+                    strategy_name[t->eval_strategy]);
+    const struct { bool is; const char *text; } wrong[] = {
+        {t->eval_split > 0 && eval_file,
+         "--eval-data and --eval-split exclude each other; command line; give one of them"},
+        {t->max_eval_samples && !t->eval_data,
+         "--max-eval-samples without --eval-data; command line; with --eval-split give a smaller share"},
+        {best && !during,
+         "--load-best-model-at-end without evaluation; command line; add --eval-strategy steps or epoch"},
+        {t->early_stopping_patience && !during,
+         "--early-stopping-patience without evaluation; command line; add --eval-strategy steps or epoch"},
+        {t->early_stopping_patience && !best,
+         "--early-stopping-patience without --load-best-model-at-end; command line; the evaluations it waits through "
+         "would end up in the adapter: add it"},
+        {chooses && !best, "--metric-for-best-model without --load-best-model-at-end; command line; add it"},
+        {t->early_stopping_threshold > 0 && !t->early_stopping_patience,
+         "--early-stopping-threshold without --early-stopping-patience; command line; add it"},
+        {o->sample_prompts && !evaluates,
+         "--sample-prompts without evaluation data; command line; they are answered at every evaluation: add "
+         "--eval-data FILE or --eval-split 0.1"},
+        {t->resume_force && !t->resume, "--resume-force without --resume; command line; say what to resume"},
+        {t->resume && t->init_adapter,
+         "--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter"},
+        {o->dry_run && !arrlen(o->sweep),
+         "--dry-run without --sweep; command line; `plan` shows what one run would take"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) if (wrong[i].is) usage_error("%s", wrong[i].text);
 }
 
-/* The options of this run as a JSON object, for --config. */
+/* The options of this run as a JSON object, for --config: run.json. */
 static Text options_text(const Options *o) {
     Text t = TEXT_EMPTY;
     const char *comma = "{\n";
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
         char name[64], number[32];
-        if (!(d->verbs & RUN) || option_is_unset(o, d)) continue;
-        if ((d->verbs & LINE_ONLY) || d->offset == AT(config)) continue;
-        if (d->offset == AT(train.resume) || d->offset == AT(train.resume_force)) continue;
-        snprintf(name, sizeof name, "%s", d->name);
-        for (char *c = name; *c; c++) if (*c == '-') *c = '_';
+        if (!(d->verbs & RUN) || (d->verbs & (LINE_ONLY | ONCE)) || !o->origin[i]) continue;
+        option_key(name, d);
         text_print(&t, "%s  \"%s\": ", comma, name);
         comma = ",\n";
         const char *value = option_value(o, d, number);
@@ -2915,11 +3009,24 @@ static Text options_text(const Options *o) {
     return t;
 }
 
+/* What was given for answers, over what the model's generation_config.json says. */
+static void options_generate(GenerateOptions *g, const Options *o) {
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        const Option *d = &option_table[i];
+        size_t at = d->offset - AT(generate);
+        if (d->offset < AT(generate) || at >= sizeof *g || !is_given(o, i)) continue;
+        memcpy((char *)g + at, (const char *)&o->generate + at, d->bytes);
+    }
+    g->seed = (uint64_t)o->train.seed;
+    g->stop = o->stop;
+    g->stop_count = (int)arrlen(o->stop);
+}
+
 /* An option's default as --help shows it, " [8]"; "" where there is none. */
 static const char *default_text(char out[64], const Options *o, const Option *d, const Verb *verb) {
     char number[32];
     out[0] = 0;
-    if (option_is_unset(o, d)) return out;
+    if (!o->origin[d - option_table]) return out;
     if (d->offset == AT(train.output) && verb && !(verb->bit & RUN)) return out;      /* another file or folder */
     const char *value = d->type == OPTION_LIST ? (*(const char **const *)((const char *)o + d->offset))[0]
                                                : option_value(o, d, number);
@@ -2942,12 +3049,15 @@ static void print_help(const Verb *verb) {
            verb && !(verb->bit & RUN) ? "" : " (with --model or --data; the embedded example has its own)");
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
+        Text names = TEXT_EMPTY;
         if (d->type == OPTION_HEADING) { heading = d->help; continue; }
         if (verb && !(d->verbs & verb->bit)) continue;
         if (heading) printf("\n%s\n", heading);
         heading = NULL;
-        printf("  --%-28s %s%s%s%s\n", d->name, d->help, d->choices ? ": " : "", d->choices ? d->choices : "",
+        if (d->names) names_add(&names, d);
+        printf("  --%-28s %s%s%s%s\n", d->name, d->help, names.at ? ": " : "", names.at ? names.at : "",
                default_text(value, &o, d, verb));
+        text_free(&names);
         if (d->offset != AT(chat_template)) continue;
         printf("    %-28s", "");
         for (int k = 0; k < CHAT_NAMES; k++) printf("%s %s", k ? "," : " one of", chat_names[k].name);
@@ -2955,29 +3065,10 @@ static void print_help(const Verb *verb) {
     }
 }
 
-/* ================================================================================================================================================
-   12  TERMINAL
-   ================================================================================================================================================ */
-
-static volatile sig_atomic_t interrupted;   /* the signal's number; -1: something that ends the run */
-static void on_signal(int number) { if (interrupted <= 0) interrupted = number; }
-
-/* A mapped file shrank while it was read: the line that says which, from what a signal handler may use. */
-static void on_bus(int number, siginfo_t *info, void *context) {
-    const char *at = (const char *)info->si_addr, *path = NULL;
-    (void)context;
-    for (const Mapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
-    if (!path) { signal(number, SIG_DFL); return; }                           /* the same again, and the system's verdict */
-    const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path, "; leave it alone during a run\n"};
-    for (int i = 0; i < 3; i++) if (write(2, parts[i], strlen(parts[i])) < 0) break;
-    _exit(1);
-}
-/* Told to end, a run saves first: by Ctrl-C, the queue (SIGTERM), a terminal that closes, a reader that is gone (| head). What
-   was ignored when we began, as nohup has it, stays so; not so SIGINT, which shells ignore for what runs in the background. */
-static void catch_signals(void) {
-    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
-    for (int i = 0; i < 4; i++) if (signal(numbers[i], on_signal) == SIG_IGN && i >= 2) signal(numbers[i], SIG_IGN);
-}
+/* ====================================================================================================================
+   13  RUNS
+   inspect, plan and train: what a run prints and leaves beside its adapter, by hooks.
+   ==================================================================================================================== */
 
 enum { SAMPLES = 8 };
 /* What the hooks of a run share. */
@@ -2996,24 +3087,6 @@ typedef struct Screen {
     bool stale;                             /* the report could not be written: said once */
     Error error;                            /* what ended the run from a hook; its text is empty where nothing did */
 } Screen;
-
-static const char *bytes_text(char *out, size_t size, double bytes) {
-    if (bytes >= 0x1p30) snprintf(out, size, "%.2f GiB", bytes / 0x1p30);
-    else snprintf(out, size, "%.2f MiB", bytes / 0x1p20);
-    return out;
-}
-static const char *duration_text(char *out, size_t size, double seconds) {
-    long s = seconds > 0 ? (long)(seconds + 0.5) : 0;
-    if (s >= 3600) snprintf(out, size, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-    else snprintf(out, size, "%ld:%02ld", s / 60, s % 60);
-    return out;
-}
-
-static void print_version(void) {
-    char backend[256];
-    backend_describe(backend, sizeof backend);
-    printf("train_lora %s  %s\n", VERSION, backend);
-}
 
 static void print_memory(const MemoryTable *memory) {
     char text[32];
@@ -3143,13 +3216,6 @@ static void samples_close(Screen *screen) {
     prompts_free(&screen->samples);
     if (screen->tokenizer) tokenizer_free(screen->tokenizer);
 }
-/* What the model says, on a terminal with what could drive it spelled out; into a file or pipe as it is. */
-static void print_foreign(const char *text, size_t bytes) {
-    Text t = TEXT_EMPTY;
-    if (isatty(1)) text_add_shown(&t, text, bytes, true);
-    fwrite(t.at ? t.at : text, 1, t.at ? t.length : bytes, stdout);
-    text_free(&t);
-}
 static void print_sample(const char *label, const char *text) {
     printf("%-14s ", label);
     print_foreign(text, strlen(text));
@@ -3201,7 +3267,7 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     screen->o->train.per_device_train_batch_size = o->per_device_train_batch_size;
     screen->o->train.per_device_eval_batch_size = o->per_device_eval_batch_size;
     screen->o->train.gradient_accumulation_steps = o->gradient_accumulation_steps;
-    screen->o->recompute = recompute_name[o->recompute];
+    screen->o->train.recompute = o->recompute;
     screen->total = memory->total;
     if (screen->plan_only) return true;
     Text text = options_text(screen->o);
@@ -3214,7 +3280,7 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     screen->model->about = text.at;         /* run.json belongs to the adapter and is written with it */
     screen->about = text;
     if (!report_write(&screen->report, "running", NULL, "", err)) return false;
-    return strcmp(screen->o->report_to, "tensorboard") || (screen->events = events_open(o->output, err));
+    return screen->o->report_to != REPORT_TENSORBOARD || (screen->events = events_open(o->output, err));
 }
 
 static void on_step(void *user, const LogRecord *r) {
@@ -3258,128 +3324,7 @@ static void on_log(void *user, const LogRecord *r) {
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }      /* a signal, or -1: the run cannot go on */
 
-/* ================================================================================================================================================
-   13  INSPECT
-   ================================================================================================================================================ */
-
-/* inspect: what the model is going to learn, token by token. Colour (or brackets) says which tokens are in the loss; the table under it says what became of the file. */
-
-/* The bytes of one token, at most room of them. The vocabulary spells bytes in two ways: GPT-2's alphabet (every byte is a printable letter, a space is U+0120) or SentencePiece's
-   (a space is U+2581, a lone byte is <0xE4>). Added tokens are spelled as they are. */
-static size_t inspect_bytes(char *out, size_t room, const Tokenizer *t, int32_t id, bool byte_level) {
-    const char *s = tokenizer_token(t, id);
-    size_t n = s ? strlen(s) : 0, k = 0;
-    bool literal = tokenizer_is_special(t, id);
-    if (!s) return (size_t)snprintf(out, room, "<id %d>", id);
-    unsigned lone;
-    if (!byte_level && n == 6 && sscanf(s, "<0x%2X>", &lone) == 1) { out[0] = (char)lone; return 1; }
-    for (size_t i = 0; i < n && k + 4 < room;) {
-        uint32_t cp = 0;
-        int len = utf8_get(s + i, n - i, &cp);
-        if (len == 0) len = 1;
-        int byte = -1;
-        if (byte_level && !literal) {
-            if ((cp >= 33 && cp <= 126) || (cp >= 161 && cp <= 172) || (cp >= 174 && cp <= 255)) byte = (int)cp;
-            else if (cp >= 256 && cp <= 288) byte = (int)cp - 256;              /* 0..32 */
-            else if (cp >= 289 && cp <= 322) byte = (int)cp - 289 + 127;        /* 127..160 */
-            else if (cp == 323) byte = 173;
-        } else if (cp == 0x2581 && !literal) byte = ' ';
-        if (byte >= 0) out[k++] = (char)byte;
-        else { memcpy(out + k, s + i, (size_t)len); k += (size_t)len; }
-        i += (size_t)len;
-    }
-    return k;
-}
-
-static int inspect_columns(void) {
-    const char *s = getenv("COLUMNS");
-    struct winsize size;
-    if (isatty(STDOUT_FILENO) && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40) return size.ws_col;
-    int n = s ? atoi(s) : 0;
-    return n >= 40 && n <= 1000 ? n : 120;
-}
-
-static int inspect_compare(const void *a, const void *b) {
-    size_t x = *(const size_t *)a, y = *(const size_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* Does s[n] end in the middle of a character? */
-static bool inspect_cut(const char *s, size_t n) {
-    size_t back = 0;
-    while (back < 3 && back < n && (s[n - 1 - back] & 0xC0) == 0x80) back++;
-    unsigned char lead = n > back ? (unsigned char)s[n - 1 - back] : 0;
-    size_t whole = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
-    return back + 1 < whole;
-}
-
-/* Prints the first `examples` examples and the totals. Returns the exit status: 0. */
-static int inspect_print(const Tokenizer *t, const Dataset *d, int examples, bool colour) {
-    const char *learned = colour ? "\033[1;30;42m" : "[", *masked = colour ? "\033[2m" : "", *special = colour ? "\033[1;37;45m" : "[\xC2\xAB", *special_masked = colour ? "\033[2;35m" : "\xC2\xAB";
-    const DataStats *s = &d->stats;
-    Text text = TEXT_EMPTY;
-    int width = inspect_columns();
-    bool byte_level = tokenizer_id(t, "\xC4\xA0") >= 0 && tokenizer_id(t, "<0x0A>") < 0;      /* U+0120 is the space of GPT-2's alphabet */
-    size_t show = examples > 0 ? (size_t)examples : 0;
-    if (show > d->count) show = d->count;
-    if (show) printf("%stoken%s in the loss   %stoken%s not in the loss   %sspecial%s   \xE2\x8F\x8E newline\n", learned, colour ? "\033[0m" : "]", masked, colour ? "\033[0m" : "", special_masked, colour ? "\033[0m" : "\xC2\xBB");
-    for (size_t e = 0; e < show; e++) {
-        size_t begin = d->offset[e], n = d->offset[e + 1] - begin, in_loss = 0;
-        for (size_t i = 1; i < n; i++) in_loss += d->labels[begin + i] != DATA_IGNORE;
-        printf("\nrow %lld: %zu tokens, %zu in the loss\n  ", (long long)d->row[e], n, in_loss);
-        for (size_t i = 0, column = 2; i < n; i++) {
-            char bytes[1024];
-            bool learn = i > 0 && d->labels[begin + i] != DATA_IGNORE;
-            bool is_special = tokenizer_is_special(t, d->ids[begin + i]);
-            size_t count = inspect_bytes(bytes, sizeof bytes, t, d->ids[begin + i], byte_level), more;
-            /* A character whose bytes are several tokens is shown whole, with those tokens as one. */
-            for (; !is_special && i + 1 < n && inspect_cut(bytes, count); i++, count += more) {
-                bool same = learn == (d->labels[begin + i + 1] != DATA_IGNORE) && !tokenizer_is_special(t,
-                        d->ids[begin + i + 1]);
-                more = same ? inspect_bytes(bytes + count, sizeof bytes - count, t, d->ids[begin + i + 1], byte_level) :
-                    0;
-                if (!more || (bytes[count] & 0xC0) != 0x80) break;
-            }
-            bool newline = count && bytes[count - 1] == '\n';
-            text_cut(&text, 0);
-            int wide = text_add_shown(&text, bytes, count, false) + (colour ? 0 : 2 * learn + 2 * is_special);
-            if (column > 2 && column + (size_t)wide > (size_t)width) { printf("\n  "); column = 2; }
-            const char *before = is_special ? (learn ? special : special_masked) : learn ? learned : masked;
-            const char *after = is_special ? (learn ? "\xC2\xBB]" : "\xC2\xBB") : learn ? "]" : "";
-            printf("%s%s%s", before, text.at ? text.at : "", colour ? "\033[0m" : after);
-            column += (size_t)wide;
-            if (newline && i + 1 < n) { printf("\n  "); column = 2; }
-        }
-        printf("\n");
-    }
-    text_free(&text);
-    size_t *length = (size_t *)malloc((d->count ? d->count : 1) * sizeof *length);
-    printf("\n  rows               %12lld\n  examples           %12zu\n  dropped            %12lld   no token in the loss\n  truncated          %12lld   cut at --max-length\n", (long long)s->rows, d->count, (long long)s->dropped, (long long)s->truncated);
-    printf("  tokens             %12lld\n  in the loss        %12lld   %.1f %%\n  longest            %12lld tokens\n", (long long)s->tokens, (long long)s->labelled, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0.0, (long long)s->longest);
-    if (length && d->count) {
-        for (size_t i = 0; i < d->count; i++) length[i] = d->offset[i + 1] - d->offset[i];
-        qsort(length, d->count, sizeof *length, inspect_compare);
-        printf("  length             %12zu median, %zu at 90 %%, %zu at 99 %%, %zu shortest\n", length[(d->count - 1) / 2], length[(d->count - 1) * 90 / 100], length[(d->count - 1) * 99 / 100], length[0]);
-    }
-    free(length);
-    if (d->slot) printf("  packed into        %12zu slots, %.1f examples in each\n", d->slots, (double)d->count / (double)d->slots);
-    printf("  stop token trained %12lld of %zu\n  double BOS         %12lld of %zu\n", (long long)s->stop_trained, d->count, (long long)s->double_bos, d->count);
-    if (!s->stop_trained) printf("warning: no example ends its loss with a stop token; the tuned model will not know when to stop; check the chat template, the tokenizer's eos_token, and --max-length\n");
-    else if (s->stop_trained < (int64_t)d->count) printf("note: %lld of %zu examples do not end with a stop token (cut at --max-length, or other text follows)\n", (long long)((int64_t)d->count - s->stop_trained), d->count);
-    if (s->double_bos) printf("warning: %lld examples begin with two BOS tokens; the data brings its own and the tokenizer adds one; take it out of the data\n", (long long)s->double_bos);
-    return 0;
-}
-
-/* ================================================================================================================================================
-   14  RUNS
-   ================================================================================================================================================ */
-
-static int failed(const Error *err) {
-    complain("error", err->text);
-    return 1;
-}
-
-static int verb_inspect(const Options *o) {
+static int verb_inspect(Options *o) {
     Error err;
     Dataset d;
     DataOptions options = o->train.data_options;
@@ -3391,11 +3336,11 @@ static int verb_inspect(const Options *o) {
     if (!model_tokenizer(&t, o->train.model, &config, &err) ||
         !dataset_open_files(&d, o->data, (int)arrlen(o->data), t, &options, &err) ||
         !ids_in_vocabulary(&d, config.vocab_size, o->train.data, &err)) return failed(&err);
-    int status = inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
+    inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
     print_lost(stdout, o->train.data, &d.stats, &options);
     dataset_free(&d);
     tokenizer_free(t);
-    return status;
+    return 0;
 }
 
 /* Does the plan fit? */
@@ -3416,7 +3361,7 @@ static int plan_verdict(const Options *o, size_t total) {
 /* Whose adapter lies in the output folder, and where the best one is where that is another. */
 static void print_adapter(const Options *o, const TrainResult *r) {
     const TrainOptions *t = &o->train;
-    const char *metric = o->metric ? o->metric : "loss";
+    const char *metric = t->metric_for_best_model ? t->metric_for_best_model : "loss";
     char best[PATH_MAX], name[64];
     bool saved = t->load_best_model_at_end && r->best_step && !r->stopped;
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)r->best_step);
@@ -3478,7 +3423,8 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
         text_free(&merge);
         if (r->best_step) {
             text_print(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
-            text_member(&more, "metric", o->metric ? o->metric : "eval_loss");
+            const char *metric = o->train.metric_for_best_model;
+            text_member(&more, "metric", metric ? metric : "eval_loss");
             text_print(&more, "}");
         }
         if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten) && ok)
@@ -3502,12 +3448,13 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
     if (code) complain_of("warning", "--on-finish: '%s' ended with status %d", o->on_finish, code);
 }
 
-static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *result) {
+/* One run, or its plan; model: NULL, or the base that a sweep keeps open. */
+static int run_train(Options *o, Model *model, TrainResult *result) {
     Error err;
     Screen screen;
     memset(&screen, 0, sizeof screen);
     screen.o = o;
-    screen.plan_only = plan_only;
+    bool plan_only = screen.plan_only = o->verb->bit == PLAN;
     if (plan_only && option_given(o, "model") && !option_given(o, "data")) o->train.data = o->train.eval_data = NULL;     /* full length, then */
     screen.bar = isatty(1);
     TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase};
@@ -3534,7 +3481,7 @@ static int verb_train(Options *o, bool plan_only, Model *model, TrainResult *res
 }
 
 /* ================================================================================================================================================
-   15  SWEEP
+   14  SWEEP
    Every combination of the values of --sweep is a run of its own, in a folder of its own, over one base model that stays open. OUTPUT/sweep.json keeps what is done, so that an interrupted sweep goes on where it was. A run that
    fails on its way (a learning rate that diverges) costs itself alone; one that cannot even begin ends the sweep.
    ================================================================================================================================================ */
@@ -3561,8 +3508,7 @@ static SweepAxis sweep_axis(const Options *o, const char *word) {
     SweepAxis axis = {NULL, NULL};
     char name[64];
     if (!equals || !equals[1]) usage_error("bad --sweep '%s'; command line; write it as learning_rate=5e-5,1e-4", word);
-    option_name(name, sizeof name, word);
-    if (strchr(name, '=')) *strchr(name, '=') = 0;
+    option_name(name, word, strcspn(word, "="));
     axis.option = option_or_die(name, o->verb, "--sweep", false);
     for (size_t k = 0; k < sizeof fixed / sizeof *fixed; k++)
         if (!strcmp(name, fixed[k]))
@@ -3585,7 +3531,7 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
     enum { LONGEST = 200 };
     Options own = *o;
     Text name = TEXT_EMPTY;
-    own.sweep = NULL;
+    option_unset(&own, option_find("sweep"));
     own.command = NULL;
     memset(run, 0, sizeof *run);
     run->value = (char **)must_alloc((size_t)arrlen(axes) * sizeof *run->value);
@@ -3740,7 +3686,7 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
     }
 }
 
-static int verb_sweep(Options *o) {
+static int run_sweep(Options *o) {
     Error err;
     int count = 1, status = 0;
     SweepAxis *axes = NULL;                 /* stb_ds array */
@@ -3780,13 +3726,13 @@ static int verb_sweep(Options *o) {
         Options own = sweep_options(o, axes, i, &ignored);
         if (!model.folder && !model_open(&model, o->train.model, &err)) { status = failed(&err); break; }
         if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted */
-        status = verb_train(&own, false, &model, &result);
+        status = run_train(&own, &model, &result);
         runs[i].failed = status == 1 && result.steps > 0;
         if (runs[i].failed) { status = 0; continue; }
         if (status) break;
         runs[i].done = true;
         double seconds = fmax(result.seconds, 1e-9), best = result.best_step ? result.best_metric : NAN;
-        bool saved_best = own.train.load_best_model_at_end && result.best_step && !own.metric;
+        bool saved_best = own.train.load_best_model_at_end && result.best_step && !own.train.metric_for_best_model;
         const double numbers[SWEEP_NUMBERS] = {
             saved_best ? best : result.last_eval_loss, result.train_loss, result.accuracy, result.entropy,
             result.samples / seconds, (double)result.steps / seconds, result.total_flos, best, (double)result.steps,
@@ -3807,8 +3753,14 @@ static int verb_sweep(Options *o) {
     return status;
 }
 
+static int verb_train(Options *o) {
+    TrainResult result;
+    options_check(o);
+    return arrlen(o->sweep) ? run_sweep(o) : run_train(o, NULL, &result);
+}
+
 /* ================================================================================================================================================
-   16  GENERATE
+   15  GENERATE
    Answers on stdout, everything else on stderr. A session is an open model with one of its adapters on, or none: what generate, evaluate, compare and merge work with.
    ================================================================================================================================================ */
 
@@ -3826,31 +3778,12 @@ static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
     if (talks && (!model_tokenizer(&s->tokenizer, folder, &config, err) ||
                   !generate_defaults(&s->generate, folder, err))) return false;
     if (!model_open(&s->model, folder, err)) return false;
-    GenerateOptions *g = &s->generate;
-    const GenerateOptions *given = &o->generate;
-    if (option_given(o, "max-new-tokens")) g->max_new_tokens = given->max_new_tokens;
-    if (option_given(o, "batch-size")) g->batch_size = given->batch_size;
-    if (option_given(o, "temperature")) g->temperature = given->temperature;
-    if (option_given(o, "top-k")) g->top_k = given->top_k;
-    if (option_given(o, "top-p")) g->top_p = given->top_p;
-    if (option_given(o, "min-p")) g->min_p = given->min_p;
-    if (option_given(o, "repetition-penalty")) g->repetition_penalty = given->repetition_penalty;
-    g->seed = (uint64_t)o->train.seed;
-    g->stop = o->stop;
-    g->stop_count = (int)arrlen(o->stop);
+    if (talks) options_generate(&s->generate, o);
     return true;
 }
 static void session_close(Session *s) {
     if (s->tokenizer) tokenizer_free(s->tokenizer);
     model_close(&s->model);
-}
-
-/* The last part of a path: how models and adapters are called. */
-static const char *base_name(const char *path) {
-    size_t n = strlen(path);
-    while (n && path[n - 1] == '/') n--;
-    while (n && path[n - 1] != '/') n--;
-    return path + n;
 }
 
 /* Turns an adapter on; "base": off. One that was trained on a model of another name gets a warning. */
@@ -3916,16 +3849,6 @@ static bool print_text(void *user, size_t prompt, const char *text, size_t bytes
     print_foreign(text, bytes);
     fflush(stdout);
     return !interrupted;                    /* in a chat Ctrl-C ends the answer */
-}
-
-/* One answer as a JSON object, left open. */
-static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *adapter) {
-    text_print(t, "{\"id\": %lld, \"adapter\": ", (long long)p->row);
-    text_json_string(t, adapter);
-    text_print(t, ", \"messages\": %s, \"response\": ", p->dialogue);
-    text_json_string(t, a->text);
-    if (p->reference) { text_print(t, ", \"reference\": "); text_json_bytes(t, p->reference, p->reference_bytes); }
-    text_print(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
 }
 
 /* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. A turn that fails (too long, say) is taken back, the dialogue goes on. */
@@ -4035,7 +3958,7 @@ static void generate_sources(Options *o) {
     int count = 0, typed = 0, which = 0;
     for (int i = 0; i < 4; i++) typed += option_origin(o, source[i]) == from_line;
     for (int i = 0; i < 4; i++) {
-        if (typed && option_origin(o, source[i]) != from_line) option_forget(o, source[i]);
+        if (typed && option_origin(o, source[i]) != from_line) option_unset(o, option_find(source[i]));
         if (!option_given(o, source[i]) || (i == 3 && !o->chat)) continue;
         count++;
         which = i;
@@ -4049,32 +3972,11 @@ static void generate_sources(Options *o) {
         if (!where || (options[i].goes_with & 1 << which)) continue;
         if (where == from_line) usage_error("--%s does nothing with --%s; command line; leave it out", name, source[which]);
         complain_of("note", "%s: %s is not used with --%s", where, name, source[which]);
-        option_forget(o, name);
+        option_unset(o, option_find(name));
     }
     for (int i = 0; i < OPTION_COUNT && o->raw; i++)
         if ((option_table[i].verbs & KEPT) && o->origin[i] == from_line)
             usage_error("--%s does nothing with --raw; command line; leave out one of them", option_table[i].name);
-}
-
-/* Answers as they come, in PATH.partial: what an interrupted run leaves. The whole takes its place under the name at
-   the end. */
-typedef struct Kept { FILE *file; char path[PATH_MAX + 16]; bool full; } Kept;
-
-static bool kept_open(Kept *k, const char *path, Error *err) {
-    snprintf(k->path, sizeof k->path, "%s.partial", path);
-    k->full = false;
-    k->file = fopen(k->path, "wb");
-    return k->file || fail(err, "cannot write; %s: %s; give another --output", k->path, strerror(errno));
-}
-static void kept_add(Kept *k, const char *text, size_t bytes) {
-    bool whole = fwrite(text, 1, bytes, k->file) == bytes && !fflush(k->file);
-    if (!whole && !k->full)
-        fprintf(stderr, "warning: %s misses answers: %s; they are still in memory\n", k->path, strerror(errno));
-    k->full |= !whole;
-}
-static void kept_drop(Kept *k) {
-    fclose(k->file);
-    unlink(k->path);
 }
 
 /* verb_generate's answers to one column, on their way: shown or kept in the order of the prompts. */
@@ -4195,9 +4097,8 @@ static int verb_merge(Options *o) {
     if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
     if (!s.generate.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
     float *want = probe_logits(&s.model, true, &err);
-    static const char *const dtypes[] = {"f32", "f16", "bf16"};
-    DType dtype = DTYPE_COUNT;
-    for (int i = 0; i < 3; i++) if (!strcmp(o->dtype, dtypes[i])) dtype = (DType)i;
+    static const DType dtypes[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    DType dtype = dtypes[o->dtype];
     phase_of("writing %s", o->train.output);
     if (!want || !adapter_merge(&s.model, o->train.output, dtype, &err)) return failed(&err);
     size_t count = 32 * (size_t)s.model.config.vocab_size;
@@ -4235,7 +4136,7 @@ static int verb_merge(Options *o) {
     for (int i = 0; known && i < OPTION_COUNT; i++) {
         if (!kept[i]) continue;
         text_print(&use, " --%s", option_table[i].name);
-        command_add(&use, kept_value(kept[i]));
+        command_add(&use, member_value(kept[i]));
     }
     text_print(&use, " --chat");
     print_command("use it", use);
@@ -4243,287 +4144,9 @@ static int verb_merge(Options *o) {
 }
 
 /* ================================================================================================================================================
-   17  EVALUATE AND COMPARE
-   The same rows before and after: loss and its relatives of the given answers, then answers of the model's own, scored by data/score.h. A column is the base or one adapter.
+   16  EVALUATE AND COMPARE
+   The same rows before and after: columns, scores, tables and pages are data/evaluate.h's.
    ================================================================================================================================================ */
-
-enum { SCORES = 15 };
-static const char *const score_name[SCORES] = {"token_loss", "perplexity", "mean_example_perplexity", "token_accuracy",
-    "token_entropy", "eval_loss", "exact_match", "f1", "bleu", "sentence_bleu", "chrf", "rouge_l", "words_count",
-    "accuracy", "macro_f1"};
-static const char *const score_legend[SCORES] = {"nats a token, lower is better", "exp of that",
-    "mean over rows of exp of a row's loss", "0 to 1: the likeliest token is right", "nats a token",
-    "the Trainer's: mean over batches", "0 to 1: equal after SQuAD's normalisation", "0 to 1: SQuAD's, of words",
-    "0 to 100: sacrebleu", "0 to 1: nltk, smoothing 4, mean", "0 to 100: sacrebleu's chrF2", "0 to 1: rouge_score, mean",
-    "words of an answer", "0 to 1: right labels", "0 to 1: mean of the labels' F1"};
-enum { SCORE_EXACT = 6, SCORE_F1, SCORE_BLEU, SCORE_SENTENCE, SCORE_CHRF, SCORE_ROUGE, SCORE_LENGTH, SCORE_ACCURACY,
-      SCORE_MACRO };
-
-typedef struct Column {
-    const char *name;
-    double score[SCORES];                   /* NAN: not measured */
-    Answer *answers;                        /* [prompts] or NULL */
-    int64_t *confusion;                     /* [labels][labels + 1] or NULL */
-} Column;
-typedef struct Comparison {
-    const Options *o;
-    Prompts prompts;
-    const char **labels;                    /* stb_ds array */
-    int *expected;                          /* [prompts]: label of the reference */
-    Column *columns;
-    int count;
-    BleuTokenize how;
-    bool characters;
-    Pieces pieces;                          /* of sentence BLEU */
-    int current;                            /* the column that is being answered */
-    Kept *kept;                             /* NULL, or where its answers go one by one */
-} Comparison;
-
-static void scores_json(Text *t, const double score[SCORES], int first, int last) {
-    const char *comma = "";
-    for (int i = first; i < last; i++) if (isfinite(score[i])) { text_print(t, "%s\"%s\": %.9g", comma, score_name[i], score[i]); comma = ", "; }
-}
-static References references_of(const Prompt *p) {
-    const References r = {(const char *const *)p->answers, p->answer_count};
-    return r;
-}
-/* The scores of one answer alone. Of a label only whether it is the right one; Chinese has no words for F1. */
-static void answer_scores(double score[SCORES], const Comparison *c, const char *answer, References r) {
-    Chrf chrf;
-    memset(&chrf, 0, sizeof chrf);
-    for (int i = 0; i < SCORES; i++) score[i] = NAN;
-    if (!r.count) return;
-    score[SCORE_EXACT] = score_exact_match(answer, r);
-    if (arrlen(c->labels)) return;
-    chrf_add(&chrf, answer, r);
-    if (!c->characters) score[SCORE_F1] = score_token_f1(answer, r);
-    score[SCORE_SENTENCE] = score_sentence_bleu(answer, r, c->pieces);
-    score[SCORE_CHRF] = chrf_score(&chrf);
-    score[SCORE_ROUGE] = score_rouge_l(answer, r, c->characters);
-}
-
-static bool column_loss(Column *column, Session *s, const Dataset *d, Error *err) {
-    const Options *o = s->o;
-    Batch b;
-    EvalResult r;
-    int max_tokens = 0, max_sequences = 0;
-    grow_to_batches(d, NULL, o->train.per_device_eval_batch_size, &max_tokens, &max_sequences);
-    phase_of("measuring %s on %lld row%s", column->name, (long long)d->stats.rows, d->stats.rows == 1 ? "" : "s");
-    if (!model_prepare(&s->model, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
-    bool ok = model_evaluate(&s->model, s->generate.adapter, d, &b, o->train.per_device_eval_batch_size, &r, err);
-    batch_free(&b);
-    if (!ok) return false;
-    const double loss[] = {r.token_loss, r.perplexity, r.mean_example_perplexity, r.token_accuracy, r.token_entropy,
-                           r.loss};
-    memcpy(column->score, loss, sizeof loss);
-    return true;
-}
-
-/* One line of responses.jsonl. */
-static void response_line(Text *t, const Comparison *c, const Column *column, size_t prompt) {
-    const Prompt *p = &c->prompts.list[prompt];
-    double score[SCORES];
-    answer_json(t, p, &column->answers[prompt], column->name);
-    answer_scores(score, c, column->answers[prompt].text, references_of(p));
-    if (p->answer_count) text_print(t, ", ");
-    scores_json(t, score, SCORE_EXACT, SCORE_LENGTH);
-    text_print(t, "}\n");
-}
-static void keep_response(void *user, size_t prompt) {
-    const Comparison *c = (const Comparison *)user;
-    Text t = TEXT_EMPTY;
-    response_line(&t, c, &c->columns[c->current], prompt);
-    kept_add(c->kept, t.at, t.length);
-    text_free(&t);
-}
-
-static bool column_answers(Column *column, Comparison *c, Session *s, Error *err) {
-    int labels = (int)arrlen(c->labels), references = 0;
-    double sum[SCORES] = {0}, score[SCORES], words = 0;
-    Bleu bleu;
-    Chrf chrf;
-    memset(&bleu, 0, sizeof bleu);
-    memset(&chrf, 0, sizeof chrf);
-    column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
-    phase_of("answering %zu row%s with %s", c->prompts.count, c->prompts.count == 1 ? "" : "s", column->name);
-    s->generate.on_answer = c->kept ? keep_response : NULL;
-    if (!model_generate(&s->model, s->tokenizer, c->prompts.list, c->prompts.count, &s->generate, column->answers,
-                        NULL, c, err)) {
-        free(column->answers);
-        column->answers = NULL;
-        return false;
-    }
-    if (labels) column->confusion = (int64_t *)must_alloc((size_t)(labels * (labels + 1)) * sizeof *column->confusion);
-    for (size_t i = 0; i < c->prompts.count; i++) {
-        const char *answer = column->answers[i].text;
-        References r = references_of(&c->prompts.list[i]);
-        words += score_words(answer);
-        if (!r.count) continue;
-        references++;
-        answer_scores(score, c, answer, r);
-        for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) sum[k] += score[k];
-        if (labels) {
-            int got = score_label(answer, c->labels, labels);
-            column->confusion[c->expected[i] * (labels + 1) + (got < 0 ? labels : got)]++;
-            continue;
-        }
-        bleu_add(&bleu, answer, r, c->how);
-        chrf_add(&chrf, answer, r);
-    }
-    if (!labels) column->score[SCORE_LENGTH] = words / (double)c->prompts.count;
-    if (references) for (int k = SCORE_EXACT; k <= SCORE_ROUGE; k++) column->score[k] = sum[k] / references;
-    if (references && !labels) {
-        column->score[SCORE_BLEU] = bleu_score(&bleu);
-        column->score[SCORE_CHRF] = chrf_score(&chrf);
-    }
-    if (labels && references) {
-        LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
-        column->score[SCORE_ACCURACY] = score_labels(each, &macro, &weighted, column->confusion, labels);
-        column->score[SCORE_MACRO] = macro.f1;
-        free(each);
-    }
-    return true;
-}
-
-/* "a,b,c" into labels; every reference must be one of them. */
-static bool comparison_labels(Comparison *c, Error *err) {
-    if (!c->o->labels) return true;
-    char *list = text_copy(c->o->labels);
-    for (char *rest = list, *word = strtok_r(rest, ",", &rest); word; word = strtok_r(rest, ",", &rest)) {
-        while (*word == ' ') word++;
-        arrput(c->labels, word);
-    }
-    if (arrlen(c->labels) < 2) return fail(err, "fewer than two labels in '%s'; --labels; write them as positive,negative", c->o->labels);
-    c->expected = (int *)must_alloc(c->prompts.count * sizeof *c->expected);
-    for (size_t i = 0; i < c->prompts.count; i++) {
-        const char *reference = c->prompts.list[i].reference;
-        c->expected[i] = reference ? score_label(reference, c->labels, (int)arrlen(c->labels)) : -1;
-        if (c->expected[i] < 0) return fail(err, "the expected answer '%.60s' is none of the labels; %s, row %lld; add it to --labels", reference ? reference : "", c->o->data[0], (long long)c->prompts.list[i].row);
-    }
-    return true;
-}
-
-static void comparison_print(const Comparison *c) {
-    printf("%-24s", "");
-    for (int k = 0; k < c->count; k++) printf(" %16.16s", base_name(c->columns[k].name));
-    printf("\n");
-    for (int i = 0; i < SCORES; i++) {
-        bool any = false;
-        for (int k = 0; k < c->count; k++) any |= isfinite(c->columns[k].score[i]);
-        if (!any) continue;
-        printf("%-24s", score_name[i]);
-        for (int k = 0; k < c->count; k++) printf(" %16.4f", c->columns[k].score[i]);
-        printf("   %s\n", score_legend[i]);
-    }
-    int labels = (int)arrlen(c->labels);
-    for (int k = 0; k < c->count && labels; k++) {
-        if (!c->columns[k].confusion) continue;
-        LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
-        score_labels(each, &macro, &weighted, c->columns[k].confusion, labels);
-        printf("\n%s\n%-20s %9s %9s %9s %9s   answered:", c->columns[k].name, "expected", "precision", "recall", "f1", "support");
-        for (int j = 0; j <= labels; j++) printf(" %10.10s", j < labels ? c->labels[j] : "(none)");
-        printf("\n");
-        for (int l = 0; l < labels + 2; l++) {
-            const LabelScore *s = l < labels ? &each[l] : l == labels ? &macro : &weighted;
-            printf("%-20.20s %9.4f %9.4f %9.4f %9lld            ", l < labels ? c->labels[l] : l == labels ? "macro mean" : "weighted mean", s->precision, s->recall, s->f1, (long long)s->support);
-            for (int j = 0; j <= labels && l < labels; j++) printf(" %10lld", (long long)c->columns[k].confusion[l * (labels + 1) + j]);
-            printf("\n");
-        }
-        free(each);
-    }
-}
-
-/* What the answers were made with: the same member in evaluation.json and on the page. */
-static void settings_json(Text *t, const Comparison *c, const GenerateOptions *g) {
-    const DataOptions *how = &c->o->train.data_options;
-    text_print(t, ", \"settings\": {\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, "
-                "\"repetition_penalty\": %g, ",
-             g->temperature, g->top_k, g->top_p, g->min_p, g->repetition_penalty);
-    text_print(t, "\"max_new_tokens\": %d, \"seed\": %llu, \"few_shot\": %d, \"max_length\": %d, \"rows\": %zu",
-             g->max_new_tokens, (unsigned long long)g->seed, how->few_shot, how->max_length, c->prompts.count);
-    if (how->few_shot) text_member(t, "shots", how->shots);
-    if (how->prompt_template) text_member(t, "prompt_template", how->prompt_template);
-    if (c->o->chat_template) text_member(t, "chat_template", c->o->chat_template);
-    if (how->template_date) text_member(t, "template_date", how->template_date);
-    if (how->enable_thinking >= 0) text_print(t, ", \"enable_thinking\": %s", how->enable_thinking ? "true" : "false");
-    text_member(t, "bleu_tokenize", c->o->bleu_tokenize);
-    text_print(t, "}");
-}
-
-/* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
-static bool comparison_write(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
-    Text t = TEXT_EMPTY;
-    text_print(&t, "{\"model\": ");
-    text_json_string(&t, c->o->train.model);
-    text_member(&t, "data", c->o->data[0]);
-    settings_json(&t, c, g);
-    text_print(&t, ", \"few_shot\": %d, \"columns\": [", c->o->train.data_options.few_shot);
-    for (int k = 0; k < c->count && k <= c->current; k++) {
-        text_print(&t, "%s\n  {\"adapter\": ", k ? "," : "");
-        text_json_string(&t, c->columns[k].name);
-        text_print(&t, ", ");
-        scores_json(&t, c->columns[k].score, 0, SCORES);
-        if (c->columns[k].confusion) {
-            int labels = (int)arrlen(c->labels);
-            text_print(&t, ", \"labels\": [");
-            for (int l = 0; l < labels; l++) { if (l) text_print(&t, ", "); text_json_string(&t, c->labels[l]); }
-            text_print(&t, "], \"confusion\": [");
-            for (int l = 0; l < labels * (labels + 1); l++) text_print(&t, "%s%lld", l == 0 ? "[" : l % (labels + 1) ? ", " : "], [", (long long)c->columns[k].confusion[l]);
-            text_print(&t, "]]");
-        }
-        text_print(&t, "}");
-    }
-    text_print(&t, "\n]}\n");
-    if (!text_write(&t, folder, "evaluation.json", err)) return false;
-    if (!c->columns[0].answers) return true;
-    if (c->current < c->count) return true;               /* evaluated so far; the answers are kept one by one */
-    for (size_t i = 0; i < c->prompts.count; i++)
-        for (int k = 0; k < c->count; k++) response_line(&t, c, &c->columns[k], i);
-    return text_write(&t, folder, "responses.jsonl", err);
-}
-
-static bool comparison_page(const Comparison *c, const GenerateOptions *g, const char *folder, Error *err) {
-    Text t = TEXT_EMPTY;
-    char updated[32], path[PATH_MAX];
-    double score[SCORES];
-    time_text(updated, sizeof updated);
-    text_print(&t, "{\"title\": ");
-    text_json_string(&t, folder);
-    text_member(&t, "model", c->o->train.model);
-    text_member(&t, "data", c->o->data[0]);
-    text_member(&t, "updated", updated);
-    settings_json(&t, c, g);
-    text_print(&t, ", \"legend\": {");
-    for (int i = 0; i < SCORES; i++) text_print(&t, "%s\"%s\": \"%s\"", i ? ", " : "", score_name[i], score_legend[i]);
-    text_print(&t, "}, \"columns\": [");
-    for (int k = 0; k < c->count; k++) { if (k) text_print(&t, ", "); text_json_string(&t, c->columns[k].name); }
-    text_print(&t, "], \"summary\": [");
-    for (int k = 0; k < c->count; k++) { text_print(&t, "%s{", k ? ", " : ""); scores_json(&t, c->columns[k].score, 0, SCORES); text_print(&t, "}"); }
-    text_print(&t, "], \"rows\": [");
-    for (size_t i = 0; i < c->prompts.count; i++) {
-        const Prompt *p = &c->prompts.list[i];
-        text_print(&t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
-        if (p->reference) { text_print(&t, ", \"reference\": "); text_json_bytes(&t, p->reference,
-                p->reference_bytes); }
-        if (p->group) text_member(&t, "label", p->group);
-        else if (c->expected) text_member(&t, "label", c->labels[c->expected[i]]);
-        text_print(&t, ", \"answers\": [");
-        for (int k = 0; k < c->count; k++) { if (k) text_print(&t, ", "); text_json_string(&t, c->columns[k].answers[i].text); }
-        text_print(&t, "], \"scores\": [");
-        for (int k = 0; k < c->count; k++) {
-            answer_scores(score, c, c->columns[k].answers[i].text, references_of(p));
-            text_print(&t, "%s{", k ? ", " : "");
-            scores_json(&t, score, SCORE_EXACT, SCORE_LENGTH);
-            text_print(&t, "}");
-        }
-        text_print(&t, "]}");
-    }
-    text_print(&t, "\n]}");
-    path_in(path, sizeof path, folder, "compare.html");
-    bool ok = page_write(path, compare_page, &t, err);
-    text_free(&t);
-    return ok;
-}
 
 /* What is going to be measured, and what of it the loss leaves out. */
 static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d) {
@@ -4546,40 +4169,51 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
                 (long long)d->stats.dropped, (long long)d->stats.rows);
 }
 
-/* Words of Chinese and Japanese have no spaces between them: scores of words are then near 0. */
-static bool without_words(const Prompts *p) {
-    size_t wide = 0, all = 0;
-    for (size_t i = 0; i < p->count; i++) {
-        const char *s = p->list[i].reference;
-        uint32_t cp;
-        for (size_t n = s ? strlen(s) : 0, k; n; s += k, n -= k, all++) {
-            k = (size_t)utf8_get(s, n, &cp);
-            if (!k) { k = 1; continue; }
-            wide += (cp >= 0x3040 && cp <= 0x30FF) || (cp >= 0x3400 && cp <= 0x9FFF) ||
-                (cp >= 0x20000 && cp <= 0x3FFFD);
+/* One column after the other: loss, answers, and the files as far as they are known. */
+static bool evaluate_columns(Comparison *c, Session *s, const Dataset *d, bool answers, const char *folder, Error *err) {
+    long long rows = d ? (long long)d->stats.rows : 0;
+    for (int k = 0; k < c->count; k++) {
+        Column *column = &c->columns[k];
+        double start = seconds_now();
+        c->current = k;
+        if (!session_adapter(s, column->name, err)) return false;
+        if (d) {
+            phase_of("measuring %s on %lld row%s", column->name, rows, rows == 1 ? "" : "s");
+            if (!column_loss(column, &s->model, s->generate.adapter, d, s->o->train.per_device_eval_batch_size, err))
+                return false;
         }
+        if (answers) {
+            phase_of("answering %zu row%s with %s", c->prompts.count, c->prompts.count == 1 ? "" : "s", column->name);
+            if (!column_answers(column, c, &s->model, s->tokenizer, err)) return false;
+        }
+        phase_show(NULL);
+        fprintf(stderr, "%s: %.1f s\n", column->name, seconds_now() - start);
+        if (folder && !comparison_write(c, folder, err)) return false;
     }
-    return 2 * wide > all;
+    c->current = c->count;
+    return true;
 }
 
-static int verb_evaluate(Options *o, bool compare) {
+static int verb_evaluate(Options *o) {
+    bool compare = o->verb->bit == COMPARE;
     Error err;
     Session s;
     Dataset d;
     Comparison c;
     memset(&c, 0, sizeof c);
     memset(&d, 0, sizeof d);
-    c.o = o;
-    static const char *const how[] = {"13a", "zh", "char", "none"};       /* word_tokenize: of sentence BLEU alone */
-    for (int i = 0; i < 4; i++) if (!strcmp(o->bleu_tokenize, how[i])) c.how = (BleuTokenize)i;
-    c.characters = c.how == BLEU_ZH || c.how == BLEU_CHAR;
-    c.pieces = c.characters ? PIECES_CHARACTERS : !strcmp(o->bleu_tokenize, "word_tokenize") ? PIECES_WORDS
-                                                                                      : PIECES_SPACE;
-    if (compare && !arrlen(o->adapter)) usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
+    if (compare && !arrlen(o->adapter))
+        usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
     one_data_file(o);
     bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base"));
     bool answers = compare || o->answers || o->labels;
     const char *folder = option_given(o, "output") ? o->train.output : compare ? "compare" : NULL;
+    c.model = o->train.model;
+    c.data = o->data[0];
+    c.chat_template = o->chat_template;
+    c.data_options = &o->train.data_options;
+    c.generate = &s.generate;
+    comparison_cut(&c, o->bleu_tokenize);
     c.count = (int)arrlen(o->adapter) + base;
     c.columns = (Column *)must_alloc((size_t)c.count * sizeof *c.columns);
     for (int k = 0; k < c.count; k++) {
@@ -4590,12 +4224,12 @@ static int verb_evaluate(Options *o, bool compare) {
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
     /* Without answers every row will do that training would take: plain text and token ids have a loss, but no
        prompt. */
-    if (answers && (!prompts_open(&c.prompts, o->data[0], s.tokenizer, &o->train.data_options, &err) ||
-                    !comparison_labels(&c, &err))) return failed(&err);
-    phase_of("reading %s", o->data[0]);
+    if (answers && !prompts_open(&c.prompts, c.data, s.tokenizer, c.data_options, &err)) return failed(&err);
+    if (answers && o->labels && !comparison_labels(&c, o->labels, &err)) return failed(&err);
+    phase_of("reading %s", c.data);
     bool references = !answers;
     for (size_t i = 0; i < c.prompts.count; i++) references |= c.prompts.list[i].reference != NULL;
-    if (references && !dataset_open(&d, o->data[0], s.tokenizer, &o->train.data_options, &err)) return failed(&err);
+    if (references && !dataset_open(&d, c.data, s.tokenizer, c.data_options, &err)) return failed(&err);
     evaluate_begins(o, &c.prompts, references ? &d : NULL);
     if (answers && !o->labels && !c.characters && without_words(&c.prompts))
         fprintf(stderr, "hint: these answers have no spaces between words, and f1, bleu and rouge_l are of words: add "
@@ -4607,33 +4241,21 @@ static int verb_evaluate(Options *o, bool compare) {
         if (!make_folder(folder, &err) || (answers && !kept_open(&kept, path, &err))) return failed(&err);
         c.kept = answers ? &kept : NULL;
     }
-    for (int k = 0; k < c.count; k++) {
-        double start = seconds_now();
-        c.current = k;
-        if (!session_adapter(&s, c.columns[k].name, &err)) return failed(&err);
-        if (references && !column_loss(&c.columns[k], &s, &d, &err)) return failed(&err);
-        if (answers && !column_answers(&c.columns[k], &c, &s, &err)) return failed(&err);
-        phase_show(NULL);
-        fprintf(stderr, "%s: %.1f s\n", c.columns[k].name, seconds_now() - start);
-        if (folder && !comparison_write(&c, &s.generate, folder, &err)) return failed(&err);
-    }
+    if (!evaluate_columns(&c, &s, references ? &d : NULL, answers, folder, &err)) return failed(&err);
     comparison_print(&c);
-    c.current = c.count;
-    if (folder && !comparison_write(&c, &s.generate, folder, &err)) return failed(&err);
-    if (compare && !comparison_page(&c, &s.generate, folder, &err)) return failed(&err);
+    if (folder && !comparison_write(&c, folder, &err)) return failed(&err);
+    if (compare && !comparison_page(&c, folder, &err)) return failed(&err);
     if (c.kept) kept_drop(c.kept);
-    if (compare) printf("\npage     %s/compare.html: read, filter and rate the answers side by side in a browser\n", folder);
-    for (int k = 0; k < c.count; k++) { if (c.columns[k].answers) answers_free(c.columns[k].answers, c.prompts.count); free(c.columns[k].answers); free(c.columns[k].confusion); }
-    free(c.columns);
-    free(c.expected);
-    prompts_free(&c.prompts);
+    if (compare)
+        printf("\npage     %s/compare.html: read, filter and rate the answers side by side in a browser\n", folder);
+    comparison_free(&c);
     dataset_free(&d);
     session_close(&s);
     return 0;
 }
 
 /* ================================================================================================================================================
-   18  MAIN
+   17  MAIN
    ================================================================================================================================================ */
 
 static const Verb *verb_or_die(const char *name) {
@@ -4681,15 +4303,7 @@ static int run_verb(int argc, char **argv) {
     options_resolve(&o);
     o.program = argv[0];
     o.command = command_line(argc, argv);
-    if (verb->bit == INSPECT) return verb_inspect(&o);
-    if (verb->bit == GENERATE) return verb_generate(&o);
-    if (verb->bit & MEASURES) return verb_evaluate(&o, verb->bit == COMPARE);
-    if (verb->bit == MERGE) return verb_merge(&o);
-    options_check(&o);
-    TrainResult result;
-    bool plan_only = verb->bit == PLAN;
-    if (o.dry_run && !arrlen(o.sweep)) usage_error("--dry-run without --sweep; command line; `plan` shows what one run would take");
-    int status = arrlen(o.sweep) && !plan_only ? verb_sweep(&o) : verb_train(&o, plan_only, NULL, &result);
+    int status = verb->run(&o);
     arrfree(o.train.lora.layers);
     return status;
 }

@@ -26,7 +26,9 @@ extern "C" {
    from that order: examples laid end to end, never padded.
    ================================================================================================================================================ */
 
-typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL } LossOn;   /* DEFAULT: assistant for chats, completion for pairs, all for plain text */
+/* What is learned. DEFAULT: assistant for chats, completion for pairs, all for plain text. */
+typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL, LOSS_ON_COUNT } LossOn;
+extern const char *const loss_on_name[LOSS_ON_COUNT];
 
 typedef struct DataOptions {
     LossOn loss_on;
@@ -607,6 +609,7 @@ static void data_row_end(DataWork *w, bool ok) {
     w->unread_here.count = 0;
     w->unread_here.more = false;
 }
+const char *const loss_on_name[LOSS_ON_COUNT] = {"default", "completion", "assistant", "all"};
 static bool data_is_key(const Json *v, const char *key) {
     return v->key && v->key_count == strlen(key) && !memcmp(v->key, key, v->key_count);
 }

@@ -350,7 +350,8 @@ static void test_nonfinite(void) {
         memset(&p, 0, sizeof p);
         memset(&hooks, 0, sizeof hooks);
         hooks.user = &p; hooks.on_begin = poison_begin; hooks.on_step = poison_step; hooks.on_warning = poison_warning;
-        o.skip_nonfinite = p.heals = skip;
+        p.heals = skip;
+        o.on_nonfinite = skip ? NONFINITE_SKIP : NONFINITE_STOP;
         memset(&result, 0, sizeof result);
         bool ok = train_run(&o, &hooks, &result, &err);
         if (skip) check(ok && p.warnings == 1 && p.steps == 4 && result.steps == 5 && result.skipped == 1 && isfinite(result.train_loss), "--on-nonfinite skip leaves out one step of five (%d finite, train loss %.4f)", p.steps, result.train_loss);
