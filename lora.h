@@ -4453,60 +4453,60 @@ bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t 
 #ifndef LORA_NO_CPU_OPS
 
 #if defined(__AVX512F__)
-#define VL 16                               /* floats in a vector; MR x 2VL is the tile of C that stays in registers: 24 + 2 + 1 of 32 */
-#define MR 12
+#define CPU_VL 16                               /* floats in a vector; CPU_MR x 2VL is the tile of C that stays in registers: 24 + 2 + 1 of 32 */
+#define CPU_MR 12
 #elif defined(__AVX2__)
-#define VL 8                                /* 12 + 2 + 1 of 16 registers */
-#define MR 6
+#define CPU_VL 8                                /* 12 + 2 + 1 of 16 registers */
+#define CPU_MR 6
 #else
-#define VL 4
-#define MR 6
+#define CPU_VL 4
+#define CPU_MR 6
 #endif
-#define NR (2 * VL)
-#define KC 256                              /* depth of one slice: NR x KC floats of B fill a 32 KiB L1 at most */
+#define CPU_NR (2 * CPU_VL)
+#define CPU_KC 256                              /* depth of one slice: CPU_NR x CPU_KC floats of B fill a 32 KiB L1 at most */
 
-typedef float vecf __attribute__((vector_size(VL * 4)));
-typedef int32_t veci __attribute__((vector_size(VL * 4)));
-typedef float vecf_unaligned __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef float cpu_vec __attribute__((vector_size(CPU_VL * 4)));
+typedef int32_t cpu_ivec __attribute__((vector_size(CPU_VL * 4)));
+typedef float cpu_vec_unaligned __attribute__((vector_size(CPU_VL * 4), aligned(4), may_alias));
 
-static inline vecf vec_load(const float *p) { return *(const vecf_unaligned *)p; }
-static inline void vec_store(float *p, vecf v) { *(vecf_unaligned *)p = v; }
-static inline vecf vec_set(float x) { return x - (vecf){0}; }
-static inline vecf vec_max(vecf a, vecf b) { veci m = a > b; return (vecf)(((veci)a & m) | ((veci)b & ~m)); }
-static inline float vec_sum(vecf v) {       /* a fixed tree */
-    float s[VL];
-    vec_store(s, v);
-    for (int w = VL / 2; w; w /= 2) for (int i = 0; i < w; i++) s[i] += s[i + w];
+static inline cpu_vec cpu_load(const float *p) { return *(const cpu_vec_unaligned *)p; }
+static inline void cpu_store(float *p, cpu_vec v) { *(cpu_vec_unaligned *)p = v; }
+static inline cpu_vec cpu_splat(float x) { return x - (cpu_vec){0}; }
+static inline cpu_vec cpu_max(cpu_vec a, cpu_vec b) { cpu_ivec m = a > b; return (cpu_vec)(((cpu_ivec)a & m) | ((cpu_ivec)b & ~m)); }
+static inline float cpu_sum(cpu_vec v) {       /* a fixed tree */
+    float s[CPU_VL];
+    cpu_store(s, v);
+    for (int w = CPU_VL / 2; w; w /= 2) for (int i = 0; i < w; i++) s[i] += s[i + w];
     return s[0];
 }
-static inline float vec_max_lane(vecf v) {
-    float s[VL], m;
-    vec_store(s, v);
+static inline float cpu_max_lane(cpu_vec v) {
+    float s[CPU_VL], m;
+    cpu_store(s, v);
     m = s[0];
-    for (int i = 1; i < VL; i++) if (s[i] > m) m = s[i];
+    for (int i = 1; i < CPU_VL; i++) if (s[i] > m) m = s[i];
     return m;
 }
 
 /* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2, ln 2 split in two so that r is exact; Taylor to r^7 is below half an ulp there. Underflows to 0, saturates at the largest float. */
-static inline vecf vec_exp(vecf x) {
-    veci low = x < -87.0f, high = x > 88.5f;
-    x = (vecf)(((veci)x & ~(low | high)));
-    vecf n = x * 1.44269504f + 12582912.0f;           /* 1.5 * 2^23: the addition rounds to an integer */
-    veci bits = (veci)n;                              /* whose value sits in the low mantissa bits */
+static inline cpu_vec cpu_exp(cpu_vec x) {
+    cpu_ivec low = x < -87.0f, high = x > 88.5f;
+    x = (cpu_vec)(((cpu_ivec)x & ~(low | high)));
+    cpu_vec n = x * 1.44269504f + 12582912.0f;           /* 1.5 * 2^23: the addition rounds to an integer */
+    cpu_ivec bits = (cpu_ivec)n;                              /* whose value sits in the low mantissa bits */
     n -= 12582912.0f;
-    vecf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-    vecf p = r * (1.0f / 5040) + 1.0f / 720;
+    cpu_vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    cpu_vec p = r * (1.0f / 5040) + 1.0f / 720;
     p = p * r + 1.0f / 120;
     p = p * r + 1.0f / 24;
     p = p * r + 1.0f / 6;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    p = (vecf)((veci)p + (bits << 23));
-    return (vecf)((((veci)p & ~low) & ~high) | (high & (veci)vec_set(FLT_MAX)));
+    p = (cpu_vec)((cpu_ivec)p + (bits << 23));
+    return (cpu_vec)((((cpu_ivec)p & ~low) & ~high) | (high & (cpu_ivec)cpu_splat(FLT_MAX)));
 }
 
-static int op_threads(void) {
+static int cpu_threads(void) {
 #ifdef _OPENMP
     return omp_get_max_threads();
 #else
@@ -4516,7 +4516,7 @@ static int op_threads(void) {
 
 /* ---- memory --------------------------------------------------------------------------------------------------------------------------------------- */
 
-static size_t backend_taken;                /* bytes given out */
+static size_t cpu_taken;                /* bytes given out */
 /* Page-aligned zeroed memory that the system hands out only when it is touched. */
 void *backend_alloc(size_t bytes) {
     void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -4524,13 +4524,13 @@ void *backend_alloc(size_t bytes) {
 #ifdef MADV_HUGEPAGE
     if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the matrix products */
 #endif
-    backend_taken += bytes;
+    cpu_taken += bytes;
     return p;
 }
 void backend_free(void *p, size_t bytes) {
     if (!p) return;
     munmap(p, bytes ? bytes : 1);
-    backend_taken -= bytes;
+    cpu_taken -= bytes;
 }
 
 bool backend_open(const ModelConfig *c, Error *err) { (void)c; (void)err; return true; }
@@ -4547,42 +4547,42 @@ double backend_ceiling(void) {              /* every thread multiplies and adds 
         clock_gettime(CLOCK_MONOTONIC, &begin);
 #pragma omp parallel reduction(+ : sink)
         {
-            vecf a[CHAINS], x = vec_set(0.999f), y = vec_set(1e-3f);
-            for (int i = 0; i < CHAINS; i++) a[i] = vec_set((float)i);
+            cpu_vec a[CHAINS], x = cpu_splat(0.999f), y = cpu_splat(1e-3f);
+            for (int i = 0; i < CHAINS; i++) a[i] = cpu_splat((float)i);
             for (int round = 0; round < ROUNDS; round++)
 #pragma GCC unroll 24
                 for (int i = 0; i < CHAINS; i++) a[i] = a[i] * x + y;
-            for (int i = 0; i < CHAINS; i++) sink += vec_sum(a[i]);
+            for (int i = 0; i < CHAINS; i++) sink += cpu_sum(a[i]);
         }
         clock_gettime(CLOCK_MONOTONIC, &end);
-        double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec), flops = 2.0 * CHAINS * ROUNDS * VL * op_threads() / seconds;
+        double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec), flops = 2.0 * CHAINS * ROUNDS * CPU_VL * cpu_threads() / seconds;
         if (flops > best && sink != 0) best = flops;
     }
     return best;
 }
-size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > backend_taken ? r - backend_taken : 0; }
+size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > cpu_taken ? r - cpu_taken : 0; }
 size_t embedding_packed_bytes(const Weight *embed) { (void)embed; return 0; }
 void backend_describe(char *text, size_t bytes) {
-    const char *vectors = VL == 16 ? "AVX-512" : VL == 8 ? "AVX2" : "128-bit vectors";
-    snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", op_threads(), vectors, (double)machine_memory() / 0x1p30);
+    const char *vectors = CPU_VL == 16 ? "AVX-512" : CPU_VL == 8 ? "AVX2" : "128-bit vectors";
+    snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", cpu_threads(), vectors, (double)machine_memory() / 0x1p30);
 }
 
 /* ---- the matrix product --------------------------------------------------------------------------------------------------------------------------
-   C = alpha A B, or C += alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/MR][K][MR]; B comes by slices of KC x NR that stay in L1 while every tile
-   of A passes by. A frozen weight W [O, I] is stored in the order in which y = x W^T reads it, panels [O/NR][I][NR] in the file's dtype, packed once at load; dx = dy W reads the same panels,
-   turning NR x NR blocks over on their way into the slice (N tokens amortise it: about 5 % at N = 256). */
+   C = alpha A B, or C += alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/CPU_MR][K][CPU_MR]; B comes by slices of CPU_KC x CPU_NR that stay in L1 while every tile
+   of A passes by. A frozen weight W [O, I] is stored in the order in which y = x W^T reads it, panels [O/CPU_NR][I][CPU_NR] in the file's dtype, packed once at load; dx = dy W reads the same panels,
+   turning CPU_NR x CPU_NR blocks over on their way into the slice (N tokens amortise it: about 5 % at N = 256). */
 
-typedef struct MatrixB {                    /* where B [K, N] comes from */
+typedef struct CpuMatrix {                    /* where B [K, N] comes from */
     const Weight *weight;                   /* frozen weight, or NULL: */
-    bool turned;                            /* weight: false B = W^T (K = I, N = O), true B = W (K = O, N = I) */
+    bool transposed;                            /* weight: false B = W^T (K = I, N = O), true B = W (K = O, N = I) */
     const float *data;                      /* B[k][n] = data[k * row + n * column] */
     size_t row, column;
-} MatrixB;
+} CpuMatrix;
 
-size_t weight_packed_bytes(const Weight *w) { return (size_t)((w->rows + NR - 1) / NR) * NR * (size_t)w->cols * dtype_size(w->dtype); }
+size_t weight_packed_bytes(const Weight *w) { return (size_t)((w->rows + CPU_NR - 1) / CPU_NR) * CPU_NR * (size_t)w->cols * dtype_size(w->dtype); }
 
 /* n elements of a packed weight from element `at` as floats. */
-static inline void unpack(float *out, const Weight *w, size_t at, size_t n) {
+static inline void cpu_unpack(float *out, const Weight *w, size_t at, size_t n) {
     if (w->dtype == DTYPE_F32) memcpy(out, (const float *)w->packed + at, n * sizeof(float));
     else if (w->dtype == DTYPE_BF16) {
         const uint16_t *h = (const uint16_t *)w->packed + at;
@@ -4601,195 +4601,195 @@ static inline void unpack(float *out, const Weight *w, size_t at, size_t n) {
     }
 }
 
-/* out[j][i] = in[i][j], NR x NR floats. */
-static inline void turn_block(float *out, const float *in) {
-#if VL == 16 && defined(__GNUC__) && !defined(__clang__)
+/* out[j][i] = in[i][j], CPU_NR x CPU_NR floats. */
+static inline void cpu_transpose_block(float *out, const float *in) {
+#if CPU_VL == 16 && defined(__GNUC__) && !defined(__clang__)
     /* Four rounds swap ever larger squares across the diagonal of each 16 x 16 quarter. */
     for (int q = 0; q < 4; q++) {
-        const float *from = in + (q / 2) * 16 * NR + (q % 2) * 16;
-        float *to = out + (q % 2) * 16 * NR + (q / 2) * 16;
-        vecf a[16];
-        for (int i = 0; i < 16; i++) a[i] = vec_load(from + i * NR);
-#define TURN(S) \
+        const float *from = in + (q / 2) * 16 * CPU_NR + (q % 2) * 16;
+        float *to = out + (q % 2) * 16 * CPU_NR + (q / 2) * 16;
+        cpu_vec a[16];
+        for (int i = 0; i < 16; i++) a[i] = cpu_load(from + i * CPU_NR);
+#define CPU_SWAP(S) \
         for (int i = 0; i < 16; i++) if (!(i & S)) { \
-            vecf x = a[i], y = a[i + S]; \
-            veci low, high; \
+            cpu_vec x = a[i], y = a[i + S]; \
+            cpu_ivec low, high; \
             for (int j = 0; j < 16; j++) { low[j] = j & S ? 16 + j - S : j; high[j] = j & S ? 16 + j : j + S; } \
             a[i] = __builtin_shuffle(x, y, low); \
             a[i + S] = __builtin_shuffle(x, y, high); \
         }
-        TURN(1) TURN(2) TURN(4) TURN(8)
-#undef TURN
-        for (int i = 0; i < 16; i++) vec_store(to + i * NR, a[i]);
+        CPU_SWAP(1) CPU_SWAP(2) CPU_SWAP(4) CPU_SWAP(8)
+#undef CPU_SWAP
+        for (int i = 0; i < 16; i++) cpu_store(to + i * CPU_NR, a[i]);
     }
 #else
-    for (int i = 0; i < NR; i++) for (int j = 0; j < NR; j++) out[j * NR + i] = in[i * NR + j];
+    for (int i = 0; i < CPU_NR; i++) for (int j = 0; j < CPU_NR; j++) out[j * CPU_NR + i] = in[i * CPU_NR + j];
 #endif
 }
 
 void weight_pack(Weight *w, void *where) {
-    int panels = (w->rows + NR - 1) / NR, I = w->cols;
+    int panels = (w->rows + CPU_NR - 1) / CPU_NR, I = w->cols;
     size_t size = dtype_size(w->dtype);
 #pragma omp parallel for schedule(static)
     for (int p = 0; p < panels; p++) {
-        int rows = w->rows - p * NR < NR ? w->rows - p * NR : NR;
-        char *out = (char *)where + (size_t)p * (size_t)I * NR * size;
-        for (int begin = 0; begin < I; begin += NR) {
-            /* A block is first brought together: its rows lie a power of two apart in memory and would evict each other from the cache while being turned. */
-            float block[NR * NR] __attribute__((aligned(64))), turned[NR * NR] __attribute__((aligned(64)));
-            int width = I - begin < NR ? I - begin : NR;
-            if (rows < NR || width < NR) memset(block, 0, sizeof block);
-            for (int r = 0; r < rows; r++) memcpy((char *)block + (size_t)r * NR * size, (const char *)w->data + ((size_t)(p * NR + r) * (size_t)I + (size_t)begin) * size, (size_t)width * size);
-            if (size == 4) turn_block(turned, block);
-            else for (int i = 0; i < NR; i++) for (int r = 0; r < NR; r++) memcpy((char *)turned + (i * NR + r) * 2, (char *)block + (r * NR + i) * 2, 2);
-            memcpy(out + (size_t)begin * NR * size, turned, (size_t)width * NR * size);
+        int rows = w->rows - p * CPU_NR < CPU_NR ? w->rows - p * CPU_NR : CPU_NR;
+        char *out = (char *)where + (size_t)p * (size_t)I * CPU_NR * size;
+        for (int begin = 0; begin < I; begin += CPU_NR) {
+            /* A block is first brought together: its rows lie a power of two apart in memory and would evict each other from the cache while being transposed. */
+            float block[CPU_NR * CPU_NR] __attribute__((aligned(64))), transposed[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+            int width = I - begin < CPU_NR ? I - begin : CPU_NR;
+            if (rows < CPU_NR || width < CPU_NR) memset(block, 0, sizeof block);
+            for (int r = 0; r < rows; r++) memcpy((char *)block + (size_t)r * CPU_NR * size, (const char *)w->data + ((size_t)(p * CPU_NR + r) * (size_t)I + (size_t)begin) * size, (size_t)width * size);
+            if (size == 4) cpu_transpose_block(transposed, block);
+            else for (int i = 0; i < CPU_NR; i++) for (int r = 0; r < CPU_NR; r++) memcpy((char *)transposed + (i * CPU_NR + r) * 2, (char *)block + (r * CPU_NR + i) * 2, 2);
+            memcpy(out + (size_t)begin * CPU_NR * size, transposed, (size_t)width * CPU_NR * size);
         }
     }
     w->packed = where;
 }
 
-/* The slice B[k0..k0+kc)[n0..n0+NR), zero-padded, as [kc][NR] floats: in `buffer`, or where it already lies. */
-static const float *b_slice(float *buffer, const MatrixB *b, int k0, int kc, int n0, int N) {
-    int width = N - n0 < NR ? N - n0 : NR;
+/* The slice B[k0..k0+kc)[n0..n0+CPU_NR), zero-padded, as [kc][CPU_NR] floats: in `buffer`, or where it already lies. */
+static const float *cpu_slice(float *buffer, const CpuMatrix *b, int k0, int kc, int n0, int N) {
+    int width = N - n0 < CPU_NR ? N - n0 : CPU_NR;
     const Weight *w = b->weight;
-    if (w && !b->turned) {
-        size_t at = ((size_t)(n0 / NR) * (size_t)w->cols + (size_t)k0) * NR;
+    if (w && !b->transposed) {
+        size_t at = ((size_t)(n0 / CPU_NR) * (size_t)w->cols + (size_t)k0) * CPU_NR;
         if (w->dtype == DTYPE_F32) return (const float *)w->packed + at;
-        unpack(buffer, w, at, (size_t)kc * NR);
+        cpu_unpack(buffer, w, at, (size_t)kc * CPU_NR);
     } else if (w) {
-        float block[NR * NR] __attribute__((aligned(64))), turned[NR * NR] __attribute__((aligned(64)));
-        for (int k = 0; k < kc; k += NR) {
-            unpack(block, w, ((size_t)((k0 + k) / NR) * (size_t)w->cols + (size_t)n0) * NR, (size_t)width * NR);
-            if (width < NR) memset(block + width * NR, 0, (size_t)(NR - width) * NR * sizeof(float));
-            int depth = kc - k < NR ? kc - k : NR;
-            if (depth == NR) turn_block(buffer + k * NR, block);
-            else { turn_block(turned, block); memcpy(buffer + k * NR, turned, (size_t)depth * NR * sizeof(float)); }
+        float block[CPU_NR * CPU_NR] __attribute__((aligned(64))), transposed[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+        for (int k = 0; k < kc; k += CPU_NR) {
+            cpu_unpack(block, w, ((size_t)((k0 + k) / CPU_NR) * (size_t)w->cols + (size_t)n0) * CPU_NR, (size_t)width * CPU_NR);
+            if (width < CPU_NR) memset(block + width * CPU_NR, 0, (size_t)(CPU_NR - width) * CPU_NR * sizeof(float));
+            int depth = kc - k < CPU_NR ? kc - k : CPU_NR;
+            if (depth == CPU_NR) cpu_transpose_block(buffer + k * CPU_NR, block);
+            else { cpu_transpose_block(transposed, block); memcpy(buffer + k * CPU_NR, transposed, (size_t)depth * CPU_NR * sizeof(float)); }
         }
     } else {
         for (int k = 0; k < kc; k++) {
             const float *row = b->data + (size_t)(k0 + k) * b->row + (size_t)n0 * b->column;
-            float *out = buffer + k * NR;
-            if (width == NR && b->column == 1) memcpy(out, row, NR * sizeof(float));
-            else for (int n = 0; n < NR; n++) out[n] = n < width ? row[(size_t)n * b->column] : 0;
+            float *out = buffer + k * CPU_NR;
+            if (width == CPU_NR && b->column == 1) memcpy(out, row, CPU_NR * sizeof(float));
+            else for (int n = 0; n < CPU_NR; n++) out[n] = n < width ? row[(size_t)n * b->column] : 0;
         }
     }
     return buffer;
 }
 
-/* c[MR][NR] (rows x width of it exist) = a[kc][MR]^T b[kc][NR], or with add += that: one addition, which no compiler rounds in two ways. */
-static inline void gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, bool add) {
-    vecf acc[MR][2];
+/* c[CPU_MR][CPU_NR] (rows x width of it exist) = a[kc][CPU_MR]^T b[kc][CPU_NR], or with add += that: one addition, which no compiler rounds in two ways. */
+static inline void cpu_gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, bool add) {
+    cpu_vec acc[CPU_MR][2];
 #pragma GCC unroll 12
-    for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = (vecf){0};
-    for (int k = 0; k < kc; k++, a += MR, b += NR) {
-        vecf b0 = vec_load(b), b1 = vec_load(b + VL);
+    for (int i = 0; i < CPU_MR; i++) acc[i][0] = acc[i][1] = (cpu_vec){0};
+    for (int k = 0; k < kc; k++, a += CPU_MR, b += CPU_NR) {
+        cpu_vec b0 = cpu_load(b), b1 = cpu_load(b + CPU_VL);
 #pragma GCC unroll 12
-        for (int i = 0; i < MR; i++) { acc[i][0] += b0 * a[i]; acc[i][1] += b1 * a[i]; }
+        for (int i = 0; i < CPU_MR; i++) { acc[i][0] += b0 * a[i]; acc[i][1] += b1 * a[i]; }
     }
-    if (rows == MR && width == NR) {
+    if (rows == CPU_MR && width == CPU_NR) {
 #pragma GCC unroll 12
-        for (int i = 0; i < MR; i++) {
+        for (int i = 0; i < CPU_MR; i++) {
             float *row = c + (size_t)i * ldc;
-            vec_store(row, add ? acc[i][0] + vec_load(row) : acc[i][0]);
-            vec_store(row + VL, add ? acc[i][1] + vec_load(row + VL) : acc[i][1]);
+            cpu_store(row, add ? acc[i][0] + cpu_load(row) : acc[i][0]);
+            cpu_store(row + CPU_VL, add ? acc[i][1] + cpu_load(row + CPU_VL) : acc[i][1]);
         }
     } else {
-        float tile[MR][NR], edge[NR] = {0};
+        float tile[CPU_MR][CPU_NR], edge[CPU_NR] = {0};
 #pragma GCC unroll 12
-        for (int i = 0; i < MR; i++) { vec_store(tile[i], acc[i][0]); vec_store(tile[i] + VL, acc[i][1]); }
+        for (int i = 0; i < CPU_MR; i++) { cpu_store(tile[i], acc[i][0]); cpu_store(tile[i] + CPU_VL, acc[i][1]); }
         for (int i = 0; i < rows; i++) {
             float *row = c + (size_t)i * ldc;
             if (add) memcpy(edge, row, (size_t)width * sizeof(float));
-            for (int v = 0; v < NR; v += VL) vec_store(edge + v, add ? vec_load(tile[i] + v) + vec_load(edge + v) : vec_load(tile[i] + v));
+            for (int v = 0; v < CPU_NR; v += CPU_VL) cpu_store(edge + v, add ? cpu_load(tile[i] + v) + cpu_load(edge + v) : cpu_load(tile[i] + v));
             memcpy(row, edge, (size_t)width * sizeof(float));
         }
     }
 }
 
-/* One column of a tile of A: out[MR], zero beyond its rows. */
-static inline void pack_column(float *out, const float *from, size_t a_row, int rows, float alpha) {
-    if (a_row == 1 && rows == MR) for (int i = 0; i < MR; i++) out[i] = alpha * from[i];
-    else for (int i = 0; i < MR; i++) out[i] = i < rows ? alpha * from[(size_t)i * a_row] : 0;
+/* One column of a tile of A: out[CPU_MR], zero beyond its rows. */
+static inline void cpu_pack_column(float *out, const float *from, size_t a_row, int rows, float alpha) {
+    if (a_row == 1 && rows == CPU_MR) for (int i = 0; i < CPU_MR; i++) out[i] = alpha * from[i];
+    else for (int i = 0; i < CPU_MR; i++) out[i] = i < rows ? alpha * from[(size_t)i * a_row] : 0;
 }
 
-static size_t gemm_scratch_floats(int M, int K) { return (size_t)((M + MR - 1) / MR) * MR * (size_t)K; }
+static size_t cpu_gemm_floats(int M, int K) { return (size_t)((M + CPU_MR - 1) / CPU_MR) * CPU_MR * (size_t)K; }
 
 /* Few rows, as in generation: the weights' way from memory is all the time there is. Each is read once, straight into the products, `panels` panels side by side: with `rows` that makes eight independent chains of sums or
    more, and for one or two rows several streams for the prefetchers. Every sum has the order that the tiles give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
-typedef uint16_t vech __attribute__((vector_size(VL * 2)));
-typedef uint32_t vecu __attribute__((vector_size(VL * 4)));
-static inline vecf panel_load(const Weight *w, size_t at) {
-    if (w->dtype == DTYPE_F32) return vec_load((const float *)w->packed + at);
-    vech h;
+typedef uint16_t cpu_hvec __attribute__((vector_size(CPU_VL * 2)));
+typedef uint32_t cpu_uvec __attribute__((vector_size(CPU_VL * 4)));
+static inline cpu_vec cpu_panel_load(const Weight *w, size_t at) {
+    if (w->dtype == DTYPE_F32) return cpu_load((const float *)w->packed + at);
+    cpu_hvec h;
     memcpy(&h, (const uint16_t *)w->packed + at, sizeof h);
-    vecu bits = __builtin_convertvector(h, vecu);
-    if (w->dtype == DTYPE_BF16) return (vecf)(bits << 16);
-    vecf magnitude = (vecf)((bits & 0x7fff) << 13) * 0x1p112f;                /* as in unpack */
-    return (vecf)((vecu)magnitude | (bits & 0x8000) << 16);
+    cpu_uvec bits = __builtin_convertvector(h, cpu_uvec);
+    if (w->dtype == DTYPE_BF16) return (cpu_vec)(bits << 16);
+    cpu_vec magnitude = (cpu_vec)((bits & 0x7fff) << 13) * 0x1p112f;                /* as in cpu_unpack */
+    return (cpu_vec)((cpu_uvec)magnitude | (bits & 0x8000) << 16);
 }
-static inline __attribute__((always_inline)) void few_rows(float *C, size_t ldc, const float *a, size_t a_row, const size_t a_column, const Weight *w, int first, int M, int N, int K, bool add, const int rows, const int panels) {
-    int last = (N + NR - 1) / NR - 1;
+static inline __attribute__((always_inline)) void cpu_gemv_rows(float *C, size_t ldc, const float *a, size_t a_row, const size_t a_column, const Weight *w, int first, int M, int N, int K, bool add, const int rows, const int panels) {
+    int last = (N + CPU_NR - 1) / CPU_NR - 1;
     size_t size = dtype_size(w->dtype);
-    vecf sum[12][2];
+    cpu_vec sum[12][2];
     memset(sum, 0, sizeof sum);
-    for (int k0 = 0; k0 < K; k0 += KC) {
-        vecf acc[12][2];
-        int kc = K - k0 < KC ? K - k0 : KC;
+    for (int k0 = 0; k0 < K; k0 += CPU_KC) {
+        cpu_vec acc[12][2];
+        int kc = K - k0 < CPU_KC ? K - k0 : CPU_KC;
         size_t at[4];
-        for (int p = 0; p < panels; p++) at[p] = ((size_t)(first + p < last ? first + p : last) * (size_t)K + (size_t)k0) * NR;
-        for (int i = 0; i < rows * panels; i++) acc[i][0] = acc[i][1] = (vecf){0};
+        for (int p = 0; p < panels; p++) at[p] = ((size_t)(first + p < last ? first + p : last) * (size_t)K + (size_t)k0) * CPU_NR;
+        for (int i = 0; i < rows * panels; i++) acc[i][0] = acc[i][1] = (cpu_vec){0};
         for (int k = 0; k < kc; k++)
 #pragma GCC unroll 4
             for (int p = 0; p < panels; p++) {
-                if (panels == 1) __builtin_prefetch((const char *)w->packed + (at[p] + (size_t)(k + 48) * NR) * size);     /* a single stream: 30 % faster (48: any of 12 to 96 does) */
-                vecf b0 = panel_load(w, at[p] + (size_t)k * NR), b1 = panel_load(w, at[p] + (size_t)k * NR + VL);
+                if (panels == 1) __builtin_prefetch((const char *)w->packed + (at[p] + (size_t)(k + 48) * CPU_NR) * size);     /* a single stream: 30 % faster (48: any of 12 to 96 does) */
+                cpu_vec b0 = cpu_panel_load(w, at[p] + (size_t)k * CPU_NR), b1 = cpu_panel_load(w, at[p] + (size_t)k * CPU_NR + CPU_VL);
 #pragma GCC unroll 12
                 for (int r = 0; r < rows; r++) { float x = a[(size_t)r * a_row + (size_t)(k0 + k) * a_column]; acc[p * rows + r][0] += b0 * x; acc[p * rows + r][1] += b1 * x; }
             }
         for (int p = 0; p < panels; p++) {
             for (int r = 0; r < rows && r < M && first + p <= last; r++) {
-                float *row = C + (size_t)r * ldc + (size_t)(first + p) * NR;
-                int width = N - (first + p) * NR < NR ? N - (first + p) * NR : NR, i = p * rows + r;
-                float before[NR] = {0}, after[NR];
+                float *row = C + (size_t)r * ldc + (size_t)(first + p) * CPU_NR;
+                int width = N - (first + p) * CPU_NR < CPU_NR ? N - (first + p) * CPU_NR : CPU_NR, i = p * rows + r;
+                float before[CPU_NR] = {0}, after[CPU_NR];
                 if (!k0 && add) memcpy(before, row, (size_t)width * sizeof(float));
                 for (int v = 0; v < 2; v++) {
-                    if (!k0) sum[i][v] = vec_load(before + v * VL);
+                    if (!k0) sum[i][v] = cpu_load(before + v * CPU_VL);
                     sum[i][v] = k0 || add ? acc[i][v] + sum[i][v] : acc[i][v];
                 }
-                if (k0 + KC < K) continue;
-                vec_store(after, sum[i][0]);
-                vec_store(after + VL, sum[i][1]);
+                if (k0 + CPU_KC < K) continue;
+                cpu_store(after, sum[i][0]);
+                cpu_store(after + CPU_VL, sum[i][1]);
                 memcpy(row, after, (size_t)width * sizeof(float));
             }
         }
     }
 }
-static void gemm_few(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int M, int N, int K, bool add, float *packed) {
-    int panels = (N + NR - 1) / NR, together = M == 1 ? 4 : M == 2 ? 2 : 1;
+static void cpu_gemv(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int M, int N, int K, bool add, float *packed) {
+    int panels = (N + CPU_NR - 1) / CPU_NR, together = M == 1 ? 4 : M == 2 ? 2 : 1;
 #pragma omp parallel
     {
-        if (M > 4) {                        /* more rows than ways of the cache would evict each other: they are laid beside each other, [K][MR] */
+        if (M > 4) {                        /* more rows than ways of the cache would evict each other: they are laid beside each other, [K][CPU_MR] */
 #pragma omp for schedule(static)
-            for (int k = 0; k < K; k++) pack_column(packed + (size_t)k * MR, a + k, a_row, M, 1);
+            for (int k = 0; k < K; k++) cpu_pack_column(packed + (size_t)k * CPU_MR, a + k, a_row, M, 1);
         }
 #pragma omp for schedule(static)
         for (int p = 0; p < panels; p += together) {
-            if (M == 1) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 1, 4);
-            else if (M == 2) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 2, 2);
-            else if (M == 3) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 3, 1);
-            else if (M == 4) few_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 4, 1);
-            else if (M <= 6) few_rows(C, ldc, packed, 1, MR, w, p, M, N, K, add, 6, 1);
-            else if (M <= 8) few_rows(C, ldc, packed, 1, MR, w, p, M, N, K, add, 8, 1);
-            else few_rows(C, ldc, packed, 1, MR, w, p, M, N, K, add, MR, 1);
+            if (M == 1) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 1, 4);
+            else if (M == 2) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 2, 2);
+            else if (M == 3) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 3, 1);
+            else if (M == 4) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 4, 1);
+            else if (M <= 6) cpu_gemv_rows(C, ldc, packed, 1, CPU_MR, w, p, M, N, K, add, 6, 1);
+            else if (M <= 8) cpu_gemv_rows(C, ldc, packed, 1, CPU_MR, w, p, M, N, K, add, 8, 1);
+            else cpu_gemv_rows(C, ldc, packed, 1, CPU_MR, w, p, M, N, K, add, CPU_MR, 1);
         }
     }
 }
 
 /* C [M,N] (row stride ldc) = alpha A B, or with add += that;  A[m][k] = a[m * a_row + k * a_column], times alpha on its way into the tiles. */
-static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, MatrixB b, int M, int N, int K, float alpha, bool add, ScratchCursor scratch) {
-    float *packed = scratch_take(&scratch, gemm_scratch_floats(M, K));
-    if (M <= MR && b.weight && !b.turned && a_column == 1 && alpha == 1) { gemm_few(C, ldc, a, a_row, b.weight, M, N, K, add, packed); return; }
-    int tiles = (M + MR - 1) / MR, panels = (N + NR - 1) / NR, threads = op_threads();
+static void cpu_gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, CpuMatrix b, int M, int N, int K, float alpha, bool add, ScratchCursor scratch) {
+    float *packed = scratch_take(&scratch, cpu_gemm_floats(M, K));
+    if (M <= CPU_MR && b.weight && !b.transposed && a_column == 1 && alpha == 1) { cpu_gemv(C, ldc, a, a_row, b.weight, M, N, K, add, packed); return; }
+    int tiles = (M + CPU_MR - 1) / CPU_MR, panels = (N + CPU_NR - 1) / CPU_NR, threads = cpu_threads();
     /* Few columns (a LoRA rank): split the rows too, or one thread would do it all. The split changes no sum. */
     int pieces = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
     if (pieces > tiles) pieces = tiles;
@@ -4797,45 +4797,45 @@ static void gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_co
     {
 #pragma omp for schedule(static)
         for (int t = 0; t < tiles; t++) {
-            float *out = packed + (size_t)t * MR * (size_t)K;
-            int rows = M - t * MR < MR ? M - t * MR : MR;
-            const float *from = a + (size_t)t * MR * a_row;
-            for (int k = 0; k < K; k++) pack_column(out + (size_t)k * MR, from + (size_t)k * a_column, a_row, rows, alpha);
+            float *out = packed + (size_t)t * CPU_MR * (size_t)K;
+            int rows = M - t * CPU_MR < CPU_MR ? M - t * CPU_MR : CPU_MR;
+            const float *from = a + (size_t)t * CPU_MR * a_row;
+            for (int k = 0; k < K; k++) cpu_pack_column(out + (size_t)k * CPU_MR, from + (size_t)k * a_column, a_row, rows, alpha);
         }
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < panels * pieces; task++) {
-            float buffer[KC * NR] __attribute__((aligned(64)));
-            int n0 = task / pieces * NR, first = (int)((int64_t)tiles * (task % pieces) / pieces), last = (int)((int64_t)tiles * (task % pieces + 1) / pieces);
-            int width = N - n0 < NR ? N - n0 : NR;
-            for (int k0 = 0; k0 < K; k0 += KC) {
-                int kc = K - k0 < KC ? K - k0 : KC;
-                const float *slice = b_slice(buffer, &b, k0, kc, n0, N);
+            float buffer[CPU_KC * CPU_NR] __attribute__((aligned(64)));
+            int n0 = task / pieces * CPU_NR, first = (int)((int64_t)tiles * (task % pieces) / pieces), last = (int)((int64_t)tiles * (task % pieces + 1) / pieces);
+            int width = N - n0 < CPU_NR ? N - n0 : CPU_NR;
+            for (int k0 = 0; k0 < K; k0 += CPU_KC) {
+                int kc = K - k0 < CPU_KC ? K - k0 : CPU_KC;
+                const float *slice = cpu_slice(buffer, &b, k0, kc, n0, N);
                 for (int t = first; t < last; t++) {
-                    int rows = M - t * MR < MR ? M - t * MR : MR;
-                    gemm_tile(C + (size_t)t * MR * ldc + (size_t)n0, ldc, rows, width, packed + ((size_t)t * (size_t)K + (size_t)k0) * MR, slice, kc, k0 || add);
+                    int rows = M - t * CPU_MR < CPU_MR ? M - t * CPU_MR : CPU_MR;
+                    cpu_gemm_tile(C + (size_t)t * CPU_MR * ldc + (size_t)n0, ldc, rows, width, packed + ((size_t)t * (size_t)K + (size_t)k0) * CPU_MR, slice, kc, k0 || add);
                 }
             }
         }
     }
 }
-static MatrixB b_weight(const Weight *w, bool turned) { MatrixB b = {w, turned, NULL, 0, 0}; return b; }
-static MatrixB b_plain(const float *data, size_t row, size_t column) { MatrixB b = {NULL, false, data, row, column}; return b; }
+static CpuMatrix cpu_frozen(const Weight *w, bool transposed) { CpuMatrix b = {w, transposed, NULL, 0, 0}; return b; }
+static CpuMatrix cpu_floats(const float *data, size_t row, size_t column) { CpuMatrix b = {NULL, false, data, row, column}; return b; }
 
 /* Logits come a chunk of rows at a time: 64 MiB of them at most, whole tiles. */
-static int logits_chunk(int n, int vocab) {
-    int rows = (int)(((size_t)16 << 20) / (size_t)vocab) / MR * MR;
+static int cpu_logits_chunk(int n, int vocab) {
+    int rows = (int)(((size_t)16 << 20) / (size_t)vocab) / CPU_MR * CPU_MR;
     if (rows > 240) rows = 240;
-    if (rows < MR) rows = MR;
+    if (rows < CPU_MR) rows = CPU_MR;
     return rows < n ? rows : n;
 }
 
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
-    size_t N = (size_t)n + MR, W = (size_t)widest + MR, R = (size_t)rank + MR, chunk = (size_t)logits_chunk(n, vocab) + MR;
+    size_t N = (size_t)n + CPU_MR, W = (size_t)widest + CPU_MR, R = (size_t)rank + CPU_MR, chunk = (size_t)cpu_logits_chunk(n, vocab) + CPU_MR;
     size_t packed = scratch_floats(N * W > W * R ? N * W : W * R);            /* A of any product: [N,I], [N,O], [O,N] */
     size_t linear = packed + scratch_floats(N * W) + scratch_floats(N * R);   /* + dropped input + dt */
     size_t head = scratch_floats(chunk * (size_t)vocab) * 2 + scratch_floats(chunk * (size_t)hidden) * 2;
     size_t whole = scratch_floats(N * (size_t)hidden);                        /* lm_head_logits packs every row */
-    size_t attention = scratch_floats((N + NR) * W) * 2;                      /* k and v turned over */
+    size_t attention = scratch_floats((N + CPU_NR) * W) * 2;                      /* k and v transposed */
     size_t most = linear > head ? linear : head;
     if (whole > most) most = whole;
     return (attention > most ? attention : most) + 4096;
@@ -4855,11 +4855,11 @@ void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, flo
 
 /* ---- RMSNorm ------------------------------------------------------------------------------------------------------------------------------------- */
 
-static inline float dot(const float *a, const float *b, int n) {
-    vecf sum = {0};
+static inline float cpu_dot(const float *a, const float *b, int n) {
+    cpu_vec sum = {0};
     int i = 0;
-    for (; i + VL <= n; i += VL) sum += vec_load(a + i) * vec_load(b + i);
-    float s = vec_sum(sum);
+    for (; i + CPU_VL <= n; i += CPU_VL) sum += cpu_load(a + i) * cpu_load(b + i);
+    float s = cpu_sum(sum);
     for (; i < n; i++) s += a[i] * b[i];
     return s;
 }
@@ -4875,7 +4875,7 @@ void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, con
             for (int c = 0; c < C; c++) s[c] = row[c] + r[c];
             row = s;
         }
-        float k = rstd[n] = 1.0f / sqrtf(dot(row, row, C) / (float)C + eps);
+        float k = rstd[n] = 1.0f / sqrtf(cpu_dot(row, row, C) / (float)C + eps);
         for (int c = 0; c < C; c++) o[c] = weight[c] * (row[c] * k);
     }
 }
@@ -4886,10 +4886,10 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
         size_t at = (size_t)n * (size_t)C;
         const float *row = x + at, *d = dout + at;
         float k = rstd[n];
-        vecf sum = {0};
+        cpu_vec sum = {0};
         int c = 0;
-        for (; c + VL <= C; c += VL) sum += vec_load(weight + c) * vec_load(d + c) * vec_load(row + c);
-        float s = vec_sum(sum);
+        for (; c + CPU_VL <= C; c += CPU_VL) sum += cpu_load(weight + c) * cpu_load(d + c) * cpu_load(row + c);
+        float s = cpu_sum(sum);
         for (; c < C; c++) s += weight[c] * d[c] * row[c];
         float mean = s * k / (float)C;                                        /* mean of (weight dout) x_hat */
         for (c = 0; c < C; c++) dx[at + (size_t)c] = (dresidual ? dresidual[at + (size_t)c] : 0) + k * (weight[c] * d[c] - row[c] * k * mean);
@@ -4899,7 +4899,7 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
 /* ---- linear with LoRA ---------------------------------------------------------------------------------------------------------------------------- */
 
 /* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
-static void dropout_apply(float *out, const float *x, LoraCall call, uint32_t site, size_t count, bool add) {
+static void cpu_dropout(float *out, const float *x, LoraCall call, uint32_t site, size_t count, bool add) {
     float factor = 1.0f / (1.0f - call.dropout);
     uint32_t threshold = dropout_threshold(call.dropout);
 #pragma omp parallel for schedule(static)
@@ -4917,7 +4917,7 @@ size_t kept_bytes(const Linear *group, int count, int N) { (void)group; (void)co
 size_t adapter_packed_bytes(const Linear *p) { (void)p; return 0; }
 void adapter_pack(const Linear *projections, int count) { (void)projections; (void)count; }
 
-static void group_sums(const Linear *group, int count, int *O, int *R) {
+static void cpu_group_sums(const Linear *group, int count, int *O, int *R) {
     *O = *R = 0;
     for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
 }
@@ -4925,7 +4925,7 @@ static void group_sums(const Linear *group, int count, int *O, int *R) {
 void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, int count, LoraCall call,
                     int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    group_sums(group, count, &O, &R);
+    cpu_group_sums(group, count, &O, &R);
     (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
@@ -4934,18 +4934,18 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
 #pragma omp parallel for schedule(static)
             for (int n = 0; n < N; n++) memcpy(y + (size_t)n * (size_t)O + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
         }
-        gemm(y + o, (size_t)O, x, (size_t)I, 1, b_weight(&p->w, false), N, p->out, I, 1, p->bias != NULL, s);
+        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, cpu_frozen(&p->w, false), N, p->out, I, 1, p->bias != NULL, s);
         if (call.adapter && p->rank) {
             const float *in = x;
             if (call.dropout > 0) {
                 float *dropped = scratch_take(&s, (size_t)N * (size_t)I);
-                dropout_apply(dropped, x, call, p->site, (size_t)N * (size_t)I, false);
+                cpu_dropout(dropped, x, call, p->site, (size_t)N * (size_t)I, false);
                 in = dropped;
             }
-            gemm(t + r, (size_t)R, in, (size_t)I, 1, b_plain(p->A, 1, (size_t)I), N, p->rank, I, 1, false, s);
+            cpu_gemm(t + r, (size_t)R, in, (size_t)I, 1, cpu_floats(p->A, 1, (size_t)I), N, p->rank, I, 1, false, s);
             for (int n = 0; n < N; n++)
                 for (int c = p->rank; c < rank_width(p->rank); c++) t[(size_t)n * (size_t)R + (size_t)(r + c)] = 0;
-            gemm(y + o, (size_t)O, t + r, (size_t)R, 1, b_plain(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, true, s);
+            cpu_gemm(y + o, (size_t)O, t + r, (size_t)R, 1, cpu_floats(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, true, s);
         }
         o += p->out;
         r += rank_width(p->rank);
@@ -4955,28 +4955,28 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
 void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
                      const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    group_sums(group, count, &O, &R);
+    cpu_group_sums(group, count, &O, &R);
     (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         ScratchCursor s = scratch_begin(scratch);
-        if (dx) gemm(dx, (size_t)I, dy + o, (size_t)O, 1, b_weight(&p->w, true), N, I, p->out, 1, j > 0, s);
+        if (dx) cpu_gemm(dx, (size_t)I, dy + o, (size_t)O, 1, cpu_frozen(&p->w, true), N, I, p->out, 1, j > 0, s);
         if (call.adapter && p->rank) {
             size_t rank = (size_t)p->rank;
             float *dt = scratch_take(&s, (size_t)N * rank);
-            gemm(dt, rank, dy + o, (size_t)O, 1, b_plain(p->B, rank, 1), N, p->rank, p->out, p->scale, false, s);
-            gemm(p->dB, rank, dy + o, 1, (size_t)O, b_plain(t + r, (size_t)R, 1), p->out, p->rank, N, p->scale, true, s);
+            cpu_gemm(dt, rank, dy + o, (size_t)O, 1, cpu_floats(p->B, rank, 1), N, p->rank, p->out, p->scale, false, s);
+            cpu_gemm(p->dB, rank, dy + o, 1, (size_t)O, cpu_floats(t + r, (size_t)R, 1), p->out, p->rank, N, p->scale, true, s);
             if (call.dropout > 0) {
                 float *buffer = scratch_take(&s, (size_t)N * (size_t)I);
-                dropout_apply(buffer, x, call, p->site, (size_t)N * (size_t)I, false);
-                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(buffer, (size_t)I, 1), p->rank, I, N, 1, true, s);
+                cpu_dropout(buffer, x, call, p->site, (size_t)N * (size_t)I, false);
+                cpu_gemm(p->dA, (size_t)I, dt, 1, rank, cpu_floats(buffer, (size_t)I, 1), p->rank, I, N, 1, true, s);
                 if (dx) {
-                    gemm(buffer, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, false, s);
-                    dropout_apply(dx, buffer, call, p->site, (size_t)N * (size_t)I, true);
+                    cpu_gemm(buffer, (size_t)I, dt, rank, 1, cpu_floats(p->A, (size_t)I, 1), N, I, p->rank, 1, false, s);
+                    cpu_dropout(dx, buffer, call, p->site, (size_t)N * (size_t)I, true);
                 }
             } else {
-                gemm(p->dA, (size_t)I, dt, 1, rank, b_plain(x, (size_t)I, 1), p->rank, I, N, 1, true, s);
-                if (dx) gemm(dx, (size_t)I, dt, rank, 1, b_plain(p->A, (size_t)I, 1), N, I, p->rank, 1, true, s);
+                cpu_gemm(p->dA, (size_t)I, dt, 1, rank, cpu_floats(x, (size_t)I, 1), p->rank, I, N, 1, true, s);
+                if (dx) cpu_gemm(dx, (size_t)I, dt, rank, 1, cpu_floats(p->A, (size_t)I, 1), N, I, p->rank, 1, true, s);
             }
         }
         o += p->out;
@@ -4997,7 +4997,7 @@ void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight,
         const float *cs = cos_table + angles, *sn = sin_table + angles;
         for (int h = 0; h < H + KV; h++) {
             const float *x = qkv + (size_t)n * (size_t)P + (size_t)h * (size_t)D, *w = h < H ? q_weight : k_weight;
-            float *o = out + (size_t)n * (size_t)P + (size_t)h * (size_t)D, k = w ? 1.0f / sqrtf(dot(x, x, D) / (float)D + eps) : 1;
+            float *o = out + (size_t)n * (size_t)P + (size_t)h * (size_t)D, k = w ? 1.0f / sqrtf(cpu_dot(x, x, D) / (float)D + eps) : 1;
             for (int d = 0; d < half; d++) {
                 float a = w ? w[d] * (x[d] * k) : x[d], b = w ? w[d + half] * (x[d + half] * k) : x[d + half];
                 o[d] = a * cs[d] - b * sn[d];
@@ -5027,7 +5027,7 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
                 g[d + half] = b * cs[d] - a * sn[d];
             }
             if (!w) continue;
-            float k = 1.0f / sqrtf(dot(x, x, D) / (float)D + eps), mean = 0;
+            float k = 1.0f / sqrtf(cpu_dot(x, x, D) / (float)D + eps), mean = 0;
             for (int d = 0; d < D; d++) mean += w[d] * g[d] * x[d];
             mean *= k / (float)D;
             for (int d = 0; d < D; d++) g[d] = k * (w[d] * g[d] - x[d] * k * mean);
@@ -5036,36 +5036,36 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
 }
 
 /* ---- attention -----------------------------------------------------------------------------------------------------------------------------------
-   FlashAttention's scheme (Dao 2023) with tiles of QB queries x KB keys: scores of a tile, running maximum and sum per query, output rescaled when the maximum grows. k (and for backward v) are turned
-   over once, [KV][D][N], so that a vector holds neighbouring keys. Backward gives each (sequence, key/value head) to one thread: dk, dv and the group's dq have a single writer. */
+   FlashAttention's scheme (Dao 2023) with tiles of CPU_QB queries x CPU_KB keys: scores of a tile, running maximum and sum per query, output rescaled when the maximum grows. k (and for backward v) are
+   transposed once, [KV][D][N], so that a vector holds neighbouring keys. Backward gives each (sequence, key/value head) to one thread: dk, dv and the group's dq have a single writer. */
 
-#define QB 16
-#define KB 64
+#define CPU_QB 16
+#define CPU_KB 64
 
 /* C [m,n] = (add ? C : 0) + A B; A[i][k] = a[i * a_row + k * a_column], B [K, n] with row stride ldb. For tiles of attention, where nothing is worth packing. */
-static void tile_product(float *c, size_t ldc, const float *a, size_t a_row, size_t a_column, const float *b, size_t ldb, int m, int n, int K, bool add) {
+static void cpu_tile_product(float *c, size_t ldc, const float *a, size_t a_row, size_t a_column, const float *b, size_t ldb, int m, int n, int K, bool add) {
     int j = 0;
-    for (; j + NR <= n; j += NR) {
+    for (; j + CPU_NR <= n; j += CPU_NR) {
         int i = 0;
         for (; i + 4 <= m; i += 4) {
-            vecf acc[4][2];
-            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) acc[u][v] = add ? vec_load(c + (size_t)(i + u) * ldc + (size_t)(j + v * VL)) : (vecf){0};
+            cpu_vec acc[4][2];
+            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) acc[u][v] = add ? cpu_load(c + (size_t)(i + u) * ldc + (size_t)(j + v * CPU_VL)) : (cpu_vec){0};
             for (int k = 0; k < K; k++) {
-                vecf b0 = vec_load(b + (size_t)k * ldb + (size_t)j), b1 = vec_load(b + (size_t)k * ldb + (size_t)j + VL);
+                cpu_vec b0 = cpu_load(b + (size_t)k * ldb + (size_t)j), b1 = cpu_load(b + (size_t)k * ldb + (size_t)j + CPU_VL);
                 for (int u = 0; u < 4; u++) { float s = a[(size_t)(i + u) * a_row + (size_t)k * a_column]; acc[u][0] += b0 * s; acc[u][1] += b1 * s; }
             }
-            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) vec_store(c + (size_t)(i + u) * ldc + (size_t)(j + v * VL), acc[u][v]);
+            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) cpu_store(c + (size_t)(i + u) * ldc + (size_t)(j + v * CPU_VL), acc[u][v]);
         }
         for (; i < m; i++) {
-            vecf acc[2];
-            for (int v = 0; v < 2; v++) acc[v] = add ? vec_load(c + (size_t)i * ldc + (size_t)(j + v * VL)) : (vecf){0};
-            for (int k = 0; k < K; k++) for (int v = 0; v < 2; v++) acc[v] += vec_load(b + (size_t)k * ldb + (size_t)(j + v * VL)) * a[(size_t)i * a_row + (size_t)k * a_column];
-            for (int v = 0; v < 2; v++) vec_store(c + (size_t)i * ldc + (size_t)(j + v * VL), acc[v]);
+            cpu_vec acc[2];
+            for (int v = 0; v < 2; v++) acc[v] = add ? cpu_load(c + (size_t)i * ldc + (size_t)(j + v * CPU_VL)) : (cpu_vec){0};
+            for (int k = 0; k < K; k++) for (int v = 0; v < 2; v++) acc[v] += cpu_load(b + (size_t)k * ldb + (size_t)(j + v * CPU_VL)) * a[(size_t)i * a_row + (size_t)k * a_column];
+            for (int v = 0; v < 2; v++) cpu_store(c + (size_t)i * ldc + (size_t)(j + v * CPU_VL), acc[v]);
         }
     }
     if (j == n) return;
-    for (int i = 0; i < m; i++) {           /* the last columns, fewer than NR */
-        float acc[NR];
+    for (int i = 0; i < m; i++) {           /* the last columns, fewer than CPU_NR */
+        float acc[CPU_NR];
         for (int v = 0; v < n - j; v++) acc[v] = add ? c[(size_t)i * ldc + (size_t)(j + v)] : 0;
         for (int k = 0; k < K; k++) {
             float s = a[(size_t)i * a_row + (size_t)k * a_column];
@@ -5076,14 +5076,14 @@ static void tile_product(float *c, size_t ldc, const float *a, size_t a_row, siz
 }
 
 /* out[kv][d][n] = qkv[n][first + kv*D + d] */
-static void turn_heads(float *out, const float *qkv, int first, int N, int KV, int D, int P) {
+static void cpu_transpose_heads(float *out, const float *qkv, int first, int N, int KV, int D, int P) {
 #pragma omp parallel for schedule(static)
     for (int row = 0; row < KV * D; row++) for (int n = 0; n < N; n++) out[(size_t)row * (size_t)N + (size_t)n] = qkv[(size_t)n * (size_t)P + (size_t)(first + row)];
 }
 
 /* The sequence of task number `task` when every sequence has `per` tasks. */
-typedef struct AttentionTask { int begin, length, head; } AttentionTask;
-static AttentionTask attention_task(int task, int per, const int32_t *cu) { int s = task / per; AttentionTask t = {cu[s], cu[s + 1] - cu[s], task % per}; return t; }
+typedef struct CpuAttentionTask { int begin, length, head; } CpuAttentionTask;
+static CpuAttentionTask cpu_attention_task(int task, int per, const int32_t *cu) { int s = task / per; CpuAttentionTask t = {cu[s], cu[s + 1] - cu[s], task % per}; return t; }
 
 void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens,
                        int S, int N, AttentionShape a, Scratch scratch) {
@@ -5091,37 +5091,37 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
     int P = (H + 2 * KV) * D, group = H / KV;
     ScratchCursor cursor = scratch_begin(scratch);
     float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
-    turn_heads(kt, qkv, H * D, N, KV, D, P);
+    cpu_transpose_heads(kt, qkv, H * D, N, KV, D, P);
 #pragma omp parallel for schedule(dynamic)
     for (int task = 0; task < S * H; task++) {
-        AttentionTask t = attention_task(task, H, cu_seqlens);
+        CpuAttentionTask t = cpu_attention_task(task, H, cu_seqlens);
         int kv = t.head / group;
         const float *v = qkv + (size_t)t.begin * (size_t)P + (size_t)((H + KV + kv) * D), *k = kt + (size_t)kv * (size_t)D * (size_t)N + (size_t)t.begin;
-        for (int q0 = 0; q0 < t.length; q0 += QB) {
-            int rows = t.length - q0 < QB ? t.length - q0 : QB;
+        for (int q0 = 0; q0 < t.length; q0 += CPU_QB) {
+            int rows = t.length - q0 < CPU_QB ? t.length - q0 : CPU_QB;
             const float *q = qkv + (size_t)(t.begin + q0) * (size_t)P + (size_t)(t.head * D);
             float *o = out + ((size_t)(t.begin + q0) * (size_t)H + (size_t)t.head) * (size_t)D;
-            float top[QB], sum[QB], p[QB * KB];
+            float top[CPU_QB], sum[CPU_QB], p[CPU_QB * CPU_KB];
             for (int i = 0; i < rows; i++) { top[i] = -INFINITY; sum[i] = 0; memset(o + (size_t)i * (size_t)(H * D), 0, (size_t)D * sizeof(float)); }
-            for (int k0 = 0; k0 < q0 + rows; k0 += KB) {                      /* tiles above the diagonal are never made */
-                int keys = q0 + rows - k0 < KB ? q0 + rows - k0 : KB;
-                tile_product(p, KB, q, (size_t)P, 1, k + k0, (size_t)N, rows, keys, D, false);
+            for (int k0 = 0; k0 < q0 + rows; k0 += CPU_KB) {                      /* tiles above the diagonal are never made */
+                int keys = q0 + rows - k0 < CPU_KB ? q0 + rows - k0 : CPU_KB;
+                cpu_tile_product(p, CPU_KB, q, (size_t)P, 1, k + k0, (size_t)N, rows, keys, D, false);
                 for (int i = 0; i < rows; i++) {
                     int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;           /* causal: keys up to the query itself */
-                    float *row = p + i * KB, m = top[i];
+                    float *row = p + i * CPU_KB, m = top[i];
                     if (seen < 0) seen = 0;
-                    for (int j = 0; j < KB; j++) row[j] = j < seen ? row[j] * a.scale : -INFINITY;
-                    vecf best = vec_set(m);
-                    for (int j = 0; j < KB; j += VL) best = vec_max(best, vec_load(row + j));
-                    m = vec_max_lane(best);
+                    for (int j = 0; j < CPU_KB; j++) row[j] = j < seen ? row[j] * a.scale : -INFINITY;
+                    cpu_vec best = cpu_splat(m);
+                    for (int j = 0; j < CPU_KB; j += CPU_VL) best = cpu_max(best, cpu_load(row + j));
+                    m = cpu_max_lane(best);
                     float shrink = top[i] == m ? 1 : expf(top[i] - m);
-                    vecf total = {0};
-                    for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(row + j) - m); vec_store(row + j, e); total += e; }
-                    sum[i] = sum[i] * shrink + vec_sum(total);
+                    cpu_vec total = {0};
+                    for (int j = 0; j < CPU_KB; j += CPU_VL) { cpu_vec e = cpu_exp(cpu_load(row + j) - m); cpu_store(row + j, e); total += e; }
+                    sum[i] = sum[i] * shrink + cpu_sum(total);
                     top[i] = m;
                     if (shrink != 1) for (int d = 0; d < D; d++) o[(size_t)i * (size_t)(H * D) + (size_t)d] *= shrink;
                 }
-                tile_product(o, (size_t)(H * D), p, KB, 1, v + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
+                cpu_tile_product(o, (size_t)(H * D), p, CPU_KB, 1, v + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
             }
             for (int i = 0; i < rows; i++) {
                 float inverse = 1.0f / sum[i];
@@ -5132,7 +5132,7 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
     }
 }
 
-/* ---- attention over a cache: one query a sequence, KB keys at a time, online softmax ---- */
+/* ---- attention over a cache: one query a sequence, CPU_KB keys at a time, online softmax ---- */
 
 void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
                  AttentionShape a) {
@@ -5151,19 +5151,19 @@ void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const
     for (int task = 0; task < N * H; task++) {
         int n = task / H, h = task % H, kv = h / (H / KV), length = positions[n] + 1;
         const float *q = qkv + (size_t)n * P + (size_t)(h * D), *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)kv) * block, *v = k + (size_t)KV * block;
-        float *o = out + ((size_t)n * (size_t)H + (size_t)h) * (size_t)D, top = -INFINITY, sum = 0, p[KB];
+        float *o = out + ((size_t)n * (size_t)H + (size_t)h) * (size_t)D, top = -INFINITY, sum = 0, p[CPU_KB];
         memset(o, 0, (size_t)D * sizeof(float));
-        for (int k0 = 0; k0 < length; k0 += KB) {
-            int keys = length - k0 < KB ? length - k0 : KB;
+        for (int k0 = 0; k0 < length; k0 += CPU_KB) {
+            int keys = length - k0 < CPU_KB ? length - k0 : CPU_KB;
             float m = top;
-            for (int j = 0; j < KB; j++) {
-                p[j] = j < keys ? dot(q, k + (size_t)(k0 + j) * (size_t)D, D) * a.scale : -INFINITY;
+            for (int j = 0; j < CPU_KB; j++) {
+                p[j] = j < keys ? cpu_dot(q, k + (size_t)(k0 + j) * (size_t)D, D) * a.scale : -INFINITY;
                 if (p[j] > m) m = p[j];
             }
             float shrink = top == m ? 1 : expf(top - m);
-            vecf total = {0};
-            for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(p + j) - m); vec_store(p + j, e); total += e; }
-            sum = sum * shrink + vec_sum(total);
+            cpu_vec total = {0};
+            for (int j = 0; j < CPU_KB; j += CPU_VL) { cpu_vec e = cpu_exp(cpu_load(p + j) - m); cpu_store(p + j, e); total += e; }
+            sum = sum * shrink + cpu_sum(total);
             top = m;
             if (shrink != 1) for (int d = 0; d < D; d++) o[d] *= shrink;
             for (int j = 0; j < keys; j++) {
@@ -5181,37 +5181,37 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
     int P = (H + 2 * KV) * D, group = H / KV, HD = H * D;
     ScratchCursor cursor = scratch_begin(scratch);
     float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N), *vt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
-    turn_heads(kt, qkv, H * D, N, KV, D, P);
-    turn_heads(vt, qkv, (H + KV) * D, N, KV, D, P);
+    cpu_transpose_heads(kt, qkv, H * D, N, KV, D, P);
+    cpu_transpose_heads(vt, qkv, (H + KV) * D, N, KV, D, P);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) memset(dqkv + (size_t)n * (size_t)P, 0, (size_t)P * sizeof(float));
 #pragma omp parallel for schedule(dynamic)
     for (int task = 0; task < S * KV; task++) {
-        AttentionTask t = attention_task(task, KV, cu_seqlens);
+        CpuAttentionTask t = cpu_attention_task(task, KV, cu_seqlens);
         size_t base = (size_t)t.begin * (size_t)P;
-        const float *k = qkv + base + (size_t)((H + t.head) * D), *k_turned = kt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin, *v_turned = vt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin;
+        const float *k = qkv + base + (size_t)((H + t.head) * D), *k_transposed = kt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin, *v_transposed = vt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin;
         float *dk = dqkv + base + (size_t)((H + t.head) * D), *dv = dqkv + base + (size_t)((H + KV + t.head) * D);
         for (int h = t.head * group; h < (t.head + 1) * group; h++) {
-            for (int q0 = 0; q0 < t.length; q0 += QB) {
-                int rows = t.length - q0 < QB ? t.length - q0 : QB;
+            for (int q0 = 0; q0 < t.length; q0 += CPU_QB) {
+                int rows = t.length - q0 < CPU_QB ? t.length - q0 : CPU_QB;
                 const float *q = qkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D);
                 size_t at = (size_t)(t.begin + q0) * (size_t)HD + (size_t)(h * D);
-                float *dq = dqkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D), delta[QB], p[QB * KB], ds[QB * KB];
-                for (int i = 0; i < rows; i++) delta[i] = dot(dout + at + (size_t)(i * HD), out + at + (size_t)(i * HD), D);
-                for (int k0 = 0; k0 < q0 + rows; k0 += KB) {
-                    int keys = q0 + rows - k0 < KB ? q0 + rows - k0 : KB;
-                    tile_product(p, KB, q, (size_t)P, 1, k_turned + k0, (size_t)N, rows, keys, D, false);
-                    tile_product(ds, KB, dout + at, (size_t)HD, 1, v_turned + k0, (size_t)N, rows, keys, D, false);
+                float *dq = dqkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D), delta[CPU_QB], p[CPU_QB * CPU_KB], ds[CPU_QB * CPU_KB];
+                for (int i = 0; i < rows; i++) delta[i] = cpu_dot(dout + at + (size_t)(i * HD), out + at + (size_t)(i * HD), D);
+                for (int k0 = 0; k0 < q0 + rows; k0 += CPU_KB) {
+                    int keys = q0 + rows - k0 < CPU_KB ? q0 + rows - k0 : CPU_KB;
+                    cpu_tile_product(p, CPU_KB, q, (size_t)P, 1, k_transposed + k0, (size_t)N, rows, keys, D, false);
+                    cpu_tile_product(ds, CPU_KB, dout + at, (size_t)HD, 1, v_transposed + k0, (size_t)N, rows, keys, D, false);
                     for (int i = 0; i < rows; i++) {
                         int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;
-                        float *row = p + i * KB, *d = ds + i * KB, l = lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)h];
+                        float *row = p + i * CPU_KB, *d = ds + i * CPU_KB, l = lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)h];
                         if (seen < 0) seen = 0;
-                        for (int j = 0; j < KB; j++) { row[j] = j < seen ? row[j] * a.scale - l : -INFINITY; d[j] = j < seen ? d[j] : 0; }
-                        for (int j = 0; j < KB; j += VL) { vecf e = vec_exp(vec_load(row + j)); vec_store(row + j, e); vec_store(d + j, e * (vec_load(d + j) - delta[i]) * a.scale); }
+                        for (int j = 0; j < CPU_KB; j++) { row[j] = j < seen ? row[j] * a.scale - l : -INFINITY; d[j] = j < seen ? d[j] : 0; }
+                        for (int j = 0; j < CPU_KB; j += CPU_VL) { cpu_vec e = cpu_exp(cpu_load(row + j)); cpu_store(row + j, e); cpu_store(d + j, e * (cpu_load(d + j) - delta[i]) * a.scale); }
                     }
-                    tile_product(dv + (size_t)k0 * (size_t)P, (size_t)P, p, 1, KB, dout + at, (size_t)HD, keys, D, rows, true);
-                    tile_product(dk + (size_t)k0 * (size_t)P, (size_t)P, ds, 1, KB, q, (size_t)P, keys, D, rows, true);
-                    tile_product(dq, (size_t)P, ds, KB, 1, k + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
+                    cpu_tile_product(dv + (size_t)k0 * (size_t)P, (size_t)P, p, 1, CPU_KB, dout + at, (size_t)HD, keys, D, rows, true);
+                    cpu_tile_product(dk + (size_t)k0 * (size_t)P, (size_t)P, ds, 1, CPU_KB, q, (size_t)P, keys, D, rows, true);
+                    cpu_tile_product(dq, (size_t)P, ds, CPU_KB, 1, k + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
                 }
             }
         }
@@ -5221,20 +5221,20 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
 /* ---- SwiGLU -------------------------------------------------------------------------------------------------------------------------------------- */
 
 /* Applies f to vectors of a row, the last one padded: the tail must not need a second formula. */
-static inline vecf swiglu_sigmoid(vecf g) { return 1.0f / (1.0f + vec_exp(-g)); }
+static inline cpu_vec cpu_sigmoid(cpu_vec g) { return 1.0f / (1.0f + cpu_exp(-g)); }
 
 void swiglu_forward(floatX *h, const floatX *gate_up, int N, int F) {
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
         const float *gate = gate_up + (size_t)n * 2 * (size_t)F, *up = gate + F;
         float *out = h + (size_t)n * (size_t)F;
-        for (int f = 0; f < F; f += VL) {
-            int lanes = F - f < VL ? F - f : VL;
-            vecf g = {0}, u = {0};
-            if (lanes == VL) { g = vec_load(gate + f); u = vec_load(up + f); }
+        for (int f = 0; f < F; f += CPU_VL) {
+            int lanes = F - f < CPU_VL ? F - f : CPU_VL;
+            cpu_vec g = {0}, u = {0};
+            if (lanes == CPU_VL) { g = cpu_load(gate + f); u = cpu_load(up + f); }
             else { memcpy(&g, gate + f, (size_t)lanes * sizeof(float)); memcpy(&u, up + f, (size_t)lanes * sizeof(float)); }
-            vecf r = g * swiglu_sigmoid(g) * u;
-            if (lanes == VL) vec_store(out + f, r);
+            cpu_vec r = g * cpu_sigmoid(g) * u;
+            if (lanes == CPU_VL) cpu_store(out + f, r);
             else memcpy(out + f, &r, (size_t)lanes * sizeof(float));
         }
     }
@@ -5245,13 +5245,13 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
     for (int n = 0; n < N; n++) {
         const float *gate = gate_up + (size_t)n * 2 * (size_t)F, *up = gate + F, *d = dh + (size_t)n * (size_t)F;
         float *dgate = d_gate_up + (size_t)n * 2 * (size_t)F, *dup = dgate + F;
-        for (int f = 0; f < F; f += VL) {
-            size_t bytes = (size_t)(F - f < VL ? F - f : VL) * sizeof(float);
-            vecf g = {0}, u = {0}, x = {0};
+        for (int f = 0; f < F; f += CPU_VL) {
+            size_t bytes = (size_t)(F - f < CPU_VL ? F - f : CPU_VL) * sizeof(float);
+            cpu_vec g = {0}, u = {0}, x = {0};
             memcpy(&g, gate + f, bytes);
             memcpy(&u, up + f, bytes);
             memcpy(&x, d + f, bytes);
-            vecf s = swiglu_sigmoid(g), du = x * g * s, dg = x * u * s * (1.0f + g * (1.0f - s));
+            cpu_vec s = cpu_sigmoid(g), du = x * g * s, dg = x * u * s * (1.0f + g * (1.0f - s));
             memcpy(dup + f, &du, bytes);
             memcpy(dgate + f, &dg, bytes);
         }
@@ -5261,24 +5261,24 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
 /* ---- head and cross-entropy ------------------------------------------------------------------------------------------------------------------------ */
 
 /* One row of logits becomes, in place, scale * (softmax - onehot) when scale is not 0. */
-typedef struct RowLoss { double loss, entropy; bool correct; } RowLoss;
-static RowLoss logits_row(float *z, int target, float scale, int V) {
-    vecf best = vec_set(-INFINITY);
+typedef struct CpuRowLoss { double loss, entropy; bool correct; } CpuRowLoss;
+static CpuRowLoss cpu_logits_row(float *z, int target, float scale, int V) {
+    cpu_vec best = cpu_splat(-INFINITY);
     int v = 0, argmax = 0;
-    for (; v + VL <= V; v += VL) best = vec_max(best, vec_load(z + v));
-    float top = vec_max_lane(best), target_logit = z[target];
+    for (; v + CPU_VL <= V; v += CPU_VL) best = cpu_max(best, cpu_load(z + v));
+    float top = cpu_max_lane(best), target_logit = z[target];
     for (; v < V; v++) if (z[v] > top) top = z[v];
     while (argmax < V - 1 && z[argmax] != top) argmax++;                      /* lowest index on ties, as torch.argmax */
     double sum = 0, weighted = 0;                                            /* sum e^(z-top), sum e^(z-top) (z-top): floats within 4096 logits, doubles across */
     for (int begin = 0; begin < V; begin += 4096) {
         int end = begin + 4096 < V ? begin + 4096 : V;
-        vecf s = {0}, w = {0};
-        for (v = begin; v + VL <= end; v += VL) { vecf d = vec_load(z + v) - top, e = vec_exp(d); vec_store(z + v, e); s += e; w += e * d; }
-        sum += (double)vec_sum(s);
-        weighted += (double)vec_sum(w);
+        cpu_vec s = {0}, w = {0};
+        for (v = begin; v + CPU_VL <= end; v += CPU_VL) { cpu_vec d = cpu_load(z + v) - top, e = cpu_exp(d); cpu_store(z + v, e); s += e; w += e * d; }
+        sum += (double)cpu_sum(s);
+        weighted += (double)cpu_sum(w);
         for (; v < end; v++) { float d = z[v] - top, e = expf(d); z[v] = e; sum += (double)e; weighted += (double)e * (double)d; }
     }
-    RowLoss r = {log(sum) + (double)top - (double)target_logit, log(sum) - weighted / sum, argmax == target};
+    CpuRowLoss r = {log(sum) + (double)top - (double)target_logit, log(sum) - weighted / sum, argmax == target};
     if (scale != 0) {
         float factor = (float)((double)scale / sum);
         for (v = 0; v < V; v++) z[v] *= factor;
@@ -5289,7 +5289,7 @@ static RowLoss logits_row(float *z, int target, float scale, int V) {
 
 LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
     LossStats stats = {0, 0, 0, 0};
-    int chunk = logits_chunk(N, V), row[256];
+    int chunk = cpu_logits_chunk(N, V), row[256];
     ScratchCursor cursor = scratch_begin(scratch);
     float *logits = scratch_take(&cursor, (size_t)chunk * (size_t)V), *gathered = scratch_take(&cursor, (size_t)chunk * (size_t)C);
     if (dx) memset(dx, 0, (size_t)N * (size_t)C * sizeof(float));
@@ -5302,10 +5302,10 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
             row[rows++] = n;
         }
         if (!rows) break;
-        gemm(logits, (size_t)V, gathered, (size_t)C, 1, b_weight(head, false), rows, V, C, 1, false, cursor);
-        RowLoss result[256];
+        cpu_gemm(logits, (size_t)V, gathered, (size_t)C, 1, cpu_frozen(head, false), rows, V, C, 1, false, cursor);
+        CpuRowLoss result[256];
 #pragma omp parallel for schedule(static)
-        for (int i = 0; i < rows; i++) result[i] = logits_row(logits + (size_t)i * (size_t)V, targets[row[i]], dx ? dloss : 0, V);
+        for (int i = 0; i < rows; i++) result[i] = cpu_logits_row(logits + (size_t)i * (size_t)V, targets[row[i]], dx ? dloss : 0, V);
         for (int i = 0; i < rows; i++) {
             stats.loss_sum += result[i].loss;
             stats.entropy_sum += result[i].entropy;
@@ -5314,14 +5314,14 @@ LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32
             if (row_loss) row_loss[row[i]] = (float)result[i].loss;
         }
         if (!dx) continue;
-        gemm(gathered, (size_t)C, logits, (size_t)V, 1, b_weight(head, true), rows, C, V, 1, false, cursor);
+        cpu_gemm(gathered, (size_t)C, logits, (size_t)V, 1, cpu_frozen(head, true), rows, C, V, 1, false, cursor);
         for (int i = 0; i < rows; i++) memcpy(dx + (size_t)row[i] * (size_t)C, gathered + (size_t)i * (size_t)C, (size_t)C * sizeof(float));
     }
     return stats;
 }
 
 void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
-    gemm(logits, (size_t)V, x, (size_t)C, 1, b_weight(head, false), N, V, C, 1, false, scratch_begin(scratch));
+    cpu_gemm(logits, (size_t)V, x, (size_t)C, 1, cpu_frozen(head, false), N, V, C, 1, false, scratch_begin(scratch));
 }
 
 /* ---- optimizer ----------------------------------------------------------------------------------------------------------------------------------- */

@@ -6,8 +6,8 @@
 
 /* 24 independent chains of multiply-adds: what the core can do when nothing waits for memory. */
 static double fma_peak(void) {
-    vecf a[24], b = vec_set(0.999f), c = vec_set(0.5f);
-    for (int i = 0; i < 24; i++) a[i] = vec_set((float)i);
+    cpu_vec a[24], b = cpu_splat(0.999f), c = cpu_splat(0.5f);
+    for (int i = 0; i < 24; i++) a[i] = cpu_splat((float)i);
     const int rounds = 10000000;
     double best = INFINITY;
     for (int repeat = 0; repeat < 3; repeat++) {
@@ -19,11 +19,11 @@ static double fma_peak(void) {
         double t = seconds_now() - start;
         if (t < best) best = t;
     }
-    vecf sum = a[0];
+    cpu_vec sum = a[0];
     for (int i = 1; i < 24; i++) sum += a[i];
-    volatile float keep = vec_sum(sum);
+    volatile float keep = cpu_sum(sum);
     (void)keep;
-    return 2.0 * 24 * VL * rounds / best;
+    return 2.0 * 24 * CPU_VL * rounds / best;
 }
 static void *aligned_block(size_t bytes) { return backend_alloc((bytes + 63) / 64 * 64); }
 
@@ -48,8 +48,8 @@ static void bench_product(int N, int O, int I, DType dtype, double peak, int thr
     for (int repeat = 0; repeat < 5; repeat++) {
         for (int backward = 0; backward < 2; backward++) {
             double start = seconds_now();
-            if (backward) gemm(x, (size_t)I, y, (size_t)O, 1, b_weight(&w, true), N, I, O, 1e-6f, 0, scratch_begin(s));
-            else gemm(y, (size_t)O, x, (size_t)I, 1, b_weight(&w, false), N, O, I, 1, 0, scratch_begin(s));
+            if (backward) cpu_gemm(x, (size_t)I, y, (size_t)O, 1, cpu_frozen(&w, true), N, I, O, 1e-6f, 0, scratch_begin(s));
+            else cpu_gemm(y, (size_t)O, x, (size_t)I, 1, cpu_frozen(&w, false), N, O, I, 1, 0, scratch_begin(s));
             double t = seconds_now() - start;
             if (t < best[backward]) best[backward] = t;
         }
@@ -83,9 +83,9 @@ static void bench_attention(int T, int S, int H, int KV, int D, int threads) {
 }
 
 int main(void) {
-    int most = op_threads();
+    int most = cpu_threads();
     double peak = fma_peak();
-    printf("fp32 FMA peak of one core: %.1f GFLOP/s (%d floats a vector)\n", peak * 1e-9, VL);
+    printf("fp32 FMA peak of one core: %.1f GFLOP/s (%d floats a vector)\n", peak * 1e-9, CPU_VL);
     static const int shapes[][3] = {{256, 2048, 2048}, {1024, 2048, 2048}, {1024, 5632, 2048}, {1024, 2048, 5632}, {1024, 6144, 2048}};
     for (int threads = 1; threads <= most; threads += most - 1 > 0 ? most - 1 : 1) {
 #ifdef _OPENMP
