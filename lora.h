@@ -23,6 +23,7 @@
      H  query heads, KV key/value heads, D head_dim           P  (H + 2 KV) D: the width of q|k|v laid side by side
      L  layers                                                V  vocabulary (rows of the embedding)
      R  LoRA rank                                             I, O  inputs and outputs of a linear layer
+     M  labelled rows of the batch: those that the loss is about
 
    THE = / += CONTRACT OF THE BACKWARD PASS
      Gradients of activations (dx, dy, dqkv, ...) are overwritten (=). Gradients of the adapter (dA, dB) are added to (+=), because micro-batches of one optimizer step add up; adapter_zero_grad
@@ -314,11 +315,15 @@ void swiglu_forward(floatX *h /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N
 /* dup = dh silu(gate);  dgate = dh up sig (1 + gate (1 - sig)).  d_gate_up may be gate_up. */
 void swiglu_backward(floatX *d_gate_up /*[N,2F]*/, const floatX *dh /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
 
-/* Head and cross-entropy in one: logits = x W^T for the rows whose target is not -100 only, a chunk of rows at a time, never all in memory.
-     loss_row = log sum_v exp(z_v - max) + max - z_target;   entropy_row = -sum p log p;   correct: argmax (lowest index on ties) == target
-     dx = dloss * (softmax(z) - onehot(target)) W;  rows without a target get 0.   dx NULL: loss only.  row_loss NULL or [N], 0 where there is no target. */
-LossStats lm_head_loss(floatX *dx /*[N,C] or NULL*/, float *row_loss /*[N] or NULL, host memory*/, const floatX *x /*[N,C]*/, const int32_t *targets /*[N], -100: none*/, const Weight *head /*[V,C]*/,
-                       float dloss, int N, int C, int V, Scratch scratch);
+/* Head and cross-entropy in one: logits z = x W^T of the M labelled rows alone, a chunk of rows at a time, never all in
+   memory. Labelled row i is row rows[i] of x and is to predict targets[i]:
+     loss_i = log sum_v exp(z_v - max) + max - z_target;   entropy_i = -sum p log p
+     correct_i: argmax (lowest index on ties) == target
+     dx[rows[i],:] = dloss * row_scale[i] * (softmax(z) - onehot(target)) W;   every other row of dx gets 0
+   rows rise. row_scale NULL: 1 everywhere. dx NULL: loss only. */
+void lm_head_loss(floatX *dx /*[N,C] or NULL*/, RowLoss *row_loss /*[M]*/, const floatX *x /*[N,C]*/,
+                  const int32_t *rows /*[M]*/, const int32_t *targets /*[M]*/, const float *row_scale /*[M] or NULL*/,
+                  const Weight *head /*[V,C]*/, float dloss, int M, int N, int C, int V, Scratch scratch);
 /* logits = x W^T for every row (evaluation of small things, tests, generation). */
 void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/, int N, int C, int V, Scratch scratch);
 
@@ -420,7 +425,8 @@ typedef struct Model {
     floatX *final_x, *normed, *rotated, *h, *projected;     /* [N,C] [N,C] [N,P] [N,F] [N,C] */
     floatX *d_residual, *d_normed, *d_h, *d_attention, *d_qkv;   /* [N,C] [N,C] [N,F] [N,HD] [N,P] */
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
-    int32_t *ids, *positions, *targets, *cu_seqlens;        /* [N] [N] [N] [S+1]: the batch, in the backend's memory */
+    int32_t *ids, *positions, *cu_seqlens, *labelled, *targets;   /* [N] [N] [S+1] [M] [M]: the batch, in the backend's memory */
+    RowLoss *row_loss;                                      /* [M] */
     Scratch scratch;
     Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
     bool planned;                           /* opened for its shapes alone: no weights, no memory taken */
@@ -437,8 +443,8 @@ void model_close(Model *m);
 size_t model_parameters(const Model *m);    /* of the base, what is tied counted once */
 /* Sizes everything for batches of at most max_tokens tokens with sequences of at most max_positions; fills `table` (NULL: not wanted). With allocate false nothing is taken: the plan alone. */
 bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err);
-/* Forward; with backward true also the gradient of dloss * (sum of the token losses), added to the adapter's gradient arena. row_loss: NULL or [N]. */
-LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss);
+/* Forward; with backward true also the gradient of dloss * (sum of the token losses), added to the adapter's gradient arena. b->row_loss gets the loss row by row. */
+LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward);
 /* logits [N,V] of every token. */
 void model_logits(Model *m, float *logits, const Batch *b, LoraCall call);
 /* Runs the forward again and names the first tensor with a non-finite value: "layer 3 gate_up, data row 17". */
@@ -1736,8 +1742,9 @@ static size_t model_layout(Model *m, char *base, MemoryTable *table) {
     m->d_qkv = backward ? (floatX *)layout_take(&a, N * P, X) : NULL;
     m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
     m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
-    int32_t **integers[] = {&m->ids, &m->positions, &m->targets, &m->cu_seqlens};
-    for (int i = 0; i < 4; i++) *integers[i] = (int32_t *)layout_take(&a, N + 1, sizeof(int32_t));
+    int32_t **integers[] = {&m->ids, &m->positions, &m->cu_seqlens, &m->labelled, &m->targets};
+    for (int i = 0; i < 5; i++) *integers[i] = (int32_t *)layout_take(&a, N + 1, sizeof(int32_t));
+    m->row_loss = (RowLoss *)layout_take(&a, N, sizeof(RowLoss));
     if (table) memory_add(table, "working buffers of one layer", a.offset - mark);
     m->scratch.bytes = op_scratch_bytes(m->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
     m->scratch.base = layout_take(&a, m->scratch.bytes, 1);
@@ -1869,7 +1876,6 @@ static void model_body(Model *m, const Batch *b, LoraCall call) {
     size_t bytes = (size_t)b->N * sizeof(int32_t);
     backend_upload(m->ids, b->ids, bytes);
     backend_upload(m->positions, b->positions, bytes);
-    backend_upload(m->targets, b->targets, bytes);
     backend_upload(m->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
     if (call.adapter && !m->adapter_is_packed) {
         for (int l = 0; l < L; l++) adapter_pack(m->layers[l].linear, MODULE_COUNT);
@@ -1883,10 +1889,33 @@ static void model_body(Model *m, const Batch *b, LoraCall call) {
     probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
 }
 
-LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward, float *row_loss) {
+static LossStats loss_sums(const RowLoss *row, int M) {
+    LossStats sum = {0, 0, M, 0};
+    for (int i = 0; i < M; i++) {
+        sum.loss_sum += row[i].loss;
+        sum.entropy_sum += row[i].entropy;
+        sum.correct += row[i].correct;
+    }
+    return sum;
+}
+
+/* Token cross-entropy over the batch's labelled rows: b->row_loss, and with backward true the gradient of the final
+   norm's output in m->d_normed. */
+static LossStats model_loss(Model *m, const Batch *b, float dloss, bool backward) {
+    const ModelConfig *c = &m->config;
+    size_t M = (size_t)b->M;
+    backend_upload(m->labelled, b->labelled, M * sizeof(int32_t));
+    backend_upload(m->targets, b->targets, M * sizeof(int32_t));
+    lm_head_loss(backward ? m->d_normed : NULL, m->row_loss, m->normed, m->labelled, m->targets, NULL, &m->head,
+                 dloss * m->loss_scale, b->M, b->N, c->hidden_size, c->vocab_size, m->scratch);
+    backend_download(b->row_loss, m->row_loss, M * sizeof(RowLoss));
+    return loss_sums(b->row_loss, b->M);
+}
+
+LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward) {
     const ModelConfig *c = &m->config;
     model_body(m, b, call);
-    LossStats stats = lm_head_loss(backward ? m->d_normed : NULL, row_loss, m->normed, m->targets, &m->head, dloss * m->loss_scale, b->N, c->hidden_size, c->vocab_size, m->scratch);
+    LossStats stats = model_loss(m, b, dloss, backward);
     if (!backward) return stats;
     rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
     int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
@@ -3043,7 +3072,7 @@ static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int bat
             return true;
         }
         batch_build(b, d, slots + begin, count);
-        LossStats s = model_step(m, b, call, 0, false, b->row_loss);
+        LossStats s = model_step(m, b, call, 0, false);
         if (!isfinite(s.loss_sum)) {
             char where[256];
             model_explain_nonfinite(m, b, call, where, sizeof where);
@@ -3055,10 +3084,10 @@ static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int bat
         result->accuracy += (double)s.correct / of;
         result->entropy += s.entropy_sum / of;
         batches++;
-        for (int i = 0; i < b->S; i++) {
+        for (int i = 0, k = 0; i < b->S; i++) {
             double loss = 0;
             int64_t tokens = 0;
-            for (int n = b->cu_seqlens[i]; n < b->cu_seqlens[i + 1]; n++) { loss += (double)b->row_loss[n]; tokens += b->targets[n] != -100; }
+            for (; k < b->M && b->labelled[k] < b->cu_seqlens[i + 1]; k++, tokens++) loss += (double)(float)b->row_loss[k].loss;
             if (tokens) { perplexities += exp(loss / (double)tokens); result->examples++; }
         }
         sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
@@ -3332,7 +3361,7 @@ static double model_flops(const Model *m, const Batch *b) {
     const ModelConfig *c = &m->config;
     double weights = (double)m->layer_weights, squares = 0;
     for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
-    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->labelled + 6 * (double)m->param_count * (double)b->N +
+    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->M + 6 * (double)m->param_count * (double)b->N +
            7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
 }
 
@@ -3351,7 +3380,7 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, L
     adapter_zero_grad(m);
     for (int64_t first = begin; first < end; first += size, call.micro_batch++) {
         batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
-        LossStats s = model_step(m, b, call, dloss, true, NULL);
+        LossStats s = model_step(m, b, call, dloss, true);
         r->num_tokens += b->N;
         run->flops += model_flops(m, b);
         run->step_padded += padded_tokens(run, b);
@@ -4356,7 +4385,6 @@ void answers_free(Answer *answers, size_t count) {
 static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
     b->ids[b->N] = id;
     b->positions[b->N] = position;
-    b->targets[b->N] = -100;
     slot[b->N++] = sequence;
 }
 
@@ -4397,7 +4425,7 @@ bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t 
     bool ok = true;
     while (done < count && ok) {
         /* Free slots take the next prompts, as many as fit into one forward pass; else all sequences take one step. */
-        b.N = b.S = 0;
+        b.N = b.S = 0;                      /* nothing is labelled: M stays 0 */
         b.cu_seqlens[0] = 0;
         for (int s = 0; s < slots && started < count; s++) {
             if (sequences[s].prompt >= 0 || b.N + prompts[started].count > most) continue;
@@ -5260,9 +5288,8 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
 
 /* ---- head and cross-entropy ------------------------------------------------------------------------------------------------------------------------ */
 
-/* One row of logits becomes, in place, scale * (softmax - onehot) when scale is not 0. */
-typedef struct CpuRowLoss { double loss, entropy; bool correct; } CpuRowLoss;
-static CpuRowLoss cpu_logits_row(float *z, int target, float scale, int V) {
+/* What one row of logits says of its target. backward: the row becomes, in place, scale * (softmax - onehot). */
+static RowLoss cpu_logits_row(float *z, int target, bool backward, float scale, int V) {
     cpu_vec best = cpu_splat(-INFINITY);
     int v = 0, argmax = 0;
     for (; v + CPU_VL <= V; v += CPU_VL) best = cpu_max(best, cpu_load(z + v));
@@ -5278,8 +5305,8 @@ static CpuRowLoss cpu_logits_row(float *z, int target, float scale, int V) {
         weighted += (double)cpu_sum(w);
         for (; v < end; v++) { float d = z[v] - top, e = expf(d); z[v] = e; sum += (double)e; weighted += (double)e * (double)d; }
     }
-    CpuRowLoss r = {log(sum) + (double)top - (double)target_logit, log(sum) - weighted / sum, argmax == target};
-    if (scale != 0) {
+    RowLoss r = {log(sum) + (double)top - (double)target_logit, log(sum) - weighted / sum, argmax == target};
+    if (backward) {
         float factor = (float)((double)scale / sum);
         for (v = 0; v < V; v++) z[v] *= factor;
         z[target] -= scale;
@@ -5287,37 +5314,30 @@ static CpuRowLoss cpu_logits_row(float *z, int target, float scale, int V) {
     return r;
 }
 
-LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
-    LossStats stats = {0, 0, 0, 0};
-    int chunk = cpu_logits_chunk(N, V), row[256];
+void lm_head_loss(floatX *dx, RowLoss *row_loss, const floatX *x, const int32_t *rows, const int32_t *targets,
+                  const float *row_scale, const Weight *head, float dloss, int M, int N, int C, int V,
+                  Scratch scratch) {
+    int chunk = cpu_logits_chunk(N, V);
+    size_t width = (size_t)C * sizeof(float), vocab = (size_t)V;
     ScratchCursor cursor = scratch_begin(scratch);
-    float *logits = scratch_take(&cursor, (size_t)chunk * (size_t)V), *gathered = scratch_take(&cursor, (size_t)chunk * (size_t)C);
-    if (dx) memset(dx, 0, (size_t)N * (size_t)C * sizeof(float));
-    if (row_loss) memset(row_loss, 0, (size_t)N * sizeof(float));
-    for (int n = 0; n < N;) {
-        int rows = 0;
-        for (; n < N && rows < chunk; n++) {
-            if (targets[n] == -100) continue;
-            memcpy(gathered + (size_t)rows * (size_t)C, x + (size_t)n * (size_t)C, (size_t)C * sizeof(float));
-            row[rows++] = n;
-        }
-        if (!rows) break;
-        cpu_gemm(logits, (size_t)V, gathered, (size_t)C, 1, cpu_frozen(head, false), rows, V, C, 1, false, cursor);
-        CpuRowLoss result[256];
+    float *logits = scratch_take(&cursor, (size_t)chunk * vocab);              /* [chunk,V] */
+    float *gathered = scratch_take(&cursor, (size_t)chunk * (size_t)C);        /* [chunk,C]: rows of x, then of dx */
+    if (dx) memset(dx, 0, (size_t)N * width);
+    for (int first = 0; first < M; first += chunk) {
+        int count = M - first < chunk ? M - first : chunk;
+        const int32_t *row = rows + first, *target = targets + first;
+        for (int i = 0; i < count; i++) memcpy(gathered + (size_t)i * (size_t)C, x + (size_t)row[i] * (size_t)C, width);
+        cpu_gemm(logits, vocab, gathered, (size_t)C, 1, cpu_frozen(head, false), count, V, C, 1, false, cursor);
 #pragma omp parallel for schedule(static)
-        for (int i = 0; i < rows; i++) result[i] = cpu_logits_row(logits + (size_t)i * (size_t)V, targets[row[i]], dx ? dloss : 0, V);
-        for (int i = 0; i < rows; i++) {
-            stats.loss_sum += result[i].loss;
-            stats.entropy_sum += result[i].entropy;
-            stats.correct += result[i].correct;
-            stats.tokens++;
-            if (row_loss) row_loss[row[i]] = (float)result[i].loss;
+        for (int i = 0; i < count; i++) {
+            float scale = row_scale ? dloss * row_scale[first + i] : dloss;
+            row_loss[first + i] = cpu_logits_row(logits + (size_t)i * vocab, target[i], dx != NULL, scale, V);
         }
         if (!dx) continue;
-        cpu_gemm(gathered, (size_t)C, logits, (size_t)V, 1, cpu_frozen(head, true), rows, C, V, 1, false, cursor);
-        for (int i = 0; i < rows; i++) memcpy(dx + (size_t)row[i] * (size_t)C, gathered + (size_t)i * (size_t)C, (size_t)C * sizeof(float));
+        cpu_gemm(gathered, (size_t)C, logits, vocab, 1, cpu_frozen(head, true), count, C, V, 1, false, cursor);
+        for (int i = 0; i < count; i++)
+            memcpy(dx + (size_t)row[i] * (size_t)C, gathered + (size_t)i * (size_t)C, width);
     }
-    return stats;
 }
 
 void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {

@@ -1810,7 +1810,7 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
    and sums (rescaled as the maximum grows), one for dz, which finds in the L2 cache what still is there.
    ================================================================================================================================================ */
 
-enum { LOSS_THREADS = 256, ROW_NUMBERS = 3 };         /* per row: loss, entropy, hit */
+enum { LOSS_THREADS = 256 };
 static const size_t LOGITS_BYTES = 590000000;         /* 1,920 rows of Qwen3's 151,936 */
 
 static int logits_chunk(int rows, int vocab) {
@@ -1833,11 +1833,12 @@ __device__ __forceinline__ Softmax softmax_join(Softmax a, Softmax b) {
 static int logits_width(int vocab) { return div_up(vocab, CHUNK) * CHUNK; }
 
 __global__ void __launch_bounds__(LOSS_THREADS)
-loss_kernel(float *numbers, floatX *logits, int width, const int32_t *row, const int32_t *targets, float dloss, int V) {
+loss_kernel(RowLoss *row_loss, floatX *logits, int width, const int32_t *targets, const float *row_scale, float dloss,
+            bool backward, int V) {
     SHARED_MEMORY(memory);
     Softmax *warps = (Softmax *)memory, s = {-INFINITY, 0, 0, INT_MAX};
     floatX *z = logits + (size_t)blockIdx.x * (size_t)width;
-    int target = targets[row[blockIdx.x]], lane = threadIdx.x % WARP;
+    int target = targets[blockIdx.x], lane = threadIdx.x % WARP;
     float v[CHUNK], at_target = (float)z[target];                             /* read before anything is written over */
     for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
         load_chunk(v, z, c, V, true);
@@ -1856,17 +1857,17 @@ loss_kernel(float *numbers, floatX *logits, int width, const int32_t *row, const
     s = warps[0];
     for (int w = 1; w < LOSS_THREADS / WARP; w++) s = softmax_join(s, warps[w]);
     if (threadIdx.x == 0) {
-        float *out = numbers + (size_t)row[blockIdx.x] * ROW_NUMBERS;
-        out[0] = logf(s.e) + s.top - at_target;
-        out[1] = logf(s.e) - s.w / s.e;
-        out[2] = s.argmax == target;
+        RowLoss *out = row_loss + blockIdx.x;
+        out->loss = (double)(logf(s.e) + s.top - at_target);
+        out->entropy = (double)(logf(s.e) - s.w / s.e);
+        out->correct = s.argmax == target;
     }
-    if (dloss == 0) return;
-    float factor = dloss / s.e;
+    if (!backward) return;
+    float scale = row_scale ? dloss * row_scale[blockIdx.x] : dloss, factor = scale / s.e;
     for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
         load_chunk(v, z, c, V, true);
         for (int j = 0; j < CHUNK; j++)
-            v[j] = c + j < V ? expf(v[j] - s.top) * factor - (c + j == target ? dloss : 0) : 0;
+            v[j] = c + j < V ? expf(v[j] - s.top) * factor - (c + j == target ? scale : 0) : 0;
         store_chunk(z, v, c, V, true);
     }
 }
@@ -1883,43 +1884,26 @@ static Group plain_group(const floatX *x, const Weight *w, int rows, int width, 
     return g;
 }
 
-LossStats lm_head_loss(floatX *dx, float *row_loss, const floatX *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
-    LossStats stats = {0, 0, 0, 0};
-    int chunk = logits_chunk(N, V), width = logits_width(V), labelled = 0;
+void lm_head_loss(floatX *dx, RowLoss *row_loss, const floatX *x, const int32_t *rows, const int32_t *targets,
+                  const float *row_scale, const Weight *head, float dloss, int M, int N, int C, int V,
+                  Scratch scratch) {
+    int chunk = logits_chunk(N, V), width = logits_width(V);
+    size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
     ScratchCursor cursor = scratch_begin(scratch);
-    floatX *logits = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)width));
-    floatX *gathered = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)C));
-    float *numbers = scratch_take(&cursor, (size_t)N * ROW_NUMBERS), *host_numbers = (float *)must_alloc((size_t)N * ROW_NUMBERS * sizeof(float));
-    int32_t *row = (int32_t *)scratch_take(&cursor, (size_t)N), *host_row = (int32_t *)must_alloc((size_t)N * sizeof(int32_t));
-    /* Which rows have a target is known to the host only after asking: one wait a micro-batch, microseconds against its tens of milliseconds. */
-    backend_download(host_row, targets, (size_t)N * sizeof(int32_t));
-    for (int n = 0; n < N; n++) if (host_row[n] != -100) host_row[labelled++] = n;
-    backend_upload(row, host_row, (size_t)labelled * sizeof(int32_t));
+    floatX *logits = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)width));      /* [chunk,width] */
+    floatX *gathered = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)C));        /* [chunk,C] */
     if (dx) backend_zero(dx, (size_t)N * (size_t)C * sizeof(floatX));
-    for (int first = 0; first < labelled; first += chunk) {
-        int rows = labelled - first < chunk ? labelled - first : chunk;
-        copy_rows(gathered, x, row + first, false, 1, rows, C);
-        gemm_forward(logits, plain_group(gathered, head, rows, width, false), C);
-        size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
-        float factor = dx ? dloss : 0;
-        LAUNCH(loss_kernel, rows, LOSS_THREADS, shared, numbers, logits, width, row + first, targets, factor, V);
+    for (int first = 0; first < M; first += chunk) {
+        int count = M - first < chunk ? M - first : chunk;
+        const float *scale = row_scale ? row_scale + first : NULL;
+        copy_rows(gathered, x, rows + first, false, 1, count, C);
+        gemm_forward(logits, plain_group(gathered, head, count, width, false), C);
+        LAUNCH(loss_kernel, count, LOSS_THREADS, shared, row_loss + first, logits, width, targets + first, scale,
+               dloss, dx != NULL, V);
         if (!dx) continue;
-        gemm_backward(gathered, plain_group(logits, head, rows, width, true), NULL, 0, C);
-        copy_rows(dx, gathered, row + first, true, 1, rows, C);
+        gemm_backward(gathered, plain_group(logits, head, count, width, true), NULL, 0, C);
+        copy_rows(dx, gathered, rows + first, true, 1, count, C);
     }
-    backend_download(host_numbers, numbers, (size_t)N * ROW_NUMBERS * sizeof(float));
-    if (row_loss) memset(row_loss, 0, (size_t)N * sizeof(float));
-    for (int i = 0; i < labelled; i++) {
-        const float *r = host_numbers + (size_t)host_row[i] * ROW_NUMBERS;
-        stats.loss_sum += (double)r[0];
-        stats.entropy_sum += (double)r[1];
-        stats.correct += r[2] != 0;
-        if (row_loss) row_loss[host_row[i]] = r[0];
-    }
-    stats.tokens = labelled;
-    free(host_numbers);
-    free(host_row);
-    return stats;
 }
 
 void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
@@ -1985,7 +1969,7 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
     size_t N = (size_t)n, W = (size_t)widest, R = (size_t)rank, chunk = (size_t)logits_chunk(n, vocab), X = sizeof(floatX);
     size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)(device.open ? device.processors : 144) + 1)) * sizeof(float);          /* splits * R * width of lora_gradient: see gradient_splits */
     size_t linear = N * R * X + splits;
-    size_t head = chunk * ((size_t)logits_width(vocab) + (size_t)hidden) * X + N * (ROW_NUMBERS + 1) * sizeof(float);
+    size_t head = chunk * ((size_t)logits_width(vocab) + (size_t)hidden) * X;
     size_t attention = N * W * sizeof(float);         /* delta [N,H] */
     size_t most = linear > head ? linear : head;
     return (attention > most ? attention : most) + 4096;
@@ -4080,7 +4064,7 @@ static float *probe_logits(Model *m, bool adapter, Error *err) {
     memset(&call, 0, sizeof call);
     call.adapter = adapter;
     if (!model_prepare(m, TOKENS, TOKENS, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, TOKENS, 1, err)) return NULL;
-    for (int i = 0; i < TOKENS; i++) { b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size); b.positions[i] = i; b.targets[i] = -100; }
+    for (int i = 0; i < TOKENS; i++) { b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size); b.positions[i] = i; }
     b.N = TOKENS; b.S = 1;
     b.cu_seqlens[0] = 0; b.cu_seqlens[1] = TOKENS;
     float *logits = (float *)must_alloc((size_t)TOKENS * (size_t)m->config.vocab_size * sizeof *logits);

@@ -105,14 +105,18 @@ bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, E
 bool dataset_pack(Dataset *d, int capacity, Error *err);
 void dataset_free(Dataset *d);
 
-/* A micro-batch: N tokens of S sequences. */
+/* What the loss says of one labelled row: -log p(target), -sum p log p, and whether the target is the likeliest. */
+typedef struct RowLoss { double loss, entropy; int64_t correct; } RowLoss;
+
+/* A micro-batch: N tokens of S sequences, laid end to end. M of the rows are labelled: labels are shifted, so that row n
+   is to predict token n+1 of its sequence where that token has a label. Every other row has no part in the loss. */
 typedef struct Batch {
-    int32_t *ids, *positions, *targets;     /* [N]: targets are labels shifted: targets[n] = label of token n+1 of the same sequence, -100 for the last */
+    int32_t *ids, *positions;               /* [N] */
     int32_t *cu_seqlens;                    /* [S+1] */
+    int32_t *labelled, *targets;            /* [M]: the labelled rows n, rising, and what each is to predict */
+    RowLoss *row_loss;                      /* [M]: what model_step found at each of them */
     int64_t *row;                           /* [S]: row of the data file, for messages */
-    float *row_loss;                        /* [N]: room for model_step's, in evaluation */
-    int N, S, max_tokens, max_sequences;
-    int64_t labelled;                       /* targets that are not -100 */
+    int N, S, M, max_tokens, max_sequences;
 } Batch;
 bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
 void batch_free(Batch *b);
@@ -1627,23 +1631,24 @@ bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
     size_t n = max_tokens > 0 ? (size_t)max_tokens : 1, s = max_sequences > 0 ? (size_t)max_sequences : 1;
     b->ids = (int32_t *)malloc(n * sizeof *b->ids);
     b->positions = (int32_t *)malloc(n * sizeof *b->positions);
-    b->targets = (int32_t *)malloc(n * sizeof *b->targets);
     b->cu_seqlens = (int32_t *)calloc(s + 1, sizeof *b->cu_seqlens);
+    b->labelled = (int32_t *)malloc(n * sizeof *b->labelled);
+    b->targets = (int32_t *)malloc(n * sizeof *b->targets);
+    b->row_loss = (RowLoss *)malloc(n * sizeof *b->row_loss);
     b->row = (int64_t *)malloc(s * sizeof *b->row);
-    b->row_loss = (float *)malloc(n * sizeof *b->row_loss);
-    if (b->ids && b->positions && b->targets && b->cu_seqlens && b->row && b->row_loss) return true;
+    if (b->ids && b->positions && b->cu_seqlens && b->labelled && b->targets && b->row_loss && b->row) return true;
     batch_free(b);
     return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length", max_tokens);
 }
 
 void batch_free(Batch *b) {
-    free(b->ids); free(b->positions); free(b->targets); free(b->cu_seqlens); free(b->row); free(b->row_loss);
+    free(b->ids); free(b->positions); free(b->cu_seqlens);
+    free(b->labelled); free(b->targets); free(b->row_loss); free(b->row);
     memset(b, 0, sizeof *b);
 }
 
 void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
-    b->N = b->S = 0;
-    b->labelled = 0;
+    b->N = b->S = b->M = 0;
     b->cu_seqlens[0] = 0;
     for (int k = 0; k < count; k++) {
         size_t first = d->slot ? d->slot_offset[slots[k]] : (size_t)slots[k], last = d->slot ? d->slot_offset[slots[k] + 1] : first + 1;
@@ -1653,8 +1658,9 @@ void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
                 int at = b->N + (int)i;
                 b->ids[at] = d->ids[from + i];
                 b->positions[at] = (int32_t)i;
-                b->targets[at] = i + 1 < n ? d->labels[from + i + 1] : (int32_t)DATA_IGNORE;
-                b->labelled += b->targets[at] != DATA_IGNORE;
+                if (i + 1 == n || d->labels[from + i + 1] == DATA_IGNORE) continue;
+                b->labelled[b->M] = at;
+                b->targets[b->M++] = d->labels[from + i + 1];
             }
             b->row[b->S++] = d->row[e];
             b->N += (int)n;

@@ -98,11 +98,11 @@ int main(int argc, char **argv) {
     LoraCall call;
     memset(&call, 0, sizeof call);
     must(model_prepare(&m, LENGTH, LENGTH, RECOMPUTE_NONE, true, NULL, &err) && batch_alloc(&b, LENGTH, 1, &err), &err);
-    for (int i = 0; i < LENGTH; i++) { b.ids[i] = ids[i]; b.positions[i] = i; b.targets[i] = i < LENGTH - 1 ? -100 : 5; }
-    b.N = LENGTH; b.S = 1; b.cu_seqlens[0] = 0; b.cu_seqlens[1] = LENGTH;
+    for (int i = 0; i < LENGTH; i++) { b.ids[i] = ids[i]; b.positions[i] = i; }
+    b.N = LENGTH; b.S = b.M = 1; b.labelled[0] = LENGTH - 1; b.targets[0] = 5; b.cu_seqlens[0] = 0; b.cu_seqlens[1] = LENGTH;
     for (int k = 0; k < 3; k++) {
         start = seconds_now();
-        model_step(&m, &b, call, 0, false, NULL);
+        model_step(&m, &b, call, 0, false);
         forward = fmin(forward, seconds_now() - start);
     }
     printf("prefill of %d tokens: %.1f tokens/s; training's forward pass: %.1f tokens/s (%+.0f %%)\n", LENGTH, LENGTH / prefill, LENGTH / forward, 100 * (forward / prefill - 1));

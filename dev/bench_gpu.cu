@@ -169,16 +169,24 @@ static void bench_elementwise(const Shape *m, int N) {
 static void bench_head(const Shape *m, int N) {
     Linear p = random_projection(m->C, m->V, 0);
     floatX *x = random_x((size_t)N * (size_t)m->C, 1), *dx = random_x((size_t)N * (size_t)m->C, 1);
-    int32_t *host = (int32_t *)must_alloc((size_t)N * sizeof *host), *targets = (int32_t *)bytes_on_card((size_t)N * sizeof *targets);
+    size_t bytes = (size_t)N * sizeof(int32_t);
+    int32_t *host = (int32_t *)must_alloc(bytes);
+    int32_t *rows = (int32_t *)bytes_on_card(bytes), *targets = (int32_t *)bytes_on_card(bytes);
+    RowLoss *row_loss = (RowLoss *)bytes_on_card((size_t)N * sizeof *row_loss);
+    for (int n = 0; n < N; n++) host[n] = n;
+    backend_upload(rows, host, bytes);
     for (int n = 0; n < N; n++) host[n] = (int32_t)((int64_t)n * 7919 % m->V);
-    backend_upload(targets, host, (size_t)N * sizeof *targets);
+    backend_upload(targets, host, bytes);
     Scratch s;
     s.bytes = op_scratch_bytes(N, m->C, 0, m->V, m->C);
     s.base = bytes_on_card(s.bytes);
-    double seconds = seconds_of([&] { lm_head_loss(dx, NULL, x, targets, &p.w, 1e-4f, N, m->C, m->V, s); }, false);
+    double seconds = seconds_of([&] {
+        lm_head_loss(dx, row_loss, x, rows, targets, NULL, &p.w, 1e-4f, N, N, m->C, m->V, s);
+    }, false);
     printf("  head and loss, all %d rows labelled   %6.1f TFLOP/s, %.0f MB of workspace\n", N, 4.0 * N * m->C * m->V / seconds / 1e12, (double)s.bytes / 1e6);
     projection_free(&p);
     backend_free(x, 0); backend_free(dx, 0); backend_free(targets, 0); backend_free(s.base, 0);
+    backend_free(rows, 0); backend_free(row_loss, 0);
     free(host);
 }
 
@@ -204,13 +212,19 @@ static int bench_step(const char *config, int tokens, int length, int rank, doub
     int S = tokens / length;
     if (!adapter_attach(&m, &lora, 1, &err) || !model_prepare(&m, tokens, length, RECOMPUTE_NONE, true, &table, &err) || !batch_alloc(&b, tokens, S, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
     b.N = S * length; b.S = S;
-    for (int n = 0; n < b.N; n++) { b.ids[n] = (int32_t)((int64_t)n * 7919 % c->vocab_size); b.positions[n] = n % length; b.targets[n] = n % length + 1 < length ? b.ids[n] : -100; }
+    for (int n = 0; n < b.N; n++) {
+        b.ids[n] = (int32_t)((int64_t)n * 7919 % c->vocab_size);
+        b.positions[n] = n % length;
+        if (n % length + 1 == length) continue;
+        b.labelled[b.M] = n;
+        b.targets[b.M++] = b.ids[n];
+    }
     for (int s = 0; s <= S; s++) b.cu_seqlens[s] = s * length;
     LoraCall call = no_adapter();
     call.adapter = true;
     double seconds = seconds_of([&] {
         adapter_zero_grad(&m);
-        model_step(&m, &b, call, 1.0f / (float)b.N, true, NULL);
+        model_step(&m, &b, call, 1.0f / (float)b.N, true);
         global_norm(m.grad, m.param_count);
         adamw_update(m.param, m.adam_m, m.adam_v, m.grad, m.param_count, 1, 1e-5f, 0.9f, 0.999f, 1e-8f, 0, 1);
     }, false);

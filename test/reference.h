@@ -254,37 +254,37 @@ REF_UNUSED static void REF(lm_head_logits)(REAL *logits, const REAL *x, const We
     (void)scratch;
     for (int n = 0; n < N; n++) for (int v = 0; v < V; v++) { double z = 0; for (int c = 0; c < C; c++) z += (double)x[n * C + c] * REF(weight)(head, v, c); logits[n * V + v] = (REAL)z; }
 }
-static LossStats REF(lm_head_loss)(REAL *dx, float *row_loss, const REAL *x, const int32_t *targets, const Weight *head, float dloss, int N, int C, int V, Scratch scratch) {
-    LossStats stats = {0, 0, 0, 0};
+REF_UNUSED static void REF(lm_head_loss)(REAL *dx, RowLoss *row_loss, const REAL *x, const int32_t *rows,
+                                         const int32_t *targets, const float *row_scale, const Weight *head,
+                                         float dloss, int M, int N, int C, int V, Scratch scratch) {
     double *z = (double *)calloc((size_t)V, sizeof(double));
     (void)scratch;
-    for (int n = 0; n < N; n++) {
-        double top = -INFINITY, sum = 0, entropy = 0;
+    for (int i = 0; dx && i < N * C; i++) dx[i] = 0;
+    for (int i = 0; i < M; i++) {
+        const REAL *row = x + rows[i] * C;
+        double top = -INFINITY, sum = 0, entropy = 0, scale = (double)dloss * (row_scale ? (double)row_scale[i] : 1);
         int argmax = 0;
-        if (row_loss) row_loss[n] = 0;
-        for (int c = 0; dx && c < C; c++) dx[n * C + c] = 0;
-        if (targets[n] == -100) continue;
         for (int v = 0; v < V; v++) {
             z[v] = 0;
-            for (int c = 0; c < C; c++) z[v] += (double)x[n * C + c] * REF(weight)(head, v, c);
+            for (int c = 0; c < C; c++) z[v] += (double)row[c] * REF(weight)(head, v, c);
             if (z[v] > top) { top = z[v]; argmax = v; }
         }
         for (int v = 0; v < V; v++) sum += exp(z[v] - top);
-        for (int v = 0; v < V; v++) { double p = exp(z[v] - top) / sum; if (p > 0) entropy -= p * (z[v] - top - log(sum)); }
-        double loss = log(sum) + top - z[targets[n]];
-        stats.loss_sum += loss;
-        stats.entropy_sum += entropy;
-        stats.tokens++;
-        stats.correct += argmax == targets[n];
-        if (row_loss) row_loss[n] = (float)loss;
+        for (int v = 0; v < V; v++) {
+            double p = exp(z[v] - top) / sum;
+            if (p > 0) entropy -= p * (z[v] - top - log(sum));
+        }
+        row_loss[i].loss = log(sum) + top - z[targets[i]];
+        row_loss[i].entropy = entropy;
+        row_loss[i].correct = argmax == targets[i];
         for (int c = 0; dx && c < C; c++) {
             double g = 0;
-            for (int v = 0; v < V; v++) g += (exp(z[v] - top) / sum - (v == targets[n])) * REF(weight)(head, v, c);
-            dx[n * C + c] = (REAL)((double)dloss * g);
+            for (int v = 0; v < V; v++)
+                g += (exp(z[v] - top) / sum - (v == targets[i])) * REF(weight)(head, v, c);
+            dx[rows[i] * C + c] = (REAL)(scale * g);
         }
     }
     free(z);
-    return stats;
 }
 
 REF_UNUSED static void REF(adamw_update)(REAL *param, REAL *m, REAL *v, const REAL *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {

@@ -852,8 +852,8 @@ static void test_packing(void) {
     for (size_t j = d.slot_offset[slot]; j < d.slot_offset[slot + 1]; j++) sum += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]];
     bool ok = batch_alloc(&b, 10, 4, &err);
     batch_build(&b, &d, &slot, 1);
-    check(ok && (size_t)b.N == sum && (size_t)b.S == d.slot_offset[slot + 1] - d.slot_offset[slot] && b.labelled == b.N - b.S,
-          "a packed slot is %d sequences: each loses one target (%lld of %d)", b.S, (long long)b.labelled, b.N);
+    check(ok && (size_t)b.N == sum && (size_t)b.S == d.slot_offset[slot + 1] - d.slot_offset[slot] && b.M == b.N - b.S,
+          "a packed slot is %d sequences: each loses one target (%d of %d)", b.S, b.M, b.N);
     batch_free(&b);
     dataset_free(&d);
 
@@ -911,17 +911,20 @@ static void test_batches(void) {
     check(tokens == 9 && sequences == 3, "largest batch of more than there are: %d tokens, %d sequences", tokens, sequences);
     ok = batch_alloc(&b, tokens, sequences, &err);
     check(ok && b.max_tokens == 9 && b.max_sequences == 3, "batch_alloc");
-    memset(b.ids, 0xFF, 36); memset(b.positions, 0xFF, 36); memset(b.targets, 0xFF, 36); memset(b.cu_seqlens, 0xFF, 16); memset(b.row, 0xFF, 24);
+    memset(b.ids, 0xFF, 36); memset(b.positions, 0xFF, 36); memset(b.cu_seqlens, 0xFF, 16); memset(b.row, 0xFF, 24);
+    memset(b.labelled, 0xFF, 36); memset(b.targets, 0xFF, 36);
     static const int64_t order[] = {1, 0, 2};
-    static const int32_t ids[] = {7, 8, 9, 'a', 'b', 'c', IM_END, 'x', IM_END}, positions[] = {0, 1, 2, 0, 1, 2, 3, 0, 1}, targets[] = {8, 9, -100, -100, 'c', IM_END, -100, IM_END, -100}, cu[] = {0, 3, 7, 9};
+    static const int32_t ids[] = {7, 8, 9, 'a', 'b', 'c', IM_END, 'x', IM_END}, positions[] = {0, 1, 2, 0, 1, 2, 3, 0, 1}, cu[] = {0, 3, 7, 9};
+    static const int32_t labelled[] = {0, 1, 4, 5, 7}, targets[] = {8, 9, 'c', IM_END, IM_END};
     static const int64_t rows[] = {3, 1, 4};
     batch_build(&b, &d, order, 3);
     check(b.N == 9 && b.S == 3 && !memcmp(b.cu_seqlens, cu, sizeof cu) && !memcmp(b.row, rows, sizeof rows), "batch: borders and rows");
     check(!memcmp(b.ids, ids, sizeof ids), "batch: ids end to end");
     check(!memcmp(b.positions, positions, sizeof positions), "batch: positions start again in every sequence");
-    check(!memcmp(b.targets, targets, sizeof targets) && b.labelled == 5, "batch: targets are the next labels, none across a border; %lld counted", (long long)b.labelled);
+    check(b.M == 5 && !memcmp(b.labelled, labelled, sizeof labelled) && !memcmp(b.targets, targets, sizeof targets),
+          "batch: targets are the next labels, none across a border; %d labelled rows", b.M);
     batch_build(&b, &d, order + 2, 1);
-    check(b.N == 2 && b.S == 1 && b.labelled == 1 && b.cu_seqlens[1] == 2 && b.row[0] == 4, "batch: built again, smaller");
+    check(b.N == 2 && b.S == 1 && b.M == 1 && b.labelled[0] == 0 && b.targets[0] == IM_END && b.cu_seqlens[1] == 2 && b.row[0] == 4, "batch: built again, smaller");
     batch_free(&b);
     check(b.ids == NULL && b.max_tokens == 0, "batch_free leaves zeros");
     dataset_free(&d);

@@ -22,7 +22,7 @@ int main(void) {
         LoraCall call = {.adapter = true, .seed = 42, .step = (uint32_t)step};
         batch_build(&batch, &data, slots, 4);
         adapter_zero_grad(&model);
-        LossStats s = model_step(&model, &batch, call, 1.0f / (float)batch.labelled, true, NULL);
+        LossStats s = model_step(&model, &batch, call, 1.0f / (float)batch.M, true);
         adamw_update(model.param, model.adam_m, model.adam_v, model.grad, model.param_count, 1, 5e-3f, 0.9f, 0.999f, 1e-8f, 0, ++model.adam_step);
         last = s.loss_sum / (double)s.tokens;
         if (!step) first = last;

@@ -93,7 +93,7 @@ static void test_cache(const char *model, const char *adapter) {
     float *full = (float *)malloc((size_t)total * (size_t)V * sizeof *full), *step = (float *)malloc((size_t)S * (size_t)V * sizeof *step);
     b.N = 0; b.S = S; b.cu_seqlens[0] = 0;
     for (int s = 0; s < S; s++) {
-        for (int i = 0; i < lengths[s]; i++) { b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.targets[b.N] = -100; b.positions[b.N++] = i; }
+        for (int i = 0; i < lengths[s]; i++) { b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.positions[b.N++] = i; }
         b.cu_seqlens[s + 1] = b.N;
     }
     model_logits(&m, full, &b, call);

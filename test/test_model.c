@@ -24,15 +24,16 @@ static void batch_from(Batch *b, const int32_t *ids, const int32_t *labels, cons
     must(batch_alloc(b, cu[S], S, &err), &err);
     b->N = cu[S];
     b->S = S;
-    b->labelled = 0;
+    b->M = 0;
     memcpy(b->cu_seqlens, cu, (size_t)(S + 1) * sizeof *cu);
     for (int s = 0; s < S; s++) {
         b->row[s] = s + 1;
         for (int n = cu[s]; n < cu[s + 1]; n++) {
             b->ids[n] = ids[n];
             b->positions[n] = n - cu[s];
-            b->targets[n] = n + 1 < cu[s + 1] && labels ? labels[n + 1] : -100;
-            b->labelled += b->targets[n] != -100;
+            if (!labels || n + 1 == cu[s + 1] || labels[n + 1] == -100) continue;
+            b->labelled[b->M] = n;
+            b->targets[b->M++] = labels[n + 1];
         }
     }
 }
@@ -91,9 +92,9 @@ static void test_golden(const char *name, const char *adapter, const char *golde
             check(e <= TOLERANCE, "%s/%s logits of the base: relative error %.2e", name, adapter, e);
         }
         adapter_zero_grad(&m);
-        LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.labelled, true, NULL);
+        LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.M, true);
         double loss = s.loss_sum / (double)s.tokens, want = (double)((const float *)golden_tensor(&set, "loss")->data)[0];
-        check(s.tokens == b.labelled && fabs(loss - want) <= TOLERANCE * want, "%s/%s loss %.7f, Transformers %.7f (recompute %s)", name, adapter, loss, want, level[recompute]);
+        check(s.tokens == b.M && fabs(loss - want) <= TOLERANCE * want, "%s/%s loss %.7f, Transformers %.7f (recompute %s)", name, adapter, loss, want, level[recompute]);
         AdapterTensor *list = adapter_tensors(&m);
         float *grad = fetched(m.grad, m.param_count);
         double worst = 0;
@@ -335,7 +336,7 @@ static void test_stories(void) {
     size_t index = 0;
     double scale = 0, worst = nested_error(last, logits + (size_t)(T - 1) * (size_t)V, &index, &scale);
     check((int)index == V && worst <= TOLERANCE * scale, "stories260K: last logits, relative error %.2e", worst / scale);
-    LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.labelled, true, NULL);
+    LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.M, true);
     check(fabs(s.loss_sum / (double)s.tokens - want->number) <= 1e-5 * want->number, "stories260K: loss %.8f, float64 %.8f", s.loss_sum / (double)s.tokens, want->number);
 
     /* The reference has the gradients of the full matrices W. With B = 0, scale 1 and A the first rows of the identity, dB = dW A^T is dW itself: rank 172 covers every column of every matrix. */
@@ -353,7 +354,7 @@ static void test_stories(void) {
     }
     free(identity);
     adapter_zero_grad(&m);
-    model_step(&m, &b, adapter_on(), 1.0f / (float)b.labelled, true, NULL);
+    model_step(&m, &b, adapter_on(), 1.0f / (float)b.M, true);
     const Json *norms = json_get(doc.root, "grad_norms_f64"), *first8 = json_get(doc.root, "grad_first8_f64");
     double worst_norm = 0, worst_first = 0;
     for (int l = 0; l < m.config.num_hidden_layers; l++) {
@@ -417,7 +418,7 @@ static void test_invariances(void) {
 
     rows_batch(&b, ids, length, order, 0, ROWS);
     adapter_zero_grad(&m);
-    double loss = model_step(&m, &b, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
+    double loss = model_step(&m, &b, adapter_on(), 1.0f / (float)labelled, true).loss_sum;
     backend_download(whole, m.grad, bytes);
     float *logits_whole = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float)), *logits = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float));
     model_logits(&m, logits_whole, &b, adapter_on());
@@ -427,7 +428,7 @@ static void test_invariances(void) {
     for (int r = 0, at = 0; r < ROWS; r++) {
         Batch one;
         rows_batch(&one, ids, length, order, r, 1);
-        accumulated += model_step(&m, &one, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
+        accumulated += model_step(&m, &one, adapter_on(), 1.0f / (float)labelled, true).loss_sum;
         batch_free(&one);
         at += length[r];
         (void)at;
@@ -449,7 +450,7 @@ static void test_invariances(void) {
     Batch back;
     rows_batch(&back, ids, length, reversed, 0, ROWS);
     adapter_zero_grad(&m);
-    double loss_back = model_step(&m, &back, adapter_on(), 1.0f / (float)labelled, true, NULL).loss_sum;
+    double loss_back = model_step(&m, &back, adapter_on(), 1.0f / (float)labelled, true).loss_sum;
     e = grad_error(&m, whole);
     check(fabs(loss_back - loss) <= 1e-6 * loss && e <= 1e-5, "order of examples within a batch: gradients, relative error %.2e", e);
     batch_free(&back);
@@ -462,7 +463,7 @@ static void test_invariances(void) {
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
         adapter_zero_grad(&m);
-        model_step(&m, &b, dropped, 1.0f / (float)labelled, true, NULL);
+        model_step(&m, &b, dropped, 1.0f / (float)labelled, true);
         if (threads == 1) backend_download(other, m.grad, bytes);
         else check(grad_same(&m, other), "1 and %d threads: gradients bit-identical (dropout on)", threads);
     }
@@ -471,7 +472,7 @@ static void test_invariances(void) {
     for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_LAYER; recompute++) {
         must(model_prepare(&m, ROWS * 24, 64, (Recompute)recompute, true, NULL, &err), &err);
         adapter_zero_grad(&m);
-        model_step(&m, &b, dropped, 1.0f / (float)labelled, true, NULL);
+        model_step(&m, &b, dropped, 1.0f / (float)labelled, true);
         if (recompute == RECOMPUTE_NONE) backend_download(other, m.grad, bytes);
         else check(grad_same(&m, other), "recompute level %d: gradients bit-identical (dropout on)", recompute);
     }

@@ -127,11 +127,12 @@ static void compare_gradient(const char *what, double *x, size_t count, const do
 typedef struct Case {
     double *x, *out, *weight, *residual;
     float *stat, *norm, *norm2, *cs, *sn;
-    int32_t *positions, *cu, *targets;
+    int32_t *positions, *cu, *rows, *targets;
+    float *row_scale;
     Linear *group;
     Weight *head;
     LoraCall call;
-    int N, C, S, count, V;
+    int N, C, S, count, V, M;
     AttentionShape a;
     size_t outputs;
 } Case;
@@ -148,7 +149,14 @@ static double f_linear(void *v) {
     linear_forward_f64(c->out, c->residual, NULL, c->x, c->group, c->count, c->call, c->N, no_scratch);
     return weighted(c);
 }
-static double f_loss(void *v) { Case *c = (Case *)v; return 0.7 * lm_head_loss_f64(NULL, NULL, c->x, c->targets, c->head, 0.7f, c->N, c->C, c->V, no_scratch).loss_sum; }
+static double f_loss(void *v) {
+    Case *c = (Case *)v;
+    RowLoss row[8];
+    double sum = 0;
+    lm_head_loss_f64(NULL, row, c->x, c->rows, c->targets, NULL, c->head, 0, c->M, c->N, c->C, c->V, no_scratch);
+    for (int i = 0; i < c->M; i++) sum += 0.7 * (c->row_scale ? (double)c->row_scale[i] : 1) * row[i].loss;
+    return sum;
+}
 
 static Linear random_linear(int in, int out, int rank, DType dtype, bool bias, uint32_t site) {
     Linear p;
@@ -250,13 +258,19 @@ static void test_differences(void) {
         }
     }
     Weight head = random_weight(11, 6, DTYPE_F32);
-    int32_t targets[4] = {3, -100, 0, 10};
-    c.head = &head; c.targets = targets; c.N = 4; c.C = 6; c.V = 11;
+    int32_t rows[3] = {0, 2, 3}, targets[3] = {3, 0, 10};
+    float scales[3] = {2.5f, -0.5f, 0};     /* of DPO's rows some are negative; 0: a row that must not move */
+    RowLoss row_loss[3];
+    c.head = &head; c.rows = rows; c.targets = targets; c.M = 3; c.N = 4; c.C = 6; c.V = 11;
     c.x = doubles(24);
     for (int i = 0; i < 24; i++) c.x[i] *= 4;
-    lm_head_loss_f64(gradient, NULL, c.x, targets, &head, 0.7f, 4, 6, 11, no_scratch);
-    for (int i = 0; i < 24; i++) gradient[i] *= 0.7 / (double)0.7f;
-    compare_gradient("lm_head_loss with a masked row", c.x, 24, gradient, f_loss, &c);
+    for (int scaled = 0; scaled < 2; scaled++) {
+        c.row_scale = scaled ? scales : NULL;
+        lm_head_loss_f64(gradient, row_loss, c.x, rows, targets, c.row_scale, &head, 0.7f, 3, 4, 6, 11, no_scratch);
+        for (int i = 0; i < 24; i++) gradient[i] *= 0.7 / (double)0.7f;
+        compare_gradient(scaled ? "lm_head_loss, a factor for every row" : "lm_head_loss with a masked row", c.x, 24,
+                         gradient, f_loss, &c);
+    }
     weight_free(&head);
     free(c.x); free(c.out); free(c.weight); shared_free(c.norm); shared_free(c.norm2); shared_free(c.stat); free(gradient);
 }
@@ -485,21 +499,52 @@ static void test_decode(int H, int KV, int D, int first, int second, int spare, 
     shared_free(slot); shared_free(positions); shared_free(cache); shared_free(qkv); shared_free(want); shared_free(QKV); shared_free(CACHE); shared_free(OUT);
 }
 
-static void test_head(int N, int C, int V, DType dtype, int masked, float size) {
-    char what[128];
+/* The labelled rows of targets[N], -100: none, as an op wants them. */
+typedef struct Labelled { int32_t *rows, *targets; int M; } Labelled;
+static Labelled labelled_of(const int32_t *targets, int N) {
+    Labelled l = {(int32_t *)shared_alloc((size_t)N * 4), (int32_t *)shared_alloc((size_t)N * 4), 0};
+    for (int n = 0; n < N; n++)
+        if (targets[n] != -100) { l.rows[l.M] = n; l.targets[l.M++] = targets[n]; }
+    return l;
+}
+static RowLoss *row_loss_poisoned(int M) {
+    RowLoss *p = (RowLoss *)shared_alloc((size_t)M * sizeof *p);
+    memset(p, 0xff, (size_t)M * sizeof *p);
+    return p;
+}
+/* The rows' losses as floats, after the op is done. */
+static float *losses_of(const RowLoss *row, int M) {
+    float *p = (float *)shared_alloc((size_t)M * sizeof *p);
+    shared_wait();
+    for (int i = 0; i < M; i++) p[i] = (float)row[i].loss;
+    return p;
+}
+
+static void test_head(int N, int C, int V, DType dtype, int masked, bool scaled, float size) {
+    char what[160];
     Weight head = random_weight(V, C, dtype);
     size_t count = (size_t)N * (size_t)C;
-    float *x = random_floats(count, size), *b = poisoned(count), *la = poisoned((size_t)N), *lb = poisoned((size_t)N), *za = poisoned((size_t)N * (size_t)V), *zb = poisoned((size_t)N * (size_t)V);
+    float *x = random_floats(count, size), *b = poisoned(count), *za = poisoned((size_t)N * (size_t)V), *zb = poisoned((size_t)N * (size_t)V);
     floatX *X = x_of(x, count), *A = x_poisoned(count);
-    int32_t *targets = (int32_t *)shared_alloc((size_t)N * sizeof *targets);
+    int32_t *targets = (int32_t *)malloc((size_t)N * sizeof *targets);
     for (int n = 0; n < N; n++) targets[n] = masked == 2 || (masked == 1 && n % 3) ? -100 : (int32_t)((n * 7919) % V);
+    Labelled l = labelled_of(targets, N);
+    int M = l.M;
+    RowLoss *ra = row_loss_poisoned(M), *rb = row_loss_poisoned(M);
+    float *scale = scaled ? random_floats((size_t)M, 2) : NULL;
+    if (scaled) scale[M / 2] = 0;
     Scratch s = scratch_of(N, 2 * C, 1, V, C);
-    LossStats p = lm_head_loss(A, la, X, targets, &head, 0.01f, N, C, V, s), q = lm_head_loss_ref(b, lb, x, targets, &head, 0.01f, N, C, V, s);
+    lm_head_loss(A, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    lm_head_loss_ref(b, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    float *la = losses_of(ra, M), *lb = losses_of(rb, M);
+    LossStats p = loss_sums(ra, M), q = loss_sums(rb, M);
     lm_head_logits(za, X, &head, N, C, V, s);
     lm_head_logits_ref(zb, x, &head, N, C, V, s);
     double largest = 1;                     /* a logit rounded to floatX is off by half a step of its own size, and so are the loss and p */
     for (size_t i = 0; i < (size_t)N * (size_t)V; i++) largest = fmax(largest, fabs((double)zb[i]));
-    snprintf(what, sizeof what, "lm_head_loss N=%d C=%d V=%d %s, %s, size %g: dx", N, C, V, dtype_name[dtype], masked == 2 ? "all masked" : masked ? "two thirds masked" : "none masked", (double)size);
+    snprintf(what, sizeof what, "lm_head_loss N=%d C=%d V=%d %s, %s%s, size %g: dx", N, C, V, dtype_name[dtype],
+             masked == 2 ? "all masked" : masked ? "two thirds masked" : "none masked",
+             scaled ? ", a factor for every row" : "", (double)size);
     int length = (int)((1 + size) * (1 + size) * (float)(C + V));
     double allowed = bound(length) + largest * x_epsilon();                   /* target's logit and the others': twice half a step */
     if (masked == 2) check(p.tokens == 0 && p.loss_sum == 0, "%s: no tokens, no loss", what);
@@ -507,12 +552,14 @@ static void test_head(int N, int C, int V, DType dtype, int masked, float size) 
     check(p.tokens == q.tokens && (sizeof(floatX) < 4 || p.correct == q.correct) && fabs(p.loss_sum - q.loss_sum) <= allowed * fmax(1, q.loss_sum) &&
           fabs(p.entropy_sum - q.entropy_sum) <= allowed * fmax(1, (double)q.tokens * log((double)V)),
           "  loss %.6f (%.6f), entropy %.6f (%.6f), %d of %d correct", p.loss_sum, q.loss_sum, p.entropy_sum, q.entropy_sum, (int)p.correct, (int)p.tokens);
-    compare("  row_loss", la, lb, (size_t)N, allowed);
-    LossStats r = lm_head_loss(NULL, NULL, X, targets, &head, 0, N, C, V, s);
-    check(r.loss_sum == p.loss_sum && r.correct == p.correct && r.entropy_sum == p.entropy_sum, "  dx NULL: the same loss");
+    compare("  row_loss", la, lb, (size_t)M, allowed);
+    lm_head_loss(NULL, rb, X, l.rows, l.targets, NULL, &head, 0, M, N, C, V, s);
+    shared_wait();
+    check(!memcmp(ra, rb, (size_t)M * sizeof *ra), "  dx NULL: the same rows' losses, bit for bit");
     compare("  lm_head_logits", za, zb, (size_t)N * (size_t)V, x_bound(C, 1));
     weight_free(&head);
-    shared_free(x); shared_free(b); shared_free(la); shared_free(lb); shared_free(za); shared_free(zb); shared_free(X); shared_free(A); shared_free(targets); shared_free(s.base);
+    shared_free(x); shared_free(b); shared_free(la); shared_free(lb); shared_free(za); shared_free(zb); shared_free(X); shared_free(A); shared_free(s.base);
+    shared_free(l.rows); shared_free(l.targets); shared_free(ra); shared_free(rb); shared_free(scale); free(targets);
 }
 
 static void test_embedding(DType dtype) {
@@ -618,35 +665,42 @@ static void test_extremes(void) {
     void *packed = shared_alloc(weight_packed_bytes(&w));
     weight_pack(&w, packed);
     Scratch s = scratch_of(1, 2, 1, 3, 1);
-    int32_t two = 2, *target = integers(&two, 1);
+    int32_t zero = 0, two = 2, *row = integers(&zero, 1), *target = integers(&two, 1);
+    RowLoss *loss = row_loss_poisoned(1);
     floatX *X = x_of(x, 1), *DX = x_poisoned(1);
-    LossStats p = lm_head_loss(DX, NULL, X, target, &w, 1, 1, 1, 3, s);
+    lm_head_loss(DX, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
     shared_wait();
-    check(p.loss_sum == 32768 && (float)DX[0] == 32768, "target 32,768 below the maximum: loss %.1f, gradient %.1f", p.loss_sum, (double)(float)DX[0]);
+    check(loss->loss == 32768 && (float)DX[0] == 32768, "target 32,768 below the maximum: loss %.1f, gradient %.1f", loss->loss, (double)(float)DX[0]);
     float tied[3] = {-2, -2, -3};           /* below zero: padding must not win */
     w.data = tied;
     weight_pack(&w, packed);
     *target = 0;
-    p = lm_head_loss(NULL, NULL, X, target, &w, 1, 1, 1, 3, s);
-    check(p.correct == 1, "a tie goes to the lowest index");
+    lm_head_loss(NULL, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
+    shared_wait();
+    check(loss->correct == 1, "a tie goes to the lowest index");
     /* More rows than gemv takes: padding's logits are 0, exp(0 - top) infinite, and must not be part of dz. */
     enum { ROWS = 9 };
     float low[3] = {-1000, -1000, -1000}, ones[ROWS];
-    int32_t zeros[ROWS] = {0}, *first = integers(zeros, ROWS);
+    int32_t zeros[ROWS] = {0};
+    Labelled all = labelled_of(zeros, ROWS);
+    RowLoss *losses = row_loss_poisoned(ROWS);
     for (int n = 0; n < ROWS; n++) ones[n] = 1;
     floatX *X9 = x_of(ones, ROWS), *DX9 = x_poisoned(ROWS);
     Scratch more = scratch_of(ROWS, 2, 1, 3, 1);
     w.data = low;
     weight_pack(&w, packed);
-    p = lm_head_loss(DX9, NULL, X9, first, &w, 1, ROWS, 1, 3, more);
+    lm_head_loss(DX9, losses, X9, all.rows, all.targets, NULL, &w, 1, ROWS, ROWS, 1, 3, more);
     shared_wait();
+    LossStats p = loss_sums(losses, ROWS);
     check(isfinite((float)DX9[0]) && fabs(p.loss_sum - ROWS * log(3)) < 1e-3,
           "three logits of -1,000: loss %.6f, gradient %g", p.loss_sum / ROWS, (double)(float)DX9[0]);
-    shared_free(first); shared_free(X9); shared_free(DX9); shared_free(more.base);
+    shared_free(all.rows); shared_free(all.targets); shared_free(losses); shared_free(X9); shared_free(DX9); shared_free(more.base);
     X[0] = (floatX)NAN;
-    p = lm_head_loss(DX, NULL, X, target, &w, 1, 1, 1, 3, s);
-    check(!isfinite(p.loss_sum), "a NaN in the input is a NaN in the loss");
+    lm_head_loss(DX, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
+    shared_wait();
+    check(!isfinite(loss->loss), "a NaN in the input is a NaN in the loss");
     shared_free(packed); shared_free(s.base); shared_free(X); shared_free(DX); shared_free(target);
+    shared_free(row); shared_free(loss);
 #ifndef LORA_CUDA
     float worst = 0;
     for (int i = -8700; i < 8850; i++) { cpu_vec v = cpu_exp(cpu_splat((float)i * 0.01f)); worst = fmaxf(worst, fabsf(v[0] / expf((float)i * 0.01f) - 1)); }
@@ -728,8 +782,10 @@ static void test_orders(void) {
     Weight head = random_weight(V, I, DTYPE_F16);
     int32_t cu_host[3] = {0, 17, N}, targets_host[N];
     for (int n = 0; n < N; n++) targets_host[n] = n % 4 ? n * 4 % V : -100;
-    int32_t *cu = integers(cu_host, 3), *targets = integers(targets_host, N);
-    float *x = random_floats(N * I, 1), *dy = random_floats(N * O, 1), *qkv = random_floats(N * P, 1), *weight = random_floats(I, 1), *lse = poisoned(N * H), *rstd = poisoned(N), *row_loss = poisoned(N);
+    int32_t *cu = integers(cu_host, 3);
+    Labelled label = labelled_of(targets_host, N);
+    RowLoss *row_loss = row_loss_poisoned(label.M);
+    float *x = random_floats(N * I, 1), *dy = random_floats(N * O, 1), *qkv = random_floats(N * P, 1), *weight = random_floats(I, 1), *lse = poisoned(N * H), *rstd = poisoned(N);
     floatX *X = x_of(x, N * I), *DY = x_of(dy, N * O), *QKV = x_of(qkv, N * P), *y = x_poisoned(N * O), *t = x_poisoned(N * R), *dx = x_poisoned(N * I), *out = x_poisoned(N * H * D), *dqkv = x_poisoned(N * P);
     Scratch s = scratch_of(N, P, R, V, I);
     LoraCall call;
@@ -752,9 +808,9 @@ static void test_orders(void) {
         attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
         rmsnorm_forward(dx, rstd, NULL, X, NULL, weight, 1e-6f, N, I);
         bits_add(&all, (void *)dqkv, N * P * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, lse, N * H * sizeof(float));
-        LossStats l = lm_head_loss(dx, row_loss, X, targets, &head, 0.1f, N, I, V, s);
+        lm_head_loss(dx, row_loss, X, label.rows, label.targets, NULL, &head, 0.1f, label.M, N, I, V, s);
         double norm = global_norm(dy, N * O);
-        bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, row_loss, N * sizeof(float)); bits_add(&all, &l.loss_sum, sizeof l.loss_sum); bits_add(&all, &norm, sizeof norm);
+        bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, row_loss, (size_t)label.M * sizeof *row_loss); bits_add(&all, &norm, sizeof norm);
         for (int j = 0; j < 3; j++) { bits_add(&all, group[j].dA, (size_t)(group[j].rank * I) * 4); bits_add(&all, group[j].dB, (size_t)(group[j].rank * group[j].out) * 4); }
         if (!order) first = all;
         else { check(all.count == first.count && !memcmp(first.at, all.at, all.count), "order %d (CPU: %d threads): linear, attention, rmsnorm, head and norm have the same bits", order, 1 + order); free(all.at); }
@@ -768,7 +824,8 @@ static void test_orders(void) {
     weight_free(&head);
     free(first.at);
     shared_free(x); shared_free(dy); shared_free(qkv); shared_free(weight); shared_free(lse); shared_free(rstd); shared_free(row_loss); shared_free(X); shared_free(DY); shared_free(QKV); shared_free(y); shared_free(t); shared_free(dx);
-    shared_free(out); shared_free(dqkv); shared_free(cu); shared_free(targets); shared_free(s.base);
+    shared_free(out); shared_free(dqkv); shared_free(cu);
+    shared_free(label.rows); shared_free(label.targets); shared_free(s.base);
     shared_free(kept);
 }
 #else
@@ -807,13 +864,14 @@ int main(int argc, char **argv) {
     for (int d = quick ? DTYPE_BF16 : DTYPE_F32; d <= DTYPE_BF16; d++) {
         DType dtype = (DType)d;
         for (size_t i = 0; i < sizeof linear_cases / sizeof *linear_cases; i++) if (!quick || linear_cases[i].quick) test_linear(linear_cases[i], dtype);
-        test_head(1, 5, 2, dtype, 0, 1);
-        test_head(97, 37, 131, dtype, 1, 1);
-        if (!quick) test_head(13, 64, 1001, dtype, 0, 30);
-        test_head(9, 16, 300, dtype, 2, 1);
+        test_head(1, 5, 2, dtype, 0, false, 1);
+        test_head(97, 37, 131, dtype, 1, false, 1);
+        test_head(97, 37, 131, dtype, 1, true, 1);
+        if (!quick) test_head(13, 64, 1001, dtype, 0, true, 30);
+        test_head(9, 16, 300, dtype, 2, false, 1);
     }
     /* CPU: more rows than one chunk of logits, sums over more than one block. CUDA: 8 does not divide V */
-    if (!quick) test_head(300, 24, 70001, DTYPE_BF16, 1, 4);
+    if (!quick) test_head(300, 24, 70001, DTYPE_BF16, 1, false, 4);
     for (size_t i = 0; i < sizeof head_shapes / sizeof *head_shapes; i++) {
         int H = head_shapes[i][0], KV = head_shapes[i][1], D = head_shapes[i][2];
         AttentionCase one = {{1}, 1, H, KV, D, 1}, mixed = {{1, 17, 2, 33}, 4, H, KV, D, 1}, longer = {{131, 64}, 2, H, KV, D, 1};
