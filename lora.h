@@ -516,7 +516,7 @@ typedef struct TrainOptions {
     Strategy eval_strategy;
     int eval_steps;                         /* 0: logging_steps */
     bool eval_on_start;                     /* also before the first step */
-    const char *metric_for_best_model;      /* one of eval_metric_name, "eval_" in front or not */
+    const char *metric_for_best_model;      /* a metric_find name; NULL: loss */
     int greater_is_better;                  /* 0, 1; -1: what the metric is, true of the token accuracy only */
     bool load_best_model_at_end;            /* the adapter that is saved is the best evaluation's: an evaluation that improves the metric writes a checkpoint */
     int early_stopping_patience;            /* stop after so many evaluations in a row that do not improve the metric by more than the threshold; 0: never */
@@ -530,20 +530,39 @@ typedef struct TrainOptions {
     const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL: the system's temporary folder */
 } TrainOptions;
 
-/* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. */
+/* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. Checkpoints
+   keep every number of it in this order, all from epoch on being doubles: new ones go to the end. */
 typedef struct LogRecord {
     bool eval;
     int64_t step, total_steps, num_tokens;
     double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy;
     double token_loss, token_accuracy, token_entropy, perplexity, mean_example_perplexity;     /* of an evaluation */
-    double tokens_per_second, seconds, eta, ceiling_share;    /* ours; share of backend_ceiling that useful arithmetic took */
+    double tokens_per_second, seconds, eta;
+    double ceiling_share;                   /* share of backend_ceiling that useful arithmetic took */
 } LogRecord;
-enum { EVAL_METRICS = 6 };
-extern const char *const eval_metric_name[EVAL_METRICS];   /* loss, token_loss, perplexity, mean_example_perplexity,
-                                                              mean_token_accuracy, entropy */
-/* Number of a metric by name ("eval_" in front or not), or -1; and its value in a record. */
-int eval_metric_find(const char *name);
-double eval_metric(const LogRecord *r, int metric);
+
+/* What a number of a LogRecord is. Log lines, trainer_state.json, the terminal, TensorBoard, a log line's averages and
+   the choice of the best model all go by these rows: a new metric is a field of LogRecord, a row, and whatever measures
+   it (Objective.measure, model_evaluate). */
+enum { METRIC_TRAIN = 1, METRIC_EVAL = 2,   /* the records that have it */
+       METRIC_TAG = 4,                      /* training's goes to TensorBoard */
+       METRIC_BEST = 8,                     /* may choose the best model; evaluation's goes to TensorBoard */
+       METRIC_GREATER = 16,                 /* greater is better */
+       METRIC_PERCENT = 32 };               /* the terminal shows it times 100 */
+typedef enum { OVER_NOTHING, OVER_STEPS, OVER_MICRO_BATCHES } MetricMean;
+typedef struct Metric {
+    const char *name;                       /* "loss"; of an evaluation "eval_loss" */
+    size_t at;                              /* of the double in LogRecord */
+    int is;                                 /* METRIC_* */
+    MetricMean mean;                        /* what a log line's value is a mean over; OVER_NOTHING: the last step's */
+    const char *log;                        /* format in the log */
+    const char *train_text, *eval_text;     /* format on the terminal; NULL: not there */
+} Metric;
+enum { LOG_METRICS = 14 };
+extern const Metric log_metric[LOG_METRICS];        /* in the log's order */
+/* The metric of that name ("eval_" in front or not) that may choose the best model, or NULL. */
+const Metric *metric_find(const char *name);
+double metric_value(const LogRecord *r, const Metric *m);
 
 /* What the loop tells the program; any may be NULL. */
 typedef struct TrainHooks {
@@ -565,21 +584,21 @@ typedef struct TrainResult {
     double best_metric, first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
     bool stopped, early_stopped;            /* by the hook; by patience */
     double total_flos, samples;             /* as trainer_state.json has them; examples seen */
-    double accuracy, entropy;               /* of the last evaluation; without one, of the last training record */
+    LogRecord last;                         /* the last evaluation; without one, the last training record */
     char checkpoint[4096];                  /* the last one written, or "" */
 } TrainResult;
 
 /* The whole job: open, attach, evaluate, train, evaluate, save. On an error nothing of an earlier output is lost. */
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err);
 /* Evaluation over a data set. Two ways of averaging, never under one name:
-     loss, accuracy, entropy          as transformers' Trainer and TRL log them (eval_loss, eval_mean_token_accuracy,
-                                      eval_entropy): a mean over the batches of each one's own mean, the loss weighted by
-                                      the batch's slots. They depend on batch_size, and on packing, as theirs do
+     loss, mean_token_accuracy, entropy    as transformers' Trainer and TRL log them (eval_loss,
+                                      eval_mean_token_accuracy, eval_entropy): a mean over the batches
+                                      of each one's own mean, the loss weighted by the batch's slots. They depend on batch_size, and on packing, as theirs do
      token_loss, token_accuracy, token_entropy    every token counts alike, however examples fall into batches
    perplexity = exp(token_loss); mean_example_perplexity = mean over examples of exp(its own mean loss). */
 typedef struct EvalResult {
-    double loss, accuracy, entropy, token_loss, token_accuracy, token_entropy, perplexity, mean_example_perplexity;
-    int64_t tokens, examples;
+    LogRecord record;                       /* its metrics; where the run was is the caller's to fill in */
+    int64_t tokens, examples;               /* labelled tokens; examples that have any */
 } EvalResult;
 bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
 
@@ -3062,6 +3081,8 @@ static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int bat
     LossStats sum = {0, 0, 0, 0};
     double perplexities = 0, batches = 0;
     memset(result, 0, sizeof *result);
+    LogRecord *r = &result->record;
+    r->eval = true;
     if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
     int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);
     for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
@@ -3080,27 +3101,28 @@ static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int bat
             return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
         double of = s.tokens ? (double)s.tokens : 1;
-        result->loss += s.loss_sum / of * count / (double)d->slots;
-        result->accuracy += (double)s.correct / of;
-        result->entropy += s.entropy_sum / of;
+        r->loss += s.loss_sum / of * count / (double)d->slots;
+        r->mean_token_accuracy += (double)s.correct / of;
+        r->entropy += s.entropy_sum / of;
         batches++;
-        for (int i = 0, k = 0; i < b->S; i++) {
+        for (int i = 0, k = 0; i < b->S; i++) {                               /* row by row: an example's own mean */
             double loss = 0;
             int64_t tokens = 0;
-            for (; k < b->M && b->labelled[k] < b->cu_seqlens[i + 1]; k++, tokens++) loss += (double)(float)b->row_loss[k].loss;
+            for (; k < b->M && b->labelled[k] < b->cu_seqlens[i + 1]; k++, tokens++)
+                loss += (double)(float)b->row_loss[k].loss;
             if (tokens) { perplexities += exp(loss / (double)tokens); result->examples++; }
         }
         sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
     }
     free(slots);
     double n = sum.tokens ? (double)sum.tokens : 1;
-    result->accuracy /= fmax(batches, 1);
-    result->entropy /= fmax(batches, 1);
-    result->token_loss = sum.loss_sum / n;
-    result->token_accuracy = (double)sum.correct / n;
-    result->token_entropy = sum.entropy_sum / n;
-    result->perplexity = fmin(exp(result->token_loss), DBL_MAX);              /* JSON knows no infinity */
-    result->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
+    r->mean_token_accuracy /= fmax(batches, 1);
+    r->entropy /= fmax(batches, 1);
+    r->token_loss = sum.loss_sum / n;
+    r->token_accuracy = (double)sum.correct / n;
+    r->token_entropy = sum.entropy_sum / n;
+    r->perplexity = fmin(exp(r->token_loss), DBL_MAX);                        /* JSON knows no infinity */
+    r->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
     result->tokens = sum.tokens;
     return true;
 }
@@ -3110,59 +3132,80 @@ bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batc
 
 /* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
 
+#define METRIC(name, field) #name, offsetof(LogRecord, field)
+const Metric log_metric[LOG_METRICS] = {
+    {METRIC(loss, loss), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST, OVER_STEPS,
+     "%.9g", "loss %.4f", "loss %.4f"},
+    {METRIC(grad_norm, grad_norm), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "grad_norm %.3f", NULL},
+    {METRIC(learning_rate, learning_rate), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "lr %.2e", NULL},
+    {METRIC(tokens_per_second, tokens_per_second), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.1f", NULL, NULL},
+    {METRIC(ceiling_share, ceiling_share), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL},
+    {METRIC(token_loss, token_loss), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "per token %.4f"},
+    {METRIC(perplexity, perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "perplexity %.2f"},
+    {METRIC(mean_example_perplexity, mean_example_perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING,
+     "%.9g", NULL, NULL},
+    {METRIC(token_accuracy, token_accuracy), METRIC_EVAL | METRIC_GREATER | METRIC_PERCENT, OVER_NOTHING,
+     "%.9g", NULL, "token accuracy %.1f %%"},
+    {METRIC(token_entropy, token_entropy), METRIC_EVAL, OVER_NOTHING, "%.9g", NULL, NULL},
+    {METRIC(runtime, seconds), METRIC_EVAL, OVER_NOTHING, "%.4f", NULL, NULL},
+    {METRIC(seconds, seconds), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL},
+    {METRIC(mean_token_accuracy, mean_token_accuracy),
+     METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST | METRIC_GREATER, OVER_MICRO_BATCHES,
+     "%.9g", "accuracy %.3f", NULL},
+    {METRIC(entropy, entropy), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST, OVER_MICRO_BATCHES,
+     "%.9g", "entropy %.3f", NULL},
+};
+#undef METRIC
+
+const Metric *metric_find(const char *name) {
+    if (!strncmp(name, "eval_", 5)) name += 5;
+    for (int i = 0; i < LOG_METRICS; i++)
+        if (log_metric[i].is & METRIC_BEST && !strcmp(name, log_metric[i].name)) return &log_metric[i];
+    return NULL;
+}
+static double *metric_of(LogRecord *r, const Metric *m) { return (double *)((char *)r + m->at); }
+double metric_value(const LogRecord *r, const Metric *m) { return *(const double *)((const char *)r + m->at); }
+
 static void log_record_json(Text *t, const LogRecord *r) {
+    char name[64];
     json_object(t, NULL, JSON_LINE);
     json_print(t, "step", "%lld", (long long)r->step);
     json_print(t, "epoch", "%.10g", r->epoch);
-    json_print(t, r->eval ? "eval_loss" : "loss", "%.9g", r->loss);
-    if (r->eval) {
-        json_print(t, "eval_token_loss", "%.9g", r->token_loss);
-        json_print(t, "eval_perplexity", "%.9g", r->perplexity);
-        json_print(t, "eval_mean_example_perplexity", "%.9g", r->mean_example_perplexity);
-        json_print(t, "eval_token_accuracy", "%.9g", r->token_accuracy);
-        json_print(t, "eval_token_entropy", "%.9g", r->token_entropy);
-        json_print(t, "eval_runtime", "%.4f", r->seconds);
-    } else {
-        json_print(t, "grad_norm", "%.9g", r->grad_norm);
-        json_print(t, "learning_rate", "%.9g", r->learning_rate);
-        json_print(t, "tokens_per_second", "%.1f", r->tokens_per_second);
-        json_print(t, "ceiling_share", "%.4f", r->ceiling_share);
-        json_print(t, "seconds", "%.4f", r->seconds);
+    for (int i = 0; i < LOG_METRICS; i++) {
+        if (!(log_metric[i].is & (r->eval ? METRIC_EVAL : METRIC_TRAIN))) continue;
+        snprintf(name, sizeof name, "%s%s", r->eval ? "eval_" : "", log_metric[i].name);
+        json_print(t, name, log_metric[i].log, metric_value(r, &log_metric[i]));
     }
-    json_print(t, r->eval ? "eval_mean_token_accuracy" : "mean_token_accuracy", "%.9g", r->mean_token_accuracy);
-    json_print(t, r->eval ? "eval_entropy" : "entropy", "%.9g", r->entropy);
     json_print(t, r->eval ? "eval_num_tokens" : "num_tokens", "%lld", (long long)r->num_tokens);
     json_end(t);
+}
+/* A record's metrics for the terminal. */
+static void log_record_text(Text *t, const LogRecord *r) {
+    const char *gap = "";
+    for (int i = 0; i < LOG_METRICS; i++) {
+        const char *format = r->eval ? log_metric[i].eval_text : log_metric[i].train_text;
+        double value = metric_value(r, &log_metric[i]);
+        if (!format) continue;
+        text_print(t, "%s", gap);
+        text_print(t, format, log_metric[i].is & METRIC_PERCENT ? 100 * value : value);
+        gap = r->eval ? ", " : "  ";
+    }
 }
 
 const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
 const char *const nonfinite_name[NONFINITE_COUNT] = {"stop", "skip"};
 const char *const recompute_name[RECOMPUTE_COUNT] = {"none", "gate_up", "layer"};
-const char *const eval_metric_name[EVAL_METRICS] = {"loss", "token_loss", "perplexity", "mean_example_perplexity",
-    "mean_token_accuracy", "entropy"};
-
-int eval_metric_find(const char *name) {
-    if (!strncmp(name, "eval_", 5)) name += 5;
-    for (int i = 0; i < EVAL_METRICS; i++) if (!strcmp(name, eval_metric_name[i])) return i;
-    return -1;
-}
-double eval_metric(const LogRecord *r, int metric) {
-    const double value[EVAL_METRICS] = {r->loss, r->token_loss, r->perplexity, r->mean_example_perplexity,
-        r->mean_token_accuracy, r->entropy};
-    return value[metric];
-}
 
 /* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by
    more than the threshold uses up patience. */
 typedef struct Best { int64_t step; double value; int in_vain; } Best;
 static Best history_best(const LogRecord *history, const TrainOptions *o) {
     Best best = {0, NAN, 0};
-    int metric = o->metric_for_best_model ? eval_metric_find(o->metric_for_best_model) : 0;
-    bool accuracy = !strcmp(eval_metric_name[metric], "mean_token_accuracy");
-    bool greater = o->greater_is_better < 0 ? accuracy : o->greater_is_better != 0;
+    const Metric *m = metric_find(o->metric_for_best_model ? o->metric_for_best_model : "loss");
+    bool greater = o->greater_is_better < 0 ? (m->is & METRIC_GREATER) != 0 : o->greater_is_better != 0;
     for (ptrdiff_t i = 0; i < arrlen(history); i++) {
         if (!history[i].eval || !history[i].step) continue;
-        double value = eval_metric(&history[i], metric);
+        double value = metric_value(&history[i], m);
         bool better = !best.step || (greater ? value > best.value : value < best.value);
         best.in_vain = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold) ? 0 : best.in_vain + 1;
         if (better) { best.step = history[i].step; best.value = value; }
@@ -3256,11 +3299,11 @@ static void train_result_json(Text *t, const Run *run, const TrainResult *result
     json_print(t, "train_samples_per_second", "%.3f", samples / runtime);
     json_print(t, "train_steps_per_second", "%.3f", (double)run->step / runtime);
     json_print(t, "total_flos", "%.1f", total_flos(run));
-    if (run->window_micro) {                /* TRL adds what came after the last log line */
-        json_print(t, "mean_token_accuracy", "%.9g", run->window.mean_token_accuracy / micro);
-        json_print(t, "entropy", "%.9g", run->window.entropy / micro);
-        json_print(t, "num_tokens", "%lld", (long long)run->num_tokens);
+    for (int i = 0; i < LOG_METRICS && run->window_micro; i++) {              /* TRL adds what came after the last log line */
+        const Metric *m = &log_metric[i];
+        if (m->mean == OVER_MICRO_BATCHES) json_print(t, m->name, m->log, metric_value(&run->window, m) / micro);
     }
+    if (run->window_micro) json_print(t, "num_tokens", "%lld", (long long)run->num_tokens);
     json_end(t);
 }
 
@@ -3337,16 +3380,15 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     if (!evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks, &stopped, &e, err))
         return false;
     if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
-    LogRecord r;
-    memset(&r, 0, sizeof r);
-    r.eval = true; r.step = run->step; r.total_steps = run->plan.total_steps; r.num_tokens = run->num_tokens; r.epoch = run->epoch;
-    r.loss = e.loss; r.mean_token_accuracy = e.accuracy; r.entropy = e.entropy;
-    r.token_loss = e.token_loss; r.token_accuracy = e.token_accuracy; r.token_entropy = e.token_entropy;
-    r.perplexity = e.perplexity; r.mean_example_perplexity = e.mean_example_perplexity;
-    r.seconds = seconds_now() - start;
-    if (!isfinite(result->first_eval_loss)) result->first_eval_loss = e.loss;
-    result->last_eval_loss = e.loss;
-    run_log(run, &r);
+    LogRecord *r = &e.record;
+    r->step = run->step;
+    r->total_steps = run->plan.total_steps;
+    r->num_tokens = run->num_tokens;
+    r->epoch = run->epoch;
+    r->seconds = seconds_now() - start;
+    if (!isfinite(result->first_eval_loss)) result->first_eval_loss = r->loss;
+    result->last_eval_loss = r->loss;
+    run_log(run, r);
     run->eval_seconds += seconds_now() - start;          /* with what the hook does at an evaluation */
     run->eval_count++;
     run->best = history_best(run->history, run->o);
@@ -3539,8 +3581,26 @@ static void run_identify(Run *run) {
     if (!run->model_hash) run->model_hash = model_hash(run->model, &run->files_changed);
 }
 
-/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. Paths, logging and
-   saving may differ. The adapter is the options', or --init-adapter's. */
+/* The options that decide a run's numbers beside model, data and adapter, in the order of checkpoint.json's identity.
+   What is not here (paths, logging, saving) may differ from one part of a run to the next. Warm-up and length of the
+   run decide as the numbers of steps that they came to. */
+typedef enum { DECIDES_INT, DECIDES_INT64, DECIDES_BOOL, DECIDES_DOUBLE, DECIDES_SCHEDULE } DecidesType;
+static const struct { const char *name; DecidesType type; bool of_plan; size_t at; } run_decides[] = {
+#define OPTION(name, type) {#name, type, false, offsetof(TrainOptions, name)}
+#define PLAN(name, field) {#name, DECIDES_INT64, true, offsetof(RunPlan, field)}
+    OPTION(learning_rate, DECIDES_DOUBLE), OPTION(lr_scheduler_type, DECIDES_SCHEDULE),
+    PLAN(warmup, warmup), PLAN(total_steps, total_steps),
+    OPTION(per_device_train_batch_size, DECIDES_INT), OPTION(gradient_accumulation_steps, DECIDES_INT),
+    {"packing", DECIDES_BOOL, false, offsetof(TrainOptions, data_options) + offsetof(DataOptions, packing)},
+    OPTION(weight_decay, DECIDES_DOUBLE), OPTION(adam_beta1, DECIDES_DOUBLE), OPTION(adam_beta2, DECIDES_DOUBLE),
+    OPTION(adam_epsilon, DECIDES_DOUBLE), OPTION(max_grad_norm, DECIDES_DOUBLE), OPTION(seed, DECIDES_INT64),
+    OPTION(shuffle, DECIDES_BOOL)
+#undef OPTION
+#undef PLAN
+};
+
+/* The options, the base model and the data that decide a run's numbers, as members of a JSON object. The adapter is the
+   options', or --init-adapter's. */
 static void checkpoint_identity(Text *t, const Run *run) {
     const TrainOptions *o = run->o;
     json_hash(t, "model", run->model_hash);
@@ -3549,50 +3609,101 @@ static void checkpoint_identity(Text *t, const Run *run) {
     json_hash(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
     lora_identity(t, o->init_adapter ? &run->model->lora : &o->lora, run->model->config.num_hidden_layers);
     json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
-    json_print(t, "learning_rate", "%.12g", o->learning_rate);
-    json_string(t, "lr_scheduler_type", schedule_name[o->lr_scheduler_type]);
-    json_print(t, "warmup", "%lld", (long long)run->plan.warmup);
-    json_print(t, "total_steps", "%lld", (long long)run->plan.total_steps);
-    json_print(t, "per_device_train_batch_size", "%d", o->per_device_train_batch_size);
-    json_print(t, "gradient_accumulation_steps", "%d", o->gradient_accumulation_steps);
-    json_print(t, "packing", "%d", o->data_options.packing);
-    json_print(t, "weight_decay", "%.12g", o->weight_decay);
-    json_print(t, "adam_beta1", "%.12g", o->adam_beta1);
-    json_print(t, "adam_beta2", "%.12g", o->adam_beta2);
-    json_print(t, "adam_epsilon", "%.12g", o->adam_epsilon);
-    json_print(t, "max_grad_norm", "%.12g", o->max_grad_norm);
-    json_print(t, "seed", "%lld", (long long)o->seed);
-    json_print(t, "shuffle", "%d", o->shuffle);
+    for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
+        const char *name = run_decides[i].name;
+        const void *at = (run_decides[i].of_plan ? (const char *)&run->plan : (const char *)o) + run_decides[i].at;
+        switch (run_decides[i].type) {
+        case DECIDES_INT: json_print(t, name, "%d", *(const int *)at); break;
+        case DECIDES_INT64: json_print(t, name, "%lld", (long long)*(const int64_t *)at); break;
+        case DECIDES_BOOL: json_print(t, name, "%d", *(const bool *)at); break;
+        case DECIDES_DOUBLE: json_print(t, name, "%.12g", *(const double *)at); break;
+        case DECIDES_SCHEDULE: json_string(t, name, schedule_name[*(const Schedule *)at]); break;
+        }
+    }
 }
 
-/* Every field of a record, exactly; the log's own lines round. */
-enum { RECORD_NUMBERS = 19 };
-static void record_numbers(double v[RECORD_NUMBERS], const LogRecord *r) {
-    const double all[RECORD_NUMBERS] = {r->eval ? 1.0 : 0.0, (double)r->step, (double)r->total_steps,
-        (double)r->num_tokens, r->epoch, r->loss, r->grad_norm, r->learning_rate, r->mean_token_accuracy, r->entropy,
-        r->token_loss, r->token_accuracy, r->token_entropy, r->perplexity, r->mean_example_perplexity,
-        r->tokens_per_second, r->seconds, r->eta, r->ceiling_share};
-    memcpy(v, all, sizeof all);
+/* The numbers that say where a run is, in the order and the lines of checkpoint.json: checkpoint_write prints them,
+   checkpoint_read takes them back. */
+typedef enum { NUMBER_INT, NUMBER_INT64, NUMBER_FLOAT, NUMBER_DOUBLE } NumberType;
+typedef struct CheckpointNumber {
+    const char *name;
+    NumberType type;
+    void *at;
+    double high;                            /* a whole number from 0 to high; 0: any, null where it is not finite */
+    bool line;                              /* it begins a line of the file */
+} CheckpointNumber;
+enum { CHECKPOINT_NUMBERS = 16 };
+static void checkpoint_numbers(CheckpointNumber list[CHECKPOINT_NUMBERS], Run *run, TrainResult *result) {
+    Model *a = run->model;
+    const double whole = 0x1p53;
+    const CheckpointNumber all[CHECKPOINT_NUMBERS] = {
+        {"files_changed", NUMBER_INT64, &run->files_changed, whole, false},
+        {"padded", NUMBER_DOUBLE, &run->padded, whole, false},
+        {"step", NUMBER_INT64, &run->step, whole, true},
+        {"adam_step", NUMBER_INT, &a->adam_step, INT_MAX - 1, false},
+        {"scale_age", NUMBER_INT, &a->scale_age, 2000, false},
+        {"num_tokens", NUMBER_INT64, &run->num_tokens, whole, false},
+        {"window_steps", NUMBER_INT64, &run->window_steps, whole, false},
+        {"window_micro", NUMBER_INT64, &run->window_micro, whole, false},
+        {"skipped", NUMBER_INT64, &run->skipped, whole, false},
+        {"loss_scale", NUMBER_FLOAT, &a->loss_scale, (double)LOSS_SCALE_MAX, true},
+        {"epoch", NUMBER_DOUBLE, &run->epoch, 0, false},
+        {"train_loss", NUMBER_DOUBLE, &run->train_loss, 0, false},
+        {"training", NUMBER_DOUBLE, &run->training, 0, false},
+        {"window_seconds", NUMBER_DOUBLE, &run->window_seconds, 0, false},
+        {"first_eval_loss", NUMBER_DOUBLE, &result->first_eval_loss, 0, true},
+        {"last_eval_loss", NUMBER_DOUBLE, &result->last_eval_loss, 0, false}};
+    memcpy(list, all, sizeof all);
 }
-static LogRecord record_from_numbers(const double v[RECORD_NUMBERS]) {
-    LogRecord r = {v[0] != 0, (int64_t)v[1], (int64_t)v[2], (int64_t)v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10],
-                   v[11], v[12], v[13], v[14], v[15], v[16], v[17], v[18]};
-    return r;
+static void checkpoint_number_json(Text *t, const CheckpointNumber *n) {
+    double v = n->type == NUMBER_INT ? (double)*(const int *)n->at
+             : n->type == NUMBER_INT64 ? (double)*(const int64_t *)n->at
+             : n->type == NUMBER_FLOAT ? (double)*(const float *)n->at : *(const double *)n->at;
+    if (n->line) json_new_line(t);
+    if (isfinite(v)) json_print(t, n->name, n->high > 0 ? "%.0f" : "%.17g", v);
+    else json_string(t, n->name, NULL);
 }
+static bool checkpoint_number_parse(const CheckpointNumber *n, const Json *root) {
+    const Json *j = json_get(root, n->name);
+    bool null = j && j->type == JSON_NULL && !(n->high > 0);
+    if (!null && !(j && j->type == JSON_NUMBER && isfinite(j->number))) return false;
+    double v = null ? NAN : j->number;
+    if (n->high > 0 && !(v >= 0 && v <= n->high && v == floor(v))) return false;
+    switch (n->type) {
+    case NUMBER_INT: *(int *)n->at = (int)v; break;
+    case NUMBER_INT64: *(int64_t *)n->at = (int64_t)v; break;
+    case NUMBER_FLOAT: *(float *)n->at = (float)v; break;
+    case NUMBER_DOUBLE: *(double *)n->at = v; break;
+    }
+    return true;
+}
+
+/* Every field of a record, exactly (the log's own lines round): four whole numbers, then its doubles. */
+enum { RECORD_DOUBLES = (sizeof(LogRecord) - offsetof(LogRecord, epoch)) / sizeof(double) };
 static void record_json(Text *t, const char *name, const LogRecord *r) {
-    double v[RECORD_NUMBERS];
-    record_numbers(v, r);
+    const double *v = (const double *)((const char *)r + offsetof(LogRecord, epoch));
     json_list(t, name, JSON_LINE);
-    for (int i = 0; i < RECORD_NUMBERS; i++) json_print(t, NULL, "%.17g", v[i]);
+    json_print(t, NULL, "%d", r->eval);
+    json_print(t, NULL, "%lld", (long long)r->step);
+    json_print(t, NULL, "%lld", (long long)r->total_steps);
+    json_print(t, NULL, "%lld", (long long)r->num_tokens);
+    for (int i = 0; i < RECORD_DOUBLES; i++) json_print(t, NULL, "%.17g", v[i]);
     json_end(t);
 }
 static bool record_parse(LogRecord *r, const Json *j) {
-    double v[RECORD_NUMBERS];
+    if (!j || j->type != JSON_ARRAY || j->count != 4 + RECORD_DOUBLES) return false;
+    double v[4 + RECORD_DOUBLES];
     int i = 0;
-    if (!j || j->type != JSON_ARRAY || j->count != RECORD_NUMBERS) return false;
-    for (const Json *e = j->child; e; e = e->next) { if (e->type != JSON_NUMBER) return false; v[i++] = e->number; }
-    for (i = 1; i < 4; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;      /* steps and tokens */
-    *r = record_from_numbers(v);
+    for (const Json *e = j->child; e; e = e->next) {
+        if (e->type != JSON_NUMBER) return false;
+        v[i++] = e->number;
+    }
+    for (i = 1; i < 4; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;
+    r->eval = v[0] != 0;
+    r->step = (int64_t)v[1];
+    r->total_steps = (int64_t)v[2];
+    r->num_tokens = (int64_t)v[3];
+    memcpy((char *)r + offsetof(LogRecord, epoch), v + 4, RECORD_DOUBLES * sizeof *v);
     return true;
 }
 
@@ -3656,45 +3767,54 @@ static void run_tidy(const char *output) {
     if (d) closedir(d);
 }
 
-static bool checksum_adapter_config(uint64_t *checksum, const char *folder, Error *err) {
+/* Of the moments [param_count], the adapter and its configuration; the text of checkpoint.json behind its first line
+   comes after them. */
+static bool checkpoint_hash(uint64_t *hash, const Run *run, const float *first, const float *second, const char *folder,
+                            Error *err) {
+    const Model *a = run->model;
+    size_t bytes = a->param_count * sizeof(float), length;
+    float *param = (float *)must_alloc(bytes);
+    backend_download(param, a->param, bytes);
+    *hash = hash_bytes(hash_bytes(hash_bytes(HASH_START, first, bytes), second, bytes), param, bytes);
+    free(param);
     char path[PATH_MAX];
-    size_t bytes;
     path_in(path, sizeof path, folder, "adapter_config.json");
-    char *text = read_file(path, &bytes, err);
-    if (text) *checksum = hash_bytes(*checksum, text, bytes);
+    char *text = read_file(path, &length, err);
+    if (text) *hash = hash_bytes(*hash, text, length);
     free(text);
     return text != NULL;
 }
 
-/* checkpoint.json. Numbers that must come back as they were have 17 digits. */
-static void checkpoint_json(Text *t, const Run *run, const TrainResult *result, uint64_t checksum) {
-    const Model *m = run->model;
+/* Writes optimizer.safetensors: AdamW's two moments, [param_count] each. *hash: what checkpoint_hash says of it. */
+static bool checkpoint_moments_write(const Run *run, const char *folder, uint64_t *hash, Error *err) {
+    const Model *a = run->model;
+    size_t bytes = a->param_count * sizeof(float);
+    float *first = (float *)must_alloc(bytes), *second = (float *)must_alloc(bytes);
+    backend_download(first, a->adam_m, bytes);
+    backend_download(second, a->adam_v, bytes);
+    static const char *const names[2] = {"adam_m", "adam_v"};
+    const float *const data[2] = {first, second};
+    const int64_t shapes[2][2] = {{(int64_t)a->param_count, 1}, {(int64_t)a->param_count, 1}};
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, "optimizer.safetensors");
+    bool ok = safetensors_write(path, names, data, shapes, 2, err) &&
+              checkpoint_hash(hash, run, first, second, folder, err);
+    free(first);
+    free(second);
+    return ok;
+}
+
+/* checkpoint.json: a line with the checksum of everything, then where the run is, what decides it, and its history.
+   Numbers that must come back as they were have 17 digits. */
+static void checkpoint_json(Text *t, Run *run, TrainResult *result, uint64_t hash) {
+    CheckpointNumber numbers[CHECKPOINT_NUMBERS];
     char line[CHECKSUM_LINE_BYTES + 1];
+    checkpoint_numbers(numbers, run, result);
     json_object(t, NULL, JSON_LINE);
     json_hash(t, "checksum", 0);                             /* its place; what follows is in the sum */
     json_new_line(t);
     json_print(t, "format", "%d", CHECKPOINT_FORMAT);
-    json_print(t, "files_changed", "%lld", (long long)run->files_changed);
-    json_print(t, "padded", "%.0f", run->padded);
-    json_new_line(t);
-    json_print(t, "step", "%lld", (long long)run->step);
-    json_print(t, "adam_step", "%d", m->adam_step);
-    json_print(t, "scale_age", "%d", m->scale_age);
-    json_print(t, "num_tokens", "%lld", (long long)run->num_tokens);
-    json_print(t, "window_steps", "%lld", (long long)run->window_steps);
-    json_print(t, "window_micro", "%lld", (long long)run->window_micro);
-    json_print(t, "skipped", "%lld", (long long)run->skipped);
-    json_new_line(t);
-    json_print(t, "loss_scale", "%.17g", (double)m->loss_scale);
-    json_print(t, "epoch", "%.17g", run->epoch);
-    json_print(t, "train_loss", "%.17g", run->train_loss);
-    json_print(t, "training", "%.17g", run->training);
-    json_print(t, "window_seconds", "%.17g", run->window_seconds);
-    json_new_line(t);
-    if (isfinite(result->first_eval_loss)) json_print(t, "first_eval_loss", "%.17g", result->first_eval_loss);
-    else { json_string(t, "first_eval_loss", NULL); json_print(t, "no_eval", "0"); }
-    if (isfinite(result->last_eval_loss)) json_print(t, "last_eval_loss", "%.17g", result->last_eval_loss);
-    else { json_string(t, "last_eval_loss", NULL); json_print(t, "no_last_eval", "0"); }
+    for (int i = 0; i < CHECKPOINT_NUMBERS; i++) checkpoint_number_json(t, &numbers[i]);
     json_new_line(t);
     json_object(t, "identity", JSON_LINE);
     checkpoint_identity(t, run);
@@ -3711,71 +3831,47 @@ static void checkpoint_json(Text *t, const Run *run, const TrainResult *result, 
     text_string(t, "\n");
     json_end(t);
     text_string(t, "\n");
-    checksum = hash_bytes(checksum, t->at + CHECKSUM_LINE_BYTES, t->length - CHECKSUM_LINE_BYTES);
-    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)checksum);
+    hash = hash_bytes(hash, t->at + CHECKSUM_LINE_BYTES, t->length - CHECKSUM_LINE_BYTES);
+    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash);
     memcpy(t->at, line, CHECKSUM_LINE_BYTES);
 }
 
-static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
+/* Removes old checkpoints beyond save_total_limit. The newest and the best stay, whatever the limit. */
+static void checkpoints_trim(const Run *run) {
     const TrainOptions *o = run->o;
-    const Model *m = run->model;
-    char name[64], folder[PATH_MAX], path[PATH_MAX];
-    SafeFolder f;
-    run_identify(run);
-    snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
-    path_in(folder, sizeof folder, o->output, name);
-    if (!folder_begin(&f, folder, err)) return false;
-    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
-    size_t bytes = m->param_count * sizeof(float);
-    float *moments[2] = {(float *)must_alloc(bytes), (float *)must_alloc(bytes)};
-    backend_download(moments[0], m->adam_m, bytes);
-    backend_download(moments[1], m->adam_v, bytes);
-    static const char *const names[2] = {"adam_m", "adam_v"};
-    const float *const data[2] = {moments[0], moments[1]};
-    const int64_t shapes[2][2] = {{(int64_t)m->param_count, 1}, {(int64_t)m->param_count, 1}};
-    path_in(path, sizeof path, f.temporary, "optimizer.safetensors");
-    bool ok = safetensors_write(path, names, data, shapes, 2, err);
-    uint64_t checksum = hash_bytes(hash_bytes(HASH_START, moments[0], bytes), moments[1], bytes);
-    backend_download(moments[0], m->param, bytes);
-    checksum = hash_bytes(checksum, moments[0], bytes);
-    ok = ok && checksum_adapter_config(&checksum, f.temporary, err);
-    free(moments[0]);
-    free(moments[1]);
-    Text t = TEXT_EMPTY;
-    checkpoint_json(&t, run, result, checksum);
-    ok = text_write(&t, f.temporary, "checkpoint.json", ok ? err : NULL) && ok;
-    if (!ok) folder_discard(f.temporary);
-    if (!ok || !folder_commit(&f, true, err)) return false;
-    snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
-    CRASH_POINT();
-    /* The newest and the best stay, whatever the limit. */
+    char name[64], path[PATH_MAX] = "";
     for (int64_t removed = -1;;) {
         Checkpoints c = checkpoints_list(o->output, run->best.step);
-        if (o->save_total_limit <= 0 || c.count <= o->save_total_limit || c.oldest < 0 || c.oldest == c.newest) break;
+        if (o->save_total_limit <= 0 || c.count <= o->save_total_limit || c.oldest < 0 || c.oldest == c.newest) return;
         if (c.oldest == removed) {
             run_warn(run, "an old checkpoint cannot be removed; %s; see to its permissions", path);
-            break;
+            return;
         }
         removed = c.oldest;
         snprintf(name, sizeof name, "checkpoint-%lld", (long long)removed);
         path_in(path, sizeof path, o->output, name);
         checkpoint_remove(path);
     }
-    return true;
 }
 
-static double checkpoint_number(const Json *root, const char *key, bool *ok) {
-    const Json *j = json_get(root, key);
-    if (j && j->type == JSON_NUMBER && isfinite(j->number)) return j->number;
-    *ok = *ok && j && j->type == JSON_NULL;
-    return NAN;
-}
-/* A whole number from 0 to high. */
-static int64_t checkpoint_count(const Json *root, const char *key, double high, bool *ok) {
-    double v = checkpoint_number(root, key, ok);
-    bool good = v >= 0 && v <= high && v == floor(v);
-    *ok = *ok && good;
-    return good ? (int64_t)v : 0;
+static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
+    char name[64], folder[PATH_MAX];
+    SafeFolder f;
+    uint64_t hash;
+    Text t = TEXT_EMPTY;
+    run_identify(run);
+    snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
+    path_in(folder, sizeof folder, run->o->output, name);
+    if (!folder_begin(&f, folder, err)) return false;
+    bool ok = adapter_write(run->model, f.temporary, err) && checkpoint_moments_write(run, f.temporary, &hash, err);
+    if (ok) checkpoint_json(&t, run, result, hash);
+    ok = ok && text_write(&t, f.temporary, "checkpoint.json", err);
+    if (!ok) folder_discard(f.temporary);
+    if (!ok || !folder_commit(&f, true, err)) return false;
+    snprintf(result->checkpoint, sizeof result->checkpoint, "%s", folder);
+    CRASH_POINT();
+    checkpoints_trim(run);
+    return true;
 }
 
 /* The folder that --resume means: itself, or the newest checkpoint in it. */
@@ -3806,101 +3902,131 @@ static void identity_compare(Text *differences, const Json *stored, Text *mine) 
     if (ok) json_free(&doc);
 }
 
-/* After the model has the checkpoint's adapter: moments, position and history. */
+/* Is this run the one that the checkpoint is of? With --resume-force it may differ, but not in silence. */
+static bool checkpoint_same_run(Run *run, const Json *identity, const char *folder, Error *err) {
+    Text mine = TEXT_EMPTY, differences = TEXT_EMPTY;
+    run_identify(run);
+    json_object(&mine, NULL, JSON_LINE);
+    checkpoint_identity(&mine, run);
+    json_end(&mine);
+    identity_compare(&differences, identity, &mine);
+    bool same = !differences.length;
+    if (!same && run->o->resume_force) {
+        run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
+        same = true;
+    } else if (!same)
+        fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has "
+                  "them), or add --resume-force", differences.at, folder);
+    text_free(&differences);
+    return same;
+}
+
+/* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
+static bool checkpoint_same_adapter(const Run *run, const Json *identity) {
+    Text mine = TEXT_EMPTY, differences = TEXT_EMPTY;
+    json_object(&mine, NULL, JSON_LINE);
+    lora_identity(&mine, &run->model->lora, run->model->config.num_hidden_layers);
+    json_end(&mine);
+    identity_compare(&differences, identity, &mine);
+    bool same = !differences.length;
+    text_free(&differences);
+    return same;
+}
+
+/* Where the run was. false: the numbers cannot be. */
+static bool checkpoint_position(Run *run, TrainResult *result, const Json *root) {
+    CheckpointNumber numbers[CHECKPOINT_NUMBERS];
+    const Model *a = run->model;
+    int64_t files_changed = run->files_changed;                               /* now; the checkpoint has them then */
+    checkpoint_numbers(numbers, run, result);
+    for (int i = 0; i < CHECKPOINT_NUMBERS; i++) if (!checkpoint_number_parse(&numbers[i], root)) return false;
+    if (a->adam_step > run->step || run->skipped > run->step || !(a->loss_scale >= 1)) return false;
+    if (run->files_changed != files_changed)
+        run_warn(run, "the model's files were written again since the checkpoint; %s; what was looked at of them is "
+                      "the same", run->o->model);
+    run->files_changed = files_changed;
+    result->resumed_from = run->step;
+    return true;
+}
+
+/* The log so far, and the sums since its last line. */
+static bool checkpoint_history(Run *run, TrainResult *result, const Json *root) {
+    if (!record_parse(&run->window, json_get(root, "window"))) return false;
+    const Json *history = json_get(root, "history");
+    for (const Json *e = history ? history->child : NULL; e; e = e->next) {
+        LogRecord r;
+        if (!record_parse(&r, e)) return false;
+        arrput(run->history, r);
+    }
+    run->best = history_best(run->history, run->o);
+    result->best_step = run->best.step;
+    result->best_metric = run->best.value;
+    return true;
+}
+
+/* AdamW's moments [param_count] from optimizer.safetensors; *hash: what checkpoint_hash says of them. */
+static bool checkpoint_moments_read(Run *run, const char *folder, uint64_t *hash, Error *err) {
+    Model *a = run->model;
+    int64_t count = (int64_t)a->param_count;
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    char path[PATH_MAX];
+    path_in(path, sizeof path, folder, "optimizer.safetensors");
+    bool ok = tensors_add_file(&set, path, err);
+    const Tensor *first = ok ? tensors_get(&set, "adam_m", count, 1, err) : NULL;
+    const Tensor *second = first ? tensors_get(&set, "adam_v", count, 1, err) : NULL;
+    ok = second != NULL;
+    if (ok && (first->dtype != DTYPE_F32 || second->dtype != DTYPE_F32))
+        ok = fail(err, "the moments are not F32; %s; resume from an earlier checkpoint", path);
+    if (ok) {
+        backend_upload(a->adam_m, first->data, a->param_count * sizeof(float));
+        backend_upload(a->adam_v, second->data, a->param_count * sizeof(float));
+        ok = checkpoint_hash(hash, run, (const float *)first->data, (const float *)second->data, folder, err);
+    }
+    tensors_close(&set);
+    return ok;
+}
+
+/* Do the files belong together? The first line of checkpoint.json says what everything else hashes to. */
+static bool checkpoint_checksum(uint64_t hash, const char *folder, Error *err) {
+    char path[PATH_MAX], line[CHECKSUM_LINE_BYTES + 1];
+    size_t length;
+    path_in(path, sizeof path, folder, "checkpoint.json");
+    char *text = read_file(path, &length, err);
+    if (!text) return false;
+    bool ok = length > CHECKSUM_LINE_BYTES;
+    if (ok) {
+        hash = hash_bytes(hash, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES);
+        snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash);
+        ok = !memcmp(text, line, CHECKSUM_LINE_BYTES);
+    }
+    free(text);
+    return ok || fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an "
+                           "earlier one", folder);
+}
+
+/* Takes the run to where the checkpoint was made. The model has its adapter already. */
 static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, Error *err) {
-    Model *m = run->model;
     char path[PATH_MAX];
     JsonDoc doc;
     path_in(path, sizeof path, folder, "checkpoint.json");
     if (!json_read(&doc, path, err)) return false;
     const Json *root = doc.root, *identity = json_get(root, "identity"), *format = json_get(root, "format");
+    int64_t total = run->plan.total_steps;
+    uint64_t hash;
     bool ok = true;
-    if (identity && !(format && format->number == CHECKPOINT_FORMAT)) {
-        json_free(&doc);
-        return fail(err, "a checkpoint of another version of this program; %s; go on with that version, or begin with its adapter: "
-                    "--init-adapter %s", path, folder);
-    }
-    Text t = TEXT_EMPTY, differences = TEXT_EMPTY;
-    run_identify(run);
-    json_object(&t, NULL, JSON_LINE);
-    checkpoint_identity(&t, run);
-    json_end(&t);
-    identity_compare(&differences, identity, &t);
-    if (differences.length) {
-        if (run->o->resume_force) run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
-        else ok = fail(err, "the checkpoint was made with another %.700s; %s; resume with that run's options (run.json has them), "
-                       "or add --resume-force", differences.at, folder);
-    }
-    text_free(&differences);
-    bool whole = ok;
-    if (ok) {
-        run->step = checkpoint_count(root, "step", 0x1p53, &whole);
-        m->adam_step = (int)checkpoint_count(root, "adam_step", fmin((double)run->step, INT_MAX - 1), &whole);
-        m->scale_age = (int)checkpoint_count(root, "scale_age", 2000, &whole);
-        m->loss_scale = (float)checkpoint_count(root, "loss_scale", LOSS_SCALE_MAX, &whole);
-        whole = whole && m->loss_scale >= 1;
-        run->num_tokens = checkpoint_count(root, "num_tokens", 0x1p53, &whole);
-        run->padded = (double)checkpoint_count(root, "padded", 0x1p53, &whole);
-        run->window_steps = checkpoint_count(root, "window_steps", 0x1p53, &whole);
-        run->window_micro = checkpoint_count(root, "window_micro", 0x1p53, &whole);
-        run->skipped = checkpoint_count(root, "skipped", (double)run->step, &whole);
-        int64_t changed = checkpoint_count(root, "files_changed", 0x1p53, &whole);
-        if (whole && changed != run->files_changed)
-            run_warn(run, "the model's files were written again since the checkpoint; %s; what was looked at of them is the same",
-                     run->o->model);
-        run->epoch = checkpoint_number(root, "epoch", &whole);
-        run->train_loss = checkpoint_number(root, "train_loss", &whole);
-        run->training = checkpoint_number(root, "training", &whole);
-        run->window_seconds = checkpoint_number(root, "window_seconds", &whole);
-        result->first_eval_loss = checkpoint_number(root, "first_eval_loss", &whole);
-        result->last_eval_loss = checkpoint_number(root, "last_eval_loss", &whole);
-        result->resumed_from = run->step;
-        whole = whole && record_parse(&run->window, json_get(root, "window"));
-        const Json *history = json_get(root, "history");
-        for (const Json *e = history ? history->child : NULL; e && whole; e = e->next) {
-            LogRecord r;
-            whole = record_parse(&r, e);
-            if (whole) arrput(run->history, r);
-        }
-        /* The adapter that was loaded is the one that the run had: its rank, scale and places, not its values alone. */
-        json_object(&t, NULL, JSON_LINE);
-        lora_identity(&t, &m->lora, m->config.num_hidden_layers);
-        json_end(&t);
-        identity_compare(&differences, identity, &t);
-        whole = whole && (run->o->resume_force || !differences.length);
-        text_free(&differences);
-        if (whole && run->step > run->plan.total_steps) ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or --max-steps", (long long)run->step, (long long)run->plan.total_steps, folder);
-        run->best = history_best(run->history, run->o);
-        result->best_step = run->best.step;
-        result->best_metric = run->best.value;
-        if (!whole) ok = fail(err, "the checkpoint is damaged; %s; resume from an earlier one", path);
-    }
+    if (identity && !(format && format->number == CHECKPOINT_FORMAT))
+        ok = fail(err, "a checkpoint of another version of this program; %s; go on with that version, or begin with "
+                       "its adapter: --init-adapter %s", path, folder);
+    ok = ok && checkpoint_same_run(run, identity, folder, err);
+    if (ok && !(checkpoint_position(run, result, root) && checkpoint_history(run, result, root) &&
+                (run->o->resume_force || checkpoint_same_adapter(run, identity))))
+        ok = fail(err, "the checkpoint is damaged; %s; resume from an earlier one", path);
     json_free(&doc);
-    TensorSet set;
-    memset(&set, 0, sizeof set);
-    path_in(path, sizeof path, folder, "optimizer.safetensors");
-    ok = ok && tensors_add_file(&set, path, err);
-    const Tensor *first = ok ? tensors_get(&set, "adam_m", (int64_t)m->param_count, 1, err) : NULL, *second = first ? tensors_get(&set, "adam_v", (int64_t)m->param_count, 1, err) : NULL;
-    ok = ok && first && second && ((first->dtype == DTYPE_F32 && second->dtype == DTYPE_F32) ||
-                                   fail(err, "the moments are not F32; %s; resume from an earlier checkpoint", path));
-    if (ok) {
-        size_t bytes = m->param_count * sizeof(float), length;
-        backend_upload(m->adam_m, first->data, bytes);
-        backend_upload(m->adam_v, second->data, bytes);
-        float *params = (float *)must_alloc(bytes);
-        backend_download(params, m->param, bytes);
-        uint64_t checksum = hash_bytes(hash_bytes(hash_bytes(HASH_START, first->data, bytes), second->data, bytes), params, bytes);
-        free(params);
-        ok = checksum_adapter_config(&checksum, folder, err);
-        path_in(path, sizeof path, folder, "checkpoint.json");
-        char *text = ok ? read_file(path, &length, err) : NULL, line[CHECKSUM_LINE_BYTES + 1];
-        if (text && length > CHECKSUM_LINE_BYTES) snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES));
-        if (!text) ok = false;
-        else if (length <= CHECKSUM_LINE_BYTES || memcmp(text, line, CHECKSUM_LINE_BYTES)) ok = fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an earlier one", folder);
-        free(text);
-    }
-    tensors_close(&set);
-    return ok;
+    if (ok && run->step > total)
+        ok = fail(err, "the checkpoint is at step %lld, the run has only %lld; %s; give more --num-train-epochs or "
+                       "--max-steps", (long long)run->step, (long long)total, folder);
+    return ok && checkpoint_moments_read(run, folder, &hash, err) && checkpoint_checksum(hash, folder, err);
 }
 
 static bool strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
@@ -3925,61 +4051,101 @@ static bool step_end(Run *run, TrainResult *result, Error *err) {
     return true;
 }
 
+/* A step's record, its metrics still sums over its micro-batches, joins what the next log line is averaged over. */
+static void window_add(Run *run, const LogRecord *step, int64_t micro, double seconds, double flops) {
+    for (int i = 0; i < LOG_METRICS; i++)
+        if (log_metric[i].mean) *metric_of(&run->window, &log_metric[i]) += metric_value(step, &log_metric[i]);
+    run->window.num_tokens += step->num_tokens;
+    run->window_seconds += seconds;
+    run->window_flops += flops;
+    run->window_steps++;
+    run->window_micro += micro;
+    run->train_loss += step->loss;
+}
+/* Averages of the window take the place of the record's own: after the last step of one the log line is due. */
+static void window_mean(const Run *run, LogRecord *r) {
+    for (int i = 0; i < LOG_METRICS; i++) {
+        const Metric *m = &log_metric[i];
+        double sum = metric_value(&run->window, m);
+        if (m->mean == OVER_STEPS) *metric_of(r, m) = sum / (double)run->window_steps;
+        if (m->mean == OVER_MICRO_BATCHES) *metric_of(r, m) = sum / (double)run->window_micro;
+    }
+}
+static void window_log(Run *run, const LogRecord *step) {
+    LogRecord log = *step;                  /* grad_norm and learning_rate are the last step's, as in transformers */
+    if (!isfinite(step->loss)) log.grad_norm = 0;
+    window_mean(run, &log);
+    log.seconds = run->window_seconds;
+    log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
+    log.ceiling_share = run->window_flops / run->window_seconds / run->ceiling;
+    run_log(run, &log);
+    memset(&run->window, 0, sizeof run->window);
+    run->window_steps = run->window_micro = 0;
+    run->window_seconds = run->window_flops = 0;
+}
+
+/* Seconds to the end, at the run's own pace and that of its evaluations. */
+static double run_eta(const Run *run) {
+    double eta = run->training / (double)run->step * (double)(run->plan.total_steps - run->step);
+    if (!run->eval_count) return eta;
+    return eta + run->eval_seconds / (double)run->eval_count * (double)evaluations_left(run, run->step - 1);
+}
+
+/* Micro-batches [begin, end) of an epoch make one optimizer step: their slots of run->order, the log, then whatever is
+   due between two steps. */
+static bool loop_step(Run *run, int64_t epoch, int64_t begin, int64_t end, TrainResult *result, Error *err) {
+    const TrainOptions *o = run->o;
+    int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size, micro = end - begin;
+    LogRecord r;                            /* of this step: num_tokens its own, metrics summed over its micro-batches */
+    double start = seconds_now(), flops = run->flops;
+    if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
+    double seconds = seconds_now() - start;
+    flops = run->flops - flops;
+    run->step++;
+    run->num_tokens += r.num_tokens;
+    run->epoch = (double)epoch + (double)end / (double)run->plan.micro_per_epoch;
+    run->training += seconds;
+    if (isfinite(r.loss)) window_add(run, &r, micro, seconds, flops);
+
+    for (int i = 0; i < LOG_METRICS; i++)   /* from here on it is the run's record: means, and all tokens so far */
+        if (log_metric[i].mean == OVER_MICRO_BATCHES) *metric_of(&r, &log_metric[i]) /= (double)micro;
+    r.step = run->step;
+    r.total_steps = run->plan.total_steps;
+    r.epoch = run->epoch;
+    r.seconds = seconds;
+    r.tokens_per_second = (double)r.num_tokens / seconds;
+    r.ceiling_share = flops / seconds / run->ceiling;
+    r.num_tokens = run->num_tokens;
+    r.eta = run_eta(run);
+    if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
+    if (run->step % o->logging_steps == 0 && run->window_steps) window_log(run, &r);
+    return step_end(run, result, err);
+}
+
+static bool loop_goes_on(const Run *run, const TrainResult *result) {
+    return run->step < run->plan.total_steps && !result->stopped && !result->early_stopped;
+}
+
+/* Epochs of optimizer steps. An epoch is an order of the slots; micro-batches are cut from it one after the other, and
+   gradient_accumulation_steps of them (at its end perhaps fewer) make a step. A resumed run goes on where it was: the
+   order of an epoch and every dropout mask follow from the seed and the step alone. */
 static bool train_loop(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *p = &run->plan;
+    int64_t accumulate = o->gradient_accumulation_steps;
     if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
     if (run->step && !step_end(run, result, err)) return false;               /* an evaluation that was cut short */
-    /* A resumed run goes on where it was: the order of an epoch and every dropout mask follow from the seed and the step alone. */
-    for (int64_t epoch = run->step / p->steps_per_epoch; run->step < p->total_steps && !result->stopped && !result->early_stopped; epoch++) {
+    for (int64_t epoch = run->step / p->steps_per_epoch; loop_goes_on(run, result); epoch++) {
         epoch_order(run->order, o, &run->train, epoch);
-        for (int64_t begin = run->step % p->steps_per_epoch * o->gradient_accumulation_steps; begin < p->micro_per_epoch && run->step < p->total_steps && !result->stopped && !result->early_stopped; begin += o->gradient_accumulation_steps) {
-            int64_t end = begin + o->gradient_accumulation_steps < p->micro_per_epoch ? begin + o->gradient_accumulation_steps : p->micro_per_epoch;
-            LogRecord r;
-            double start = seconds_now(), flops = run->flops;
-            int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size;
-            if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
-            double seconds = seconds_now() - start;
-            int64_t micro = end - begin, tokens = r.num_tokens;
-            bool counts = isfinite(r.loss);
-            run->step++;
-            run->num_tokens += tokens;
-            run->epoch = (double)epoch + (double)end / (double)p->micro_per_epoch;
-            run->training += seconds;
-            if (counts) {
-                run->train_loss += r.loss;
-                run->window.loss += r.loss; run->window.mean_token_accuracy += r.mean_token_accuracy; run->window.entropy += r.entropy; run->window.num_tokens += tokens;
-                run->window_seconds += seconds;
-                run->window_flops += run->flops - flops;
-                run->window_steps++;
-                run->window_micro += micro;
-            }
-            r.mean_token_accuracy /= (double)micro;
-            r.entropy /= (double)micro;
-            r.step = run->step; r.total_steps = p->total_steps; r.epoch = run->epoch; r.num_tokens = run->num_tokens;
-            r.seconds = seconds; r.tokens_per_second = (double)tokens / seconds; r.ceiling_share = (run->flops - flops) / seconds / run->ceiling; r.eta = run->training / (double)run->step * (double)(p->total_steps - run->step);
-            if (run->eval_count)
-                r.eta += run->eval_seconds / (double)run->eval_count * (double)evaluations_left(run, run->step - 1);
-            if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
-            if (run->step % o->logging_steps == 0 && run->window_steps) {
-                LogRecord log = r;          /* grad_norm and learning_rate are the last step's, as in transformers */
-                if (!counts) log.grad_norm = 0;
-                log.loss = run->window.loss / (double)run->window_steps;
-                log.mean_token_accuracy = run->window.mean_token_accuracy / (double)run->window_micro;
-                log.entropy = run->window.entropy / (double)run->window_micro;
-                log.seconds = run->window_seconds;
-                log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
-                log.ceiling_share = run->window_flops / run->window_seconds / run->ceiling;
-                run_log(run, &log);
-                memset(&run->window, 0, sizeof run->window);
-                run->window_steps = run->window_micro = 0;
-                run->window_seconds = run->window_flops = 0;
-            }
-            if (!step_end(run, result, err)) return false;
+        int64_t begin = run->step % p->steps_per_epoch * accumulate;
+        for (; begin < p->micro_per_epoch && loop_goes_on(run, result); begin += accumulate) {
+            int64_t end = begin + accumulate < p->micro_per_epoch ? begin + accumulate : p->micro_per_epoch;
+            if (!loop_step(run, epoch, begin, end, result, err)) return false;
         }
     }
+    int64_t counted = run->step - run->skipped;
     result->skipped = run->skipped;
-    result->train_loss = run->step > run->skipped ? run->train_loss / (double)(run->step - run->skipped) : 0;
+    result->train_loss = counted > 0 ? run->train_loss / (double)counted : 0;
     result->training_seconds = run->training;
     return true;
 }
@@ -4098,75 +4264,118 @@ static bool run_fit(Run *run, Error *err) {
     return fail(err, "the run does not fit at all: %.2f GiB needed with one example at a time and everything computed again, %.2f GiB may be taken; --fit; lower --max-length or use a smaller model", (double)least / 0x1p30, (double)limit / 0x1p30);
 }
 
-/* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading weights. */
+/* The output folder: made, locked, tidied; log.jsonl gets its name when the run begins. */
+static bool run_open_output(Run *run, Error *err) {
+    const TrainOptions *o = run->o;
+    char path[PATH_MAX];
+    bool unlocked;
+    if (!make_folder(o->output, err) || !folder_lock(&run->lock, o->output, &unlocked, err)) return false;
+    if (unlocked)
+        run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);
+    run_tidy(o->output);
+    path_in(path, sizeof path, o->output, "log.jsonl");
+    int fd = temporary_make(run->log_new, sizeof run->log_new, path, false);
+    if (fd >= 0 && (run->log = fdopen(fd, "w"))) return true;
+    return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+}
+
+/* run->train and run->eval, tokenised, and packed where that is asked for. */
+static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
+    const TrainOptions *o = run->o;
+    DataOptions unpacked = o->data_options;
+    unpacked.packing = false;
+    int files = 1 + o->more_data_count, capacity = o->data_options.max_length;
+    if (o->data) {
+        const char **paths = (const char **)must_alloc((size_t)files * sizeof *paths);
+        paths[0] = o->data;
+        for (int i = 1; i < files; i++) paths[i] = o->more_data[i - 1];
+        unpacked.max_rows = o->max_train_samples;
+        run_phase(run, "reading %s", o->data);
+        bool ok = dataset_open_files(&run->train, paths, files, t, &unpacked, err);
+        free(paths);
+        if (!ok) return false;
+    }
+    if (o->eval_data) {
+        unpacked.max_rows = o->max_eval_samples;
+        if (!dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) return false;
+    } else if (o->data && o->eval_split > 0) {
+        if (!dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err)) return false;
+    }
+    if (!o->data_options.packing) return true;
+    if (o->data && !dataset_pack(&run->train, capacity, err)) return false;
+    return !run->eval.slots || dataset_pack(&run->eval, capacity, err);       /* TRL does: eval_loss depends on it */
+}
+static bool run_open_data(Run *run, const ModelConfig *config, Error *err) {
+    const TrainOptions *o = run->o;
+    Tokenizer *t = NULL;                    /* rows of input_ids need none */
+    if (file_exists(o->model, "tokenizer.json") && !model_tokenizer(&t, o->model, config, err)) return false;
+    run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
+    bool ok = run_read_data(run, t, err);
+    if (t) tokenizer_free(t);
+    if (!ok || !ids_in_vocabulary(&run->train, config->vocab_size, o->data, err) ||
+        !ids_in_vocabulary(&run->eval, config->vocab_size, o->eval_data, err)) return false;
+    long long longest = run->train.stats.longest;
+    int positions = config->max_position_embeddings;
+    if (config->rope_scaling.type == ROPE_DEFAULT && longest > positions)
+        return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", longest,
+                    positions, o->data, positions);
+    run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
+    return true;
+}
+
+/* The base model and its adapter: a new one, or that of the folder `start`. */
+static bool run_open_model(Run *run, const ModelConfig *config, const char *start, Error *err) {
+    const TrainOptions *o = run->o;
+    Model *m = run->model;
+    const char *name;
+    /* a plan needs no device, but takes the one that is there */
+    if (!backend_open(config, run->plan_only ? NULL : err) && !run->plan_only) return false;
+    if (m != &run->own) {                   /* what an earlier run over this model has left is not this one's */
+        adapter_drop(m);
+        backend_free(m->arena, m->arena_bytes);
+        m->arena = NULL;
+        m->arena_bytes = 0;
+    }
+    size_t before = backend_overhead(&name);
+    m->loss_scale = LORA_LOSS_SCALE;
+    m->scale_age = 0;
+    run_phase(run, "loading %s", o->model);
+    if (m == &run->own && !(run->plan_only ? model_plan(m, o->model, err) : model_open(m, o->model, err))) return false;
+    if (!(start ? adapter_load(m, start, err) : adapter_attach(m, &o->lora, (uint64_t)o->seed, err))) return false;
+    if (start) m->lora.lora_dropout = o->lora.lora_dropout;
+    memory_add(&run->memory, name, before);
+    return true;
+}
+
+/* Everything that the steps work in, taken once. */
+static bool run_open_memory(Run *run, Error *err) {
+    int max_tokens, max_sequences, longest;
+    run_sizes(run, &max_tokens, &max_sequences, &longest);
+    if (!run->plan_only) run->ceiling = backend_ceiling();
+    return batch_alloc(&run->batch, max_tokens, max_sequences, err) &&
+           model_prepare(run->model, max_tokens, longest, run->o->recompute, !run->plan_only, &run->memory, err);
+}
+
+/* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading
+   weights. */
 static bool run_open(Run *run, TrainResult *result, Error *err) {
     TrainOptions *o = run->o;
     ModelConfig config;
     char checkpoint[PATH_MAX];
+    bool writes_checkpoints = !run->plan_only && (o->save_strategy != STRATEGY_NO || o->load_best_model_at_end);
     if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
-    if (!o->resume && !run->plan_only && (o->save_strategy != STRATEGY_NO || o->load_best_model_at_end) && checkpoints_list(o->output, -1).count)   /* which would be the newest, which the best? */
-        return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another --output", o->output, o->output);
-    if (!config_open(&config, o->model, err) || (!run->plan_only && !make_folder(o->output, err))) return false;
-    char path[PATH_MAX];
-    if (!run->plan_only) {
-        bool unlocked;
-        if (!folder_lock(&run->lock, o->output, &unlocked, err)) return false;
-        if (unlocked) run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);
-        run_tidy(o->output);
-        path_in(path, sizeof path, o->output, "log.jsonl");
-        int fd = temporary_make(run->log_new, sizeof run->log_new, path, false);
-        if (fd < 0 || !(run->log = fdopen(fd, "w")))
-            return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
-    }
-    Tokenizer *t = NULL;                    /* rows of input_ids need none */
-    bool ok = !file_exists(o->model, "tokenizer.json") || model_tokenizer(&t, o->model, &config, err);
-    run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
-    DataOptions unpacked = o->data_options;
-    unpacked.packing = false;
-    unpacked.max_rows = o->max_train_samples;
-    const char **paths = (const char **)must_alloc((size_t)(1 + o->more_data_count) * sizeof *paths);
-    paths[0] = o->data;
-    for (int i = 0; i < o->more_data_count; i++) paths[1 + i] = o->more_data[i];
-    if (o->data) run_phase(run, "reading %s", o->data);
-    ok = ok && (!o->data || dataset_open_files(&run->train, paths, 1 + o->more_data_count, t, &unpacked, err));
-    free(paths);
-    unpacked.max_rows = o->max_eval_samples;
-    ok = ok && (!o->eval_data || dataset_open(&run->eval, o->eval_data, t, &unpacked, err)) && (o->eval_data || !(o->eval_split > 0) || !o->data || dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err));
-    ok = ok && (!o->data_options.packing || !o->data || dataset_pack(&run->train, o->data_options.max_length, err));
-    bool pack_eval = o->data_options.packing && run->eval.slots;              /* TRL does: eval_loss depends on it */
-    ok = ok && (!pack_eval || dataset_pack(&run->eval, o->data_options.max_length, err));
-    if (t) tokenizer_free(t);
-    ok = ok && ids_in_vocabulary(&run->train, config.vocab_size, o->data, err) && ids_in_vocabulary(&run->eval, config.vocab_size, o->eval_data, err);
-    if (!ok) return false;
-    if (config.rope_scaling.type == ROPE_DEFAULT && run->train.stats.longest > config.max_position_embeddings)
-        return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", (long long)run->train.stats.longest, config.max_position_embeddings, o->data, config.max_position_embeddings);
-    run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
-    const char *before_name;
-    size_t before;
-    if (!backend_open(&config, run->plan_only ? NULL : err) && !run->plan_only) return false;      /* a plan needs no device, but takes the one that is there */
-    if (run->model != &run->own) {          /* what an earlier run over this model has left is not this one's */
-        adapter_drop(run->model);
-        backend_free(run->model->arena, run->model->arena_bytes);
-        run->model->arena = NULL;
-        run->model->arena_bytes = 0;
-    }
-    before = backend_overhead(&before_name);
-    run->model->loss_scale = LORA_LOSS_SCALE;
-    run->model->scale_age = 0;
-    run_phase(run, "loading %s", o->model);
-    if (run->model == &run->own && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err))) return false;
-    const char *start = o->resume ? checkpoint : o->init_adapter;
-    ok = start ? adapter_load(run->model, start, err) : adapter_attach(run->model, &o->lora, (uint64_t)o->seed, err);
-    if (ok && start) run->model->lora.lora_dropout = o->lora.lora_dropout;
-    memory_add(&run->memory, before_name, before);
+    if (!o->resume && writes_checkpoints && checkpoints_list(o->output, -1).count)     /* which would be the newest? */
+        return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another "
+                    "--output", o->output, o->output);
+    if (!config_open(&config, o->model, err)) return false;
+    if (!run->plan_only && !run_open_output(run, err)) return false;
+    if (!run_open_data(run, &config, err)) return false;
+    if (!run_open_model(run, &config, o->resume ? checkpoint : o->init_adapter, err)) return false;
     run->plan = run_plan(o, &run->train);
-    int max_tokens, max_sequences, longest;
-    if (!ok || (o->fit && !run_fit(run, err))) return false;
-    run->plan = run_plan(o, &run->train);
+    if (o->fit && !run_fit(run, err)) return false;
+    run->plan = run_plan(o, &run->train);   /* of the micro-batch that fits */
     if (o->resume && !run->plan_only && !checkpoint_read(run, checkpoint, result, err)) return false;
-    run_sizes(run, &max_tokens, &max_sequences, &longest);
-    if (!run->plan_only) run->ceiling = backend_ceiling();
-    return batch_alloc(&run->batch, max_tokens, max_sequences, err) && model_prepare(run->model, max_tokens, longest, o->recompute, !run->plan_only, &run->memory, err);
+    return run_open_memory(run, err);
 }
 
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err) {
@@ -4179,7 +4388,8 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.hooks = hooks;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
-    result->first_eval_loss = result->last_eval_loss = result->accuracy = result->entropy = NAN;
+    result->first_eval_loss = result->last_eval_loss = NAN;
+    result->last.mean_token_accuracy = result->last.entropy = NAN;
     bool ok = run_open(&run, result, err);
     char to[PATH_MAX];
     path_in(to, sizeof to, o->output, "log.jsonl");
@@ -4196,8 +4406,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
             const LogRecord *r = &run.history[i];
             if (run.eval.slots && !r->eval) continue;
-            result->accuracy = r->mean_token_accuracy;
-            result->entropy = r->entropy;
+            result->last = *r;
         }
         result->seconds = seconds_now() - run.start;
         ok = ok && run_save(&run, result, err);
@@ -5460,7 +5669,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     TensorSet set;
     Error err;
     const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
-    size_t head = zero ? (size_t)(zero - data) : size, bytes;
+    size_t head = zero ? (size_t)(zero - data) : size;
     if (!m.folder && (!model_open(&m, "test/golden/llama", &err) ||
                       !adapter_load(&m, "test/golden/llama/adapter", &err) ||
                       !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
@@ -5471,23 +5680,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&set, 0, sizeof set);
     memset(&run, 0, sizeof run);
     memset(&result, 0, sizeof result);
-    bytes = m.param_count * sizeof(float);
-    uint64_t checksum = HASH_START;
+    run.model = &m;
+    uint64_t checksum = HASH_START;         /* of moments that are none nobody asks */
+    const float *moment[2] = {NULL, NULL};
     bool open = tensors_add_file(&set, moments, &err);
     for (int i = 0; i < 2 && open; i++) {
         const Tensor *t = tensors_get(&set, names[i], count, 1, &err);
-        if (t && t->dtype == DTYPE_F32) checksum = hash_bytes(checksum, t->data, bytes);
+        if (t && t->dtype == DTYPE_F32) moment[i] = (const float *)t->data;
     }
+    if (moment[0] && moment[1] && !checkpoint_hash(&checksum, &run, moment[0], moment[1], FUZZ_FOLDER, &err)) abort();
     tensors_close(&set);
-    checksum = hash_bytes(checksum, m.param, bytes);
-    if (!checksum_adapter_config(&checksum, FUZZ_FOLDER, &err)) abort();
     Text t = TEXT_EMPTY;
     text_print(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
     text_bytes(&t, (const char *)data, head);
     fuzz_file("checkpoint.json", t.at, t.length);
     memset(&o, 0, sizeof o);
     o.resume_force = true;
-    run.o = &o; run.model = &m; run.model_hash = 1; run.plan.total_steps = 1000;
+    run.o = &o; run.model_hash = 1; run.plan.total_steps = 1000;
     if (checkpoint_read(&run, FUZZ_FOLDER, &result, &err)) {
         if (run.step > 1000 || run.skipped > run.step || m.adam_step > run.step || !(m.loss_scale >= 1)) abort();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {

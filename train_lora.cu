@@ -3298,11 +3298,13 @@ static void on_log(void *user, const LogRecord *r) {
         warn(screen, "report.html stays as it was", &err);
     }
     clear_bar(screen);
-    if (r->eval)
-        printf("eval  step %lld: loss %.4f, per token %.4f, perplexity %.2f, token accuracy %.1f %% (%.1f s)\n",
-               (long long)r->step, r->loss, r->token_loss, r->perplexity, 100 * r->token_accuracy, r->seconds);
-    else printf("step %5lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.2e  accuracy %.3f  entropy %.3f  %.0f tokens/s  ETA %s\n", (long long)r->step, (long long)r->total_steps, r->epoch, r->loss, r->grad_norm,
-                r->learning_rate, r->mean_token_accuracy, r->entropy, r->tokens_per_second, duration_text(eta, sizeof eta, r->eta));
+    Text metrics = TEXT_EMPTY;
+    log_record_text(&metrics, r);
+    if (r->eval) printf("eval  step %lld: %s (%.1f s)\n", (long long)r->step, metrics.at, r->seconds);
+    else printf("step %5lld/%lld  epoch %.2f  %s  %.0f tokens/s  ETA %s\n", (long long)r->step,
+                (long long)r->total_steps, r->epoch, metrics.at, r->tokens_per_second,
+                duration_text(eta, sizeof eta, r->eta));
+    text_free(&metrics);
     fflush(stdout);
     if (r->eval && r->step < r->total_steps) phase_show("training");
 }
@@ -3718,7 +3720,8 @@ static int run_sweep(Options *o) {
         double seconds = fmax(result.seconds, 1e-9), best = result.best_step ? result.best_metric : NAN;
         bool saved_best = own.train.load_best_model_at_end && result.best_step && !own.train.metric_for_best_model;
         const double numbers[SWEEP_NUMBERS] = {
-            saved_best ? best : result.last_eval_loss, result.train_loss, result.accuracy, result.entropy,
+            saved_best ? best : result.last_eval_loss, result.train_loss, result.last.mean_token_accuracy,
+            result.last.entropy,
             result.samples / seconds, (double)result.steps / seconds, result.total_flos, best, (double)result.steps,
             result.seconds};
         memcpy(runs[i].number, numbers, sizeof numbers);

@@ -145,12 +145,12 @@ static bool column_loss(Column *column, Model *m, bool adapter, const Dataset *d
     bool ok = model_evaluate(m, adapter, d, &b, batch_size, &r, err);
     batch_free(&b);
     if (!ok) return false;
-    column->score[SCORE_TOKEN_LOSS] = r.token_loss;
-    column->score[SCORE_PERPLEXITY] = r.perplexity;
-    column->score[SCORE_EXAMPLE_PERPLEXITY] = r.mean_example_perplexity;
-    column->score[SCORE_TOKEN_ACCURACY] = r.token_accuracy;
-    column->score[SCORE_TOKEN_ENTROPY] = r.token_entropy;
-    column->score[SCORE_EVAL_LOSS] = r.loss;
+    column->score[SCORE_TOKEN_LOSS] = r.record.token_loss;
+    column->score[SCORE_PERPLEXITY] = r.record.perplexity;
+    column->score[SCORE_EXAMPLE_PERPLEXITY] = r.record.mean_example_perplexity;
+    column->score[SCORE_TOKEN_ACCURACY] = r.record.token_accuracy;
+    column->score[SCORE_TOKEN_ENTROPY] = r.record.token_entropy;
+    column->score[SCORE_EVAL_LOSS] = r.record.loss;
     return true;
 }
 

@@ -211,13 +211,15 @@ static FILE *events_open(const char *output, Error *err) {
 static void events_log(FILE *f, const LogRecord *r) {
     Message s;
     s.bytes = 0;
-    if (r->eval) {
-        char tag[64];
-        for (int i = 0; i < EVAL_METRICS; i++) { snprintf(tag, sizeof tag, "eval/%s", eval_metric_name[i]); message_scalar(&s, tag, eval_metric(r, i)); }
-    } else {
-        const struct { const char *tag; double value; } all[] = {{"train/loss", r->loss}, {"train/grad_norm", r->grad_norm}, {"train/learning_rate", r->learning_rate}, {"train/mean_token_accuracy", r->mean_token_accuracy},
-            {"train/entropy", r->entropy}, {"train/epoch", r->epoch}, {"train/num_tokens", (double)r->num_tokens}, {"train/tokens_per_second", r->tokens_per_second}};
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++) message_scalar(&s, all[i].tag, all[i].value);
+    char tag[64];
+    for (int i = 0; i < LOG_METRICS; i++) {
+        if (!(log_metric[i].is & (r->eval ? METRIC_BEST : METRIC_TAG))) continue;
+        snprintf(tag, sizeof tag, "%s/%s", r->eval ? "eval" : "train", log_metric[i].name);
+        message_scalar(&s, tag, metric_value(r, &log_metric[i]));
+    }
+    if (!r->eval) {
+        message_scalar(&s, "train/epoch", r->epoch);
+        message_scalar(&s, "train/num_tokens", (double)r->num_tokens);
     }
     event_write(f, r->step, 5, s.at, s.bytes);
 }

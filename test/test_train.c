@@ -455,18 +455,18 @@ static void test_packing(void) {
     memset(&y, 0, sizeof y);
     ok = model_evaluate(&m, true, &plain, &b, 1, &x, &err) && model_evaluate(&m, true, &packed, &b, 4, &y, &err);
     check(ok && packed.slots < plain.slots && x.tokens == y.tokens &&
-          fabs(x.token_loss - y.token_loss) <= 1e-6 * x.token_loss,
+          fabs(x.record.token_loss - y.record.token_loss) <= 1e-6 * x.record.token_loss,
               "packing: %zu examples in %zu slots, loss per token %.7f and %.7f", packed.count, packed.slots,
-                  x.token_loss, y.token_loss);
+                  x.record.token_loss, y.record.token_loss);
     JsonDoc want = json_file("test/golden/trl_evaluation.json");
     double worst = 0;
     int cases = 0;
     for (const Json *r = want.root->child; r && ok; r = r->next, cases++) {
         ok = model_evaluate(&m, true, json_get(r, "packing")->type == JSON_TRUE ? &packed : &plain, &b,
                             (int)number(r, "batch", 0), &x, &err);
-        worse(&worst, x.loss, number(r, "eval_loss", NAN));
-        worse(&worst, x.accuracy, number(r, "eval_mean_token_accuracy", NAN));
-        worse(&worst, x.entropy, number(r, "eval_entropy", NAN));
+        worse(&worst, x.record.loss, number(r, "eval_loss", NAN));
+        worse(&worst, x.record.mean_token_accuracy, number(r, "eval_mean_token_accuracy", NAN));
+        worse(&worst, x.record.entropy, number(r, "eval_entropy", NAN));
     }
     check(ok && cases == 5 && worst <= 1e-5, "%d evaluations as SFTTrainer's, packed and not: loss, accuracy and "
                                              "entropy, worst relative error %.1e%s%s", cases, worst, ok ? "" : ": ", ok
@@ -502,10 +502,10 @@ static void test_large_batches(void) {
               batch_alloc(&b, 2 * ROWS, ROWS, &err) && model_prepare(&m, 2 * ROWS, 16, FORWARD_ONLY, true, NULL,
                                                                      &err) &&
               model_evaluate(&m, false, &d, &b, 7, &one, &err) && model_evaluate(&m, false, &d, &b, ROWS, &all, &err);
-    check(ok && one.tokens == ROWS && all.tokens == ROWS && fabs(one.loss - all.loss) < 1e-6 * one.loss,
+    double x = one.record.loss, y = all.record.loss;
+    check(ok && one.tokens == ROWS && all.tokens == ROWS && fabs(x - y) < 1e-6 * x,
           "%d rows evaluated by sevens and at once: %lld and %lld tokens, loss %.7f and %.7f%s%s", ROWS,
-              (long long)one.tokens,
-          (long long)all.tokens, one.loss, all.loss, ok ? "" : ": ", ok ? "" : err.text);
+          (long long)one.tokens, (long long)all.tokens, x, y, ok ? "" : ": ", ok ? "" : err.text);
     if (!ok) return;
     d.ids[5] = d.largest_id = m.config.vocab_size;
     ok = model_evaluate(&m, false, &d, &b, ROWS, &all, &err);
