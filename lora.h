@@ -3769,9 +3769,8 @@ static void run_tidy(const char *output) {
 
 /* Of the moments [param_count], the adapter and its configuration; the text of checkpoint.json behind its first line
    comes after them. */
-static bool checkpoint_hash(uint64_t *hash, const Run *run, const float *first, const float *second, const char *folder,
-                            Error *err) {
-    const Model *a = run->model;
+static bool checkpoint_hash(uint64_t *hash, const Model *a, const float *first, const float *second,
+                            const char *folder, Error *err) {
     size_t bytes = a->param_count * sizeof(float), length;
     float *param = (float *)must_alloc(bytes);
     backend_download(param, a->param, bytes);
@@ -3798,7 +3797,7 @@ static bool checkpoint_moments_write(const Run *run, const char *folder, uint64_
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "optimizer.safetensors");
     bool ok = safetensors_write(path, names, data, shapes, 2, err) &&
-              checkpoint_hash(hash, run, first, second, folder, err);
+              checkpoint_hash(hash, a, first, second, folder, err);
     free(first);
     free(second);
     return ok;
@@ -3981,7 +3980,7 @@ static bool checkpoint_moments_read(Run *run, const char *folder, uint64_t *hash
     if (ok) {
         backend_upload(a->adam_m, first->data, a->param_count * sizeof(float));
         backend_upload(a->adam_v, second->data, a->param_count * sizeof(float));
-        ok = checkpoint_hash(hash, run, (const float *)first->data, (const float *)second->data, folder, err);
+        ok = checkpoint_hash(hash, a, (const float *)first->data, (const float *)second->data, folder, err);
     }
     tensors_close(&set);
     return ok;
@@ -5680,7 +5679,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     memset(&set, 0, sizeof set);
     memset(&run, 0, sizeof run);
     memset(&result, 0, sizeof result);
-    run.model = &m;
     uint64_t checksum = HASH_START;         /* of moments that are none nobody asks */
     const float *moment[2] = {NULL, NULL};
     bool open = tensors_add_file(&set, moments, &err);
@@ -5688,7 +5686,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const Tensor *t = tensors_get(&set, names[i], count, 1, &err);
         if (t && t->dtype == DTYPE_F32) moment[i] = (const float *)t->data;
     }
-    if (moment[0] && moment[1] && !checkpoint_hash(&checksum, &run, moment[0], moment[1], FUZZ_FOLDER, &err)) abort();
+    if (moment[0] && moment[1] && !checkpoint_hash(&checksum, &m, moment[0], moment[1], FUZZ_FOLDER, &err)) abort();
     tensors_close(&set);
     Text t = TEXT_EMPTY;
     text_print(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
@@ -5696,7 +5694,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_file("checkpoint.json", t.at, t.length);
     memset(&o, 0, sizeof o);
     o.resume_force = true;
-    run.o = &o; run.model_hash = 1; run.plan.total_steps = 1000;
+    run.o = &o; run.model = &m; run.model_hash = 1; run.plan.total_steps = 1000;
     if (checkpoint_read(&run, FUZZ_FOLDER, &result, &err)) {
         if (run.step > 1000 || run.skipped > run.step || m.adam_step > run.step || !(m.loss_scale >= 1)) abort();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {

@@ -200,14 +200,12 @@ static void forge(Model *m, const char *folder, const char *what, const char *wi
     memset(&set, 0, sizeof set);
     path_in(path, sizeof path, folder, "optimizer.safetensors");
     must(adapter_load(m, folder, &err) && tensors_add_file(&set, path, &err), &err);
-    uint64_t sum = HASH_START;
-    for (int i = 0; i < 2; i++) {
-        const Tensor *t = tensors_get(&set, i ? "adam_v" : "adam_m", (int64_t)m->param_count, 1, &err);
-        sum = hash_bytes(sum, t->data, t->bytes);
-    }
-    sum = hash_bytes(sum, m->param, m->param_count * sizeof(float));
+    uint64_t sum;
+    int64_t count = (int64_t)m->param_count;
+    const Tensor *first = tensors_get(&set, "adam_m", count, 1, &err);
+    const Tensor *second = tensors_get(&set, "adam_v", count, 1, &err);
+    must(checkpoint_hash(&sum, m, (const float *)first->data, (const float *)second->data, folder, &err), &err);
     tensors_close(&set);
-    must(checksum_adapter_config(&sum, folder, &err), &err);
     path_in(path, sizeof path, folder, "checkpoint.json");
     char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
     if (!at) { printf("FAIL  no %s in %s\n", what, path); exit(1); }
