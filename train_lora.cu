@@ -2192,7 +2192,8 @@ typedef struct Option {
 #define LIST(field) OPTION_LIST, FIELD(field, char **), 0, 0, NULL
 static const Option option_table[] = {
     HEADING("What goes in and out"),
-    {"model", TEXT(train.model), EVERY, "data/base", "folder of a Hugging Face model (llama, qwen2, qwen3 or mistral)"},
+    {"model", TEXT(train.model), EVERY, "data/base",
+     "folder of a Hugging Face model (llama, qwen2, qwen3, mistral, smollm3 or granite)"},
     {"data", LIST(data), ROWS, "data/hotel/train.jsonl",
      "data file: .jsonl, .json or .csv; train, plan and inspect take several, each with its own --data"},
     {"eval-data", TEXT(train.eval_data), RUN, NULL, "evaluation data, the same formats"},

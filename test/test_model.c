@@ -255,29 +255,87 @@ static void test_adapter_config(void) {
     }
 }
 
-/* Fields of config.json that would make another model are refused by name, and pass where they are off. */
+/* config.json of a tiny model of that family, and further fields, with ' for ". */
+static bool config_of(ModelConfig *c, const char *type, const char *fields, Error *err) {
+    char json[512];
+    JsonDoc doc;
+    snprintf(json, sizeof json, "{'model_type': '%s', 'hidden_size': 8, 'intermediate_size': 8, "
+                                "'num_hidden_layers': 5, 'num_attention_heads': 2, 'vocab_size': 9%s%s}", type,
+             *fields ? ", " : "", fields);
+    for (char *p = json; *p; p++) if (*p == '\'') *p = '"';
+    must(json_parse(&doc, json, strlen(json), "test", 1, err), err);
+    bool ok = config_parse(c, doc.root, "test", err);
+    json_free(&doc);
+    return ok;
+}
+
+/* Fields of config.json that would make another model are refused by name, and pass where they are off or where the
+   family has them. */
 static void test_config_fields(void) {
-    static const struct { const char *fields, *want; } cases[] = {
-        {"'partial_rotary_factor': 1.0, 'clip_qkv': null, 'rope_interleaved': false, 'num_experts': 0", ""},
-        {"'partial_rotary_factor': 0.5", "'partial_rotary_factor'"}, {"'clip_qkv': 8", "'clip_qkv'"},
-        {"'no_rope_layers': [1, 0]", "'no_rope_layers'"}, {"'logits_scaling': 8", "'logits_scaling'"},
-        {"'rope_parameters': {'rope_type': 'default', 'partial_rotary_factor': 0.5}",
+    static const struct { const char *type, *fields, *want; } cases[] = {
+        {"llama", "'partial_rotary_factor': 1.0, 'clip_qkv': null, 'rope_interleaved': false, 'num_experts': 0", ""},
+        {"llama", "'partial_rotary_factor': 0.5", "'partial_rotary_factor'"}, {"llama", "'clip_qkv': 8", "'clip_qkv'"},
+        {"llama", "'no_rope_layers': [1, 0]", "'no_rope_layers'"},
+        {"llama", "'logits_scaling': 8", "'logits_scaling'"},
+        {"llama", "'rope_parameters': {'rope_type': 'default', 'partial_rotary_factor': 0.5}",
          "'partial_rotary_factor' of the rope"},
-        {"'rope_parameters': {'full_attention': {'rope_theta': 1e6}}", "'full_attention' of the rope"},
-        {"'rope_scaling': {'type': 'default', 'mrope_section': [1, 2]}", "'mrope_section' of the rope"}};
+        {"llama", "'rope_parameters': {'full_attention': {'rope_theta': 1e6}}", "'full_attention' of the rope"},
+        {"llama", "'rope_scaling': {'type': 'default', 'mrope_section': [1, 2]}", "'mrope_section' of the rope"},
+        {"gpt2", "", "supported model types: llama, qwen2, qwen3, mistral, smollm3, granite"},
+        {"llama", "'hidden_act': 'gelu'", "hidden_act 'gelu'"}, {"llama", "'sliding_window': 64", "'sliding_window'"},
+        {"qwen2", "'sliding_window': 64, 'use_sliding_window': false", ""},
+        {"smollm3", "'use_sliding_window': true, 'sliding_window': 64", "'sliding_window'"},
+        {"smollm3", "'sliding_window': 64, 'layer_types': ['full_attention']", ""},
+        {"smollm3", "'layer_types': ['sliding_attention']", "layer type 'sliding_attention'"},
+        {"smollm3", "'no_rope_layers': [1, 1, 0, 1]", "list of 0 and 1 for 5 layers"},
+        {"smollm3", "'no_rope_layers': [1, 1, 0, 1, 2]", "list of 0 and 1"},
+        {"smollm3", "'no_rope_layers': 3", "list of 0 and 1 for 5 layers"},
+        {"smollm3", "'no_rope_layer_interval': 0", "'no_rope_layer_interval' must be a whole number"},
+        {"smollm3", "'no_rope_layers': [1, 1, 0, 1, 0, 1], 'no_rope_layer_interval': 0", ""},
+        {"smollm3", "'embedding_multiplier': 2", "'embedding_multiplier'"},
+        {"granite", "'no_rope_layers': [1, 0]", "'no_rope_layers'"},
+        {"granite", "'residual_multiplier': 0", "'residual_multiplier' must be a positive"},
+        {"granite", "'num_local_experts': 4", "'num_local_experts'"},
+        {"granite", "'embedding_multiplier': 12, 'attention_multiplier': 0.1, 'logits_scaling': 8", ""}};
+    ModelConfig c;
+    Error err;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char json[512];
+        bool ok = config_of(&c, cases[i].type, cases[i].fields, &err);
+        check(*cases[i].want ? !ok && strstr(err.text, cases[i].want) : ok, "config %s {%s}: %s", cases[i].type,
+              cases[i].fields, ok ? "read" : err.text);
+    }
+    must(config_of(&c, "smollm3", "", &err), &err);
+    const bool fourth[5] = {false, false, false, true, false}, third[5] = {false, false, true, false, false};
+    check(!memcmp(c.no_rope, fourth, 5) && c.tie_word_embeddings && c.rope_theta == 2e6,
+          "smollm3 by default: every 4th layer without rotary embedding, tied, theta 2e6");
+    must(config_of(&c, "smollm3", "'no_rope_layers': [1, 1, 0, 1, 1], 'no_rope_layer_interval': 2", &err), &err);
+    check(!memcmp(c.no_rope, third, 5), "smollm3: the list of layers goes before the interval");
+    must(config_of(&c, "granite", "", &err), &err);
+    check(c.attention_scale == 1 && c.embedding_scale == 1 && c.logits_scale == 1 && c.rms_norm_eps == 1e-6f,
+          "granite by default: four multipliers of 1, the scores' too");
+    must(config_of(&c, "llama", "", &err), &err);
+    check(c.attention_scale == 0.5f && c.embedding_scale == 1 && c.logits_scale == 1, "llama: 1/sqrt(D) and no more");
+}
+
+/* A field that transformers begins to write is noticed here when the golden folders are made again. */
+static void test_config_keys(void) {
+    static const char *const files[] = {
+        "test/golden/llama/config.json", "test/golden/llama_linear/config.json", "test/golden/qwen2/config.json",
+        "test/golden/qwen3/config.json", "test/golden/mistral/config.json", "test/golden/smollm3/config.json",
+        "test/golden/granite/config.json", "data/base/config.json", "dev/configs/llama-3.1-8b.json",
+        "dev/configs/qwen3-1.7b.json", "dev/configs/tinyllama-1.1b.json"};
+    for (size_t f = 0; f < sizeof files / sizeof *files; f++) {
         JsonDoc doc;
-        ModelConfig c;
         Error err;
-        snprintf(json, sizeof json, "{'model_type': 'llama', 'hidden_size': 8, 'intermediate_size': 8, "
-                                    "'num_hidden_layers': 1, "
-                                    "'num_attention_heads': 2, 'vocab_size': 9, %s}", cases[i].fields);
-        for (char *p = json; *p; p++) if (*p == '\'') *p = '"';
-        must(json_parse(&doc, json, strlen(json), "test", 1, &err), &err);
-        bool ok = config_parse(&c, doc.root, "test", &err);
-        check(*cases[i].want ? !ok && strstr(err.text, cases[i].want) : ok, "config {%s}: %s", cases[i].fields, ok
-              ? "read" : err.text);
+        must(json_read(&doc, files[f], &err), &err);
+        const char *unknown = NULL;
+        for (const Json *j = doc.root->child; j; j = j->next) {
+            bool known = false;
+            for (int i = 0; i < CONFIG_FIELDS; i++) known |= !strcmp(j->key, config_fields[i].key);
+            if (!known) unknown = j->key;
+        }
+        check(!unknown, "%s: every field is in the table%s%s", files[f], unknown ? ", but not " : "",
+              unknown ? unknown : "");
         json_free(&doc);
     }
 }
@@ -800,6 +858,7 @@ int main(void) {
     test_adapters();
     test_adapter_config();
     test_config_fields();
+    test_config_keys();
     test_rounding();
     test_merge("qwen2", "adapter", DTYPE_COUNT);
     test_merge("qwen3", "adapter_layers", DTYPE_COUNT);
