@@ -3463,14 +3463,11 @@ static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall cal
     path_in(folder, sizeof folder, run->o->output, name);
     Text t = TEXT_EMPTY;
     for (int64_t i = begin; i < end; i++) {
-        size_t slot = (size_t)run->order[i], first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
-        for (size_t k = first; k < last; k++) {
-            size_t example = d->slot ? (size_t)d->slot[k] : k;
+        for (SlotIterator e = slot_begin(d, (size_t)run->order[i]); slot_next(&e);) {
             json_object(&t, NULL, JSON_LINE);
             for (int part = 0; part < 2; part++) {
                 json_list(&t, part ? "labels" : "input_ids", JSON_LINE);
-                for (size_t n = d->offset[example]; n < d->offset[example + 1]; n++)
-                    json_print(&t, NULL, "%d", part ? d->labels[n] : d->ids[n]);
+                for (size_t n = 0; n < e.count; n++) json_print(&t, NULL, "%d", part ? e.labels[n] : e.ids[n]);
                 json_end(&t);
             }
             json_end(&t);
@@ -4227,11 +4224,11 @@ static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *
     *longest = (int)d->stats.longest;
     for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
         epoch_order(run->order, o, d, epoch);
-        grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
+        dataset_grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
     }
     if (run->plan.epochs > 64) dataset_largest_batch(d, o->per_device_train_batch_size, max_tokens, max_sequences);
     if (run->eval.slots) {
-        grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, max_tokens, max_sequences);
+        dataset_grow_to_batches(&run->eval, NULL, o->per_device_eval_batch_size, max_tokens, max_sequences);
         if (run->eval.stats.longest > *longest) *longest = (int)run->eval.stats.longest;
     }
 }

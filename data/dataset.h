@@ -1,51 +1,53 @@
-/* data/dataset.h : data files become data sets: files -> rows -> examples of ids and labels -> slots -> batches; and prompts for generation.
-   Knows the tokenizer and its chat templates, nothing of models. Use: part of lora.h, which includes it; alone with TOKENIZER_IMPLEMENTATION
-   and DATASET_IMPLEMENTATION defined in one file.
-
-   Contents
-     public interface          DataOptions, Dataset, Batch, Prompts
-     a file becomes rows       JSON lines, JSON, CSV
-     a row becomes text        with the byte ranges that are to be learned
-     the row shapes            messages, prompt + completion, ...
-     a data set                examples in one arena or in a token file; packing
-     slots                     what a sampler shuffles: lengths, labels, order
-     prompts                   for generation: solved examples, dialogues, references
-     fuzz entries              -DFUZZ_CSV, -DFUZZ_ROWS, -DFUZZ_TOKENS */
+/* data/dataset.h : data files become data sets: files -> rows -> dialogues -> examples of ids and labels -> slots ->
+   batches; and prompts for generation. Knows the tokenizer and its chat templates, nothing of models. Use: part of
+   lora.h, which includes it; alone with TOKENIZER_IMPLEMENTATION and DATASET_IMPLEMENTATION defined in one file
+   (test/test_data.c does).  Contents public interface           DataOptions, Dataset, SlotIterator, Batch, Prompts a
+   file becomes rows        JSON lines, JSON, CSV a row is looked at         its keys, those that nothing reads, what is
+   wrong with it a row becomes a dialogue   one function for each shape: messages, prompt + completion, instruction,
+   text, ids solved examples            dialogues in front of every row examples                   what is learned of a
+   dialogue: byte ranges of its text, then labels prompts                    a dialogue up to where the answer begins
+   the tokens of a data set   in memory or in a token file slots, packing             what a sampler shuffles: one
+   example or, packed, several a data set                 opened, split batches, order             slots laid end to
+   end; torch.randperm fuzz entries               -DFUZZ_CSV, -DFUZZ_ROWS, -DFUZZ_TOKENS  The mask is never guessed from
+   token ids: the text of an example is built here or by the chat renderer, which know the byte ranges that are to be
+   learned, and the tokenizer says which tokens those bytes became. Easy to get wrong, each has a test: a loss on
+   position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the
+   tokenizer's BOS, a rendered chat already contains it; a blank line is not a row. */
 #ifndef DATASET_H
 #define DATASET_H
 
-#include "../tokenizer.h"     /* Error, Json, Tokenizer, files */
+#include "../tokenizer.h"     /* Error, Text, Json, Tokenizer, files */
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* ================================================================================================================================================
-   DATA
-   A data file becomes a Dataset (token ids and labels of every example, -100 where nothing is to be learned), a sampler orders it as Hugging Face's Trainer does, and batches are cut
-   from that order: examples laid end to end, never padded.
-   ================================================================================================================================================ */
+/* ---- public interface -------------------------------------------------------------------------------------------- */
 
 /* What is learned. DEFAULT: assistant for chats, completion for pairs, all for plain text. */
 typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL, LOSS_ON_COUNT } LossOn;
 extern const char *const loss_on_name[LOSS_ON_COUNT];
+enum { DATA_IGNORE = -100 };                /* Hugging Face's label for "not learned" */
 
 typedef struct DataOptions {
     LossOn loss_on;
     int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
     bool truncate_prompt;                   /* cut the prompt's beginning instead: the last reply stays whole */
-    bool packing;                           /* examples shorter than max_length share one sequence slot: best-fit-decreasing bins (TRL "bfd"); they stay separate sequences for attention */
+    bool packing;                           /* examples shorter than max_length share one slot: best-fit-decreasing bins
+                                               (TRL "bfd"); they stay separate sequences for attention */
     ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
     int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own comes first */
     const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today; NULL: 26 Jul 2024 */
     bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that
                                                asks for it: templates rewrite history (Qwen3 takes thoughts out) */
-    const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for pairs and instructions */
+    const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for
+                                               pairs and instructions */
     int threads;
     int64_t max_rows;                       /* of the file or files, from the first; 0: all */
     const char *shots; int few_shot;        /* the first few_shot rows of the file shots stand in front of every row as
                                                solved examples; never in the loss */
-    const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the content of its files, tokenizer and options; runs may share it */
+    const char *token_cache;                /* NULL, or a folder that keeps the tokens of a data set, found again by the
+                                               content of its files, tokenizer and options; runs may share it */
 } DataOptions;
 
 /* Keys of rows that nothing reads, by path as "history" or "messages[].name": the first COLUMNS_UNREAD in alphabetical
@@ -77,33 +79,55 @@ typedef struct DataStats {
 } DataStats;
 
 typedef struct Dataset {
-    int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not learned */
+    int32_t *ids, *labels;                  /* [tokens]: labels as Hugging Face writes them (not shifted), -100: not
+                                               learned */
     size_t *offset;                         /* [count+1] */
     int64_t *row;                           /* [count]: row of the file the example came from, counting from 1 */
     size_t count;
-    int32_t *slot;                          /* packing: [count] example numbers bin after bin; slot_offset [slots+1]. Without packing slot i is example i and both are NULL */
-    size_t *slot_offset, slots;             /* a slot is what the sampler shuffles and per_device_train_batch_size counts */
+    size_t slots;                           /* a slot is what the sampler shuffles and per_device_train_batch_size
+                                               counts: one example or, packed, several; see SlotIterator */
+    int32_t *slot;                          /* [slot_offset[slots]]: example numbers slot after slot; NULL: slot i is */
+    size_t *slot_offset;                    /*   example i. [slots+1]: where each slot begins; NULL likewise */
     DataStats stats;
     uint64_t hash;                          /* of ids and labels */
     int32_t largest_id;                     /* and label */
     bool rebuilt;                           /* the token cache's file was damaged, and has been written again */
-    void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into it */
+    void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into
+                                               it */
     bool shared;                            /* they belong to another Dataset, see dataset_split */
 } Dataset;
 
-/* Reads .jsonl, .json (array of objects) or .csv (RFC 4180 with a header line; anything else by its first byte). Row shapes, recognised by their keys:
-     messages [{role, content}] | conversations [{from, value}] (ShareGPT: human/user, gpt/assistant, system) | prompt + completion (strings, or lists of messages as TRL allows) |
-     instruction (+ input) + output | text | input_ids + labels (already tokenised)
-   Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled token in all. */
+/* Reads .jsonl, .json (array of objects) or .csv (RFC 4180 with a header line; anything else by its first byte). Row
+   shapes, recognised by their keys:
+     messages [{role, content}] | conversations [{from, value}] (ShareGPT: human/user, gpt/assistant, system) |
+     prompt + completion (strings, or lists of messages as TRL allows) | instruction (+ input) + output | text |
+     input_ids + labels (already tokenised)
+   Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled
+   token in all. */
 bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
-/* Several files, one after the other; row numbers go on from file to file. Rows are tokenised by all threads, a block at a time; tokens beyond 64 MiB go to a file (in token_cache, else without a name in $TMPDIR or
-   /var/tmp) and are mapped, so that memory stays bounded whatever the size of the data. */
-bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err);
-/* Moves a share of the slots, drawn by torch_randperm(seed), from d (not packed) to held_out, which shares its tokens: free both, d last. */
+/* Several files, one after the other; row numbers go on from file to file. Rows are tokenised by all threads, a block
+   at a time; tokens beyond 64 MiB go to a file (in token_cache, else without a name in $TMPDIR or /var/tmp) and are
+   mapped, so that memory stays bounded whatever the size of the data. */
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options,
+                        Error *err);
+/* Moves a share of the slots, drawn by torch_randperm(seed), from d (not packed) to held_out, which shares its tokens:
+   free both, d last. */
 bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err);
-/* What --packing does, for a data set opened without: best-fit-decreasing bins of `capacity` tokens become the slots. */
+/* What --packing does, for a data set opened without: best-fit-decreasing bins of `capacity` tokens become the
+   slots. */
 bool dataset_pack(Dataset *d, int capacity, Error *err);
 void dataset_free(Dataset *d);
+
+/* The examples of a slot: for (SlotIterator i = slot_begin(d, s); slot_next(&i);) ... i.ids, i.labels, i.count */
+typedef struct SlotIterator {
+    const int32_t *ids, *labels;            /* [count] */
+    size_t count, example;                  /* example: its number */
+    const Dataset *d;
+    size_t next, end;
+} SlotIterator;
+SlotIterator slot_begin(const Dataset *d, size_t slot);
+bool slot_next(SlotIterator *i);
+int64_t slot_labelled(const Dataset *d, size_t slot);          /* labelled targets: what batch_build will count */
 
 /* What the loss says of one labelled row: -log p(target), -sum p log p, and whether the target is the likeliest. */
 typedef struct RowLoss { double loss, entropy; int64_t correct; } RowLoss;
@@ -122,17 +146,24 @@ bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
 void batch_free(Batch *b);
 /* Lays `count` slots of the data set end to end. The batch must be large enough (see dataset_largest_batch). */
 void batch_build(Batch *b, const Dataset *d, const int64_t *slots /*[count]*/, int count);
-/* Upper bounds over every possible batch of `slots_per_batch` slots: the sum of the longest ones, and the most sequences. */
+/* Upper bounds over every possible batch of `slots_per_batch` slots: the sum of the longest ones, and the most
+   sequences. */
 void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences);
+/* The largest batch that will really come, from the real order (NULL: the file's): the memory table promises no more
+   than is used. The two maxima grow. */
+void dataset_grow_to_batches(const Dataset *d, const int64_t *order, int slots_per_batch, int *max_tokens,
+                             int *max_sequences);
 
-/* order[count] = torch.randperm(count, generator seeded with `seed`): MT19937, Fisher-Yates with rand32 % (count - i) (ATen randperm_cpu). Trainer seeds epoch e with seed + e. */
+/* order[count] = torch.randperm(count, generator seeded with `seed`): MT19937, Fisher-Yates with rand32 % (count - i)
+   (ATen randperm_cpu). Trainer seeds epoch e with seed + e. */
 void torch_randperm(int64_t *order, int64_t count, uint64_t seed);
 
 /* Something to answer: the tokens of a prompt, and for the reader the dialogue and what was expected. */
 typedef struct Prompt {
     int32_t *ids;                           /* [count] */
     int count;
-    char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role "prompt" */
+    char *dialogue;                         /* JSON list of {role, content}; plain text is one message of the role
+                                               "prompt" */
     char *reference;                        /* the answer that the row gives, or NULL */
     size_t reference_bytes;                 /* it may hold a NUL; scores see what is before it */
     char **answers; int answer_count;       /* all that count as right: the row's "answers" where it has a reference,
@@ -143,11 +174,13 @@ typedef struct Prompt {
 /* stats: rows, chat, uses and unread alone. */
 typedef struct Prompts { Prompt *list; size_t count; DataStats stats; } Prompts;
 
-/* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt + completion and instruction + output alike; rows may also end with the user, or have a prompt alone.
-   The options' shots stand in front of every prompt (in-context learning), but not in its dialogue. */
+/* Reads a data file as prompts: of a chat everything before its last assistant message, which is the reference; prompt
+   + completion and instruction + output alike; rows may also end with the user, or have a prompt alone. The options'
+   shots stand in front of every prompt (in-context learning), but not in its dialogue. */
 bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
 /* The same from JSON lines in memory; name is for messages. */
-bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err);
+bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t,
+                   const DataOptions *options, Error *err);
 void prompts_free(Prompts *p);
 
 #ifdef __cplusplus
@@ -176,18 +209,7 @@ void prompts_free(Prompts *p);
 #define STB_DS_IMPLEMENTATION
 #include <stb/stb_ds.h>
 
-/* ================================================================================================================================================
-   DATA
-   Three steps, each with its own section: a file is cut into rows (nothing but positions in memory), every row becomes ids and labels (in parallel, results in row order), and the examples
-   that are left are laid into one arena, packed, and cut into batches. The mask is never guessed from token ids: the text of an example is built here or by the chat renderer, which know the
-   byte ranges that are to be learned, and the tokenizer says which tokens those bytes became.
-   Easy to get wrong, each has a test: a loss on position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the tokenizer's BOS, a rendered
-   chat already contains it; a blank line is not a row.
-   ================================================================================================================================================ */
-
-enum { DATA_IGNORE = -100 };                                /* Hugging Face's label for "not learned" */
-
-/* ---- growable memory -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- growable memory --------------------------------------------------------------------------------------------- */
 
 /* Room for `need` elements of `size` bytes in *p: doubles, never shrinks. */
 static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
@@ -199,11 +221,14 @@ static bool data_room(void **p, size_t *cap, size_t need, size_t size) {
     *p = q; *cap = more;
     return true;
 }
-static bool data_memory(Error *err, const char *path) { return fail(err, "out of memory; %s; use a smaller data file or --max-length", path); }
+static bool data_memory(Error *err, const char *path) {
+    return fail(err, "out of memory; %s; use a smaller data file or --max-length", path);
+}
 
-/* ---- a file becomes rows ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- a file becomes rows ----------------------------------------------------------------------------------------- */
 
-/* One row, not yet understood: a line of JSON still to be parsed, or an object that already is (elements of a .json array, records of a .csv). */
+/* One row, not yet understood: a line of JSON still to be parsed, or an object that already is (elements of a .json
+   array, records of a .csv). */
 typedef struct DataRow { const char *text; size_t bytes, line /* 0: unknown */; const Json *object; } DataRow;
 typedef struct DataRows {
     char *text;                             /* the file; the CSV reader unquotes in place */
@@ -212,7 +237,8 @@ typedef struct DataRows {
     const char *path;
     bool csv, mapped;
     JsonDoc doc;                            /* .json: owns the objects */
-    Json *cells, *objects;                  /* .csv: [count * columns] and [count]: each record dressed as a JSON object of strings, so that one code path reads all formats */
+    Json *cells, *objects;                  /* .csv: [count * columns] and [count]: each record dressed as a JSON object
+                                               of strings, so that one code path reads all formats */
 } DataRows;
 
 static void data_rows_free(DataRows *r) {
@@ -229,6 +255,21 @@ static bool data_rows_push(DataRows *r, DataRow row, Error *err) {
     r->row = (DataRow *)p;
     r->row[r->count++] = row;
     return true;
+}
+
+/* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
+static bool data_text_open(DataRows *r, Error *err) {
+    const char *dot = strrchr(r->path, '.');
+    size_t bytes;
+    int fd = file_open(r->path, &bytes, err);
+    if (fd < 0) return false;
+    /* mapped: the rest of the last page is the zero that ends the text */
+    if (dot && !strcmp(dot, ".jsonl") && bytes >= 16 << 20 && bytes % (size_t)sysconf(_SC_PAGESIZE)) {
+        void *map = map_file(fd, bytes, MAP_PRIVATE, r->path);
+        if (map) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
+    }
+    r->text = read_open(fd, bytes, r->path, &r->bytes, err);
+    return r->text != NULL;
 }
 
 /* Behind the bracket that closes the one at s; NULL: none does. */
@@ -251,8 +292,8 @@ static bool data_read_lines(DataRows *r, size_t begin, Error *err) {
     size_t line = 1;
     bool spread = true;                     /* false: an object is never closed, so that lines are all there is */
     for (const char *s = r->text + begin, *end = r->text + r->bytes; s < end;) {
-        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end,
-            *last = stop;
+        const char *newline = (const char *)memchr(s, '\n', (size_t)(end - s)), *stop = newline ? newline : end;
+        const char *last = stop;
         while (s < last && (*s == ' ' || *s == '\t' || *s == '\r')) s++;
         while (last > s && (last[-1] == ' ' || last[-1] == '\t' || last[-1] == '\r')) last--;
         size_t lines = 1;
@@ -275,7 +316,9 @@ static bool data_read_lines(DataRows *r, size_t begin, Error *err) {
 
 static bool data_read_array(DataRows *r, size_t begin, Error *err) {
     if (!json_parse_row(&r->doc, r->text + begin, r->bytes - begin, r->path, 1, err)) return false;
-    if (r->doc.root->type != JSON_ARRAY) return fail(err, "not a list of rows; %s; a .json data file is [{...}, {...}]; name it .jsonl if every line is an object", r->path);
+    if (r->doc.root->type != JSON_ARRAY)
+        return fail(err, "not a list of rows; %s; a .json data file is [{...}, {...}]; name it .jsonl if every line is "
+                         "an object", r->path);
     for (const Json *v = r->doc.root->child; v; v = v->next) {
         DataRow row = {NULL, 0, 0, v};
         if (!data_rows_push(r, row, err)) return false;
@@ -283,24 +326,30 @@ static bool data_read_array(DataRows *r, size_t begin, Error *err) {
     return true;
 }
 
-/* One CSV field (RFC 4180) starting at *s, unquoted in place and NUL-terminated. *s moves past the field and what ends it; *last: it ended the record. Line ends: \n, \r\n, \r. */
+/* One CSV field (RFC 4180) starting at *s, unquoted in place and NUL-terminated. *s moves past the field and what ends
+   it; *last: it ended the record. Line ends: \n, \r\n, \r. */
 static bool data_csv_field(Json *field, char **s, char *end, char comma, size_t *line, bool *last, const char *path,
                            Error *err) {
     char *in = *s, *out = in, *begin = in;
     if (in < end && *in == '"') {
         size_t opened = *line;
         for (in++;; in++) {
-            if (in == end) return fail(err, "quoted field is never closed; %s:%zu; close it with \", and write a quote inside a field as \"\"", path, opened);
+            if (in == end)
+                return fail(err, "quoted field is never closed; %s:%zu; close it with \", and write a quote inside a "
+                                 "field as \"\"", path, opened);
             if (*in == '"') { if (in + 1 < end && in[1] == '"') in++; else break; }
             if (*in == '\n') (*line)++;
             *out++ = *in;
         }
         in++;
         if (in < end && *in != comma && *in != '\r' && *in != '\n')
-            return fail(err, "text after a closing quote; %s:%zu; write a quote inside a quoted field as \"\"", path, *line);
+            return fail(err, "text after a closing quote; %s:%zu; write a quote inside a quoted field as \"\"",
+                        path, *line);
     } else {
         while (in < end && *in != comma && *in != '\r' && *in != '\n') {
-            if (*in == '"') return fail(err, "quote inside an unquoted field; %s:%zu; quote the whole field and write the inner quote as \"\"", path, *line);
+            if (*in == '"')
+                return fail(err, "quote inside an unquoted field; %s:%zu; quote the whole field and write the inner "
+                                 "quote as \"\"", path, *line);
             in++;
         }
         out = in;
@@ -313,8 +362,11 @@ static bool data_csv_field(Json *field, char **s, char *end, char comma, size_t 
         if (*in != comma) (*line)++;
         in++;
     }
-    *out = 0;                               /* the byte after the field has been read: a delimiter, a quote, or the NUL after the file */
-    field->type = JSON_STRING; field->str = begin; field->count = (uint32_t)n;
+    *out = 0;                               /* over a byte that has been read: what ended the field, or the file's
+                                               NUL */
+    field->type = JSON_STRING;
+    field->str = begin;
+    field->count = (uint32_t)n;
     *s = in;
     return true;
 }
@@ -334,8 +386,7 @@ static char data_csv_comma(const char *s, const char *end) {
 /* A column called "Prompt " is the one that rows call "prompt". */
 static bool data_csv_name(Json *name) {
     static const char *const known[] = {"messages", "conversations", "prompt", "completion", "instruction", "input",
-                                        "output", "text",
-                                        "system", "history", "tools"};
+                                        "output", "text", "system", "history", "tools"};
     const char *s = name->str;
     size_t n = name->count;
     while (n && (*s == ' ' || *s == '\t')) { s++; n--; }
@@ -354,19 +405,49 @@ static int data_csv_order(const void *a, const void *b) {
     return order ? order : (x->count > y->count) - (x->count < y->count);
 }
 
+/* Line 1 names the columns [columns], r->cells. Known names are spelled as rows spell them. */
+static bool data_csv_header(DataRows *r, size_t columns, bool table, Error *err) {
+    bool known = false;
+    const Json **order = (const Json **)must_alloc((columns ? columns : 1) * sizeof *order), *twice = NULL;
+    for (size_t c = 0; c < columns; c++) { known |= data_csv_name(&r->cells[c]); order[c] = &r->cells[c]; }
+    qsort(order, columns, sizeof *order, data_csv_order);
+    for (size_t c = 1; c < columns; c++) if (!data_csv_order(&order[c - 1], &order[c])) twice = order[c];
+    free(order);
+    if (!known && !table)
+        return fail(err, "neither JSON nor a table with known columns; %s; write each text as {\"text\": \"...\"} on a "
+                         "line of a .jsonl file", r->path);
+    return !twice || fail(err, "two columns are named \"%.60s\"; %s:1; rename one", twice->str, r->path);
+}
+
+/* Each record behind the first becomes an object of strings. */
+static bool data_csv_objects(DataRows *r, size_t columns, Error *err) {
+    if (r->count == 0) return true;
+    r->objects = (Json *)calloc(r->count, sizeof *r->objects);
+    if (!r->objects) return data_memory(err, r->path);
+    for (size_t i = 0; i < r->count; i++) {
+        Json *cell = r->cells + (i + 1) * columns, *object = &r->objects[i];
+        object->type = JSON_OBJECT;
+        object->count = (uint32_t)columns;
+        object->child = cell;
+        for (size_t c = 0; c < columns; c++) {
+            cell[c].key = r->cells[c].str;
+            cell[c].key_count = r->cells[c].count;
+            cell[c].next = c + 1 < columns ? &cell[c + 1] : NULL;
+        }
+        r->row[i].object = object;
+    }
+    return true;
+}
+
 /* The whole file: the first record names the columns, every other one has as many fields. Empty lines are skipped, and
    so is a spreadsheet's first line "sep=;". table: it is called one, so that its columns may be unknown. */
 static bool data_read_csv(DataRows *r, size_t begin, bool table, Error *err) {
-    char *s = r->text + begin, *end = r->text + r->bytes;
-    size_t line = 1, columns = 0, fields = 0, cap = 0;
-    char comma = 0;
+    char *s = r->text + begin, *end = r->text + r->bytes, comma = 0;
+    size_t line = 1, columns = 0, fields = 0, cap = 0, wrong = begin + utf8_invalid(s, r->bytes - begin), at = 1;
     r->csv = true;
-    for (size_t i = begin, at = 1; i < r->bytes;) {
-        uint32_t cp;
-        int k = utf8_get(r->text + i, r->bytes - i, &cp);
-        if (k == 0) return fail(err, "invalid UTF-8; %s:%zu; save the file as UTF-8", r->path, at);
-        at += cp == '\n';
-        i += (size_t)k;
+    if (wrong < r->bytes) {
+        for (size_t i = begin; i < wrong; i++) at += r->text[i] == '\n';
+        return fail(err, "invalid UTF-8; %s:%zu; save the file as UTF-8", r->path, at);
     }
     if (end - s > 5 && !memcmp(s, "sep=", 4) && (s[5] == '\n' || s[5] == '\r')) { comma = s[4]; s += 5; }
     while (s < end) {
@@ -383,56 +464,31 @@ static bool data_read_csv(DataRows *r, size_t begin, bool table, Error *err) {
         }
         if (columns == 0) columns = fields;
         else if (fields - first != columns)
-            return fail(err, "record has %zu fields, the header has %zu; %s:%zu; quote fields that contain a comma or a line break", fields - first, columns, r->path, row.line);
+            return fail(err, "record has %zu fields, the header has %zu; %s:%zu; quote fields that contain a comma or "
+                             "a line break", fields - first, columns, r->path, row.line);
         else if (!data_rows_push(r, row, err)) return false;
     }
-    bool known = false;
-    const Json **order = (const Json **)must_alloc((columns ? columns : 1) * sizeof *order);
-    for (size_t c = 0; c < columns; c++) { known |= data_csv_name(&r->cells[c]); order[c] = &r->cells[c]; }
-    qsort(order, columns, sizeof *order, data_csv_order);
-    const Json *twice = NULL;
-    for (size_t c = 1; c < columns; c++) if (!data_csv_order(&order[c - 1], &order[c])) twice = order[c];
-    free(order);
-    if (!known && !table)
-        return fail(err, "neither JSON nor a table with known columns; %s; write each text as {\"text\": \"...\"} on a line of a .jsonl "
-                         "file", r->path);
-    if (twice) return fail(err, "two columns are named \"%.60s\"; %s:1; rename one", twice->str, r->path);
-    if (r->count == 0) return true;
-    r->objects = (Json *)calloc(r->count, sizeof *r->objects);
-    if (!r->objects) return data_memory(err, r->path);
-    for (size_t i = 0; i < r->count; i++) {
-        Json *cell = r->cells + (i + 1) * columns, *object = &r->objects[i];
-        object->type = JSON_OBJECT; object->count = (uint32_t)columns; object->child = cell;
-        for (size_t c = 0; c < columns; c++) {
-            cell[c].key = r->cells[c].str; cell[c].key_count = r->cells[c].count;
-            cell[c].next = c + 1 < columns ? &cell[c + 1] : NULL;
-        }
-        r->row[i].object = object;
-    }
-    return true;
+    return data_csv_header(r, columns, table, err) && data_csv_objects(r, columns, err);
 }
 
-/* A list of objects is one whatever the file is called, and .csv and .jsonl are believed; anything else shows what it is by its first byte, because many files of JSON lines are called .json. */
+/* A list of objects is one whatever the file is called, and .csv and .jsonl are believed; anything else shows what it
+   is by its first byte, because many files of JSON lines are called .json. */
 static bool data_rows_read(DataRows *r, Error *err) {
+    static const char to_jsonl[] = "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does";
+    static const char page[] = "a web page, not the file";
+    static const char link[] = "download the file itself (of GitHub and Hugging Face: the raw or resolve link)";
     static const struct { const char *magic, *what, *todo; } foreign[] = {
-        {"PAR1", "a Parquet file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
-        {"ARROW1", "an Arrow file", "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
-        {"\xFF\xFF\xFF\xFF", "an Arrow file",
-         "save it as .jsonl, as to_json(\"train.jsonl\") of the datasets library does"},
+        {"PAR1", "a Parquet file", to_jsonl}, {"ARROW1", "an Arrow file", to_jsonl},
+        {"\xFF\xFF\xFF\xFF", "an Arrow file", to_jsonl},
         {"\x1F\x8B", "a gzip file", "unpack it with gunzip"}, {"BZh", "a bzip2 file", "unpack it with bunzip2"},
-        {"\xFD" "7zXZ", "an xz file", "unpack it with unxz"}, {"\x28\xB5\x2F\xFD", "a zstd file",
-                                                               "unpack it with unzstd"},
+        {"\xFD" "7zXZ", "an xz file", "unpack it with unxz"},
+        {"\x28\xB5\x2F\xFD", "a zstd file", "unpack it with unzstd"},
         {"7z\xBC\xAF", "a 7z file", "unpack it"},
         {"\xD0\xCF\x11\xE0", "an Excel workbook", "save it as CSV UTF-8"},
         {"\xFF\xFE", "UTF-16", "save the file as UTF-8"}, {"\xFE\xFF", "UTF-16", "save the file as UTF-8"},
-        {"%PDF", "a PDF file", "write its text as rows"}, {"SQLite format 3", "an SQLite data base",
-                                                           "export the table as CSV"},
-        {"<!DOCTYPE", "a web page, not the file",
-         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
-        {"<!doctype", "a web page, not the file",
-         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"},
-        {"<html", "a web page, not the file",
-         "download the file itself (of GitHub and Hugging Face: the raw or resolve link)"}};
+        {"%PDF", "a PDF file", "write its text as rows"},
+        {"SQLite format 3", "an SQLite data base", "export the table as CSV"},
+        {"<!DOCTYPE", page, link}, {"<!doctype", page, link}, {"<html", page, link}};
     const char *dot = strrchr(r->path, '.');
     bool office = r->bytes >= 49 && (!memcmp(r->text + 30, "[Content_Types].xml", 19) ||
                                      !memcmp(r->text + 30, "mimetype", 8));
@@ -448,12 +504,12 @@ static bool data_rows_read(DataRows *r, Error *err) {
     if (dot && (!strcmp(dot, ".csv") || !strcmp(dot, ".tsv"))) return data_read_csv(r, begin, true, err);
     if (r->text[first] == '[') return data_read_array(r, begin, err);
     bool lines = dot && !strcmp(dot, ".jsonl"), json = dot && !strcmp(dot, ".json");
-    if (!lines && r->text[first] != '{') return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, false,
-            err);
+    if (!lines && r->text[first] != '{')
+        return json ? data_read_array(r, begin, err) : data_read_csv(r, begin, false, err);
     return data_read_lines(r, begin, err);
 }
 
-/* ---- a row becomes text, with the byte ranges that are to be learned -------------------------------------------------------------------------- */
+/* ---- a row is looked at ------------------------------------------------------------------------------------------ */
 
 /* The text of a key for a message: whole characters, none that drives a terminal, "..." where it is cut. */
 static void data_name(char *out, size_t size, const char *key, size_t bytes) {
@@ -501,56 +557,49 @@ char *data_columns_text(const DataColumns *c) {
     return t.at;
 }
 
-/* Solved examples that stand in front of every row: after a chat's system message as turns of their own; before plain
-   text with an empty line after each. Built once, read by all threads. */
-typedef struct Shots {
-    Text text;                          /* those that are plain text: prompt, completion, "\n\n" */
-    ChatMessage *messages;                  /* [count, cap]: all of them as chats; contents malloc'ed, but no system
-                                               message */
-    size_t count, cap, answers;             /* answers: messages that are the assistant's */
-    int chats;                              /* how many have no text, being chats */
-} Shots;
+/* ---- a row becomes a dialogue ---------------------------------------------------------------------------------------
+   Between JSON and tokens stands a value: one function for each shape that a row may have reads it, and the encoders
+   below (a solved example, an example to learn, a prompt to answer) take it from there. */
+
+typedef enum { DIALOGUE_CHAT, DIALOGUE_PAIR, DIALOGUE_TEXT, DIALOGUE_IDS } DialogueKind;
+/* Texts belong to the row, or to DataWork until the row's end. */
+typedef struct Dialogue {
+    DialogueKind kind;
+    ChatMessage *messages;                  /* CHAT: [count, capacity] */
+    size_t count, capacity;
+    bool divided;                           /* CHAT: the row says where the prompt ends: behind `given` answers */
+    size_t given;
+    ChatOptions chat;                       /* CHAT: what the template is told beside the messages */
+    Text prompt;                            /* PAIR: dressed by --prompt-template where there is one */
+    const char *completion;                 /* [completion_bytes] PAIR; TEXT: the text */
+    size_t completion_bytes;
+    const Json *ids;                        /* IDS: other columns of w->object stand beside it */
+    const Json *answers, *group;            /* for those who score answers; NULL: the row has none */
+} Dialogue;
 
 /* What one thread needs to turn rows into examples; the buffers are reused from row to row. */
 typedef struct DataWork {
     const DataRows *rows;
-    const DataRow *row;
-    const Json *object;
-    size_t number;                          /* of the row, from 1 */
     const Tokenizer *t;
     const DataOptions *o;
+    const struct Shots *shots;              /* NULL, or what is put in front of every row */
     ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
-    Text prompt, text;
-    ChatMessage *messages;                  /* [count, messages_cap] */
-    size_t messages_cap;
-    TokenIds tok, before;
+    DataUses uses;
+    DataColumns unread;                     /* of all rows */
+    /* the row in work */
+    const DataRow *row;
+    size_t number;                          /* from 1 */
+    JsonDoc doc;
+    const Json *object;
+    Dialogue dialogue;
     JsonDoc *nested;                        /* stb_ds array: what the row gives as text of JSON; nested_name: its key */
     const char **nested_name;               /* stb_ds array */
     char **made;                            /* stb_ds array: texts put together for this row */
-    DataUses uses;
-    DataColumns unread, unread_here;        /* of all rows; of this one */
-    /* rows read as prompts */
-    Prompt *as_prompt;                      /* not NULL: where the row goes, instead of an example */
-    Shots *as_shot;                         /* not NULL: the row becomes one of these */
-    const Shots *shots;                     /* NULL, or what is put in front of it */
+    DataColumns unread_here;
+    Text text;                              /* what is tokenised */
+    TokenIds tok, before;
     Error err;
 } DataWork;
-
-/* The example of one row before the arena. */
-typedef struct DataExample DataExample;
-struct DataExample {
-    int32_t *ids, *labels;                  /* one block: [count], [count] */
-    size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
-    bool dated;                             /* as in DataStats */
-    ChatTemplate chat;
-    bool truncated, cut_reply, lost_reply;
-    DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
-};
-static void data_example_free(DataExample *e) {
-    for (DataExample *n = e->next, *after; n; n = after) { after = n->next; free(n->ids); free(n); }
-    free(e->ids);
-    memset(e, 0, sizeof *e);
-}
 
 #if defined(__GNUC__)
 __attribute__((format(printf, 3, 4)))
@@ -565,7 +614,9 @@ static bool data_row_fail(DataWork *w, const char *todo, const char *what, ...) 
     return fail(&w->err, "%s; %s row %zu%s; %s", text, w->rows->path, w->number, line, todo);
 }
 /* An error of the tokenizer or the chat renderer, with the row put before it. */
-static bool data_row_wrap(DataWork *w) { return fail(&w->err, "%s row %zu: %s", w->rows->path, w->number, w->err.text); }
+static bool data_row_wrap(DataWork *w) {
+    return fail(&w->err, "%s row %zu: %s", w->rows->path, w->number, w->err.text);
+}
 static bool data_row_memory(DataWork *w) { return data_memory(&w->err, w->rows->path); }
 
 /* A key with null counts as absent: exporters write it for empty columns. What is looked at here counts as read. */
@@ -597,33 +648,22 @@ static void data_unread(DataWork *w, const Json *v, const char *path) {
         }
     }
 }
-/* The end of a row, where it became an example: each column counts once, however often it is in the row. */
-static void data_row_end(DataWork *w, bool ok) {
-    if (ok) data_unread(w, w->object, "");
-    for (ptrdiff_t i = 0; i < arrlen(w->nested); i++) {
-        if (ok) data_unread(w, w->nested[i].root, w->nested_name[i]);
-        json_free(&w->nested[i]);
-    }
-    arrsetlen(w->nested, 0);
-    arrsetlen(w->nested_name, 0);
-    for (ptrdiff_t i = 0; i < arrlen(w->made); i++) free(w->made[i]);
-    arrsetlen(w->made, 0);
-    for (int i = 0; i < w->unread_here.count; i++) w->unread_here.list[i].rows = 1;
-    data_columns_join(&w->unread, &w->unread_here);
-    w->unread_here.count = 0;
-    w->unread_here.more = false;
-}
-const char *const loss_on_name[LOSS_ON_COUNT] = {"default", "completion", "assistant", "all"};
 static bool data_is_key(const Json *v, const char *key) {
     return v->key && v->key_count == strlen(key) && !memcmp(v->key, key, v->key_count);
 }
-static bool data_is(const Json *v, const char *text) { return v->count == strlen(text) && !memcmp(v->str, text, v->count); }
+static bool data_is(const Json *v, const char *text) {
+    return v->count == strlen(text) && !memcmp(v->str, text, v->count);
+}
 
-static const char *const data_type_name[] = {"null", "a truth value", "a truth value", "a number", "a string", "a list", "an object"};
+static const char *const data_type_name[] = {"null", "a truth value", "a truth value", "a number", "a string", "a list",
+                                             "an object"};
 static bool data_need(DataWork *w, const Json *v, const char *key, JsonType type) {
     if (v->type == type) return true;
-    if (w->rows->csv) return data_row_fail(w, "put such rows into a .jsonl file", "column \"%s\" cannot be %s in a CSV file", key, data_type_name[type]);
-    return data_row_fail(w, "correct the row", "\"%s\" is %s, expected %s", key, data_type_name[v->type], data_type_name[type]);
+    const char *expected = data_type_name[type];
+    if (w->rows->csv)
+        return data_row_fail(w, "put such rows into a .jsonl file", "column \"%s\" cannot be %s in a CSV file",
+                             key, expected);
+    return data_row_fail(w, "correct the row", "\"%s\" is %s, expected %s", key, data_type_name[v->type], expected);
 }
 
 /* A list, or the text of one: CSV files and Parquet exports keep lists as JSON text. NULL: the row is wrong. */
@@ -645,124 +685,39 @@ static const Json *data_list(DataWork *w, const Json *v, const char *key) {
     return data_need(w, v, key, JSON_ARRAY) ? v : NULL;
 }
 
-/* Cuts an example to max_length. Its last reply is [reply, end), empty where there is none. With truncate_prompt what
-   is before the reply loses its beginning, but for a BOS and the one token that the reply's first needs before it. */
-static void data_cut(const DataWork *w, DataExample *e, size_t reply, size_t end) {
-    size_t limit = (size_t)w->o->max_length;
-    if (w->o->max_length <= 0 || e->count <= limit) return;
-    e->truncated = true;
-    if (w->o->truncate_prompt && reply < end) {
-        size_t first = w->t && e->ids[0] == tokenizer_bos(w->t), most = reply > 0 ? reply - 1 : 0;
-        size_t gone = end <= limit ? 0 : end - limit < most ? end - limit : most;
-        if (gone) {
-            memmove(e->ids + first, e->ids + first + gone, (e->count - first - gone) * sizeof *e->ids);
-            memmove(e->labels + first, e->labels + first + gone, (e->count - first - gone) * sizeof *e->labels);
-        }
-        e->count -= gone; reply -= gone; end -= gone;
-    }
-    e->cut_reply = reply < end && end > limit;
-    e->lost_reply = e->cut_reply && reply >= limit;
-    if (e->count > limit) e->count = limit;
-}
-
-/* The last run of tokens with mask 1, or of labels: [*begin, *end). */
-static void data_last_reply(const uint8_t *mask, const int32_t *labels, size_t count, size_t *begin, size_t *end) {
-    size_t i = count;
-    while (i && !(mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
-    *end = i;
-    while (i && (mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
-    *begin = i;
-}
-
-/* Tokenises text[n] and keeps the example. spans: the replies; all: everything is learned, not they alone. In plain
-   text the reply begins where TRL says: where the tokens of the prompt alone and those of the whole go apart. */
-static bool data_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans, size_t nspans,
-                          bool all, int flags) {
-    size_t same = 0, reply, end;
-    bool pair = nspans && (flags & TOK_ADD_SPECIAL);
-    if (pair && !tokenizer_encode(w->t, &w->before, text, spans[0].begin, flags, &w->err)) return data_row_wrap(w);
-    if (!tokenizer_encode_spans(w->t, &w->tok, text, n, spans, nspans, flags, &w->err)) return data_row_wrap(w);
-    e->count = w->tok.count;
-    if (pair) {
-        while (same < e->count && same < w->before.count && w->tok.ids[same] == w->before.ids[same]) same++;
-        for (size_t i = 0; i < e->count; i++) w->tok.mask[i] = i >= same;
-    }
-    e->ids = (int32_t *)malloc((e->count ? e->count : 1) * 2 * sizeof *e->ids);
-    if (!e->ids) return data_row_memory(w);
-    e->labels = e->ids + e->count;
-    for (size_t i = 0; i < e->count; i++) {
-        e->ids[i] = w->tok.ids[i];
-        e->labels[i] = all || w->tok.mask[i] ? w->tok.ids[i] : (int32_t)DATA_IGNORE;
-    }
-    data_last_reply(w->tok.mask, NULL, e->count, &reply, &end);
-    data_cut(w, e, reply, end);
-    return true;
-}
-
-static bool data_wrong_loss(DataWork *w, const char *shape) {
-    return data_row_fail(w, "use --loss-on all, or give rows with prompt and completion", "--loss-on %s needs to know the answer, and this row is %s",
-                         w->o->loss_on == LOSS_ON_ASSISTANT ? "assistant" : "completion", shape);
-}
-
-/* prompt and completion as plain text, as TRL's non-conversational data: the completion follows the prompt directly (a space between them is the business of the data or of the template),
-   then the tokenizer's end of text unless the completion brings it. */
-static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes);
-static bool prompt_chat(DataWork *w, size_t count, ChatOptions options);
-static bool prompt_about(DataWork *w);
-static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
-                       size_t completion_bytes);
-static bool shot_chat(DataWork *w, size_t count);
-static bool shots_before_text(DataWork *w);
-static bool shots_before_chat(DataWork *w, size_t *count);
-
-static bool data_plain(DataWork *w, DataExample *e, const char *prompt, size_t prompt_bytes, const char *completion, size_t completion_bytes, bool all) {
-    if (w->as_shot) return shot_plain(w, prompt, prompt_bytes, completion, completion_bytes);
-    if (w->as_prompt) return prompt_plain(w, prompt, prompt_bytes, completion, completion_bytes);
-    int32_t id = tokenizer_eos(w->t);
-    const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
-    size_t n = eos ? strlen(eos) : 0;
-    if (!shots_before_text(w)) return false;
-    TextSpan span = {w->text.length + (all && w->shots ? 0 : prompt_bytes), 0};
-    if (!text_append(&w->text, prompt, prompt_bytes) || !text_append(&w->text, completion, completion_bytes)) return data_row_memory(w);
-    if (n && (completion_bytes < n || memcmp(completion + completion_bytes - n, eos, n)) && !text_append(&w->text, eos, n)) return data_row_memory(w);
-    span.end = w->text.length;
-    bool reply = span.end > span.begin && !(all && !prompt_bytes && !w->shots);       /* plain text has none */
-    return data_tokenise(w, e, w->text.at, w->text.length, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
-}
-
-/* prompt into w->prompt, dressed by --prompt-template where there is one. */
-static bool data_prompt(DataWork *w, const char *prompt, size_t bytes) {
-    static const char mark[] = "{prompt}";
-    const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
-    w->prompt.length = 0;
-    w->uses.dressed += w->o->prompt_template != NULL;
-    for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1)
-        if (!text_append(&w->prompt, s, (size_t)(at - s)) || !text_append(&w->prompt, prompt, bytes)) return data_row_memory(w);
-    return text_append(&w->prompt, s, strlen(s)) || data_row_memory(w);
-}
-
 /* Appends one message. */
-static bool data_message(DataWork *w, size_t *count, const char *role, const Json *content, const Json *reasoning) {
-    void *p = w->messages;
-    if (!data_room(&p, &w->messages_cap, *count + 1, sizeof *w->messages)) return data_row_memory(w);
-    w->messages = (ChatMessage *)p;
-    ChatMessage *m = &w->messages[(*count)++];
+static bool dialogue_add(DataWork *w, const char *role, const Json *content, const Json *reasoning) {
+    Dialogue *d = &w->dialogue;
+    void *p = d->messages;
+    if (!data_room(&p, &d->capacity, d->count + 1, sizeof *d->messages)) return data_row_memory(w);
+    d->messages = (ChatMessage *)p;
+    ChatMessage *m = &d->messages[d->count++];
     memset(m, 0, sizeof *m);
-    m->role = role; m->content = content->str; m->content_bytes = content->count; m->train = !strcmp(role, "assistant");
+    m->role = role;
+    m->content = content->str;
+    m->content_bytes = content->count;
+    m->train = !strcmp(role, "assistant");
     if (reasoning) { m->reasoning = reasoning->str; m->reasoning_bytes = reasoning->count; }
     return true;
 }
 
+/* Answers among messages[count]. */
+static size_t dialogue_answers(const ChatMessage *messages, size_t count) {
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) n += !strcmp(messages[i].role, "assistant");
+    return n;
+}
+
 /* The text of a message: a string, or a list of parts that are text, joined. */
-static bool data_content(DataWork *w, const Json *content, Text *out, size_t index, const char *name) {
+static bool message_text(DataWork *w, const Json *content, Text *out, size_t index, const char *name) {
     if (content->type == JSON_STRING) return text_append(out, content->str, content->count) || data_row_memory(w);
     for (const Json *part = content->child; part; part = part->next) {
         const Json *type = data_get(part, "type"), *text = part->type == JSON_STRING ? part : data_get(part, "text");
         bool foreign = type && (type->type != JSON_STRING || !data_is(type, "text"));
         if (foreign || !text || text->type != JSON_STRING)
             return data_row_fail(w, "only text is learned: leave such rows out",
-                                 "message %zu of \"%s\" has a part of the type \"%.40s\"",
-                                 index, name, type && type->type == JSON_STRING ? type->str : "unknown");
+                                 "message %zu of \"%s\" has a part of the type \"%.40s\"", index, name,
+                                 type && type->type == JSON_STRING ? type->str : "unknown");
         if (!text_append(out, text->str, text->count)) return data_row_memory(w);
     }
     return true;
@@ -770,20 +725,19 @@ static bool data_content(DataWork *w, const Json *content, Text *out, size_t ind
 
 /* Tool calls behind the content, in the words of the templates that have any: Qwen's. calls: {name, arguments}, or with
    these in "function", or a list of such. */
-static bool data_calls(DataWork *w, const Json *calls, Text *out, size_t index, const char *name) {
-    bool qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 || w->chat == CHAT_QWEN3_INSTRUCT ||
-                w->chat == CHAT_QWEN3_THINKING;
+static bool message_calls(DataWork *w, const Json *calls, Text *out, size_t index, const char *name) {
+    bool list = calls->type == JSON_ARRAY, qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 ||
+                                                  w->chat == CHAT_QWEN3_INSTRUCT || w->chat == CHAT_QWEN3_THINKING;
     if (!qwen)
         return data_row_fail(w, "write the call into its content as the model should emit it",
-                             "message %zu of \"%s\" has tool calls, which this chat template does not write", index, name);
-    for (const Json *call = calls->type == JSON_ARRAY ? calls->child : calls; call; call = calls->type == JSON_ARRAY ?
-         call->next : NULL) {
+                             "message %zu of \"%s\" has tool calls, which this chat template does not write",
+                             index, name);
+    for (const Json *call = list ? calls->child : calls; call; call = list ? call->next : NULL) {
         const Json *function = json_get(call, "function") ? json_get(call, "function") : call;
         const Json *called = json_get(function, "name"), *arguments = json_get(function, "arguments");
         if (!called || called->type != JSON_STRING || !arguments)
             return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
-                                 "a tool call without name and arguments in message "
-                                 "%zu of \"%s\"", index, name);
+                                 "a tool call without name and arguments in message %zu of \"%s\"", index, name);
         text_string(out, out->length ? "\n<tool_call>\n{\"name\": \"" : "<tool_call>\n{\"name\": \"");
         text_append(out, called->str, called->count);
         text_string(out, "\", \"arguments\": ");
@@ -792,92 +746,103 @@ static bool data_calls(DataWork *w, const Json *calls, Text *out, size_t index, 
         else json_dumps(out, arguments, 0);
         if (!text_string(out, "}\n</tool_call>")) return data_row_memory(w);
     }
+    data_whole(calls);
     return true;
+}
+
+/* ShareGPT's message of the role function_call: its text is the call. NULL: the row is wrong. */
+static const Json *message_function_call(DataWork *w, const Json *content, size_t index, const char *name) {
+    JsonDoc doc;
+    if (content->type != JSON_STRING || !json_parse_row(&doc, content->str, content->count, name, 1, NULL)) {
+        data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
+                      "message %zu of \"%s\" is a function_call, but no JSON", index, name);
+        return NULL;
+    }
+    arrput(w->nested_name, name);
+    arrput(w->nested, doc);
+    return doc.root;
+}
+
+/* The template's name for a role, NULL: unknown. The first four are everybody's, the others ShareGPT's. */
+static const char *message_role(const Json *role, bool sharegpt) {
+    static const struct { const char *name, *role; } roles[] = {
+        {"system", "system"}, {"user", "user"}, {"assistant", "assistant"}, {"tool", "tool"},
+        {"human", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"}, {"bing", "assistant"},
+        {"bard", "assistant"}, {"model", "assistant"}, {"observation", "tool"}, {"function_call", "assistant"}};
+    for (size_t i = 0; i < (sharegpt ? sizeof roles / sizeof *roles : 4); i++)
+        if (data_is(role, roles[i].name)) return roles[i].role;
+    return NULL;
+}
+
+/* The weight of an answer, as OpenAI's fine-tuning has it: 0 is not learned. */
+static bool message_weight(DataWork *w, const Json *m, size_t index, const char *name) {
+    const Json *weight = data_get(m, "weight");
+    if (!weight) return true;
+    if (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1))
+        return data_row_fail(w, "1 learns an assistant's message, 0 does not",
+                             "the weight of message %zu of \"%s\" is neither 0 nor 1", index, name);
+    if (weight->number == 0 && w->o->loss_on == LOSS_ON_ALL)
+        return data_row_fail(w, "take the weights out, or --loss-on all",
+                             "message %zu of \"%s\" has weight 0, with --loss-on all", index, name);
+    w->dialogue.messages[w->dialogue.count - 1].train = weight->number == 1;
+    return true;
+}
+
+/* The message `index` (from 1) of the list called `name`. */
+static bool message_read(DataWork *w, const Json *m, size_t index, const char *name) {
+    bool sharegpt = !data_get(m, "role") && data_get(m, "from");
+    const Json *role = data_get(m, sharegpt ? "from" : "role");
+    const Json *content = data_get(m, sharegpt ? "value" : "content"), *reasoning = data_get(m, "reasoning_content");
+    const Json *calls = data_get(m, "tool_calls");
+    if (!calls) calls = data_get(m, "function_call");
+    if (calls && calls->type == JSON_ARRAY && !calls->count) calls = NULL;
+    bool speaks = content ? content->type == JSON_STRING || content->type == JSON_ARRAY : calls != NULL;
+    if (m->type != JSON_OBJECT || !role || role->type != JSON_STRING || !speaks ||
+        (reasoning && reasoning->type != JSON_STRING))
+        return data_row_fail(w, "a message is {\"role\": \"user\", \"content\": \"...\"} or "
+                                "{\"from\": \"human\", \"value\": \"...\"}",
+                             "message %zu of \"%s\" has no role and content that are strings", index, name);
+    const char *known = message_role(role, sharegpt);
+    if (!known) {
+        char shown[64];
+        data_name(shown, sizeof shown, role->str, role->count);
+        return data_row_fail(w, sharegpt ? "known are human, user, gpt, assistant, system, tool, observation, "
+                                           "function_call" : "known are system, user, assistant, tool",
+                             "unknown role \"%s\" in message %zu of \"%s\"", shown, index, name);
+    }
+    if (sharegpt && content && data_is(role, "function_call")) {
+        if (!(calls = message_function_call(w, content, index, name))) return false;
+        content = NULL;
+    }
+    bool assistant = !strcmp(known, "assistant");
+    if (calls && !assistant)
+        return data_row_fail(w, "only an assistant calls", "message %zu of \"%s\" has tool calls", index, name);
+    Json whole;
+    if (calls || content->type == JSON_ARRAY) {
+        Text text = TEXT_EMPTY;
+        bool ok = (!content || message_text(w, content, &text, index, name)) &&
+                  (!calls || message_calls(w, calls, &text, index, name));
+        if (text.at) arrput(w->made, text.at);
+        if (!ok) return false;
+        memset(&whole, 0, sizeof whole);
+        whole.str = text.at ? text.at : "";
+        whole.count = (uint32_t)text.length;
+        content = &whole;
+    }
+    return dialogue_add(w, known, content, reasoning) && (!assistant || message_weight(w, m, index, name));
 }
 
 /* A list of {role, content} or, ShareGPT's way, {from, value}. */
-static bool data_messages(DataWork *w, size_t *count, const Json *list, const char *name) {
-    static const struct { const char *name, *role; } roles[] = {{"system", "system"}, {"user", "user"},
-                                                                {"assistant", "assistant"},
-        {"tool", "tool"}, {"human", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"}, {"bing", "assistant"},
-            {"bard", "assistant"},
-        {"model", "assistant"}, {"observation", "tool"}, {"function_call", "assistant"}};
+static bool dialogue_messages(DataWork *w, const Json *list, const char *name) {
     size_t index = 0;
     if (!(list = data_list(w, list, name))) return false;
-    for (const Json *m = list->child; m; m = m->next) {
-        index++;
-        bool sharegpt = !data_get(m, "role") && data_get(m, "from");
-        const Json *role = data_get(m, sharegpt ? "from" : "role"), *content = data_get(m, sharegpt ? "value" :
-                "content");
-        const Json *reasoning = data_get(m, "reasoning_content"), *calls = data_get(m, "tool_calls");
-        if (!calls) calls = data_get(m, "function_call");
-        if (calls && calls->type == JSON_ARRAY && !calls->count) calls = NULL;
-        if (m->type != JSON_OBJECT || !role || role->type != JSON_STRING || (!content && !calls) ||
-            (content && content->type != JSON_STRING && content->type != JSON_ARRAY) ||
-                (reasoning && reasoning->type != JSON_STRING))
-            return data_row_fail(w,
-                                 "a message is {\"role\": \"user\", \"content\": \"...\"} or {\"from\": \"human\", \"value\": \"...\"}",
-                                 "message %zu of \"%s\" has no role and content that are strings", index, name);
-        const char *known = NULL;
-        for (size_t i = 0; i < sizeof roles / sizeof *roles; i++)
-            if (data_is(role, roles[i].name) && (sharegpt || i < 4)) known = roles[i].role;
-        char shown[64];
-        data_name(shown, sizeof shown, role->str, role->count);
-        if (!known)
-            return data_row_fail(w, sharegpt ?
-                                 "known are human, user, gpt, assistant, system, tool, observation, function_call"
-                                             : "known are system, user, assistant, tool",
-                                 "unknown role \"%s\" in message %zu of \"%s\"", shown, index, name);
-        bool assistant = !strcmp(known, "assistant");
-        if (sharegpt && content && data_is(role, "function_call")) {          /* its text is the call */
-            JsonDoc doc;
-            if (content->type != JSON_STRING || !json_parse_row(&doc, content->str, content->count, name, 1, NULL))
-                return data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
-                                     "message %zu of \"%s\" is a function_call, but no JSON",
-                                     index, name);
-            arrput(w->nested_name, name);
-            arrput(w->nested, doc);
-            calls = doc.root;
-            content = NULL;
-        }
-        if (calls && !assistant) return data_row_fail(w, "only an assistant calls",
-                                                      "message %zu of \"%s\" has tool calls", index, name);
-        Text text = TEXT_EMPTY;
-        Json whole;
-        if (calls || content->type == JSON_ARRAY) {
-            bool ok = (!content || data_content(w, content, &text, index, name)) &&
-                (!calls || data_calls(w, calls, &text, index, name));
-            if (text.at) arrput(w->made, text.at);
-            if (!ok) return false;
-            if (calls) data_whole(calls);
-            memset(&whole, 0, sizeof whole);
-            whole.str = text.at ? text.at : ""; whole.count = (uint32_t)text.length;
-            content = &whole;
-        }
-        if (!data_message(w, count, known, content, reasoning)) return false;
-        const Json *weight = assistant ? data_get(m, "weight") : NULL;        /* as OpenAI's fine-tuning has it */
-        if (weight && (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1)))
-            return data_row_fail(w, "1 learns an assistant's message, 0 does not",
-                                 "the weight of message %zu of \"%s\" is neither 0 nor 1", index, name);
-        if (weight && weight->number == 0) {
-            if (w->o->loss_on == LOSS_ON_ALL)
-                return data_row_fail(w, "take the weights out, or --loss-on all",
-                                     "message %zu of \"%s\" has weight 0, with --loss-on all", index, name);
-            w->messages[*count - 1].train = false;
-        }
-    }
+    for (const Json *m = list->child; m; m = m->next) if (!message_read(w, m, ++index, name)) return false;
     return true;
-}
-
-static size_t data_answers(const DataWork *w, size_t count) {
-    size_t n = 0;
-    for (size_t i = 0; i < count; i++) n += !strcmp(w->messages[i].role, "assistant");
-    return n;
 }
 
 /* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then
    the options; the first that says something wins. A name that the template does not know is not read. */
-static bool data_chat_options(DataWork *w, ChatOptions *o) {
+static bool dialogue_options(DataWork *w, ChatOptions *o) {
     bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
     const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");
     const Json *thinking = thinks ? data_get(w->object, "enable_thinking") : NULL, *date = NULL;
@@ -902,106 +867,51 @@ static bool data_chat_options(DataWork *w, ChatOptions *o) {
     return true;
 }
 
-/* What the user should hear of a rendered chat. */
-static void data_note(const DataWork *w, DataExample *e, const ChatText *chat, const ChatOptions *o) {
-    e->thoughts = chat->thoughts; e->systems = chat->systems;
-    e->dated = w->chat == CHAT_LLAMA32 && !o->date;
-    e->chat = w->chat;
+/* The end of every shape that is a chat. */
+static bool dialogue_chat(DataWork *w) {
+    w->dialogue.kind = DIALOGUE_CHAT;
+    if (w->chat != CHAT_NONE && w->chat != CHAT_UNKNOWN) {
+        w->uses.chats++;
+        return dialogue_options(w, &w->dialogue.chat);
+    }
+    char names[512] = "", todo[560];
+    for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
+        size_t n = strlen(names);
+        snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
+    }
+    snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
+    return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE
+                         ? "a chat, but the model folder has no chat template"
+                         : "a chat, but the model's chat template is not one of the known");
 }
 
-/* Every answer of w->messages[count] behind the `skip` first ones becomes an example. */
-static bool data_turns(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, ChatOptions options) {
-    size_t answers = data_answers(w, count), seen = 0;
-    DataExample *last = NULL;
-    if (only_last && answers) skip = answers - 1;
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(w->messages[i].role, "assistant") || seen++ < skip || !w->messages[i].train) continue;
-        ChatText chat;
-        if (last && !(e = last->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
-        last = e;
-        options.as_answer = i > 0;          /* a chat may begin with an answer to nothing */
-        if (!chat_render(&chat, w->t, w->chat, w->messages, i + 1, options, &w->err)) return data_row_wrap(w);
-        data_note(w, e, &chat, &options);
-        bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, chat.nspans, false, 0);
-        chat_text_free(&chat);
-        if (!ok) return false;
+/* The end of those that are a prompt and a completion (NULL: none) as plain text. The prompt is dressed by
+   --prompt-template where there is one. */
+static bool dialogue_pair(DataWork *w, const char *prompt, size_t bytes, const Json *completion) {
+    static const char mark[] = "{prompt}";
+    const char *s = w->o->prompt_template ? w->o->prompt_template : mark;
+    Dialogue *d = &w->dialogue;
+    d->kind = DIALOGUE_PAIR;
+    w->uses.dressed += w->o->prompt_template != NULL;
+    for (const char *at; (at = strstr(s, mark)) != NULL; s = at + sizeof mark - 1) {
+        text_append(&d->prompt, s, (size_t)(at - s));
+        text_append(&d->prompt, prompt, bytes);
     }
+    if (!text_string(&d->prompt, s)) return data_row_memory(w);
+    if (completion) { d->completion = completion->str; d->completion_bytes = completion->count; }
     return true;
 }
 
-/* Renders w->messages[count]. The answers of the first `skip` assistant messages belong to the prompt; only_last: of the others too all but the last. */
-static bool data_chat(DataWork *w, DataExample *e, size_t count, size_t skip, bool only_last, bool all) {
-    ChatOptions options;
-    ChatText chat;
-    if (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN) {
-        char names[512] = "";
-        for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
-            size_t n = strlen(names);
-            snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
-        }
-        char todo[560];
-        snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
-        return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE ? "a chat, but the model folder has no chat template" : "a chat, but the model's chat template is not one of the known");
-    }
-    if (!data_chat_options(w, &options)) return false;
-    if (w->as_shot) return shot_chat(w, count);
-    w->uses.chats++;
-    if (w->as_prompt) return prompt_chat(w, count, options);
-    if (w->shots && all)
-        return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
-    if (w->o->split_turns && all)
-        return data_row_fail(w, "leave out one of them",
-                             "--split-turns learns answers alone, --loss-on all the prompts too");
-    if (!shots_before_chat(w, &count)) return false;
-    if (w->shots) skip += w->shots->answers;
-    if (w->o->split_turns) return data_turns(w, e, count, skip, only_last, options);
-    if (!chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err)) return data_row_wrap(w);
-    if (only_last && chat.nspans > 1) skip = chat.nspans - 1;
-    if (skip > chat.nspans) skip = chat.nspans;
-    data_note(w, e, &chat, &options);
-    size_t kept = 0, reply = 0;             /* a span for each assistant's message; those of weight 0 go */
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(w->messages[i].role, "assistant")) continue;
-        if (reply >= skip && reply < chat.nspans && w->messages[i].train) chat.spans[kept++] = chat.spans[reply];
-        reply++;
-    }
-    bool ok = data_tokenise(w, e, chat.text, chat.bytes, chat.spans, kept, all, 0);
-    chat_text_free(&chat);
-    return ok;
-}
-
-/* ---- the row shapes --------------------------------------------------------------------------------------------------------------------------- */
-
 /* An optional "system" beside ShareGPT conversations and instructions. */
-static bool data_system(DataWork *w, size_t *count) {
+static bool dialogue_system(DataWork *w) {
     const Json *system = data_get(w->object, "system");
     if (!system) return true;
     if (!data_need(w, system, "system", JSON_STRING)) return false;
-    return system->count == 0 || data_message(w, count, "system", system, NULL);
-}
-
-static bool data_shape_chat(DataWork *w, DataExample *e, const Json *list, const char *name) {
-    size_t count = 0;
-    if (!strcmp(name, "conversations") && !data_system(w, &count)) return false;
-    if (!data_messages(w, &count, list, name)) return false;
-    return data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, w->o->loss_on == LOSS_ON_ALL);
-}
-
-static bool data_shape_pair(DataWork *w, DataExample *e, const Json *prompt, const Json *completion) {
-    bool all = w->o->loss_on == LOSS_ON_ALL;
-    if (prompt->type == JSON_ARRAY && completion->type == JSON_ARRAY) {
-        size_t count = 0, answers;
-        if (!data_messages(w, &count, prompt, "prompt")) return false;
-        answers = data_answers(w, count);
-        if (!data_messages(w, &count, completion, "completion")) return false;
-        return data_chat(w, e, count, w->o->loss_on == LOSS_ON_ASSISTANT ? 0 : answers, false, all);
-    }
-    if (!data_need(w, prompt, "prompt", JSON_STRING) || !data_need(w, completion, "completion", JSON_STRING)) return false;
-    return data_prompt(w, prompt->str, prompt->count) && data_plain(w, e, w->prompt.at, w->prompt.length, completion->str, completion->count, all);
+    return system->count == 0 || dialogue_add(w, "system", system, NULL);
 }
 
 /* Alpaca's "history": [[question, answer], ...], the turns before the instruction. */
-static bool data_history(DataWork *w, size_t *count) {
+static bool dialogue_history(DataWork *w) {
     const Json *history = data_get(w->object, "history");
     if (!history || (history->type == JSON_STRING && !history->count)) return true;
     if (!(history = data_list(w, history, "history"))) return false;
@@ -1010,93 +920,78 @@ static bool data_history(DataWork *w, size_t *count) {
         if (!question || question->type != JSON_STRING || question->next->type != JSON_STRING)
             return data_row_fail(w, "write it as [[\"question\", \"answer\"], ...]",
                                  "\"history\" is no list of pairs of strings");
-        if (!data_message(w, count, "user", question, NULL)) return false;
-        if (!data_message(w, count, "assistant", question->next, NULL)) return false;
+        if (!dialogue_add(w, "user", question, NULL)) return false;
+        if (!dialogue_add(w, "assistant", question->next, NULL)) return false;
     }
     return true;
 }
 
-static bool data_shape_instruction(DataWork *w, DataExample *e, const Json *instruction, const Json *input, const Json *output) {
-    size_t count = 0;
-    bool all = w->o->loss_on == LOSS_ON_ALL;
-    if (!data_need(w, instruction, "instruction", JSON_STRING) || (input && !data_need(w, input, "input", JSON_STRING)) || !data_need(w, output, "output", JSON_STRING)) return false;
+/* ---- the row shapes; the answer is NULL in a row that has none, where that may be ---- */
+
+static bool dialogue_from_messages(DataWork *w, const Json *list) {
+    return dialogue_messages(w, list, "messages") && dialogue_chat(w);
+}
+static bool dialogue_from_conversations(DataWork *w, const Json *list) {
+    return dialogue_system(w) && dialogue_messages(w, list, "conversations") && dialogue_chat(w);
+}
+
+static bool dialogue_from_pair(DataWork *w, const Json *prompt, const Json *completion) {
+    Dialogue *d = &w->dialogue;
+    if (prompt->type == JSON_ARRAY && (!completion || completion->type == JSON_ARRAY)) {
+        if (!dialogue_messages(w, prompt, "prompt")) return false;
+        d->divided = true;
+        d->given = dialogue_answers(d->messages, d->count);
+        if (completion && !dialogue_messages(w, completion, "completion")) return false;
+        return dialogue_chat(w);
+    }
+    if (!data_need(w, prompt, "prompt", JSON_STRING)) return false;
+    if (completion && !data_need(w, completion, "completion", JSON_STRING)) return false;
+    return dialogue_pair(w, prompt->str, prompt->count, completion);
+}
+
+static bool dialogue_from_instruction(DataWork *w, const Json *instruction, const Json *input, const Json *output) {
+    const Dialogue *d = &w->dialogue;
+    if (!data_need(w, instruction, "instruction", JSON_STRING)) return false;
+    if (input && !data_need(w, input, "input", JSON_STRING)) return false;
+    if (output && !data_need(w, output, "output", JSON_STRING)) return false;
     if (!w->o->prompt_template && (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN))
         return data_row_fail(w, "give --chat-template NAME, or --prompt-template with {prompt} for a plain base model",
-                             "an instruction, but %s", w->chat == CHAT_NONE ? "the model folder has no chat template" : "the model's chat template is not one of the known");
-    if (!data_system(w, &count) || !data_history(w, &count)) return false;
-    if (w->o->prompt_template && count)
+                             "an instruction, but %s", w->chat == CHAT_NONE
+                             ? "the model folder has no chat template"
+                             : "the model's chat template is not one of the known");
+    if (!dialogue_system(w) || !dialogue_history(w)) return false;
+    if (w->o->prompt_template && d->count)
         return data_row_fail(w, "remove it or use --chat-template", "\"%s\" has no place in --prompt-template",
-                             strcmp(w->messages[0].role, "system") ? "history" : "system");
-    w->text.length = 0;
-    if (!text_append(&w->text, instruction->str, instruction->count) || (input && input->count && (!text_append(&w->text, "\n", 1) || !text_append(&w->text, input->str, input->count)))) return data_row_memory(w);
-    if (w->o->prompt_template) return data_prompt(w, w->text.at, w->text.length) && data_plain(w, e, w->prompt.at, w->prompt.length, output->str, output->count, all);
+                             strcmp(d->messages[0].role, "system") ? "history" : "system");
+    Text asked = TEXT_EMPTY;
+    text_append(&asked, instruction->str, instruction->count);
+    if (input && input->count) { text_string(&asked, "\n"); text_append(&asked, input->str, input->count); }
+    if (asked.at) arrput(w->made, asked.at);
+    if (asked.failed) return data_row_memory(w);
+    if (w->o->prompt_template) return dialogue_pair(w, asked.at, asked.length, output);
     Json user;
     memset(&user, 0, sizeof user);
-    user.str = w->text.at; user.count = (uint32_t)w->text.length;
-    return data_message(w, &count, "user", &user, NULL) && data_message(w, &count, "assistant", output, NULL) &&
-           data_chat(w, e, count, 0, w->o->loss_on == LOSS_ON_COMPLETION, all);
+    user.str = asked.at;
+    user.count = (uint32_t)asked.length;
+    return dialogue_add(w, "user", &user, NULL) && (!output || dialogue_add(w, "assistant", output, NULL)) &&
+           dialogue_chat(w);
 }
 
-/* A row that is tokenised already. As in TRL labels say all; without them assistant_masks always counts, and
-   completion_mask where the loss is on the completion. Tokens that attention_mask leaves out (padding) are left out. */
-static bool data_shape_ids(DataWork *w, DataExample *e, const Json *ids) {
-    enum { LABELS, ATTENTION, ASSISTANT, COMPLETION, COLUMNS };
-    static const char *const name[COLUMNS] = {"labels", "attention_mask", "assistant_masks", "completion_mask"};
-    double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
-    const Json *column[COLUMNS] = {data_get(w->object, name[LABELS]), data_get(w->object, name[ATTENTION]), NULL, NULL};
-    if (!column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
-    if (!column[LABELS] && w->o->loss_on == LOSS_ON_COMPLETION) column[COMPLETION] = data_get(w->object,
-            name[COMPLETION]);
-    bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
-    w->uses.labelled += column[LABELS] != NULL;
-    if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
-    if (!answer && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT))
-        return data_wrong_loss(w, "token ids without labels");
-    for (int k = 0; k < COLUMNS; k++) {
-        if (!column[k]) continue;
-        if (!data_need(w, column[k], name[k], JSON_ARRAY)) return false;
-        if (column[k]->count != ids->count)
-            return data_row_fail(w, "give one for every id", "%u input_ids, but %u %s", ids->count, column[k]->count,
-                                 name[k]);
-        column[k] = column[k]->child;       /* from here on: the element beside the id */
-    }
-    e->ids = (int32_t *)malloc((ids->count ? ids->count : 1) * 2 * sizeof *e->ids);
-    if (!e->ids) return data_row_memory(w);
-    e->labels = e->ids + ids->count;
-    size_t reply, end, i = 0;
-    for (const Json *id = ids->child; id; id = id->next, i++) {
-        bool attended = true;
-        if (id->type != JSON_NUMBER || !(id->number >= 0 && id->number < vocab) || id->number != (double)(int32_t)id->number)
-            return data_row_fail(w, "ids must be integers of this model's vocabulary",
-                                 "input_ids[%zu] is %.40s, not in 0..%.0f",
-                                 i, id->str ? id->str : data_type_name[id->type], vocab - 1);
-        int32_t label = (int32_t)id->number;
-        for (int k = 0; k < COLUMNS; k++) {
-            const Json *v = column[k];
-            if (!v) continue;
-            column[k] = v->next;
-            bool number = v->type == JSON_NUMBER, one = v->type == JSON_TRUE || (number && v->number == 1);
-            if (k == LABELS) {
-                if (!number || v->number != (double)(int32_t)v->number ||
-                    !((v->number >= 0 && v->number < vocab) || v->number == DATA_IGNORE))
-                    return data_row_fail(w,
-                                         "labels must be ids of the vocabulary, or -100 where nothing is learned",
-                                         "labels[%zu] is %.40s, not in 0..%.0f and not -100",
-                                         i, v->str ? v->str : data_type_name[v->type], vocab - 1);
-                label = (int32_t)v->number;
-            } else if (!one && v->type != JSON_FALSE && !(number && v->number == 0))
-                return data_row_fail(w, "write 1 where the token counts and 0 where not", "%s[%zu] is neither 0 nor 1",
-                                     name[k], i);
-            else if (!one && k == ATTENTION) attended = false;
-            else if (!one) label = DATA_IGNORE;
-        }
-        if (!attended) continue;
-        e->ids[e->count] = (int32_t)id->number;
-        e->labels[e->count++] = label;
-    }
-    data_last_reply(NULL, e->labels, e->count, &reply, &end);
-    data_cut(w, e, reply, answer ? end : reply);
-    return true;
+const char *const loss_on_name[LOSS_ON_COUNT] = {"default", "completion", "assistant", "all"};
+static bool data_wrong_loss(DataWork *w, const char *shape) {
+    return data_row_fail(w, "use --loss-on all, or give rows with prompt and completion",
+                         "--loss-on %s needs to know the answer, and this row is %s",
+                         loss_on_name[w->o->loss_on], shape);
+}
+static bool dialogue_from_text(DataWork *w, const Json *text, bool answered) {
+    Dialogue *d = &w->dialogue;
+    if (!data_need(w, text, "text", JSON_STRING)) return false;
+    if (answered && (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT))
+        return data_wrong_loss(w, "plain text");
+    d->kind = DIALOGUE_TEXT;
+    d->completion = text->str;
+    d->completion_bytes = text->count;
+    return text_string(&d->prompt, "") || data_row_memory(w);
 }
 
 /* A table that was written column by column, pandas' default: its one object must not pass for a row. */
@@ -1119,13 +1014,14 @@ static bool data_unknown_shape(DataWork *w) {
     size_t n = 0;
     if (json_get(w->object, "chosen") && json_get(w->object, "rejected"))
         return data_row_fail(w,
-                             "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and completion",
+                             "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and "
+                             "completion",
                              "preference data (chosen and rejected)");
     for (const Json *k = w->object->child; k; k = k->next) {
         if (k->type != JSON_ARRAY || !k->child || k->child->type != JSON_OBJECT) continue;
         data_name(keys, 64, k->key, k->key_count);
-        if (json_get(k->child, "paragraphs")) return data_row_fail(w, "run data/convert squad on it",
-                                                                   "SQuAD's layout, not rows");
+        if (json_get(k->child, "paragraphs"))
+            return data_row_fail(w, "run data/convert squad on it", "SQuAD's layout, not rows");
         return data_row_fail(w, "write that list alone, or one of its rows a line",
                              "no row, but a list of them under \"%s\"", keys);
     }
@@ -1136,64 +1032,418 @@ static bool data_unknown_shape(DataWork *w) {
         n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", room ? key : "...");
         if (!room) break;
     }
-    return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + output | text | input_ids (+ labels)",
+    return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + "
+                            "output | text | input_ids (+ labels)",
                          "none of the known row shapes (keys found: %s)", n ? keys : "none");
 }
 
-static bool data_example_of(DataWork *w, DataExample *e) {
+/* The row in work becomes w->dialogue. answered: it must have its answer. */
+static bool dialogue_read(DataWork *w, bool answered) {
     const Json *o = w->object, *a, *b;
-    if (o->type != JSON_OBJECT) return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}", "the row is %s", data_type_name[o->type]);
-    if ((a = data_get(o, "answers"))) data_whole(a);     /* these two are for evaluate and compare: prompt_about */
-    data_get(o, "group");
-    if ((a = data_get(o, "input_ids")) && (w->shots || w->as_shot))
-        return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
-    if (a && w->as_prompt) return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
-    if (a) return data_shape_ids(w, e, a);
+    Dialogue *d = &w->dialogue;
+    d->count = d->given = d->completion_bytes = 0;
+    d->divided = false;
+    d->completion = "";
+    text_cut(&d->prompt, 0);
+    if (o->type != JSON_OBJECT)
+        return data_row_fail(w, "every row is an object like {\"prompt\": \"...\", \"completion\": \"...\"}",
+                             "the row is %s", data_type_name[o->type]);
+    if ((d->answers = data_get(o, "answers"))) data_whole(d->answers);
+    d->group = data_get(o, "group");
+    if ((d->ids = data_get(o, "input_ids"))) { d->kind = DIALOGUE_IDS; return true; }
     if (data_by_column(w)) return false;
-    if (!w->t) return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels", "the row is text, but the model folder has no tokenizer");
-    if ((a = data_get(o, "messages"))) return data_shape_chat(w, e, a, "messages");
-    if ((a = data_get(o, "conversations"))) return data_shape_chat(w, e, a, "conversations");
-    Json nothing;                           /* what a row without an answer has for one */
-    char empty[1] = "";
-    memset(&nothing, 0, sizeof nothing);
-    nothing.type = (a = data_get(o, "prompt")) && a->type == JSON_ARRAY ? JSON_ARRAY : JSON_STRING;
-    nothing.str = empty;
-    if ((a = data_get(o, "prompt")) && ((b = data_get(o, "completion")) || (w->as_prompt && (b = &nothing)))) return data_shape_pair(w, e, a, b);
-    if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || (w->as_prompt && (b = &nothing)))) return data_shape_instruction(w, e, a, data_get(o, "input"), b);
-    if ((a = data_get(o, "text"))) {
-        if (!data_need(w, a, "text", JSON_STRING)) return false;
-        if (w->as_prompt)
-            return data_row_fail(w, "give rows with prompt and completion, or leave --generate out",
-                                 "plain text has no prompt to answer");
-        if (w->o->loss_on == LOSS_ON_COMPLETION || w->o->loss_on == LOSS_ON_ASSISTANT) return data_wrong_loss(w, "plain text");
-        return data_plain(w, e, "", 0, a->str, a->count, true);
-    }
+    if (!w->t)
+        return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels",
+                             "the row is text, but the model folder has no tokenizer");
+    if ((a = data_get(o, "messages"))) return dialogue_from_messages(w, a);
+    if ((a = data_get(o, "conversations"))) return dialogue_from_conversations(w, a);
+    if ((a = data_get(o, "prompt")) && ((b = data_get(o, "completion")) || !answered))
+        return dialogue_from_pair(w, a, b);
+    if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || !answered))
+        return dialogue_from_instruction(w, a, data_get(o, "input"), b);
+    if ((a = data_get(o, "text"))) return dialogue_from_text(w, a, answered);
     return data_unknown_shape(w);
 }
 
-/* One row as what the work says: an example into e, a prompt or a shot. */
-static bool data_row_read(DataWork *w, const DataRows *r, size_t i, DataExample *e) {
-    JsonDoc doc = {NULL, NULL};
-    w->row = &r->row[i];
+/* Row i of the file, up to data_row_end. */
+static bool data_row_begin(DataWork *w, size_t i, bool answered) {
+    DataRow *row = &w->rows->row[i];
+    w->row = row;
     w->number = i + 1;
-    bool ok = w->row->object || json_parse_row(&doc, w->row->text, w->row->bytes, r->path, w->row->line, &w->err);
-    w->object = w->row->object ? w->row->object : doc.root;
-    if (ok) data_row_end(w, ok = data_example_of(w, e) && (!w->as_prompt || prompt_about(w)));
-    json_free(&doc);
-    return ok;
+    w->object = row->object;
+    if (!w->object && json_parse_row(&w->doc, row->text, row->bytes, w->rows->path, row->line, &w->err))
+        w->object = w->doc.root;
+    return w->object && dialogue_read(w, answered);
+}
+/* ok: it became what it was to become. Each column counts once, however often it is in the row. */
+static void data_row_end(DataWork *w, bool ok) {
+    if (ok) data_unread(w, w->object, "");
+    for (ptrdiff_t i = 0; i < arrlen(w->nested); i++) {
+        if (ok) data_unread(w, w->nested[i].root, w->nested_name[i]);
+        json_free(&w->nested[i]);
+    }
+    arrsetlen(w->nested, 0);
+    arrsetlen(w->nested_name, 0);
+    for (ptrdiff_t i = 0; i < arrlen(w->made); i++) free(w->made[i]);
+    arrsetlen(w->made, 0);
+    for (int i = 0; i < w->unread_here.count; i++) w->unread_here.list[i].rows = 1;
+    data_columns_join(&w->unread, &w->unread_here);
+    w->unread_here.count = 0;
+    w->unread_here.more = false;
+    json_free(&w->doc);
+}
+
+/* The options' template, else the model folder's. */
+static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o) {
+    return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
+}
+static void data_work_open(DataWork *w, const DataRows *rows, const Tokenizer *t, const DataOptions *o) {
+    memset(w, 0, sizeof *w);
+    w->rows = rows;
+    w->t = t;
+    w->o = o;
+    w->chat = data_chat_template(t, o);
 }
 static void data_work_free(DataWork *w) {
-    text_free(&w->prompt); text_free(&w->text); free(w->messages);
+    text_free(&w->dialogue.prompt);
+    text_free(&w->text);
+    free(w->dialogue.messages);
     arrfree(w->made); arrfree(w->nested); arrfree(w->nested_name);
     token_ids_free(&w->tok); token_ids_free(&w->before);
 }
 
-/* ---- examples become a data set --------------------------------------------------------------------------------------------------------------- */
+/* ---- solved examples: in front of every row ---------------------------------------------------------------------- */
+
+/* After a chat's system message as turns of their own; before plain text with an empty line after each. Built once,
+   read by all threads. */
+typedef struct Shots {
+    Text text;                              /* those that are plain text: prompt, completion, "\n\n" */
+    ChatMessage *messages;                  /* [count, capacity]: all as chats, no system message; texts malloc'ed */
+    size_t count, capacity;
+    int chats;                              /* how many have no text, being chats */
+} Shots;
+
+/* A copy of the message, with texts of its own. */
+static bool shots_add(DataWork *w, Shots *s, ChatMessage m) {
+    void *p = s->messages;
+    if (!data_room(&p, &s->capacity, s->count + 1, sizeof *s->messages)) return data_row_memory(w);
+    s->messages = (ChatMessage *)p;
+    m.content = text_copy_bytes(m.content, m.content_bytes);
+    if (m.reasoning) m.reasoning = text_copy_bytes(m.reasoning, m.reasoning_bytes);
+    s->messages[s->count++] = m;
+    return true;
+}
+static bool shots_refuse_ids(DataWork *w) {
+    return data_row_fail(w, "give rows of text", "solved examples are text, and this row is token ids");
+}
+/* The dialogue becomes one of them. */
+static bool shots_encode(DataWork *w, Shots *s) {
+    const Dialogue *d = &w->dialogue;
+    if (d->kind == DIALOGUE_IDS) return shots_refuse_ids(w);
+    if (d->kind == DIALOGUE_CHAT) {
+        s->chats++;
+        if (!d->count || strcmp(d->messages[d->count - 1].role, "assistant"))
+            return data_row_fail(w, "a solved example is a row with its answer",
+                                 "the chat does not end with an answer");
+        for (size_t i = 0; i < d->count; i++)
+            if (strcmp(d->messages[i].role, "system") && !shots_add(w, s, d->messages[i])) return false;
+        return true;
+    }
+    text_append(&s->text, d->prompt.at, d->prompt.length);
+    text_append(&s->text, d->completion, d->completion_bytes);
+    if (!text_string(&s->text, "\n\n")) return data_row_memory(w);
+    ChatMessage user, assistant;
+    memset(&user, 0, sizeof user);
+    assistant = user;
+    user.role = "user"; user.content = d->prompt.at; user.content_bytes = d->prompt.length;
+    assistant.role = "assistant"; assistant.content = d->completion; assistant.content_bytes = d->completion_bytes;
+    return shots_add(w, s, user) && shots_add(w, s, assistant);
+}
+
+/* Begins w->text with them. */
+static bool shots_before_text(DataWork *w) {
+    text_cut(&w->text, 0);
+    if (!w->shots) return true;
+    if (w->shots->chats)
+        return data_row_fail(w, "give shots of the same shape as the data",
+                             "the row is plain text, and the solved examples are chats");
+    return text_append(&w->text, w->shots->text.at, w->shots->text.length) || data_row_memory(w);
+}
+/* Puts them into the dialogue, behind its system message. */
+static bool shots_before_chat(DataWork *w) {
+    Dialogue *d = &w->dialogue;
+    size_t n = w->shots ? w->shots->count : 0, at = d->count && !strcmp(d->messages[0].role, "system");
+    void *p = d->messages;
+    if (!n) return true;
+    if (!data_room(&p, &d->capacity, d->count + n, sizeof *d->messages)) return data_row_memory(w);
+    d->messages = (ChatMessage *)p;
+    memmove(d->messages + at + n, d->messages + at, (d->count - at) * sizeof *d->messages);
+    memcpy(d->messages + at, w->shots->messages, n * sizeof *d->messages);
+    d->count += n;
+    return true;
+}
+
+static void shots_free(Shots *s) {
+    for (size_t i = 0; i < s->count; i++) {
+        free((char *)s->messages[i].content);
+        free((char *)s->messages[i].reasoning);
+    }
+    free(s->messages);
+    text_free(&s->text);
+    memset(s, 0, sizeof *s);
+}
+/* Reads the options' shots: each is a row of any shape that data may have, with its answer. */
+static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err) {
+    DataRows r;
+    DataWork w;
+    memset(s, 0, sizeof *s);
+    memset(&r, 0, sizeof r);
+    if (!o->few_shot) return true;
+    if (!o->shots) return fail(err, "solved examples from no file; --few-shot %d; give --shots FILE", o->few_shot);
+    r.path = o->shots;
+    data_work_open(&w, &r, t, o);
+    bool ok = data_text_open(&r, err) && data_rows_read(&r, err) &&
+              (r.count >= (size_t)o->few_shot ||
+               fail(err, "only %zu rows; %s; --few-shot %d needs as many", r.count, o->shots, o->few_shot));
+    for (int i = 0; i < o->few_shot && ok; i++) {
+        ok = data_row_begin(&w, (size_t)i, true) && shots_encode(&w, s);
+        data_row_end(&w, ok);
+        if (!ok && err) *err = w.err;
+    }
+    data_work_free(&w);
+    data_rows_free(&r);
+    if (!ok) shots_free(s);
+    return ok;
+}
+
+/* ---- examples: what is learned of a dialogue --------------------------------------------------------------------- */
+
+/* The example of one row before the arena. */
+typedef struct DataExample DataExample;
+struct DataExample {
+    int32_t *ids, *labels;                  /* one block: [count], [count] */
+    size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
+    bool dated;                             /* as in DataStats */
+    ChatTemplate chat;
+    bool truncated, cut_reply, lost_reply;
+    DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
+};
+static void example_free(DataExample *e) {
+    for (DataExample *n = e->next, *after; n; n = after) { after = n->next; free(n->ids); free(n); }
+    free(e->ids);
+    memset(e, 0, sizeof *e);
+}
+/* Room for ids and labels [count]. */
+static bool example_room(DataWork *w, DataExample *e, size_t count) {
+    e->ids = (int32_t *)malloc((count ? count : 1) * 2 * sizeof *e->ids);
+    if (!e->ids) return data_row_memory(w);
+    e->labels = e->ids + count;
+    return true;
+}
+
+/* Cuts an example to max_length. Its last reply is [reply, end), empty where there is none. With truncate_prompt what
+   is before the reply loses its beginning, but for a BOS and the one token that the reply's first needs before it. */
+static void example_cut(const DataWork *w, DataExample *e, size_t reply, size_t end) {
+    size_t limit = (size_t)w->o->max_length;
+    if (w->o->max_length <= 0 || e->count <= limit) return;
+    e->truncated = true;
+    if (w->o->truncate_prompt && reply < end) {
+        size_t first = w->t && e->ids[0] == tokenizer_bos(w->t), most = reply > 0 ? reply - 1 : 0;
+        size_t gone = end <= limit ? 0 : end - limit < most ? end - limit : most;
+        if (gone) {
+            memmove(e->ids + first, e->ids + first + gone, (e->count - first - gone) * sizeof *e->ids);
+            memmove(e->labels + first, e->labels + first + gone, (e->count - first - gone) * sizeof *e->labels);
+        }
+        e->count -= gone; reply -= gone; end -= gone;
+    }
+    e->cut_reply = reply < end && end > limit;
+    e->lost_reply = e->cut_reply && reply >= limit;
+    if (e->count > limit) e->count = limit;
+}
+
+/* The last run of tokens with mask 1, or of labels: [*begin, *end). */
+static void example_last_reply(const uint8_t *mask, const int32_t *labels, size_t count, size_t *begin, size_t *end) {
+    size_t i = count;
+    while (i && !(mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
+    *end = i;
+    while (i && (mask ? mask[i - 1] : labels[i - 1] != DATA_IGNORE)) i--;
+    *begin = i;
+}
+
+/* Tokenises text[n] and keeps the example. spans: the replies; all: everything is learned, not they alone. In plain
+   text the reply begins where TRL says: where the tokens of the prompt alone and those of the whole go apart. */
+static bool example_tokenise(DataWork *w, DataExample *e, const char *text, size_t n, const TextSpan *spans,
+                             size_t nspans, bool all, int flags) {
+    size_t same = 0, reply, end;
+    bool pair = nspans && (flags & TOK_ADD_SPECIAL);
+    if (pair && !tokenizer_encode(w->t, &w->before, text, spans[0].begin, flags, &w->err)) return data_row_wrap(w);
+    if (!tokenizer_encode_spans(w->t, &w->tok, text, n, spans, nspans, flags, &w->err)) return data_row_wrap(w);
+    e->count = w->tok.count;
+    if (pair) {
+        while (same < e->count && same < w->before.count && w->tok.ids[same] == w->before.ids[same]) same++;
+        for (size_t i = 0; i < e->count; i++) w->tok.mask[i] = i >= same;
+    }
+    if (!example_room(w, e, e->count)) return false;
+    for (size_t i = 0; i < e->count; i++) {
+        e->ids[i] = w->tok.ids[i];
+        e->labels[i] = all || w->tok.mask[i] ? w->tok.ids[i] : (int32_t)DATA_IGNORE;
+    }
+    example_last_reply(w->tok.mask, NULL, e->count, &reply, &end);
+    example_cut(w, e, reply, end);
+    return true;
+}
+
+/* Plain text, or prompt and completion as plain text, as TRL's non-conversational data: the completion follows the
+   prompt directly (a space between them is the business of the data or of the template), then the tokenizer's end of
+   text unless the completion brings it. */
+static bool example_plain(DataWork *w, DataExample *e) {
+    const Dialogue *d = &w->dialogue;
+    bool all = d->kind == DIALOGUE_TEXT || w->o->loss_on == LOSS_ON_ALL;
+    int32_t id = tokenizer_eos(w->t);
+    const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
+    if (!eos) eos = "";
+    size_t n = strlen(eos), bytes = d->completion_bytes;
+    bool ended = bytes >= n && !memcmp(d->completion + bytes - n, eos, n);
+    if (!shots_before_text(w)) return false;
+    TextSpan span = {w->text.length + (all && w->shots ? 0 : d->prompt.length), 0};
+    text_append(&w->text, d->prompt.at, d->prompt.length);
+    text_append(&w->text, d->completion, bytes);
+    if (!text_append(&w->text, eos, ended ? 0 : n)) return data_row_memory(w);
+    span.end = w->text.length;
+    bool reply = span.end > span.begin && !(all && !d->prompt.length && !w->shots);   /* plain text has none */
+    return example_tokenise(w, e, w->text.at, w->text.length, &span, reply, all && !w->shots, TOK_ADD_SPECIAL);
+}
+
+/* Renders messages[count]; what the user should hear of it is noted. */
+static bool example_render(DataWork *w, DataExample *e, ChatText *chat, size_t count, ChatOptions o) {
+    if (!chat_render(chat, w->t, w->chat, w->dialogue.messages, count, o, &w->err)) return data_row_wrap(w);
+    e->thoughts = chat->thoughts;
+    e->systems = chat->systems;
+    e->dated = w->chat == CHAT_LLAMA32 && !o.date;
+    e->chat = w->chat;
+    return true;
+}
+
+/* With split_turns every answer behind the `skip` first ones becomes an example. */
+static bool example_turns(DataWork *w, DataExample *e, size_t skip) {
+    const Dialogue *d = &w->dialogue;
+    ChatOptions options = d->chat;
+    DataExample *last = NULL;
+    for (size_t i = 0, seen = 0; i < d->count; i++) {
+        if (strcmp(d->messages[i].role, "assistant") || seen++ < skip || !d->messages[i].train) continue;
+        ChatText chat;
+        if (last && !(e = last->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
+        last = e;
+        options.as_answer = i > 0;          /* a chat may begin with an answer to nothing */
+        if (!example_render(w, e, &chat, i + 1, options)) return false;
+        bool ok = example_tokenise(w, e, chat.text, chat.bytes, chat.spans, chat.nspans, false, 0);
+        chat_text_free(&chat);
+        if (!ok) return false;
+    }
+    return true;
+}
+
+/* A chat: its answers are learned, but for `skip` from the front, and those of weight 0. */
+static bool example_chat(DataWork *w, DataExample *e) {
+    Dialogue *d = &w->dialogue;
+    bool all = w->o->loss_on == LOSS_ON_ALL, only_last = !d->divided && w->o->loss_on == LOSS_ON_COMPLETION;
+    size_t skip = d->divided && w->o->loss_on != LOSS_ON_ASSISTANT ? d->given : 0;
+    if (w->shots && all)
+        return data_row_fail(w, "leave out --loss-on all", "solved examples in front of a chat would be in the loss");
+    if (w->o->split_turns && all)
+        return data_row_fail(w, "leave out one of them",
+                             "--split-turns learns answers alone, --loss-on all the prompts too");
+    if (!shots_before_chat(w)) return false;
+    if (w->shots) skip += dialogue_answers(w->shots->messages, w->shots->count);
+    size_t answers = dialogue_answers(d->messages, d->count);
+    if (only_last && answers) skip = answers - 1;
+    if (w->o->split_turns) return example_turns(w, e, skip);
+    ChatText chat;
+    if (!example_render(w, e, &chat, d->count, d->chat)) return false;
+    size_t kept = 0, reply = 0;             /* a span for each assistant's message; those that are learned stay */
+    for (size_t i = 0; i < d->count; i++) {
+        if (strcmp(d->messages[i].role, "assistant")) continue;
+        if (reply >= skip && reply < chat.nspans && d->messages[i].train) chat.spans[kept++] = chat.spans[reply];
+        reply++;
+    }
+    bool ok = example_tokenise(w, e, chat.text, chat.bytes, chat.spans, kept, all, 0);
+    chat_text_free(&chat);
+    return ok;
+}
+
+/* A row that is tokenised already. As in TRL labels say all; without them assistant_masks always counts, and
+   completion_mask where the loss is on the completion. Tokens that attention_mask leaves out (padding) are left out. */
+static bool example_ids(DataWork *w, DataExample *e) {
+    enum { LABELS, ATTENTION, ASSISTANT, COMPLETION, COLUMNS };
+    static const char *const name[COLUMNS] = {"labels", "attention_mask", "assistant_masks", "completion_mask"};
+    const Json *ids = w->dialogue.ids, *column[COLUMNS] = {data_get(w->object, name[LABELS]),
+                                                           data_get(w->object, name[ATTENTION]), NULL, NULL};
+    double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
+    bool on_completion = w->o->loss_on == LOSS_ON_COMPLETION;
+    if (!column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
+    if (!column[LABELS] && on_completion) column[COMPLETION] = data_get(w->object, name[COMPLETION]);
+    bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
+    w->uses.labelled += column[LABELS] != NULL;
+    if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
+    if (!answer && (on_completion || w->o->loss_on == LOSS_ON_ASSISTANT))
+        return data_wrong_loss(w, "token ids without labels");
+    for (int k = 0; k < COLUMNS; k++) {
+        if (!column[k]) continue;
+        if (!data_need(w, column[k], name[k], JSON_ARRAY)) return false;
+        if (column[k]->count != ids->count)
+            return data_row_fail(w, "give one for every id", "%u input_ids, but %u %s", ids->count, column[k]->count,
+                                 name[k]);
+        column[k] = column[k]->child;       /* from here on: the element beside the id */
+    }
+    if (!example_room(w, e, ids->count)) return false;
+    size_t reply, end, i = 0;
+    for (const Json *id = ids->child; id; id = id->next, i++) {
+        bool attended = true, fits = id->type == JSON_NUMBER && id->number >= 0 && id->number < vocab;
+        if (!fits || id->number != (double)(int32_t)id->number)
+            return data_row_fail(w, "ids must be integers of this model's vocabulary",
+                                 "input_ids[%zu] is %.40s, not in 0..%.0f",
+                                 i, id->str ? id->str : data_type_name[id->type], vocab - 1);
+        int32_t label = (int32_t)id->number;
+        for (int k = 0; k < COLUMNS; k++) {
+            const Json *v = column[k];
+            if (!v) continue;
+            column[k] = v->next;
+            bool number = v->type == JSON_NUMBER, one = v->type == JSON_TRUE || (number && v->number == 1);
+            if (k == LABELS) {
+                if (!number || v->number != (double)(int32_t)v->number ||
+                    !((v->number >= 0 && v->number < vocab) || v->number == DATA_IGNORE))
+                    return data_row_fail(w, "labels must be ids of the vocabulary, or -100 where nothing is learned",
+                                         "labels[%zu] is %.40s, not in 0..%.0f and not -100",
+                                         i, v->str ? v->str : data_type_name[v->type], vocab - 1);
+                label = (int32_t)v->number;
+            } else if (!one && v->type != JSON_FALSE && !(number && v->number == 0))
+                return data_row_fail(w, "write 1 where the token counts and 0 where not", "%s[%zu] is neither 0 nor 1",
+                                     name[k], i);
+            else if (!one && k == ATTENTION) attended = false;
+            else if (!one) label = DATA_IGNORE;
+        }
+        if (!attended) continue;
+        e->ids[e->count] = (int32_t)id->number;
+        e->labels[e->count++] = label;
+    }
+    example_last_reply(NULL, e->labels, e->count, &reply, &end);
+    example_cut(w, e, reply, answer ? end : reply);
+    return true;
+}
+
+static bool example_encode(DataWork *w, DataExample *e) {
+    switch (w->dialogue.kind) {
+        case DIALOGUE_IDS: return w->shots ? shots_refuse_ids(w) : example_ids(w, e);
+        case DIALOGUE_CHAT: return example_chat(w, e);
+        case DIALOGUE_PAIR: case DIALOGUE_TEXT: break;
+    }
+    return example_plain(w, e);
+}
 
 /* Rows [begin, end) to examples[end - begin]; what they were found to be is added to stats' uses and unread. Rows are
    dealt out to threads; the error kept is the one of the first bad row, whatever the number of threads. */
 static bool data_examples(DataExample *examples, DataStats *stats, const DataRows *rows, size_t begin, size_t end,
-                          const Tokenizer *t, const DataOptions *o, ChatTemplate chat, const Shots *shots, Error *err) {
+                          const Tokenizer *t, const DataOptions *o, const Shots *shots, Error *err) {
     size_t first_bad = end;
 #ifdef _OPENMP
     int threads = o->threads > 0 ? o->threads : omp_get_max_threads();
@@ -1201,8 +1451,8 @@ static bool data_examples(DataExample *examples, DataStats *stats, const DataRow
 #endif
     {
         DataWork w;
-        memset(&w, 0, sizeof w);
-        w.rows = rows; w.t = t; w.o = o; w.chat = chat; w.shots = shots;
+        data_work_open(&w, rows, t, o);
+        w.shots = shots;
 #ifdef _OPENMP
 #pragma omp for schedule(dynamic, 16)
 #endif
@@ -1212,8 +1462,9 @@ static bool data_examples(DataExample *examples, DataStats *stats, const DataRow
 #pragma omp atomic read
 #endif
             limit = first_bad;
-            if (i > limit) continue;        /* a row before the first bad one is still looked at: it may be worse */
-            bool ok = data_row_read(&w, rows, i, &examples[i - begin]);
+            if (i > limit) continue;        /* rows before the first bad one are read: one of them may be bad, too */
+            bool ok = data_row_begin(&w, i, true) && example_encode(&w, &examples[i - begin]);
+            data_row_end(&w, ok);
             if (ok) continue;
 #ifdef _OPENMP
 #pragma omp critical(data_first_bad)
@@ -1240,58 +1491,158 @@ static bool data_examples(DataExample *examples, DataStats *stats, const DataRow
     return first_bad == end;
 }
 
-/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length (equal ones in their order); each goes into the bin with the least room
-   that still holds it, among equals the one that has had that room longest; else into a new bin. `best` is a tournament tree over the possible rooms 1..capacity that exist. */
-bool dataset_pack(Dataset *d, int capacity, Error *err) {
-    size_t leaves = 1, n = d->slots, bins = 0, bytes;
-    while (leaves < (size_t)capacity) leaves *= 2;
-    bytes = sizeof(int32_t) * (leaves * 2 + 3 * ((size_t)capacity + 2) + 3 * n);
-    int32_t *block = (int32_t *)calloc(1, bytes);
-    int32_t *list = d->slot;                /* NULL, or what a split has left: one example a slot */
-    free(d->slot_offset);
-    d->slot = (int32_t *)malloc((n ? n : 1) * sizeof *d->slot);
-    d->slot_offset = (size_t *)calloc(n + 1, sizeof *d->slot_offset);
-    if (!block || !d->slot || !d->slot_offset) { free(block); free(list); return data_memory(err, "packing"); }
-    int32_t *best = block, *head = best + leaves * 2, *tail = head + capacity + 2, *start = tail + capacity + 2;   /* head, tail: queue of bins (+1) by room; start: counting sort */
-    int32_t *order = start + capacity + 2, *next = order + n, *bin_of = next + n;
-#define PACK_EXAMPLE(i) (list ? (size_t)list[i] : (size_t)(i))
-#define PACK_LENGTH(i) ((int32_t)(d->offset[PACK_EXAMPLE(i) + 1] - d->offset[PACK_EXAMPLE(i)]))
-    for (size_t i = 0; i < n; i++) start[capacity - PACK_LENGTH(i) + 1]++;
-    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];
-    for (size_t i = 0; i < n; i++) order[start[capacity - PACK_LENGTH(i)]++] = (int32_t)i;
-#define DATA_SET_ROOM(room, value) do { size_t at_ = leaves + (size_t)(room) - 1; best[at_] = (value); \
-        while (at_ >>= 1) best[at_] = best[2 * at_] > best[2 * at_ + 1] ? best[2 * at_] : best[2 * at_ + 1]; } while (0)
-    DATA_SET_ROOM(capacity, capacity);      /* a new bin is always to be had */
-    for (size_t k = 0; k < n; k++) {
-        int32_t i = order[k], length = PACK_LENGTH(i), bin;
-        size_t at = 1;
-        while (at < leaves) at = best[2 * at] >= length ? 2 * at : 2 * at + 1;
-        int32_t room = best[at];
-        if (room < capacity) {
-            bin = head[room] - 1;
-            head[room] = next[bin];
-            if (!head[room]) DATA_SET_ROOM(room, 0);
-        } else bin = (int32_t)bins++;
-        bin_of[i] = bin;
-        d->slot_offset[bin + 1]++;
-        room -= length;
-        next[bin] = 0;
-        if (room == 0) continue;
-        if (head[room]) next[tail[room] - 1] = bin + 1; else { head[room] = bin + 1; DATA_SET_ROOM(room, room); }
-        tail[room] = bin + 1;
+/* ---- prompts: a dialogue up to where the answer begins ----------------------------------------------------------- */
+
+static bool prompt_take(DataWork *w, Prompt *p, const char *text, size_t bytes, int flags) {
+    if (!tokenizer_encode(w->t, &w->tok, text, bytes, flags, &w->err)) return data_row_wrap(w);
+    if (!w->tok.count) return data_row_fail(w, "give some text", "the prompt is empty");
+    p->count = (int)w->tok.count;
+    p->ids = (int32_t *)must_alloc(w->tok.count * sizeof *p->ids);
+    memcpy(p->ids, w->tok.ids, w->tok.count * sizeof *p->ids);
+    return true;
+}
+static void prompt_reference(Prompt *p, const char *text, size_t bytes) {
+    p->reference_bytes = bytes;
+    if (bytes) p->reference = text_copy_bytes(text, bytes);
+}
+/* What stands in front of the answer, for the reader. */
+static void prompt_dialogue(Prompt *p, const ChatMessage *messages, size_t count) {
+    Text t = TEXT_EMPTY;
+    json_list(&t, NULL, JSON_LINE);
+    for (size_t i = 0; i < count; i++) {
+        json_object(&t, NULL, JSON_LINE);
+        json_string(&t, "role", messages[i].role);
+        json_bytes(&t, "content", messages[i].content, messages[i].content_bytes);
+        json_end(&t);
     }
-#undef DATA_SET_ROOM
-    d->slots = bins;
-    for (size_t b = 0; b < bins; b++) d->slot_offset[b + 1] += d->slot_offset[b];
-    memset(next, 0, n * sizeof *next);      /* now: examples already in a bin */
-    for (size_t k = 0; k < n; k++) d->slot[d->slot_offset[bin_of[order[k]]] + (size_t)next[bin_of[order[k]]]++] = (int32_t)PACK_EXAMPLE(order[k]);
-    free(block);
-    free(list);
+    json_end(&t);
+    p->dialogue = t.at;
+}
+
+static bool prompt_plain(DataWork *w, Prompt *p) {
+    const Dialogue *d = &w->dialogue;
+    ChatMessage whole;
+    memset(&whole, 0, sizeof whole);
+    whole.role = "prompt"; whole.content = d->prompt.at; whole.content_bytes = d->prompt.length;
+    prompt_dialogue(p, &whole, 1);
+    prompt_reference(p, d->completion, d->completion_bytes);
+    if (!shots_before_text(w)) return false;
+    if (!text_append(&w->text, d->prompt.at, d->prompt.length)) return data_row_memory(w);
+    return prompt_take(w, p, w->text.at, w->text.length, TOK_ADD_SPECIAL);
+}
+
+/* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
+static bool prompt_chat(DataWork *w, Prompt *p) {
+    Dialogue *d = &w->dialogue;
+    ChatOptions options = d->chat;
+    ChatText chat;
+    memset(&chat, 0, sizeof chat);
+    if (d->count && !strcmp(d->messages[d->count - 1].role, "assistant")) {
+        const ChatMessage *last = &d->messages[--d->count];
+        prompt_reference(p, last->content, last->content_bytes);
+    }
+    if (!d->count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
+    prompt_dialogue(p, d->messages, d->count);
+    options.add_generation_prompt = true;
+    bool ok = shots_before_chat(w) &&
+              (chat_render(&chat, w->t, w->chat, d->messages, d->count, options, &w->err) || data_row_wrap(w)) &&
+              prompt_take(w, p, chat.text, chat.bytes, 0);
+    chat_text_free(&chat);
+    return ok;
+}
+
+/* What else the row says to those who score answers. SQuAD's own {"text": [...]} will do for "answers". */
+static bool prompt_about(DataWork *w, Prompt *p) {
+    const Json *answers = w->dialogue.answers, *group = w->dialogue.group;
+    if (!group) group = data_get(w->object, "label");
+    if (group && group->str) p->group = text_copy(group->str);                 /* a number as it is written */
+    if (answers && answers->type == JSON_OBJECT && data_get(answers, "text")) answers = data_get(answers, "text");
+    bool one = answers && answers->type == JSON_STRING;
+    if (answers && !one && !data_need(w, answers, "answers", JSON_ARRAY)) return false;
+    if (!p->reference) return true;
+    p->answers = (char **)must_alloc((1 + (answers ? answers->count : 0)) * sizeof *p->answers);
+    for (const Json *a = one ? answers : answers ? answers->child : NULL; a; a = one ? NULL : a->next) {
+        if (!data_need(w, a, "answers[]", JSON_STRING)) return false;
+        p->answers[p->answer_count++] = text_copy_bytes(a->str, a->count);
+    }
+    if (!p->answer_count) p->answers[p->answer_count++] = text_copy(p->reference);
     return true;
 }
 
-/* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header, ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of
-   ids is known. */
+static bool prompt_encode(DataWork *w, Prompt *p) {
+    switch (w->dialogue.kind) {
+        case DIALOGUE_IDS:
+            if (w->shots) return shots_refuse_ids(w);
+            return data_row_fail(w, "give rows of text", "token ids have no prompt to answer");
+        case DIALOGUE_TEXT:
+            return data_row_fail(w, "give rows with prompt and completion, or leave --generate out",
+                                 "plain text has no prompt to answer");
+        case DIALOGUE_CHAT: return prompt_chat(w, p) && prompt_about(w, p);
+        case DIALOGUE_PAIR: break;
+    }
+    return prompt_plain(w, p) && prompt_about(w, p);
+}
+
+static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
+    DataWork w;
+    Shots shots;
+    memset(p, 0, sizeof *p);
+    data_work_open(&w, r, t, o);
+    w.shots = o->few_shot ? &shots : NULL;
+    bool ok = shots_open(&shots, t, o, err) && data_rows_read(r, err) &&
+              (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
+    if (ok && o->max_rows && r->count > (size_t)o->max_rows) r->count = (size_t)o->max_rows;
+    if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
+    for (size_t i = 0; ok && i < r->count; i++) {
+        Prompt *one = &p->list[p->count++];
+        one->row = (int64_t)i + 1;
+        ok = data_row_begin(&w, i, false) && prompt_encode(&w, one);
+        data_row_end(&w, ok);
+        if (!ok && err) *err = w.err;
+    }
+    p->stats.rows = (int64_t)p->count;
+    p->stats.uses = w.uses;
+    p->stats.unread = w.unread;
+    if (w.uses.chats) p->stats.chat = w.chat;
+    data_work_free(&w);
+    shots_free(&shots);
+    if (!ok) prompts_free(p);
+    return ok;
+}
+bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t,
+                   const DataOptions *options, Error *err) {
+    DataRows r;
+    memset(&r, 0, sizeof r);
+    r.path = name;
+    r.text = text_copy_bytes(text, bytes);
+    r.bytes = bytes;
+    bool ok = prompts_read(p, &r, t, options, err);
+    data_rows_free(&r);
+    return ok;
+}
+bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
+    DataRows r;
+    memset(&r, 0, sizeof r);
+    memset(p, 0, sizeof *p);
+    r.path = path;
+    bool ok = data_text_open(&r, err) && prompts_read(p, &r, t, options, err);
+    data_rows_free(&r);
+    return ok;
+}
+void prompts_free(Prompts *p) {
+    for (size_t i = 0; i < p->count; i++) {
+        Prompt *one = &p->list[i];
+        for (int k = 0; k < one->answer_count; k++) free(one->answers[k]);
+        free(one->ids); free(one->dialogue); free(one->reference); free(one->answers); free(one->group);
+    }
+    free(p->list);
+    memset(p, 0, sizeof *p);
+}
+
+/* ---- the tokens of a data set ------------------------------------------------------------------------------------ */
+
+/* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header,
+   ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of ids is known. */
 enum { TOKENS_IN_MEMORY = 8 << 20 };
 typedef struct TokenHeader {
     char magic[8];
@@ -1315,9 +1666,20 @@ static FILE *temporary_file(Error *err) {
     if (!folder || !*folder) folder = "/var/tmp";
     snprintf(path, sizeof path, "%s/train_lora-XXXXXX", folder);
     int fd = mkstemp(path);
-    if (fd < 0) { fail(err, "cannot write; %s: %s; set TMPDIR to a folder with room for the tokens", path, strerror(errno)); return NULL; }
+    if (fd < 0) {
+        fail(err, "cannot write; %s: %s; set TMPDIR to a folder with room for the tokens", path, strerror(errno));
+        return NULL;
+    }
     unlink(path);
     return fdopen(fd, "w+b");
+}
+/* Writes count elements at p; what fails is remembered. */
+static void sink_write(TokenSink *s, FILE *f, const void *p, size_t size, size_t count) {
+    s->failed |= count && fwrite(p, size, count, f) != count;
+}
+static bool sink_failed(const TokenSink *s, Error *err) {
+    return fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room",
+                *s->path ? s->path : "temporary file", strerror(errno));
 }
 static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
     TokenHeader empty;
@@ -1327,36 +1689,54 @@ static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
         int fd = cache_path ? temporary_make(s->path, sizeof s->path, cache_path, false) : -1;
         s->file = !cache_path ? temporary_file(err) : fd < 0 ? NULL : fdopen(fd, "w+b");
         if (fd < 0) *s->path = 0;
-        if (!s->file) return cache_path ? fail(err, "cannot write; %s: %s; give another --token-cache", cache_path, strerror(errno)) : false;
-        if (!(s->label_file = temporary_file(err))) return false;
-        s->failed |= fwrite(&empty, sizeof empty, 1, s->file) != 1;
+        if (!s->file && cache_path)
+            return fail(err, "cannot write; %s: %s; give another --token-cache", cache_path, strerror(errno));
+        if (!s->file || !(s->label_file = temporary_file(err))) return false;
+        sink_write(s, s->file, &empty, sizeof empty, 1);
     }
-    s->failed |= arrlen(s->ids) && (fwrite(s->ids, sizeof *s->ids, (size_t)arrlen(s->ids), s->file) != (size_t)arrlen(s->ids) || fwrite(s->labels, sizeof *s->labels, (size_t)arrlen(s->labels), s->label_file) != (size_t)arrlen(s->labels));
+    sink_write(s, s->file, s->ids, sizeof *s->ids, (size_t)arrlen(s->ids));
+    sink_write(s, s->label_file, s->labels, sizeof *s->labels, (size_t)arrlen(s->labels));
     arrsetlen(s->ids, 0);
     arrsetlen(s->labels, 0);
-    return !s->failed || fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
+    return !s->failed || sink_failed(s, err);
 }
 
-/* One block of examples; those without a labelled token are dropped. first: row number of the first. */
-static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first, const Tokenizer *t, const char *path, Error *err) {
+/* What the example says to the statistics; false: it has no labelled token and is dropped. */
+static bool sink_count(DataStats *stats, const DataExample *e, const Tokenizer *t) {
     int32_t bos = t ? tokenizer_bos(t) : -1;
+    size_t last = 0;
+    int64_t labelled = 0;
+    for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
+    stats->truncated += e->truncated;
+    stats->thoughts += (int64_t)e->thoughts;
+    stats->systems += (int64_t)e->systems;
+    stats->dated += e->dated;
+    stats->cut_replies += e->cut_reply;
+    stats->lost_replies += e->lost_reply;
+    if (e->chat != CHAT_NONE) stats->chat = e->chat;
+    if (!labelled) { stats->dropped++; return false; }
+    stats->tokens += (int64_t)e->count;
+    stats->labelled += labelled;
+    if ((int64_t)e->count > stats->longest) stats->longest = (int64_t)e->count;
+    /* ChatML puts a newline after its end of turn: with the loss on everything it is the last that is learned. */
+    bool before = last > 1 && e->labels[last - 1] != DATA_IGNORE;
+    stats->stop_trained += t && (tokenizer_is_stop(t, e->labels[last]) ||
+                                 (before && tokenizer_is_stop(t, e->labels[last - 1])));
+    stats->double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
+    return true;
+}
+
+/* One block of examples. first: row number of the first. */
+static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first,
+                     const Tokenizer *t, const char *path, Error *err) {
     if (!s->offset) arrput(s->offset, 0);
     d->stats.rows += (int64_t)count;
     for (size_t i = 0; i < count; i++) for (const DataExample *e = &examples[i]; e; e = e->next) {
-        size_t last = 0;
-        int64_t labelled = 0;
-        for (size_t k = 1; k < e->count; k++) if (e->labels[k] != DATA_IGNORE) { labelled++; last = k; }
-        d->stats.truncated += e->truncated;
-        d->stats.thoughts += (int64_t)e->thoughts;
-        d->stats.dated += e->dated;
-        if (e->chat != CHAT_NONE) d->stats.chat = e->chat;
-        d->stats.systems += (int64_t)e->systems;
-        d->stats.cut_replies += e->cut_reply;
-        d->stats.lost_replies += e->lost_reply;
-        if (!labelled) { d->stats.dropped++; continue; }
-        memcpy(arraddnptr(s->ids, e->count), e->ids, e->count * sizeof *e->ids);
-        memcpy(arraddnptr(s->labels, e->count), e->labels, e->count * sizeof *e->labels);
-        d->hash = hash_bytes(hash_bytes(d->hash, e->ids, e->count * sizeof *e->ids), e->labels, e->count * sizeof *e->labels);
+        if (!sink_count(&d->stats, e, t)) continue;
+        size_t bytes = e->count * sizeof *e->ids;
+        memcpy(arraddnptr(s->ids, e->count), e->ids, bytes);
+        memcpy(arraddnptr(s->labels, e->count), e->labels, bytes);
+        d->hash = hash_bytes(hash_bytes(d->hash, e->ids, bytes), e->labels, bytes);
         for (size_t k = 0; k < e->count; k++) {
             if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
             if (e->labels[k] > d->largest_id) d->largest_id = e->labels[k];
@@ -1364,12 +1744,6 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
         arrput(s->row, (int64_t)(first + i));
         arrput(s->offset, arrlast(s->offset) + e->count);
         d->count++;
-        d->stats.tokens += (int64_t)e->count;
-        d->stats.labelled += labelled;
-        if ((int64_t)e->count > d->stats.longest) d->stats.longest = (int64_t)e->count;
-        /* ChatML puts a newline after its end of turn: with the loss on everything that newline is the last one learned. */
-        d->stats.stop_trained += t && (tokenizer_is_stop(t, e->labels[last]) || (last > 1 && e->labels[last - 1] != DATA_IGNORE && tokenizer_is_stop(t, e->labels[last - 1])));
-        d->stats.double_bos += bos >= 0 && e->ids[0] == bos && e->ids[1] == bos;
     }
     return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
 }
@@ -1416,12 +1790,17 @@ static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
            columns_whole(&h->stats.unread);
 }
 
-/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at then. */
+/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at
+   then. */
 static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char *path, Error *err) {
     struct stat st;
     TokenHeader h;
-    if (fstat(fd, &st) || pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || memcmp(h.magic, "LORATOK2", 8) || h.key != key || h.tokens > (uint64_t)st.st_size / 8 || h.count > (uint64_t)st.st_size / 16 ||
-        (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) + h.count * sizeof(int64_t)) return fail(err, "not a whole token file; %s; delete it", path);
+    bool ok = !fstat(fd, &st) && pread(fd, &h, sizeof h, 0) == (ssize_t)sizeof h &&
+              !memcmp(h.magic, "LORATOK2", 8) && h.key == key &&
+              h.tokens <= (uint64_t)st.st_size / 8 && h.count <= (uint64_t)st.st_size / 16;
+    if (!ok || (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) +
+                                       h.count * sizeof(int64_t))
+        return fail(err, "not a whole token file; %s; delete it", path);
     void *map = map_file(fd, (size_t)st.st_size, MAP_SHARED, path);
     if (!map) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
     memset(d, 0, sizeof *d);
@@ -1441,7 +1820,8 @@ static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char 
     return fail(err, "a damaged token file; %s; delete it", path);
 }
 
-/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and mapped. */
+/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and
+   mapped. */
 static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache_path, Error *err) {
     size_t tokens = (size_t)d->stats.tokens;
     d->slots = d->count;
@@ -1462,46 +1842,136 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
     TokenHeader h;
     memset(&h, 0, sizeof h);
     memcpy(h.magic, "LORATOK2", 8);
-    h.key = key; h.count = d->count; h.tokens = tokens; h.hash = d->hash; h.largest_id = d->largest_id; h.stats = d->stats;
+    h.key = key;
+    h.count = d->count;
+    h.tokens = tokens;
+    h.hash = d->hash;
+    h.largest_id = d->largest_id;
+    h.stats = d->stats;
     h.checksum = token_checksum(&h, s->offset, s->row);
     char *buffer = (char *)must_alloc(1 << 20);
     rewind(s->label_file);
-    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) s->failed |= fwrite(buffer, 1, n, s->file) != n;
+    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) sink_write(s, s->file, buffer, 1, n);
     free(buffer);
-    s->failed |= fwrite(s->offset, sizeof *s->offset, d->count + 1, s->file) != d->count + 1 || fwrite(s->row, sizeof *s->row, d->count, s->file) != d->count;
+    sink_write(s, s->file, s->offset, sizeof *s->offset, d->count + 1);
+    sink_write(s, s->file, s->row, sizeof *s->row, d->count);
     rewind(s->file);
-    s->failed |= fwrite(&h, sizeof h, 1, s->file) != 1 || fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
-    if (s->failed) return fail(err, "cannot write the tokens; %s: %s; set TMPDIR or --token-cache to a folder with more room", *s->path ? s->path : "temporary file", strerror(errno));
+    sink_write(s, s->file, &h, sizeof h, 1);
+    s->failed |= fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
+    if (s->failed) return sink_failed(s, err);
     *s->path = 0;
     return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
 }
 
-/* A data file's text: mapped where it is large and only read (.jsonl), else in memory. */
-static bool data_text_open(DataRows *r, Error *err) {
-    const char *dot = strrchr(r->path, '.');
-    size_t bytes;
-    int fd = file_open(r->path, &bytes, err);
-    if (fd < 0) return false;
-    /* mapped: the rest of the last page is the zero that ends the text */
-    if (dot && !strcmp(dot, ".jsonl") && bytes >= 16 << 20 && bytes % (size_t)sysconf(_SC_PAGESIZE)) {
-        void *map = map_file(fd, bytes, MAP_PRIVATE, r->path);
-        if (map) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
-    }
-    r->text = read_open(fd, bytes, r->path, &r->bytes, err);
-    return r->text != NULL;
+/* ---- slots ------------------------------------------------------------------------------------------------------- */
+
+/* The example at place `at` of the slots laid one behind the other. */
+static size_t slot_example(const Dataset *d, size_t at) { return d->slot ? (size_t)d->slot[at] : at; }
+SlotIterator slot_begin(const Dataset *d, size_t slot) {
+    SlotIterator i;
+    memset(&i, 0, sizeof i);
+    i.d = d;
+    i.next = d->slot ? d->slot_offset[slot] : slot;
+    i.end = d->slot ? d->slot_offset[slot + 1] : slot + 1;
+    return i;
+}
+bool slot_next(SlotIterator *i) {
+    const Dataset *d = i->d;
+    if (i->next == i->end) return false;
+    i->example = slot_example(d, i->next++);
+    i->ids = d->ids + d->offset[i->example];
+    i->labels = d->labels + d->offset[i->example];
+    i->count = d->offset[i->example + 1] - d->offset[i->example];
+    return true;
 }
 
-/* The options' template, else the model folder's. */
-static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o) {
-    return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
+int64_t slot_labelled(const Dataset *d, size_t slot) {
+    int64_t labelled = 0;
+    for (SlotIterator i = slot_begin(d, slot); slot_next(&i);)
+        for (size_t k = 1; k < i.count; k++) labelled += i.labels[k] != DATA_IGNORE;  /* the first is never a target */
+    return labelled;
 }
-static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err);    
-static void shots_free(Shots *s);
+static void slot_size(const Dataset *d, size_t slot, size_t *tokens, size_t *sequences) {
+    *tokens = *sequences = 0;
+    for (SlotIterator i = slot_begin(d, slot); slot_next(&i);) { *tokens += i.count; ++*sequences; }
+}
+
+/* ---- packing ----------------------------------------------------------------------------------------------------- */
+
+/* The rooms 1..capacity that some bin has: a tournament tree, its leaves the rooms (0: no bin has it), every other node
+   the larger of the two below it. */
+typedef struct PackRooms { int32_t *best; size_t leaves; } PackRooms;                  /* best [2 * leaves] */
+static void rooms_set(PackRooms *r, int32_t room, bool there) {
+    size_t at = r->leaves + (size_t)room - 1;
+    r->best[at] = there ? room : 0;
+    while (at >>= 1) r->best[at] = r->best[2 * at] > r->best[2 * at + 1] ? r->best[2 * at] : r->best[2 * at + 1];
+}
+/* The least of them that holds `length`; the largest of all does. */
+static int32_t rooms_least(const PackRooms *r, int32_t length) {
+    size_t at = 1;
+    while (at < r->leaves) at = r->best[2 * at] >= length ? 2 * at : 2 * at + 1;
+    return r->best[at];
+}
+
+/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length
+   (equal ones in their order); each goes into the bin with the least room that still holds it, among equals the one
+   that has had that room longest; else into a new bin. */
+bool dataset_pack(Dataset *d, int capacity, Error *err) {
+    size_t n = d->slots, bins = 0, rooms = (size_t)capacity + 2;
+    PackRooms tree = {NULL, 1};
+    while (tree.leaves < (size_t)capacity) tree.leaves *= 2;
+    int32_t *block = (int32_t *)calloc(tree.leaves * 2 + 3 * rooms + 4 * n, sizeof *block), *packed = NULL;
+    size_t *offset = (size_t *)calloc(n + 1, sizeof *offset);
+    if (block && offset) packed = (int32_t *)malloc((n ? n : 1) * sizeof *packed);
+    if (!packed) { free(block); free(offset); return data_memory(err, "packing"); }
+    tree.best = block;
+    /* The bins with some room wait in a queue, first and last [room]; bins count from 1, 0 ends a queue. */
+    int32_t *first = block + tree.leaves * 2, *last = first + rooms, *start = last + rooms;
+    int32_t *order = start + rooms, *length = order + n, *next = length + n, *bin_of = next + n;
+    for (size_t i = 0; i < n; i++) {                                           /* a slot is one example until now */
+        size_t e = slot_example(d, i);
+        length[i] = (int32_t)(d->offset[e + 1] - d->offset[e]);
+        start[capacity - length[i] + 1]++;
+    }
+    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];             /* counting sort */
+    for (size_t i = 0; i < n; i++) order[start[capacity - length[i]]++] = (int32_t)i;
+    rooms_set(&tree, capacity, true);                                         /* a new bin is always to be had */
+    for (size_t k = 0; k < n; k++) {
+        int32_t i = order[k], room = rooms_least(&tree, length[i]), bin;
+        if (room < capacity) {
+            bin = first[room];
+            first[room] = next[bin - 1];
+            if (!first[room]) rooms_set(&tree, room, false);
+        } else bin = (int32_t)++bins;
+        bin_of[i] = bin;
+        offset[bin]++;
+        room -= length[i];
+        next[bin - 1] = 0;
+        if (room == 0) continue;
+        if (first[room]) next[last[room] - 1] = bin;
+        else { first[room] = bin; rooms_set(&tree, room, true); }
+        last[room] = bin;
+    }
+    for (size_t b = 0; b < bins; b++) offset[b + 1] += offset[b];
+    memset(next, 0, n * sizeof *next);                                        /* now: examples already in a bin */
+    for (size_t k = 0; k < n; k++) {
+        size_t bin = (size_t)bin_of[order[k]] - 1;
+        packed[offset[bin] + (size_t)next[bin]++] = (int32_t)slot_example(d, (size_t)order[k]);
+    }
+    free(block);
+    free(d->slot);
+    free(d->slot_offset);
+    d->slot = packed;
+    d->slot_offset = offset;
+    d->slots = bins;
+    return true;
+}
+
+/* ---- a data set -------------------------------------------------------------------------------------------------- */
 
 static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o,
                          const Shots *shots, const char *cache_path, Error *err) {
     const size_t BLOCK = 16384;
-    ChatTemplate chat = data_chat_template(t, o);
     size_t before = (size_t)d->stats.rows;
     if (!data_rows_read(r, err)) return false;
     if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
@@ -1510,85 +1980,98 @@ static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer 
     bool ok = examples || data_memory(err, r->path);
     for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
         size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
-        ok = data_examples(examples, &d->stats, r, begin, end, t, o, chat, shots, err);
+        ok = data_examples(examples, &d->stats, r, begin, end, t, o, shots, err);
         ok = ok && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
         ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
-        for (size_t i = 0; i < end - begin; i++) data_example_free(&examples[i]);
+        for (size_t i = 0; i < end - begin; i++) example_free(&examples[i]);
         if (r->mapped) file_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
     }
     free(examples);
     return ok;
 }
 
-bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *options, Error *err) {
+/* By what a token file is found again: all that decides the tokens but the files' own content. */
+static uint64_t tokens_key(const Tokenizer *t, const DataOptions *o, const Shots *shots) {
+    uint64_t key = HASH_START, about[] = {
+        t ? tokenizer_fingerprint(t) : 0, (uint64_t)o->loss_on, (uint64_t)o->max_length, (uint64_t)o->chat_template,
+        (uint64_t)o->enable_thinking, o->split_turns, sizeof(TokenHeader)};
+    const char *texts[] = {o->prompt_template, o->template_date};
+    key = hash_bytes(hash_bytes(key, about, sizeof about), &o->max_rows, sizeof o->max_rows);
+    key = hash_bytes(key, &o->truncate_prompt, sizeof o->truncate_prompt);
+    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
+    if (shots->text.length) key = hash_bytes(key, shots->text.at, shots->text.length);
+    for (size_t i = 0; i < shots->count; i++) {
+        const ChatMessage *m = &shots->messages[i];
+        key = hash_bytes(key, m->role, strlen(m->role) + 1);
+        key = hash_bytes(key, m->content, m->content_bytes + 1);
+        key = hash_bytes(key, m->reasoning, m->reasoning_bytes);
+    }
+    return key;
+}
+
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *o,
+                        Error *err) {
     TokenSink sink;
     memset(d, 0, sizeof *d);
     memset(&sink, 0, sizeof sink);
     d->hash = HASH_START;
-    if (options->prompt_template && !strstr(options->prompt_template, "{prompt}")) return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer follows after the last character");
-    if (options->packing && options->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
+    if (o->prompt_template && !strstr(o->prompt_template, "{prompt}"))
+        return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer "
+                         "follows after the last character");
+    if (o->packing && o->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
     DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
     char cache_path[PATH_MAX] = "", name[64];
     Shots shots;
-    bool ok = shots_open(&shots, t, options, err), cached = false, rebuilt = false;
-    ok = ok && (!options->token_cache || make_folder(options->token_cache, err));
-    uint64_t key = HASH_START, about[] = {
-        t ? tokenizer_fingerprint(t) : 0, (uint64_t)options->loss_on, (uint64_t)options->max_length,
-        (uint64_t)options->chat_template, (uint64_t)options->enable_thinking, options->split_turns,
-        sizeof(TokenHeader)};
-    key = hash_bytes(hash_bytes(key, about, sizeof about), &options->max_rows, sizeof options->max_rows);
-    key = hash_bytes(key, &options->truncate_prompt, sizeof options->truncate_prompt);
-    const char *texts[] = {options->prompt_template, options->template_date};
-    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
-    if (shots.text.length) key = hash_bytes(key, shots.text.at, shots.text.length);
-    for (size_t i = 0; i < shots.count; i++) {
-        key = hash_bytes(key, shots.messages[i].role, strlen(shots.messages[i].role) + 1);
-        key = hash_bytes(key, shots.messages[i].content, shots.messages[i].content_bytes + 1);
-        key = hash_bytes(key, shots.messages[i].reasoning, shots.messages[i].reasoning_bytes);
-    }
+    bool ok = shots_open(&shots, t, o, err), cached = false, rebuilt = false;
+    ok = ok && (!o->token_cache || make_folder(o->token_cache, err));
+    uint64_t key = tokens_key(t, o, &shots);
     for (int i = 0; i < count && ok; i++) {
         rows[i].path = paths[i];
         ok = data_text_open(&rows[i], err);
-        if (ok && options->token_cache) key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
+        if (!ok || !o->token_cache) continue;
+        key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
     }
-    if (ok && options->token_cache) {
+    if (ok && o->token_cache) {
         snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
-        path_in(cache_path, sizeof cache_path, options->token_cache, name);
+        path_in(cache_path, sizeof cache_path, o->token_cache, name);
         int fd = open(cache_path, O_RDONLY);
         cached = fd >= 0 && dataset_map(d, fd, key, false, cache_path, NULL);
         rebuilt = fd >= 0 && !cached;
         if (fd >= 0) close(fd);
         if (!cached) d->hash = HASH_START;
     }
+    const char *cache = *cache_path ? cache_path : NULL;
     for (int i = 0; i < count; i++) {
-        bool read = ok && !cached && !(options->max_rows && d->stats.rows == options->max_rows);
-        if (read)
-            ok = dataset_read(d, &sink, &rows[i], t, options, options->few_shot ? &shots : NULL,
-                              *cache_path ? cache_path : NULL, err);
+        bool read = ok && !cached && !(o->max_rows && d->stats.rows == o->max_rows);
+        if (read) ok = dataset_read(d, &sink, &rows[i], t, o, o->few_shot ? &shots : NULL, cache, err);
         data_rows_free(&rows[i]);
     }
     if (ok && !d->count)
         ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise "
                        "--max-length, or check --loss-on and that the answers are not empty "
                        "(evaluate --generate shows the model's own)",
-                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, options->max_length);
-    ok = ok && (cached || sink_close(d, &sink, key, *cache_path ? cache_path : NULL, err));
+                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, o->max_length);
+    ok = ok && (cached || sink_close(d, &sink, key, cache, err));
     if (sink.file) fclose(sink.file);
     if (sink.label_file) fclose(sink.label_file);
     if (*sink.path) unlink(sink.path);
     arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
     free(rows);
     shots_free(&shots);
-    if (ok && options->packing) ok = dataset_pack(d, options->max_length, err);
+    if (ok && o->packing) ok = dataset_pack(d, o->max_length, err);
     if (!ok) dataset_free(d);
     d->rebuilt = ok && rebuilt;
     return ok;
 }
-bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) { return dataset_open_files(d, &path, 1, t, options, err); }
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
+    return dataset_open_files(d, &path, 1, t, options, err);
+}
 
 bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err) {
     size_t n = d->count, out = (size_t)ceil(share * (double)n);
-    if (!out || out >= n) return fail(err, "nothing left on one side of %zu examples; --eval-split %g; give a share between 0 and 1", n, share);
+    if (!out || out >= n)
+        return fail(err, "nothing left on one side of %zu examples; --eval-split %g; give a share between 0 and 1",
+                    n, share);
     int64_t *order = (int64_t *)must_alloc(n * sizeof *order);
     char *held = (char *)must_alloc(n);
     torch_randperm(order, (int64_t)n, seed);
@@ -1605,11 +2088,12 @@ bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, E
         e->stats.tokens = e->stats.labelled = e->stats.longest = 0;
         for (size_t i = 0; i < n; i++) {
             if (held[i] != k) continue;
+            int64_t length = (int64_t)(d->offset[i + 1] - d->offset[i]);
             e->slot[e->slots++] = (int32_t)i;
             e->slot_offset[e->slots] = e->slots;
-            e->stats.tokens += (int64_t)(d->offset[i + 1] - d->offset[i]);
-            if ((int64_t)(d->offset[i + 1] - d->offset[i]) > e->stats.longest) e->stats.longest = (int64_t)(d->offset[i + 1] - d->offset[i]);
-            for (size_t j = d->offset[i] + 1; j < d->offset[i + 1]; j++) e->stats.labelled += d->labels[j] != DATA_IGNORE;
+            e->stats.tokens += length;
+            e->stats.labelled += slot_labelled(e, e->slots - 1);
+            if (length > e->stats.longest) e->stats.longest = length;
         }
         e->stats.examples = (int64_t)e->slots;
         e->hash = hash_bytes(d->hash, e->slot, e->slots * sizeof *e->slot);
@@ -1625,6 +2109,8 @@ void dataset_free(Dataset *d) {
     memset(d, 0, sizeof *d);
 }
 
+/* ---- batches ----------------------------------------------------------------------------------------------------- */
+
 bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
     memset(b, 0, sizeof *b);
     b->max_tokens = max_tokens; b->max_sequences = max_sequences;
@@ -1638,7 +2124,8 @@ bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
     b->row = (int64_t *)malloc(s * sizeof *b->row);
     if (b->ids && b->positions && b->cu_seqlens && b->labelled && b->targets && b->row_loss && b->row) return true;
     batch_free(b);
-    return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length", max_tokens);
+    return fail(err, "out of memory; a batch of %d tokens; reduce --per-device-train-batch-size or --max-length",
+                max_tokens);
 }
 
 void batch_free(Batch *b) {
@@ -1650,23 +2137,20 @@ void batch_free(Batch *b) {
 void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
     b->N = b->S = b->M = 0;
     b->cu_seqlens[0] = 0;
-    for (int k = 0; k < count; k++) {
-        size_t first = d->slot ? d->slot_offset[slots[k]] : (size_t)slots[k], last = d->slot ? d->slot_offset[slots[k] + 1] : first + 1;
-        for (size_t j = first; j < last; j++) {
-            size_t e = d->slot ? (size_t)d->slot[j] : j, from = d->offset[e], n = d->offset[e + 1] - from;
-            for (size_t i = 0; i < n; i++) {
+    for (int k = 0; k < count; k++)
+        for (SlotIterator e = slot_begin(d, (size_t)slots[k]); slot_next(&e);) {
+            for (size_t i = 0; i < e.count; i++) {
                 int at = b->N + (int)i;
-                b->ids[at] = d->ids[from + i];
+                b->ids[at] = e.ids[i];
                 b->positions[at] = (int32_t)i;
-                if (i + 1 == n || d->labels[from + i + 1] == DATA_IGNORE) continue;
+                if (i + 1 == e.count || e.labels[i + 1] == DATA_IGNORE) continue;
                 b->labelled[b->M] = at;
-                b->targets[b->M++] = d->labels[from + i + 1];
+                b->targets[b->M++] = e.labels[i + 1];
             }
-            b->row[b->S++] = d->row[e];
-            b->N += (int)n;
+            b->row[b->S++] = d->row[e.example];
+            b->N += (int)e.count;
             b->cu_seqlens[b->S] = b->N;
         }
-    }
 }
 
 static int data_falling(const void *a, const void *b) {
@@ -1675,28 +2159,44 @@ static int data_falling(const void *a, const void *b) {
 }
 
 void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences) {
-    size_t *value = (size_t *)malloc((d->slots ? d->slots : 1) * sizeof *value), want = slots_per_batch > 0 ? (size_t)slots_per_batch : 0;
+    size_t *value = (size_t *)malloc((d->slots ? d->slots : 1) * sizeof *value), most[2] = {0, 0};
+    size_t want = slots_per_batch > 0 ? (size_t)slots_per_batch : 0;
     if (want > d->slots) want = d->slots;
-    for (int pass = 0; pass < 2; pass++) {  /* tokens, then sequences */
-        size_t sum = 0;
+    for (int what = 0; what < 2; what++) {  /* tokens, then sequences */
         for (size_t i = 0; i < d->slots; i++) {
-            size_t first = d->slot ? d->slot_offset[i] : i, last = d->slot ? d->slot_offset[i + 1] : i + 1, v = last - first;
-            if (pass == 0) { v = 0; for (size_t j = first; j < last; j++) { size_t e = d->slot ? (size_t)d->slot[j] : j; v += d->offset[e + 1] - d->offset[e]; } }
-            if (value) value[i] = v;
-            else if (v * want > sum) sum = v * want;     /* no memory to sort: a looser bound is still a bound */
+            size_t size[2];
+            slot_size(d, i, &size[0], &size[1]);
+            if (value) value[i] = size[what];
+            else if (size[what] * want > most[what]) most[what] = size[what] * want;  /* no memory to sort: looser */
         }
-        if (value) {
-            qsort(value, d->slots, sizeof *value, data_falling);
-            for (size_t i = 0; i < want; i++) sum += value[i];
-        }
-        *(pass ? max_sequences : max_tokens) = sum > INT_MAX ? INT_MAX : (int)sum;
+        if (!value) continue;
+        qsort(value, d->slots, sizeof *value, data_falling);
+        for (size_t i = 0; i < want; i++) most[what] += value[i];
     }
+    *max_tokens = most[0] > INT_MAX ? INT_MAX : (int)most[0];
+    *max_sequences = most[1] > INT_MAX ? INT_MAX : (int)most[1];
     free(value);
 }
 
-/* ---- order ------------------------------------------------------------------------------------------------------------------------------------ */
+void dataset_grow_to_batches(const Dataset *d, const int64_t *order, int slots_per_batch, int *max_tokens,
+                             int *max_sequences) {
+    for (size_t begin = 0; begin < d->slots; begin += (size_t)slots_per_batch) {
+        size_t tokens = 0, sequences = 0;
+        for (size_t i = begin; i < begin + (size_t)slots_per_batch && i < d->slots; i++) {
+            size_t t, s;
+            slot_size(d, order ? (size_t)order[i] : i, &t, &s);
+            tokens += t;
+            sequences += s;
+        }
+        if (tokens > (size_t)*max_tokens) *max_tokens = tokens > INT_MAX ? INT_MAX : (int)tokens;
+        if (sequences > (size_t)*max_sequences) *max_sequences = (int)sequences;
+    }
+}
 
-/* MT19937 (Matsumoto and Nishimura 1998) as torch's CPU generator seeds it: the low 32 bits of the seed. Like torch for every count below 2^32 / 20. */
+/* ---- order ------------------------------------------------------------------------------------------------------- */
+
+/* MT19937 (Matsumoto and Nishimura 1998) as torch's CPU generator seeds it: the low 32 bits of the seed. Like torch for
+   every count below 2^32 / 20. */
 void torch_randperm(int64_t *order, int64_t count, uint64_t seed) {
     uint32_t state[624];
     int at = 624;
@@ -1722,258 +2222,7 @@ void torch_randperm(int64_t *order, int64_t count, uint64_t seed) {
     }
 }
 
-/* Labelled targets of a slot: what batch_build will count. */
-static int64_t slot_labelled(const Dataset *d, size_t slot) {
-    int64_t count = 0;
-    for (size_t i = d->slot ? d->slot_offset[slot] : slot; i < (d->slot ? d->slot_offset[slot + 1] : slot + 1); i++) {
-        size_t example = d->slot ? (size_t)d->slot[i] : i;
-        for (size_t n = d->offset[example] + 1; n < d->offset[example + 1]; n++) count += d->labels[n] != -100;   /* the first token is never a target */
-    }
-    return count;
-}
-
-/* The largest batch that will really come, from the real order: the memory table promises no more than is used. */
-static void grow_to_batches(const Dataset *d, const int64_t *order, int batch, int *max_tokens, int *max_sequences) {
-    for (int64_t begin = 0; begin < (int64_t)d->slots; begin += batch) {
-        int64_t tokens = 0, sequences = 0;
-        for (int64_t i = begin; i < begin + batch && i < (int64_t)d->slots; i++) {
-            size_t slot = order ? (size_t)order[i] : (size_t)i;
-            size_t first = d->slot ? d->slot_offset[slot] : slot, last = d->slot ? d->slot_offset[slot + 1] : slot + 1;
-            for (size_t e = first; e < last; e++) {
-                size_t example = d->slot ? (size_t)d->slot[e] : e;
-                tokens += (int64_t)(d->offset[example + 1] - d->offset[example]);
-            }
-            sequences += (int64_t)(last - first);
-        }
-        if (tokens > *max_tokens) *max_tokens = tokens > INT_MAX ? INT_MAX : (int)tokens;
-        if (sequences > *max_sequences) *max_sequences = (int)sequences;
-    }
-}
-
-
-static bool prompt_take(DataWork *w, const char *text, size_t bytes, int flags) {
-    if (!tokenizer_encode(w->t, &w->tok, text, bytes, flags, &w->err)) return data_row_wrap(w);
-    if (!w->tok.count) return data_row_fail(w, "give some text", "the prompt is empty");
-    w->as_prompt->count = (int)w->tok.count;
-    w->as_prompt->ids = (int32_t *)must_alloc(w->tok.count * sizeof(int32_t));
-    memcpy(w->as_prompt->ids, w->tok.ids, w->tok.count * sizeof(int32_t));
-    return true;
-}
-static void dialogue_add(Text *t, const char *role, const char *content, size_t bytes) {
-    json_object(t, NULL, JSON_LINE);
-    json_string(t, "role", role);
-    json_bytes(t, "content", content, bytes);
-    json_end(t);
-}
-static void dialogue_end(Text *t, Prompt *p) {
-    json_end(t);
-    p->dialogue = t->at;
-}
-
-/* ---- solved examples --------------------------------------------------------------------------------------------- */
-
-/* A copy of the message, with texts of its own. */
-static bool shot_message(DataWork *w, ChatMessage m) {
-    Shots *s = w->as_shot;
-    void *p = s->messages;
-    if (!data_room(&p, &s->cap, s->count + 1, sizeof *s->messages)) return data_row_memory(w);
-    s->messages = (ChatMessage *)p;
-    m.content = text_copy_bytes(m.content, m.content_bytes);
-    if (m.reasoning) m.reasoning = text_copy_bytes(m.reasoning, m.reasoning_bytes);
-    s->messages[s->count++] = m;
-    s->answers += !strcmp(m.role, "assistant");
-    return true;
-}
-static bool shot_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
-                       size_t completion_bytes) {
-    Shots *s = w->as_shot;
-    if (!text_append(&s->text, prompt, prompt_bytes) || !text_append(&s->text, completion, completion_bytes) ||
-        !text_append(&s->text, "\n\n", 2))
-        return data_row_memory(w);
-    ChatMessage user, assistant;
-    memset(&user, 0, sizeof user);
-    assistant = user;
-    user.role = "user"; user.content = prompt; user.content_bytes = prompt_bytes;
-    assistant.role = "assistant"; assistant.content = completion; assistant.content_bytes = completion_bytes;
-    return shot_message(w, user) && shot_message(w, assistant);
-}
-static bool shot_chat(DataWork *w, size_t count) {
-    w->as_shot->chats++;
-    if (!count || strcmp(w->messages[count - 1].role, "assistant"))
-        return data_row_fail(w, "a solved example is a row with its answer", "the chat does not end with an answer");
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(w->messages[i].role, "system") && !shot_message(w, w->messages[i])) return false;
-    return true;
-}
-
-/* Begins w->text with the shots. */
-static bool shots_before_text(DataWork *w) {
-    w->text.length = 0;
-    if (!w->shots) return true;
-    if (w->shots->chats)
-        return data_row_fail(w, "give shots of the same shape as the data",
-                             "the row is plain text, and the solved examples are chats");
-    return text_append(&w->text, w->shots->text.at, w->shots->text.length) || data_row_memory(w);
-}
-/* Puts the shots into w->messages[*count], behind its system message. */
-static bool shots_before_chat(DataWork *w, size_t *count) {
-    size_t n = w->shots ? w->shots->count : 0, at = *count && !strcmp(w->messages[0].role, "system");
-    void *p = w->messages;
-    if (!n) return true;
-    if (!data_room(&p, &w->messages_cap, *count + n, sizeof *w->messages)) return data_row_memory(w);
-    w->messages = (ChatMessage *)p;
-    memmove(w->messages + at + n, w->messages + at, (*count - at) * sizeof *w->messages);
-    memcpy(w->messages + at, w->shots->messages, n * sizeof *w->messages);
-    *count += n;
-    return true;
-}
-
-/* Reads the options' shots: each is a row of any shape that data may have, with its answer. */
-static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error *err) {
-    DataRows r;
-    DataWork w;
-    memset(s, 0, sizeof *s);
-    memset(&r, 0, sizeof r);
-    memset(&w, 0, sizeof w);
-    if (!o->few_shot) return true;
-    if (!o->shots) return fail(err, "solved examples from no file; --few-shot %d; give --shots FILE", o->few_shot);
-    r.path = o->shots;
-    w.rows = &r; w.t = t; w.o = o; w.as_shot = s;
-    w.chat = data_chat_template(t, o);
-    bool ok = data_text_open(&r, err) && data_rows_read(&r, err) &&
-              (r.count >= (size_t)o->few_shot ||
-               fail(err, "only %zu rows; %s; --few-shot %d needs as many", r.count, o->shots, o->few_shot));
-    for (int i = 0; i < o->few_shot && ok; i++)
-        if (!(ok = data_row_read(&w, &r, (size_t)i, NULL)) && err) *err = w.err;
-    data_work_free(&w);
-    data_rows_free(&r);
-    if (!ok) shots_free(s);
-    return ok;
-}
-static void shots_free(Shots *s) {
-    for (size_t i = 0; i < s->count; i++) {
-        free((char *)s->messages[i].content);
-        free((char *)s->messages[i].reasoning);
-    }
-    free(s->messages);
-    text_free(&s->text);
-    memset(s, 0, sizeof *s);
-}
-
-/* ---- prompts ----------------------------------------------------------------------------------------------------- */
-
-static bool prompt_plain(DataWork *w, const char *prompt, size_t prompt_bytes, const char *completion,
-                         size_t completion_bytes) {
-    Text dialogue = TEXT_EMPTY;
-    json_list(&dialogue, NULL, JSON_LINE);
-    dialogue_add(&dialogue, "prompt", prompt, prompt_bytes);
-    dialogue_end(&dialogue, w->as_prompt);
-    if (completion_bytes) w->as_prompt->reference = text_copy_bytes(completion, completion_bytes);
-    w->as_prompt->reference_bytes = completion_bytes;
-    if (!shots_before_text(w)) return false;
-    if (!text_append(&w->text, prompt, prompt_bytes)) return data_row_memory(w);
-    return prompt_take(w, w->text.at, w->text.length, TOK_ADD_SPECIAL);
-}
-
-/* A chat: the system message, the shots, the dialogue up to its last assistant message, the assistant's header. */
-static bool prompt_chat(DataWork *w, size_t count, ChatOptions options) {
-    Prompt *p = w->as_prompt;
-    Text dialogue = TEXT_EMPTY;
-    ChatText chat;
-    memset(&chat, 0, sizeof chat);
-    if (count && !strcmp(w->messages[count - 1].role, "assistant")) {
-        count--;
-        p->reference_bytes = w->messages[count].content_bytes;
-        if (p->reference_bytes) p->reference = text_copy_bytes(w->messages[count].content, p->reference_bytes);
-    }
-    if (!count) return data_row_fail(w, "give a user's message", "there is nothing to answer");
-    json_list(&dialogue, NULL, JSON_LINE);
-    for (size_t i = 0; i < count; i++) dialogue_add(&dialogue, w->messages[i].role, w->messages[i].content, w->messages[i].content_bytes);
-    dialogue_end(&dialogue, p);
-    options.add_generation_prompt = true;
-    bool ok = shots_before_chat(w, &count) &&
-              (chat_render(&chat, w->t, w->chat, w->messages, count, options, &w->err) || data_row_wrap(w)) &&
-              prompt_take(w, chat.text, chat.bytes, 0);
-    chat_text_free(&chat);
-    return ok;
-}
-
-/* What else the row says to those who score answers. SQuAD's own {"text": [...]} will do for "answers". */
-static bool prompt_about(DataWork *w) {
-    Prompt *p = w->as_prompt;
-    const Json *answers = data_get(w->object, "answers"), *group = data_get(w->object, "group");
-    if (!group) group = data_get(w->object, "label");
-    if (group && group->str) p->group = text_copy(group->str);                 /* a number as it is written */
-    if (answers && answers->type == JSON_OBJECT && data_get(answers, "text")) answers = data_get(answers, "text");
-    bool one = answers && answers->type == JSON_STRING;
-    if (answers && !one && !data_need(w, answers, "answers", JSON_ARRAY)) return false;
-    if (!p->reference) return true;
-    p->answers = (char **)must_alloc((1 + (answers ? answers->count : 0)) * sizeof *p->answers);
-    for (const Json *a = one ? answers : answers ? answers->child : NULL; a; a = one ? NULL : a->next) {
-        if (!data_need(w, a, "answers[]", JSON_STRING)) return false;
-        p->answers[p->answer_count++] = text_copy_bytes(a->str, a->count);
-    }
-    if (!p->answer_count) p->answers[p->answer_count++] = text_copy(p->reference);
-    return true;
-}
-
-static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
-    DataWork w;
-    Shots shots;
-    memset(&w, 0, sizeof w);
-    memset(p, 0, sizeof *p);
-    w.rows = r; w.t = t; w.o = o; w.shots = o->few_shot ? &shots : NULL;
-    w.chat = data_chat_template(t, o);
-    bool ok = shots_open(&shots, t, o, err) && data_rows_read(r, err) &&
-        (r->count || fail(err, "no rows; %s; expected at least one prompt", r->path));
-    if (ok && o->max_rows && r->count > (size_t)o->max_rows) r->count = (size_t)o->max_rows;
-    if (ok) p->list = (Prompt *)must_alloc(r->count * sizeof *p->list);
-    for (size_t i = 0; i < (ok ? r->count : 0); i++) {
-        w.as_prompt = &p->list[p->count++];
-        w.as_prompt->row = (int64_t)i + 1;
-        if ((ok = data_row_read(&w, r, i, NULL))) continue;
-        if (err) *err = w.err;
-        break;
-    }
-    p->stats.rows = (int64_t)p->count;
-    p->stats.uses = w.uses;
-    p->stats.unread = w.unread;
-    if (w.uses.chats) p->stats.chat = w.chat;
-    data_work_free(&w);
-    shots_free(&shots);
-    if (!ok) prompts_free(p);
-    return ok;
-}
-bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t, const DataOptions *options, Error *err) {
-    DataRows r;
-    memset(&r, 0, sizeof r);
-    r.path = name;
-    r.text = text_copy_bytes(text, bytes);
-    r.bytes = bytes;
-    bool ok = prompts_read(p, &r, t, options, err);
-    data_rows_free(&r);
-    return ok;
-}
-bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
-    DataRows r;
-    memset(&r, 0, sizeof r);
-    memset(p, 0, sizeof *p);
-    r.path = path;
-    bool ok = data_text_open(&r, err) && prompts_read(p, &r, t, options, err);
-    data_rows_free(&r);
-    return ok;
-}
-void prompts_free(Prompts *p) {
-    for (size_t i = 0; i < p->count; i++) {
-        Prompt *one = &p->list[i];
-        for (int k = 0; k < one->answer_count; k++) free(one->answers[k]);
-        free(one->ids); free(one->dialogue); free(one->reference); free(one->answers); free(one->group);
-    }
-    free(p->list);
-    memset(p, 0, sizeof *p);
-}
-
-/* ---- fuzz entries: clang -DFUZZ_CSV -fsanitize=fuzzer,address,undefined, run in the repository's root (test/fuzz.sh) ---- */
+/*  fuzz entries: clang -DFUZZ_CSV -fsanitize=fuzzer,address,undefined, run in the repository's root (test/fuzz.sh)  */
 #if defined(FUZZ_CSV) || defined(FUZZ_ROWS) || defined(FUZZ_TOKENS)
 #ifdef __cplusplus
 extern "C"
@@ -2019,7 +2268,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         int64_t order[8] = {0, 1, 2, 3, 4, 5, 6, 7};
         int most = 0, sequences = 0;
         for (size_t i = 0; i < h.tokens; i++) if (d.ids[i] > d.largest_id || d.labels[i] > d.largest_id) abort();
-        grow_to_batches(&d, NULL, 8, &most, &sequences);
+        dataset_grow_to_batches(&d, NULL, 8, &most, &sequences);
         if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err)) abort();
         batch_build(&b, &d, order, (int)d.count);
         batch_free(&b);
@@ -2095,7 +2344,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         DataStats stats;
         memset(&stats, 0, sizeof stats);
         if (!examples) abort();
-        data_examples(examples, &stats, &r, 0, r.count, t, &o, o.chat_template, NULL, &err);
+        data_examples(examples, &stats, &r, 0, r.count, t, &o, NULL, &err);
         for (size_t i = 0; i < r.count; i++) {
             for (const DataExample *e = &examples[i]; e; e = e->next) {
                 if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
@@ -2107,7 +2356,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                             !given)) abort();
                 }
             }
-            data_example_free(&examples[i]);
+            example_free(&examples[i]);
         }
         char *columns = data_columns_text(&stats.unread);
         for (const char *c = columns ? columns : ""; *c; c++) if ((unsigned char)*c < ' ' || *c == 127) abort();

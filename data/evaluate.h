@@ -139,7 +139,7 @@ static bool column_loss(Column *column, Model *m, bool adapter, const Dataset *d
     Batch b;
     EvalResult r;
     int max_tokens = 0, max_sequences = 0;
-    grow_to_batches(d, NULL, batch_size, &max_tokens, &max_sequences);
+    dataset_grow_to_batches(d, NULL, batch_size, &max_tokens, &max_sequences);
     if (!model_prepare(m, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) ||
         !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
     bool ok = model_evaluate(m, adapter, d, &b, batch_size, &r, err);

@@ -54,12 +54,8 @@ static void report_lengths(Text *t, const Dataset *d) {
     while (width * 24 < d->stats.longest) width *= 2;
     arrsetlen(bars, (size_t)(d->stats.longest / width + 1));
     memset(bars, 0, (size_t)arrlen(bars) * sizeof *bars);
-    for (size_t i = 0; i < d->slots; i++) {
-        for (size_t k = d->slot ? d->slot_offset[i] : i; k < (d->slot ? d->slot_offset[i + 1] : i + 1); k++) {
-            size_t example = d->slot ? (size_t)d->slot[k] : k;
-            bars[(int64_t)(d->offset[example + 1] - d->offset[example]) / width]++;
-        }
-    }
+    for (size_t s = 0; s < d->slots; s++)
+        for (SlotIterator i = slot_begin(d, s); slot_next(&i);) bars[(int64_t)i.count / width]++;
     for (ptrdiff_t i = 0; i < arrlen(bars); i++) text_print(t, "%s{\"from\": %lld, \"to\": %lld, \"count\": %lld}", i ? ", " : "", (long long)(i * width), (long long)((i + 1) * width), (long long)bars[i]);
     arrfree(bars);
 }

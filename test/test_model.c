@@ -835,6 +835,13 @@ static void test_variants(void) {
         snprintf(command, sizeof command, "test ! -e %s/NOTES.md && rm -rf %s", merged, merged);
         if (i >= 0) check(!system(command), "%s: a link to elsewhere is not merged", cases[i].what);
     }
+    static const char lfs[] = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 11422654\n";
+    snprintf(command, sizeof command, "%s/model.safetensors", folder);
+    must(write_file(command, lfs, sizeof lfs - 1, &err), &err);
+    check(!tensors_add_file(&set, command, &err) && strstr(err.text, "model.safetensors; run in its"),
+          "no file: a pointer for weights: %s", err.text);
+    check(!tensors_add_file(&set, "/dev/zero", &err) && strstr(err.text, "it is a device"),
+          "no file: a device for weights");
     snprintf(command, sizeof command, "rm -rf %s", folder);
     if (system(command)) check(false, "could not remove %s", folder);
     free(head); free(want); free(got);
