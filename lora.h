@@ -563,6 +563,8 @@ extern const Metric log_metric[LOG_METRICS];        /* in the log's order */
 /* The metric of that name ("eval_" in front or not) that may choose the best model, or NULL. */
 const Metric *metric_find(const char *name);
 double metric_value(const LogRecord *r, const Metric *m);
+/* A record's metrics for the terminal: "loss 2.5712  grad_norm 1.204  lr 2.00e-04  accuracy 0.512  entropy 2.613". */
+void log_record_text(Text *t, const LogRecord *r);
 
 /* What the loop tells the program; any may be NULL. */
 typedef struct TrainHooks {
@@ -3179,8 +3181,7 @@ static void log_record_json(Text *t, const LogRecord *r) {
     json_print(t, r->eval ? "eval_num_tokens" : "num_tokens", "%lld", (long long)r->num_tokens);
     json_end(t);
 }
-/* A record's metrics for the terminal. */
-static void log_record_text(Text *t, const LogRecord *r) {
+void log_record_text(Text *t, const LogRecord *r) {
     const char *gap = "";
     for (int i = 0; i < LOG_METRICS; i++) {
         const char *format = r->eval ? log_metric[i].eval_text : log_metric[i].train_text;

@@ -367,6 +367,61 @@ static void test_nonfinite(void) {
     if (ok) dataset_free(&d);
 }
 
+/* Every metric stands in the log under its name with its own value, on the terminal where its row says so, and comes back
+   from a checkpoint to the last bit. */
+static void test_metrics(void) {
+    for (int eval = 0; eval < 2; eval++) {
+        LogRecord r, back;
+        memset(&r, 0, sizeof r);
+        r.eval = eval; r.step = 7; r.total_steps = 9; r.num_tokens = 123456789; r.epoch = 1.0 / 3;
+        for (int i = 0; i < LOG_METRICS; i++) *metric_of(&r, &log_metric[i]) = 1.0 / (3 + i);      /* the same field: the last */
+        Text line = TEXT_EMPTY, shown = TEXT_EMPTY, kept = TEXT_EMPTY;
+        JsonDoc doc, numbers;
+        Error err;
+        log_record_json(&line, &r);
+        log_record_text(&shown, &r);
+        record_json(&kept, NULL, &r);
+        if (!json_parse(&doc, line.at, line.length, "log", 1, &err) ||
+            !json_parse(&numbers, kept.at, kept.length, "history", 1, &err)) {
+            check(false, "a record's JSON: %s", err.text);
+            return;
+        }
+        int found = 0, wrong = 0, in_text = 0, count = (int)doc.root->count;
+        for (int i = 0; i < LOG_METRICS; i++) {
+            const Metric *m = &log_metric[i];
+            char name[64], value[64];
+            double v = metric_value(&r, m);
+            bool here = m->is & (eval ? METRIC_EVAL : METRIC_TRAIN);
+            const char *format = eval ? m->eval_text : m->train_text;
+            snprintf(name, sizeof name, "%s%s", eval ? "eval_" : "", m->name);
+            snprintf(value, sizeof value, m->log, v);
+            const Json *j = json_get(doc.root, name);
+            found += j && !strcmp(j->str, value);
+            wrong += here ? !j || strcmp(j->str, value) : j != NULL;
+            if (!format) continue;
+            snprintf(value, sizeof value, format, m->is & METRIC_PERCENT ? 100 * v : v);
+            in_text += here && strstr(shown.at, value);
+        }
+        check(!wrong && count == found + 3 && in_text == 4 + !eval, "%s record: %d metrics in the log and %d on the "
+              "terminal, beside step, epoch and tokens", eval ? "an evaluation's" : "a training", found, in_text);
+        check(record_parse(&back, numbers.root) && !memcmp((char *)&back + offsetof(LogRecord, step),
+              (char *)&r + offsetof(LogRecord, step), sizeof r - offsetof(LogRecord, step)) && back.eval == r.eval,
+              "  and back from a checkpoint, bit for bit");
+        json_free(&doc);
+        json_free(&numbers);
+        text_free(&line); text_free(&shown); text_free(&kept);
+    }
+    int best = 0;
+    for (int i = 0; i < LOG_METRICS; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "eval_%s", log_metric[i].name);
+        bool may = log_metric[i].is & METRIC_BEST;
+        best += may && metric_find(name) == &log_metric[i] && metric_find(name + 5) == &log_metric[i];
+        if (!may) best -= metric_find(name) != NULL;
+    }
+    check(best == 6 && !metric_find("bleu") && !metric_find("eval_"), "%d metrics may choose the best model", best);
+}
+
 /* Which evaluation is the best and when patience ends, as transformers counts. */
 static void test_best(void) {
     static const double losses[] = {9.0, 3.0, 2.0, 2.5, 1.99, 2.2, 1.5};
@@ -608,6 +663,7 @@ int main(void) {
     test_trainer_state();
     test_packing();
     test_nonfinite();
+    test_metrics();
     test_best();
     test_stories();
     test_errors();
