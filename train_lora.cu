@@ -2970,27 +2970,23 @@ static void options_check(const Options *o) {
 /* The options of this run as a JSON object, for --config: run.json. */
 static Text options_text(const Options *o) {
     Text t = TEXT_EMPTY;
-    const char *comma = "{\n";
+    json_object(&t, NULL, JSON_LINES);
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
         char name[64], number[32];
         if (!(d->verbs & RUN) || (d->verbs & (LINE_ONLY | ONCE)) || !o->origin[i]) continue;
         option_key(name, d);
-        text_print(&t, "%s  \"%s\": ", comma, name);
-        comma = ",\n";
-        const char *value = option_value(o, d, number);
         if (d->type == OPTION_LIST) {
             const char **list = *(const char **const *)((const char *)o + d->offset);
-            for (ptrdiff_t k = 0; k < arrlen(list); k++) {
-                text_print(&t, k ? ", " : "[");
-                text_json_string(&t, list[k]);
-            }
-            text_print(&t, "]");
+            json_list(&t, name, JSON_LINE);
+            for (ptrdiff_t k = 0; k < arrlen(list); k++) json_string(&t, NULL, list[k]);
+            json_end(&t);
         } else if (d->type == OPTION_TEXT || d->type == OPTION_CHOICE || d->type == OPTION_BYTES)
-            text_json_string(&t, value);
-        else text_print(&t, "%s", value);
+            json_string(&t, name, option_value(o, d, number));
+        else json_print(&t, name, "%s", option_value(o, d, number));
     }
-    text_print(&t, "\n}\n");
+    json_end(&t);
+    text_string(&t, "\n");
     return t;
 }
 
@@ -3264,7 +3260,7 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     screen->model = (Model *)m;             /* the hook may use it between steps */
     screen->model->about = text.at;         /* run.json belongs to the adapter and is written with it */
     screen->about = text;
-    if (!report_write(&screen->report, "running", NULL, "", err)) return false;
+    if (!report_write(&screen->report, "running", NULL, NULL, err)) return false;
     return screen->o->report_to != REPORT_TENSORBOARD || (screen->events = events_open(o->output, err));
 }
 
@@ -3294,7 +3290,7 @@ static void on_log(void *user, const LogRecord *r) {
     report_log(&screen->report, r);
     Error err;
     if (r->eval && screen->samples.count && !samples_answer(screen, r, &err)) { screen->error = err; interrupted = interrupted ? interrupted : -1; }
-    if (!report_write(&screen->report, "running", NULL, "", &err) && !screen->stale) {
+    if (!report_write(&screen->report, "running", NULL, NULL, &err) && !screen->stale) {
         screen->stale = true;
         warn(screen, "report.html stays as it was", &err);
     }
@@ -3388,51 +3384,65 @@ static void print_result(const Options *o, const TrainResult *r) {
     fflush(stdout);
 }
 
-/* Closes what lies beside the run and calls --on-finish. */
-static void run_finish(const Options *o, Screen *screen, const TrainResult *r, bool ok, const Error *err) {
-    const char *status = ok ? r->stopped ? "interrupted" : "finished" : "failed";
-    char number[64];
-    if (screen->events) fclose(screen->events);
-    if (screen->page) {
-        Text more = TEXT_EMPTY;
-        Error unwritten;
-        char merged[PATH_MAX + 16];
-        snprintf(merged, sizeof merged, "%s-merged", o->train.output);
-        const char *model = o->train.model, *adapter = o->train.output;
-        Text talk = command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL);
-        Text merge = command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL);
-        text_print(&more, ", \"commands\": [{\"what\": \"talk to it\"");
-        text_member(&more, "command", talk.at);
-        text_print(&more, "}, {\"what\": \"put it into the base model\"");
-        text_member(&more, "command", merge.at);
-        text_print(&more, "}]");
-        text_free(&talk);
-        text_free(&merge);
-        if (r->best_step) {
-            text_print(&more, ", \"best\": {\"step\": %lld, \"value\": %.9g", (long long)r->best_step, r->best_metric);
-            const char *metric = o->train.metric_for_best_model;
-            text_member(&more, "metric", metric ? metric : "eval_loss");
-            text_print(&more, "}");
-        }
-        if (!report_write(&screen->report, status, err ? err->text : NULL, more.at ? more.at : "", &unwritten) && ok)
-            complain_of("warning", "report.html stays as it was: %s", unwritten.text);
-        text_free(&more);
-        report_end(&screen->report);
+/* A command for the page to copy. */
+static void command_json(Text *t, const char *what, Text command) {
+    json_object(t, NULL, JSON_LINE);
+    json_string(t, "what", what);
+    json_string(t, "command", command.at);
+    json_end(t);
+    text_free(&command);
+}
+/* The page's last state: how to go on, which evaluation was the best. */
+static bool page_finish(const Options *o, Report *report, const char *status, const TrainResult *r, const Error *ended,
+                        Error *err) {
+    const char *model = o->train.model, *adapter = o->train.output, *metric = o->train.metric_for_best_model;
+    char merged[PATH_MAX + 16];
+    Text more = TEXT_EMPTY;
+    snprintf(merged, sizeof merged, "%s-merged", adapter);
+    json_list(&more, "commands", JSON_LINE);
+    command_json(&more, "talk to it",
+                 command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL));
+    command_json(&more, "put it into the base model",
+                 command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL));
+    json_end(&more);
+    if (r->best_step) {
+        json_object(&more, "best", JSON_LINE);
+        json_print(&more, "step", "%lld", (long long)r->best_step);
+        json_print(&more, "value", "%.9g", r->best_metric);
+        json_string(&more, "metric", metric ? metric : "eval_loss");
+        json_end(&more);
     }
-    if (!o->on_finish) return;
+    bool ok = report_write(report, status, ended ? ended->text : NULL, &more, err);
+    text_free(&more);
+    return ok;
+}
+static void finish_variable(const char *name, const char *format, double value, bool known) {
+    char number[64] = "";
+    if (known) snprintf(number, sizeof number, format, value);
+    setenv(name, number, 1);
+}
+/* --on-finish: a command of the user's, told by its environment how the run went. */
+static void finish_command(const Options *o, const char *status, const TrainResult *r, bool ok, const Error *ended) {
     fflush(stdout);
     setenv("TRAIN_LORA_STATUS", status, 1);
     setenv("TRAIN_LORA_OUTPUT", o->train.output, 1);
-    setenv("TRAIN_LORA_MESSAGE", err ? err->text : "", 1);
-    snprintf(number, sizeof number, "%lld", (long long)r->steps);
-    setenv("TRAIN_LORA_STEPS", number, 1);
-    snprintf(number, sizeof number, "%.6f", r->train_loss);
-    setenv("TRAIN_LORA_TRAIN_LOSS", ok ? number : "", 1);
-    snprintf(number, sizeof number, "%.6f", r->last_eval_loss);
-    setenv("TRAIN_LORA_EVAL_LOSS", ok && isfinite(r->last_eval_loss) ? number : "", 1);
+    setenv("TRAIN_LORA_MESSAGE", ended ? ended->text : "", 1);
+    finish_variable("TRAIN_LORA_STEPS", "%.0f", (double)r->steps, true);
+    finish_variable("TRAIN_LORA_TRAIN_LOSS", "%.6f", r->train_loss, ok);
+    finish_variable("TRAIN_LORA_EVAL_LOSS", "%.6f", r->last_eval_loss, ok && isfinite(r->last_eval_loss));
     int code = system(o->on_finish);
     if (WIFEXITED(code)) code = WEXITSTATUS(code);
     if (code) complain_of("warning", "--on-finish: '%s' ended with status %d", o->on_finish, code);
+}
+/* Closes what lies beside the run and calls --on-finish. ended: what ended it, or NULL. */
+static void run_finish(const Options *o, Screen *screen, const TrainResult *r, bool ok, const Error *ended) {
+    const char *status = ok ? r->stopped ? "interrupted" : "finished" : "failed";
+    Error err;
+    if (screen->events) fclose(screen->events);
+    if (screen->page && !page_finish(o, &screen->report, status, r, ended, &err) && ok)
+        complain_of("warning", "report.html stays as it was: %s", err.text);
+    if (screen->page) report_end(&screen->report);
+    if (o->on_finish) finish_command(o, status, r, ok, ended);
 }
 
 /* One run, or its plan; model: NULL, or the base that a sweep keeps open. */
@@ -3590,58 +3600,67 @@ static void csv_add(Text *t, const char *value) {
     for (const char *c = value; *c; c++) text_print(t, *c == '"' ? "\"\"" : "%c", *c);
     text_print(t, "\"");
 }
+static void sweep_json(Text *t, const SweepRun *runs, int count, const SweepAxis *axes, const char *folder) {
+    char updated[32];
+    time_text(updated, sizeof updated);
+    json_object(t, NULL, JSON_LINE);
+    json_list(t, "axes", JSON_LINE);
+    for (ptrdiff_t i = 0; i < arrlen(axes); i++) json_string(t, NULL, axes[i].option->name);
+    json_end(t);
+    json_list(t, "runs", JSON_LINES);
+    for (const SweepRun *r = runs; r < runs + count; r++) {
+        if (!r->done) continue;
+        json_object(t, NULL, JSON_LINE);
+        json_string(t, "name", r->name);
+        json_list(t, "values", JSON_LINE);
+        for (ptrdiff_t a = 0; a < arrlen(axes); a++) json_string(t, NULL, r->value[a]);
+        json_end(t);
+        for (int k = 0; k < SWEEP_NUMBERS; k++)
+            if (isfinite(r->number[k])) json_print(t, sweep_number[k], "%.9g", r->number[k]);
+            else json_string(t, sweep_number[k], NULL);
+        json_print(t, "options", "\"%016llx\"", (unsigned long long)r->options);
+        json_end(t);
+    }
+    json_end(t);
+    json_print(t, "count", "%d", count);
+    json_string(t, "title", folder);
+    json_string(t, "updated", updated);
+    json_end(t);
+    text_string(t, "\n");
+}
+static void sweep_csv(Text *t, const SweepRun *runs, int count, const SweepAxis *axes) {
+    text_print(t, "name");
+    for (ptrdiff_t i = 0; i < arrlen(axes); i++) text_print(t, ",%s", axes[i].option->name);
+    for (int k = 0; k < SWEEP_NUMBERS; k++) text_print(t, ",%s", sweep_number[k]);
+    text_print(t, "\n");
+    for (const SweepRun *r = runs; r < runs + count; r++) {
+        if (!r->done) continue;
+        csv_add(t, r->name);
+        for (ptrdiff_t a = 0; a < arrlen(axes); a++) {
+            text_print(t, ",");
+            csv_add(t, r->value[a]);
+        }
+        for (int k = 0; k < SWEEP_NUMBERS; k++) {
+            text_print(t, ",");
+            if (isfinite(r->number[k])) text_print(t, "%.9g", r->number[k]);
+        }
+        text_print(t, "\n");
+    }
+}
 /* sweep.json (what is done: how a sweep goes on), sweep.csv and sweep.html: a column an axis, then the numbers. */
 static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, const char *folder, Error *err) {
-    Text json = TEXT_EMPTY, csv = TEXT_EMPTY, page = TEXT_EMPTY;
-    char path[PATH_MAX], updated[32];
-    const char *comma = "\n";
+    Text json = TEXT_EMPTY, csv = TEXT_EMPTY;
+    char path[PATH_MAX];
     SweepRun *sorted = (SweepRun *)must_alloc((size_t)count * sizeof *sorted);
     memcpy(sorted, runs, (size_t)count * sizeof *sorted);
     qsort(sorted, (size_t)count, sizeof *sorted, sweep_compare);
-    time_text(updated, sizeof updated);
-    text_print(&csv, "name");
-    text_print(&json, "{\"axes\": [");
-    for (ptrdiff_t i = 0; i < arrlen(axes); i++) {
-        text_print(&json, i ? ", \"%s\"" : "\"%s\"", axes[i].option->name);
-        text_print(&csv, ",%s", axes[i].option->name);
-    }
-    for (int k = 0; k < SWEEP_NUMBERS; k++) text_print(&csv, ",%s", sweep_number[k]);
-    text_print(&csv, "\n");
-    text_print(&json, "], \"runs\": [");
-    for (int i = 0; i < count; i++) {
-        const SweepRun *r = &sorted[i];
-        if (!r->done) continue;
-        text_print(&json, "%s  {\"name\": ", comma);
-        text_json_string(&json, r->name);
-        csv_add(&csv, r->name);
-        text_print(&json, ", \"values\": [");
-        for (ptrdiff_t a = 0; a < arrlen(axes); a++) {
-            text_print(&json, a ? ", " : "");
-            text_json_string(&json, r->value[a]);
-            text_print(&csv, ",");
-            csv_add(&csv, r->value[a]);
-        }
-        text_print(&json, "]");
-        for (int k = 0; k < SWEEP_NUMBERS; k++) {
-            bool is = isfinite(r->number[k]);
-            text_print(&json, is ? ", \"%s\": %.9g" : ", \"%s\": null", sweep_number[k], r->number[k]);
-            text_print(&csv, is ? ",%.9g" : ",", r->number[k]);
-        }
-        text_print(&json, ", \"options\": \"%016llx\"}", (unsigned long long)r->options);
-        text_print(&csv, "\n");
-        comma = ",\n";
-    }
-    text_print(&json, "\n], \"count\": %d", count);
-    text_member(&json, "title", folder);
-    text_member(&json, "updated", updated);
-    text_print(&json, "}\n");
+    sweep_json(&json, sorted, count, axes, folder);
+    sweep_csv(&csv, sorted, count, axes);
     free(sorted);
-    text_print(&page, "%s", json.at);
     path_in(path, sizeof path, folder, "sweep.html");
-    bool ok = text_write(&json, folder, "sweep.json", err) && text_write(&csv, folder, "sweep.csv", err) &&
-              page_write(path, sweep_page, &page, err);
-    text_free(&page);
-    return ok;
+    bool page = page_write(path, sweep_page, &json, err);
+    bool ok = text_write(&json, folder, "sweep.json", page ? err : NULL);
+    return text_write(&csv, folder, "sweep.csv", page && ok ? err : NULL) && page && ok;
 }
 
 static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) {
@@ -3989,8 +4008,11 @@ static void replies_show(void *user, size_t prompt) {
         Answer *a = &r->answers[r->shown];
         Text line = TEXT_EMPTY;
         r->tokens += a->count;
-        if (r->o->jsonl || r->kept) { answer_json(&line, p, a, r->adapter); text_print(&line, "}\n"); }
-        else if (r->named) text_print(&line, "[%lld] %s: %s\n", (long long)p->row, r->adapter, a->text);
+        if (r->o->jsonl || r->kept) {
+            answer_json(&line, p, a, r->adapter);
+            json_end(&line);
+            text_string(&line, "\n");
+        } else if (r->named) text_print(&line, "[%lld] %s: %s\n", (long long)p->row, r->adapter, a->text);
         else text_print(&line, "[%lld] %s\n", (long long)p->row, a->text);
         if (r->kept) {
             text_print(r->all, "%s", line.at);

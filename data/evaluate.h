@@ -20,12 +20,14 @@ static const char *base_name(const char *path) {
 
 /* One answer as a JSON object, left open. */
 static void answer_json(Text *t, const Prompt *p, const Answer *a, const char *adapter) {
-    text_print(t, "{\"id\": %lld, \"adapter\": ", (long long)p->row);
-    text_json_string(t, adapter);
-    text_print(t, ", \"messages\": %s, \"response\": ", p->dialogue);
-    text_json_string(t, a->text);
-    if (p->reference) { text_print(t, ", \"reference\": "); text_json_bytes(t, p->reference, p->reference_bytes); }
-    text_print(t, ", \"tokens\": %d, \"finish_reason\": \"%s\"", a->count, a->stopped ? "stop" : "length");
+    json_object(t, NULL, JSON_LINE);
+    json_print(t, "id", "%lld", (long long)p->row);
+    json_string(t, "adapter", adapter);
+    json_print(t, "messages", "%s", p->dialogue);
+    json_string(t, "response", a->text);
+    if (p->reference) json_bytes(t, "reference", p->reference, p->reference_bytes);
+    json_print(t, "tokens", "%d", a->count);
+    json_string(t, "finish_reason", a->stopped ? "stop" : "length");
 }
 
 /* Answers as they come, in PATH.partial: what an interrupted run leaves. The whole takes its place under the name at
@@ -108,12 +110,7 @@ static void comparison_cut(Comparison *c, int cut) {
 }
 
 static void scores_json(Text *t, const double score[SCORES], int first, int last) {
-    const char *comma = "";
-    for (int i = first; i < last; i++) {
-        if (!isfinite(score[i])) continue;
-        text_print(t, "%s\"%s\": %.9g", comma, score_table[i].name, score[i]);
-        comma = ", ";
-    }
+    for (int i = first; i < last; i++) if (isfinite(score[i])) json_print(t, score_table[i].name, "%.9g", score[i]);
 }
 static References references_of(const Prompt *p) {
     const References r = {(const char *const *)p->answers, p->answer_count};
@@ -160,9 +157,9 @@ static void response_line(Text *t, const Comparison *c, const Column *column, si
     double score[SCORES];
     answer_json(t, p, &column->answers[prompt], column->name);
     answer_scores(score, c, column->answers[prompt].text, references_of(p));
-    if (p->answer_count) text_print(t, ", ");
     scores_json(t, score, SCORE_EXACT, SCORE_LENGTH);
-    text_print(t, "}\n");
+    json_end(t);
+    text_string(t, "\n");
 }
 static void keep_response(void *user, size_t prompt) {
     const Comparison *c = (const Comparison *)user;
@@ -284,46 +281,59 @@ static void comparison_print(const Comparison *c) {
 static void settings_json(Text *t, const Comparison *c) {
     const DataOptions *how = c->data_options;
     const GenerateOptions *g = c->generate;
-    text_print(t, ", \"settings\": {\"temperature\": %g, \"top_k\": %d, \"top_p\": %g, \"min_p\": %g, "
-                "\"repetition_penalty\": %g, ",
-             g->temperature, g->top_k, g->top_p, g->min_p, g->repetition_penalty);
-    text_print(t, "\"max_new_tokens\": %d, \"seed\": %llu, \"few_shot\": %d, \"max_length\": %d, \"rows\": %zu",
-             g->max_new_tokens, (unsigned long long)g->seed, how->few_shot, how->max_length, c->prompts.count);
-    if (how->few_shot) text_member(t, "shots", how->shots);
-    if (how->prompt_template) text_member(t, "prompt_template", how->prompt_template);
-    if (c->chat_template) text_member(t, "chat_template", c->chat_template);
-    if (how->template_date) text_member(t, "template_date", how->template_date);
-    if (how->enable_thinking >= 0) text_print(t, ", \"enable_thinking\": %s", how->enable_thinking ? "true" : "false");
-    text_member(t, "bleu_tokenize", c->bleu_tokenize);
-    text_print(t, "}");
+    json_object(t, "settings", JSON_LINE);
+    json_print(t, "temperature", "%g", g->temperature);
+    json_print(t, "top_k", "%d", g->top_k);
+    json_print(t, "top_p", "%g", g->top_p);
+    json_print(t, "min_p", "%g", g->min_p);
+    json_print(t, "repetition_penalty", "%g", g->repetition_penalty);
+    json_print(t, "max_new_tokens", "%d", g->max_new_tokens);
+    json_print(t, "seed", "%llu", (unsigned long long)g->seed);
+    json_print(t, "few_shot", "%d", how->few_shot);
+    json_print(t, "max_length", "%d", how->max_length);
+    json_print(t, "rows", "%zu", c->prompts.count);
+    if (how->few_shot) json_string(t, "shots", how->shots);
+    if (how->prompt_template) json_string(t, "prompt_template", how->prompt_template);
+    if (c->chat_template) json_string(t, "chat_template", c->chat_template);
+    if (how->template_date) json_string(t, "template_date", how->template_date);
+    if (how->enable_thinking >= 0) json_bool(t, "enable_thinking", how->enable_thinking != 0);
+    json_string(t, "bleu_tokenize", c->bleu_tokenize);
+    json_end(t);
 }
 
 /* The labels and, a row for each, what was answered where it was expected. */
 static void confusion_json(Text *t, const Column *column, const char *const *label, int labels) {
-    text_print(t, ", \"labels\": [");
-    for (int l = 0; l < labels; l++) { if (l) text_print(t, ", "); text_json_string(t, label[l]); }
-    text_print(t, "], \"confusion\": [");
-    for (int l = 0; l < labels * (labels + 1); l++)
-        text_print(t, "%s%lld", l == 0 ? "[" : l % (labels + 1) ? ", " : "], [", (long long)column->confusion[l]);
-    text_print(t, "]]");
+    json_list(t, "labels", JSON_LINE);
+    for (int l = 0; l < labels; l++) json_string(t, NULL, label[l]);
+    json_end(t);
+    json_list(t, "confusion", JSON_LINE);
+    for (int l = 0; l < labels; l++) {
+        json_list(t, NULL, JSON_LINE);
+        for (int j = 0; j <= labels; j++)
+            json_print(t, NULL, "%lld", (long long)column->confusion[l * (labels + 1) + j]);
+        json_end(t);
+    }
+    json_end(t);
 }
 /* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
 static bool comparison_write(const Comparison *c, const char *folder, Error *err) {
     Text t = TEXT_EMPTY;
-    text_print(&t, "{\"model\": ");
-    text_json_string(&t, c->model);
-    text_member(&t, "data", c->data);
+    json_object(&t, NULL, JSON_LINE);
+    json_string(&t, "model", c->model);
+    json_string(&t, "data", c->data);
     settings_json(&t, c);
-    text_print(&t, ", \"few_shot\": %d, \"columns\": [", c->data_options->few_shot);
+    json_print(&t, "few_shot", "%d", c->data_options->few_shot);
+    json_list(&t, "columns", JSON_LINES);
     for (int k = 0; k < c->count && k <= c->current; k++) {
-        text_print(&t, "%s\n  {\"adapter\": ", k ? "," : "");
-        text_json_string(&t, c->columns[k].name);
-        text_print(&t, ", ");
+        json_object(&t, NULL, JSON_LINE);
+        json_string(&t, "adapter", c->columns[k].name);
         scores_json(&t, c->columns[k].score, 0, SCORES);
         if (c->columns[k].confusion) confusion_json(&t, &c->columns[k], c->labels, (int)arrlen(c->labels));
-        text_print(&t, "}");
+        json_end(&t);
     }
-    text_print(&t, "\n]}\n");
+    json_end(&t);
+    json_end(&t);
+    text_string(&t, "\n");
     if (!text_write(&t, folder, "evaluation.json", err)) return false;
     if (!c->columns[0].answers) return true;
     if (c->current < c->count) return true;               /* evaluated so far; the answers are kept one by one */
@@ -336,51 +346,52 @@ static bool comparison_write(const Comparison *c, const char *folder, Error *err
 static void page_row(Text *t, const Comparison *c, size_t i) {
     const Prompt *p = &c->prompts.list[i];
     double score[SCORES];
-    text_print(t, "%s\n{\"id\": %lld, \"messages\": %s", i ? "," : "", (long long)p->row, p->dialogue);
-    if (p->reference) { text_print(t, ", \"reference\": "); text_json_bytes(t, p->reference, p->reference_bytes); }
-    if (p->group) text_member(t, "label", p->group);
-    else if (c->expected) text_member(t, "label", c->labels[c->expected[i]]);
-    text_print(t, ", \"answers\": [");
-    for (int k = 0; k < c->count; k++) {
-        if (k) text_print(t, ", ");
-        text_json_string(t, c->columns[k].answers[i].text);
-    }
-    text_print(t, "], \"scores\": [");
+    json_object(t, NULL, JSON_LINE);
+    json_print(t, "id", "%lld", (long long)p->row);
+    json_print(t, "messages", "%s", p->dialogue);
+    if (p->reference) json_bytes(t, "reference", p->reference, p->reference_bytes);
+    if (p->group) json_string(t, "label", p->group);
+    else if (c->expected) json_string(t, "label", c->labels[c->expected[i]]);
+    json_list(t, "answers", JSON_LINE);
+    for (int k = 0; k < c->count; k++) json_string(t, NULL, c->columns[k].answers[i].text);
+    json_end(t);
+    json_list(t, "scores", JSON_LINE);
     for (int k = 0; k < c->count; k++) {
         answer_scores(score, c, c->columns[k].answers[i].text, references_of(p));
-        text_print(t, "%s{", k ? ", " : "");
+        json_object(t, NULL, JSON_LINE);
         scores_json(t, score, SCORE_EXACT, SCORE_LENGTH);
-        text_print(t, "}");
+        json_end(t);
     }
-    text_print(t, "]}");
+    json_end(t);
+    json_end(t);
 }
 static bool comparison_page(const Comparison *c, const char *folder, Error *err) {
     Text t = TEXT_EMPTY;
     char updated[32], path[PATH_MAX];
     time_text(updated, sizeof updated);
-    text_print(&t, "{\"title\": ");
-    text_json_string(&t, folder);
-    text_member(&t, "model", c->model);
-    text_member(&t, "data", c->data);
-    text_member(&t, "updated", updated);
+    json_object(&t, NULL, JSON_LINE);
+    json_string(&t, "title", folder);
+    json_string(&t, "model", c->model);
+    json_string(&t, "data", c->data);
+    json_string(&t, "updated", updated);
     settings_json(&t, c);
-    text_print(&t, ", \"legend\": {");
-    for (int i = 0; i < SCORES; i++)
-        text_print(&t, "%s\"%s\": \"%s\"", i ? ", " : "", score_table[i].name, score_table[i].legend);
-    text_print(&t, "}, \"columns\": [");
+    json_object(&t, "legend", JSON_LINE);
+    for (int i = 0; i < SCORES; i++) json_string(&t, score_table[i].name, score_table[i].legend);
+    json_end(&t);
+    json_list(&t, "columns", JSON_LINE);
+    for (int k = 0; k < c->count; k++) json_string(&t, NULL, c->columns[k].name);
+    json_end(&t);
+    json_list(&t, "summary", JSON_LINE);
     for (int k = 0; k < c->count; k++) {
-        if (k) text_print(&t, ", ");
-        text_json_string(&t, c->columns[k].name);
-    }
-    text_print(&t, "], \"summary\": [");
-    for (int k = 0; k < c->count; k++) {
-        text_print(&t, "%s{", k ? ", " : "");
+        json_object(&t, NULL, JSON_LINE);
         scores_json(&t, c->columns[k].score, 0, SCORES);
-        text_print(&t, "}");
+        json_end(&t);
     }
-    text_print(&t, "], \"rows\": [");
+    json_end(&t);
+    json_list(&t, "rows", JSON_LINES);
     for (size_t i = 0; i < c->prompts.count; i++) page_row(&t, c, i);
-    text_print(&t, "\n]}");
+    json_end(&t);
+    json_end(&t);
     path_in(path, sizeof path, folder, "compare.html");
     bool ok = page_write(path, compare_page, &t, err);
     text_free(&t);

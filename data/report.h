@@ -1,18 +1,20 @@
-/* report.h - what a run leaves for people to look at: TensorBoard event files, and the pages data/report.html and data/compare.html filled with their data. Plain C, part of train_lora.cu: uses lora.h's Text, LogRecord
-   and write_file. The pages are plain .html; make brings them into build/pages.h as texts. */
+/* report.h - what a run leaves for people to look at: TensorBoard event files, and the pages of data filled with
+   their data. Plain C, part of train_lora.cu: uses lora.h's LogRecord, tokenizer.h's JSON writer and write_file. The
+   pages are plain .html; make brings them into build/pages.h as texts. */
 #ifndef REPORT_H
 #define REPORT_H
 
 #include "build/pages.h"      /* report_page, compare_page */
 
-/* ---- pages: one JSON object takes the place of {{DATA}} ------------------------------------------------------------------------------------------- */
+/* ---- pages: one JSON object takes the place of {{DATA}} ---------------------------------------------------------- */
 
-/* Writes `page` with its data to path. In a script of HTML only "<" could end the JSON early, so it is written as \u003c; bytes that are not UTF-8 become U+FFFD. */
+/* Writes `page` with its data to path. In a script of HTML only "<" could end the JSON early, so it is written as
+   \u003c; bytes that are not UTF-8 become U+FFFD. */
 static bool page_write(const char *path, const char *page, const Text *data, Error *err) {
     const char *mark = strstr(page, "{{DATA}}");
     Text t = TEXT_EMPTY;
-    text_print(&t, "%.*s", (int)(mark - page), page);
-    size_t begin = 0, i = 0, end = data->length;                  /* [begin, i): as it is */
+    text_bytes(&t, page, (size_t)(mark - page));
+    size_t begin = 0, i = 0, end = data->length;                              /* [begin, i): as it is */
     while (i < end) {
         uint32_t cp;
         int bytes = utf8_get(data->at + i, end - i, &cp);
@@ -28,10 +30,6 @@ static bool page_write(const char *path, const char *page, const Text *data, Err
     return ok;
 }
 
-static void text_member(Text *t, const char *name, const char *value) {       /* , "name": "value" */
-    text_print(t, ", \"%s\": ", name);
-    text_json_string(t, value);
-}
 static void time_text(char *out, size_t size) {
     time_t now = time(NULL);
     strftime(out, size, "%Y-%m-%d %H:%M:%S", localtime(&now));
@@ -43,7 +41,7 @@ typedef struct Report {
     Text fixed, history, warnings, samples; /* members; elements */
     double start, written;                  /* seconds_now */
     double cost;                            /* seconds that the last writing took */
-    double loss_best; int64_t total_steps;
+    int64_t total_steps;
     LogRecord last;                         /* the newest training record */
     double epochs;
 } Report;
@@ -56,11 +54,23 @@ static void report_lengths(Text *t, const Dataset *d) {
     memset(bars, 0, (size_t)arrlen(bars) * sizeof *bars);
     for (size_t s = 0; s < d->slots; s++)
         for (SlotIterator i = slot_begin(d, s); slot_next(&i);) bars[(int64_t)i.count / width]++;
-    for (ptrdiff_t i = 0; i < arrlen(bars); i++) text_print(t, "%s{\"from\": %lld, \"to\": %lld, \"count\": %lld}", i ? ", " : "", (long long)(i * width), (long long)((i + 1) * width), (long long)bars[i]);
+    json_list(t, "lengths", JSON_LINE);
+    for (ptrdiff_t i = 0; i < arrlen(bars); i++) {
+        json_object(t, NULL, JSON_LINE);
+        json_print(t, "from", "%lld", (long long)(i * width));
+        json_print(t, "to", "%lld", (long long)((i + 1) * width));
+        json_print(t, "count", "%lld", (long long)bars[i]);
+        json_end(t);
+    }
+    json_end(t);
     arrfree(bars);
 }
 
-static void report_begin(Report *r, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, const char *model, const char *adapter, const char *options) {
+/* model, adapter: a line each; options: run.json. */
+static void report_begin(Report *r, const TrainOptions *o, const Dataset *train, const Dataset *eval,
+                         const MemoryTable *memory, int64_t total_steps, const char *model, const char *adapter,
+                         const char *options) {
+    const DataStats *s = &train->stats;
     char device[256];
     memset(r, 0, sizeof *r);
     path_in(r->path, sizeof r->path, o->output, "report.html");
@@ -69,51 +79,67 @@ static void report_begin(Report *r, const TrainOptions *o, const Dataset *train,
     r->total_steps = total_steps;
     r->epochs = o->num_train_epochs;
     Text *t = &r->fixed;
-    text_member(t, "title", o->output);
-    text_member(t, "device", device);
-    text_member(t, "model", model);
-    text_member(t, "adapter", adapter);
-    text_print(t, ", \"data\": {\"examples\": %lld, \"tokens\": %lld, \"labelled_tokens\": %lld, \"truncated\": %lld, \"dropped\": %lld", (long long)train->stats.examples, (long long)train->stats.tokens, (long long)train->stats.labelled,
-             (long long)train->stats.truncated, (long long)train->stats.dropped);
-    if (eval) text_print(t, ", \"eval_examples\": %lld", (long long)eval->stats.examples);
-    text_print(t, ", \"lengths\": [");
+    json_string(t, "title", o->output);
+    json_string(t, "device", device);
+    json_string(t, "model", model);
+    json_string(t, "adapter", adapter);
+    json_object(t, "data", JSON_LINE);
+    json_print(t, "examples", "%lld", (long long)s->examples);
+    json_print(t, "tokens", "%lld", (long long)s->tokens);
+    json_print(t, "labelled_tokens", "%lld", (long long)s->labelled);
+    json_print(t, "truncated", "%lld", (long long)s->truncated);
+    json_print(t, "dropped", "%lld", (long long)s->dropped);
+    if (eval) json_print(t, "eval_examples", "%lld", (long long)eval->stats.examples);
     report_lengths(t, train);
-    text_print(t, "]}, \"memory\": [");
+    json_end(t);
+    json_list(t, "memory", JSON_LINE);
     for (int i = 0; i < memory->count; i++) {
-        text_print(t, "%s{\"bytes\": %zu", i ? ", " : "", memory->row[i].bytes);
-        text_member(t, "name", memory->row[i].name);
-        text_print(t, "}");
+        json_object(t, NULL, JSON_LINE);
+        json_print(t, "bytes", "%zu", memory->row[i].bytes);
+        json_string(t, "name", memory->row[i].name);
+        json_end(t);
     }
-    text_print(t, "], \"options\": %s", options);
+    json_end(t);
+    json_print(t, "options", "%s", options);
 }
 static void report_log(Report *r, const LogRecord *record) {
-    if (r->history.length) text_print(&r->history, ",\n");
+    if (r->history.length) json_new_line(&r->history);
     log_record_json(&r->history, record);
     if (!record->eval) r->last = *record;
 }
-static void report_warn(Report *r, const char *text) {
-    if (r->warnings.length) text_print(&r->warnings, ", ");
-    text_json_string(&r->warnings, text);
-}
+static void report_warn(Report *r, const char *text) { json_string(&r->warnings, NULL, text); }
 
+/* Adapter and base, answering the same dialogue. */
 static void report_sample(Report *r, int64_t step, const char *dialogue, const char *base, const char *adapter) {
     JsonDoc doc;
     Text prompt = TEXT_EMPTY;
     if (!json_parse(&doc, dialogue, strlen(dialogue), "dialogue", 1, NULL)) return;
-    for (const Json *m = doc.root->child; m; m = m->next) text_print(&prompt, "%s%s: %s", prompt.length ? "\n" : "", json_get(m, "role")->str, json_get(m, "content")->str);
+    for (const Json *m = doc.root->child; m; m = m->next)
+        text_print(&prompt, "%s%s: %s", prompt.length ? "\n" : "", json_get(m, "role")->str,
+                   json_get(m, "content")->str);
     json_free(&doc);
-    text_print(&r->samples, "%s{\"step\": %lld", r->samples.length ? ", " : "", (long long)step);
-    text_member(&r->samples, "prompt", prompt.at ? prompt.at : "");
-    text_member(&r->samples, "base", base);
-    text_member(&r->samples, "adapter", adapter);
-    text_print(&r->samples, "}");
+    json_object(&r->samples, NULL, JSON_LINE);
+    json_print(&r->samples, "step", "%lld", (long long)step);
+    json_string(&r->samples, "prompt", prompt.at ? prompt.at : "");
+    json_string(&r->samples, "base", base);
+    json_string(&r->samples, "adapter", adapter);
+    json_end(&r->samples);
     text_free(&prompt);
 }
 
-/* status: running, finished, interrupted or failed. `more`: members that only the end knows, or "". While the run goes the page is written every five seconds at most, and so
-   seldom that it costs two percent of the time: it grows with the log, and is written whole. */
-static bool report_due(const Report *r, double now) { return !(r->written > 0) || now - r->written >= fmax(5, 50 * r->cost); }
-static bool report_write(Report *r, const char *status, const char *message, const char *more, Error *err) {
+/* A list of what is in `elements`. */
+static void report_list(Text *t, const char *name, const Text *elements) {
+    json_list(t, name, JSON_LINE);
+    if (elements->length) json_print(t, NULL, "%s", elements->at);
+    json_end(t);
+}
+/* status: running, finished, interrupted or failed. `more`: members that only the end knows, or NULL. While the run
+   goes the page is written every five seconds at most, and so seldom that it costs two percent of the time: it grows
+   with the log, and is written whole. */
+static bool report_due(const Report *r, double now) {
+    return !(r->written > 0) || now - r->written >= fmax(5, 50 * r->cost);
+}
+static bool report_write(Report *r, const char *status, const char *message, const Text *more, Error *err) {
     double now = seconds_now();
     char updated[32];
     if (!strcmp(status, "running") && !report_due(r, now)) return true;
@@ -121,26 +147,43 @@ static bool report_write(Report *r, const char *status, const char *message, con
     time_text(updated, sizeof updated);
     const LogRecord *l = &r->last;
     Text t = TEXT_EMPTY;
-    text_print(&t, "{\"status\": \"%s\"", status);
-    text_member(&t, "updated", updated);
-    if (message) text_member(&t, "message", message);
-    text_print(&t, ", \"progress\": {\"step\": %lld, \"max_steps\": %lld, \"epoch\": %.6g, \"num_train_epochs\": %.6g",
-             (long long)l->step, (long long)r->total_steps, l->epoch, r->epochs);
-    text_print(&t, ", \"elapsed_seconds\": %.1f", now - r->start);
-    if (l->step)                            /* before the first record nothing is known of speed */
-        text_print(&t, ", \"eta_seconds\": %.1f, \"tokens_per_second\": %.1f, \"ceiling_share\": %.4f", l->eta,
-                 l->tokens_per_second, l->ceiling_share);
-    text_print(&t, "}");
-    text_print(&t, ", \"memory_peak_bytes\": %zu, \"log_history\": [%.*s], \"samples\": [%.*s], \"warnings\": [%.*s]%s%.*s}", resident_bytes(true), (int)r->history.length, r->history.at ? r->history.at : "", (int)r->samples.length, r->samples.at ? r->samples.at : "", (int)r->warnings.length,
-             r->warnings.at ? r->warnings.at : "", more, (int)r->fixed.length, r->fixed.at);
+    json_object(&t, NULL, JSON_LINE);
+    json_string(&t, "status", status);
+    json_string(&t, "updated", updated);
+    if (message) json_string(&t, "message", message);
+    json_object(&t, "progress", JSON_LINE);
+    json_print(&t, "step", "%lld", (long long)l->step);
+    json_print(&t, "max_steps", "%lld", (long long)r->total_steps);
+    json_print(&t, "epoch", "%.6g", l->epoch);
+    json_print(&t, "num_train_epochs", "%.6g", r->epochs);
+    json_print(&t, "elapsed_seconds", "%.1f", now - r->start);
+    if (l->step) {                          /* before the first record nothing is known of speed */
+        json_print(&t, "eta_seconds", "%.1f", l->eta);
+        json_print(&t, "tokens_per_second", "%.1f", l->tokens_per_second);
+        json_print(&t, "ceiling_share", "%.4f", l->ceiling_share);
+    }
+    json_end(&t);
+    json_print(&t, "memory_peak_bytes", "%zu", resident_bytes(true));
+    report_list(&t, "log_history", &r->history);
+    report_list(&t, "samples", &r->samples);
+    report_list(&t, "warnings", &r->warnings);
+    if (more) json_print(&t, NULL, "%s", more->at);
+    json_print(&t, NULL, "%s", r->fixed.at);
+    json_end(&t);
     bool ok = page_write(r->path, report_page, &t, err);
     r->cost = seconds_now() - now;
     text_free(&t);
     return ok;
 }
-static void report_end(Report *r) { text_free(&r->fixed); text_free(&r->history); text_free(&r->samples); text_free(&r->warnings); }
+static void report_end(Report *r) {
+    text_free(&r->fixed);
+    text_free(&r->history);
+    text_free(&r->samples);
+    text_free(&r->warnings);
+}
 
-/* ---- TensorBoard: TFRecords of Event messages (tensorflow/core/util/event.proto), tags as transformers' TensorBoardCallback names them ------------- */
+/* ---- TensorBoard: TFRecords of Event messages (tensorflow/core/util/event.proto) ---------------------------------
+   Tags are those of transformers' TensorBoardCallback. */
 
 /* CRC-32C (Castagnoli), rotated and offset as TFRecord wants it (tensorflow/core/lib/hash/crc32c.h, Mask). */
 static uint32_t masked_crc32c(const uint8_t *data, size_t bytes) {
@@ -153,15 +196,25 @@ static uint32_t masked_crc32c(const uint8_t *data, size_t bytes) {
     return (crc >> 15 | crc << 17) + 0xA282EAD8;
 }
 
-/* A message being written: fields of protocol buffers are (number << 3 | kind) and a value; kinds used: 0 varint, 1 eight bytes, 2 counted bytes, 5 four bytes. */
+/* A message being written: fields of protocol buffers are (number << 3 | kind) and a value; kinds used: 0 varint,
+   1 eight bytes, 2 counted bytes, 5 four bytes. */
 typedef struct Message { uint8_t at[8192]; size_t bytes; } Message;
-static void message_bytes(Message *m, const void *data, size_t bytes) { if (m->bytes + bytes <= sizeof m->at) { memcpy(m->at + m->bytes, data, bytes); m->bytes += bytes; } }
+static void message_bytes(Message *m, const void *data, size_t bytes) {
+    if (m->bytes + bytes > sizeof m->at) return;
+    memcpy(m->at + m->bytes, data, bytes);
+    m->bytes += bytes;
+}
 static void message_varint(Message *m, uint64_t v) {
     uint8_t byte;
     do { byte = (uint8_t)((v & 127) | (v > 127 ? 128 : 0)); message_bytes(m, &byte, 1); } while (v >>= 7);
 }
-static void message_counted(Message *m, int field, const void *data, size_t bytes) { message_varint(m, (uint64_t)field << 3 | 2); message_varint(m, bytes); message_bytes(m, data, bytes); }
-static void message_scalar(Message *summary, const char *tag, double value) {                /* Summary.value: {1: tag, 2: simple_value} */
+static void message_counted(Message *m, int field, const void *data, size_t bytes) {
+    message_varint(m, (uint64_t)field << 3 | 2);
+    message_varint(m, bytes);
+    message_bytes(m, data, bytes);
+}
+/* Summary.value: {1: tag, 2: simple_value} */
+static void message_scalar(Message *summary, const char *tag, double value) {
     Message v;
     v.bytes = 0;
     float number = (float)value;
@@ -171,7 +224,8 @@ static void message_scalar(Message *summary, const char *tag, double value) {   
     message_counted(summary, 1, v.at, v.bytes);
 }
 
-static void event_write(FILE *f, int64_t step, int field, const void *data, size_t bytes) {  /* Event: {1: wall_time, 2: step, 3: file_version or 5: summary} */
+/* Event: {1: wall_time, 2: step, 3: file_version or 5: summary} */
+static void event_write(FILE *f, int64_t step, int field, const void *data, size_t bytes) {
     Message event;
     event.bytes = 0;
     struct timespec now;
@@ -183,7 +237,8 @@ static void event_write(FILE *f, int64_t step, int field, const void *data, size
     message_varint(&event, (uint64_t)step);
     message_counted(&event, field, data, bytes);
     uint64_t length = event.bytes;
-    uint32_t length_crc = masked_crc32c((const uint8_t *)&length, sizeof length), crc = masked_crc32c(event.at, event.bytes);
+    uint32_t length_crc = masked_crc32c((const uint8_t *)&length, sizeof length);
+    uint32_t crc = masked_crc32c(event.at, event.bytes);
     fwrite(&length, sizeof length, 1, f);
     fwrite(&length_crc, sizeof length_crc, 1, f);
     fwrite(event.at, 1, event.bytes, f);
@@ -191,7 +246,8 @@ static void event_write(FILE *f, int64_t step, int field, const void *data, size
     fflush(f);
 }
 
-/* Opens OUTPUT/runs/MonDD_HH-MM-SS/events.out.tfevents.SECONDS.train_lora, a folder a run as transformers has it; NULL: cannot. */
+/* Opens OUTPUT/runs/MonDD_HH-MM-SS/events.out.tfevents.SECONDS.train_lora, a folder a run as transformers has it; NULL:
+   cannot. */
 static FILE *events_open(const char *output, Error *err) {
     char stamp[64], folder[PATH_MAX], path[PATH_MAX + 64];
     time_t now = time(NULL);
