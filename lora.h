@@ -68,29 +68,38 @@ typedef struct Weight {
     int rows, cols;
 } Weight;
 
-/* One projection: y = x W^T + bias + scale * dropout(x) A^T B^T.  rank 0: no adapter on this one. */
+/* One frozen projection: y = x W^T + bias. */
 typedef struct Linear {
     Weight w;                               /* [O, I] */
     const float *bias;                      /* [O] or NULL */
+    int in, out;                            /* I, O */
+    uint32_t site;                          /* layer * MODULE_COUNT + module: names the dropout mask */
+} Linear;
+
+/* What an adapter adds to one projection: scale * dropout(x) A^T B^T. rank 0: nothing. */
+typedef struct Lora {
     float *A, *B;                           /* [R, I], [O, R]: views into the adapter's parameter arena */
     float *dA, *dB;                         /* the same views into its gradient arena */
-    int in, out, rank;                      /* I, O, R */
+    int rank;                               /* R */
     float scale;                            /* lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA */
-    uint32_t site;                          /* layer * MODULE_COUNT + module: names the dropout mask */
     void *packed;                           /* A and B in the backend's layout, see adapter_pack */
-} Linear;
+    Weight rest;                            /* PiSSA, OLoRA: W - scale B0 A0, which then stands in for W; else packed is
+                                               NULL */
+} Lora;
+LORA_HOST_DEVICE static inline const Weight *lora_weight(const Linear *p, const Lora *a) {
+    return a && a->rest.packed ? &a->rest : &p->w;
+}
 
 /* Columns that a projection of that rank takes in t: a multiple of 8, so that rows of 16-bit numbers begin at multiples
    of 16 bytes whatever the ranks are. Those from the rank on are 0. */
 LORA_HOST_DEVICE static inline int rank_width(int rank) { return (rank + 7) / 8 * 8; }
 
-/* What one forward or backward call does with the adapters. */
-typedef struct LoraCall {
-    bool adapter;                           /* false: the base model alone */
-    float dropout;                          /* 0 when evaluating */
-    uint64_t seed;                          /* with step and micro_batch: the key of the counter-based dropout generator */
+/* The dropout masks of one micro-batch: the key of a counter-based generator, see dropout_keep. */
+typedef struct DropoutKey {
+    float dropout;                          /* the share that is dropped; 0 when evaluating */
+    uint64_t seed;
     uint32_t step, micro_batch;
-} LoraCall;
+} DropoutKey;
 
 /* A block of memory that an op may scribble on; sized by op_scratch_bytes. */
 typedef struct Scratch { void *base; size_t bytes; } Scratch;
@@ -103,6 +112,7 @@ typedef struct AttentionShape { int H, KV, D; float scale; } AttentionShape;
 typedef struct LossStats { double loss_sum, entropy_sum; int64_t tokens, correct; } LossStats;
 
 /* The seven places LoRA can go, in forward order. */
+enum { LORA_GROUPS = 4 };                   /* q|k|v, o, gate|up, down: those of one group read the same input */
 enum { MODULE_Q, MODULE_K, MODULE_V, MODULE_O, MODULE_GATE, MODULE_UP, MODULE_DOWN, MODULE_COUNT };
 extern const char *const module_name[MODULE_COUNT];        /* "q_proj" ... "down_proj" */
 extern const char *const module_path[MODULE_COUNT];        /* "self_attn.q_proj" ... "mlp.down_proj" */
@@ -230,11 +240,11 @@ void weight_pack(Weight *w, void *where);
    embedding shares the head's. */
 size_t embedding_packed_bytes(const Weight *embed);
 
-/* Brings A and B of at most MODULE_COUNT projections into the backend's layout for matrix products, at p->packed:
+/* Brings A and B of at most MODULE_COUNT projections into the backend's layout for matrix products, at lora->packed:
    adapter_packed_bytes bytes of the backend's memory, 256-byte aligned. To be called when A or B have changed, before
    the next op that reads them. CPU: 0 bytes, there is nothing to do. */
-size_t adapter_packed_bytes(const Linear *p);
-void adapter_pack(const Linear *projections, int count);
+size_t adapter_packed_bytes(const Linear *p, const Lora *lora);
+void adapter_pack(const Linear *projections, const Lora *lora, int count);
 
 /* The scratch that any op below needs for these sizes: n tokens, widest linear (inputs or outputs) `widest`, largest
    sum of rank_width over one group `rank`. */
@@ -256,7 +266,7 @@ void rmsnorm_backward(floatX *dx /*[N,C]*/, const floatX *dresidual /*[N,C] or N
 
 /* Bytes of the backend's memory that hold a group's dropout masks from forward to backward, `kept` of the two ops. CPU:
    0, a mask is made again from its key. */
-size_t kept_bytes(const Linear *group, int count, int N);
+size_t kept_bytes(const Linear *group, const Lora *lora, int count, int N);
 
 /* `count` projections that read the same x, their outputs side by side in y (q|k|v, o, gate|up, down):
      y_j = x W_j^T + bias_j + scale_j * t_j B_j^T,   t_j = dropout_j(x) A_j^T
@@ -264,16 +274,18 @@ size_t kept_bytes(const Linear *group, int count, int N);
    adapter). Dropout: inverted (kept values times 1/(1-p)), an independent mask for each projection; element (n,i) of
    the mask is number n*I+i of the generator keyed by (seed, step, micro_batch, site): see dropout_keep. */
 void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, uint8_t *kept /*[kept_bytes], NULL: dropout is 0*/,
-                    const floatX *x /*[N,I]*/, const Linear *group /*[count]*/, int count, LoraCall call, int N,
+                    const floatX *x /*[N,I]*/, const Linear *group /*[count]*/,
+                    const Lora *lora /*[count], or NULL: the base alone*/, int count, DropoutKey key, int N,
                     Scratch scratch);
 /* dt_j = scale_j * dy_j B_j;  dB_j += scale_j * dy_j^T t_j;  dA_j += dt_j^T dropout_j(x)
-   dx = sum_j dy_j W_j + dropout_j(dt_j A_j)      the mask and factor of forward, which must have run with the same call
+   dx = sum_j dy_j W_j + dropout_j(dt_j A_j)      the mask and factor of forward, which must have run with the same key
    dx NULL: not wanted (nothing trainable below). Never a gradient of W. */
 void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, const floatX *t /*[N,R]*/,
                      const uint8_t *kept /*as forward left it*/, const floatX *x /*[N,I]*/,
-                     const Linear *group /*[count]*/, int count, LoraCall call, int N, Scratch scratch);
+                     const Linear *group /*[count]*/, const Lora *lora /*[count] or NULL*/, int count, DropoutKey key,
+                     int N, Scratch scratch);
 /* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, site, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
-bool dropout_keep(LoraCall call, uint32_t site, uint64_t index);
+bool dropout_keep(DropoutKey key, uint32_t site, uint64_t index);
 
 /* Per-head RMSNorm of q and k where the model has it (Qwen3; q_weight NULL: none), then rotary embedding in Hugging
    Face's pairing (d, d + D/2):
@@ -353,11 +365,12 @@ typedef struct LayerActivations {
     floatX *x;                              /* [N,C] residual stream at the layer's input */
     floatX *qkv;                            /* [N,P] before norm and rope */
     floatX *attention;                      /* [N,H,D] */
-    floatX *middle;                         /* [N,C] residual stream after attention */
+    floatX *after_attention;                /* [N,C] residual stream */
     floatX *gate_up;                        /* [N,2F] */
     floatX *t_qkv, *t_o, *t_gate_up, *t_down;   /* [N, ranks] rank-r intermediates of the adapters */
     float *rstd1, *rstd2;                   /* [N] */
     float *lse;                             /* [N,H] */
+    int width[LORA_GROUPS];                 /* columns that t_qkv, t_o, t_gate_up, t_down have */
     uint8_t *kept_qkv, *kept_o, *kept_gate_up, *kept_down;  /* kept_bytes of each group: dropout masks; NULL: none */
 } LayerActivations;
 
@@ -391,6 +404,8 @@ typedef struct Cache {
     bool decode;                            /* the batch is one new token of each of N sequences; else whole prompts */
 } Cache;
 
+/* Frozen: the weights as they are in the folder's files. Nothing below changes an open model, so any number of adapters,
+   workspaces and runs may share it. */
 typedef struct Model {
     ModelConfig config;
     char *folder;
@@ -402,83 +417,105 @@ typedef struct Model {
     void *weight_arena, *norm_arena;        /* packed matrices; norms and biases in fp32 */
     size_t weight_bytes, norm_bytes;
     size_t layer_weights;                   /* elements of the layers' matrices: what every token is multiplied by */
-    /* the adapter: four identical arenas, so that zeroing, clipping and AdamW are flat ranges */
-    LoraConfig lora;
+    bool shapes_only;                       /* opened for its shapes alone: no weights, no memory taken */
+} Model;
+
+/* What is trained beside one Model, which it leaves as it is: any number of adapters may stand over one. Four identical
+   arenas, so that zeroing, clipping and AdamW are flat ranges. Begin with a zeroed one. */
+typedef struct Adapter {
+    const Model *model;                     /* whose projections it adapts; NULL: there is none */
+    LoraConfig config;
+    Lora *lora;                             /* [L * MODULE_COUNT] in forward order */
     float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
     size_t param_count;
-    float *initial;                         /* PiSSA, OLoRA: [param_count] in ordinary memory, the adapter that has been
-                                               taken out of the base; else NULL */
-    Weight *originals;                      /* then also [L * MODULE_COUNT]: the weights as they are in the files */
-    void *residual_arena; size_t residual_bytes;      /* and what is left of them, W - scale B0 A0, packed in fp32 */
+    float *initial;                         /* PiSSA, OLoRA: [param_count] in ordinary memory, the adapter that every
+                                               Lora.rest is without; else NULL */
+    void *rest_arena, *packed_arena;        /* every Lora.rest in fp32; every Lora.packed */
+    size_t rest_bytes, packed_bytes;
     const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
-    void *packed_adapter;                   /* every projection's Linear.packed */
-    size_t packed_adapter_bytes;
-    bool adapter_is_packed;                 /* of param as it is now; adapter_changed: no, the next forward packs it */
     int adam_step;                          /* optimizer steps taken */
     float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the optimizer: 1 except with fp16 */
     int scale_age;                          /* steps since it changed */
-    /* working memory for at most max_tokens tokens, allocated once by model_prepare */
-    void *arena; size_t arena_bytes;
+} Adapter;
+
+/* What one forward and backward pass writes: for batches of at most max_tokens tokens with sequences of at most
+   max_positions, and adapters no wider than the one that it was opened for. Taken once, by workspace_open. */
+typedef struct Workspace {
     int max_tokens, max_positions;
     Recompute recompute;
-    LayerActivations *activations;          /* [L] */
+    void *arena; size_t arena_bytes;        /* everything below but `layers` lies in it */
+    LayerActivations *layers;               /* [L] */
     floatX *final_x, *normed, *rotated, *h, *projected;     /* [N,C] [N,C] [N,P] [N,F] [N,C] */
     floatX *d_residual, *d_normed, *d_h, *d_attention, *d_qkv;   /* [N,C] [N,C] [N,F] [N,HD] [N,P] */
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
-    int32_t *ids, *positions, *cu_seqlens, *labelled, *targets;   /* [N] [N] [S+1] [M] [M]: the batch, in the backend's memory */
+    int32_t *ids, *positions, *cu_seqlens, *labelled, *targets;   /* [N] [N] [S+1] [M] [M]: the batch, here */
     RowLoss *row_loss;                                      /* [M] */
     Scratch scratch;
     Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
-    bool planned;                           /* opened for its shapes alone: no weights, no memory taken */
-    Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once something went wrong) */
-} Model;
+    Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once
+                                               something went wrong) */
+} Workspace;
 
 /* Opens a Hugging Face folder: config.json and the weights, each checked for name, shape, dtype and non-finite values, and brought into the backend's layout. The tokenizer is separate. */
 bool model_open(Model *m, const char *folder, Error *err);
 /* Opens its tokenizer; one whose ids go beyond the embedding that config.json tells of is refused. */
 bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err);
-/* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for adapter_attach and model_prepare without allocate: the memory plan. */
+/* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for adapter_attach and workspace_open without allocate: the memory plan. */
 bool model_plan(Model *m, const char *folder, Error *err);
 void model_close(Model *m);
 size_t model_parameters(const Model *m);    /* of the base, what is tied counted once */
-/* Sizes everything for batches of at most max_tokens tokens with sequences of at most max_positions; fills `table` (NULL: not wanted). With allocate false nothing is taken: the plan alone. */
-bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err);
-/* Forward; with backward true also the gradient of dloss * (sum of the token losses), added to the adapter's gradient arena. b->row_loss gets the loss row by row. */
-LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward);
+/* The rows of a memory table that a model and an adapter (or NULL) take. */
+void model_memory(const Model *m, const Adapter *a, MemoryTable *table);
+/* Sizes everything that a pass of m with a (NULL: the base alone) writes, and adds its rows to `table` (or NULL). With
+   allocate false nothing is taken: the plan alone. *w is zeroed, or an open workspace, which is closed first. */
+bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_tokens, int max_positions,
+                    Recompute recompute, bool allocate, MemoryTable *table, Error *err);
+void workspace_close(Workspace *w);
+
+/* From the batch's ids to the final norm's output, w->normed [N,C]. a NULL: the base alone. */
+void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key);
+/* The head and the token losses of w->normed. `trained`: the adapter whose gradient model_backward is to add, that of
+   dloss * (sum of the losses): its loss scale goes into w->d_normed; NULL: the losses alone. b->row_loss gets
+   the loss row by row. */
+LossStats model_loss(const Model *m, const Adapter *trained, Workspace *w, const Batch *b, float dloss);
+/* From w->d_normed down to the lowest layer with an adapter: dA and dB are added to a->grad. */
+void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key);
 /* logits [N,V] of every token. */
-void model_logits(Model *m, float *logits, const Batch *b, LoraCall call);
+void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits, const Batch *b);
 /* Runs the forward again and names the first tensor with a non-finite value: "layer 3 gate_up, data row 17". */
-void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes);
+void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key, char *text,
+                             size_t bytes);
 
 /* ================================================================================================================================================
    5  THE ADAPTER AND THE OPTIMIZER
    ================================================================================================================================================ */
 
-/* Attaches a new adapter, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0; peft/tuners/lora/layer.py reset_lora_parameters). */
-bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err);
-/* Attaches the adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not
-   have (DoRA, modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. With PiSSA and OLoRA
-   the base weights change as they do in PEFT: LoraCall.adapter false is then not the model that was opened. */
-bool adapter_load(Model *m, const char *folder, Error *err);
-/* Takes the adapter off: the model as it was opened. */
-void adapter_drop(Model *m);
-/* To be called by whoever writes to m->param past the functions above. */
-void adapter_changed(Model *m);
+/* A new adapter of the model, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0;
+   peft/tuners/lora/layer.py reset_lora_parameters). *a is zeroed, or an adapter, which is dropped first. */
+bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err);
+/* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have (DoRA,
+   modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the base
+   that the adapter stands on (Lora.rest); the model itself stays what it is. */
+bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
+/* Gives back what it holds; *a is zeroed but for `about`. */
+void adapter_drop(Adapter *a);
+/* To be called by whoever writes to a->param past the functions above. */
+void adapter_changed(Adapter *a);
 /* Writes the adapter as PEFT's save_pretrained does. */
-bool adapter_save(const Model *m, const char *folder, Error *err);
+bool adapter_save(const Adapter *a, const char *folder, Error *err);
 /* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards and tensors,
    tokenizer and configuration beside them; every float tensor in `dtype` (DTYPE_COUNT: each in its own). fp32
    arithmetic, one tensor at a time. The folder must not exist yet; it gets its name when everything is on the disk.
    A weight that its dtype cannot hold is an error. */
-bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err);
+bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err);
 /* Relative rms difference of two lists of logits, and how much of it rounding the merged weights to dtype explains:
    independent errors of a unit in the last place, in each of 2 L + 3 stages (two a layer, embedding, last norm, head),
    and 1e-5 of fp32 sums. */
 double rms_error(const float *got, const float *want, size_t count);
 double merged_tolerance(DType dtype, int layers);
-void adapter_zero_grad(Model *m);
+void adapter_zero_grad(Adapter *a);
 /* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
-void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes);
+void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes);
 
 typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT } Schedule;
 extern const char *const schedule_name[SCHEDULE_COUNT];
@@ -570,14 +607,18 @@ void log_record_text(Text *t, const LogRecord *r);
 typedef struct TrainHooks {
     void *user;
     /* before anything is written or trained; false: the run ends here, err says why */
-    bool (*on_begin)(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err);
+    bool (*on_begin)(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
+                     const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err);
     void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
     void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
     void (*on_warning)(void *user, const char *text);                         /* something went wrong that the run survives: a checkpoint that could not be written, a step left out */
     bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
-    Model *model;                           /* NULL, or the base model, already open: several runs over one (a sweep). It keeps this run's adapter */
+    const Model *model;                     /* NULL, or the base model, already open: several runs over one (a sweep) */
     bool plan_only;                         /* end after on_begin: nothing is allocated for the run, nothing written */
     void (*on_phase)(void *user, const char *doing);                          /* what begins now and may take a while */
+    /* before on_begin: memory that the hooks need beside the run's, as rows of the table; allocate: to be taken now, as
+       nothing is taken once the steps have begun. --fit asks several times */
+    bool (*on_plan)(void *user, const Model *m, const Adapter *a, bool allocate, MemoryTable *memory, Error *err);
 } TrainHooks;
 
 typedef struct TrainResult {
@@ -602,7 +643,8 @@ typedef struct EvalResult {
     LogRecord record;                       /* its metrics; where the run was is the caller's to fill in */
     int64_t tokens, examples;               /* labelled tokens; examples that have any */
 } EvalResult;
-bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err);
+bool model_evaluate(const Model *m, const Adapter *a /* NULL: the base alone */, Workspace *w, const Dataset *d, Batch *b,
+                    int batch_size, EvalResult *result, Error *err);
 
 /* ================================================================================================================================================
    7  GENERATION
@@ -617,7 +659,6 @@ typedef struct GenerateOptions {
     double top_p, min_p, repetition_penalty;      /* 1, 0, 1: off */
     uint64_t seed;                          /* with the prompt's row and the position: the key of every random number */
     const char *const *stop; int stop_count;      /* texts that end an answer and do not belong to it; the tokenizer's stop tokens always do */
-    bool adapter;                           /* false: the base model alone */
     void (*on_answer)(void *user, size_t prompt);      /* NULL, or told whenever answers[prompt] is complete; in any
                                                           order */
 } GenerateOptions;
@@ -629,9 +670,27 @@ bool generate_defaults(GenerateOptions *o, const char *folder, Error *err);
 typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Answer;      /* ids [count] without the stop token; stopped: false where max_new_tokens ended it */
 void answers_free(Answer *answers, size_t count);
 
-/* Answers every prompt. The cache for batch_size sequences of the longest prompt and its answer is taken first, then nothing more; a sequence that ends makes room for the next prompt. on_text (or NULL) gets every answer's
-   text as it grows, whole characters only; it returns false to end that answer. t NULL: no stop tokens and no text, ids alone. Errors: a prompt and max_new_tokens longer than the model's context, no memory, logits that are not finite. answers: [count], malloc'ed inside. */
-bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers,
+/* What generation writes: for at most cache.slots sequences at once, prompts and their answers of at most cache.capacity
+   tokens, of a model with adapters no wider than a (NULL: the base alone). */
+typedef struct Generator {
+    Workspace work;
+    Cache cache;
+    Batch batch;
+    size_t bytes;                           /* of the backend's memory */
+} Generator;
+/* longest: tokens of a prompt. With allocate false nothing is taken: `bytes` alone. *g is zeroed, or an open one, which
+   is closed first. */
+bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, int longest, int max_new_tokens,
+                    bool allocate, Error *err);
+void generator_close(Generator *g);
+
+/* Answers every prompt. a NULL: the base alone. g NULL: memory for batch_size sequences of the longest prompt and its
+   answer is taken first and given back at the end; else g's is used, which they must fit. A sequence that ends makes
+   room for the next prompt. on_text (or NULL) gets every answer's text as it grows, whole characters only; it returns
+   false to end that answer. t NULL: no stop tokens and no text, ids alone. Errors: a prompt and max_new_tokens longer
+   than the model's context, no memory, logits that are not finite. answers: [count], malloc'ed inside. */
+bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokenizer *t, const Prompt *prompts,
+                    size_t count, const GenerateOptions *o, Answer *answers,
                     bool (*on_text)(void *user, size_t prompt, const char *text, size_t bytes), void *user, Error *err);
 /* One token from logits [V], which are scratch afterwards. seen: the prompt's and the answer's tokens so far; work: [V]. */
 typedef struct Candidate { float p; int32_t id; } Candidate;
@@ -1416,15 +1475,16 @@ LORA_HOST_DEVICE static inline void philox4x32(uint32_t out[4], const uint32_t c
     }
     out[0] = c0; out[1] = c1; out[2] = c2; out[3] = c3;
 }
-LORA_HOST_DEVICE static inline void dropout_numbers(uint32_t out[4], LoraCall call, uint32_t site, uint64_t block) {
-    uint32_t counter[4] = {(uint32_t)block, site, call.micro_batch, call.step}, key[2] = {(uint32_t)call.seed, (uint32_t)(call.seed >> 32)};
+LORA_HOST_DEVICE static inline void dropout_numbers(uint32_t out[4], DropoutKey k, uint32_t site, uint64_t block) {
+    uint32_t counter[4] = {(uint32_t)block, site, k.micro_batch, k.step};
+    uint32_t key[2] = {(uint32_t)k.seed, (uint32_t)(k.seed >> 32)};
     philox4x32(out, counter, key);
 }
 LORA_HOST_DEVICE static inline uint32_t dropout_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
-bool dropout_keep(LoraCall call, uint32_t site, uint64_t index) {
+bool dropout_keep(DropoutKey key, uint32_t site, uint64_t index) {
     uint32_t random[4];
-    dropout_numbers(random, call, site, index / 4);
-    return random[index % 4] >= dropout_threshold(call.dropout);
+    dropout_numbers(random, key, site, index / 4);
+    return random[index % 4] >= dropout_threshold(key.dropout);
 }
 
 /* ================================================================================================================================================
@@ -1437,7 +1497,7 @@ static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / un
 
 static const Tensor *model_tensor(const Model *m, const TensorSpec *spec, Error *err) {
     const Tensor *t = tensors_get(&m->files, spec->name, spec->rows, spec->cols, err);
-    if (m->planned) return t;
+    if (m->shapes_only) return t;
     int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
     if (t) file_release_pages(t->data, t->bytes);
     if (bad < 0) return t;
@@ -1455,7 +1515,7 @@ static bool model_matrix(Model *m, Weight *w, const TensorSpec *spec, Error *err
    is the final norm's: what it gives goes nowhere else. */
 static bool model_vector(Model *m, float **out, float **next, const TensorSpec *spec, Error *err) {
     const Tensor *t = model_tensor(m, spec, err);
-    if (!t || m->planned) return t != NULL;
+    if (!t || m->shapes_only) return t != NULL;
     float *values = (float *)must_alloc(t->count * sizeof(float));
     convert_to_f32(values, t->data, t->dtype, t->count);
     for (size_t i = 0; i < t->count && spec->kind == TENSOR_FINAL_NORM; i++) values[i] *= m->config.logits_scale;
@@ -1520,8 +1580,8 @@ static bool model_load(Model *m, Error *err) {
     m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
     for (TensorSpec t = model_tensors(c, m->prefix); tensor_next(&t);)
         if (!t.cols) m->norm_bytes += tensor_count(&t) * sizeof(float);
-    m->norm_arena = m->planned ? NULL : backend_alloc(m->norm_bytes);
-    if (!m->norm_arena && !m->planned)
+    m->norm_arena = m->shapes_only ? NULL : backend_alloc(m->norm_bytes);
+    if (!m->norm_arena && !m->shapes_only)
         return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes,
                     m->folder);
     float *next = (float *)m->norm_arena;
@@ -1557,7 +1617,7 @@ static bool model_pack(Model *m, Error *err) {
         }
         if (pass) break;
         m->weight_bytes = offset;
-        if (m->planned) break;
+        if (m->shapes_only) break;
         double need = (double)offset / 0x1p30, there = (double)backend_memory() / 0x1p30;
         if (offset > backend_memory())
             return fail(err, "the weights do not fit: %.1f GiB needed, %.1f GiB free; %s; use a smaller model or close "
@@ -1607,12 +1667,11 @@ static void model_name_unused(const Model *m) {
                              (size_t)count, table[first].key, m->folder);
 }
 
-static bool model_read(Model *m, const char *folder, bool planned, Error *err) {
+static bool model_read(Model *m, const char *folder, bool shapes_only, Error *err) {
     memset(m, 0, sizeof *m);
     m->folder = text_copy(folder);
-    m->planned = planned;
-    m->loss_scale = LORA_LOSS_SCALE;
-    bool ok = config_open(&m->config, folder, err) && (planned || backend_open(&m->config, err)) &&
+    m->shapes_only = shapes_only;
+    bool ok = config_open(&m->config, folder, err) && (shapes_only || backend_open(&m->config, err)) &&
               tensors_open_folder(&m->files, folder, err);
     if (ok) model_find_prefix(m);
     ok = ok && model_load(m, err) && model_pack(m, err);
@@ -1642,45 +1701,16 @@ bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Er
 bool model_open(Model *m, const char *folder, Error *err) { return model_read(m, folder, false, err); }
 bool model_plan(Model *m, const char *folder, Error *err) { return model_read(m, folder, true, err); }
 
-void adapter_changed(Model *m) { m->adapter_is_packed = false; }
-
-void adapter_drop(Model *m) {
-    for (int l = 0; l < m->config.num_hidden_layers && m->layers; l++)
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            Linear *p = &m->layers[l].linear[j];
-            p->rank = 0;
-            if (m->originals) p->w = m->originals[l * MODULE_COUNT + j];
-        }
-    backend_free(m->residual_arena, m->residual_bytes);
-    free(m->originals);
-    free(m->initial);
-    m->residual_arena = NULL; m->residual_bytes = 0; m->originals = NULL; m->initial = NULL;
-    size_t bytes = m->param_count * sizeof(float);
-    backend_free(m->param, bytes); backend_free(m->grad, bytes); backend_free(m->adam_m, bytes); backend_free(m->adam_v, bytes);
-    arrfree(m->lora.layers);
-    arrfree(m->lora.parts);
-    backend_free(m->packed_adapter, m->packed_adapter_bytes);
-    m->param = m->grad = m->adam_m = m->adam_v = NULL;
-    m->packed_adapter = NULL;
-    m->packed_adapter_bytes = 0;
-    adapter_changed(m);
-    m->param_count = 0;
-    m->adam_step = 0;
-}
-
 void model_close(Model *m) {
-    adapter_drop(m);
     backend_free(m->weight_arena, m->weight_bytes);
     backend_free(m->norm_arena, m->norm_bytes);
-    backend_free(m->arena, m->arena_bytes);
     tensors_close(&m->files);
-    free(m->activations);
     free(m->layers);
     free(m->folder);
     memset(m, 0, sizeof *m);
 }
 
-/* ---- working memory: laid out by one function, run twice (base NULL: only the size) ------------------------------------------------------------- */
+/* ---- working memory: laid out by one function, run twice (memory NULL: only the size) ------------------------------------------------------------- */
 
 typedef struct Layout { char *base; size_t offset; } Layout;
 static void *layout_take(Layout *a, size_t count, size_t element) {
@@ -1688,119 +1718,135 @@ static void *layout_take(Layout *a, size_t count, size_t element) {
     a->offset += model_round_up(count * element, 256);
     return p;
 }
-static int group_width(const Layer *layer, int first, int count) {            /* columns of t; 0: no adapter */
+/* The projections that read one input, and so are one call of linear_forward. */
+static const struct { int first, count; } lora_group[LORA_GROUPS] = {{MODULE_Q, 3}, {MODULE_O, 1}, {MODULE_GATE, 2},
+                                                                     {MODULE_DOWN, 1}};
+static int adapter_width(const Adapter *a, int l, int group) {                /* columns of t; 0: no adapter */
     int r = 0;
-    for (int j = first; j < first + count; j++) r += rank_width(layer->linear[j].rank);
+    for (int j = 0; a && j < lora_group[group].count; j++)
+        r += rank_width(a->lora[l * MODULE_COUNT + lora_group[group].first + j].rank);
     return r;
+}
+static bool adapter_touches(const Adapter *a, int l) {
+    int r = 0;
+    for (int g = 0; g < LORA_GROUPS; g++) r += adapter_width(a, l, g);
+    return r > 0;
 }
 
 /* What the dropout masks of one group of projections need in any layer: layers may differ in their adapters, and under
    recompute they share the memory. */
-static size_t most_kept(const Model *m, int first, int count) {
+static size_t most_kept(const Model *m, const Adapter *a, int max_tokens, int group) {
+    int first = lora_group[group].first, count = lora_group[group].count;
     size_t most = 0;
     for (int l = 0; l < m->config.num_hidden_layers; l++) {
-        size_t bytes = kept_bytes(&m->layers[l].linear[first], count, m->max_tokens);
+        size_t bytes = kept_bytes(&m->layers[l].linear[first], &a->lora[l * MODULE_COUNT + first], count, max_tokens);
         if (bytes > most) most = bytes;
     }
     return most;
 }
 
-static size_t model_layout(Model *m, char *base, MemoryTable *table) {
+static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, char *memory, MemoryTable *table) {
     const ModelConfig *c = &m->config;
-    size_t N = (size_t)m->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size, H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
+    size_t N = (size_t)w->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size;
+    size_t H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
     size_t P = (H + 2 * (size_t)c->num_key_value_heads) * D, X = sizeof(floatX);
-    Layout a = {base, 0};
+    Layout at = {memory, 0};
     int widest = (int)(2 * F > P ? 2 * F : P), rank = 0;
     if ((int)C > widest) widest = (int)C;
-    bool masks = m->recompute != FORWARD_ONLY && m->lora.lora_dropout > 0;
+    bool masks = a && w->recompute != FORWARD_ONLY && a->config.lora_dropout > 0;
     LayerActivations shared;
     memset(&shared, 0, sizeof shared);
     for (int l = 0; l < c->num_hidden_layers; l++) {
-        const Layer *layer = &m->layers[l];
-        LayerActivations *s = &m->activations[l];
-        bool own = l == 0 || m->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || m->recompute == RECOMPUTE_NONE;
-        if (!own) *s = shared;                                                /* one set for all layers; only the layer's input is its own */
-        if (l == 0 || m->recompute != FORWARD_ONLY) s->x = (floatX *)layout_take(&a, N * C, X);
+        LayerActivations *s = &w->layers[l];
+        bool own = l == 0 || w->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || w->recompute == RECOMPUTE_NONE;
+        if (!own) *s = shared;              /* one set for all layers; only the layer's input is its own */
+        if (l == 0 || w->recompute != FORWARD_ONLY) s->x = (floatX *)layout_take(&at, N * C, X);
         if (own) {
-            s->qkv = (floatX *)layout_take(&a, N * P, X);
-            s->attention = (floatX *)layout_take(&a, N * H * D, X);
-            s->middle = (floatX *)layout_take(&a, N * C, X);
-            s->rstd1 = (float *)layout_take(&a, N, sizeof(float));
-            s->rstd2 = (float *)layout_take(&a, N, sizeof(float));
-            s->lse = (float *)layout_take(&a, N * H, sizeof(float));
-            if (own_gate_up) s->gate_up = (floatX *)layout_take(&a, N * 2 * F, X);
-            else s->gate_up = m->activations[0].gate_up;
-            if (masks) {
-                s->kept_qkv = (uint8_t *)layout_take(&a, most_kept(m, MODULE_Q, 3), 1);
-                s->kept_o = (uint8_t *)layout_take(&a, most_kept(m, MODULE_O, 1), 1);
-                if (own_gate_up) s->kept_gate_up = (uint8_t *)layout_take(&a, most_kept(m, MODULE_GATE, 2), 1);
-                else s->kept_gate_up = m->activations[0].kept_gate_up;
-                s->kept_down = (uint8_t *)layout_take(&a, most_kept(m, MODULE_DOWN, 1), 1);
-            }
+            s->qkv = (floatX *)layout_take(&at, N * P, X);
+            s->attention = (floatX *)layout_take(&at, N * H * D, X);
+            s->after_attention = (floatX *)layout_take(&at, N * C, X);
+            s->rstd1 = (float *)layout_take(&at, N, sizeof(float));
+            s->rstd2 = (float *)layout_take(&at, N, sizeof(float));
+            s->lse = (float *)layout_take(&at, N * H, sizeof(float));
+            if (own_gate_up) s->gate_up = (floatX *)layout_take(&at, N * 2 * F, X);
+            else s->gate_up = w->layers[0].gate_up;
+            uint8_t **kept[LORA_GROUPS] = {&s->kept_qkv, &s->kept_o, &s->kept_gate_up, &s->kept_down};
+            for (int g = 0; g < LORA_GROUPS && masks; g++)
+                if (own_gate_up || g != 2) *kept[g] = (uint8_t *)layout_take(&at, most_kept(m, a, w->max_tokens, g), 1);
+            if (!own_gate_up) s->kept_gate_up = w->layers[0].kept_gate_up;
         }
-        int ranks[4] = {group_width(layer, MODULE_Q, 3), group_width(layer, MODULE_O, 1),
-                        group_width(layer, MODULE_GATE, 2), group_width(layer, MODULE_DOWN, 1)};
-        s->t_qkv = (floatX *)layout_take(&a, N * (size_t)ranks[0], X);
-        s->t_o = (floatX *)layout_take(&a, N * (size_t)ranks[1], X);
-        s->t_gate_up = (floatX *)layout_take(&a, N * (size_t)ranks[2], X);
-        s->t_down = (floatX *)layout_take(&a, N * (size_t)ranks[3], X);
-        for (int i = 0; i < 4; i++) if (ranks[i] > rank) rank = ranks[i];
+        floatX **t[LORA_GROUPS] = {&s->t_qkv, &s->t_o, &s->t_gate_up, &s->t_down};
+        for (int g = 0; g < LORA_GROUPS; g++) {
+            s->width[g] = adapter_width(a, l, g);
+            *t[g] = (floatX *)layout_take(&at, N * (size_t)s->width[g], X);
+            if (s->width[g] > rank) rank = s->width[g];
+        }
         if (l == 0) shared = *s;
     }
-    bool backward = m->recompute != FORWARD_ONLY;
-    if (table) memory_add(table, backward ? "activations kept for backward" : "activations", a.offset);
-    size_t mark = a.offset;
-    m->final_x = (floatX *)layout_take(&a, N * C, X);
-    m->final_rstd = (float *)layout_take(&a, N, sizeof(float));
-    m->normed = (floatX *)layout_take(&a, N * C, X);
-    m->rotated = (floatX *)layout_take(&a, N * P, X);
-    m->h = (floatX *)layout_take(&a, N * F, X);
-    m->projected = (floatX *)layout_take(&a, N * C, X);
-    m->d_residual = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
-    m->d_normed = backward ? (floatX *)layout_take(&a, N * C, X) : NULL;
-    m->d_h = backward ? (floatX *)layout_take(&a, N * F, X) : NULL;
-    m->d_attention = backward ? (floatX *)layout_take(&a, N * H * D, X) : NULL;
-    m->d_qkv = backward ? (floatX *)layout_take(&a, N * P, X) : NULL;
-    m->cos_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
-    m->sin_table = (float *)layout_take(&a, (size_t)m->max_positions * D / 2, sizeof(float));
-    int32_t **integers[] = {&m->ids, &m->positions, &m->cu_seqlens, &m->labelled, &m->targets};
-    for (int i = 0; i < 5; i++) *integers[i] = (int32_t *)layout_take(&a, N + 1, sizeof(int32_t));
-    m->row_loss = (RowLoss *)layout_take(&a, N, sizeof(RowLoss));
-    if (table) memory_add(table, "working buffers of one layer", a.offset - mark);
-    m->scratch.bytes = op_scratch_bytes(m->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
-    m->scratch.base = layout_take(&a, m->scratch.bytes, 1);
-    if (table) memory_add(table, "scratch of the ops (logits chunk, panels)", m->scratch.bytes);
-    return a.offset;
+    bool backward = w->recompute != FORWARD_ONLY;
+    if (table) memory_add(table, backward ? "activations kept for backward" : "activations", at.offset);
+    size_t mark = at.offset;
+    w->final_x = (floatX *)layout_take(&at, N * C, X);
+    w->final_rstd = (float *)layout_take(&at, N, sizeof(float));
+    w->normed = (floatX *)layout_take(&at, N * C, X);
+    w->rotated = (floatX *)layout_take(&at, N * P, X);
+    w->h = (floatX *)layout_take(&at, N * F, X);
+    w->projected = (floatX *)layout_take(&at, N * C, X);
+    w->d_residual = backward ? (floatX *)layout_take(&at, N * C, X) : NULL;
+    w->d_normed = backward ? (floatX *)layout_take(&at, N * C, X) : NULL;
+    w->d_h = backward ? (floatX *)layout_take(&at, N * F, X) : NULL;
+    w->d_attention = backward ? (floatX *)layout_take(&at, N * H * D, X) : NULL;
+    w->d_qkv = backward ? (floatX *)layout_take(&at, N * P, X) : NULL;
+    w->cos_table = (float *)layout_take(&at, (size_t)w->max_positions * D / 2, sizeof(float));
+    w->sin_table = (float *)layout_take(&at, (size_t)w->max_positions * D / 2, sizeof(float));
+    int32_t **integers[] = {&w->ids, &w->positions, &w->cu_seqlens, &w->labelled, &w->targets};
+    for (int i = 0; i < 5; i++) *integers[i] = (int32_t *)layout_take(&at, N + 1, sizeof(int32_t));
+    w->row_loss = (RowLoss *)layout_take(&at, N, sizeof(RowLoss));
+    if (table) memory_add(table, "working buffers of one layer", at.offset - mark);
+    w->scratch.bytes = op_scratch_bytes(w->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
+    w->scratch.base = layout_take(&at, w->scratch.bytes, 1);
+    if (table) memory_add(table, "scratch of the ops (logits chunk, panels)", w->scratch.bytes);
+    return at.offset;
 }
 
-bool model_prepare(Model *m, int max_tokens, int max_positions, Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
-    backend_free(m->arena, m->arena_bytes);
-    m->arena = NULL;
-    free(m->activations);
-    m->activations = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
-    m->max_tokens = max_tokens;
-    m->max_positions = max_positions;
-    m->recompute = recompute;
-    MemoryTable local;
-    memset(&local, 0, sizeof local);
-    if (!table) table = &local;
-    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + m->residual_bytes);
-    memory_add(table, "adapter and its gradient", 2 * m->param_count * sizeof(float));
-    memory_add(table, "AdamW moments", 2 * m->param_count * sizeof(float));
-    if (m->packed_adapter_bytes) memory_add(table, "adapter for the matrix products", m->packed_adapter_bytes);
-    m->arena_bytes = model_layout(m, NULL, table);
+void model_memory(const Model *m, const Adapter *a, MemoryTable *table) {
+    size_t arena = a ? a->param_count * sizeof(float) : 0;
+    memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + (a ? a->rest_bytes : 0));
+    memory_add(table, "adapter and its gradient", 2 * arena);
+    memory_add(table, "AdamW moments", 2 * arena);
+    if (a && a->packed_bytes) memory_add(table, "adapter for the matrix products", a->packed_bytes);
+}
+
+void workspace_close(Workspace *w) {
+    backend_free(w->arena, w->arena_bytes);
+    free(w->layers);
+    memset(w, 0, sizeof *w);
+}
+
+bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_tokens, int max_positions,
+                    Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
+    workspace_close(w);
+    w->layers = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
+    w->max_tokens = max_tokens;
+    w->max_positions = max_positions;
+    w->recompute = recompute;
+    w->arena_bytes = workspace_layout(w, m, a, NULL, table);
     if (!allocate) return true;
-    if (m->arena_bytes > backend_memory())
-        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s", (double)m->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
-                    recompute >= RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length" : "add --fit, lower --max-length, or add --recompute layer");
-    m->arena = backend_alloc(m->arena_bytes);
-    if (!m->arena) return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or --max-length", (double)m->arena_bytes / 0x1p30);
-    model_layout(m, (char *)m->arena, NULL);
+    if (w->arena_bytes > backend_memory())
+        return fail(err, "the run does not fit: %.2f GiB more needed for %d tokens at once, %.2f GiB free; memory; %s",
+                    (double)w->arena_bytes / 0x1p30, max_tokens, (double)backend_memory() / 0x1p30,
+                    recompute >= RECOMPUTE_LAYER ? "lower --per-device-train-batch-size or --max-length"
+                                                 : "add --fit, lower --max-length, or add --recompute layer");
+    w->arena = backend_alloc(w->arena_bytes);
+    if (!w->arena)
+        return fail(err, "out of memory for %.2f GiB of activations; memory; lower --per-device-train-batch-size or "
+                         "--max-length", (double)w->arena_bytes / 0x1p30);
+    workspace_layout(w, m, a, (char *)w->arena, NULL);
     size_t count = (size_t)max_positions * (size_t)m->config.head_dim / 2;
     float *cosines = (float *)must_alloc(count * sizeof(float)), *sines = (float *)must_alloc(count * sizeof(float));
     rope_tables(cosines, sines, &m->config, max_positions);
-    backend_upload(m->cos_table, cosines, count * sizeof(float));
-    backend_upload(m->sin_table, sines, count * sizeof(float));
+    backend_upload(w->cos_table, cosines, count * sizeof(float));
+    backend_upload(w->sin_table, sines, count * sizeof(float));
     free(cosines);
     free(sines);
     return true;
@@ -1818,96 +1864,159 @@ static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *
     free(copy);
 }
 
-/* One layer from its input to the unadded output of its MLP (m->projected). previous: the residual stream before the last layer's MLP, whose output still has to be added; NULL: s->x is complete. */
-static void layer_forward(Model *m, int l, const Batch *b, LoraCall call, const floatX *previous) {
+/* A layer is two halves. Each reads a normed residual stream [N,C] and leaves what is to be added to it in w->projected:
+
+       x               -> norm1 -> attention_block -> projected        after_attention = x + projected
+       after_attention -> norm2 -> mlp_block       -> projected        the next layer's x = after_attention + projected
+
+   The additions are fused into the norm that follows (the `residual` of rmsnorm_forward). Backward goes through the same
+   blocks from the last to the first; w->d_residual is the gradient of the residual stream at the place it has reached. */
+
+static const Lora *lora_at(const Lora *layer, int module) { return layer ? layer + module : NULL; }
+static const Lora *adapter_layer(const Adapter *a, int l) { return a ? &a->lora[l * MODULE_COUNT] : NULL; }
+
+/* q, k, v, rotary embedding, attention, o. In: w->normed [N,C]. Out: w->projected [N,C]. */
+static void attention_block_forward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b,
+                                    DropoutKey key) {
     const ModelConfig *c = &m->config;
     const Layer *layer = &m->layers[l];
-    LayerActivations *s = &m->activations[l];
+    LayerActivations *s = &w->layers[l];
     AttentionShape shape = config_attention(c);
-    int N = b->N, C = c->hidden_size, F = c->intermediate_size;
-    const int32_t *rotary = c->no_rope[l] ? NULL : m->positions;
-    const float *norm = layer->norm[NORM_ATTENTION];
-    if (previous) rmsnorm_forward(m->normed, s->rstd1, s->x, previous, m->projected, norm, c->rms_norm_eps, N, C);
-    else rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, norm, c->rms_norm_eps, N, C);
-    linear_forward(s->qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q], 3, call, N, m->scratch);
-    probe_tensor(m->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps,
-                         m->cos_table, m->sin_table, rotary, N, shape);
-    Cache *cache = m->cache;
-    if (cache)
-        cache_store(cache->base + (size_t)l * cache->layer, m->rotated, cache->slot, m->positions, cache->capacity, N,
-                    shape);
+    const int32_t *rotary = c->no_rope[l] ? NULL : w->positions;
+    Cache *cache = w->cache;
+    floatX *keys = cache ? cache->base + (size_t)l * cache->layer : NULL;     /* [slots,2,KV,capacity,D] */
+    int N = b->N;
+
+    /* [N,C] -> [N,P], q|k|v side by side; rotated apart from it, for backward needs both */
+    linear_forward(s->qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q], lora_at(lora, MODULE_Q), 3, key, N,
+                   w->scratch);
+    probe_tensor(w->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
+    qk_norm_rope_forward(w->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, w->cos_table,
+                         w->sin_table, rotary, N, shape);
+    /* [N,P] -> [N,H,D]: over the batch's own sequences, or one new token each over what the cache holds */
+    if (cache) cache_store(keys, w->rotated, cache->slot, w->positions, cache->capacity, N, shape);
     if (cache && cache->decode)
-        attention_decode(s->attention, m->rotated, cache->base + (size_t)l * cache->layer, cache->slot, m->positions,
-                         cache->capacity, N, shape);
-    else attention_forward(s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, shape, m->scratch);
-    probe_tensor(m->probe, "attention", l, s->attention, N, shape.H * shape.D);
-    linear_forward(m->projected, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call, N, m->scratch);
-    probe_tensor(m->probe, "o_proj", l, m->projected, N, C);
-    rmsnorm_forward(m->normed, s->rstd2, s->middle, s->x, m->projected, layer->norm[NORM_MLP], c->rms_norm_eps, N, C);
-    linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N,
-                   m->scratch);
-    probe_tensor(m->probe, "gate, up", l, s->gate_up, N, 2 * F);
-    swiglu_forward(m->h, s->gate_up, N, F);
-    linear_forward(m->projected, s->t_down, s->kept_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N, m->scratch);
-    probe_tensor(m->probe, "down_proj", l, m->projected, N, C);
+        attention_decode(s->attention, w->rotated, keys, cache->slot, w->positions, cache->capacity, N, shape);
+    else attention_forward(s->attention, s->lse, w->rotated, w->cu_seqlens, b->S, N, shape, w->scratch);
+    probe_tensor(w->probe, "attention", l, s->attention, N, shape.H * shape.D);
+    /* [N,HD] -> [N,C] */
+    linear_forward(w->projected, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], lora_at(lora, MODULE_O), 1,
+                   key, N, w->scratch);
+    probe_tensor(w->probe, "o_proj", l, w->projected, N, c->hidden_size);
 }
 
-/* m->d_residual: in, the gradient of the layer's output; out, of its input (left unfinished where nothing below wants it). */
-static void layer_backward(Model *m, int l, const Batch *b, LoraCall call, bool wants_dx) {
+/* gate, up, silu(gate) * up, down. In: w->normed [N,C]. Out: w->projected [N,C]. */
+static void mlp_block_forward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b, DropoutKey key) {
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &w->layers[l];
+    int N = b->N, F = m->config.intermediate_size;
+    /* [N,C] -> [N,2F], gate|up side by side */
+    linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
+                   lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
+    probe_tensor(w->probe, "gate, up", l, s->gate_up, N, 2 * F);
+    swiglu_forward(w->h, s->gate_up, N, F);                                    /* [N,2F] -> [N,F] */
+    /* [N,F] -> [N,C] */
+    linear_forward(w->projected, s->t_down, s->kept_down, w->h, &layer->linear[MODULE_DOWN],
+                   lora_at(lora, MODULE_DOWN), 1, key, N, w->scratch);
+    probe_tensor(w->probe, "down_proj", l, w->projected, N, m->config.hidden_size);
+}
+
+/* One layer from its input to the unadded output of its MLP, w->projected [N,C]. previous [N,C]: the residual stream
+   before the last layer's MLP, whose output still has to be added; NULL: the layer's input s->x is complete. */
+static void layer_forward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key,
+                          const floatX *previous) {
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &w->layers[l];
+    int N = b->N, C = m->config.hidden_size;
+    float eps = m->config.rms_norm_eps;
+    if (previous) rmsnorm_forward(w->normed, s->rstd1, s->x, previous, w->projected, layer->norm[NORM_ATTENTION], eps, N, C);
+    else rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], eps, N, C);
+    attention_block_forward(m, adapter_layer(a, l), w, l, b, key);
+    rmsnorm_forward(w->normed, s->rstd2, s->after_attention, s->x, w->projected, layer->norm[NORM_MLP], eps, N, C);
+    mlp_block_forward(m, adapter_layer(a, l), w, l, b, key);
+}
+
+/* w->d_normed [N,C], the gradient of the MLP's input, from w->d_residual [N,C], that of its output. w->normed: as
+   forward had it. */
+static void mlp_block_backward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b, DropoutKey key) {
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &w->layers[l];
+    int N = b->N, F = m->config.intermediate_size;
+    if (w->recompute == RECOMPUTE_GATE_UP)
+        linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
+                       lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
+    swiglu_forward(w->h, s->gate_up, N, F);                                    /* again: elementwise work is cheap */
+    linear_backward(w->d_h, w->d_residual, s->t_down, s->kept_down, w->h, &layer->linear[MODULE_DOWN],
+                    lora_at(lora, MODULE_DOWN), 1, key, N, w->scratch);        /* d_h [N,F] */
+    swiglu_backward(s->gate_up, w->d_h, s->gate_up, N, F);                     /* in place: [N,2F] becomes its gradient */
+    linear_backward(w->d_normed, s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
+                    lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
+}
+
+/* The gradient of the attention block's input in w->d_normed [N,C] (wants_dx false: not wanted), from w->d_residual
+   [N,C], that of its output. Leaves the block's input in w->normed. */
+static void attention_block_backward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b,
+                                     DropoutKey key, bool wants_dx) {
     const ModelConfig *c = &m->config;
     const Layer *layer = &m->layers[l];
-    LayerActivations *s = &m->activations[l];
+    LayerActivations *s = &w->layers[l];
     AttentionShape shape = config_attention(c);
-    int N = b->N, C = c->hidden_size, F = c->intermediate_size;
-    const int32_t *rotary = c->no_rope[l] ? NULL : m->positions;
-    if (m->recompute == RECOMPUTE_LAYER) layer_forward(m, l, b, call, NULL);
-    rmsnorm_forward(m->normed, s->rstd2, NULL, s->middle, NULL, layer->norm[NORM_MLP], c->rms_norm_eps, N, C);
-    if (m->recompute == RECOMPUTE_GATE_UP)
-        linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2, call, N,
-                       m->scratch);
-
-    swiglu_forward(m->h, s->gate_up, N, F);
-    linear_backward(m->d_h, m->d_residual, s->t_down, s->kept_down, m->h, &layer->linear[MODULE_DOWN], 1, call, N,
-                    m->scratch);
-    swiglu_backward(s->gate_up, m->d_h, s->gate_up, N, F);
-    linear_backward(m->d_normed, s->gate_up, s->t_gate_up, s->kept_gate_up, m->normed, &layer->linear[MODULE_GATE], 2,
-                    call, N, m->scratch);
-    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd2, s->middle, layer->norm[NORM_MLP], N, C);
-
-    linear_backward(m->d_attention, m->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], 1, call,
-                    N, m->scratch);
-    qk_norm_rope_forward(m->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps,
-                         m->cos_table, m->sin_table, rotary, N, shape);
-    attention_backward(m->d_qkv, m->d_attention, s->attention, s->lse, m->rotated, m->cu_seqlens, b->S, N, shape,
-                       m->scratch);
-    qk_norm_rope_backward(m->d_qkv, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps,
-                          m->cos_table, m->sin_table, rotary, N, shape);
-    rmsnorm_forward(m->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], c->rms_norm_eps, N, C);
-    linear_backward(wants_dx ? m->d_normed : NULL, m->d_qkv, s->t_qkv, s->kept_qkv, m->normed, &layer->linear[MODULE_Q],
-                    3, call, N, m->scratch);
-    if (!wants_dx) return;
-    rmsnorm_backward(m->d_residual, m->d_residual, m->d_normed, s->rstd1, s->x, layer->norm[NORM_ATTENTION], N, C);
+    const int32_t *rotary = c->no_rope[l] ? NULL : w->positions;
+    const float *q_norm = layer->norm[NORM_Q], *k_norm = layer->norm[NORM_K];
+    float eps = c->rms_norm_eps;
+    int N = b->N;
+    linear_backward(w->d_attention, w->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O],
+                    lora_at(lora, MODULE_O), 1, key, N, w->scratch);           /* d_attention [N,H,D] */
+    qk_norm_rope_forward(w->rotated, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
+    attention_backward(w->d_qkv, w->d_attention, s->attention, s->lse, w->rotated, w->cu_seqlens, b->S, N, shape,
+                       w->scratch);                                            /* d_qkv [N,P], of the rotated ones */
+    qk_norm_rope_backward(w->d_qkv, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
+    rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], eps, N, c->hidden_size);
+    linear_backward(wants_dx ? w->d_normed : NULL, w->d_qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q],
+                    lora_at(lora, MODULE_Q), 3, key, N, w->scratch);
 }
 
-/* Everything up to the final norm's output in m->normed. */
-static void model_body(Model *m, const Batch *b, LoraCall call) {
+/* w->d_residual [N,C]: in, the gradient of the layer's output; out, of its input (left unfinished where nothing below
+   wants it). A residual stream passes its gradient on: each block's is added to it, through its norm. */
+static void layer_backward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key,
+                           bool wants_dx) {
+    const Layer *layer = &m->layers[l];
+    LayerActivations *s = &w->layers[l];
+    int N = b->N, C = m->config.hidden_size;
+    if (w->recompute == RECOMPUTE_LAYER) layer_forward(m, a, w, l, b, key, NULL);
+    rmsnorm_forward(w->normed, s->rstd2, NULL, s->after_attention, NULL, layer->norm[NORM_MLP], m->config.rms_norm_eps, N, C);
+    mlp_block_backward(m, adapter_layer(a, l), w, l, b, key);
+    rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd2, s->after_attention, layer->norm[NORM_MLP], N, C);
+    attention_block_backward(m, adapter_layer(a, l), w, l, b, key, wants_dx);
+    if (wants_dx) rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd1, s->x, layer->norm[NORM_ATTENTION], N, C);
+}
+
+/* A batch or an adapter that the workspace has no room for is a bug of the caller's, not a user's error. */
+static void workspace_check(const Workspace *w, const Model *m, const Adapter *a, const Batch *b) {
+    bool fits = b->N <= w->max_tokens;
+    for (int l = 0; l < m->config.num_hidden_layers && a; l++)
+        for (int g = 0; g < LORA_GROUPS; g++) fits &= adapter_width(a, l, g) <= w->layers[l].width[g];
+    if (fits) return;
+    fprintf(stderr, "error: a batch of %d tokens or an adapter that the workspace was not opened for; model_forward; "
+                    "please report this\n", b->N);
+    abort();
+}
+
+void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key) {
     const ModelConfig *c = &m->config;
-    int L = c->num_hidden_layers;
-    size_t bytes = (size_t)b->N * sizeof(int32_t);
-    backend_upload(m->ids, b->ids, bytes);
-    backend_upload(m->positions, b->positions, bytes);
-    backend_upload(m->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
-    if (call.adapter && !m->adapter_is_packed) {
-        for (int l = 0; l < L; l++) adapter_pack(m->layers[l].linear, MODULE_COUNT);
-        m->adapter_is_packed = true;
-    }
-    embedding_forward(m->activations[0].x, m->ids, &m->embed, c->embedding_scale, b->N, c->hidden_size);
+    int L = c->num_hidden_layers, N = b->N, C = c->hidden_size;
+    size_t bytes = (size_t)N * sizeof(int32_t);
+    workspace_check(w, m, a, b);
+    backend_upload(w->ids, b->ids, bytes);
+    backend_upload(w->positions, b->positions, bytes);
+    backend_upload(w->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
+    embedding_forward(w->layers[0].x, w->ids, &m->embed, c->embedding_scale, N, C);      /* [N] -> [N,C] */
     /* What this batch has read of the file goes back: else the whole table creeps into memory. */
     file_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));
-    for (int l = 0; l < L; l++) layer_forward(m, l, b, call, l ? m->activations[l - 1].middle : NULL);
-    rmsnorm_forward(m->normed, m->final_rstd, m->final_x, m->activations[L - 1].middle, m->projected, m->final_norm, c->rms_norm_eps, b->N, c->hidden_size);
-    probe_tensor(m->probe, "final norm", L, m->normed, b->N, c->hidden_size);
+    for (int l = 0; l < L; l++) layer_forward(m, a, w, l, b, key, l ? w->layers[l - 1].after_attention : NULL);
+    rmsnorm_forward(w->normed, w->final_rstd, w->final_x, w->layers[L - 1].after_attention, w->projected, m->final_norm,
+                    c->rms_norm_eps, N, C);
+    probe_tensor(w->probe, "final norm", L, w->normed, N, C);
 }
 
 static LossStats loss_sums(const RowLoss *row, int M) {
@@ -1920,116 +2029,145 @@ static LossStats loss_sums(const RowLoss *row, int M) {
     return sum;
 }
 
-/* Token cross-entropy over the batch's labelled rows: b->row_loss, and with backward true the gradient of the final
-   norm's output in m->d_normed. */
-static LossStats model_loss(Model *m, const Batch *b, float dloss, bool backward) {
+/* Token cross-entropy over the batch's labelled rows. */
+LossStats model_loss(const Model *m, const Adapter *trained, Workspace *w, const Batch *b, float dloss) {
     const ModelConfig *c = &m->config;
     size_t M = (size_t)b->M;
-    backend_upload(m->labelled, b->labelled, M * sizeof(int32_t));
-    backend_upload(m->targets, b->targets, M * sizeof(int32_t));
-    lm_head_loss(backward ? m->d_normed : NULL, m->row_loss, m->normed, m->labelled, m->targets, NULL, &m->head,
-                 dloss * m->loss_scale, b->M, b->N, c->hidden_size, c->vocab_size, m->scratch);
-    backend_download(b->row_loss, m->row_loss, M * sizeof(RowLoss));
+    float scale = trained ? dloss * trained->loss_scale : 0;
+    backend_upload(w->labelled, b->labelled, M * sizeof(int32_t));
+    backend_upload(w->targets, b->targets, M * sizeof(int32_t));
+    lm_head_loss(trained ? w->d_normed : NULL, w->row_loss, w->normed, w->labelled, w->targets, NULL, &m->head, scale,
+                 b->M, b->N, c->hidden_size, c->vocab_size, w->scratch);
+    backend_download(b->row_loss, w->row_loss, M * sizeof(RowLoss));
     return loss_sums(b->row_loss, b->M);
 }
 
-LossStats model_step(Model *m, const Batch *b, LoraCall call, float dloss, bool backward) {
-    const ModelConfig *c = &m->config;
-    model_body(m, b, call);
-    LossStats stats = model_loss(m, b, dloss, backward);
-    if (!backward) return stats;
-    rmsnorm_backward(m->d_residual, NULL, m->d_normed, m->final_rstd, m->final_x, m->final_norm, b->N, c->hidden_size);
-    int lowest = 0;                                                           /* below the lowest layer with an adapter nothing wants a gradient */
-    while (lowest < c->num_hidden_layers && !group_width(&m->layers[lowest], 0, MODULE_COUNT)) lowest++;
-    for (int l = c->num_hidden_layers - 1; l >= lowest; l--) layer_backward(m, l, b, call, l > lowest);
-    return stats;
+void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key) {
+    int L = m->config.num_hidden_layers, lowest = 0;
+    rmsnorm_backward(w->d_residual, NULL, w->d_normed, w->final_rstd, w->final_x, m->final_norm, b->N,
+                     m->config.hidden_size);
+    while (lowest < L && !adapter_touches(a, lowest)) lowest++;               /* nothing below wants a gradient */
+    for (int l = L - 1; l >= lowest; l--) layer_backward(m, a, w, l, b, key, l > lowest);
 }
 
-void model_logits(Model *m, float *logits, const Batch *b, LoraCall call) {
-    model_body(m, b, call);
-    lm_head_logits(logits, m->normed, &m->head, b->N, m->config.hidden_size, m->config.vocab_size, m->scratch);
+void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits, const Batch *b) {
+    DropoutKey none = {0, 0, 0, 0};
+    model_forward(m, a, w, b, none);
+    lm_head_logits(logits, w->normed, &m->head, b->N, m->config.hidden_size, m->config.vocab_size, w->scratch);
 }
 
-void model_explain_nonfinite(Model *m, const Batch *b, LoraCall call, char *text, size_t bytes) {
+void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key, char *text,
+                             size_t bytes) {
     Probe probe;
     memset(&probe, 0, sizeof probe);
-    m->probe = &probe;
-    model_body(m, b, call);
-    m->probe = NULL;
-    if (!probe.tensor) { snprintf(text, bytes, "in the loss itself, in a batch that begins with data row %lld", (long long)b->row[0]); return; }
+    w->probe = &probe;
+    model_forward(m, a, w, b, key);
+    w->probe = NULL;
+    if (!probe.tensor) {
+        snprintf(text, bytes, "in the loss itself, in a batch that begins with data row %lld", (long long)b->row[0]);
+        return;
+    }
     int64_t token = probe.index / probe.width;
     int s = 0;
     while (s + 1 < b->S && b->cu_seqlens[s + 1] <= token) s++;
-    snprintf(text, bytes, "first in layer %d, %s, token %lld of data row %lld", probe.layer, probe.tensor, (long long)(token - b->cu_seqlens[s]), (long long)b->row[s]);
+    snprintf(text, bytes, "first in layer %d, %s, token %lld of data row %lld", probe.layer, probe.tensor,
+             (long long)(token - b->cu_seqlens[s]), (long long)b->row[s]);
 }
 
 /* ================================================================================================================================================
    5  THE ADAPTER AND THE OPTIMIZER
    ================================================================================================================================================ */
 
-/* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same layout, so the optimizer sees flat ranges. */
-static bool adapter_layout(Model *m, const LoraConfig *config, Error *err) {
-    const ModelConfig *c = &m->config;
-    size_t L = (size_t)c->num_hidden_layers;
-    adapter_drop(m);
-    m->lora = *config;
-    m->lora.layers = NULL;
-    m->lora.parts = NULL;
-    if (config->layers) { arrsetlen(m->lora.layers, L); memcpy(m->lora.layers, config->layers, L); }
+void adapter_drop(Adapter *a) {
+    size_t bytes = a->param_count * sizeof(float);
+    const char *about = a->about;
+    backend_free(a->param, bytes); backend_free(a->grad, bytes);
+    backend_free(a->adam_m, bytes); backend_free(a->adam_v, bytes);
+    backend_free(a->rest_arena, a->rest_bytes);
+    backend_free(a->packed_arena, a->packed_bytes);
+    free(a->initial);
+    free(a->lora);
+    arrfree(a->config.layers);
+    arrfree(a->config.parts);
+    memset(a, 0, sizeof *a);
+    a->about = about;
+}
+
+/* The matrix products read A and B in the backend's layout: they follow every change at once. */
+void adapter_changed(Adapter *a) {
+    for (int l = 0; l < a->model->config.num_hidden_layers; l++)
+        adapter_pack(a->model->layers[l].linear, &a->lora[l * MODULE_COUNT], MODULE_COUNT);
+}
+
+/* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same
+   layout, so the optimizer sees flat ranges. */
+static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config, Error *err) {
+    size_t L = (size_t)m->config.num_hidden_layers;
+    adapter_drop(a);
+    a->model = m;
+    a->loss_scale = LORA_LOSS_SCALE;
+    a->config = *config;
+    a->config.layers = NULL;
+    a->config.parts = NULL;
+    if (config->layers) { arrsetlen(a->config.layers, L); memcpy(a->config.layers, config->layers, L); }
     if (config->parts) {
-        arrsetlen(m->lora.parts, L * MODULE_COUNT);
-        memcpy(m->lora.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
+        arrsetlen(a->config.parts, L * MODULE_COUNT);
+        memcpy(a->config.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
     }
+    a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
     for (int pass = 0; pass < 2; pass++) {
         size_t offset = 0, packed = 0;
-        for (int l = 0; l < c->num_hidden_layers; l++) {
-            for (int j = 0; j < MODULE_COUNT; j++) {
-                Linear *p = &m->layers[l].linear[j];
-                LoraPart part = {config->target[j] && (!config->layers || config->layers[l]) ? config->r : 0,
-                                 config->lora_alpha};
-                if (config->parts) part = config->parts[l * MODULE_COUNT + j];
-                p->rank = part.rank;
-                float size = config->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
-                p->scale = part.rank ? part.alpha / size : 0;
-                size_t a = (size_t)p->rank * (size_t)p->in, b = (size_t)p->rank * (size_t)p->out;
-                if (pass && p->rank) { p->A = m->param + offset; p->dA = m->grad + offset; p->B = p->A + a; p->dB = p->dA + a; }
-                if (pass) p->packed = m->packed_adapter ? (char *)m->packed_adapter + packed : NULL;
-                offset += a + b;
-                packed += model_round_up(adapter_packed_bytes(p), 256);
+        for (size_t i = 0; i < L * MODULE_COUNT; i++) {
+            const Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+            Lora *x = &a->lora[i];
+            bool on = config->target[i % MODULE_COUNT] && (!config->layers || config->layers[i / MODULE_COUNT]);
+            LoraPart part = {on ? config->r : 0, config->lora_alpha};
+            if (config->parts) part = config->parts[i];
+            x->rank = part.rank;
+            float size = config->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
+            x->scale = part.rank ? part.alpha / size : 0;
+            size_t in = (size_t)x->rank * (size_t)p->in, out = (size_t)x->rank * (size_t)p->out;
+            if (pass && x->rank) {
+                x->A = a->param + offset; x->dA = a->grad + offset;
+                x->B = x->A + in; x->dB = x->dA + in;
             }
+            if (pass) x->packed = a->packed_arena ? (char *)a->packed_arena + packed : NULL;
+            offset += in + out;
+            packed += model_round_up(adapter_packed_bytes(p, x), 256);
         }
         if (pass) break;
-        if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one module and one layer");
-        m->param_count = offset;
-        m->packed_adapter_bytes = packed;
-        if (m->planned) break;
-        if (packed && !(m->packed_adapter = backend_alloc(packed)))
-            return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
-        float **arenas[] = {&m->param, &m->grad, &m->adam_m, &m->adam_v};
-        for (int i = 0; i < 4; i++)
-            if (!(*arenas[i] = (float *)backend_alloc(offset * sizeof(float)))) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
+        if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at "
+                                      "least one module and one layer");
+        a->param_count = offset;
+        a->packed_bytes = packed;
+        if (m->shapes_only) break;
+        float **arenas[] = {&a->param, &a->grad, &a->adam_m, &a->adam_v};
+        bool ok = !packed || (a->packed_arena = backend_alloc(packed));
+        for (int i = 0; i < 4 && ok; i++) ok = (*arenas[i] = (float *)backend_alloc(offset * sizeof(float)));
+        if (!ok) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
     }
     return true;
 }
 
-bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
-    if (!adapter_layout(m, config, err)) return false;
+bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
+    if (!adapter_layout(a, m, config, err)) return false;
+    if (m->shapes_only) return true;
     float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
-    for (int l = 0; l < m->config.num_hidden_layers && !m->planned; l++) {
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            Linear *p = &m->layers[l].linear[j];
-            float bound = 1.0f / sqrtf((float)p->in);                          /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
-            size_t count = (size_t)p->rank * (size_t)p->in;
-            arrsetlen(values, count);
-            for (size_t i = 0; i < count; i++) {
-                uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];   /* step UINT32_MAX: never a dropout mask's */
-                philox4x32(random, counter, key);
-                values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
-            }
-            if (count) backend_upload(p->A, values, count * sizeof(float));
+    for (int k = 0; k < m->config.num_hidden_layers * MODULE_COUNT; k++) {
+        const Linear *p = &m->layers[k / MODULE_COUNT].linear[k % MODULE_COUNT];
+        float bound = 1.0f / sqrtf((float)p->in);                              /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
+        size_t count = (size_t)a->lora[k].rank * (size_t)p->in;
+        arrsetlen(values, count);
+        for (size_t i = 0; i < count; i++) {
+            uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX};   /* step UINT32_MAX: never a dropout mask's */
+            uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];
+            philox4x32(random, counter, key);
+            values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
         }
+        if (count) backend_upload(a->lora[k].A, values, count * sizeof(float));
     }
     arrfree(values);
+    adapter_changed(a);
     return true;
 }
 
@@ -2038,17 +2176,18 @@ bool adapter_attach(Model *m, const LoraConfig *config, uint64_t seed, Error *er
 typedef struct AdapterTensor { char name[120]; float *data; int64_t shape[2]; } AdapterTensor;
 
 /* The 2 tensors of every adapted projection with PEFT's names, in arena order; stb_ds array. */
-static AdapterTensor *adapter_tensors(const Model *m) {
+static AdapterTensor *adapter_tensors(const Adapter *a) {
     AdapterTensor *list = NULL;
-    for (int l = 0; l < m->config.num_hidden_layers; l++) {
+    for (int l = 0; l < a->model->config.num_hidden_layers; l++) {
         for (int j = 0; j < MODULE_COUNT; j++) {
-            const Linear *p = &m->layers[l].linear[j];
-            for (int b = 0; b < 2 && p->rank; b++) {
+            const Linear *p = &a->model->layers[l].linear[j];
+            const Lora *x = &a->lora[l * MODULE_COUNT + j];
+            for (int b = 0; b < 2 && x->rank; b++) {
                 AdapterTensor t;
                 snprintf(t.name, sizeof t.name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
-                t.data = b ? p->B : p->A;
-                t.shape[0] = b ? p->out : p->rank;
-                t.shape[1] = b ? p->rank : p->in;
+                t.data = b ? x->B : x->A;
+                t.shape[0] = b ? p->out : x->rank;
+                t.shape[1] = b ? x->rank : p->in;
                 arrput(list, t);
             }
         }
@@ -2056,15 +2195,17 @@ static AdapterTensor *adapter_tensors(const Model *m) {
     return list;
 }
 
-void adapter_parameter_name(const Model *m, size_t index, char *text, size_t bytes) {
-    AdapterTensor *list = adapter_tensors(m);
+void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes) {
+    AdapterTensor *list = adapter_tensors(a);
     snprintf(text, bytes, "parameter %zu", index);
     for (ptrdiff_t i = 0; i < arrlen(list); i++)
-        if (index >= (size_t)(list[i].data - m->param) && index < (size_t)(list[i].data - m->param) + (size_t)(list[i].shape[0] * list[i].shape[1])) snprintf(text, bytes, "%s", list[i].name);
+        if (index >= (size_t)(list[i].data - a->param) &&
+            index < (size_t)(list[i].data - a->param) + (size_t)(list[i].shape[0] * list[i].shape[1]))
+            snprintf(text, bytes, "%s", list[i].name);
     arrfree(list);
 }
 
-void adapter_zero_grad(Model *m) { backend_zero(m->grad, m->param_count * sizeof(float)); }
+void adapter_zero_grad(Adapter *a) { backend_zero(a->grad, a->param_count * sizeof(float)); }
 
 /* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions ---------------------
    A pattern is read and obeyed at once, on the set of places in the name (bit i: before character i) where its next
@@ -2587,8 +2728,8 @@ static void add_product(float *w, const float *A, const float *B, int rank, floa
 }
 
 /* The initial adapter of one projection, A0 [r,in] and B0 [out,r], from W [out,in]. */
-static void initial_adapter(float *A, float *B, const float *W, const Linear *p, LoraInit init) {
-    int rank = p->rank < p->out ? p->rank : p->out;
+static void initial_adapter(float *A, float *B, const float *W, const Linear *p, const Lora *a, LoraInit init) {
+    int rank = a->rank < p->out ? a->rank : p->out;
     size_t out = (size_t)p->out, in = (size_t)p->in;
     double *Q = (double *)must_alloc((size_t)rank * out * sizeof *Q), *y = (double *)must_alloc(in * sizeof *y);
     if (init == LORA_INIT_PISSA) singular_vectors(Q, W, p->out, p->in, rank);
@@ -2598,48 +2739,48 @@ static void initial_adapter(float *A, float *B, const float *W, const Linear *p,
     }
     for (int r = 0; r < rank; r++) {
         matrix_turned_times(y, W, Q + (size_t)r * out, p->out, p->in);
-        double factor = init == LORA_INIT_PISSA ? 1 / (double)p->scale : 1;
+        double factor = init == LORA_INIT_PISSA ? 1 / (double)a->scale : 1;
         for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(factor * y[i]);
-        for (size_t o = 0; o < out; o++) B[o * (size_t)p->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
+        for (size_t o = 0; o < out; o++) B[o * (size_t)a->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
     }
     free(Q);
     free(y);
 }
 
-/* Puts what is left of every adapted weight in its place: fp32, as rounding it to 16 bits would be another model. */
-static bool adapter_take_out(Model *m, Error *err) {
+/* Makes what is left of every adapted weight: fp32, as rounding it to 16 bits would be another model. */
+static bool adapter_take_out(Adapter *a, Error *err) {
+    const Model *m = a->model;
     int count = m->config.num_hidden_layers * MODULE_COUNT;
-    if (m->lora.init == LORA_INIT_PLAIN) return true;
+    if (a->config.init == LORA_INIT_PLAIN) return true;
     for (int pass = 0; pass < 2; pass++) {
         size_t offset = 0;
         for (int i = 0; i < count; i++) {
-            Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+            const Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+            Lora *x = &a->lora[i];
             Weight rest = p->w;
-            if (!p->rank) continue;
+            if (!x->rank) continue;
             rest.dtype = DTYPE_F32;
             if (pass) {
                 size_t elements = (size_t)p->out * (size_t)p->in;
                 float *values = (float *)must_alloc(elements * sizeof(float));
-                float *A = m->initial + (p->A - m->param), *B = m->initial + (p->B - m->param);
+                float *A = a->initial + (x->A - a->param), *B = a->initial + (x->B - a->param);
                 convert_to_f32(values, p->w.data, p->w.dtype, elements);
-                initial_adapter(A, B, values, p, m->lora.init);
-                add_product(values, A, B, p->rank, -p->scale, p->in, 0, p->out);
+                initial_adapter(A, B, values, p, x, a->config.init);
+                add_product(values, A, B, x->rank, -x->scale, p->in, 0, p->out);
                 file_release_pages(p->w.data, elements * dtype_size(p->w.dtype));
                 rest.data = values;
-                weight_pack(&rest, (char *)m->residual_arena + offset);
+                weight_pack(&rest, (char *)a->rest_arena + offset);
                 free(values);
                 rest.data = NULL;
-                p->w = rest;
+                x->rest = rest;
             }
             offset += model_round_up(weight_packed_bytes(&rest), 256);
         }
-        m->residual_bytes = offset;
-        if (pass || m->planned) return true;
-        m->residual_arena = backend_alloc(offset);
-        m->initial = (float *)must_alloc(m->param_count * sizeof(float));
-        m->originals = (Weight *)must_alloc((size_t)count * sizeof(Weight));
-        for (int i = 0; i < count; i++) m->originals[i] = m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].w;
-        if (!m->residual_arena)
+        a->rest_bytes = offset;
+        if (pass || m->shapes_only) return true;
+        a->rest_arena = backend_alloc(offset);
+        a->initial = (float *)must_alloc(a->param_count * sizeof(float));
+        if (!a->rest_arena)
             return fail(err, "out of memory for %.1f GiB of weights without their initial adapter; %s; merge the "
                              "adapter with PEFT",
                         (double)offset / 0x1p30, m->folder);
@@ -2672,7 +2813,7 @@ static const Tensor *adapter_tensor(TensorSet *set, const AdapterTensor *t, Erro
     return tensors_get(set, other ? named : t->name, t->shape[0], t->shape[1], err);
 }
 
-bool adapter_load(Model *m, const char *folder, Error *err) {
+bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
     char path[PATH_MAX];
     adapter_file(path, sizeof path, folder, "adapter_config.json");
     JsonDoc doc;
@@ -2684,19 +2825,19 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
     if (!file_exists(folder, "adapter_model.safetensors") && file_exists(folder, "adapter_model.bin"))
         ok = fail(err, "adapter_model.bin is not read; %s; save the adapter as safetensors: PeftModel's "
                        "save_pretrained does", folder);
-    ok = ok && adapter_layout(m, &config, err);
+    ok = ok && adapter_layout(a, m, &config, err);
     arrfree(config.layers);
     arrfree(config.parts);
     TensorSet set;
     memset(&set, 0, sizeof set);
     adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
     ok = ok && tensors_add_file(&set, path, err);
-    AdapterTensor *list = ok ? adapter_tensors(m) : NULL;
+    AdapterTensor *list = ok ? adapter_tensors(a) : NULL;
     for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
         const Tensor *t = adapter_tensor(&set, &list[i], err);
         if (!t) { ok = false; break; }
         if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
-        if (!m->planned) {
+        if (!m->shapes_only) {
             float *values = (float *)must_alloc(t->count * sizeof(float));
             convert_to_f32(values, t->data, t->dtype, t->count);
             backend_upload(list[i].data, values, t->count * sizeof(float));
@@ -2707,13 +2848,14 @@ bool adapter_load(Model *m, const char *folder, Error *err) {
     if (ok && shlen(set.table)) ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for another model", set.table[0].key, path);
     arrfree(list);
     tensors_close(&set);
-    return ok && adapter_take_out(m, err);
+    if (ok && !m->shapes_only) adapter_changed(a);
+    return ok && adapter_take_out(a, err);
 }
 
 /* What an adapter has projection by projection: the names, or those with another rank or alpha than the rest. */
 enum { ADAPTER_NAMES, ADAPTER_RANKS, ADAPTER_ALPHAS };
-static void adapter_parts_json(Text *t, const Model *m, int what) {
-    const LoraConfig *c = &m->lora;
+static void adapter_parts_json(Text *t, const Adapter *a, int what) {
+    const LoraConfig *c = &a->config;
     for (ptrdiff_t i = 0; i < arrlen(c->parts); i++) {
         LoraPart part = c->parts[i];
         char name[128];
@@ -2728,12 +2870,13 @@ static void adapter_parts_json(Text *t, const Model *m, int what) {
 
 /* adapter_config.json: the keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts
    them. */
-static void adapter_config_json(Text *t, const Model *m) {
+static void adapter_config_json(Text *t, const Adapter *a) {
     static const char *const init[] = {NULL, "pissa", "olora"};
-    const LoraConfig *c = &m->lora;
+    const LoraConfig *c = &a->config;
+    const Model *m = a->model;
     json_object(t, NULL, JSON_LINES);
     json_object(t, "alpha_pattern", JSON_LINES);
-    adapter_parts_json(t, m, ADAPTER_ALPHAS);
+    adapter_parts_json(t, a, ADAPTER_ALPHAS);
     json_end(t);
     json_string(t, "auto_mapping", NULL);
     json_string(t, "base_model_name_or_path", m->folder);
@@ -2760,11 +2903,11 @@ static void adapter_config_json(Text *t, const Model *m) {
     json_string(t, "peft_type", "LORA");
     json_print(t, "r", "%d", c->r);
     json_object(t, "rank_pattern", JSON_LINES);
-    adapter_parts_json(t, m, ADAPTER_RANKS);
+    adapter_parts_json(t, a, ADAPTER_RANKS);
     json_end(t);
     json_string(t, "revision", NULL);
     json_list(t, "target_modules", JSON_LINES);
-    if (c->parts) adapter_parts_json(t, m, ADAPTER_NAMES);
+    if (c->parts) adapter_parts_json(t, a, ADAPTER_NAMES);
     for (int j = 0; j < MODULE_COUNT && !c->parts; j++) if (c->target[j]) json_string(t, NULL, module_name[j]);
     json_end(t);
     json_string(t, "task_type", "CAUSAL_LM");
@@ -2775,24 +2918,29 @@ static void adapter_config_json(Text *t, const Model *m) {
 }
 
 /* The two files, into a folder that nobody reads yet. */
-static bool adapter_write(const Model *m, const char *folder, Error *err) {
+static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
     Text t = TEXT_EMPTY;
-    adapter_config_json(&t, m);
+    adapter_config_json(&t, a);
 
-    AdapterTensor *list = adapter_tensors(m);
+    AdapterTensor *list = adapter_tensors(a);
     size_t count = (size_t)arrlen(list);
     const char **names = (const char **)must_alloc(count * sizeof *names);
     const float **data = (const float **)must_alloc(count * sizeof *data);
     int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
-    float *values = (float *)must_alloc(m->param_count * sizeof(float));
-    backend_download(values, m->param, m->param_count * sizeof(float));
-    for (size_t i = 0; i < count; i++) { names[i] = list[i].name; data[i] = values + (list[i].data - m->param); shapes[i][0] = list[i].shape[0]; shapes[i][1] = list[i].shape[1]; }
+    float *values = (float *)must_alloc(a->param_count * sizeof(float));
+    backend_download(values, a->param, a->param_count * sizeof(float));
+    for (size_t i = 0; i < count; i++) {
+        names[i] = list[i].name;
+        data[i] = values + (list[i].data - a->param);
+        shapes[i][0] = list[i].shape[0];
+        shapes[i][1] = list[i].shape[1];
+    }
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "adapter_model.safetensors");
     /* Weights first: a configuration without its weights would look like a whole adapter. */
     bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
     path_in(path, sizeof path, folder, "run.json");
-    if (ok && m->about) ok = write_file(path, m->about, strlen(m->about), err);
+    if (ok && a->about) ok = write_file(path, a->about, strlen(a->about), err);
     if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
     else text_free(&t);
     free(names); free(data); free(shapes); free(values);
@@ -2800,13 +2948,13 @@ static bool adapter_write(const Model *m, const char *folder, Error *err) {
     return ok;
 }
 
-bool adapter_save(const Model *m, const char *folder, Error *err) {
+bool adapter_save(const Adapter *a, const char *folder, Error *err) {
     static const char *const files[3] = {"adapter_model.safetensors", "run.json", "adapter_config.json"};
     char from[PATH_MAX], to[PATH_MAX];
     SafeFolder f;
     path_in(to, sizeof to, folder, "adapter");
     if (!make_folder(folder, err) || !folder_begin(&f, to, err)) return false;
-    if (!adapter_write(m, f.temporary, err)) { folder_discard(f.temporary); return false; }
+    if (!adapter_write(a, f.temporary, err)) { folder_discard(f.temporary); return false; }
     folder_sync(f.temporary);
     folder_sync(folder);
     CRASH_POINT();
@@ -2828,7 +2976,7 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
     }
     CRASH_POINT();
     for (int i = 0; i < 3; i++) {
-        if (i == 1 && !m->about) continue;
+        if (i == 1 && !a->about) continue;
         path_in(from, sizeof from, f.temporary, files[i]);
         path_in(to, sizeof to, folder, files[i]);
         if (rename(from, to)) return fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
@@ -2843,32 +2991,31 @@ bool adapter_save(const Model *m, const char *folder, Error *err) {
 
 /* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on; params is the adapter's arena on the
    host. */
-static void merge_rows(float *rows, const Model *m, const Linear *p, const Weight *w, const float *params, int first,
+static void merge_rows(float *rows, const Adapter *a, const Linear *p, const Lora *x, const float *params, int first,
                        int count) {
-    size_t A = (size_t)(p->A - m->param), B = (size_t)(p->B - m->param),
-        at = (size_t)first * (size_t)p->in * dtype_size(w->dtype);
-    convert_to_f32(rows, (const char *)w->data + at, w->dtype, (size_t)count * (size_t)p->in);
-    if (m->initial) add_product(rows, m->initial + A, m->initial + B, p->rank, -p->scale, p->in, first, count);
-    add_product(rows, params + A, params + B, p->rank, p->scale, p->in, first, count);
+    size_t A = (size_t)(x->A - a->param), B = (size_t)(x->B - a->param),
+        at = (size_t)first * (size_t)p->in * dtype_size(p->w.dtype);
+    convert_to_f32(rows, (const char *)p->w.data + at, p->w.dtype, (size_t)count * (size_t)p->in);
+    if (a->initial) add_product(rows, a->initial + A, a->initial + B, x->rank, -x->scale, p->in, first, count);
+    add_product(rows, params + A, params + B, x->rank, x->scale, p->in, first, count);
 }
 
-/* The adapted projection that a tensor's name means, or NULL, and in *w the weight that it is in the file. */
-static const Linear *linear_of(const Model *m, const Tensor *t, Weight *w) {
-    for (TensorSpec s = model_tensors(&m->config, m->prefix); tensor_next(&s);) {
+/* The number of the adapted projection that a tensor's name means, or -1. */
+static int merge_projection(const Adapter *a, const Tensor *t) {
+    for (TensorSpec s = model_tensors(&a->model->config, a->model->prefix); tensor_next(&s);) {
         if (s.kind != TENSOR_WEIGHT || strcmp(s.name, t->name)) continue;
-        const Linear *p = &m->layers[s.layer].linear[s.place];
-        *w = m->originals ? m->originals[s.layer * MODULE_COUNT + s.place] : p->w;
-        return p->rank ? p : NULL;
+        int i = s.layer * MODULE_COUNT + s.place;
+        return a->lora[i].rank ? i : -1;
     }
-    return NULL;
+    return -1;
 }
 
 static bool is_float(DType t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
 
 /* One tensor, with the adapter (params: its arena on the host) in it where it has one, as `dtype`. */
-static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dtype, const float *params, Error *err) {
-    Weight w = {NULL, NULL, DTYPE_F32, 0, 0};
-    const Linear *p = linear_of(m, t, &w);
+static bool merge_tensor(SafeFile *f, const Adapter *a, const Tensor *t, DType dtype, const float *params, Error *err) {
+    int at = merge_projection(a, t);
+    const Linear *p = at < 0 ? NULL : &a->model->layers[at / MODULE_COUNT].linear[at % MODULE_COUNT];
     if (!p && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
     size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
     float *values = (float *)must_alloc(block * width * sizeof(float));
@@ -2876,7 +3023,7 @@ static bool merge_tensor(SafeFile *f, const Model *m, const Tensor *t, DType dty
     bool ok = true;
     for (size_t first = 0; first < rows && ok; first += block) {
         size_t count = rows - first < block ? rows - first : block, elements = count * width;
-        if (p) merge_rows(values, m, p, &w, params, (int)first, (int)count);
+        if (p) merge_rows(values, a, p, &a->lora[at], params, (int)first, (int)count);
         else convert_to_f32(values, (const char *)t->data + first * dtype_size(t->dtype), t->dtype, elements);
         convert_from_f32(out, values, dtype, elements);
         if (first_nonfinite(out, dtype, elements) >= 0)
@@ -2926,7 +3073,7 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
 }
 
 /* params: the adapter's arena on the host; *bytes grows by what the tensors take. */
-static bool merge_shard(const Model *m, const MappedFile *file, const char *folder, DType dtype, const float *params,
+static bool merge_shard(const Adapter *a, const MappedFile *file, const char *folder, DType dtype, const float *params,
                         size_t *bytes, Error *err) {
     char path[PATH_MAX];
     const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
@@ -2942,7 +3089,7 @@ static bool merge_shard(const Model *m, const MappedFile *file, const char *fold
     for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
         const Tensor *t = &tensors[i];
         DType d = dtype == DTYPE_COUNT || !is_float(t->dtype) ? t->dtype : dtype;
-        ok = ok && merge_tensor(&f, m, t, d, params, err);
+        ok = ok && merge_tensor(&f, a, t, d, params, err);
         *bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
         file_release_pages(t->data, t->bytes);
         free(t->name);
@@ -2985,20 +3132,21 @@ double merged_tolerance(DType dtype, int layers) {
     return 1e-5 + unit * sqrt(2.0 * layers + 3);
 }
 
-bool adapter_merge(const Model *m, const char *folder, DType dtype, Error *err) {
+bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err) {
+    const Model *m = a->model;
     char from[PATH_MAX], to[PATH_MAX];
     struct stat st;
     SafeFolder f;
     if (!stat(folder, &st)) return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
     if (!folder_begin(&f, folder, err)) return false;
-    float *params = (float *)must_alloc(m->param_count * sizeof(float));
-    backend_download(params, m->param, m->param_count * sizeof(float));
+    float *params = (float *)must_alloc(a->param_count * sizeof(float));
+    backend_download(params, a->param, a->param_count * sizeof(float));
     static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
     char size[32];
     size_t all = 0;
     bool ok = true;
     for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++)
-        ok = merge_shard(m, &m->files.files[i], f.temporary, dtype, params, &all, err);
+        ok = merge_shard(a, &m->files.files[i], f.temporary, dtype, params, &all, err);
     snprintf(size, sizeof size, "%zu", all);
     free(params);
     DIR *d = opendir(m->folder);
@@ -3075,11 +3223,9 @@ static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Err
 }
 
 /* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
-static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped,
-                     EvalResult *result, Error *err) {
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = adapter;
+static bool evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
+                     const TrainHooks *hooks, bool *stopped, EvalResult *result, Error *err) {
+    DropoutKey none = {0, 0, 0, 0};
     LossStats sum = {0, 0, 0, 0};
     double perplexities = 0, batches = 0;
     memset(result, 0, sizeof *result);
@@ -3095,10 +3241,11 @@ static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int bat
             return true;
         }
         batch_build(b, d, slots + begin, count);
-        LossStats s = model_step(m, b, call, 0, false);
+        model_forward(m, a, w, b, none);
+        LossStats s = model_loss(m, NULL, w, b, 0);
         if (!isfinite(s.loss_sum)) {
             char where[256];
-            model_explain_nonfinite(m, b, call, where, sizeof where);
+            model_explain_nonfinite(m, a, w, b, none, where, sizeof where);
             free(slots);
             return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
@@ -3128,8 +3275,9 @@ static bool evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int bat
     result->tokens = sum.tokens;
     return true;
 }
-bool model_evaluate(Model *m, bool adapter, const Dataset *d, Batch *b, int batch_size, EvalResult *result, Error *err) {
-    return evaluate(m, adapter, d, b, batch_size, NULL, NULL, result, err);
+bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
+                    EvalResult *result, Error *err) {
+    return evaluate(m, a, w, d, b, batch_size, NULL, NULL, result, err);
 }
 
 /* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
@@ -3218,7 +3366,10 @@ static Best history_best(const LogRecord *history, const TrainOptions *o) {
 typedef struct Run {
     TrainOptions *o;                        /* the run's own copy: --fit changes it */
     const TrainHooks *hooks;
-    Model *model, own;                      /* own: opened here; a sweep brings one that stays open */
+    const Model *model;                     /* own, opened here; or a sweep's, which stays open */
+    Model own;
+    Adapter adapter;
+    Workspace work;
     Dataset train, eval;
     Batch batch;
     RunPlan plan;
@@ -3286,7 +3437,7 @@ static double samples_seen(const Run *run) {
 static double total_flos(const Run *run) {
     const Model *m = run->model;
     size_t embedding = (size_t)m->config.vocab_size * (size_t)m->config.hidden_size;
-    return 6 * run->padded * (double)(model_parameters(m) - embedding + m->param_count);
+    return 6 * run->padded * (double)(model_parameters(m) - embedding + run->adapter.param_count);
 }
 
 /* The last record of log_history, as Trainer.train() ends it. */
@@ -3378,7 +3529,8 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     double start = seconds_now();
     run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
     bool stopped = false;
-    if (!evaluate(run->model, true, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks, &stopped, &e, err))
+    if (!evaluate(run->model, &run->adapter, &run->work, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks,
+                  &stopped, &e, err))
         return false;
     if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
     LogRecord *r = &e.record;
@@ -3400,18 +3552,20 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
 
 /* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing
    something again does not count. */
-static double model_flops(const Model *m, const Batch *b) {
+static double model_flops(const Model *m, const Adapter *a, const Batch *b) {
     const ModelConfig *c = &m->config;
     double weights = (double)m->layer_weights, squares = 0;
     for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
-    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->M + 6 * (double)m->param_count * (double)b->N +
+    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->M + 6 * (double)a->param_count * (double)b->N +
            7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
 }
 
 /* The gradient of slots [begin, end) of the epoch's order, `size` at a time, and their sums for the log: loss is the mean over their labelled tokens (NaN as soon as one is not finite), accuracy and entropy are sums
    over micro-batches. */
-static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, LoraCall call, LogRecord *r) {
-    Model *m = run->model;
+static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
+    const Model *m = run->model;
+    Adapter *a = &run->adapter;
+    Workspace *w = &run->work;
     Batch *b = &run->batch;
     int64_t labelled = 0;
     /* The divisor of the whole step must be known before its first gradient. */
@@ -3420,12 +3574,14 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, L
     double loss = 0;
     memset(r, 0, sizeof *r);
     run->step_padded = 0;
-    adapter_zero_grad(m);
-    for (int64_t first = begin; first < end; first += size, call.micro_batch++) {
+    adapter_zero_grad(a);
+    for (int64_t first = begin; first < end; first += size, key.micro_batch++) {
         batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
-        LossStats s = model_step(m, b, call, dloss, true);
+        model_forward(m, a, w, b, key);
+        LossStats s = model_loss(m, a, w, b, dloss);
+        model_backward(m, a, w, b, key);
         r->num_tokens += b->N;
-        run->flops += model_flops(m, b);
+        run->flops += model_flops(m, a, b);
         run->step_padded += padded_tokens(run, b);
         if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
         loss += s.loss_sum;
@@ -3433,29 +3589,29 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, L
         r->entropy += s.tokens ? s.entropy_sum / (double)s.tokens : 0;
     }
     r->loss = labelled ? loss / (double)labelled : 0;
-    r->grad_norm = global_norm(m->grad, m->param_count) / (double)m->loss_scale;
+    r->grad_norm = global_norm(a->grad, a->param_count) / (double)a->loss_scale;
 }
 
 /* Something of slots [begin, end) was not finite: finds the first of them that alone is so (NULL r: none is, only all together), names layer and tensor, and writes the slots as a data file beside the adapter that met
    them, OUTPUT/nonfinite-STEP, which can be trained on as it is. */
-static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall call, Error *err) {
+static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, DropoutKey key, Error *err) {
     const Dataset *d = &run->train;
-    Model *m = run->model;
+    const Adapter *a = &run->adapter;
     LogRecord r;
     char where[512] = "no example alone", parameter[160], name[64], folder[PATH_MAX];
     const char *what = "gradient";
     for (int64_t i = begin; i < end; i++) {
-        slots_gradient(run, i, i + 1, 1, call, &r);
+        slots_gradient(run, i, i + 1, 1, key, &r);
         if (isfinite(r.loss) && isfinite(r.grad_norm)) continue;
         if (!isfinite(r.loss)) {
             what = "loss";
-            model_explain_nonfinite(m, &run->batch, call, where, sizeof where);
+            model_explain_nonfinite(run->model, a, &run->work, &run->batch, key, where, sizeof where);
         } else {
-            float *grad = (float *)must_alloc(m->param_count * sizeof(float));
-            backend_download(grad, m->grad, m->param_count * sizeof(float));
-            int64_t bad = first_nonfinite(grad, DTYPE_F32, m->param_count);
+            float *grad = (float *)must_alloc(a->param_count * sizeof(float));
+            backend_download(grad, a->grad, a->param_count * sizeof(float));
+            int64_t bad = first_nonfinite(grad, DTYPE_F32, a->param_count);
             free(grad);
-            adapter_parameter_name(m, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
+            adapter_parameter_name(a, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
             snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter, (long long)run->batch.row[0]);
         }
         break;
@@ -3475,7 +3631,7 @@ static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, LoraCall cal
             text_string(&t, "\n");
         }
     }
-    bool written = run->skipped < 3 && adapter_save(m, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
+    bool written = run->skipped < 3 && adapter_save(a, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
     text_free(&t);
     fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what, (long long)run->step + 1, where, written ? folder : "that row", written ? ": the batch and the adapter as they were" : "");
     return false;
@@ -3486,21 +3642,19 @@ static const float LOSS_SCALE_MAX = 0x1p40f;
 /* One optimizer step over slots [begin, end). With --on-nonfinite skip a step that is not finite changes nothing, and its loss is NaN. */
 static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
     const TrainOptions *o = run->o;
-    Model *m = run->model;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = true; call.dropout = m->lora.lora_dropout; call.seed = (uint64_t)o->seed; call.step = (uint32_t)run->step;
-    slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
+    Adapter *a = &run->adapter;
+    DropoutKey key = {a->config.lora_dropout, (uint64_t)o->seed, (uint32_t)run->step, 0};
+    slots_gradient(run, begin, end, o->per_device_train_batch_size, key, r);
     run->padded += run->step_padded;
-    while (isfinite(r->loss) && !isfinite(r->grad_norm) && m->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
-        m->loss_scale /= 2;
-        m->scale_age = 0;
-        slots_gradient(run, begin, end, o->per_device_train_batch_size, call, r);
+    while (isfinite(r->loss) && !isfinite(r->grad_norm) && a->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
+        a->loss_scale /= 2;
+        a->scale_age = 0;
+        slots_gradient(run, begin, end, o->per_device_train_batch_size, key, r);
     }
     r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
         int64_t tokens = r->num_tokens;
-        explain_nonfinite(run, begin, end, call, err);
+        explain_nonfinite(run, begin, end, key, err);
         if (o->on_nonfinite == NONFINITE_STOP) return false;
         run->skipped++;
         run_warn(run, "step left out: %s", err->text);
@@ -3509,10 +3663,12 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
         return true;
     }
     double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
-    m->adam_step++;
-    adamw_update(m->param, m->adam_m, m->adam_v, m->grad, m->param_count, (float)(clip / (double)m->loss_scale), (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon, (float)o->weight_decay, m->adam_step);
-    adapter_changed(m);
-    if (LORA_LOSS_SCALE > 1 && ++m->scale_age == 2000) { m->loss_scale = fminf(m->loss_scale * 2, LOSS_SCALE_MAX); m->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
+    a->adam_step++;
+    adamw_update(a->param, a->adam_m, a->adam_v, a->grad, a->param_count, (float)(clip / (double)a->loss_scale),
+                 (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon,
+                 (float)o->weight_decay, a->adam_step);
+    adapter_changed(a);
+    if (LORA_LOSS_SCALE > 1 && ++a->scale_age == 2000) { a->loss_scale = fminf(a->loss_scale * 2, LOSS_SCALE_MAX); a->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
     return true;
 }
 
@@ -3605,7 +3761,7 @@ static void checkpoint_identity(Text *t, const Run *run) {
     json_hash(t, "tokenizer", run->tokenizer_hash);
     json_hash(t, "data", run->train.hash);
     json_hash(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
-    lora_identity(t, o->init_adapter ? &run->model->lora : &o->lora, run->model->config.num_hidden_layers);
+    lora_identity(t, o->init_adapter ? &run->adapter.config : &o->lora, run->model->config.num_hidden_layers);
     json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
     for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
         const char *name = run_decides[i].name;
@@ -3632,7 +3788,7 @@ typedef struct CheckpointNumber {
 } CheckpointNumber;
 enum { CHECKPOINT_NUMBERS = 16 };
 static void checkpoint_numbers(CheckpointNumber list[CHECKPOINT_NUMBERS], Run *run, TrainResult *result) {
-    Model *a = run->model;
+    Adapter *a = &run->adapter;
     const double whole = 0x1p53;
     const CheckpointNumber all[CHECKPOINT_NUMBERS] = {
         {"files_changed", NUMBER_INT64, &run->files_changed, whole, false},
@@ -3767,7 +3923,7 @@ static void run_tidy(const char *output) {
 
 /* Of the moments [param_count], the adapter and its configuration; the text of checkpoint.json behind its first line
    comes after them. */
-static bool checkpoint_hash(uint64_t *hash, const Model *a, const float *first, const float *second,
+static bool checkpoint_hash(uint64_t *hash, const Adapter *a, const float *first, const float *second,
                             const char *folder, Error *err) {
     size_t bytes = a->param_count * sizeof(float), length;
     float *param = (float *)must_alloc(bytes);
@@ -3784,7 +3940,7 @@ static bool checkpoint_hash(uint64_t *hash, const Model *a, const float *first, 
 
 /* Writes optimizer.safetensors: AdamW's two moments, [param_count] each. *hash: what checkpoint_hash says of it. */
 static bool checkpoint_moments_write(const Run *run, const char *folder, uint64_t *hash, Error *err) {
-    const Model *a = run->model;
+    const Adapter *a = &run->adapter;
     size_t bytes = a->param_count * sizeof(float);
     float *first = (float *)must_alloc(bytes), *second = (float *)must_alloc(bytes);
     backend_download(first, a->adam_m, bytes);
@@ -3860,7 +4016,7 @@ static bool checkpoint_write(Run *run, TrainResult *result, Error *err) {
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->step);
     path_in(folder, sizeof folder, run->o->output, name);
     if (!folder_begin(&f, folder, err)) return false;
-    bool ok = adapter_write(run->model, f.temporary, err) && checkpoint_moments_write(run, f.temporary, &hash, err);
+    bool ok = adapter_write(&run->adapter, f.temporary, err) && checkpoint_moments_write(run, f.temporary, &hash, err);
     if (ok) checkpoint_json(&t, run, result, hash);
     ok = ok && text_write(&t, f.temporary, "checkpoint.json", err);
     if (!ok) folder_discard(f.temporary);
@@ -3922,7 +4078,7 @@ static bool checkpoint_same_run(Run *run, const Json *identity, const char *fold
 static bool checkpoint_same_adapter(const Run *run, const Json *identity) {
     Text mine = TEXT_EMPTY, differences = TEXT_EMPTY;
     json_object(&mine, NULL, JSON_LINE);
-    lora_identity(&mine, &run->model->lora, run->model->config.num_hidden_layers);
+    lora_identity(&mine, &run->adapter.config, run->model->config.num_hidden_layers);
     json_end(&mine);
     identity_compare(&differences, identity, &mine);
     bool same = !differences.length;
@@ -3933,7 +4089,7 @@ static bool checkpoint_same_adapter(const Run *run, const Json *identity) {
 /* Where the run was. false: the numbers cannot be. */
 static bool checkpoint_position(Run *run, TrainResult *result, const Json *root) {
     CheckpointNumber numbers[CHECKPOINT_NUMBERS];
-    const Model *a = run->model;
+    const Adapter *a = &run->adapter;
     int64_t files_changed = run->files_changed;                               /* now; the checkpoint has them then */
     checkpoint_numbers(numbers, run, result);
     for (int i = 0; i < CHECKPOINT_NUMBERS; i++) if (!checkpoint_number_parse(&numbers[i], root)) return false;
@@ -3963,7 +4119,7 @@ static bool checkpoint_history(Run *run, TrainResult *result, const Json *root) 
 
 /* AdamW's moments [param_count] from optimizer.safetensors; *hash: what checkpoint_hash says of them. */
 static bool checkpoint_moments_read(Run *run, const char *folder, uint64_t *hash, Error *err) {
-    Model *a = run->model;
+    Adapter *a = &run->adapter;
     int64_t count = (int64_t)a->param_count;
     TensorSet set;
     memset(&set, 0, sizeof set);
@@ -4149,7 +4305,7 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
 
 static bool run_save_in(Run *run, const TrainResult *result, const char *folder, Error *err) {
     Error less;
-    if (!adapter_save(run->model, folder, err)) return false;
+    if (!adapter_save(&run->adapter, folder, err)) return false;
     if (!trainer_state_write(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
     return true;
 }
@@ -4157,20 +4313,20 @@ static bool run_save_in(Run *run, const TrainResult *result, const char *folder,
 /* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until some folder has taken it, or the user gives up. */
 static bool run_save(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
-    Model *m = run->model;
+    Adapter *a = &run->adapter;
     run_phase(run, "saving the adapter");
     char best[PATH_MAX], other[PATH_MAX] = "", name[64];
     if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
         snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
         path_in(best, sizeof best, o->output, name);
-        float *last = (float *)must_alloc(m->param_count * sizeof(float));
-        size_t count = m->param_count;
-        backend_download(last, m->param, count * sizeof(float));
-        if (!adapter_load(m, best, err)) {
+        float *last = (float *)must_alloc(a->param_count * sizeof(float));
+        size_t count = a->param_count;
+        backend_download(last, a->param, count * sizeof(float));
+        if (!adapter_load(a, run->model, best, err)) {
             run_warn(run, "the best adapter cannot be loaded, the last one is saved: %s", err->text);
-            if (m->param_count == count && m->param) {
-                backend_upload(m->param, last, count * sizeof(float));
-                adapter_changed(m);
+            if (a->param_count == count && a->param) {
+                backend_upload(a->param, last, count * sizeof(float));
+                adapter_changed(a);
             }
             result->best_step = 0;
         }
@@ -4208,6 +4364,8 @@ static void run_close(Run *run) {
     batch_free(&run->batch);
     dataset_free(&run->eval);               /* may share the training data's tokens */
     dataset_free(&run->train);
+    workspace_close(&run->work);
+    adapter_drop(&run->adapter);
     if (run->model == &run->own) model_close(&run->own);
 }
 
@@ -4234,14 +4392,23 @@ static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *
     }
 }
 
+/* The run's memory, row by row; with allocate it is taken. */
+static bool run_memory(Run *run, int max_tokens, int longest, bool allocate, MemoryTable *table, Error *err) {
+    const TrainHooks *h = run->hooks;
+    model_memory(run->model, &run->adapter, table);
+    return workspace_open(&run->work, run->model, &run->adapter, max_tokens, longest, run->o->recompute, allocate, table,
+                          err) &&
+           (!h || !h->on_plan || h->on_plan(h->user, run->model, &run->adapter, allocate, table, err));
+}
+
 /* Chooses recompute level and micro-batch: the cheapest level at which anything fits, then the largest micro-batch; micro-batch x accumulation, which decides the numbers, stays what it was. */
 static bool run_fit(Run *run, Error *err) {
     TrainOptions *o = run->o;
     int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps, eval_batch = o->per_device_eval_batch_size;
     size_t least = 0, held = run->memory.total;
-    if (!run->model->planned)
-        held += run->model->weight_bytes + run->model->norm_bytes + run->model->residual_bytes +
-                4 * run->model->param_count * sizeof(float);
+    if (!run->model->shapes_only)
+        held += run->model->weight_bytes + run->model->norm_bytes + run->adapter.rest_bytes +
+                4 * run->adapter.param_count * sizeof(float);
     size_t limit = o->device_memory ? o->device_memory : held + backend_memory() / 20 * 19;
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_LAYER; level++) {
         for (int size = effective < 4096 ? effective : 4096; size >= 1; size--) {
@@ -4253,7 +4420,7 @@ static bool run_fit(Run *run, Error *err) {
             o->gradient_accumulation_steps = effective / size;
             o->per_device_eval_batch_size = eval_batch < size ? eval_batch : size;
             run_sizes(run, &max_tokens, &max_sequences, &longest);
-            if (!model_prepare(run->model, max_tokens, longest, o->recompute, false, &table, err)) return false;
+            if (!run_memory(run, max_tokens, longest, false, &table, err)) return false;
             if (table.total <= limit) return true;
             least = table.total;
         }
@@ -4323,23 +4490,18 @@ static bool run_open_data(Run *run, const ModelConfig *config, Error *err) {
 /* The base model and its adapter: a new one, or that of the folder `start`. */
 static bool run_open_model(Run *run, const ModelConfig *config, const char *start, Error *err) {
     const TrainOptions *o = run->o;
-    Model *m = run->model;
+    Adapter *a = &run->adapter;
     const char *name;
+    bool mine = run->model == &run->own;
     /* a plan needs no device, but takes the one that is there */
     if (!backend_open(config, run->plan_only ? NULL : err) && !run->plan_only) return false;
-    if (m != &run->own) {                   /* what an earlier run over this model has left is not this one's */
-        adapter_drop(m);
-        backend_free(m->arena, m->arena_bytes);
-        m->arena = NULL;
-        m->arena_bytes = 0;
-    }
     size_t before = backend_overhead(&name);
-    m->loss_scale = LORA_LOSS_SCALE;
-    m->scale_age = 0;
     run_phase(run, "loading %s", o->model);
-    if (m == &run->own && !(run->plan_only ? model_plan(m, o->model, err) : model_open(m, o->model, err))) return false;
-    if (!(start ? adapter_load(m, start, err) : adapter_attach(m, &o->lora, (uint64_t)o->seed, err))) return false;
-    if (start) m->lora.lora_dropout = o->lora.lora_dropout;
+    if (mine && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err)))
+        return false;
+    if (!(start ? adapter_load(a, run->model, start, err)
+                : adapter_attach(a, run->model, &o->lora, (uint64_t)o->seed, err))) return false;
+    if (start) a->config.lora_dropout = o->lora.lora_dropout;
     memory_add(&run->memory, name, before);
     return true;
 }
@@ -4350,7 +4512,7 @@ static bool run_open_memory(Run *run, Error *err) {
     run_sizes(run, &max_tokens, &max_sequences, &longest);
     if (!run->plan_only) run->ceiling = backend_ceiling();
     return batch_alloc(&run->batch, max_tokens, max_sequences, err) &&
-           model_prepare(run->model, max_tokens, longest, run->o->recompute, !run->plan_only, &run->memory, err);
+           run_memory(run, max_tokens, longest, !run->plan_only, &run->memory, err);
 }
 
 /* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading
@@ -4390,7 +4552,9 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     bool ok = run_open(&run, result, err);
     char to[PATH_MAX];
     path_in(to, sizeof to, o->output, "log.jsonl");
-    if (ok && hooks && hooks->on_begin) ok = hooks->on_begin(hooks->user, run.model, o, &run.train, run.eval.slots ? &run.eval : NULL, &run.memory, run.plan.total_steps, err);
+    if (ok && hooks && hooks->on_begin) ok = hooks->on_begin(hooks->user, run.model, &run.adapter, o, &run.train,
+                                                          run.eval.slots ? &run.eval : NULL, &run.memory,
+                                                          run.plan.total_steps, err);
     if (!ok && run.log) unlink(run.log_new);
     if (ok && run.log && rename(run.log_new, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
     if (ok && !run.plan_only) {
@@ -4459,7 +4623,7 @@ static bool generation_config_parse(GenerateOptions *o, const Json *root, const 
 
 bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
     memset(o, 0, sizeof *o);
-    o->max_new_tokens = 256; o->batch_size = 8; o->top_p = 1; o->repetition_penalty = 1; o->seed = 42; o->adapter = true;
+    o->max_new_tokens = 256; o->batch_size = 8; o->top_p = 1; o->repetition_penalty = 1; o->seed = 42;
     char path[PATH_MAX];
     JsonDoc doc;
     if (!file_exists(folder, "generation_config.json")) return true;
@@ -4594,87 +4758,140 @@ static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int s
     slot[b->N++] = sequence;
 }
 
-bool model_generate(Model *m, const Tokenizer *t, const Prompt *prompts, size_t count, const GenerateOptions *o, Answer *answers, bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
+void generator_close(Generator *g) {
+    backend_free(g->cache.slot, (size_t)g->work.max_tokens * sizeof(int32_t));
+    backend_free(g->cache.base, g->cache.bytes);
+    batch_free(&g->batch);
+    workspace_close(&g->work);
+    memset(g, 0, sizeof *g);
+}
+
+bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, int longest, int max_new_tokens,
+                    bool allocate, Error *err) {
     const ModelConfig *c = &m->config;
-    int longest = 0, V = c->vocab_size, slots = (size_t)o->batch_size < count ? o->batch_size : (int)count, most;
-    memset(answers, 0, count * sizeof *answers);
+    Cache *cache = &g->cache;
+    int most = longest > slots ? longest : slots;      /* tokens of one pass: a whole prompt, or one of every sequence */
+    generator_close(g);
+    cache->slots = slots;
+    cache->capacity = longest + max_new_tokens;
+    cache->layer = (size_t)slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache->capacity * (size_t)c->head_dim;
+    cache->bytes = cache->layer * (size_t)c->num_hidden_layers * sizeof(floatX);
+    if (!workspace_open(&g->work, m, a, most, cache->capacity, FORWARD_ONLY, allocate, NULL, err)) return false;
+    g->bytes = g->work.arena_bytes + cache->bytes + (size_t)most * sizeof(int32_t);
+    if (!allocate) return true;
+    if (cache->bytes > backend_memory() || !(cache->base = (floatX *)backend_alloc(cache->bytes)))
+        return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; "
+                         "memory; lower --batch-size or --max-new-tokens", (double)cache->bytes / 0x1p30, slots,
+                    cache->capacity, (double)backend_memory() / 0x1p30);
+    cache->slot = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
+    g->work.cache = cache;
+    return batch_alloc(&g->batch, most, slots, err);
+}
+
+/* Can the model answer these, in the memory that there is? *slots, *longest: at once; tokens of a prompt. */
+static bool generate_check(const Model *m, const Generator *g, const Prompt *prompts, size_t count,
+                           const GenerateOptions *o, int *slots, int *longest, Error *err) {
+    const ModelConfig *c = &m->config;
+    *slots = (size_t)o->batch_size < count ? o->batch_size : (int)count;
+    *longest = 0;
     for (size_t i = 0; i < count; i++) {
-        if (prompts[i].count > longest) longest = prompts[i].count;
-        if (prompts[i].count + o->max_new_tokens > c->max_position_embeddings && c->rope_scaling.type == ROPE_DEFAULT)
-            return fail(err, "a prompt of %d tokens and %d new ones are more than the %d that the model was made for; row %lld; shorten it or lower --max-new-tokens", prompts[i].count, o->max_new_tokens, c->max_position_embeddings, (long long)prompts[i].row);
-        for (int k = 0; k < prompts[i].count; k++)
-            if (prompts[i].ids[k] >= V) return fail(err, "token id %d in a vocabulary of %d; row %lld; the tokenizer belongs to another model", prompts[i].ids[k], V, (long long)prompts[i].row);
+        const Prompt *p = &prompts[i];
+        if (p->count > *longest) *longest = p->count;
+        if (p->count + o->max_new_tokens > c->max_position_embeddings && c->rope_scaling.type == ROPE_DEFAULT)
+            return fail(err, "a prompt of %d tokens and %d new ones are more than the %d that the model was made for; "
+                             "row %lld; shorten it or lower --max-new-tokens", p->count, o->max_new_tokens,
+                        c->max_position_embeddings, (long long)p->row);
+        for (int k = 0; k < p->count; k++)
+            if (p->ids[k] >= c->vocab_size)
+                return fail(err, "token id %d in a vocabulary of %d; row %lld; the tokenizer belongs to another model",
+                            p->ids[k], c->vocab_size, (long long)p->row);
     }
-    most = longest > slots ? longest : slots;
-    Cache cache;
-    Batch b;
-    memset(&cache, 0, sizeof cache);
-    cache.slots = slots;
-    cache.capacity = longest + o->max_new_tokens;
-    cache.layer = (size_t)slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
-    cache.bytes = cache.layer * (size_t)c->num_hidden_layers * sizeof(floatX);
-    if (!model_prepare(m, most, cache.capacity, FORWARD_ONLY, true, NULL, err)) return false;
-    if (cache.bytes > backend_memory() || !(cache.base = (floatX *)backend_alloc(cache.bytes)))
-        return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; memory; lower --batch-size or --max-new-tokens", (double)cache.bytes / 0x1p30, slots, cache.capacity, (double)backend_memory() / 0x1p30);
-    if (!batch_alloc(&b, most, slots, err)) { backend_free(cache.base, cache.bytes); return false; }
-    cache.slot = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
-    int32_t *slot = (int32_t *)must_alloc((size_t)most * sizeof *slot), *last = (int32_t *)must_alloc((size_t)slots * sizeof *last), *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);
+    if (g && (*slots > g->cache.slots || *longest + o->max_new_tokens > g->cache.capacity ||
+              *longest > g->work.max_tokens))
+        return fail(err, "%d sequences of %d tokens in memory for %d of %d; generator_open; open a larger one", *slots,
+                    *longest + o->max_new_tokens, g->cache.slots, g->cache.capacity);
+    return true;
+}
+
+bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokenizer *t, const Prompt *prompts,
+                    size_t count, const GenerateOptions *o, Answer *answers,
+                    bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
+    const DropoutKey none = {0, 0, 0, 0};
+    Generator own;
+    int longest, slots, V = m->config.vocab_size, C = m->config.hidden_size;
+    memset(&own, 0, sizeof own);
+    memset(answers, 0, count * sizeof *answers);
+    if (!generate_check(m, g, prompts, count, o, &slots, &longest, err)) return false;
+    if (!g && !generator_open(&own, m, a, slots, longest, o->max_new_tokens, true, err)) {
+        generator_close(&own);
+        return false;
+    }
+    if (!g) g = &own;
+    Workspace *w = &g->work;
+    Cache *cache = &g->cache;
+    Batch *b = &g->batch;
+    int32_t *slot = (int32_t *)must_alloc((size_t)w->max_tokens * sizeof *slot);
+    int32_t *last = (int32_t *)must_alloc((size_t)slots * sizeof *last);      /* the row whose logits choose a token */
+    int32_t *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);      /* and whose token that is */
     float *logits = (float *)must_alloc((size_t)slots * (size_t)V * sizeof *logits);
     Candidate *work = (Candidate *)must_alloc((size_t)V * sizeof *work);
     Sequence *sequences = (Sequence *)must_alloc((size_t)slots * sizeof *sequences);
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = o->adapter && m->param_count;
     for (int s = 0; s < slots; s++) sequences[s].prompt = -1;
-    m->cache = &cache;
     size_t started = 0, done = 0;
     bool ok = true;
     while (done < count && ok) {
-        /* Free slots take the next prompts, as many as fit into one forward pass; else all sequences take one step. */
-        b.N = b.S = 0;                      /* nothing is labelled: M stays 0 */
-        b.cu_seqlens[0] = 0;
+        /* Free slots take the next prompts, as many as fit into one pass; else all sequences take one step. */
+        b->N = b->S = 0;                    /* nothing is labelled: M stays 0 */
+        b->cu_seqlens[0] = 0;
         for (int s = 0; s < slots && started < count; s++) {
-            if (sequences[s].prompt >= 0 || b.N + prompts[started].count > most) continue;
+            if (sequences[s].prompt >= 0 || b->N + prompts[started].count > w->max_tokens) continue;
             const Prompt *p = &prompts[started];
             sequences[s].prompt = (int64_t)started++;
             sequences[s].sent = 0;
             arrsetlen(sequences[s].ids, 0);
-            for (int i = 0; i < p->count; i++) { batch_token(&b, slot, p->ids[i], i, s); arrput(sequences[s].ids, p->ids[i]); }
-            last[b.S] = b.N - 1;
-            next[b.S++] = s;
-            b.cu_seqlens[b.S] = b.N;
+            for (int i = 0; i < p->count; i++) {
+                batch_token(b, slot, p->ids[i], i, s);
+                arrput(sequences[s].ids, p->ids[i]);
+            }
+            last[b->S] = b->N - 1;
+            next[b->S++] = s;
+            b->cu_seqlens[b->S] = b->N;
         }
-        cache.decode = !b.N;
-        for (int s = 0; s < slots && cache.decode; s++) {
+        cache->decode = !b->N;
+        for (int s = 0; s < slots && cache->decode; s++) {
             if (sequences[s].prompt < 0) continue;
             int length = (int)arrlen(sequences[s].ids);
-            last[b.S] = b.N;
-            next[b.S++] = s;
-            batch_token(&b, slot, sequences[s].ids[length - 1], length - 1, s);
-            b.cu_seqlens[b.S] = b.N;
+            last[b->S] = b->N;
+            next[b->S++] = s;
+            batch_token(b, slot, sequences[s].ids[length - 1], length - 1, s);
+            b->cu_seqlens[b->S] = b->N;
         }
-        backend_upload(cache.slot, slot, (size_t)b.N * sizeof *slot);
-        model_body(m, &b, call);
-        if (cache.decode) lm_head_logits(logits, m->normed, &m->head, b.N, c->hidden_size, V, m->scratch);
-        else for (int i = 0; i < b.S; i++) lm_head_logits(logits + (size_t)i * (size_t)V, m->normed + (size_t)last[i] * (size_t)c->hidden_size, &m->head, 1, c->hidden_size, V, m->scratch);
-        for (int i = 0; i < b.S && ok; i++) {
+        backend_upload(cache->slot, slot, (size_t)b->N * sizeof *slot);
+        model_forward(m, a, w, b, none);
+        if (cache->decode) lm_head_logits(logits, w->normed, &m->head, b->N, C, V, w->scratch);
+        else for (int i = 0; i < b->S; i++)
+            lm_head_logits(logits + (size_t)i * (size_t)V, w->normed + (size_t)last[i] * (size_t)C, &m->head, 1, C, V,
+                           w->scratch);
+        for (int i = 0; i < b->S && ok; i++) {
             Sequence *s = &sequences[next[i]];
             const Prompt *p = &prompts[s->prompt];
             float *z = logits + (size_t)i * (size_t)V;
-            if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) { ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged", (long long)p->row, (int)arrlen(s->ids)); break; }
-            int32_t id = sample_token(z, V, s->ids, (int)arrlen(s->ids), o, (uint64_t)p->row, (uint32_t)arrlen(s->ids), work);
+            int length = (int)arrlen(s->ids);
+            if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) {
+                ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged",
+                          (long long)p->row, length);
+                break;
+            }
+            int32_t id = sample_token(z, V, s->ids, length, o, (uint64_t)p->row, (uint32_t)length, work);
             if (!sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
             if (o->on_answer) o->on_answer(user, (size_t)s->prompt);
             s->prompt = -1;
             done++;
         }
     }
-    m->cache = NULL;
     for (int s = 0; s < slots; s++) arrfree(sequences[s].ids);
     free(slot); free(last); free(next); free(logits); free(work); free(sequences);
-    batch_free(&b);
-    backend_free(cache.slot, (size_t)most * sizeof(int32_t));
-    backend_free(cache.base, cache.bytes);
+    generator_close(&own);
     if (!ok) answers_free(answers, count);
     return ok;
 }
@@ -5133,13 +5350,13 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
 /* ---- linear with LoRA ---------------------------------------------------------------------------------------------------------------------------- */
 
 /* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
-static void cpu_dropout(float *out, const float *x, LoraCall call, uint32_t site, size_t count, bool add) {
-    float factor = 1.0f / (1.0f - call.dropout);
-    uint32_t threshold = dropout_threshold(call.dropout);
+static void cpu_dropout(float *out, const float *x, DropoutKey key, uint32_t site, size_t count, bool add) {
+    float factor = 1.0f / (1.0f - key.dropout);
+    uint32_t threshold = dropout_threshold(key.dropout);
 #pragma omp parallel for schedule(static)
     for (size_t block = 0; block < (count + 3) / 4; block++) {
         uint32_t random[4];
-        dropout_numbers(random, call, site, block);
+        dropout_numbers(random, key, site, block);
         for (size_t i = block * 4, j = 0; j < 4 && i < count; i++, j++) {
             float v = random[j] >= threshold ? x[i] * factor : 0;
             out[i] = add ? out[i] + v : v;
@@ -5147,74 +5364,80 @@ static void cpu_dropout(float *out, const float *x, LoraCall call, uint32_t site
     }
 }
 
-size_t kept_bytes(const Linear *group, int count, int N) { (void)group; (void)count; (void)N; return 0; }
-size_t adapter_packed_bytes(const Linear *p) { (void)p; return 0; }
-void adapter_pack(const Linear *projections, int count) { (void)projections; (void)count; }
+size_t kept_bytes(const Linear *group, const Lora *lora, int count, int N) {
+    (void)group; (void)lora; (void)count; (void)N;
+    return 0;
+}
+size_t adapter_packed_bytes(const Linear *p, const Lora *lora) { (void)p; (void)lora; return 0; }
+void adapter_pack(const Linear *projections, const Lora *lora, int count) { (void)projections; (void)lora; (void)count; }
 
-static void cpu_group_sums(const Linear *group, int count, int *O, int *R) {
+/* Widths of y and of t. */
+static void cpu_group_sums(const Linear *group, const Lora *lora, int count, int *O, int *R) {
     *O = *R = 0;
-    for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += lora ? rank_width(lora[j].rank) : 0; }
 }
 
-void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, int count, LoraCall call,
-                    int N, Scratch scratch) {
+void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, const Lora *lora,
+                    int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    cpu_group_sums(group, count, &O, &R);
+    cpu_group_sums(group, lora, count, &O, &R);
     (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
+        const Lora *a = lora && lora[j].rank ? &lora[j] : NULL;
         ScratchCursor s = scratch_begin(scratch);
         if (p->bias) {
 #pragma omp parallel for schedule(static)
             for (int n = 0; n < N; n++) memcpy(y + (size_t)n * (size_t)O + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
         }
-        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, cpu_frozen(&p->w, false), N, p->out, I, 1, p->bias != NULL, s);
-        if (call.adapter && p->rank) {
+        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, cpu_frozen(lora_weight(p, a), false), N, p->out, I, 1, p->bias != NULL, s);
+        if (a) {
             const float *in = x;
-            if (call.dropout > 0) {
+            if (key.dropout > 0) {
                 float *dropped = scratch_take(&s, (size_t)N * (size_t)I);
-                cpu_dropout(dropped, x, call, p->site, (size_t)N * (size_t)I, false);
+                cpu_dropout(dropped, x, key, p->site, (size_t)N * (size_t)I, false);
                 in = dropped;
             }
-            cpu_gemm(t + r, (size_t)R, in, (size_t)I, 1, cpu_floats(p->A, 1, (size_t)I), N, p->rank, I, 1, false, s);
+            cpu_gemm(t + r, (size_t)R, in, (size_t)I, 1, cpu_floats(a->A, 1, (size_t)I), N, a->rank, I, 1, false, s);
             for (int n = 0; n < N; n++)
-                for (int c = p->rank; c < rank_width(p->rank); c++) t[(size_t)n * (size_t)R + (size_t)(r + c)] = 0;
-            cpu_gemm(y + o, (size_t)O, t + r, (size_t)R, 1, cpu_floats(p->B, 1, (size_t)p->rank), N, p->out, p->rank, p->scale, true, s);
+                for (int c = a->rank; c < rank_width(a->rank); c++) t[(size_t)n * (size_t)R + (size_t)(r + c)] = 0;
+            cpu_gemm(y + o, (size_t)O, t + r, (size_t)R, 1, cpu_floats(a->B, 1, (size_t)a->rank), N, p->out, a->rank, a->scale, true, s);
         }
         o += p->out;
-        r += rank_width(p->rank);
+        r += a ? rank_width(a->rank) : 0;
     }
 }
 
 void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
-                     const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+                     const Linear *group, const Lora *lora, int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    cpu_group_sums(group, count, &O, &R);
+    cpu_group_sums(group, lora, count, &O, &R);
     (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
+        const Lora *a = lora && lora[j].rank ? &lora[j] : NULL;
         ScratchCursor s = scratch_begin(scratch);
-        if (dx) cpu_gemm(dx, (size_t)I, dy + o, (size_t)O, 1, cpu_frozen(&p->w, true), N, I, p->out, 1, j > 0, s);
-        if (call.adapter && p->rank) {
-            size_t rank = (size_t)p->rank;
+        if (dx) cpu_gemm(dx, (size_t)I, dy + o, (size_t)O, 1, cpu_frozen(lora_weight(p, a), true), N, I, p->out, 1, j > 0, s);
+        if (a) {
+            size_t rank = (size_t)a->rank;
             float *dt = scratch_take(&s, (size_t)N * rank);
-            cpu_gemm(dt, rank, dy + o, (size_t)O, 1, cpu_floats(p->B, rank, 1), N, p->rank, p->out, p->scale, false, s);
-            cpu_gemm(p->dB, rank, dy + o, 1, (size_t)O, cpu_floats(t + r, (size_t)R, 1), p->out, p->rank, N, p->scale, true, s);
-            if (call.dropout > 0) {
+            cpu_gemm(dt, rank, dy + o, (size_t)O, 1, cpu_floats(a->B, rank, 1), N, a->rank, p->out, a->scale, false, s);
+            cpu_gemm(a->dB, rank, dy + o, 1, (size_t)O, cpu_floats(t + r, (size_t)R, 1), p->out, a->rank, N, a->scale, true, s);
+            if (key.dropout > 0) {
                 float *buffer = scratch_take(&s, (size_t)N * (size_t)I);
-                cpu_dropout(buffer, x, call, p->site, (size_t)N * (size_t)I, false);
-                cpu_gemm(p->dA, (size_t)I, dt, 1, rank, cpu_floats(buffer, (size_t)I, 1), p->rank, I, N, 1, true, s);
+                cpu_dropout(buffer, x, key, p->site, (size_t)N * (size_t)I, false);
+                cpu_gemm(a->dA, (size_t)I, dt, 1, rank, cpu_floats(buffer, (size_t)I, 1), a->rank, I, N, 1, true, s);
                 if (dx) {
-                    cpu_gemm(buffer, (size_t)I, dt, rank, 1, cpu_floats(p->A, (size_t)I, 1), N, I, p->rank, 1, false, s);
-                    cpu_dropout(dx, buffer, call, p->site, (size_t)N * (size_t)I, true);
+                    cpu_gemm(buffer, (size_t)I, dt, rank, 1, cpu_floats(a->A, (size_t)I, 1), N, I, a->rank, 1, false, s);
+                    cpu_dropout(dx, buffer, key, p->site, (size_t)N * (size_t)I, true);
                 }
             } else {
-                cpu_gemm(p->dA, (size_t)I, dt, 1, rank, cpu_floats(x, (size_t)I, 1), p->rank, I, N, 1, true, s);
-                if (dx) cpu_gemm(dx, (size_t)I, dt, rank, 1, cpu_floats(p->A, (size_t)I, 1), N, I, p->rank, 1, true, s);
+                cpu_gemm(a->dA, (size_t)I, dt, 1, rank, cpu_floats(x, (size_t)I, 1), a->rank, I, N, 1, true, s);
+                if (dx) cpu_gemm(dx, (size_t)I, dt, rank, 1, cpu_floats(a->A, (size_t)I, 1), N, I, a->rank, 1, true, s);
             }
         }
         o += p->out;
-        r += rank_width(p->rank);
+        r += a ? rank_width(a->rank) : 0;
     }
 }
 
@@ -5634,22 +5857,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 #ifdef FUZZ_ADAPTER
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static Model m;
+    static Adapter a;
     Error err;
     const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
     size_t head = zero ? (size_t)(zero - data) : size;
     if (!m.folder && (!model_open(&m, "test/golden/llama", &err) || !make_folder(FUZZ_FOLDER, &err))) abort();
     fuzz_file("adapter_config.json", data, head);
     fuzz_file("adapter_model.safetensors", zero ? zero + 1 : data, zero ? size - head - 1 : 0);
-    m.planned = true;
-    bool taken = adapter_load(&m, FUZZ_FOLDER, &err);
-    m.planned = false;
+    m.shapes_only = true;
+    bool taken = adapter_load(&a, &m, FUZZ_FOLDER, &err);
+    m.shapes_only = false;
     if (taken) {
-        if (!adapter_load(&m, FUZZ_FOLDER, &err)) abort();
+        if (!adapter_load(&a, &m, FUZZ_FOLDER, &err)) abort();
         for (int i = 0; i < m.config.num_hidden_layers * MODULE_COUNT; i++)
-            if (!isfinite(m.layers[i / MODULE_COUNT].linear[i % MODULE_COUNT].scale)) abort();
-        if (!adapter_save(&m, FUZZ_FOLDER "/saved", &err) || !adapter_load(&m, FUZZ_FOLDER "/saved", &err)) abort();
+            if (!isfinite(a.lora[i].scale)) abort();
+        if (!adapter_save(&a, FUZZ_FOLDER "/saved", &err) || !adapter_load(&a, &m, FUZZ_FOLDER "/saved", &err)) abort();
     }
-    adapter_drop(&m);
+    adapter_drop(&a);
     return 0;
 }
 #endif
@@ -5660,6 +5884,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const names[] = {"adam_m", "adam_v"}, moments[] = FUZZ_FOLDER "/optimizer.safetensors";
     static Model m;
+    static Adapter a;
     TrainOptions o;
     TrainResult result;
     Run run;
@@ -5668,10 +5893,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint8_t *zero = size ? (const uint8_t *)memchr(data, 0, size) : NULL;
     size_t head = zero ? (size_t)(zero - data) : size;
     if (!m.folder && (!model_open(&m, "test/golden/llama", &err) ||
-                      !adapter_load(&m, "test/golden/llama/adapter", &err) ||
-                      !adapter_save(&m, FUZZ_FOLDER, &err))) abort();
-    const float *const good[] = {m.adam_m, m.adam_v};
-    const int64_t count = (int64_t)m.param_count, shapes[][2] = {{count, 1}, {count, 1}};
+                      !adapter_load(&a, &m, "test/golden/llama/adapter", &err) ||
+                      !adapter_save(&a, FUZZ_FOLDER, &err))) abort();
+    const float *const good[] = {a.adam_m, a.adam_v};
+    const int64_t count = (int64_t)a.param_count, shapes[][2] = {{count, 1}, {count, 1}};
     if (zero) fuzz_file("optimizer.safetensors", zero + 1, size - head - 1);
     else if (!safetensors_write(moments, names, good, shapes, 2, &err)) abort();
     memset(&set, 0, sizeof set);
@@ -5684,7 +5909,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         const Tensor *t = tensors_get(&set, names[i], count, 1, &err);
         if (t && t->dtype == DTYPE_F32) moment[i] = (const float *)t->data;
     }
-    if (moment[0] && moment[1] && !checkpoint_hash(&checksum, &m, moment[0], moment[1], FUZZ_FOLDER, &err)) abort();
+    if (moment[0] && moment[1] && !checkpoint_hash(&checksum, &a, moment[0], moment[1], FUZZ_FOLDER, &err)) abort();
     tensors_close(&set);
     Text t = TEXT_EMPTY;
     text_print(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
@@ -5692,9 +5917,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     fuzz_file("checkpoint.json", t.at, t.length);
     memset(&o, 0, sizeof o);
     o.resume_force = true;
-    run.o = &o; run.model = &m; run.model_hash = 1; run.plan.total_steps = 1000;
+    run.o = &o; run.model = &m; run.adapter = a; run.model_hash = 1; run.plan.total_steps = 1000;
     if (checkpoint_read(&run, FUZZ_FOLDER, &result, &err)) {
-        if (run.step > 1000 || run.skipped > run.step || m.adam_step > run.step || !(m.loss_scale >= 1)) abort();
+        if (run.step > 1000 || run.skipped > run.step || run.adapter.adam_step > run.step || !(run.adapter.loss_scale >= 1)) abort();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
             JsonDoc doc;
             text_cut(&t, 0);

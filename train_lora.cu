@@ -614,13 +614,13 @@ __device__ __forceinline__ size_t kept_at(int row, int column, int I) {
 
 /* Makes the mask of eight elements from (row, column) on. They are numbered through the [N, I] of x: eight numbers lie
    in two of the generator's blocks of four, in three where I is no multiple of 4. */
-__device__ __forceinline__ uint32_t dropout_bits(LoraCall call, uint32_t site, int row, int column, int I) {
+__device__ __forceinline__ uint32_t dropout_bits(DropoutKey key, uint32_t site, int row, int column, int I) {
     uint64_t index = (uint64_t)row * (uint64_t)I + (uint64_t)column;
-    uint32_t shift = index % 4, bits = 0, threshold = dropout_threshold(call.dropout);
+    uint32_t shift = index % 4, bits = 0, threshold = dropout_threshold(key.dropout);
 #pragma unroll 2
     for (uint32_t block = 0; block * 4 < 8 + shift; block++) {
         uint32_t numbers[4];
-        dropout_numbers(numbers, call, site, index / 4 + block);
+        dropout_numbers(numbers, key, site, index / 4 + block);
 #pragma unroll
         for (int j = 0; j < 4; j++) bits |= (uint32_t)(numbers[j] >= threshold) << (block * 4 + j);
     }
@@ -916,24 +916,25 @@ __global__ void adapter_pack_kernel(const __grid_constant__ Packs packs) {
         p.turned[i] = (floatX)(r < p.rank ? p.scale * p.B[o * p.rank + r] : 0);
     }
 }
-static Pack packed(const Linear *p) {
-    floatX *a = (floatX *)p->packed, *b = a + (size_t)rank_width(p->rank) * (size_t)p->in;
-    Pack pack = {p->A, p->B, a, b, b + (size_t)rank_width(p->rank) * (size_t)p->out, p->in, p->out, p->rank, p->scale};
+static Pack packed(const Linear *p, const Lora *lora) {
+    size_t width = (size_t)rank_width(lora->rank);
+    floatX *a = (floatX *)lora->packed, *b = a + width * (size_t)p->in;
+    Pack pack = {lora->A, lora->B, a, b, b + width * (size_t)p->out, p->in, p->out, lora->rank, lora->scale};
     return pack;
 }
-size_t kept_bytes(const Linear *group, int count, int N) {
+size_t kept_bytes(const Linear *group, const Lora *lora, int count, int N) {
     size_t bytes = 0;
-    for (int j = 0; j < count; j++) if (group[j].rank) bytes += (size_t)N * kept_width(group[j].in);
+    for (int j = 0; j < count; j++) if (lora[j].rank) bytes += (size_t)N * kept_width(group[j].in);
     return bytes;
 }
-size_t adapter_packed_bytes(const Linear *p) {
-    return (size_t)rank_width(p->rank) * ((size_t)p->in + 2 * (size_t)p->out) * sizeof(floatX);
+size_t adapter_packed_bytes(const Linear *p, const Lora *lora) {
+    return (size_t)rank_width(lora->rank) * ((size_t)p->in + 2 * (size_t)p->out) * sizeof(floatX);
 }
-void adapter_pack(const Linear *projections, int count) {
+void adapter_pack(const Linear *projections, const Lora *lora, int count) {
     Packs packs;
     int most = 0;
     for (int j = 0; j < count; j++) {
-        Pack p = packs.job[j] = packed(&projections[j]);
+        Pack p = packs.job[j] = packed(&projections[j], &lora[j]);
         most = max(most, rank_width(p.rank) * max(p.in, p.out));
     }
     dim3 grid(div_up(most, 1024), count);
@@ -976,7 +977,7 @@ static int slice_blocks(const Group &g, bool shared_x) {
 }
 
 __global__ void __launch_bounds__(LORA_THREADS)
-lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group g, bool shared_x, LoraCall call,
+lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group g, bool shared_x, DropoutKey key,
                  int stages) {
     SHARED_MEMORY(memory);
     const int tile = DOWN_ROWS * PANEL, slot_size = (1 + SLICES) * tile;
@@ -1005,14 +1006,14 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
         if (ahead) { load(step + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
         __syncthreads();
         const floatX *slot = ring + step % stages * slot_size;
-        if (call.dropout > 0) {
+        if (key.dropout > 0) {
 #pragma unroll
             for (int i = 0; i < SLICES; i++)
                 if (s[i].width)
-                    tile_dropout(masked + i * tile, slot, DOWN_ROWS, PANEL, call.dropout, [&](int row, int column) {
+                    tile_dropout(masked + i * tile, slot, DOWN_ROWS, PANEL, key.dropout, [&](int row, int column) {
                         const Part &p = g.part[s[i].part];
                         int n = m0 + row, at = step * PANEL + column;
-                        uint32_t bits = dropout_bits(call, p.site, n, at, I);
+                        uint32_t bits = dropout_bits(key, p.site, n, at, I);
                         bool keeps = s[i].r0 == 0;                            /* of the slices that make the same mask */
                         if (keeps && n < g.rows) kept[p.mask + kept_at(n, at, I)] = (uint8_t)bits;
                         return bits;
@@ -1026,7 +1027,7 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
 #pragma unroll
             for (int i = 0; i < SLICES; i++) {
                 if (!s[i].width) continue;
-                if (call.dropout > 0) load_a(a, masked + i * tile, DOWN_ROWS, warp * 16, k);
+                if (key.dropout > 0) load_a(a, masked + i * tile, DOWN_ROWS, warp * 16, k);
 #pragma unroll
                 for (int j = 0; j < 8; j += 2) {
                     if (j * 8 >= s[i].width) continue;
@@ -1169,8 +1170,8 @@ static void lora_gradient(const Group &g, const Reduces &reduces, const uint8_t 
     LAUNCH(lora_reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, turned);
 }
 
-static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shared_x, LoraCall call) {
-    if (g.rows <= GEMV_ROWS && call.dropout == 0) {     /* a few tokens: `down` is nearly all there is to read */
+static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shared_x, DropoutKey key) {
+    if (g.rows <= GEMV_ROWS && key.dropout == 0) {     /* a few tokens: `down` is nearly all there is to read */
         Group few = g;
         few.stride = R;
         for (int j = 0; j < g.count; j++) {
@@ -1183,25 +1184,26 @@ static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shar
         gemv(t, few);
         return;
     }
-    size_t tile = DOWN_ROWS * PANEL * sizeof(floatX), masks = call.dropout > 0 ? SLICES * tile : 0;
+    size_t tile = DOWN_ROWS * PANEL * sizeof(floatX), masks = key.dropout > 0 ? SLICES * tile : 0;
     int stages = 2 * (1 + SLICES) * tile + masks <= device.shared ? 2 : 1;
     size_t shared = (size_t)stages * (1 + SLICES) * tile + masks;
     WITH_SHARED(lora_down_kernel, shared);
     dim3 grid(div_up(g.rows, DOWN_ROWS), slice_blocks(g, shared_x));
-    LAUNCH(lora_down_kernel, grid, LORA_THREADS, shared, t, kept, R, g, shared_x, call, stages);
+    LAUNCH(lora_down_kernel, grid, LORA_THREADS, shared, t, kept, R, g, shared_x, key, stages);
 }
 
 /* ---- the two launchers ---------------------------------------------------------------------------------------------------------------------------------- */
 
 static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
+static Lora no_lora(void) { Lora lora; memset(&lora, 0, sizeof lora); return lora; }
 
-static void group_sums(const Linear *group, int count, int *O, int *R) {
+static void group_sums(const Linear *group, const Lora *lora, int count, int *O, int *R) {
     if (count > 3) {                        /* Group and Reduces have room for q, k and v */
         fprintf(stderr, "error: %d projections in a group of at most 3; linear_forward; please report this\n", count);
         abort();
     }
     *O = *R = 0;
-    for (int j = 0; j < count; j++) { *O += group[j].out; *R += rank_width(group[j].rank); }
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += lora ? rank_width(lora[j].rank) : 0; }
 }
 static void must_keep(const uint8_t *kept, float dropout) {
     if (kept || dropout == 0) return;
@@ -1210,21 +1212,25 @@ static void must_keep(const uint8_t *kept, float dropout) {
 }
 static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }      /* scratch is counted in floats */
 
-void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, int count, LoraCall call,
-                    int N, Scratch scratch) {
+void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, const Lora *lora,
+                    int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    group_sums(group, count, &O, &R);
-    bool adapter = call.adapter && R;
+    group_sums(group, lora, count, &O, &R);
+    const Lora none = no_lora();            /* of a projection without an adapter */
+    bool adapter = R > 0;
     size_t mask = 0;
-    must_keep(kept, adapter ? call.dropout : 0);
+    must_keep(kept, adapter ? key.dropout : 0);
     (void)scratch;
     Group whole, down;                      /* t's columns are numbered by rank, y's by output */
     whole.count = down.count = count; whole.rows = down.rows = N; whole.stride = O; down.stride = R;
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
-        int rank = adapter ? rank_width(p->rank) : 0;
-        Pack q = packed(p);
-        Part part = {matrix(x, (size_t)I, N, I), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o, p->site, mask};
+        const Lora *a = lora && lora[j].rank ? &lora[j] : &none;
+        int rank = rank_width(a->rank);
+        Pack q = packed(p, a);
+        Matrix w = matrix((const floatX *)lora_weight(p, a)->packed, (size_t)I, p->out, I);
+        Part part = {matrix(x, (size_t)I, N, I), w, no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o,
+                     p->site, mask};
         if (rank) {
             part.t = matrix(t + r, (size_t)R, N, rank);
             part.up = matrix(q.b, (size_t)rank, p->out, rank);
@@ -1233,20 +1239,21 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
         whole.part[j] = down.part[j] = part;
         down.part[j].offset = r;
         o += p->out;
-        r += rank_width(p->rank);
-        mask += kept_bytes(p, 1, N);
+        r += rank;
+        mask += kept_bytes(p, a, 1, N);
     }
-    if (adapter) lora_down(t, kept, R, down, true, call);
+    if (adapter) lora_down(t, kept, R, down, true, key);
     gemm_forward(y, whole, I);
 }
 
 void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
-                     const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+                     const Linear *group, const Lora *lora, int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    group_sums(group, count, &O, &R);
-    bool adapter = call.adapter && R;
+    group_sums(group, lora, count, &O, &R);
+    const Lora none = no_lora();            /* of a projection without an adapter */
+    bool adapter = R > 0;
     size_t mask = 0;
-    must_keep(kept, adapter ? call.dropout : 0);
+    must_keep(kept, adapter ? key.dropout : 0);
     ScratchCursor s = scratch_begin(scratch);
     floatX *dt = adapter ? (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R)) : NULL;
     Group whole, for_A, for_B;              /* whole: dt and dx from dy; for_A: dt^T x; for_B: t^T dy */
@@ -1254,9 +1261,12 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     whole.count = for_A.count = for_B.count = count; whole.rows = for_A.rows = for_B.rows = N; whole.stride = for_A.stride = for_B.stride = I;
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
-        int rank = adapter ? rank_width(p->rank) : 0;
-        Pack q = packed(p);
-        Part part = {matrix(dy + o, (size_t)O, N, p->out), matrix((const floatX *)p->w.packed, (size_t)I, p->out, I), no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r, p->site, mask};
+        const Lora *a = lora && lora[j].rank ? &lora[j] : &none;
+        int rank = rank_width(a->rank);
+        Pack q = packed(p, a);
+        Matrix w = matrix((const floatX *)lora_weight(p, a)->packed, (size_t)I, p->out, I);
+        Part part = {matrix(dy + o, (size_t)O, N, p->out), w, no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r,
+                     p->site, mask};
         if (rank) {
             part.t = matrix(dt + r, (size_t)R, N, rank);
             part.up = matrix(q.a, (size_t)I, rank, I);
@@ -1265,21 +1275,21 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
         whole.part[j] = for_A.part[j] = for_B.part[j] = part;
         for_A.part[j].x = matrix(x, (size_t)I, N, I);
         if (rank) for_B.part[j].t = matrix(t + r, (size_t)R, N, rank);
-        Reduce A = {p->dA, p->rank, r, I, 1}, B = {p->dB, p->rank, r, p->out, p->scale};
+        Reduce A = {a->dA, a->rank, r, I, 1}, B = {a->dB, a->rank, r, p->out, a->scale};
         reduce_A.job[j] = A;
         reduce_B.job[j] = B;
         o += p->out;
-        r += rank_width(p->rank);
-        mask += kept_bytes(p, 1, N);
+        r += rank;
+        mask += kept_bytes(p, a, 1, N);
     }
     if (adapter) {
-        LoraCall plain = call;              /* dropout is on x alone */
+        DropoutKey plain = key;              /* dropout is on x alone */
         plain.dropout = 0;
         lora_down(dt, NULL, R, whole, false, plain);
         lora_gradient(for_B, reduce_B, NULL, 0, false, true, R, s);
-        lora_gradient(for_A, reduce_A, kept, call.dropout, true, false, R, s);
+        lora_gradient(for_A, reduce_A, kept, key.dropout, true, false, R, s);
     }
-    if (dx) gemm_backward(dx, whole, kept, adapter ? call.dropout : 0, I);
+    if (dx) gemm_backward(dx, whole, kept, adapter ? key.dropout : 0, I);
 }
 
 /* ================================================================================================================================================
@@ -2074,8 +2084,8 @@ static void print_version(void) {
     printf("train_lora %s  %s\n", VERSION, backend);
 }
 
-static volatile sig_atomic_t interrupted;   /* the signal's number; -1: something that ends the run */
-static void on_signal(int number) { if (interrupted <= 0) interrupted = number; }
+static volatile sig_atomic_t interrupted;   /* the signal's number */
+static void on_signal(int number) { if (!interrupted) interrupted = number; }
 
 /* A mapped file shrank while it was read: the line that says which, from what a signal handler may use. */
 static void on_bus(int number, siginfo_t *info, void *context) {
@@ -3060,13 +3070,14 @@ typedef struct Screen {
     FILE *events;                           /* TensorBoard, or NULL */
     Report report;
     Text about;                             /* the run's options */
-    Model *model;                           /* the run's; its adapter is the one in training */
+    const Model *model;                     /* the run's */
+    const Adapter *adapter;                 /* the one in training */
     Tokenizer *tokenizer;                   /* for --sample-prompts */
     Prompts samples;
+    Generator generator;                    /* their memory, taken before the first step */
     Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation; their texts are NULL before the first */
     int64_t answered;                       /* the step of `after` */
     bool stale;                             /* the report could not be written: said once */
-    Error error;                            /* what ended the run from a hook; its text is empty where nothing did */
 } Screen;
 
 static void print_memory(const MemoryTable *memory) {
@@ -3154,29 +3165,39 @@ static void warn(Screen *screen, const char *what, const Error *err) {
     on_warning(screen, text);
 }
 
-/* --sample-prompts: answers of the base, once, and of the adapter as it is. Generation lays out the model's working memory its own way; the run gets its layout back. */
+/* --sample-prompts: answers of the base, once, and of the adapter as it is. */
 static bool go_on(void *user, size_t prompt, const char *text, size_t bytes) {
     (void)user; (void)prompt; (void)text; (void)bytes;
     return !interrupted;
 }
-static bool samples_answer(Screen *screen, const LogRecord *r, Error *err) {
-    Model *m = screen->model;
-    int max_tokens = m->max_tokens, max_positions = m->max_positions;
-    Recompute recompute = m->recompute;
+enum { SAMPLE_TOKENS = 64 };                /* of an answer */
+static bool samples_plan(void *user, const Model *m, const Adapter *a, bool allocate, MemoryTable *memory, Error *err) {
+    Screen *screen = (Screen *)user;
+    int longest = 0;
+    for (size_t i = 0; i < screen->samples.count; i++)
+        if (screen->samples.list[i].count > longest) longest = screen->samples.list[i].count;
+    if (!longest) return true;
+    bool ok = generator_open(&screen->generator, m, a, (int)screen->samples.count, longest, SAMPLE_TOKENS, allocate, err);
+    memory_add(memory, "answers to the sample prompts", screen->generator.bytes);
+    return ok;
+}
+static void samples_answer(Screen *screen, const LogRecord *r) {
+    Error err;
     GenerateOptions o;
     memset(&o, 0, sizeof o);
-    o.max_new_tokens = 64; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
-    o.adapter = m->initial != NULL;         /* the base without it is nobody's model: begin with the adapter */
+    o.max_new_tokens = SAMPLE_TOKENS; o.batch_size = SAMPLES; o.top_p = o.repetition_penalty = 1;
     size_t count = screen->samples.count;
+    const Prompt *list = screen->samples.list;
     phase_of("answering %zu sample prompt%s", count, count == 1 ? "" : "s");
-    bool ok = screen->before[0].text || model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->before, go_on, NULL, err);
-    o.adapter = true;
+    bool ok = screen->before[0].text || model_generate(screen->model, NULL, &screen->generator, screen->tokenizer, list,
+                                                       count, &o, screen->before, go_on, NULL, &err);
     answers_free(screen->after, count);
     screen->answered = r->step;
-    ok = ok && model_generate(m, screen->tokenizer, screen->samples.list, count, &o, screen->after, go_on, NULL, err);
-    for (size_t i = 0; i < count && ok && !interrupted; i++) report_sample(&screen->report, r->step, screen->samples.list[i].dialogue, screen->before[i].text, screen->after[i].text);
-    if (!ok) warn(screen, "no sample answers", err);
-    return model_prepare(m, max_tokens, max_positions, recompute, true, NULL, err);
+    ok = ok && model_generate(screen->model, screen->adapter, &screen->generator, screen->tokenizer, list, count, &o,
+                              screen->after, go_on, NULL, &err);
+    for (size_t i = 0; i < count && ok && !interrupted; i++)
+        report_sample(&screen->report, r->step, list[i].dialogue, screen->before[i].text, screen->after[i].text);
+    if (!ok) warn(screen, "no sample answers", &err);
 }
 static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
     const char *path = screen->o->sample_prompts;
@@ -3194,6 +3215,7 @@ static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
 static void samples_close(Screen *screen) {
     answers_free(screen->before, screen->samples.count);
     answers_free(screen->after, screen->samples.count);
+    generator_close(&screen->generator);
     prompts_free(&screen->samples);
     if (screen->tokenizer) tokenizer_free(screen->tokenizer);
 }
@@ -3220,15 +3242,16 @@ static void samples_print(const Screen *screen) {
     }
 }
 
-static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
+static bool on_begin(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
+                     const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
     clear_bar((const Screen *)user);
     Screen *screen = (Screen *)user;
     const ModelConfig *c = &m->config;
     size_t parameters = model_parameters(m);
     printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype], c->num_hidden_layers, c->hidden_size);
-    printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", m->lora.r, (double)m->lora.lora_alpha, (double)m->lora.lora_dropout, m->lora.use_rslora ? ", rsLoRA" : "");
-    for (int j = 0; j < MODULE_COUNT; j++) if (m->lora.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
-    printf(": %.2f M trainable parameters (%.2f %%)\n", (double)m->param_count * 1e-6, 100.0 * (double)m->param_count / (double)(parameters + m->param_count));
+    printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", a->config.r, (double)a->config.lora_alpha, (double)a->config.lora_dropout, a->config.use_rslora ? ", rsLoRA" : "");
+    for (int j = 0; j < MODULE_COUNT; j++) if (a->config.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
+    printf(": %.2f M trainable parameters (%.2f %%)\n", (double)a->param_count * 1e-6, 100.0 * (double)a->param_count / (double)(parameters + a->param_count));
     char name[PATH_MAX + 32];
     snprintf(name, sizeof name, o->more_data_count ? "%s and %d more" : "%s", o->data, o->more_data_count);
     if (train->rebuilt || (eval && eval->rebuilt)) on_warning(screen, "a file of the token cache was damaged, and is written again");
@@ -3254,11 +3277,12 @@ static bool on_begin(void *user, const Model *m, const TrainOptions *o, const Da
     Text text = options_text(screen->o);
     char model[PATH_MAX + 128], adapter[128];
     snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype]);
-    snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)m->param_count * 1e-6, m->lora.r, (double)m->lora.lora_alpha);
+    snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)a->param_count * 1e-6, a->config.r, (double)a->config.lora_alpha);
     report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
     screen->page = true;
-    screen->model = (Model *)m;             /* the hook may use it between steps */
-    screen->model->about = text.at;         /* run.json belongs to the adapter and is written with it */
+    screen->model = m;
+    screen->adapter = a;
+    a->about = text.at;                     /* run.json belongs to the adapter and is written with it */
     screen->about = text;
     if (!report_write(&screen->report, "running", NULL, NULL, err)) return false;
     return screen->o->report_to != REPORT_TENSORBOARD || (screen->events = events_open(o->output, err));
@@ -3289,7 +3313,7 @@ static void on_log(void *user, const LogRecord *r) {
     if (screen->events) events_log(screen->events, r);
     report_log(&screen->report, r);
     Error err;
-    if (r->eval && screen->samples.count && !samples_answer(screen, r, &err)) { screen->error = err; interrupted = interrupted ? interrupted : -1; }
+    if (r->eval && screen->samples.count) samples_answer(screen, r);
     if (!report_write(&screen->report, "running", NULL, NULL, &err) && !screen->stale) {
         screen->stale = true;
         warn(screen, "report.html stays as it was", &err);
@@ -3446,7 +3470,7 @@ static void run_finish(const Options *o, Screen *screen, const TrainResult *r, b
 }
 
 /* One run, or its plan; model: NULL, or the base that a sweep keeps open. */
-static int run_train(Options *o, Model *model, TrainResult *result) {
+static int run_train(Options *o, const Model *model, TrainResult *result) {
     Error err;
     Screen screen;
     memset(&screen, 0, sizeof screen);
@@ -3454,7 +3478,8 @@ static int run_train(Options *o, Model *model, TrainResult *result) {
     bool plan_only = screen.plan_only = o->verb->bit == PLAN;
     if (plan_only && option_given(o, "model") && !option_given(o, "data")) o->train.data = o->train.eval_data = NULL;     /* full length, then */
     screen.bar = isatty(1);
-    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase};
+    TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase,
+                        samples_plan};
     if (!model) print_version();
     if (o->train.init_adapter) {
         Text other = adapter_differs(o, o->train.init_adapter, true);
@@ -3464,14 +3489,12 @@ static int run_train(Options *o, Model *model, TrainResult *result) {
     }
     catch_signals();
     memset(result, 0, sizeof *result);      /* the end of the run reads it, also where train_run was never reached */
-    bool ok = (plan_only || samples_open(&screen, &o->train, &err)) && train_run(&o->train, &hooks, result, &err);
+    bool ok = samples_open(&screen, &o->train, &err) && train_run(&o->train, &hooks, result, &err);
     clear_bar(&screen);
-    if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
-    if (ok && screen.error.text[0]) { err = screen.error; ok = false; }
-    if (ok) { print_result(o, result); samples_print(&screen); }
-    run_finish(o, &screen, result, ok, ok ? NULL : &err);
+    if (ok && !plan_only) { print_result(o, result); samples_print(&screen); }
+    if (!plan_only) run_finish(o, &screen, result, ok, ok ? NULL : &err);
     samples_close(&screen);
-    if (model) model->about = NULL;
+    if (plan_only) return ok ? plan_verdict(o, screen.total) : failed(&err);
     text_free(&screen.about);
     if (!ok) return failed(&err);
     return result->stopped ? 128 + interrupted : 0;
@@ -3771,7 +3794,14 @@ static int verb_train(Options *o) {
    Answers on stdout, everything else on stderr. A session is an open model with one of its adapters on, or none: what generate, evaluate, compare and merge work with.
    ================================================================================================================================================ */
 
-typedef struct Session { Model model; Tokenizer *tokenizer; GenerateOptions generate; const Options *o; const char *adapter; } Session;
+typedef struct Session {
+    Model model;
+    Adapter loaded, *adapter;               /* adapter: loaded, or NULL where the base answers alone */
+    const char *name;                       /* the adapter's folder, or "base" */
+    Tokenizer *tokenizer;
+    GenerateOptions generate;
+    const Options *o;
+} Session;
 
 /* talks: text goes in or out. Merging needs no tokenizer and no way to generate. */
 static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
@@ -3790,14 +3820,15 @@ static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
 }
 static void session_close(Session *s) {
     if (s->tokenizer) tokenizer_free(s->tokenizer);
+    adapter_drop(&s->loaded);
     model_close(&s->model);
 }
 
 /* Turns an adapter on; "base": off. One that was trained on a model of another name gets a warning. */
 static bool session_adapter(Session *s, const char *adapter, Error *err) {
-    s->adapter = adapter;
-    s->generate.adapter = strcmp(adapter, "base") != 0;
-    if (!s->generate.adapter) { adapter_drop(&s->model); return true; }
+    s->name = adapter;
+    s->adapter = NULL;
+    if (!strcmp(adapter, "base")) { adapter_drop(&s->loaded); return true; }
     phase_of("loading %s", adapter);
     char path[PATH_MAX];
     JsonDoc doc;
@@ -3808,7 +3839,9 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
         complain_of("warning", "the adapter %s was trained on %s, this model is %s", adapter, base->str,
                     s->o->train.model);
     json_free(&doc);
-    return adapter_load(&s->model, adapter, err);
+    if (!adapter_load(&s->loaded, &s->model, adapter, err)) return false;
+    s->adapter = &s->loaded;
+    return true;
 }
 
 /* Is a prompt written without a chat template? */
@@ -3871,7 +3904,8 @@ static int chat(Session *s, Error *err) {
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, NULL);
     phase_show(NULL);
-    if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n", o->train.model, s->generate.adapter ? " with " : "", s->generate.adapter ? s->adapter : "");
+    if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n", o->train.model,
+                          s->adapter ? " with " : "", s->adapter ? s->name : "");
     if (plain && system) {
         fail(err, "a system message needs a chat template; --system; leave it out");
         return failed(err);
@@ -3930,7 +3964,7 @@ static int chat(Session *s, Error *err) {
         if (ok) {
             if (!told) print_lost(stderr, "--chat", &p.stats, &o->train.data_options);
             told = true;
-            ok = model_generate(&s->model, s->tokenizer, p.list, 1, &s->generate, &a, print_text, NULL, err);
+            ok = model_generate(&s->model, s->adapter, NULL, s->tokenizer, p.list, 1, &s->generate, &a, print_text, NULL, err);
             prompts_free(&p);
         }
         if (!ok) {
@@ -4060,7 +4094,7 @@ static int verb_generate(Options *o) {
         phase_of("answering %zu prompt%s with %s", p.count, p.count > 1 ? "s" : "", columns[c]);
         double start = seconds_now();
         s.generate.on_answer = stream ? NULL : replies_show;
-        bool ok = model_generate(&s.model, s.tokenizer, p.list, p.count, &s.generate, answers,
+        bool ok = model_generate(&s.model, s.adapter, NULL, s.tokenizer, p.list, p.count, &s.generate, answers,
                                  stream ? print_text : NULL, &r, &err);
         if (!ok) { status = failed(&err); break; }
         if (stream) { r.tokens = answers[0].count; printf("\n"); }
@@ -4083,18 +4117,18 @@ static int verb_generate(Options *o) {
 /* ---- merge ---------------------------------------------------------------------------------------------------------------------------------------- */
 
 /* Logits of a few fixed tokens: what a merged model is held against. */
-static float *probe_logits(Model *m, bool adapter, Error *err) {
+static float *probe_logits(const Model *m, const Adapter *a, Error *err) {
     enum { TOKENS = 32 };
     Batch b;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = adapter;
-    if (!model_prepare(m, TOKENS, TOKENS, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, TOKENS, 1, err)) return NULL;
+    Workspace w;
+    memset(&w, 0, sizeof w);
+    if (!workspace_open(&w, m, a, TOKENS, TOKENS, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, TOKENS, 1, err)) return NULL;
     for (int i = 0; i < TOKENS; i++) { b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size); b.positions[i] = i; }
     b.N = TOKENS; b.S = 1;
     b.cu_seqlens[0] = 0; b.cu_seqlens[1] = TOKENS;
     float *logits = (float *)must_alloc((size_t)TOKENS * (size_t)m->config.vocab_size * sizeof *logits);
-    model_logits(m, logits, &b, call);
+    model_logits(m, a, &w, logits, &b);
+    workspace_close(&w);
     batch_free(&b);
     return logits;
 }
@@ -4105,15 +4139,15 @@ static int verb_merge(Options *o) {
     Model merged;
     if (arrlen(o->adapter) != 1 || !option_given(o, "output")) usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output FOLDER");
     if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
-    if (!s.generate.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
-    float *want = probe_logits(&s.model, true, &err);
+    if (!s.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
+    float *want = probe_logits(&s.model, s.adapter, &err);
     static const DType dtypes[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     DType dtype = dtypes[o->dtype];
     phase_of("writing %s", o->train.output);
-    if (!want || !adapter_merge(&s.model, o->train.output, dtype, &err)) return failed(&err);
+    if (!want || !adapter_merge(s.adapter, o->train.output, dtype, &err)) return failed(&err);
     size_t count = 32 * (size_t)s.model.config.vocab_size;
     /* what the weights are rounded to in the file, and in the arithmetic */
-    DType stored = s.model.originals ? s.model.originals[0].dtype : s.model.layers[0].linear[0].w.dtype;
+    DType stored = s.model.layers[0].linear[0].w.dtype;
     DType used = sizeof(floatX) == 4 ? DTYPE_F32 : LORA_LOSS_SCALE > 1 ? DTYPE_F16 : DTYPE_BF16;
     int layers = s.model.config.num_hidden_layers;
     double tolerance = fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype, layers),
@@ -4121,7 +4155,7 @@ static int verb_merge(Options *o) {
     session_close(&s);                      /* two large models at once might not fit */
     phase_of("reading %s again, to compare", o->train.output);
     if (!model_open(&merged, o->train.output, &err)) return failed(&err);
-    float *got = probe_logits(&merged, false, &err);
+    float *got = probe_logits(&merged, NULL, &err);
     if (!got) return failed(&err);
     double error = rms_error(got, want, count);
     const char *rounded = dtype_name[merged.layers[0].linear[0].w.dtype];
@@ -4189,12 +4223,12 @@ static bool evaluate_columns(Comparison *c, Session *s, const Dataset *d, bool a
         if (!session_adapter(s, column->name, err)) return false;
         if (d) {
             phase_of("measuring %s on %lld row%s", column->name, rows, rows == 1 ? "" : "s");
-            if (!column_loss(column, &s->model, s->generate.adapter, d, s->o->train.per_device_eval_batch_size, err))
+            if (!column_loss(column, &s->model, s->adapter, d, s->o->train.per_device_eval_batch_size, err))
                 return false;
         }
         if (answers) {
             phase_of("answering %zu row%s with %s", c->prompts.count, c->prompts.count == 1 ? "" : "s", column->name);
-            if (!column_answers(column, c, &s->model, s->tokenizer, err)) return false;
+            if (!column_answers(column, c, &s->model, s->adapter, s->tokenizer, err)) return false;
         }
         phase_show(NULL);
         fprintf(stderr, "%s: %.1f s\n", column->name, seconds_now() - start);

@@ -138,7 +138,7 @@ typedef struct Batch {
     int32_t *ids, *positions;               /* [N] */
     int32_t *cu_seqlens;                    /* [S+1] */
     int32_t *labelled, *targets;            /* [M]: the labelled rows n, rising, and what each is to predict */
-    RowLoss *row_loss;                      /* [M]: what model_step found at each of them */
+    RowLoss *row_loss;                      /* [M]: what model_loss found at each of them */
     int64_t *row;                           /* [S]: row of the data file, for messages */
     int N, S, M, max_tokens, max_sequences;
 } Batch;

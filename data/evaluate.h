@@ -131,15 +131,18 @@ static void answer_scores(double score[SCORES], const Comparison *c, const char 
     score[SCORE_ROUGE] = score_rouge_l(answer, r, c->characters);
 }
 
-/* The loss of the given answers, batch_size examples at a time. adapter: false for the base. */
-static bool column_loss(Column *column, Model *m, bool adapter, const Dataset *d, int batch_size, Error *err) {
+/* The loss of the given answers, batch_size examples at a time. a NULL: of the base. */
+static bool column_loss(Column *column, const Model *m, const Adapter *a, const Dataset *d, int batch_size, Error *err) {
     Batch b;
+    Workspace w;
     EvalResult r;
     int max_tokens = 0, max_sequences = 0;
+    memset(&w, 0, sizeof w);
     dataset_grow_to_batches(d, NULL, batch_size, &max_tokens, &max_sequences);
-    if (!model_prepare(m, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) ||
+    if (!workspace_open(&w, m, a, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) ||
         !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
-    bool ok = model_evaluate(m, adapter, d, &b, batch_size, &r, err);
+    bool ok = model_evaluate(m, a, &w, d, &b, batch_size, &r, err);
+    workspace_close(&w);
     batch_free(&b);
     if (!ok) return false;
     column->score[SCORE_TOKEN_LOSS] = r.record.token_loss;
@@ -208,11 +211,12 @@ static void column_score(Column *column, const Comparison *c) {
     }
 }
 /* Answers every prompt as `generate` says, and scores the answers. */
-static bool column_answers(Column *column, Comparison *c, Model *m, const Tokenizer *t, Error *err) {
+static bool column_answers(Column *column, Comparison *c, const Model *m, const Adapter *a, const Tokenizer *t,
+                           Error *err) {
     GenerateOptions g = *c->generate;
     g.on_answer = c->kept ? keep_response : NULL;
     column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
-    if (!model_generate(m, t, c->prompts.list, c->prompts.count, &g, column->answers, NULL, c, err)) {
+    if (!model_generate(m, a, NULL, t, c->prompts.list, c->prompts.count, &g, column->answers, NULL, c, err)) {
         free(column->answers);
         column->answers = NULL;
         return false;

@@ -62,7 +62,7 @@ int main(int argc, char **argv) {
             o.max_new_tokens = k ? 40 : 8;
             o.batch_size = batch;
             double start = seconds_now();
-            must(model_generate(&m, NULL, prompts, (size_t)batch, &o, answers, NULL, NULL, &err), &err);
+            must(model_generate(&m, NULL, NULL, NULL, prompts, (size_t)batch, &o, answers, NULL, NULL, &err), &err);
             seconds[k] = seconds_now() - start;
             answers_free(answers, (size_t)batch);
         }
@@ -90,23 +90,26 @@ int main(int argc, char **argv) {
     for (int k = 0; k < 3; k++) {
         o.max_new_tokens = 1;
         start = seconds_now();
-        must(model_generate(&m, NULL, &prompt, 1, &o, &answer, NULL, NULL, &err), &err);
+        must(model_generate(&m, NULL, NULL, NULL, &prompt, 1, &o, &answer, NULL, NULL, &err), &err);
         prefill = fmin(prefill, seconds_now() - start);
         answers_free(&answer, 1);
     }
     Batch b;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    must(model_prepare(&m, LENGTH, LENGTH, RECOMPUTE_NONE, true, NULL, &err) && batch_alloc(&b, LENGTH, 1, &err), &err);
+    DropoutKey none = {0, 0, 0, 0};
+    Workspace w;
+    memset(&w, 0, sizeof w);
+    must(workspace_open(&w, &m, NULL, LENGTH, LENGTH, RECOMPUTE_NONE, true, NULL, &err) && batch_alloc(&b, LENGTH, 1, &err), &err);
     for (int i = 0; i < LENGTH; i++) { b.ids[i] = ids[i]; b.positions[i] = i; }
     b.N = LENGTH; b.S = b.M = 1; b.labelled[0] = LENGTH - 1; b.targets[0] = 5; b.cu_seqlens[0] = 0; b.cu_seqlens[1] = LENGTH;
     for (int k = 0; k < 3; k++) {
         start = seconds_now();
-        model_step(&m, &b, call, 0, false);
+        model_forward(&m, NULL, &w, &b, none);
+        model_loss(&m, NULL, &w, &b, 0);
         forward = fmin(forward, seconds_now() - start);
     }
     printf("prefill of %d tokens: %.1f tokens/s; training's forward pass: %.1f tokens/s (%+.0f %%)\n", LENGTH, LENGTH / prefill, LENGTH / forward, 100 * (forward / prefill - 1));
     batch_free(&b);
+    workspace_close(&w);
     model_close(&m);
     free(ids);
     return 0;

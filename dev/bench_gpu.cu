@@ -55,22 +55,24 @@ static floatX *random_x(size_t count, float size) {
     LAUNCH(random_kernel, 1024, 256, 0, p, count, size, ++seed);
     return p;
 }
-static Linear random_projection(int in, int out, int rank) {
+static Linear random_projection(int in, int out) {
     Linear p;
     memset(&p, 0, sizeof p);
-    p.in = in; p.out = out; p.rank = rank; p.scale = 2;
+    p.in = in; p.out = out;
     p.w.rows = out; p.w.cols = in;
     p.w.packed = random_x((size_t)in * (size_t)out, 0.03f);
-    if (!rank) return p;
-    size_t bytes = (size_t)rank * (size_t)(in > out ? in : out) * sizeof(float);
-    p.A = (float *)bytes_on_card(bytes); p.B = (float *)bytes_on_card(bytes); p.dA = (float *)bytes_on_card(bytes); p.dB = (float *)bytes_on_card(bytes);
-    p.packed = bytes_on_card(adapter_packed_bytes(&p));
-    adapter_pack(&p, 1);
     return p;
 }
-static void projection_free(Linear *p) {
-    backend_free(p->packed, 0); backend_free(p->w.packed, 0);
-    backend_free(p->A, 0); backend_free(p->B, 0); backend_free(p->dA, 0); backend_free(p->dB, 0);
+static Lora random_adapter(const Linear *p, int rank) {
+    Lora a;
+    memset(&a, 0, sizeof a);
+    a.rank = rank; a.scale = 2;
+    size_t bytes = (size_t)rank * (size_t)(p->in > p->out ? p->in : p->out) * sizeof(float);
+    float **all[] = {&a.A, &a.B, &a.dA, &a.dB};
+    for (int i = 0; i < 4; i++) *all[i] = (float *)bytes_on_card(bytes);
+    a.packed = bytes_on_card(adapter_packed_bytes(p, &a));
+    adapter_pack(p, &a, 1);
+    return a;
 }
 
 #ifdef WITH_CUBLAS
@@ -90,33 +92,41 @@ static double cublas_seconds(floatX *, const floatX *, const floatX *, int, int,
 #endif
 
 static void bench_linear(const char *what, int N, int I, const int *outs, int count, double *ratios, int *ratio_count) {
-    Linear group[3], plain[3];
+    Linear group[3];
+    Lora adapter[3];
     int O = 0;
-    for (int j = 0; j < count; j++) { group[j] = plain[j] = random_projection(I, outs[j], 16); plain[j].rank = 0; O += outs[j]; }
+    for (int j = 0; j < count; j++) {
+        group[j] = random_projection(I, outs[j]);
+        adapter[j] = random_adapter(&group[j], 16);
+        O += outs[j];
+    }
     floatX *x = random_x((size_t)N * (size_t)I, 1), *y = random_x((size_t)N * (size_t)O, 1), *t = random_x((size_t)N * 48, 1), *dx = random_x((size_t)N * (size_t)I, 1), *all = random_x((size_t)O * (size_t)I, 0.03f);
     Scratch s;
     s.bytes = op_scratch_bytes(N, O > I ? O : I, 48, 1024, 64);
     s.base = bytes_on_card(s.bytes);
-    uint8_t *kept = (uint8_t *)bytes_on_card(kept_bytes(group, count, N));
-    LoraCall call = no_adapter();
-    call.adapter = true;
+    uint8_t *kept = (uint8_t *)bytes_on_card(kept_bytes(group, adapter, count, N));
+    DropoutKey key = {0, 0, 0, 0};
     double flops = 2.0 * N * O * I;
     for (int backward = 0; backward < 2; backward++) {
-        auto run = [&](const Linear *projections) {
-            if (backward) linear_backward(dx, y, t, kept, x, projections, count, call, N, s);
-            else linear_forward(y, t, kept, x, projections, count, call, N, s);
+        auto run = [&](const Lora *on) {
+            if (backward) linear_backward(dx, y, t, kept, x, group, on, count, key, N, s);
+            else linear_forward(y, t, kept, x, group, on, count, key, N, s);
         };
-        double base = seconds_of([&] { run(plain); }, false);
-        double lora = seconds_of([&] { run(group); }, false);
-        call.dropout = 0.05f;               /* forward has left its masks in `kept` when backward comes */
-        double dropped = seconds_of([&] { run(group); }, false);
-        call.dropout = 0;
+        double base = seconds_of([&] { run(NULL); }, false);
+        double lora = seconds_of([&] { run(adapter); }, false);
+        key.dropout = 0.05f;               /* forward has left its masks in `kept` when backward comes */
+        double dropped = seconds_of([&] { run(adapter); }, false);
+        key.dropout = 0;
         double peer = backward ? cublas_seconds(dx, y, all, N, O, I, true) : cublas_seconds(y, x, all, N, O, I, false);
         printf("  %-8s %s [%d x %d x %d]  %6.1f TFLOP/s", what, backward ? "dx" : "y ", N, O, I, flops / base / 1e12);
         if (isfinite(peer)) { printf("  cuBLAS %6.1f (%.2f x)", flops / peer / 1e12, peer / base); ratios[(*ratio_count)++] = peer / base; }
         printf("  with LoRA r 16 %+.1f %%, and dropout %+.1f %% time\n", (lora / base - 1) * 100, (dropped / base - 1) * 100);
     }
-    for (int j = 0; j < count; j++) projection_free(&group[j]);
+    for (int j = 0; j < count; j++) {
+        backend_free(group[j].w.packed, 0); backend_free(adapter[j].packed, 0);
+        backend_free(adapter[j].A, 0); backend_free(adapter[j].B, 0);
+        backend_free(adapter[j].dA, 0); backend_free(adapter[j].dB, 0);
+    }
     backend_free(x, 0); backend_free(y, 0); backend_free(t, 0); backend_free(dx, 0); backend_free(all, 0); backend_free(s.base, 0);
     backend_free(kept, 0);
 }
@@ -167,7 +177,7 @@ static void bench_elementwise(const Shape *m, int N) {
 }
 
 static void bench_head(const Shape *m, int N) {
-    Linear p = random_projection(m->C, m->V, 0);
+    Linear p = random_projection(m->C, m->V);
     floatX *x = random_x((size_t)N * (size_t)m->C, 1), *dx = random_x((size_t)N * (size_t)m->C, 1);
     size_t bytes = (size_t)N * sizeof(int32_t);
     int32_t *host = (int32_t *)must_alloc(bytes);
@@ -184,7 +194,7 @@ static void bench_head(const Shape *m, int N) {
         lm_head_loss(dx, row_loss, x, rows, targets, NULL, &p.w, 1e-4f, N, N, m->C, m->V, s);
     }, false);
     printf("  head and loss, all %d rows labelled   %6.1f TFLOP/s, %.0f MB of workspace\n", N, 4.0 * N * m->C * m->V / seconds / 1e12, (double)s.bytes / 1e6);
-    projection_free(&p);
+    backend_free(p.w.packed, 0);
     backend_free(x, 0); backend_free(dx, 0); backend_free(targets, 0); backend_free(s.base, 0);
     backend_free(rows, 0); backend_free(row_loss, 0);
     free(host);
@@ -195,6 +205,10 @@ static int bench_step(const char *config, int tokens, int length, int rank, doub
     char folder[] = "/tmp/bench_gpu_XXXXXX", command[4096];
     Error err;
     Model m;
+    Adapter a;
+    Workspace w;
+    memset(&a, 0, sizeof a);
+    memset(&w, 0, sizeof w);
     if (!mkdtemp(folder)) return 1;
     snprintf(command, sizeof command, "build/make_random_model '%s' %s BF16", config, folder);
     bool ok = system(command) == 0 && model_open(&m, folder, &err);
@@ -210,7 +224,10 @@ static int bench_step(const char *config, int tokens, int length, int rank, doub
     Batch b;
     const ModelConfig *c = &m.config;
     int S = tokens / length;
-    if (!adapter_attach(&m, &lora, 1, &err) || !model_prepare(&m, tokens, length, RECOMPUTE_NONE, true, &table, &err) || !batch_alloc(&b, tokens, S, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
+    ok = adapter_attach(&a, &m, &lora, 1, &err) && batch_alloc(&b, tokens, S, &err) &&
+         workspace_open(&w, &m, &a, tokens, length, RECOMPUTE_NONE, true, &table, &err);
+    if (!ok) { fprintf(stderr, "error: %s\n", err.text); return 1; }
+    model_memory(&m, &a, &table);
     b.N = S * length; b.S = S;
     for (int n = 0; n < b.N; n++) {
         b.ids[n] = (int32_t)((int64_t)n * 7919 % c->vocab_size);
@@ -220,13 +237,14 @@ static int bench_step(const char *config, int tokens, int length, int rank, doub
         b.targets[b.M++] = b.ids[n];
     }
     for (int s = 0; s <= S; s++) b.cu_seqlens[s] = s * length;
-    LoraCall call = no_adapter();
-    call.adapter = true;
+    DropoutKey key = {0, 0, 0, 0};
     double seconds = seconds_of([&] {
-        adapter_zero_grad(&m);
-        model_step(&m, &b, call, 1.0f / (float)b.N, true);
-        global_norm(m.grad, m.param_count);
-        adamw_update(m.param, m.adam_m, m.adam_v, m.grad, m.param_count, 1, 1e-5f, 0.9f, 0.999f, 1e-8f, 0, 1);
+        adapter_zero_grad(&a);
+        model_forward(&m, &a, &w, &b, key);
+        model_loss(&m, &a, &w, &b, 1.0f / (float)b.N);
+        model_backward(&m, &a, &w, &b, key);
+        global_norm(a.grad, a.param_count);
+        adamw_update(a.param, a.adam_m, a.adam_v, a.grad, a.param_count, 1, 1e-5f, 0.9f, 0.999f, 1e-8f, 0, 1);
     }, false);
     double body = 0, in_out = 0;
     for (int j = 0; j < MODULE_COUNT; j++) { const Linear *p = &m.layers[0].linear[j]; body += (double)p->in * p->out; in_out += p->in + p->out; }
@@ -236,6 +254,8 @@ static int bench_step(const char *config, int tokens, int length, int rank, doub
     printf("%s, %d x %d tokens, r %d, %s: %.0f tokens/s, %.1f TFLOP/s, MFU %.1f %% of %.0f; memory announced %.2f GiB, in use %.2f GiB\n", config, S, length, rank, PRECISION_NAME, b.N / seconds, per_token * b.N / seconds / 1e12,
            100 * per_token * b.N / seconds / 1e12 / peak, peak, (double)(table.total + device.overhead) / 0x1p30, (double)(total - available) / 0x1p30);
     batch_free(&b);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
     return 0;
 }

@@ -12,9 +12,9 @@ static double REF(weight)(const Weight *w, int row, int column) {
     return (double)f;
 }
 /* Value and factor of element (n, i) of a projection's input after dropout. */
-static double REF(kept)(LoraCall call, uint32_t site, int n, int i, int I) {
-    if (!(call.dropout > 0)) return 1;
-    return dropout_keep(call, site, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)call.dropout) : 0;
+static double REF(kept)(DropoutKey key, uint32_t site, int n, int i, int I) {
+    if (!(key.dropout > 0)) return 1;
+    return dropout_keep(key, site, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)key.dropout) : 0;
 }
 
 REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
@@ -44,63 +44,71 @@ static void REF(rmsnorm_backward)(REAL *dx, const REAL *dresidual, const REAL *d
     }
 }
 
-static void REF(linear_forward)(REAL *y, REAL *t, uint8_t *kept, const REAL *x, const Linear *group, int count,
-                                LoraCall call, int N, Scratch scratch) {
+static void REF(linear_forward)(REAL *y, REAL *t, uint8_t *kept, const REAL *x, const Linear *group,
+                                const Lora *lora, int count, DropoutKey key, int N, Scratch scratch) {
     int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
     (void)scratch; (void)kept;
-    for (int j = 0; j < count; j++) { O += group[j].out; R += rank_width(group[j].rank); }
+    for (int j = 0; j < count; j++) { O += group[j].out; R += lora ? rank_width(lora[j].rank) : 0; }
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
+        const Lora *a = lora ? &lora[j] : NULL;
+        int rank = a ? a->rank : 0;
         for (int n = 0; n < N; n++) {
-            for (int r = 0; call.adapter && r < p->rank; r++) {
+            for (int r = 0; r < rank; r++) {
                 double sum = 0;
-                for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(kept)(call, p->site, n, i, I) * (double)p->A[r * I + i];
+                for (int i = 0; i < I; i++)
+                    sum += (double)x[n * I + i] * REF(kept)(key, p->site, n, i, I) * (double)a->A[r * I + i];
                 t[n * R + r0 + r] = (REAL)sum;
             }
-            for (int r = p->rank; call.adapter && r < rank_width(p->rank); r++) t[n * R + r0 + r] = 0;
+            for (int r = rank; r < rank_width(rank); r++) t[n * R + r0 + r] = 0;
             for (int o = 0; o < p->out; o++) {
                 double sum = p->bias ? (double)p->bias[o] : 0;
-                for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(weight)(&p->w, o, i);
-                for (int r = 0; call.adapter && r < p->rank; r++) sum += (double)p->scale * (double)t[n * R + r0 + r] * (double)p->B[o * p->rank + r];
+                for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(weight)(lora_weight(p, a), o, i);
+                for (int r = 0; r < rank; r++)
+                    sum += (double)a->scale * (double)t[n * R + r0 + r] * (double)a->B[o * rank + r];
                 y[n * O + o0 + o] = (REAL)sum;
             }
         }
         o0 += p->out;
-        r0 += rank_width(p->rank);
+        r0 += rank_width(rank);
     }
 }
 static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const uint8_t *kept, const REAL *x,
-                                 const Linear *group, int count, LoraCall call, int N, Scratch scratch) {
+                                 const Linear *group, const Lora *lora, int count, DropoutKey key, int N,
+                                 Scratch scratch) {
     int O = 0, R = 0, I = group[0].in, o0 = 0, r0 = 0;
     (void)scratch; (void)kept;
     double *sum = (double *)calloc((size_t)N * (size_t)I, sizeof(double));
-    for (int j = 0; j < count; j++) { O += group[j].out; R += rank_width(group[j].rank); }
+    for (int j = 0; j < count; j++) { O += group[j].out; R += lora ? rank_width(lora[j].rank) : 0; }
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
-        int rank = call.adapter ? p->rank : 0;
-        double *dA = (double *)calloc((size_t)rank * (size_t)I + 1, sizeof(double)), *dB = (double *)calloc((size_t)rank * (size_t)p->out + 1, sizeof(double));
+        const Lora *a = lora ? &lora[j] : NULL;
+        int rank = a ? a->rank : 0;
+        double *dA = (double *)calloc((size_t)rank * (size_t)I + 1, sizeof(double));
+        double *dB = (double *)calloc((size_t)rank * (size_t)p->out + 1, sizeof(double));
         for (int n = 0; n < N; n++) {
             const REAL *d = dy + n * O + o0;
-            for (int o = 0; o < p->out; o++) for (int i = 0; i < I; i++) sum[n * I + i] += (double)d[o] * REF(weight)(&p->w, o, i);
+            for (int o = 0; o < p->out; o++)
+                for (int i = 0; i < I; i++) sum[n * I + i] += (double)d[o] * REF(weight)(lora_weight(p, a), o, i);
             for (int r = 0; r < rank; r++) {
                 double dt = 0;
                 for (int o = 0; o < p->out; o++) {
-                    dt += (double)p->scale * (double)d[o] * (double)p->B[o * rank + r];
-                    dB[o * rank + r] += (double)p->scale * (double)d[o] * (double)t[n * R + r0 + r];
+                    dt += (double)a->scale * (double)d[o] * (double)a->B[o * rank + r];
+                    dB[o * rank + r] += (double)a->scale * (double)d[o] * (double)t[n * R + r0 + r];
                 }
                 for (int i = 0; i < I; i++) {
-                    double k = REF(kept)(call, p->site, n, i, I);
+                    double k = REF(kept)(key, p->site, n, i, I);
                     dA[r * I + i] += dt * k * (double)x[n * I + i];
-                    sum[n * I + i] += dt * k * (double)p->A[r * I + i];
+                    sum[n * I + i] += dt * k * (double)a->A[r * I + i];
                 }
             }
         }
-        for (int i = 0; i < rank * I; i++) p->dA[i] = (float)((double)p->dA[i] + dA[i]);
-        for (int i = 0; i < rank * p->out; i++) p->dB[i] = (float)((double)p->dB[i] + dB[i]);
+        for (int i = 0; i < rank * I; i++) a->dA[i] = (float)((double)a->dA[i] + dA[i]);
+        for (int i = 0; i < rank * p->out; i++) a->dB[i] = (float)((double)a->dB[i] + dB[i]);
         free(dA);
         free(dB);
         o0 += p->out;
-        r0 += rank_width(p->rank);
+        r0 += rank_width(rank);
     }
     for (int i = 0; dx && i < N * I; i++) dx[i] = (REAL)sum[i];
     free(sum);

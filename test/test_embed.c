@@ -7,31 +7,39 @@
 int main(void) {
     Error err;
     Model model;
+    Adapter adapter;
+    Workspace work;
     Dataset data;
     Batch batch;
     DataOptions how = {.max_length = 256, .enable_thinking = -1, .threads = 2};
     LoraConfig lora = {.r = 8, .lora_alpha = 16, .target = {true, true, true, true, true, true, true}};
+    memset(&adapter, 0, sizeof adapter);
+    memset(&work, 0, sizeof work);
     Tokenizer *tokenizer = tokenizer_open("data/base", &err);
-    if (!tokenizer || !dataset_open(&data, "data/hotel/train.jsonl", tokenizer, &how, &err) || !model_open(&model, "data/base", &err) || !adapter_attach(&model, &lora, 42, &err)) goto failed;
+    if (!tokenizer || !dataset_open(&data, "data/hotel/train.jsonl", tokenizer, &how, &err) || !model_open(&model, "data/base", &err) || !adapter_attach(&adapter, &model, &lora, 42, &err)) goto failed;
     int tokens, sequences;
     dataset_largest_batch(&data, 4, &tokens, &sequences);
-    if (!batch_alloc(&batch, tokens, sequences, &err) || !model_prepare(&model, tokens, (int)data.stats.longest, RECOMPUTE_NONE, true, NULL, &err)) goto failed;
+    if (!batch_alloc(&batch, tokens, sequences, &err) || !workspace_open(&work, &model, &adapter, tokens, (int)data.stats.longest, RECOMPUTE_NONE, true, NULL, &err)) goto failed;
     double first = 0, last = 0;
     for (int step = 0; step < 12; step++) {
         int64_t slots[4] = {step % 3 * 4, step % 3 * 4 + 1, step % 3 * 4 + 2, step % 3 * 4 + 3};
-        LoraCall call = {.adapter = true, .seed = 42, .step = (uint32_t)step};
+        DropoutKey key = {.seed = 42, .step = (uint32_t)step};
         batch_build(&batch, &data, slots, 4);
-        adapter_zero_grad(&model);
-        LossStats s = model_step(&model, &batch, call, 1.0f / (float)batch.M, true);
-        adamw_update(model.param, model.adam_m, model.adam_v, model.grad, model.param_count, 1, 5e-3f, 0.9f, 0.999f, 1e-8f, 0, ++model.adam_step);
+        adapter_zero_grad(&adapter);
+        model_forward(&model, &adapter, &work, &batch, key);
+        LossStats s = model_loss(&model, &adapter, &work, &batch, 1.0f / (float)batch.M);
+        model_backward(&model, &adapter, &work, &batch, key);
+        adamw_update(adapter.param, adapter.adam_m, adapter.adam_v, adapter.grad, adapter.param_count, 1, 5e-3f, 0.9f, 0.999f, 1e-8f, 0, ++adapter.adam_step);
         last = s.loss_sum / (double)s.tokens;
         if (!step) first = last;
     }
     char folder[] = "/tmp/train_lora_embed_XXXXXX";
-    if (!mkdtemp(folder) || !adapter_save(&model, folder, &err)) goto failed;
+    if (!mkdtemp(folder) || !adapter_save(&adapter, folder, &err)) goto failed;
     char command[128];
     snprintf(command, sizeof command, "rm -r %s", folder);
     batch_free(&batch);
+    workspace_close(&work);
+    adapter_drop(&adapter);
     model_close(&model);
     dataset_free(&data);
     tokenizer_free(tokenizer);

@@ -68,39 +68,39 @@ static void must(bool ok, const Error *err) { if (!ok) { printf("FAIL  %s\n", er
 
 /* An adapter of rank 2 whose numbers follow from its alpha, so that weights and configuration show whether they belong
    together. */
-static void adapter_make(Model *m, float alpha) {
+static void adapter_make(Adapter *a, const Model *m, float alpha) {
     Error err;
     LoraConfig c;
     memset(&c, 0, sizeof c);
     c.r = 2;
     c.lora_alpha = alpha;
     c.target[MODULE_Q] = true;
-    must(adapter_attach(m, &c, (uint64_t)alpha, &err), &err);
-    for (size_t i = 0; i < m->param_count; i++) m->param[i] = alpha;
+    must(adapter_attach(a, m, &c, (uint64_t)alpha, &err), &err);
+    for (size_t i = 0; i < a->param_count; i++) a->param[i] = alpha;
 }
 
-static void test_adapter_crash(Model *m) {
+static void test_adapter_crash(Adapter *a, const Model *m) {
     Error err;
     int mixed = 0, lost = 0, old = 0, fresh = 0, peft = 0, n = 0;
     char *folder = in_work("adapter");
     for (int status = 1; status; n++) {
         shell("rm -rf %s", folder);
-        adapter_make(m, 8);
-        must(adapter_save(m, folder, &err), &err);
+        adapter_make(a, m, 8);
+        must(adapter_save(a, folder, &err), &err);
         if (n % 2) shell("mkdir %s/adapter.1-0.tmp && cp %s/adapter_* %s/adapter.1-0.tmp", folder, folder, folder);
         fflush(stdout);
         pid_t child = fork();
         if (!child) {
-            adapter_make(m, 64);
+            adapter_make(a, m, 64);
             crash_at = points + n + 1;
-            _exit(adapter_save(m, folder, &err) ? 0 : 1);
+            _exit(adapter_save(a, folder, &err) ? 0 : 1);
         }
         must(waitpid(child, &status, 0) == child, &err);
-        bool loaded = adapter_load(m, folder, &err);
+        bool loaded = adapter_load(a, m, folder, &err);
         lost += !loaded;
-        mixed += loaded && m->param[0] != m->lora.lora_alpha;
-        old += loaded && m->lora.lora_alpha == 8;
-        fresh += loaded && m->lora.lora_alpha == 64;
+        mixed += loaded && a->param[0] != a->config.lora_alpha;
+        old += loaded && a->config.lora_alpha == 8;
+        fresh += loaded && a->config.lora_alpha == 64;
         /* who reads the two files alone must not be deceived either */
         size_t bytes;
         char *text = read_file(in_work("adapter/adapter_config.json"), &bytes, NULL);
@@ -192,19 +192,19 @@ static void train_options(TrainOptions *o, const char *output) {
 }
 
 /* Puts `with` in the place of `what` in checkpoint.json, and a checksum that fits over everything. */
-static void forge(Model *m, const char *folder, const char *what, const char *with) {
+static void forge(Adapter *a, const Model *m, const char *folder, const char *what, const char *with) {
     Error err;
     char path[PATH_MAX], line[64];
     TensorSet set;
     size_t bytes;
     memset(&set, 0, sizeof set);
     path_in(path, sizeof path, folder, "optimizer.safetensors");
-    must(adapter_load(m, folder, &err) && tensors_add_file(&set, path, &err), &err);
+    must(adapter_load(a, m, folder, &err) && tensors_add_file(&set, path, &err), &err);
     uint64_t sum;
-    int64_t count = (int64_t)m->param_count;
+    int64_t count = (int64_t)a->param_count;
     const Tensor *first = tensors_get(&set, "adam_m", count, 1, &err);
     const Tensor *second = tensors_get(&set, "adam_v", count, 1, &err);
-    must(checkpoint_hash(&sum, m, (const float *)first->data, (const float *)second->data, folder, &err), &err);
+    must(checkpoint_hash(&sum, a, (const float *)first->data, (const float *)second->data, folder, &err), &err);
     tensors_close(&set);
     path_in(path, sizeof path, folder, "checkpoint.json");
     char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
@@ -220,7 +220,7 @@ static void forge(Model *m, const char *folder, const char *what, const char *wi
     free(text);
 }
 
-static void test_forged(Model *m) {
+static void test_forged(Adapter *a, const Model *m) {
     Error err;
     TrainOptions o;
     TrainResult result;
@@ -237,7 +237,7 @@ static void test_forged(Model *m) {
         {"\"format\": 2", "\"format\": 1", "another version"}, {"\"step\": 2", "\"step\": 2", NULL}};
     for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
         shell("rm -rf %s && cp -r %s/checkpoint-2 %s", bad, run, bad);
-        forge(m, bad, forged[i].what, forged[i].with);
+        forge(a, m, bad, forged[i].what, forged[i].with);
         o.output = in_work("resumed");
         o.resume = bad;
         bool ok = train_run(&o, NULL, &result, &err);
@@ -366,16 +366,16 @@ static void leave(int status, void *unused) {
 }
 
 /* Resumes the run at step 2, which opens a model, data, an adapter and a checkpoint, and writes each of them again. */
-static void test_failing_calls(Model *m) {
+static void test_failing_calls(Adapter *a, const Model *m) {
     Error err;
     TrainOptions o;
     TrainResult result;
     char *run = in_work("run"), *victim = in_work("victim"), *output = in_work("stderr"), *saved = in_work("victim/checkpoint-2");
     long *counter = (long *)mmap(NULL, sizeof *counter, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    must(adapter_load(m, run, &err), &err);
-    size_t bytes = m->param_count * sizeof(float);
+    must(adapter_load(a, m, run, &err), &err);
+    size_t bytes = a->param_count * sizeof(float);
     float *want = (float *)malloc(bytes);
-    memcpy(want, m->param, bytes);
+    memcpy(want, a->param, bytes);
     train_options(&o, victim);
     o.resume = saved;
     o.fallback_output = in_work("fallback");
@@ -403,8 +403,8 @@ static void test_failing_calls(Model *m) {
         char *said = read_file(output, NULL, NULL), *line = said ? strstr(said, "error: ") : NULL;
         bool ended = WIFEXITED(status) && WEXITSTATUS(status) <= 1, failed = ended && WEXITSTATUS(status);
         bool one_line = !failed || (line && line[strlen(line) - 1] == '\n' && strchr(line, '\n')[1] == 0);
-        bool kept = adapter_load(m, saved, &err) && adapter_load(m, victim, &err) && m->param_count * sizeof(float) == bytes &&
-                    !memcmp(m->param, want, bytes);
+        bool kept = adapter_load(a, m, saved, &err) && adapter_load(a, m, victim, &err) && a->param_count * sizeof(float) == bytes &&
+                    !memcmp(a->param, want, bytes);
         char command[2 * PATH_MAX];
         snprintf(command, sizeof command, "diff -r %s/checkpoint-2 %s >/dev/null", run, saved);
         kept = kept && system(command) == 0;
@@ -423,17 +423,20 @@ static void test_failing_calls(Model *m) {
 int main(void) {
     Error err;
     Model m;
+    Adapter a;
+    memset(&a, 0, sizeof a);
 #ifdef _OPENMP
     omp_set_num_threads(1);                 /* children of a process with threads have none */
 #endif
     if (!mkdtemp(work)) return 1;
     must(model_open(&m, "test/golden/llama", &err), &err);
-    test_adapter_crash(&m);
+    test_adapter_crash(&a, &m);
     test_folder_crash();
-    test_forged(&m);
+    test_forged(&a, &m);
     test_stopped();
     test_token_cache();
-    test_failing_calls(&m);
+    test_failing_calls(&a, &m);
+    adapter_drop(&a);
     model_close(&m);
     shell("rm -rf %s", work);
     return finish();

@@ -11,7 +11,7 @@ static void must(bool ok, const Error *err) {
 static GenerateOptions greedy(int tokens, int batch) {
     GenerateOptions o;
     memset(&o, 0, sizeof o);
-    o.max_new_tokens = tokens; o.batch_size = batch; o.top_p = o.repetition_penalty = 1; o.seed = 42; o.adapter = true;
+    o.max_new_tokens = tokens; o.batch_size = batch; o.top_p = o.repetition_penalty = 1; o.seed = 42;
     return o;
 }
 static JsonDoc golden_file(void) {
@@ -26,14 +26,17 @@ static int32_t *ids_of(const Json *list, int *count) {
     for (const Json *j = list->child; j; j = j->next) ids[(*count)++] = (int32_t)j->number;
     return ids;
 }
-static void golden_model(Model *m, const char *model, const char *adapter) {
+/* Opens both; "" is no adapter, which the answer then is: what forward takes. */
+static const Adapter *golden_model(Model *m, Adapter *a, const char *model, const char *adapter) {
     Error err;
     char folder[300];
     snprintf(folder, sizeof folder, "test/golden/%s", model);
     must(model_open(m, folder, &err), &err);
     m->config.max_position_embeddings = 4096;               /* the tiny models stop at 64; their rotary tables do not depend on it */
     snprintf(folder, sizeof folder, "test/golden/%s/%s", model, adapter);
-    if (*adapter) must(adapter_load(m, folder, &err), &err);
+    memset(a, 0, sizeof *a);
+    if (*adapter) must(adapter_load(a, m, folder, &err), &err);
+    return *adapter ? a : NULL;
 }
 
 /* Runs of one model and adapter: each alone, and all at once. How many of the tokens must agree depends on the numbers the backend works with. */
@@ -42,23 +45,24 @@ static void test_greedy(const char *model, const char *adapter) {
     Prompt prompts[8];
     const Json *want[8];
     Model m;
+    Adapter a;
     Error err;
     int count = 0, agree = 0, tokens = 0, same = 0;
     memset(prompts, 0, sizeof prompts);
-    golden_model(&m, model, adapter);
+    const Adapter *on = golden_model(&m, &a, model, adapter);
     for (const Json *r = json_get(doc.root, "greedy")->child; r; r = r->next) {
-        const Json *a = json_get(r, "adapter");
-        if (strcmp(json_get(r, "model")->str, model) || strcmp(a->type == JSON_STRING ? a->str : "", adapter)) continue;
+        const Json *with = json_get(r, "adapter");
+        if (strcmp(json_get(r, "model")->str, model) || strcmp(with->type == JSON_STRING ? with->str : "", adapter)) continue;
         prompts[count].ids = ids_of(json_get(r, "prompt"), &prompts[count].count);
         prompts[count].row = count + 1;
         want[count++] = json_get(r, "tokens");
     }
     Answer together[8], alone[1];
     GenerateOptions o = greedy(112, 8);
-    must(model_generate(&m, NULL, prompts, (size_t)count, &o, together, NULL, NULL, &err), &err);
+    must(model_generate(&m, on, NULL, NULL, prompts, (size_t)count, &o, together, NULL, NULL, &err), &err);
     for (int i = 0; i < count; i++) {
         o.batch_size = 1;
-        must(model_generate(&m, NULL, &prompts[i], 1, &o, alone, NULL, NULL, &err), &err);
+        must(model_generate(&m, on, NULL, NULL, &prompts[i], 1, &o, alone, NULL, NULL, &err), &err);
         same += alone[0].count == 112 && together[i].count == 112 && !memcmp(alone[0].ids, together[i].ids, 112 * sizeof(int32_t));
         int k = 0;
         bool path = true;
@@ -67,6 +71,7 @@ static void test_greedy(const char *model, const char *adapter) {
         free(prompts[i].ids);
     }
     answers_free(together, (size_t)count);
+    adapter_drop(&a);
     model_close(&m);
     json_free(&doc);
     if (sizeof(floatX) == 4) check(agree == tokens && tokens == 112 * count && count == 3, "%s %s: %d of %d greedy tokens as transformers' generate", model, *adapter ? adapter : "alone", agree, tokens);
@@ -81,22 +86,23 @@ static void test_cache(const char *model, const char *adapter) {
     Error err;
     Batch b;
     Cache cache;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = *adapter != 0;
-    golden_model(&m, model, adapter);
+    Adapter a;
+    Workspace w;
+    memset(&w, 0, sizeof w);
+    const DropoutKey no_mask = {0, 0, 0, 0};
+    const Adapter *on = golden_model(&m, &a, model, adapter);
     const ModelConfig *c = &m.config;
     int V = c->vocab_size, lengths[S], total = 0;
     int32_t slot_host[S * T];
     for (int s = 0; s < S; s++) total += lengths[s] = T - 4 * s;
-    must(model_prepare(&m, total, T, FORWARD_ONLY, true, NULL, &err) && batch_alloc(&b, total, S, &err), &err);
+    must(workspace_open(&w, &m, on, total, T, FORWARD_ONLY, true, NULL, &err) && batch_alloc(&b, total, S, &err), &err);
     float *full = (float *)malloc((size_t)total * (size_t)V * sizeof *full), *step = (float *)malloc((size_t)S * (size_t)V * sizeof *step);
     b.N = 0; b.S = S; b.cu_seqlens[0] = 0;
     for (int s = 0; s < S; s++) {
         for (int i = 0; i < lengths[s]; i++) { b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.positions[b.N++] = i; }
         b.cu_seqlens[s + 1] = b.N;
     }
-    model_logits(&m, full, &b, call);
+    model_logits(&m, on, &w, full, &b);
     memset(&cache, 0, sizeof cache);
     cache.slots = S + 1; cache.capacity = T + 2;             /* slot 0 stays empty */
     cache.layer = (size_t)cache.slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
@@ -107,7 +113,7 @@ static void test_cache(const char *model, const char *adapter) {
     memset(poison, 0xFF, cache.bytes);
     backend_upload(cache.base, poison, cache.bytes);         /* what was never stored must never be read */
     free(poison);
-    m.cache = &cache;
+    w.cache = &cache;
     int at[S], offsets[S];
     double worst = 0;
     b.N = 0;
@@ -118,7 +124,7 @@ static void test_cache(const char *model, const char *adapter) {
         b.cu_seqlens[s + 1] = b.N;
     }
     backend_upload(cache.slot, slot_host, (size_t)b.N * sizeof(int32_t));
-    model_body(&m, &b, call);
+    model_forward(&m, on, &w, &b, no_mask);
     cache.decode = true;
     int compared = 0;
     for (;;) {
@@ -132,15 +138,14 @@ static void test_cache(const char *model, const char *adapter) {
         if (!n) break;
         b.N = b.S = n;
         backend_upload(cache.slot, slot_host, (size_t)n * sizeof(int32_t));
-        model_body(&m, &b, call);
-        lm_head_logits(step, m.normed, &m.head, n, c->hidden_size, V, m.scratch);
+        model_forward(&m, on, &w, &b, no_mask);
+        lm_head_logits(step, w.normed, &m.head, n, c->hidden_size, V, w.scratch);
         for (int i = 0; i < n; i++) {
             int s = members[i];
             worst = fmax(worst, relative_error(step + (size_t)i * (size_t)V, full + (size_t)(offsets[s] + at[s]++) * (size_t)V, (size_t)V));
             compared++;
         }
     }
-    m.cache = NULL;
     double tolerance = sizeof(floatX) == 4 ? 1e-5 : LORA_LOSS_SCALE > 1 ? 0x1p-8 : 0x1p-5;
     check(compared == total - (FIRST + FIRST - 1 + FIRST - 2) && worst <= tolerance, "%s %s: %d rows of logits from the cache and from a full pass, worst relative error %.1e", model, *adapter ? adapter : "alone", compared, worst);
     free(full);
@@ -148,6 +153,8 @@ static void test_cache(const char *model, const char *adapter) {
     backend_free(cache.slot, sizeof slot_host);
     backend_free(cache.base, cache.bytes);
     batch_free(&b);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
 }
 
@@ -305,7 +312,7 @@ static void test_stories(void) {
     int32_t bos = 1;
     Prompt p = prompt_of(&bos, 1);
     GenerateOptions o = greedy(200, 1);
-    must(model_generate(&m, t, &p, 1, &o, a, NULL, NULL, &err), &err);
+    must(model_generate(&m, NULL, NULL, t, &p, 1, &o, a, NULL, NULL, &err), &err);
     char *want = read_file("../shared/models/stories260K/greedy_200.txt", &bytes, &err);
     if (!want) must(false, &err);
     while (bytes && want[bytes - 1] == '\n') want[--bytes] = 0;
@@ -318,17 +325,17 @@ static void test_stories(void) {
     Answer again[3], other[3];
     o = greedy(40, 3);
     o.temperature = 1;
-    must(model_generate(&m, t, three, 3, &o, a, NULL, NULL, &err), &err);
+    must(model_generate(&m, NULL, NULL, t, three, 3, &o, a, NULL, NULL, &err), &err);
     o.batch_size = 1;
-    must(model_generate(&m, t, three, 3, &o, again, NULL, NULL, &err), &err);
+    must(model_generate(&m, NULL, NULL, t, three, 3, &o, again, NULL, NULL, &err), &err);
     o.seed = 7;
-    must(model_generate(&m, t, three, 3, &o, other, NULL, NULL, &err), &err);
+    must(model_generate(&m, NULL, NULL, t, three, 3, &o, other, NULL, NULL, &err), &err);
     int same = 0, differ = 0;
     for (int i = 0; i < 3; i++) { same += !strcmp(a[i].text, again[i].text); differ += strcmp(a[i].text, other[i].text) != 0; }
     check(same == 3 && differ == 3 && strcmp(a[0].text, a[1].text), "sampling: the seed and the row decide, the batch does not");
     answers_free(a, 3); answers_free(again, 3); answers_free(other, 3);
     m.config.max_position_embeddings = 30;
-    check(!model_generate(&m, t, three, 3, &o, a, NULL, NULL, &err) && strstr(err.text, "40 new ones") && strstr(err.text, "30"), "longer than the context: %s", err.text);
+    check(!model_generate(&m, NULL, NULL, t, three, 3, &o, a, NULL, NULL, &err) && strstr(err.text, "40 new ones") && strstr(err.text, "30"), "longer than the context: %s", err.text);
     model_close(&m);
     tokenizer_free(t);
 }

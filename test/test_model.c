@@ -44,21 +44,29 @@ static float *fetched(const float *arena, size_t count) {
     backend_download(p, arena, count * sizeof(float));
     return p;
 }
-static double grad_error(const Model *m, const float *want) {
-    float *grad = fetched(m->grad, m->param_count);
-    double e = relative_error(grad, want, m->param_count);
+static double grad_error(const Adapter *a, const float *want) {
+    float *grad = fetched(a->grad, a->param_count);
+    double e = relative_error(grad, want, a->param_count);
     free(grad);
     return e;
 }
-static bool grad_same(const Model *m, const float *want) {
-    float *grad = fetched(m->grad, m->param_count);
-    bool same = !memcmp(grad, want, m->param_count * sizeof(float));
+static bool grad_same(const Adapter *a, const float *want) {
+    float *grad = fetched(a->grad, a->param_count);
+    bool same = !memcmp(grad, want, a->param_count * sizeof(float));
     free(grad);
     return same;
 }
 
-static LoraCall adapter_on(void) { LoraCall c; memset(&c, 0, sizeof c); c.adapter = true; return c; }
-static LoraCall adapter_off(void) { LoraCall c; memset(&c, 0, sizeof c); return c; }
+static const DropoutKey no_mask = {0, 0, 0, 0};
+static Adapter no_adapter(void) { Adapter a; memset(&a, 0, sizeof a); return a; }
+static Workspace no_workspace(void) { Workspace w; memset(&w, 0, sizeof w); return w; }
+/* Forward, loss and backward: what a training run does with a micro-batch. */
+static LossStats train_pass(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key, float dloss) {
+    model_forward(m, a, w, b, key);
+    LossStats s = model_loss(m, a, w, b, dloss);
+    model_backward(m, a, w, b, key);
+    return s;
+}
 
 /* ---- 1. Transformers + PEFT ------------------------------------------------------------------------------------------------------------------- */
 
@@ -67,10 +75,12 @@ static void test_golden(const char *name, const char *adapter, const char *golde
     char folder[256], path[300];
     Error err;
     Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
     snprintf(folder, sizeof folder, "test/golden/%s", name);
     must(model_open(&m, folder, &err), &err);
     snprintf(path, sizeof path, "%s/%s", folder, adapter);
-    must(adapter_load(&m, path, &err), &err);
+    must(adapter_load(&a, &m, path, &err), &err);
     TensorSet set;
     memset(&set, 0, sizeof set);
     snprintf(path, sizeof path, "%s/%s", folder, golden);
@@ -81,22 +91,22 @@ static void test_golden(const char *name, const char *adapter, const char *golde
     size_t V = (size_t)m.config.vocab_size, count = (size_t)b.N * V;
     float *logits = (float *)malloc(count * sizeof(float));
     for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_LAYER; recompute++) {
-        must(model_prepare(&m, b.N, 64, (Recompute)recompute, true, NULL, &err), &err);
+        must(workspace_open(&w, &m, &a, b.N, 64, (Recompute)recompute, true, NULL, &err), &err);
         if (recompute == RECOMPUTE_NONE) {
             memset(logits, 0xff, count * sizeof(float));
-            model_logits(&m, logits, &b, adapter_on());
+            model_logits(&m, &a, &w, logits, &b);
             double e = relative_error(logits, (const float *)golden_tensor(&set, "logits")->data, count);
             check(e <= TOLERANCE, "%s/%s logits with adapter: relative error %.2e", name, adapter, e);
-            model_logits(&m, logits, &b, adapter_off());
+            model_logits(&m, NULL, &w, logits, &b);
             e = relative_error(logits, (const float *)golden_tensor(&set, "base_logits")->data, count);
             check(e <= TOLERANCE, "%s/%s logits of the base: relative error %.2e", name, adapter, e);
         }
-        adapter_zero_grad(&m);
-        LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.M, true);
+        adapter_zero_grad(&a);
+        LossStats s = train_pass(&m, &a, &w, &b, no_mask, 1.0f / (float)b.M);
         double loss = s.loss_sum / (double)s.tokens, want = (double)((const float *)golden_tensor(&set, "loss")->data)[0];
         check(s.tokens == b.M && fabs(loss - want) <= TOLERANCE * want, "%s/%s loss %.7f, Transformers %.7f (recompute %s)", name, adapter, loss, want, level[recompute]);
-        AdapterTensor *list = adapter_tensors(&m);
-        float *grad = fetched(m.grad, m.param_count);
+        AdapterTensor *list = adapter_tensors(&a);
+        float *grad = fetched(a.grad, a.param_count);
         double worst = 0;
         char worst_name[160] = "";
         for (ptrdiff_t i = 0; i < arrlen(list); i++) {
@@ -104,7 +114,7 @@ static void test_golden(const char *name, const char *adapter, const char *golde
             snprintf(key, sizeof key, "grad.%s", list[i].name);
             const Tensor *t = golden_tensor(&set, key);
             assert((int64_t)t->count == list[i].shape[0] * list[i].shape[1]);
-            double e = relative_error(grad + (list[i].data - m.param), (const float *)t->data, t->count);
+            double e = relative_error(grad + (list[i].data - a.param), (const float *)t->data, t->count);
             if (!(e <= worst)) { worst = e; snprintf(worst_name, sizeof worst_name, "%s", list[i].name); }
         }
         check(worst <= TOLERANCE, "%s/%s %d gradients: worst relative error %.2e in %s (recompute %s)", name, adapter, (int)arrlen(list), worst, worst_name, level[recompute]);
@@ -114,13 +124,14 @@ static void test_golden(const char *name, const char *adapter, const char *golde
     free(logits);
     batch_free(&b);
     tensors_close(&set);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
 }
 
 /* Adapters as other people write them: patterns, expressions, layers by number, bf16 and f16 tensors, names with
    ".default.", and PiSSA and OLoRA, whose base is not the one in the files. PEFT's logits; the same again after saving
-   and
-   loading; the base is itself again when the adapter is off. */
+   and loading; the base is itself beside it. */
 static void test_adapters(void) {
     static const struct { const char *model, *name; int ranks[3]; } cases[] = {       /* of q, v and up in layer 1 */
         {"mistral", "pissa", {5, 5, 5}}, {"mistral", "olora", {3, 3, 3}}, {"qwen3", "pissa_pattern", {4, 0, 0}},
@@ -134,6 +145,8 @@ static void test_adapters(void) {
     int32_t cu[2] = {0, (int32_t)ids->count};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
         Batch b;
         char folder[128], path[300], out[] = "/tmp/train_lora_adapters_XXXXXX", command[400];
         snprintf(folder, sizeof folder, "test/golden/%s", cases[i].model);
@@ -143,30 +156,30 @@ static void test_adapters(void) {
         size_t count = (size_t)b.N * (size_t)m.config.vocab_size;
         float *base = (float *)malloc(count * sizeof(float)), *logits = (float *)malloc(count * sizeof(float)),
             *again = (float *)malloc(count * sizeof(float));
-        must(model_prepare(&m, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
-        model_logits(&m, base, &b, adapter_off());
-        must(adapter_load(&m, path, &err) && model_prepare(&m, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
-        model_logits(&m, logits, &b, adapter_on());
+        must(workspace_open(&w, &m, NULL, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
+        model_logits(&m, NULL, &w, base, &b);
+        must(adapter_load(&a, &m, path, &err) && workspace_open(&w, &m, &a, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
+        model_logits(&m, &a, &w, logits, &b);
         double e = relative_error(logits, (const float *)golden_tensor(&set, cases[i].name)->data, count);
-        const Linear *l = m.layers[1].linear;
+        const Lora *l = &a.lora[MODULE_COUNT];
         check(e <= TOLERANCE && l[MODULE_Q].rank == cases[i].ranks[0] && l[MODULE_V].rank == cases[i].ranks[1] &&
               l[MODULE_UP].rank == cases[i].ranks[2],
               "%s/adapter_%s: logits as PEFT's, relative error %.2e", cases[i].model, cases[i].name, e);
         if (!mkdtemp(out)) abort();
-        must(adapter_save(&m, out, &err) && adapter_load(&m, out, &err) &&
-             model_prepare(&m, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
-        model_logits(&m, again, &b, adapter_on());
+        must(adapter_save(&a, out, &err) && adapter_load(&a, &m, out, &err) &&
+             workspace_open(&w, &m, &a, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
+        model_logits(&m, &a, &w, again, &b);
         check(!memcmp(again, logits, count * sizeof(float)), "%s/adapter_%s: the same bits once saved and loaded",
               cases[i].model, cases[i].name);
-        adapter_drop(&m);
-        must(model_prepare(&m, b.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
-        model_logits(&m, again, &b, adapter_on());
-        check(!memcmp(again, base, count * sizeof(float)), "%s/adapter_%s: taken off, the base to the bit",
+        model_logits(&m, NULL, &w, again, &b);
+        check(!memcmp(again, base, count * sizeof(float)), "%s/adapter_%s: beside it the base to the bit",
               cases[i].model, cases[i].name);
         snprintf(command, sizeof command, "rm -rf %s", out);
         if (system(command)) check(false, "could not remove %s", out);
         free(base); free(logits); free(again);
         batch_free(&b);
+        workspace_close(&w);
+        adapter_drop(&a);
         model_close(&m);
     }
     tensors_close(&set);
@@ -356,6 +369,8 @@ static void test_stories(void) {
     if (access(folder, R_OK)) { printf("skipped: ../shared not present\n"); return; }
     Error err;
     Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
     must(model_open(&m, folder, &err), &err);
     JsonDoc doc;
     must(json_read(&doc, "../shared/models/stories260K/reference_f64.json", &err), &err);
@@ -366,16 +381,16 @@ static void test_stories(void) {
     memset(&lora, 0, sizeof lora);
     lora.r = 4; lora.lora_alpha = 8;
     for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
-    must(adapter_attach(&m, &lora, 7, &err), &err);
+    must(adapter_attach(&a, &m, &lora, 7, &err), &err);
     int n = (int)arrlen(greedy), V = m.config.vocab_size;
-    must(model_prepare(&m, n > (int)arrlen(seq) ? n : (int)arrlen(seq), 512, RECOMPUTE_NONE, true, NULL, &err), &err);
+    must(workspace_open(&w, &m, &a, n > (int)arrlen(seq) ? n : (int)arrlen(seq), 512, RECOMPUTE_NONE, true, NULL, &err), &err);
 
     /* the greedy continuation: the argmax after every prefix must be the next id, so one forward checks all of them */
     Batch b;
     int32_t cu[2] = {0, n};
     batch_from(&b, greedy, NULL, cu, 1);
     float *logits = (float *)malloc((size_t)n * (size_t)V * sizeof(float));
-    model_logits(&m, logits, &b, adapter_on());
+    model_logits(&m, &a, &w, logits, &b);
     int wrong = 0;
     for (int i = 0; i + 1 < n; i++) {
         int best = 0;
@@ -388,44 +403,46 @@ static void test_stories(void) {
     int T = (int)arrlen(seq);
     cu[1] = T;
     batch_from(&b, seq, seq, cu, 1);
-    model_logits(&m, logits, &b, adapter_on());
+    model_logits(&m, &a, &w, logits, &b);
     const Json *last = json_get(doc.root, "last_logits_f64"), *want = json_get(doc.root, "loss_f64");
     assert(last && want);
     size_t index = 0;
     double scale = 0, worst = nested_error(last, logits + (size_t)(T - 1) * (size_t)V, &index, &scale);
     check((int)index == V && worst <= TOLERANCE * scale, "stories260K: last logits, relative error %.2e", worst / scale);
-    LossStats s = model_step(&m, &b, adapter_on(), 1.0f / (float)b.M, true);
+    LossStats s = train_pass(&m, &a, &w, &b, no_mask, 1.0f / (float)b.M);
     check(fabs(s.loss_sum / (double)s.tokens - want->number) <= 1e-5 * want->number, "stories260K: loss %.8f, float64 %.8f", s.loss_sum / (double)s.tokens, want->number);
 
     /* The reference has the gradients of the full matrices W. With B = 0, scale 1 and A the first rows of the identity, dB = dW A^T is dW itself: rank 172 covers every column of every matrix. */
     lora.r = 172; lora.lora_alpha = 172;
-    must(adapter_attach(&m, &lora, 7, &err) && model_prepare(&m, T, 512, RECOMPUTE_NONE, true, NULL, &err), &err);
-    backend_zero(m.param, m.param_count * sizeof(float));
+    must(adapter_attach(&a, &m, &lora, 7, &err) && workspace_open(&w, &m, &a, T, 512, RECOMPUTE_NONE, true, NULL, &err), &err);
+    backend_zero(a.param, a.param_count * sizeof(float));
     float *identity = (float *)calloc(172 * 172, sizeof(float));
     for (int l = 0; l < m.config.num_hidden_layers; l++) {
         for (int j = 0; j < MODULE_COUNT; j++) {
             const Linear *p = &m.layers[l].linear[j];
             for (int i = 0; i < p->in; i++) identity[i * p->in + i] = 1;
-            backend_upload(p->A, identity, (size_t)p->in * (size_t)p->in * sizeof(float));
+            backend_upload(a.lora[l * MODULE_COUNT + j].A, identity, (size_t)p->in * (size_t)p->in * sizeof(float));
             for (int i = 0; i < p->in; i++) identity[i * p->in + i] = 0;
         }
     }
     free(identity);
-    adapter_zero_grad(&m);
-    model_step(&m, &b, adapter_on(), 1.0f / (float)b.M, true);
+    adapter_changed(&a);
+    adapter_zero_grad(&a);
+    train_pass(&m, &a, &w, &b, no_mask, 1.0f / (float)b.M);
     const Json *norms = json_get(doc.root, "grad_norms_f64"), *first8 = json_get(doc.root, "grad_first8_f64");
     double worst_norm = 0, worst_first = 0;
     for (int l = 0; l < m.config.num_hidden_layers; l++) {
         for (int j = 0; j < MODULE_COUNT; j++) {
             const Linear *p = &m.layers[l].linear[j];
+            const float *gradient = a.lora[l * MODULE_COUNT + j].dB;
             char name[120];
             snprintf(name, sizeof name, "model.layers.%d.%s.weight", l, module_path[j]);
             const Json *norm = json_get(norms, name), *first = json_get(first8, name);
             assert(norm && first && first->count == 8);
-            worst_norm = fmax(worst_norm, fabs(global_norm(p->dB, (size_t)p->out * 172) / norm->number - 1));
+            worst_norm = fmax(worst_norm, fabs(global_norm(gradient, (size_t)p->out * 172) / norm->number - 1));
             index = 0;
             scale = norm->number / sqrt((double)p->in * (double)p->out);      /* the typical element: first8 may all be tiny */
-            float *dB = fetched(p->dB, first->count);
+            float *dB = fetched(gradient, first->count);
             worst_first = fmax(worst_first, nested_error(first, dB, &index, &scale) / scale);
             free(dB);
         }
@@ -437,6 +454,8 @@ static void test_stories(void) {
     arrfree(greedy);
     arrfree(seq);
     json_free(&doc);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
 }
 
@@ -464,41 +483,43 @@ static void rows_batch(Batch *b, int32_t ids[ROWS][24], const int length[ROWS], 
 static void test_invariances(void) {
     Error err;
     Model m;
-    must(model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && model_prepare(&m, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
+    must(model_open(&m, "test/golden/qwen3", &err) && adapter_load(&a, &m, "test/golden/qwen3/adapter", &err) && workspace_open(&w, &m, &a, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
     int32_t ids[ROWS][24];
     int length[ROWS], order[ROWS], reversed[ROWS];
     random_rows(ids, length, m.config.vocab_size);
     int64_t labelled = 0;
     for (int i = 0; i < ROWS; i++) { order[i] = i; reversed[i] = ROWS - 1 - i; labelled += length[i] - 1; }
-    size_t bytes = m.param_count * sizeof(float);
+    size_t bytes = a.param_count * sizeof(float);
     float *whole = (float *)malloc(bytes), *other = (float *)malloc(bytes);
     Batch b;
 
     rows_batch(&b, ids, length, order, 0, ROWS);
-    adapter_zero_grad(&m);
-    double loss = model_step(&m, &b, adapter_on(), 1.0f / (float)labelled, true).loss_sum;
-    backend_download(whole, m.grad, bytes);
+    adapter_zero_grad(&a);
+    double loss = train_pass(&m, &a, &w, &b, no_mask, 1.0f / (float)labelled).loss_sum;
+    backend_download(whole, a.grad, bytes);
     float *logits_whole = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float)), *logits = (float *)malloc((size_t)b.N * (size_t)m.config.vocab_size * sizeof(float));
-    model_logits(&m, logits_whole, &b, adapter_on());
+    model_logits(&m, &a, &w, logits_whole, &b);
 
     double accumulated = 0, worst = 0;
-    adapter_zero_grad(&m);
+    adapter_zero_grad(&a);
     for (int r = 0, at = 0; r < ROWS; r++) {
         Batch one;
         rows_batch(&one, ids, length, order, r, 1);
-        accumulated += model_step(&m, &one, adapter_on(), 1.0f / (float)labelled, true).loss_sum;
+        accumulated += train_pass(&m, &a, &w, &one, no_mask, 1.0f / (float)labelled).loss_sum;
         batch_free(&one);
         at += length[r];
         (void)at;
     }
     check(fabs(accumulated - loss) <= 1e-6 * loss, "B=8,A=1 against B=1,A=8: loss %.8f and %.8f", loss / (double)labelled, accumulated / (double)labelled);
-    double e = grad_error(&m, whole);
+    double e = grad_error(&a, whole);
     check(e <= 1e-5, "B=8,A=1 against B=1,A=8: gradients, relative error %.2e", e);
 
     for (int r = 0, at = 0; r < ROWS; r++) {          /* a neighbour in the flat batch must not change a sequence */
         Batch one;
         rows_batch(&one, ids, length, order, r, 1);
-        model_logits(&m, logits, &one, adapter_on());
+        model_logits(&m, &a, &w, logits, &one);
         worst = fmax(worst, relative_error(logits, logits_whole + (size_t)at * (size_t)m.config.vocab_size, (size_t)one.N * (size_t)m.config.vocab_size));
         at += one.N;
         batch_free(&one);
@@ -507,32 +528,32 @@ static void test_invariances(void) {
 
     Batch back;
     rows_batch(&back, ids, length, reversed, 0, ROWS);
-    adapter_zero_grad(&m);
-    double loss_back = model_step(&m, &back, adapter_on(), 1.0f / (float)labelled, true).loss_sum;
-    e = grad_error(&m, whole);
+    adapter_zero_grad(&a);
+    double loss_back = train_pass(&m, &a, &w, &back, no_mask, 1.0f / (float)labelled).loss_sum;
+    e = grad_error(&a, whole);
     check(fabs(loss_back - loss) <= 1e-6 * loss && e <= 1e-5, "order of examples within a batch: gradients, relative error %.2e", e);
     batch_free(&back);
 
-    LoraCall dropped = adapter_on();
+    DropoutKey dropped = no_mask;
     dropped.dropout = 0.3f; dropped.seed = 5; dropped.step = 3;
-    m.lora.lora_dropout = dropped.dropout;      /* room for the masks */
-    must(model_prepare(&m, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
+    a.config.lora_dropout = dropped.dropout;          /* room for the masks */
+    must(workspace_open(&w, &m, &a, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
 #ifdef _OPENMP
     for (int threads = 1; threads <= 3; threads++) {
         omp_set_num_threads(threads);
-        adapter_zero_grad(&m);
-        model_step(&m, &b, dropped, 1.0f / (float)labelled, true);
-        if (threads == 1) backend_download(other, m.grad, bytes);
-        else check(grad_same(&m, other), "1 and %d threads: gradients bit-identical (dropout on)", threads);
+        adapter_zero_grad(&a);
+        train_pass(&m, &a, &w, &b, dropped, 1.0f / (float)labelled);
+        if (threads == 1) backend_download(other, a.grad, bytes);
+        else check(grad_same(&a, other), "1 and %d threads: gradients bit-identical (dropout on)", threads);
     }
     omp_set_num_threads(2);
 #endif
     for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_LAYER; recompute++) {
-        must(model_prepare(&m, ROWS * 24, 64, (Recompute)recompute, true, NULL, &err), &err);
-        adapter_zero_grad(&m);
-        model_step(&m, &b, dropped, 1.0f / (float)labelled, true);
-        if (recompute == RECOMPUTE_NONE) backend_download(other, m.grad, bytes);
-        else check(grad_same(&m, other), "recompute level %d: gradients bit-identical (dropout on)", recompute);
+        must(workspace_open(&w, &m, &a, ROWS * 24, 64, (Recompute)recompute, true, NULL, &err), &err);
+        adapter_zero_grad(&a);
+        train_pass(&m, &a, &w, &b, dropped, 1.0f / (float)labelled);
+        if (recompute == RECOMPUTE_NONE) backend_download(other, a.grad, bytes);
+        else check(grad_same(&a, other), "recompute level %d: gradients bit-identical (dropout on)", recompute);
     }
 
     /* a fresh adapter has B = 0: the base model to the bit */
@@ -540,10 +561,10 @@ static void test_invariances(void) {
     memset(&lora, 0, sizeof lora);
     lora.r = 8; lora.lora_alpha = 16;
     for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
-    must(adapter_attach(&m, &lora, 1, &err) && model_prepare(&m, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
+    must(adapter_attach(&a, &m, &lora, 1, &err) && workspace_open(&w, &m, &a, ROWS * 24, 64, RECOMPUTE_NONE, true, NULL, &err), &err);
     size_t count = (size_t)b.N * (size_t)m.config.vocab_size;
-    model_logits(&m, logits, &b, adapter_on());
-    model_logits(&m, logits_whole, &b, adapter_off());
+    model_logits(&m, &a, &w, logits, &b);
+    model_logits(&m, NULL, &w, logits_whole, &b);
     check(!memcmp(logits, logits_whole, count * sizeof(float)), "an adapter with B = 0 leaves the logits bit-identical to the base");
 
     /* initialisation of every A: within +-1/sqrt(in), mean near 0, variance near bound^2/3. An A of zeros beside its B of
@@ -553,8 +574,8 @@ static void test_invariances(void) {
     for (int i = 0; i < m.config.num_hidden_layers * MODULE_COUNT; i++) {
         const Linear *p = &m.layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
         double bound = 1 / sqrt((double)p->in), sum = 0, square = 0, largest = 0;
-        int elements = p->rank * p->in;
-        float *A = fetched(p->A, (size_t)elements);
+        int elements = a.lora[i].rank * p->in;
+        float *A = fetched(a.lora[i].A, (size_t)elements);
         for (int k = 0; k < elements; k++) {
             sum += (double)A[k];
             square += (double)A[k] * (double)A[k];
@@ -570,13 +591,13 @@ static void test_invariances(void) {
     /* save and load: the same adapter */
     char folder[] = "/tmp/train_lora_adapter_XXXXXX", path[128];
     assert(mkdtemp(folder));
-    size_t saved = m.param_count;
-    float *copy = fetched(m.param, saved);
+    size_t saved = a.param_count;
+    float *copy = fetched(a.param, saved);
     for (size_t i = 0; i < saved; i++) copy[i] += (float)(i % 7) * 0.01f;
-    backend_upload(m.param, copy, saved * sizeof(float));
-    must(adapter_save(&m, folder, &err) && adapter_load(&m, folder, &err), &err);
-    float *loaded = fetched(m.param, m.param_count);
-    check(m.param_count == saved && !memcmp(copy, loaded, saved * sizeof(float)) && m.lora.r == 8 && m.lora.lora_alpha == 16, "adapter saved and loaded: the same bits");
+    backend_upload(a.param, copy, saved * sizeof(float));
+    must(adapter_save(&a, folder, &err) && adapter_load(&a, &m, folder, &err), &err);
+    float *loaded = fetched(a.param, a.param_count);
+    check(a.param_count == saved && !memcmp(copy, loaded, saved * sizeof(float)) && a.config.r == 8 && a.config.lora_alpha == 16, "adapter saved and loaded: the same bits");
     free(loaded);
     snprintf(path, sizeof path, "%s/adapter_config.json", folder);
     unlink(path);
@@ -586,6 +607,8 @@ static void test_invariances(void) {
     free(copy);
     free(whole); free(other); free(logits); free(logits_whole);
     batch_free(&b);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
 }
 
@@ -602,6 +625,8 @@ enum { MEMORY_TOKENS = 20000, MEMORY_SLACK = (7 * 2 + 8) << 20, MEMORY_KEPT = 8 
 static void test_memory(void) {
     Error err;
     Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
     MemoryTable table;
     LoraConfig lora;
     memset(&table, 0, sizeof table);
@@ -610,10 +635,14 @@ static void test_memory(void) {
     for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
     backend_ready();
     size_t before = backend_memory();
-    must(model_open(&m, "data/base", &err) && adapter_attach(&m, &lora, 1, &err) && model_prepare(&m, MEMORY_TOKENS, 200, RECOMPUTE_NONE, true, &table, &err), &err);
+    must(model_open(&m, "data/base", &err) && adapter_attach(&a, &m, &lora, 1, &err), &err);
+    model_memory(&m, &a, &table);
+    must(workspace_open(&w, &m, &a, MEMORY_TOKENS, 200, RECOMPUTE_NONE, true, &table, &err), &err);
     double used = (double)(before - backend_memory());
     check(fabs(used - (double)table.total) <= MEMORY_SLACK, "memory: announced %.3f MiB, gone from the card %.3f MiB",
           (double)table.total / 0x1p20, used / 0x1p20);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
     double kept = (double)before - (double)backend_memory();
     check(fabs(kept) <= MEMORY_KEPT, "model_close gives all of it back: %.3f MiB are kept", kept / 0x1p20);
@@ -628,11 +657,13 @@ static void test_mask_memory(void) {
     enum { TOKENS = 77 };
     Error err;
     Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
     LoraConfig lora;
     memset(&lora, 0, sizeof lora);
     lora.r = 4; lora.lora_alpha = 8;
     for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
-    must(model_plan(&m, "data/base", &err) && adapter_attach(&m, &lora, 1, &err), &err);
+    must(model_plan(&m, "data/base", &err) && adapter_attach(&a, &m, &lora, 1, &err), &err);
     size_t group[4], layers = (size_t)m.config.num_hidden_layers;
     const int in[4] = {m.config.hidden_size, m.config.num_attention_heads * m.config.head_dim, m.config.hidden_size,
                        m.config.intermediate_size}, modules[4] = {3, 1, 2, 1};
@@ -649,13 +680,15 @@ static void test_mask_memory(void) {
     for (int i = 0; i < 4; i++) {
         size_t bytes[2];
         for (int d = 0; d < 2; d++) {
-            m.lora.lora_dropout = d ? 0.1f : 0;
-            must(model_prepare(&m, TOKENS, TOKENS, level[i], false, NULL, &err), &err);
-            bytes[d] = m.arena_bytes;
+            a.config.lora_dropout = d ? 0.1f : 0;
+            must(workspace_open(&w, &m, &a, TOKENS, TOKENS, level[i], false, NULL, &err), &err);
+            bytes[d] = w.arena_bytes;
         }
         check(bytes[1] - bytes[0] == due[i], "recompute level %d: dropout masks are %zu bytes of the plan, due %zu",
               (int)level[i], bytes[1] - bytes[0], due[i]);
     }
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
 }
 
@@ -705,6 +738,8 @@ static void test_rounding(void) {
 /* A merged folder is the base with the adapter in it: same files, same logits; nothing is overwritten, nothing torn is left. */
 static void test_merge(const char *folder, const char *adapter, DType wanted) {
     Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
     Error err;
     char base[300], path[300], out[] = "/tmp/train_lora_merge_XXXXXX", merged[64];
     snprintf(base, sizeof base, "test/golden/%s", folder);
@@ -723,20 +758,22 @@ static void test_merge(const char *folder, const char *adapter, DType wanted) {
         LoraConfig none;
         memset(&none, 0, sizeof none);
         none.r = 1; none.lora_alpha = 1; none.target[0] = true;
-        must(k ? adapter_attach(&m, &none, 1, &err) : adapter_load(&m, path, &err), &err);
-        must(model_prepare(&m, 24, 17, RECOMPUTE_NONE, true, NULL, &err), &err);
+        must(k ? adapter_attach(&a, &m, &none, 1, &err) : adapter_load(&a, &m, path, &err), &err);
+        must(workspace_open(&w, &m, &a, 24, 17, RECOMPUTE_NONE, true, NULL, &err), &err);
         Batch b;
         for (int i = 0; i < 24; i++) ids[i] = (i * 37 + 11) % m.config.vocab_size;
         batch_from(&b, ids, NULL, cu, 2);
         count = 24 * (size_t)m.config.vocab_size;
         logits[k] = (float *)malloc(count * sizeof(float));
-        model_logits(&m, logits[k], &b, k ? adapter_off() : adapter_on());
+        model_logits(&m, k ? NULL : &a, &w, logits[k], &b);
         if (!k) {
-            must(adapter_merge(&m, merged, wanted, &err), &err);
-            check(!adapter_merge(&m, merged, wanted, &err) && strstr(err.text, "exists already"),
+            must(adapter_merge(&a, merged, wanted, &err), &err);
+            check(!adapter_merge(&a, merged, wanted, &err) && strstr(err.text, "exists already"),
                   "merge into a folder that is there: %s", err.text);
         }
         batch_free(&b);
+        workspace_close(&w);
+        adapter_drop(&a);
         model_close(&m);
     }
     double e = rms_error(logits[1], logits[0], count), tolerance = merged_tolerance(dtype, layers);
@@ -799,6 +836,8 @@ static void test_variants(void) {
     char folder[] = "/tmp/train_lora_variant_XXXXXX", merged[64], command[200];
     Error err;
     Model m;
+    Adapter a = no_adapter();
+    Workspace w = no_workspace();
     Batch b;
     TensorSet set;
     int32_t ids[9] = {3, 17, 60, 95, 0, 41, 8, 77, 23}, cu[2] = {0, 9};
@@ -819,17 +858,19 @@ static void test_variants(void) {
         if (i >= 0) write_variant(folder, cases[i].from, cases[i].to, cases[i].head ? head : NULL);
         for (int round = 0; round < (i < 0 ? 1 : 2); round++) {
             must(model_open(&m, i < 0 ? "test/golden/qwen3" : round ? merged : folder, &err), &err);
-            if (!round) must(adapter_load(&m, "test/golden/qwen3/adapter", &err), &err);
-            must(model_prepare(&m, 9, 16, FORWARD_ONLY, true, NULL, &err), &err);
+            if (!round) must(adapter_load(&a, &m, "test/golden/qwen3/adapter", &err), &err);
+            must(workspace_open(&w, &m, round ? NULL : &a, 9, 16, FORWARD_ONLY, true, NULL, &err), &err);
             batch_from(&b, ids, NULL, cu, 1);
-            model_logits(&m, i < 0 ? want : got, &b, round ? adapter_off() : adapter_on());
+            model_logits(&m, round ? NULL : &a, &w, i < 0 ? want : got, &b);
             /* half the head: half the logits */
             for (size_t k = 0; k < count && other; k++) got[k] *= 2;
             double e = i < 0 ? 0 : relative_error(got, want, count);
             if (i >= 0) check(e <= (round ? TOLERANCE : 0), "%s%s: relative error of the logits %.1e", cases[i].what,
                               round ? ", merged" : "", e);
-            if (i >= 0 && !round) must(adapter_merge(&m, merged, DTYPE_COUNT, &err), &err);
+            if (i >= 0 && !round) must(adapter_merge(&a, merged, DTYPE_COUNT, &err), &err);
             batch_free(&b);
+            workspace_close(&w);
+            adapter_drop(&a);
             model_close(&m);
         }
         snprintf(command, sizeof command, "test ! -e %s/NOTES.md && rm -rf %s", merged, merged);

@@ -130,8 +130,9 @@ typedef struct Case {
     int32_t *positions, *cu, *rows, *targets;
     float *row_scale;
     Linear *group;
+    Lora *lora;
     Weight *head;
-    LoraCall call;
+    DropoutKey key;
     int N, C, S, count, V, M;
     AttentionShape a;
     size_t outputs;
@@ -146,7 +147,7 @@ static double f_rope(void *v) { Case *c = (Case *)v; qk_norm_rope_forward_f64(c-
 static double f_attention(void *v) { Case *c = (Case *)v; attention_forward_f64(c->out, c->stat, c->x, c->cu, c->S, c->N, c->a, no_scratch); return weighted(c); }
 static double f_linear(void *v) {
     Case *c = (Case *)v;
-    linear_forward_f64(c->out, c->residual, NULL, c->x, c->group, c->count, c->call, c->N, no_scratch);
+    linear_forward_f64(c->out, c->residual, NULL, c->x, c->group, c->lora, c->count, c->key, c->N, no_scratch);
     return weighted(c);
 }
 static double f_loss(void *v) {
@@ -158,23 +159,37 @@ static double f_loss(void *v) {
     return sum;
 }
 
-static Linear random_linear(int in, int out, int rank, DType dtype, bool bias, uint32_t site) {
+static Linear random_linear(int in, int out, DType dtype, bool bias, uint32_t site) {
     Linear p;
     memset(&p, 0, sizeof p);
     p.w = random_weight(out, in, dtype);
-    p.in = in; p.out = out; p.rank = rank; p.scale = 1.5f; p.site = site;
+    p.in = in; p.out = out; p.site = site;
     p.bias = bias ? random_floats((size_t)out, 1) : NULL;
-    p.A = random_floats((size_t)(rank * in), 1); p.B = random_floats((size_t)(rank * out), 1);
-    p.dA = random_floats((size_t)(rank * in), 1); p.dB = random_floats((size_t)(rank * out), 1);   /* += : what was there must stay */
-    p.packed = shared_alloc(adapter_packed_bytes(&p));
-    memset(p.packed, 0xff, adapter_packed_bytes(&p));
-    adapter_pack(&p, 1);
     return p;
 }
-static void linear_free(Linear *p) {
+static Lora random_lora(const Linear *p, int rank) {
+    Lora a;
+    memset(&a, 0, sizeof a);
+    size_t in = (size_t)(rank * p->in), out = (size_t)(rank * p->out);
+    a.rank = rank; a.scale = 1.5f;
+    a.A = random_floats(in, 1); a.B = random_floats(out, 1);
+    a.dA = random_floats(in, 1); a.dB = random_floats(out, 1);                /* += : what was there must stay */
+    a.packed = shared_alloc(adapter_packed_bytes(p, &a));
+    memset(a.packed, 0xff, adapter_packed_bytes(p, &a));
+    adapter_pack(p, &a, 1);
+    return a;
+}
+static void linear_free(Linear *p, Lora *a) {
     weight_free(&p->w);
-    shared_free(p->bias); shared_free(p->packed);
-    shared_free(p->A); shared_free(p->B); shared_free(p->dA); shared_free(p->dB);
+    shared_free(p->bias); shared_free(a->packed);
+    shared_free(a->A); shared_free(a->B); shared_free(a->dA); shared_free(a->dB);
+}
+/* Clears the gradients of three. */
+static void lora_zero(const Linear *group, Lora *lora) {
+    for (int j = 0; j < 3; j++) {
+        memset(lora[j].dA, 0, (size_t)(lora[j].rank * group[j].in) * sizeof(float));
+        memset(lora[j].dB, 0, (size_t)(lora[j].rank * group[j].out) * sizeof(float));
+    }
 }
 
 /* Not 1/sqrt(D), which an op could come to by itself. */
@@ -229,31 +244,34 @@ static void test_differences(void) {
     int ranks[][3] = {{1, 0, 3}, {8, 8, 8}, {0, 2, 0}};
     for (int i = 0; i < 3; i++) {
         for (int drop = 0; drop < 2; drop++) {
-            Linear group[3] = {random_linear(9, 5, ranks[i][0], DTYPE_F32, true, 1), random_linear(9, 3, ranks[i][1], DTYPE_F32, false, 2), random_linear(9, 4, ranks[i][2], DTYPE_F32, true, 3)};
+            Linear group[3] = {random_linear(9, 5, DTYPE_F32, true, 1), random_linear(9, 3, DTYPE_F32, false, 2),
+                               random_linear(9, 4, DTYPE_F32, true, 3)};
+            Lora lora[3];
+            for (int j = 0; j < 3; j++) lora[j] = random_lora(&group[j], ranks[i][j]);
             int R = rank_width(ranks[i][0]) + rank_width(ranks[i][1]) + rank_width(ranks[i][2]);
             char what[96];
-            c.N = 3; c.C = 9; c.group = group; c.count = 3; c.outputs = 36;
-            memset(&c.call, 0, sizeof c.call);
-            c.call.adapter = true; c.call.dropout = drop ? 0.4f : 0; c.call.seed = 9;
+            c.N = 3; c.C = 9; c.group = group; c.lora = lora; c.count = 3; c.outputs = 36;
+            memset(&c.key, 0, sizeof c.key);
+            c.key.dropout = drop ? 0.4f : 0; c.key.seed = 9;
             c.x = doubles(27); c.residual = doubles((size_t)(3 * R)); gradient = (double *)realloc(gradient, 64 * sizeof(double)); c.out = (double *)realloc(c.out, 64 * sizeof(double));
             f_linear(&c);
-            for (int j = 0; j < 3; j++) { memset(group[j].dA, 0, (size_t)(group[j].rank * 9) * sizeof(float)); memset(group[j].dB, 0, (size_t)(group[j].rank * group[j].out) * sizeof(float)); }
-            linear_backward_f64(gradient, c.weight, c.residual, NULL, c.x, group, 3, c.call, 3, no_scratch);
-            snprintf(what, sizeof what, "linear dx, ranks %d %d %d, dropout %.1f", ranks[i][0], ranks[i][1], ranks[i][2], (double)c.call.dropout);
+            lora_zero(group, lora);
+            linear_backward_f64(gradient, c.weight, c.residual, NULL, c.x, group, lora, 3, c.key, 3, no_scratch);
+            snprintf(what, sizeof what, "linear dx, ranks %d %d %d, dropout %.1f", ranks[i][0], ranks[i][1], ranks[i][2], (double)c.key.dropout);
             compare_gradient(what, c.x, 27, gradient, f_linear, &c);
             double worst = 0, scale = 0;
             for (int j = 0; j < 3; j++) {
                 for (int side = 0; side < 2; side++) {
-                    float *p = side ? group[j].B : group[j].A, *d = side ? group[j].dB : group[j].dA;
-                    for (int k = 0; k < group[j].rank * (side ? group[j].out : 9); k++) {
+                    float *p = side ? lora[j].B : lora[j].A, *d = side ? lora[j].dB : lora[j].dA;
+                    for (int k = 0; k < lora[j].rank * (side ? group[j].out : 9); k++) {
                         double g = difference_float(&p[k], f_linear, &c);
                         worst = fmax(worst, isfinite(d[k]) ? fabs(g - (double)d[k]) : INFINITY);
                         scale = fmax(scale, fabs(g));
                     }
                 }
             }
-            check(scale > 0 && worst <= 1e-6 * scale, "finite differences: linear dA and dB, ranks %d %d %d, dropout %.1f, relative error %.1e", ranks[i][0], ranks[i][1], ranks[i][2], (double)c.call.dropout, worst / scale);
-            for (int j = 0; j < 3; j++) linear_free(&group[j]);
+            check(scale > 0 && worst <= 1e-6 * scale, "finite differences: linear dA and dB, ranks %d %d %d, dropout %.1f, relative error %.1e", ranks[i][0], ranks[i][1], ranks[i][2], (double)c.key.dropout, worst / scale);
+            for (int j = 0; j < 3; j++) linear_free(&group[j], &lora[j]);
             free(c.x); free(c.residual);
         }
     }
@@ -346,74 +364,77 @@ static void test_swiglu(int N, int F) {
 }
 
 /* The masks that a backend keeps say the same as dropout_keep, and nothing beyond x's columns. */
-static void test_kept(const uint8_t *kept, const Linear *group, int count, LoraCall call, int N) {
+static void test_kept(const uint8_t *kept, const Linear *group, const Lora *lora, int count, DropoutKey key, int N) {
 #ifdef LORA_CUDA
     int wrong = 0;
     shared_wait();
-    for (int j = 0; j < count; kept += kept_bytes(&group[j], 1, N), j++) {
+    for (int j = 0; j < count; kept += kept_bytes(&group[j], &lora[j], 1, N), j++) {
         int I = group[j].in, width = (int)kept_width(I);
-        if (group[j].rank)
+        if (lora[j].rank)
             for (int n = 0; n < N; n++)
                 for (int i = 0; i < 8 * width; i++) {
-                    bool due = i < I && dropout_keep(call, group[j].site, (uint64_t)n * (uint64_t)I + (uint64_t)i);
+                    bool due = i < I && dropout_keep(key, group[j].site, (uint64_t)n * (uint64_t)I + (uint64_t)i);
                     wrong += (kept[n * width + i / 8] >> i % 8 & 1) != due;
                 }
     }
     check(wrong == 0, "  masks, bit for bit: %d wrong", wrong);
 #else
-    (void)kept; (void)call;
-    check(kept_bytes(group, count, N) == 0, "  no masks are kept");
+    (void)kept; (void)key;
+    check(kept_bytes(group, lora, count, N) == 0, "  no masks are kept");
 #endif
 }
 
 typedef struct LinearCase { int N, I, outs[3], ranks[3], count; float dropout; bool adapter, quick; } LinearCase;
 static void test_linear(LinearCase k, DType dtype) {
     char what[160];
-    Linear group[3], same[3];
+    Linear group[3];
+    Lora lora[3], same[3];
     int N = k.N, I = k.I, count = k.count, O = 0, R = 0, rank = 0, widest = I;
     for (int j = 0; j < count; j++) {
-        group[j] = same[j] = random_linear(I, k.outs[j], k.ranks[j], dtype, j != 1, (uint32_t)j + 5);
-        same[j].dA = copied(group[j].dA, (size_t)(k.ranks[j] * I));
-        same[j].dB = copied(group[j].dB, (size_t)(k.ranks[j] * k.outs[j]));
+        group[j] = random_linear(I, k.outs[j], dtype, j != 1, (uint32_t)j + 5);
+        lora[j] = same[j] = random_lora(&group[j], k.ranks[j]);
+        same[j].dA = copied(lora[j].dA, (size_t)(k.ranks[j] * I));
+        same[j].dB = copied(lora[j].dB, (size_t)(k.ranks[j] * k.outs[j]));
         O += k.outs[j]; R += rank_width(k.ranks[j]);
         if (k.ranks[j] > rank) rank = k.ranks[j];
     }
     if (O > widest) widest = O;
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = k.adapter; call.dropout = k.dropout; call.seed = 77; call.step = 3; call.micro_batch = 1;
+    DropoutKey key;
+    memset(&key, 0, sizeof key);
+    const Lora *on = k.adapter ? lora : NULL, *on_ref = k.adapter ? same : NULL;
+    key.dropout = k.dropout; key.seed = 77; key.step = 3; key.micro_batch = 1;
     Scratch s = scratch_of(N, widest, R, 64, 64);
     size_t ny = (size_t)N * (size_t)O, nt = (size_t)N * (size_t)R, nx = (size_t)N * (size_t)I;
     float *x = random_floats(nx, 1), *dy = random_floats(ny, 1), *y = poisoned(ny), *t = poisoned(nt), *dx = poisoned(nx);
     floatX *X = x_of(x, nx), *DY = x_of(dy, ny), *Y = x_poisoned(ny), *T = x_poisoned(nt), *DX = x_poisoned(nx);
-    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, count, N));
-    memset(kept, 0xa5, kept_bytes(group, count, N));
-    linear_forward(Y, T, kept, X, group, count, call, N, s);
-    linear_forward_ref(y, t, NULL, x, same, count, call, N, s);
+    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, lora, count, N));
+    memset(kept, 0xa5, kept_bytes(group, lora, count, N));
+    linear_forward(Y, T, kept, X, group, on, count, key, N, s);
+    linear_forward_ref(y, t, NULL, x, group, on_ref, count, key, N, s);
     snprintf(what, sizeof what, "linear_forward N=%d I=%d O=%d R=%d %s dropout %.1f%s", N, I, O, R, dtype_name[dtype], (double)k.dropout, k.adapter ? "" : ", adapter off");
     compare_x(what, Y, y, ny, x_bound(I + rank, 5));                          /* dropped x, A, t, sB, y */
     /* t: dropped x, A, t. One number alone may by chance be far smaller than sums of its length are: a quarter of the standard deviation is still allowed for. */
     if (R && k.adapter) compare_x("  t", T, t, nt, (N * rank < 8 ? 4 : 1) * x_bound(I, 3));
-    if (k.adapter && k.dropout > 0) test_kept(kept, group, count, call, N);
+    if (k.adapter && k.dropout > 0) test_kept(kept, group, lora, count, key, N);
     shared_free(T);
     T = x_of(t, nt);                        /* the same t for both backward passes */
-    linear_backward(DX, DY, T, kept, X, group, count, call, N, s);
-    linear_backward_ref(dx, dy, t, NULL, x, same, count, call, N, s);
+    linear_backward(DX, DY, T, kept, X, group, on, count, key, N, s);
+    linear_backward_ref(dx, dy, t, NULL, x, group, on_ref, count, key, N, s);
     compare_x("  dx", DX, dx, nx, x_bound(O + R, 4));                         /* sB, dt, A, dx */
     for (int j = 0; j < count; j++) {
         if (!k.ranks[j]) continue;
-        compare("  dA", group[j].dA, same[j].dA, (size_t)(k.ranks[j] * I), x_bound(N + k.outs[j], 3));       /* sB, dt, dropped x */
-        compare("  dB", group[j].dB, same[j].dB, (size_t)(k.ranks[j] * k.outs[j]), x_bound(N, 0));
+        compare("  dA", lora[j].dA, same[j].dA, (size_t)(k.ranks[j] * I), x_bound(N + k.outs[j], 3));       /* sB, dt, dropped x */
+        compare("  dB", lora[j].dB, same[j].dB, (size_t)(k.ranks[j] * k.outs[j]), x_bound(N, 0));
     }
     if (count == 1 && R && k.adapter) {     /* dx NULL: the same adapter gradients, added once more */
-        float *twice = copied(group[0].dA, (size_t)(k.ranks[0] * I));
-        linear_backward(NULL, DY, T, kept, X, group, count, call, N, s);
-        linear_backward_ref(NULL, dy, t, NULL, x, same, count, call, N, s);
-        compare("  dx NULL, dA", group[0].dA, same[0].dA, (size_t)(k.ranks[0] * I), x_bound(N + k.outs[0], 3));
-        check(memcmp(twice, group[0].dA, (size_t)(k.ranks[0] * I) * sizeof(float)) != 0, "  dA is added to, not overwritten");
+        float *twice = copied(lora[0].dA, (size_t)(k.ranks[0] * I));
+        linear_backward(NULL, DY, T, kept, X, group, on, count, key, N, s);
+        linear_backward_ref(NULL, dy, t, NULL, x, group, on_ref, count, key, N, s);
+        compare("  dx NULL, dA", lora[0].dA, same[0].dA, (size_t)(k.ranks[0] * I), x_bound(N + k.outs[0], 3));
+        check(memcmp(twice, lora[0].dA, (size_t)(k.ranks[0] * I) * sizeof(float)) != 0, "  dA is added to, not overwritten");
         shared_free(twice);
     }
-    for (int j = 0; j < count; j++) { linear_free(&group[j]); shared_free(same[j].dA); shared_free(same[j].dB); }
+    for (int j = 0; j < count; j++) { linear_free(&group[j], &lora[j]); shared_free(same[j].dA); shared_free(same[j].dB); }
     shared_free(x); shared_free(dy); shared_free(y); shared_free(t); shared_free(dx); shared_free(X); shared_free(DY); shared_free(Y); shared_free(T); shared_free(DX); shared_free(s.base);
     shared_free(kept);
 }
@@ -728,11 +749,11 @@ static void test_optimizer(void) {
     bool ok = out[0] == 0x6627e8d5 && out[1] == 0xe169c58d && out[2] == 0xbc57ac4c && out[3] == 0x9b00dbd8;
     philox4x32(out, ones, ones);
     check(ok && out[0] == 0x408f276d && out[1] == 0x41c83b0e && out[2] == 0xa20bc7c6 && out[3] == 0x6d5451fd, "philox4x32: the two known answers of Random123");
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.dropout = 0.3f; call.seed = 4;
+    DropoutKey key;
+    memset(&key, 0, sizeof key);
+    key.dropout = 0.3f; key.seed = 4;
     int kept = 0, other = 0;
-    for (uint64_t i = 0; i < 100000; i++) { kept += dropout_keep(call, 2, i); other += dropout_keep(call, 2, i) == dropout_keep(call, 3, i); }
+    for (uint64_t i = 0; i < 100000; i++) { kept += dropout_keep(key, 2, i); other += dropout_keep(key, 2, i) == dropout_keep(key, 3, i); }
     check(abs(kept - 70000) < 600 && abs(other - 58000) < 700, "dropout 0.3 keeps %d of 100000; another projection's mask is independent", kept);   /* 4 standard deviations */
 }
 
@@ -740,27 +761,27 @@ static void test_optimizer(void) {
 /* A row has the same bits in a batch of 1 to 14, which the CPU multiplies in ways of their own, as in a batch of 40: answers do not depend on the batch. */
 static void test_few_rows(DType dtype) {
     enum { MOST = 40, I = 600, O = 115, R = 8 };
-    Linear l = random_linear(I, O, 5, dtype, true, 1);
+    Linear l = random_linear(I, O, dtype, true, 1);
+    Lora a = random_lora(&l, 5);
     float *x = random_floats(MOST * I, 1), *all = poisoned(MOST * O), *few = poisoned(MOST * O);
     floatX *X = x_of(x, MOST * I), *y = x_poisoned(MOST * O), *some = x_poisoned(MOST * O), *t = x_poisoned(MOST * R);
     Scratch s = scratch_of(MOST, I, R, O, I);
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = true;
-    linear_forward(y, t, NULL, X, &l, 1, call, MOST, s);
+    DropoutKey key;
+    memset(&key, 0, sizeof key);
+    linear_forward(y, t, NULL, X, &l, &a, 1, key, MOST, s);
     lm_head_logits(all, X, &l.w, MOST, I, O, s);
     int same = 0;
     for (int n = 1; n <= 14; n++) {
         memset((void *)some, 0xff, MOST * O * sizeof *some);
         memset(few, 0xff, MOST * O * sizeof *few);
-        linear_forward(some, t, NULL, X, &l, 1, call, n, s);
+        linear_forward(some, t, NULL, X, &l, &a, 1, key, n, s);
         lm_head_logits(few, X, &l.w, n, I, O, s);
         uint32_t behind;
         memcpy(&behind, few + n * O, 4);
         same += !memcmp((void *)some, (void *)y, (size_t)(n * O) * sizeof *y) && !memcmp(few, all, (size_t)(n * O) * sizeof *all) && behind == 0xffffffff;
     }
     check(same == 14, "1 to 14 rows of %s weights have the bits of 40: %d of 14", dtype_name[dtype], same);
-    linear_free(&l);
+    linear_free(&l, &a);
     shared_free(x); shared_free(all); shared_free(few); shared_free(X); shared_free(y); shared_free(some); shared_free(t); shared_free(s.base);
 }
 #endif
@@ -778,7 +799,9 @@ static void bits_add(Bits *b, const void *p, size_t bytes) {
 
 static void test_orders(void) {
     enum { N = 141, I = 72, O = 114, H = 6, KV = 3, D = 16, P = (H + 2 * KV) * D, V = 301, R = 24 };
-    Linear group[3] = {random_linear(I, 53, 3, DTYPE_BF16, true, 1), random_linear(I, 40, 8, DTYPE_BF16, false, 2), random_linear(I, 21, 1, DTYPE_BF16, true, 3)};
+    Linear group[3] = {random_linear(I, 53, DTYPE_BF16, true, 1), random_linear(I, 40, DTYPE_BF16, false, 2),
+                       random_linear(I, 21, DTYPE_BF16, true, 3)};
+    Lora lora[3] = {random_lora(&group[0], 3), random_lora(&group[1], 8), random_lora(&group[2], 1)};
     Weight head = random_weight(V, I, DTYPE_F16);
     int32_t cu_host[3] = {0, 17, N}, targets_host[N];
     for (int n = 0; n < N; n++) targets_host[n] = n % 4 ? n * 4 % V : -100;
@@ -788,11 +811,11 @@ static void test_orders(void) {
     float *x = random_floats(N * I, 1), *dy = random_floats(N * O, 1), *qkv = random_floats(N * P, 1), *weight = random_floats(I, 1), *lse = poisoned(N * H), *rstd = poisoned(N);
     floatX *X = x_of(x, N * I), *DY = x_of(dy, N * O), *QKV = x_of(qkv, N * P), *y = x_poisoned(N * O), *t = x_poisoned(N * R), *dx = x_poisoned(N * I), *out = x_poisoned(N * H * D), *dqkv = x_poisoned(N * P);
     Scratch s = scratch_of(N, P, R, V, I);
-    LoraCall call;
-    memset(&call, 0, sizeof call);
-    call.adapter = true; call.dropout = 0.2f;
+    DropoutKey key;
+    memset(&key, 0, sizeof key);
+    key.dropout = 0.2f;
     Bits first = {NULL, 0};
-    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, 3, N));
+    uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, lora, 3, N));
     for (int order = 0; order < 5; order++) {
 #ifdef EMULATED
         emulator_order = order == 4 ? 12345 : order;
@@ -800,9 +823,9 @@ static void test_orders(void) {
         omp_set_num_threads(1 + order);
 #endif
         Bits all = {NULL, 0};
-        for (int j = 0; j < 3; j++) { memset(group[j].dA, 0, (size_t)(group[j].rank * I) * 4); memset(group[j].dB, 0, (size_t)(group[j].rank * group[j].out) * 4); }
-        linear_forward(y, t, kept, X, group, 3, call, N, s);
-        linear_backward(dx, DY, t, kept, X, group, 3, call, N, s);
+        lora_zero(group, lora);
+        linear_forward(y, t, kept, X, group, lora, 3, key, N, s);
+        linear_backward(dx, DY, t, kept, X, group, lora, 3, key, N, s);
         attention_forward(out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
         bits_add(&all, (void *)y, N * O * sizeof(floatX)); bits_add(&all, (void *)t, N * R * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, (void *)out, N * H * D * sizeof(floatX));
         attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
@@ -811,7 +834,10 @@ static void test_orders(void) {
         lm_head_loss(dx, row_loss, X, label.rows, label.targets, NULL, &head, 0.1f, label.M, N, I, V, s);
         double norm = global_norm(dy, N * O);
         bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, row_loss, (size_t)label.M * sizeof *row_loss); bits_add(&all, &norm, sizeof norm);
-        for (int j = 0; j < 3; j++) { bits_add(&all, group[j].dA, (size_t)(group[j].rank * I) * 4); bits_add(&all, group[j].dB, (size_t)(group[j].rank * group[j].out) * 4); }
+        for (int j = 0; j < 3; j++) {
+            bits_add(&all, lora[j].dA, (size_t)(lora[j].rank * I) * 4);
+            bits_add(&all, lora[j].dB, (size_t)(lora[j].rank * group[j].out) * 4);
+        }
         if (!order) first = all;
         else { check(all.count == first.count && !memcmp(first.at, all.at, all.count), "order %d (CPU: %d threads): linear, attention, rmsnorm, head and norm have the same bits", order, 1 + order); free(all.at); }
     }
@@ -820,7 +846,7 @@ static void test_orders(void) {
 #else
     omp_set_num_threads(2);
 #endif
-    for (int j = 0; j < 3; j++) linear_free(&group[j]);
+    for (int j = 0; j < 3; j++) linear_free(&group[j], &lora[j]);
     weight_free(&head);
     free(first.at);
     shared_free(x); shared_free(dy); shared_free(qkv); shared_free(weight); shared_free(lse); shared_free(rstd); shared_free(row_loss); shared_free(X); shared_free(DY); shared_free(QKV); shared_free(y); shared_free(t); shared_free(dx);

@@ -310,10 +310,11 @@ static void test_backends(void) {
 }
 
 /* A parameter that becomes NaN after step 2 ends the run at step 3 with a line that names it, or costs that one step. */
-typedef struct Poison { Model *m; float kept; int warnings, steps; bool heals; } Poison;
-static bool poison_begin(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
-    (void)o; (void)train; (void)eval; (void)memory; (void)steps; (void)err;
-    ((Poison *)user)->m = (Model *)m;
+typedef struct Poison { Adapter *a; float kept; int warnings, steps; bool heals; } Poison;
+static bool poison_begin(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
+                         const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
+    (void)m; (void)o; (void)train; (void)eval; (void)memory; (void)steps; (void)err;
+    ((Poison *)user)->a = a;
     return true;
 }
 static void poison_step(void *user, const LogRecord *r) {
@@ -321,16 +322,16 @@ static void poison_step(void *user, const LogRecord *r) {
     float bad = NAN;
     if (isfinite(r->loss)) p->steps++;
     if (r->step != 2) return;
-    backend_download(&p->kept, p->m->param, sizeof p->kept);
-    backend_upload(p->m->param, &bad, sizeof bad);
-    adapter_changed(p->m);
+    backend_download(&p->kept, p->a->param, sizeof p->kept);
+    backend_upload(p->a->param, &bad, sizeof bad);
+    adapter_changed(p->a);
 }
 static void poison_warning(void *user, const char *text) {
     Poison *p = (Poison *)user;
     p->warnings++;
     if (!strstr(text, "step 3") || !p->heals) return;
-    backend_upload(p->m->param, &p->kept, sizeof p->kept);
-    adapter_changed(p->m);
+    backend_upload(p->a->param, &p->kept, sizeof p->kept);
+    adapter_changed(p->a);
 }
 
 static void test_nonfinite(void) {
@@ -451,11 +452,12 @@ static void test_best(void) {
 
 #ifdef PRECISION_FP16
 /* fp16: a loss scale that overflows is halved and the step made again, until its gradient is finite; nothing is lost and the numbers do not depend on where it started. */
-static Model *scaled;
+static Adapter *scaled;
 static float scale_after;
-static bool start_too_high(void *user, const Model *m, const TrainOptions *o, const Dataset *train, const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
-    (void)user; (void)o; (void)train; (void)eval; (void)memory; (void)steps; (void)err;
-    scaled = (Model *)m;
+static bool start_too_high(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
+                         const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
+    (void)user; (void)m; (void)o; (void)train; (void)eval; (void)memory; (void)steps; (void)err;
+    scaled = a;
     scaled->loss_scale = 0x1p36f;
     return true;
 }
@@ -501,14 +503,18 @@ static void test_packing(void) {
     ok = ok && dataset_open(&packed, "test/golden/trl_linear/data.jsonl", NULL, &d, &err);
     if (!ok) { check(false, "packing: %s", err.text); return; }
     Model m;
+    Adapter a;
+    Workspace w;
+    memset(&a, 0, sizeof a);
+    memset(&w, 0, sizeof w);
     Batch b;
     int tokens, sequences;
     dataset_largest_batch(&packed, 5, &tokens, &sequences);
-    ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && model_prepare(&m, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
+    ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&a, &m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && workspace_open(&w, &m, &a, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
     if (!ok) { check(false, "packing: %s", err.text); return; }
     EvalResult x, y;
     memset(&y, 0, sizeof y);
-    ok = model_evaluate(&m, true, &plain, &b, 1, &x, &err) && model_evaluate(&m, true, &packed, &b, 4, &y, &err);
+    ok = model_evaluate(&m, &a, &w, &plain, &b, 1, &x, &err) && model_evaluate(&m, &a, &w, &packed, &b, 4, &y, &err);
     check(ok && packed.slots < plain.slots && x.tokens == y.tokens &&
           fabs(x.record.token_loss - y.record.token_loss) <= 1e-6 * x.record.token_loss,
               "packing: %zu examples in %zu slots, loss per token %.7f and %.7f", packed.count, packed.slots,
@@ -517,7 +523,7 @@ static void test_packing(void) {
     double worst = 0;
     int cases = 0;
     for (const Json *r = want.root->child; r && ok; r = r->next, cases++) {
-        ok = model_evaluate(&m, true, json_get(r, "packing")->type == JSON_TRUE ? &packed : &plain, &b,
+        ok = model_evaluate(&m, &a, &w, json_get(r, "packing")->type == JSON_TRUE ? &packed : &plain, &b,
                             (int)number(r, "batch", 0), &x, &err);
         worse(&worst, x.record.loss, number(r, "eval_loss", NAN));
         worse(&worst, x.record.mean_token_accuracy, number(r, "eval_mean_token_accuracy", NAN));
@@ -528,6 +534,8 @@ static void test_packing(void) {
                                                  ? "" : err.text);
     json_free(&want);
     batch_free(&b);
+    workspace_close(&w);
+    adapter_drop(&a);
     model_close(&m);
     dataset_free(&plain);
     dataset_free(&packed);
@@ -538,6 +546,7 @@ static void test_large_batches(void) {
     enum { ROWS = 4200 };
     Error err;
     Model m;
+    Workspace w;
     Batch b;
     Dataset d;
     DataOptions options;
@@ -549,24 +558,26 @@ static void test_large_batches(void) {
     for (int i = 0; i < ROWS; i++) fprintf(f, "{\"input_ids\": [%d, %d], \"labels\": [1, %d]}\n", i % 90, i % 77,
                                            i % 77);
     fclose(f);
+    memset(&w, 0, sizeof w);
     memset(&options, 0, sizeof options);
     memset(&one, 0, sizeof one);
     memset(&all, 0, sizeof all);
     options.max_length = 16;
     bool ok = dataset_open(&d, path, NULL, &options, &err) && model_open(&m, "test/golden/qwen3", &err) &&
-              batch_alloc(&b, 2 * ROWS, ROWS, &err) && model_prepare(&m, 2 * ROWS, 16, FORWARD_ONLY, true, NULL,
+              batch_alloc(&b, 2 * ROWS, ROWS, &err) && workspace_open(&w, &m, NULL, 2 * ROWS, 16, FORWARD_ONLY, true, NULL,
                                                                      &err) &&
-              model_evaluate(&m, false, &d, &b, 7, &one, &err) && model_evaluate(&m, false, &d, &b, ROWS, &all, &err);
+              model_evaluate(&m, NULL, &w, &d, &b, 7, &one, &err) && model_evaluate(&m, NULL, &w, &d, &b, ROWS, &all, &err);
     double x = one.record.loss, y = all.record.loss;
     check(ok && one.tokens == ROWS && all.tokens == ROWS && fabs(x - y) < 1e-6 * x,
           "%d rows evaluated by sevens and at once: %lld and %lld tokens, loss %.7f and %.7f%s%s", ROWS,
           (long long)one.tokens, (long long)all.tokens, x, y, ok ? "" : ": ", ok ? "" : err.text);
     if (!ok) return;
     d.ids[5] = d.largest_id = m.config.vocab_size;
-    ok = model_evaluate(&m, false, &d, &b, ROWS, &all, &err);
+    ok = model_evaluate(&m, NULL, &w, &d, &b, ROWS, &all, &err);
     check(!ok && strstr(err.text, "token id 100 in a vocabulary of 100; the data, row 3"), "an id beyond: %s", ok
           ? "(no error)" : err.text);
     batch_free(&b);
+    workspace_close(&w);
     model_close(&m);
     dataset_free(&d);
 }
