@@ -40,9 +40,9 @@
 extern "C" {
 #endif
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    1  DIMENSIONS AND TYPES
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 #ifndef LORA_FLOATX
 #define LORA_FLOATX float
@@ -117,10 +117,11 @@ enum { MODULE_Q, MODULE_K, MODULE_V, MODULE_O, MODULE_GATE, MODULE_UP, MODULE_DO
 extern const char *const module_name[MODULE_COUNT];        /* "q_proj" ... "down_proj" */
 extern const char *const module_path[MODULE_COUNT];        /* "self_attn.q_proj" ... "mlp.down_proj" */
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    2  FILES AND CONFIGURATION
-   Everything read here is treated as hostile: offsets are bounded, sizes checked for overflow, and an error is a line of text that travels up to the caller.
-   ================================================================================================================================================ */
+   Everything read here is treated as hostile: offsets are bounded, sizes checked for overflow, and an error is a line
+   of text that travels up to the caller.
+   ================================================================================================================== */
 
 /* One tensor of a safetensors file; data points into the mapping. */
 typedef struct Tensor {
@@ -129,7 +130,8 @@ typedef struct Tensor {
     size_t bytes, count;                    /* count: elements */
     int64_t shape[4];
     int ndim;
-    DType dtype;                            /* DTYPE_COUNT: one that this program does not use (kept so that it can be named) */
+    DType dtype;                            /* DTYPE_COUNT: one that this program does not use, kept so that it can be
+                                               named */
 } Tensor;
 
 typedef struct TensorEntry { char *key; Tensor value; } TensorEntry;
@@ -141,24 +143,31 @@ typedef struct TensorSet {
     MappedFile *files;                      /* stb_ds array */
 } TensorSet;
 
-/* Adds the tensors of one file. Refused: bad header, unknown keys of the header, offsets that overlap, leave holes or leave the file, sizes that do not match shape and dtype, a name twice. */
+/* Adds the tensors of one file. Refused: bad header, unknown keys of the header, offsets that overlap, leave holes or
+   leave the file, sizes that do not match shape and dtype, a name twice. */
 bool tensors_add_file(TensorSet *set, const char *path, Error *err);
 /* A model folder: model.safetensors, or the shards of model.safetensors.index.json. */
 bool tensors_open_folder(TensorSet *set, const char *folder, Error *err);
 void tensors_close(TensorSet *set);
-/* The tensor of that name and shape (columns 0: one-dimensional, [rows]); a missing name, another shape or a dtype other than F32, F16, BF16 is an error that shows expected and found. */
+/* The tensor of that name and shape (columns 0: one-dimensional, [rows]); a missing name, another shape or a dtype
+   other than F32, F16, BF16 is an error that shows expected and found. */
 const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, int64_t columns, Error *err);
 void convert_to_f32(float *out, const void *in, DType dtype, size_t count);
 void convert_from_f32(void *out, const float *in, DType dtype, size_t count);      /* F16, BF16: to the nearest, ties to even; F16 beyond 65504 becomes infinite */
 /* Index of the first NaN or infinity, or -1. */
 int64_t first_nonfinite(const void *data, DType dtype, size_t count);
-/* Writes count tensors (F32) as one safetensors file with metadata {"format":"pt"}: to a temporary name, fsync, rename. */
-bool safetensors_write(const char *path, const char *const *names, const float *const *data, const int64_t (*shapes)[2], int count, Error *err);
+/* Writes count tensors (F32) as one safetensors file with metadata {"format":"pt"}: to a temporary name, fsync,
+   rename. */
+bool safetensors_write(const char *path, const char *const *names, const float *const *data,
+                       const int64_t (*shapes)[2], int count, Error *err);
 /* Writes a whole file the same way; a full disk or an unwritable folder leaves an earlier file as it was. */
 bool write_file(const char *path, const void *data, size_t bytes, Error *err);
 
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
-typedef struct RopeScaling { RopeType type; double factor, low_freq_factor, high_freq_factor, original_max_position; } RopeScaling;
+typedef struct RopeScaling {
+    RopeType type;
+    double factor, low_freq_factor, high_freq_factor, original_max_position;
+} RopeScaling;
 
 /* The places of a layer's norms. */
 enum { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };       /* before the block; of each head's q and k */
@@ -171,7 +180,8 @@ typedef struct Family Family;
    refused by name. */
 typedef struct ModelConfig {
     char model_type[16], dtype[16];
-    int hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size, max_position_embeddings;
+    int hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim;
+    int vocab_size, max_position_embeddings;
     float rms_norm_eps;
     double rope_theta;
     RopeScaling rope_scaling;
@@ -187,7 +197,8 @@ static inline AttentionShape config_attention(const ModelConfig *c) {
 }
 bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err);
 bool config_open(ModelConfig *c, const char *folder, Error *err);
-/* cos/sin tables [positions, D/2] in fp32 as transformers computes them (modeling_rope_utils.py): inverse frequencies in fp32, llama3 and linear scaling applied to them. */
+/* cos/sin tables [positions, D/2] in fp32 as transformers computes them (modeling_rope_utils.py): inverse frequencies
+   in fp32, llama3 and linear scaling applied to them. */
 void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int positions);
 
 /* One tensor that a model of some configuration has in its files. All of them, in the order of a file, are walked by
@@ -731,18 +742,21 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #include <omp.h>
 #endif
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    2  FILES AND CONFIGURATION
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 const char *const dtype_name[DTYPE_COUNT] = {"F32", "F16", "BF16", "I32"};
-const char *const module_name[MODULE_COUNT] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
-const char *const module_path[MODULE_COUNT] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+const char *const module_name[MODULE_COUNT] = {"q_proj", "k_proj", "v_proj", "o_proj",
+                                               "gate_proj", "up_proj", "down_proj"};
+const char *const module_path[MODULE_COUNT] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                               "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
 
 size_t dtype_size(DType t) { return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : 2; }
 
-/* ---- safetensors ------------------------------------------------------------------------------------------------------------------------------
-   8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets: [begin, end)}}, then the data. The file stays mapped; tensors point into the mapping. */
+/* ---- safetensors ---------------------------------------------------------------------------------------------------
+   8 bytes little-endian header length, a JSON header {name: {dtype, shape, data_offsets: [begin, end)}}, then the data.
+   The file stays mapped; tensors point into the mapping. */
 
 static int tensor_compare_data(const void *a, const void *b) {
     const char *x = (const char *)((const Tensor *)a)->data, *y = (const char *)((const Tensor *)b)->data;
@@ -758,63 +772,95 @@ static int64_t json_size(const Json *j) {
     return errno || *end || v < 0 ? -1 : v;
 }
 
-static bool tensor_parse(Tensor *t, const Json *entry, const char *data, size_t data_bytes, const char *path, Error *err) {
-    const Json *dtype = json_get(entry, "dtype"), *shape = json_get(entry, "shape"), *offsets = json_get(entry, "data_offsets");
-    if (!dtype || dtype->type != JSON_STRING || !shape || shape->type != JSON_ARRAY || !offsets || offsets->type != JSON_ARRAY || offsets->count != 2)
-        return fail(err, "bad safetensors header: tensor '%s' lacks dtype, shape or data_offsets; %s; download the file again", entry->key, path);
-    static const struct { const char *name; size_t size; } other[] = {{"F64", 8}, {"I64", 8}, {"U64", 8}, {"U32", 4}, {"I16", 2}, {"U16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
-    size_t size = 0;
+/* safetensors' dtypes that we do not use, so that a file with one can be read past it. */
+static size_t tensor_other_dtype(const char *name) {
+    static const struct { const char *name; size_t size; } other[] = {
+        {"F64", 8}, {"I64", 8}, {"U64", 8}, {"U32", 4}, {"I16", 2}, {"U16", 2}, {"I8", 1}, {"U8", 1}, {"BOOL", 1},
+        {"F8_E4M3", 1}, {"F8_E5M2", 1}};
+    for (size_t i = 0; i < sizeof other / sizeof *other; i++) if (!strcmp(name, other[i].name)) return other[i].size;
+    return 0;
+}
+
+static bool tensor_parse(Tensor *t, const Json *entry, const char *data, size_t data_bytes, const char *path,
+                         Error *err) {
+    const Json *dtype = json_get(entry, "dtype"), *shape = json_get(entry, "shape"),
+        *offsets = json_get(entry, "data_offsets");
+    const char *name = entry->key;
+    if (!dtype || dtype->type != JSON_STRING || !shape || shape->type != JSON_ARRAY || !offsets ||
+        offsets->type != JSON_ARRAY || offsets->count != 2)
+        return fail(err, "bad safetensors header: tensor '%s' lacks dtype, shape or data_offsets; %s; download the "
+                         "file again", name, path);
+    size_t size = tensor_other_dtype(dtype->str);
     t->dtype = DTYPE_COUNT;
-    for (int d = 0; d < DTYPE_COUNT; d++) if (!strcmp(dtype->str, dtype_name[d])) { t->dtype = (DType)d; size = dtype_size((DType)d); }
-    for (size_t i = 0; i < sizeof other / sizeof *other; i++) if (!strcmp(dtype->str, other[i].name)) size = other[i].size;
-    if (!size) return fail(err, "unknown dtype '%s' of tensor '%s'; %s; this program reads F32, F16 and BF16 weights", dtype->str, entry->key, path);
-    if (shape->count > 4) return fail(err, "tensor '%s' has %u dimensions; %s; at most 4 are supported", entry->key, shape->count, path);
+    for (int d = 0; d < DTYPE_COUNT; d++) {
+        if (strcmp(dtype->str, dtype_name[d])) continue;
+        t->dtype = (DType)d;
+        size = dtype_size((DType)d);
+    }
+    if (!size)
+        return fail(err, "unknown dtype '%s' of tensor '%s'; %s; this program reads F32, F16 and BF16 weights",
+                    dtype->str, name, path);
+    if (shape->count > 4)
+        return fail(err, "tensor '%s' has %u dimensions; %s; at most 4 are supported", name, shape->count, path);
     t->ndim = 0;
     t->count = 1;
     for (const Json *s = shape->child; s; s = s->next) {
         int64_t v = json_size(s);
-        if (v < 0 || (v > 0 && t->count > (size_t)(PTRDIFF_MAX / 8) / (size_t)v)) return fail(err, "bad shape of tensor '%s'; %s; download the file again", entry->key, path);
+        if (v < 0 || (v > 0 && t->count > (size_t)(PTRDIFF_MAX / 8) / (size_t)v))
+            return fail(err, "bad shape of tensor '%s'; %s; download the file again", name, path);
         t->shape[t->ndim++] = v;
         t->count *= (size_t)v;
     }
     int64_t begin = json_size(offsets->child), end = json_size(offsets->child->next);
     if (begin < 0 || end < begin || (uint64_t)end > data_bytes)
-        return fail(err, "data of tensor '%s' lies outside the file (offsets %lld to %lld of %zu bytes); %s; the file is truncated or damaged, download it again",
-                    entry->key, (long long)begin, (long long)end, data_bytes, path);
+        return fail(err, "data of tensor '%s' lies outside the file (offsets %lld to %lld of %zu bytes); %s; the file "
+                         "is truncated or damaged, download it again",
+                    name, (long long)begin, (long long)end, data_bytes, path);
     t->bytes = (size_t)(end - begin);
     t->data = data + begin;
-    if (t->bytes != t->count * size) return fail(err, "tensor '%s' has %zu bytes where its shape and dtype %s need %zu; %s; download the file again", entry->key, t->bytes, dtype->str, t->count * size, path);
+    if (t->bytes != t->count * size)
+        return fail(err, "tensor '%s' has %zu bytes where its shape and dtype %s need %zu; %s; download the file again",
+                    name, t->bytes, dtype->str, t->count * size, path);
     return true;
 }
 
 /* The header and its tensors, from memory: what the fuzzer calls. */
-static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, size_t bytes, const char *path, Error *err) {
-    if (bytes < 8) return fail(err, "not a safetensors file: %zu bytes are too few; %s; download the file again", bytes, path);
+static bool safetensors_parse(Tensor **out /*stb_ds array*/, const char *base, size_t bytes, const char *path,
+                              Error *err) {
+    if (bytes < 8)
+        return fail(err, "not a safetensors file: %zu bytes are too few; %s; download the file again", bytes, path);
     uint64_t header = 0;
     for (int i = 7; i >= 0; i--) header = header << 8 | (uint8_t)base[i];
-    if (header > bytes - 8 || header > 100u << 20) return fail(err, "bad safetensors header: its length %llu does not fit in the file of %zu bytes; %s; the file is truncated or not safetensors, download it again",
-                                                               (unsigned long long)header, bytes, path);
+    if (header > bytes - 8 || header > 100u << 20)
+        return fail(err, "bad safetensors header: its length %llu does not fit in the file of %zu bytes; %s; the file "
+                         "is truncated or not safetensors, download it again", (unsigned long long)header, bytes, path);
     JsonDoc doc;
     if (!json_parse(&doc, base + 8, (size_t)header, path, 1, err)) return false;
-    bool ok = doc.root->type == JSON_OBJECT || fail(err, "bad safetensors header: not an object; %s; download the file again", path);
+    bool ok = doc.root->type == JSON_OBJECT ||
+              fail(err, "bad safetensors header: not an object; %s; download the file again", path);
+    const char *data = base + 8 + header;
     for (const Json *e = ok ? doc.root->child : NULL; e && ok; e = e->next) {
         if (!strcmp(e->key, "__metadata__")) continue;
         Tensor t;
         memset(&t, 0, sizeof t);
-        ok = tensor_parse(&t, e, base + 8 + header, bytes - 8 - (size_t)header, path, err);
+        ok = tensor_parse(&t, e, data, bytes - 8 - (size_t)header, path, err);
         if (ok) { t.name = text_copy(e->key); arrput(*out, t); }
     }
     json_free(&doc);
     if (!ok) return false;
     /* The format demands that the data is covered exactly once; anything else is a damaged or forged file. */
     if (arrlen(*out)) qsort(*out, (size_t)arrlen(*out), sizeof(Tensor), tensor_compare_data);
-    const char *expected = base + 8 + header;
+    const char *expected = data;
     for (ptrdiff_t i = 0; i < arrlen(*out); i++) {
         const Tensor *t = &(*out)[i];
-        if ((const char *)t->data != expected) return fail(err, "tensor '%s' %s; %s; download the file again", t->name, (const char *)t->data < expected ? "overlaps another" : "leaves a hole before it", path);
+        if ((const char *)t->data != expected)
+            return fail(err, "tensor '%s' %s; %s; download the file again", t->name,
+                        (const char *)t->data < expected ? "overlaps another" : "leaves a hole before it", path);
         expected += t->bytes;
     }
-    if (expected != base + bytes) return fail(err, "%zu bytes after the last tensor; %s; download the file again", (size_t)(base + bytes - expected), path);
+    if (expected != base + bytes)
+        return fail(err, "%zu bytes after the last tensor; %s; download the file again",
+                    (size_t)(base + bytes - expected), path);
     return true;
 }
 
@@ -835,7 +881,8 @@ bool tensors_add_file(TensorSet *set, const char *path, Error *err) {
     Tensor *tensors = NULL;
     bool ok = safetensors_parse(&tensors, (const char *)base, bytes, path, err);
     for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
-        if (ok && shgeti(set->table, tensors[i].name) >= 0) ok = fail(err, "tensor '%s' occurs twice; %s; download the folder again", tensors[i].name, path);
+        if (ok && shgeti(set->table, tensors[i].name) >= 0)
+            ok = fail(err, "tensor '%s' occurs twice; %s; download the folder again", tensors[i].name, path);
         if (ok) {
             char *name = tensors[i].name;
             shput(set->table, name, tensors[i]);
@@ -856,16 +903,23 @@ bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
     }
     if (!file_exists(folder, "model.safetensors.index.json"))
         return fail(err, "no weights: neither model.safetensors nor model.safetensors.index.json; %s; %s", folder,
-                    file_exists(folder, "pytorch_model.bin") ? "pytorch_model.bin is not read, save the model as safetensors" : "give the folder of a downloaded Hugging Face model");
+                    file_exists(folder, "pytorch_model.bin") ?
+                        "pytorch_model.bin is not read, save the model as safetensors" :
+                        "give the folder of a downloaded Hugging Face model");
     path_in(path, sizeof path, folder, "model.safetensors.index.json");
     JsonDoc doc;
     if (!json_read(&doc, path, err)) return false;
     bool ok = true;
     const Json *map = json_get(doc.root, "weight_map");
-    if (!map || map->type != JSON_OBJECT || !map->count) ok = fail(err, "no weight_map; %s; download the file again", path);
-    for (const Json *e = ok ? map->child : NULL; e && ok; e = e->next) {       /* every shard once, in the order of first mention */
+    if (!map || map->type != JSON_OBJECT || !map->count)
+        ok = fail(err, "no weight_map; %s; download the file again", path);
+    /* every shard once, in the order of first mention */
+    for (const Json *e = ok ? map->child : NULL; e && ok; e = e->next) {
         char shard[PATH_MAX];
-        if (e->type != JSON_STRING || strchr(e->str, '/')) { ok = fail(err, "bad file name for tensor '%s'; %s; download the file again", e->key, path); break; }
+        if (e->type != JSON_STRING || strchr(e->str, '/')) {
+            ok = fail(err, "bad file name for tensor '%s'; %s; download the file again", e->key, path);
+            break;
+        }
         path_in(shard, sizeof shard, folder, e->str);
         bool seen = false;
         for (ptrdiff_t i = 0; i < arrlen(set->files); i++) seen |= !strcmp(set->files[i].path, shard);
@@ -876,15 +930,19 @@ bool tensors_open_folder(TensorSet *set, const char *folder, Error *err) {
 }
 
 void tensors_close(TensorSet *set) {
-    for (ptrdiff_t i = 0; i < arrlen(set->files); i++) { unmap_file(set->files[i].base, set->files[i].bytes); free(set->files[i].path); }
+    for (ptrdiff_t i = 0; i < arrlen(set->files); i++) {
+        unmap_file(set->files[i].base, set->files[i].bytes);
+        free(set->files[i].path);
+    }
     arrfree(set->files);
     shfree(set->table);
     memset(set, 0, sizeof *set);
 }
 
-static void shape_text(char *out, size_t size, const int64_t *shape, int ndim) {
+static void tensor_shape_text(char *out, size_t size, const int64_t *shape, int ndim) {
     size_t n = (size_t)snprintf(out, size, "[");
-    for (int i = 0; i < ndim && n < size; i++) n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    for (int i = 0; i < ndim && n < size; i++)
+        n += (size_t)snprintf(out + n, size - n, "%s%lld", i ? ", " : "", (long long)shape[i]);
     if (n < size) snprintf(out + n, size - n, "]");
 }
 
@@ -893,18 +951,24 @@ const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, 
     char expected[96], found[96];
     int64_t want[2] = {rows, columns};
     int ndim = columns ? 2 : 1;
-    shape_text(expected, sizeof expected, want, ndim);
+    tensor_shape_text(expected, sizeof expected, want, ndim);
     TensorSet s = *set;                     /* shgeti wants an lvalue; the table is not changed */
     ptrdiff_t at = s.table ? shgeti(s.table, name) : -1;
-    if (at < 0) { fail(err, "missing tensor '%s' of shape %s; %s; the folder is incomplete or its config.json belongs to another model", name, expected, path); return NULL; }
+    if (at < 0) {
+        fail(err, "missing tensor '%s' of shape %s; %s; the folder is incomplete or its config.json belongs to another "
+                  "model", name, expected, path);
+        return NULL;
+    }
     const Tensor *t = &s.table[at].value;
-    shape_text(found, sizeof found, t->shape, t->ndim);
+    tensor_shape_text(found, sizeof found, t->shape, t->ndim);
     if (t->ndim != ndim || t->shape[0] != rows || (columns && t->shape[1] != columns)) {
-        fail(err, "tensor '%s' has shape %s where config.json asks for %s; %s; the files belong to different models", name, found, expected, path);
+        fail(err, "tensor '%s' has shape %s where config.json asks for %s; %s; the files belong to different models",
+             name, found, expected, path);
         return NULL;
     }
     if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_F16 && t->dtype != DTYPE_BF16) {
-        fail(err, "tensor '%s' has a dtype other than F32, F16 and BF16; %s; quantised checkpoints are not supported, use the original model", name, path);
+        fail(err, "tensor '%s' has a dtype other than F32, F16 and BF16; %s; quantised checkpoints are not supported, "
+                  "use the original model", name, path);
         return NULL;
     }
     return t;
@@ -987,19 +1051,21 @@ int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
     return first;
 }
 
-bool safetensors_write(const char *path, const char *const *names, const float *const *data, const int64_t (*shapes)[2], int count, Error *err) {
+bool safetensors_write(const char *path, const char *const *names, const float *const *data,
+                       const int64_t (*shapes)[2], int count, Error *err) {
     char *header = NULL, line[512];
     const char *start = "{\"__metadata__\":{\"format\":\"pt\"}";
     memcpy(arraddnptr(header, strlen(start)), start, strlen(start));
     size_t offset = 0;
     for (int i = 0; i < count; i++) {
         size_t bytes = (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float);
-        int n = snprintf(line, sizeof line, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", names[i], (long long)shapes[i][0], (long long)shapes[i][1], offset, offset + bytes);
+        int n = snprintf(line, sizeof line,
+                         ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", names[i], (long long)shapes[i][0], (long long)shapes[i][1], offset, offset + bytes);
         memcpy(arraddnptr(header, n), line, (size_t)n);
         offset += bytes;
     }
     arrput(header, '}');
-    while (arrlen(header) % 8) arrput(header, ' ');                          /* data aligned to 8 bytes, as the format asks */
+    while (arrlen(header) % 8) arrput(header, ' ');        /* data aligned to 8 bytes, as the format asks */
     uint64_t n = (uint64_t)arrlen(header);
     uint8_t length[8];
     for (int i = 0; i < 8; i++) length[i] = (uint8_t)(n >> 8 * i);
@@ -1015,7 +1081,7 @@ bool safetensors_write(const char *path, const char *const *names, const float *
     return ok;
 }
 
-/* ---- config.json ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- config.json ------------------------------------------------------------------------------------------------- */
 
 /* null, false, "", [] and {}: written down, but not used. */
 static bool json_is_unused(const Json *j) {
@@ -1024,11 +1090,15 @@ static bool json_is_unused(const Json *j) {
 }
 
 /* Integer field in [low, high]; absent or null: `missing`, or an error when that is below low. */
-static bool config_int(int *out, const Json *root, const char *key, int64_t low, int64_t high, int64_t missing, const char *name, Error *err) {
+static bool config_int(int *out, const Json *root, const char *key, int64_t low, int64_t high, int64_t missing,
+                       const char *name, Error *err) {
     const Json *j = json_get(root, key);
     int64_t v = json_is_null(j) ? missing : json_size(j);
-    if (json_is_null(j) && missing < low) return fail(err, "missing field '%s'; %s; give the folder of a Hugging Face model", key, name);
-    if (v < low || v > high) return fail(err, "field '%s' must be a whole number from %lld to %lld; %s; check the file", key, (long long)low, (long long)high, name);
+    if (json_is_null(j) && missing < low)
+        return fail(err, "missing field '%s'; %s; give the folder of a Hugging Face model", key, name);
+    if (v < low || v > high)
+        return fail(err, "field '%s' must be a whole number from %lld to %lld; %s; check the file", key, (long long)low,
+                    (long long)high, name);
     *out = (int)v;
     return true;
 }
@@ -1054,7 +1124,8 @@ static bool config_number(double *out, const Json *root, const char *key, double
 static bool config_bool(bool *out, const Json *root, const char *key, bool missing, const char *name, Error *err) {
     const Json *j = json_get(root, key);
     if (json_is_null(j)) { *out = missing; return true; }
-    if (j->type != JSON_TRUE && j->type != JSON_FALSE) return fail(err, "field '%s' must be true or false; %s; check the file", key, name);
+    if (j->type != JSON_TRUE && j->type != JSON_FALSE)
+        return fail(err, "field '%s' must be true or false; %s; check the file", key, name);
     *out = j->type == JSON_TRUE;
     return true;
 }
@@ -1063,13 +1134,13 @@ static const char *config_string(const Json *root, const char *key) {
     return j && j->type == JSON_STRING ? j->str : NULL;
 }
 
-/* What tells a model family from another. Where no row can say it, in fields of config.json that only it has, a function
-   reads them. */
+/* What tells a model family from another. Where no row can say it, in fields of config.json that only it has, a
+   function reads them. */
 enum {
     FAMILY_QKV_BIAS = 1,                    /* q, k and v always have one */
     FAMILY_ATTENTION_BIAS = 2,              /* field attention_bias: q, k, v and o have one */
     FAMILY_MLP_BIAS = 4,                    /* field mlp_bias: gate, up and down have one */
-    FAMILY_WINDOW_SWITCH = 8                /* use_sliding_window tells whether; else it is on where sliding_window is */
+    FAMILY_WINDOW_SWITCH = 8                /* use_sliding_window says whether; else sliding_window itself does */
 };
 struct Family {
     const char *model_type;
@@ -1089,12 +1160,13 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
     const Json *rope = json_get(root, "rope_parameters");
     if (json_is_null(rope)) rope = json_get(root, "rope_scaling");
     if (json_is_null(rope)) rope = NULL;
-    if (rope && rope->type != JSON_OBJECT) return fail(err, "field 'rope_scaling' must be an object; %s; check the file", name);
+    if (rope && rope->type != JSON_OBJECT)
+        return fail(err, "field 'rope_scaling' must be an object; %s; check the file", name);
     if (!config_number(&c->rope_theta, root, "rope_theta", c->family->rope_theta, name, err)) return false;
     if (rope && !config_number(&c->rope_theta, rope, "rope_theta", c->rope_theta, name, err)) return false;
     const char *type = rope ? config_string(rope, "rope_type") : NULL;
     if (rope && !type) type = config_string(rope, "type");
-    for (const Json *j = rope ? rope->child : NULL; j; j = j->next) {         /* of a part, of pictures, layer by layer */
+    for (const Json *j = rope ? rope->child : NULL; j; j = j->next) {      /* of a part, of pictures, layer by layer */
         bool part = !strcmp(j->key, "partial_rotary_factor") && !json_is_null(j) &&
             !(j->type == JSON_NUMBER && j->number == 1);
         if (part || !strcmp(j->key, "mrope_section") || j->type == JSON_OBJECT)
@@ -1108,11 +1180,15 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
     if (!strcmp(type, "linear")) s->type = ROPE_LINEAR;
     else if (!strcmp(type, "llama3")) s->type = ROPE_LLAMA3;
     else return fail(err, "unsupported rope_type '%s'; %s; supported: default, linear, llama3", type, name);
-    if (json_is_null(json_get(rope, "factor"))) return fail(err, "missing field 'factor' of the rope scaling; %s; check the file", name);
-    return config_number(&s->factor, rope, "factor", 1, name, err) && config_number(&s->low_freq_factor, rope, "low_freq_factor", 1, name, err) &&
+    if (json_is_null(json_get(rope, "factor")))
+        return fail(err, "missing field 'factor' of the rope scaling; %s; check the file", name);
+    return config_number(&s->factor, rope, "factor", 1, name, err) &&
+           config_number(&s->low_freq_factor, rope, "low_freq_factor", 1, name, err) &&
            config_number(&s->high_freq_factor, rope, "high_freq_factor", 4, name, err) &&
-           config_number(&s->original_max_position, rope, "original_max_position_embeddings", c->max_position_embeddings, name, err) &&
-           (s->type != ROPE_LLAMA3 || s->high_freq_factor > s->low_freq_factor || fail(err, "high_freq_factor must exceed low_freq_factor; %s; check the file", name));
+           config_number(&s->original_max_position, rope, "original_max_position_embeddings",
+                         c->max_position_embeddings, name, err) &&
+           (s->type != ROPE_LLAMA3 || s->high_freq_factor > s->low_freq_factor ||
+            fail(err, "high_freq_factor must exceed low_freq_factor; %s; check the file", name));
 }
 
 /* SmolLM3: layers without rotary embedding. no_rope_layers has a 1 for every layer that rotates (sic); without it every
@@ -1331,8 +1407,12 @@ bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err
 bool config_open(ModelConfig *c, const char *folder, Error *err) {
     char path[PATH_MAX];
     struct stat st;
-    if (stat(folder, &st)) return fail(err, "cannot open the model folder; %s: %s; give the folder of a downloaded Hugging Face model with --model", folder, strerror(errno));
-    if (!S_ISDIR(st.st_mode)) return fail(err, "the model is not a folder; %s; give the folder that holds config.json and model.safetensors with --model", folder);
+    if (stat(folder, &st))
+        return fail(err, "cannot open the model folder; %s: %s; give the folder of a downloaded Hugging Face model "
+                         "with --model", folder, strerror(errno));
+    if (!S_ISDIR(st.st_mode))
+        return fail(err, "the model is not a folder; %s; give the folder that holds config.json and model.safetensors "
+                         "with --model", folder);
     path_in(path, sizeof path, folder, "config.json");
     JsonDoc doc;
     if (!json_read(&doc, path, err)) return false;
@@ -1346,14 +1426,17 @@ void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int p
     const RopeScaling *s = &c->rope_scaling;
     const double pi = 3.14159265358979323846;
     for (int i = 0; i < half; i++) {
-        /* fp32 where transformers has fp32: the tables are compared at position thousands, where one bit of the frequency is visible */
+        /* fp32 where transformers has fp32: the tables are compared at position thousands, where one bit of the
+           frequency is visible */
         float frequency = 1.0f / powf((float)c->rope_theta, (float)(2 * i) / (float)c->head_dim);
         if (s->type == ROPE_LINEAR) frequency /= (float)s->factor;
         if (s->type == ROPE_LLAMA3) {
-            double wavelength = 2 * pi / frequency, low = s->original_max_position / s->low_freq_factor, high = s->original_max_position / s->high_freq_factor;
+            double wavelength = 2 * pi / frequency, positions_seen = s->original_max_position;
+            double low = positions_seen / s->low_freq_factor, high = positions_seen / s->high_freq_factor;
             if (wavelength > low) frequency /= (float)s->factor;
             else if (wavelength >= high) {
-                double smooth = (s->original_max_position / wavelength - s->low_freq_factor) / (s->high_freq_factor - s->low_freq_factor);
+                double smooth = (positions_seen / wavelength - s->low_freq_factor) /
+                                (s->high_freq_factor - s->low_freq_factor);
                 frequency = (float)((1 - smooth) * frequency / s->factor + smooth * frequency);
             }
         }
@@ -1365,7 +1448,7 @@ void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int p
     }
 }
 
-/* ---- the tensors of a model --------------------------------------------------------------------------------------- */
+/* ---- the tensors of a model -------------------------------------------------------------------------------------- */
 
 TensorSpec model_tensors(const ModelConfig *c, const char *prefix) {
     TensorSpec t;
@@ -1381,7 +1464,7 @@ static void tensor_outside(TensorSpec *t, TensorKind kind) {
     const ModelConfig *c = t->config;
     static const char *const stem[] = {"embed_tokens", "norm", "lm_head"};
     size_t n = strlen(t->prefix), k = strlen("model.");
-    if (kind == TENSOR_HEAD && n >= k && !strcmp(t->prefix + n - k, "model.")) n -= k;    /* it stands beside "model." */
+    if (kind == TENSOR_HEAD && n >= k && !strcmp(t->prefix + n - k, "model.")) n -= k;    /* stands beside "model." */
     snprintf(t->name, sizeof t->name, "%.*s%s.weight", (int)n, t->prefix, stem[kind]);
     t->kind = kind;
     t->rows = kind == TENSOR_FINAL_NORM ? c->hidden_size : c->vocab_size;
@@ -1434,14 +1517,14 @@ bool tensor_next(TensorSpec *t) {
     }
 }
 
-/* ---- memory ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 void memory_add(MemoryTable *m, const char *name, size_t bytes) {
     if (m->count < MEMORY_ROWS) { m->row[m->count].name = name; m->row[m->count].bytes = bytes; m->count++; }
     m->total += bytes;
 }
 
-/* ---- scratch -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- scratch ----------------------------------------------------------------------------------------------------- */
 
 /* Scratch is handed out front to back; a shortage is a bug in op_scratch_bytes, not a user's error. */
 typedef struct ScratchCursor { char *at, *end; } ScratchCursor;
@@ -1454,14 +1537,19 @@ static inline ScratchCursor scratch_begin(Scratch s) {
 static inline float *scratch_take(ScratchCursor *c, size_t floats) {
     float *p = (float *)(void *)c->at;
     size_t bytes = scratch_floats(floats);
-    if (bytes > (size_t)(c->end - c->at)) { fprintf(stderr, "error: an op needs %zu more bytes of scratch; op_scratch_bytes; please report this\n", bytes - (size_t)(c->end - c->at)); abort(); }
+    if (bytes > (size_t)(c->end - c->at)) {
+        fprintf(stderr, "error: an op needs %zu more bytes of scratch; op_scratch_bytes; please report this\n",
+                bytes - (size_t)(c->end - c->at));
+        abort();
+    }
     c->at += bytes;
     return p;
 }
 
-/* ---- the counter-based generator: dropout masks and initialisation, the same numbers on every backend ------------------------------------------- */
+/* ---- the counter-based generator: dropout masks and initialisation, the same numbers on every backend ----------- */
 
-/* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between (Salmon et al., SC 2011). */
+/* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between
+   (Salmon et al., SC 2011). */
 LORA_HOST_DEVICE static inline void philox4x32(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3], k0 = key[0], k1 = key[1];
     for (int round = 0; round < 10; round++) {
@@ -1493,7 +1581,7 @@ bool dropout_keep(DropoutKey key, uint32_t site, uint64_t index) {
 
 static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static const Tensor *model_tensor(const Model *m, const TensorSpec *spec, Error *err) {
     const Tensor *t = tensors_get(&m->files, spec->name, spec->rows, spec->cols, err);
@@ -4965,7 +5053,7 @@ static int cpu_threads(void) {
 #endif
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 static size_t cpu_taken;                /* bytes given out */
 /* Page-aligned zeroed memory that the system hands out only when it is touched. */
