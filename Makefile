@@ -153,14 +153,14 @@ $(BUILD)/%_ladder: dev/%_ladder.cu $(HEADERS) $(KERNEL_TESTS) | stb
 	@mkdir -p $(BUILD)
 	$(EMULATE) -O2 -x c++ $< -o $@ $(LIBS)
 
-# train_lora.cu with a switch at every barrier, wait and bounds check (test/mutants.sh): the test of the tests.
-$(BUILD)/mutants: test/test_ops.c test/mutants.sh $(HEADERS) $(KERNEL_TESTS) | stb
-	@bash test/mutants.sh make $(BUILD)/mutated
-	$(EMULATE) -O2 -g -fsanitize=address -DPRECISION_BF16 -DMUTATED -I$(BUILD) -x c++ $< -o $@ $(LIBS)
+# The kernels with a switch at every barrier, wait and bounds check (test/mutants.h): the test of the tests.
+$(BUILD)/mutants: test/test_ops.c test/mutants.h $(HEADERS) $(KERNEL_TESTS) | stb
+	@mkdir -p $(BUILD)
+	$(EMULATE) -O1 -g -fsanitize=address -DPRECISION_BF16 -DMUTATED -x c++ $< -o $@ $(LIBS)
 
 ## test-mutants    deletes one barrier, wait or bounds check of the kernels at a time and demands that a test fails (part of make test)
 test-mutants: $(BUILD)/mutants
-	@bash test/mutants.sh run $(BUILD)/mutants
+	@$(BUILD)/mutants
 
 ## nvcc-check      the trainer compiled and linked in each precision, kernels for more cards; a warning or spill fails
 nvcc-check: $(BUILD)/pages.h | stb

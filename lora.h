@@ -1575,6 +1575,19 @@ bool dropout_keep(DropoutKey key, uint32_t site, uint64_t index) {
     return random[index % 4] >= dropout_threshold(key.dropout);
 }
 
+/* AdamW (Loshchilov & Hutter 2019) at one step: what is the same for every parameter is worked out once, in double. */
+typedef struct AdamW { float decay, rate, root, beta1, beta2, eps; } AdamW;
+static AdamW adamw_at(float lr, float beta1, float beta2, float eps, float weight_decay, int step) {
+    AdamW a = {(float)(1.0 - (double)lr * (double)weight_decay), (float)((double)lr / (1.0 - pow((double)beta1, step))),
+               (float)(1.0 / sqrt(1.0 - pow((double)beta2, step))), beta1, beta2, eps};
+    return a;
+}
+LORA_HOST_DEVICE static inline void adamw_element(float *param, float *m, float *v, float g, AdamW a) {
+    *m = a.beta1 * *m + (1.0f - a.beta1) * g;
+    *v = a.beta2 * *v + (1.0f - a.beta2) * g * g;
+    *param = *param * a.decay - a.rate * *m / (sqrtf(*v) * a.root + a.eps);
+}
+
 /* ================================================================================================================================================
    4  THE MODEL
    ================================================================================================================================================ */
@@ -5863,15 +5876,11 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
 
 /* ---- optimizer ----------------------------------------------------------------------------------------------------------------------------------- */
 
-void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {
-    float decay = (float)(1.0 - (double)lr * (double)weight_decay), rate = (float)((double)lr / (1.0 - pow((double)beta1, step))), root = (float)(1.0 / sqrt(1.0 - pow((double)beta2, step)));
+void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr,
+                  float beta1, float beta2, float eps, float weight_decay, int step) {
+    AdamW a = adamw_at(lr, beta1, beta2, eps, weight_decay, step);
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < count; i++) {
-        float g = grad_scale * grad[i];
-        m[i] = beta1 * m[i] + (1.0f - beta1) * g;
-        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
-        param[i] = param[i] * decay - rate * m[i] / (sqrtf(v[i]) * root + eps);
-    }
+    for (size_t i = 0; i < count; i++) adamw_element(&param[i], &m[i], &v[i], grad_scale * grad[i], a);
 }
 
 double global_norm(const float *grad, size_t count) {

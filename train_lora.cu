@@ -1,10 +1,12 @@
 /* train_lora.cu - the program: fine-tunes a Hugging Face model folder on a data file and writes a PEFT adapter.
 
-       make && ./train_lora                                                    # the embedded base model on the embedded dialogues
-       ./train_lora --model Qwen3-1.7B --data train.jsonl --output adapter     # a real one
+       make && ./train_lora                                     # the embedded base model on the embedded dialogues
+       ./train_lora --model Qwen3-1.7B --data train.jsonl --output adapter                # a real one
 
-   Two halves. Built by nvcc, the first is the GPU: a kernel for every op that lora.h declares, each beside its launcher, one chapter an op in forward order, with the formula, the derivative and what the
-   roofline says at its head. Built by gcc as plain C, that half is left out and the CPU ops of lora.h take its place behind the same signatures. The second half is the command line.
+   Two halves. Built by nvcc, the first is the GPU: a kernel for every op that lora.h declares, each beside its
+   launcher, one chapter an op in forward order, with the formula, the derivative and what the roofline says at its
+   head. Built by gcc as plain C, that half is left out and the CPU ops of lora.h take its place behind the same
+   signatures. The second half is the command line.
 
    TABLE OF CONTENTS
      1  the device                  checks, launches, memory
@@ -25,9 +27,10 @@
     16  evaluate and compare        the same rows before and after
     17  main                        the verbs
 
-   DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary;
-   gradients of activations are overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No
-   kernel adds floats atomically: the same input gives the same bits.
+   DIMENSIONS and the = / += contract of the backward pass are those of lora.h: N tokens, C hidden, F intermediate, H
+   and KV heads of D, P = (H + 2 KV) D, R rank, I and O of a linear layer, V vocabulary; gradients of activations are
+   overwritten, dA and dB are added to. A kernel is called op_kernel, its launcher op. No kernel adds floats atomically:
+   the same input gives the same bits.
    BOUNDS: FLOPs and bytes at the head of a chapter are counted, what bounds a kernel is what they let expect; what was
    measured on a card is in dev/gpu_log.md and nowhere else. */
 #if defined(__CUDACC__) || defined(CUDA_ON_CPU)
@@ -65,15 +68,20 @@
 #endif
 
 #ifdef LORA_CUDA
-/* ================================================================================================================================================
+/* =====================================================================================================================
    1  THE DEVICE
-   One card, one stream, one process. Everything that can fail is checked where it is called; a failed call is fatal: nothing sensible can follow it.
-   ================================================================================================================================================ */
+   One card, one stream, one process. Everything that can fail is checked where it is called; a failed call is fatal:
+   nothing sensible can follow it.
+   ================================================================================================================== */
 
 #define CUDA_CHECK(call) \
     do { \
         cudaError_t e_ = (call); \
-        if (e_ != cudaSuccess) { fprintf(stderr, "error: %s: %s; %s:%d, %s; look at the first such line, later ones may follow from it\n", cudaGetErrorName(e_), cudaGetErrorString(e_), __FILE__, __LINE__, #call); exit(1); } \
+        if (e_ != cudaSuccess) { \
+            fprintf(stderr, "error: %s: %s; %s:%d, %s; look at the first such line, later ones may follow from it\n", \
+                    cudaGetErrorName(e_), cudaGetErrorString(e_), __FILE__, __LINE__, #call); \
+            exit(1); \
+        } \
     } while (0)
 
 #ifndef CUDA_ON_CPU
@@ -89,7 +97,8 @@ static struct Device {
     char name[256];
     int capability, processors;             /* 90 is sm_90; streaming multiprocessors */
     size_t shared, shared_in_all;           /* bytes of shared memory: of a block at most, of a multiprocessor */
-    size_t memory, overhead;                /* bytes in all; bytes gone when the context was made (kernels, runtime, other processes) */
+    size_t memory;
+    size_t overhead;                        /* gone when the context was made: kernels, runtime, other processes */
     double *partial;                        /* [NORM_BLOCKS] of global_norm */
 } device;
 
@@ -97,33 +106,42 @@ enum { WARP = 32, NORM_BLOCKS = 256, MAX_HEAD_DIM = 128 };
 
 static int div_up(int a, int b) { return (a + b - 1) / b; }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    2  MATRIX INSTRUCTIONS AND TILES
-   All PTX of this program is here. A kernel sees four things: a Tile in shared memory, fragments of it in a warp's registers, the product of two fragments, and asynchronous copies.
+   All PTX of this program is here. A kernel sees four things: a Tile in shared memory, fragments of it in a warp's
+   registers, the product of two fragments, and asynchronous copies.
 
-   Fragments are those of mma.m16n8k16 (PTX ISA, "Matrix fragments for mma.m16n8k16"): with g = lane / 4 and t = lane % 4 a lane holds
+   Fragments are those of mma.m16n8k16 (PTX ISA, "Matrix fragments for mma.m16n8k16"): with g = lane / 4 and
+   t = lane % 4 a lane holds
        A [16 x 16]   rows g and g+8, columns 2t, 2t+1, 2t+8, 2t+9
        B [16 x 8]    rows 2t, 2t+1, 2t+8, 2t+9, column g
        C [16 x 8]    rows g and g+8, columns 2t, 2t+1                  c[0..1] row g, c[2..3] row g+8
-   so that two neighbouring C fragments are, element for element, one A fragment: attention multiplies its probabilities without sending them through memory.
+   so that two neighbouring C fragments are, element for element, one A fragment: attention multiplies its probabilities
+   without sending them through memory.
 
-   PRECISION=FP32 keeps the same fragments with floats in them, and mma_fp32 spells the product in FMAs. Every kernel below exists once; fp32 is there to check it, not to be fast.
-   ================================================================================================================================================ */
+   PRECISION=FP32 keeps the same fragments with floats in them, and mma_fp32 spells the product in FMAs. Every kernel
+   below exists once; fp32 is there to check it, not to be fast.
+   ================================================================================================================== */
 
 #ifndef CUDA_ON_CPU
 __device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
-/* Four 8 x 8 matrices of 16-bit numbers: lane l names row l % 8 of matrix l / 8; r[i] gets elements (g, 2t) and (g, 2t+1) of matrix i, or of its transpose. */
+/* Four 8 x 8 matrices of 16-bit numbers: lane l names row l % 8 of matrix l / 8; r[i] gets elements
+   (g, 2t) and (g, 2t+1) of matrix i, or of its transpose. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
 }
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t r[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(shared_address(row)) : "memory");
 }
 __device__ __forceinline__ void mma_bf16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 __device__ __forceinline__ void mma_fp16_k8(float c[4], const uint32_t a[2], const uint32_t b[1]) {
@@ -132,8 +150,10 @@ __device__ __forceinline__ void mma_fp16_k8(float c[4], const uint32_t a[2], con
 }
 __device__ __forceinline__ void mma_fp16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     mma_fp16_k8(c, a, b);                   /* Turing has the instruction of half the depth: columns 0-7, then 8-15 */
     mma_fp16_k8(c, a + 2, b + 1);
@@ -143,7 +163,8 @@ __device__ __forceinline__ void mma_fp16(float c[4], const uint32_t a[4], const 
    Complete after cp_async_wait and a barrier. */
 __device__ __forceinline__ void cp_async_16(void *shared, const void *global, bool valid) {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :: "r"(shared_address(shared)), "l"(global), "r"(valid ? 16 : 0) : "memory");
 #else
     *(uint4 *)shared = valid ? *(const uint4 *)global : make_uint4(0, 0, 0, 0);
 #endif
@@ -153,12 +174,19 @@ __device__ __forceinline__ void cp_async_commit(void) {
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
-/* Waits until all but the newest PENDING groups of this thread's copies have arrived. */
-template <int PENDING> __device__ __forceinline__ void cp_async_wait(void) {
+/* cp_async_wait(n) waits until all but the newest n groups of this thread's copies have arrived. */
+template <int PENDING> __device__ __forceinline__ void cp_async_wait_group(void) {
 #if __CUDA_ARCH__ >= 800
     asm volatile("cp.async.wait_group %0;" :: "n"(PENDING) : "memory");
 #endif
 }
+#endif
+
+/* The test of the tests takes barriers, waits for copies and GUARDs away, one at a time: test/mutants.h. A GUARD is a
+   condition that keeps a thread within its rows and columns. */
+#ifndef MUTATED
+#define GUARD(condition) (condition)
+#define cp_async_wait(pending) cp_async_wait_group<pending>()
 #endif
 
 /* c += a b in fp32 with the fragments' layout: the numbers of the other lanes come by shuffles. */
@@ -166,9 +194,11 @@ __device__ __forceinline__ void mma_fp32_shuffled(float c[4], const float a[8], 
     int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int k = 0; k < 16; k++) {
-        int high = k / 8, odd = k % 2, owner = k % 8 / 2;                     /* column k of A and row k of B are with lanes 4x + owner */
-        float a0 = __shfl_sync(0xffffffff, a[high * 4 + odd], g * 4 + owner), a1 = __shfl_sync(0xffffffff, a[high * 4 + 2 + odd], g * 4 + owner);
-        float b0 = __shfl_sync(0xffffffff, b[high * 2 + odd], 2 * t * 4 + owner), b1 = __shfl_sync(0xffffffff, b[high * 2 + odd], (2 * t + 1) * 4 + owner);
+        int high = k / 8, odd = k % 2, owner = k % 8 / 2;   /* column k of A and row k of B are with lanes 4x + owner */
+        float a0 = __shfl_sync(0xffffffff, a[high * 4 + odd], g * 4 + owner);
+        float a1 = __shfl_sync(0xffffffff, a[high * 4 + 2 + odd], g * 4 + owner);
+        float b0 = __shfl_sync(0xffffffff, b[high * 2 + odd], 2 * t * 4 + owner);
+        float b1 = __shfl_sync(0xffffffff, b[high * 2 + odd], (2 * t + 1) * 4 + owner);
         c[0] += a0 * b0; c[1] += a0 * b1; c[2] += a1 * b0; c[3] += a1 * b1;
     }
 }
@@ -198,19 +228,22 @@ __device__ __forceinline__ void mma(float c[4], const FragA &a, const FragB &b) 
 #endif
 #endif
 
-/* ---- tiles -----------------------------------------------------------------------------------------------------------------------------------------
-   A tile [rows x columns] lies in shared memory as panels of PANEL columns, 128 bytes a row. The eight 16-byte chunks of a row are permuted by XOR with the row number: the eight rows that one
-   phase of ldmatrix reads at the same column would otherwise lie in the same four banks and be read in eight turns; so
-   they lie in all 32. Writing whole chunks stays free of conflicts too. */
+/* ---- tiles ----------------------------------------------------------------------------------------------------------
+   A tile [rows x columns] lies in shared memory as panels of PANEL columns, 128 bytes a row. The eight 16-byte chunks
+   of a row are permuted by XOR with the row number: the eight rows that one phase of ldmatrix reads at the same column
+   would otherwise lie in the same four banks and be read in eight turns; so they lie in all 32. Writing whole chunks
+   stays free of conflicts too. */
 
 enum { CHUNK = 16 / sizeof(floatX), PANEL = 128 / sizeof(floatX) };
 
 /* Index of element (row, column); column must be the first of a chunk, or add its rest afterwards. */
 __device__ __forceinline__ int tile_at(int rows, int row, int column) {
-    return column / PANEL * rows * PANEL + row * PANEL + ((column % PANEL / CHUNK) ^ (row & 7)) * CHUNK + column % CHUNK;
+    int chunk = column % PANEL / CHUNK ^ (row & 7);
+    return column / PANEL * rows * PANEL + row * PANEL + chunk * CHUNK + column % CHUNK;
 }
 
-/* A row-major matrix in global memory with its borders: what lies outside reads as zero. Chunks are copied asynchronously where every row is 16-byte aligned. */
+/* A row-major matrix in global memory with its borders: what lies outside reads as zero. Chunks are copied
+   asynchronously where every row is 16-byte aligned. */
 typedef struct Matrix { const floatX *data; size_t stride; int rows, columns; bool aligned; } Matrix;
 
 static Matrix matrix(const floatX *data, size_t stride, int rows, int columns) {
@@ -235,7 +268,7 @@ __device__ __forceinline__ void tile_load(floatX *tile, const Matrix &m, int row
             floatX *to = tile + tile_at(ROWS, row, column);
             const floatX *from = m.data + (size_t)(row0 + row) * m.stride + (size_t)(column0 + column);
             for (int j = 0; j < CHUNK; j++)
-                to[j] = row0 + row < m.rows && column0 + column + j < m.columns ? from[j] : (floatX)0.0f;
+                to[j] = GUARD(row0 + row < m.rows) && GUARD(column0 + column + j < m.columns) ? from[j] : (floatX)0.0f;
         }
         return;
     }
@@ -244,56 +277,80 @@ __device__ __forceinline__ void tile_load(floatX *tile, const Matrix &m, int row
         const int chunks = (COLUMNS - panel < PANEL ? COLUMNS - panel : (int)PANEL) / CHUNK;
         const int step = TILE_THREADS / chunks;                               /* rows that the block copies at once */
         int row = threadIdx.x / chunks, column = panel + threadIdx.x % chunks * CHUNK;
-        if (step > ROWS && row >= ROWS) continue;
-        int left = column0 + column < m.columns ? m.rows - row0 - row : 0;
+        if (step > ROWS && !GUARD(row < ROWS)) continue;
+        int left = GUARD(column0 + column < m.columns) ? m.rows - row0 - row : 0;
         const floatX *from = m.data + (size_t)(row0 + row) * m.stride + (size_t)(column0 + column);
         floatX *to = tile + tile_at(ROWS, row, column);
 #pragma unroll
-        for (int r = 0; r < ROWS; r += step, from += step * m.stride) cp_async_16(to + r * PANEL, from, r < left);
+        for (int r = 0; r < ROWS; r += step, from += step * m.stride)
+            cp_async_16(to + r * PANEL, from, GUARD(r < left));
     }
+}
+
+/* Where element c[e] of this lane's C fragment stands in its [16 x 8]:
+
+           column  0   1   2   3   4   5   6   7
+       row 0       lane 0  lane 1  lane 2  lane 3      c[0], c[1] of each
+       row 1       lane 4  lane 5  lane 6  lane 7
+       ...
+       row 8       lane 0  lane 1  lane 2  lane 3      c[2], c[3]
+       ...
+   An A fragment [16 x 16] is two of these side by side. B [16 x 8] is two [8 x 8], one below the other, the transposes
+   of C's two: what is a lane's row there is its column here. */
+__device__ __forceinline__ int frag_row(int e) { return threadIdx.x % WARP / 4 + e / 2 * 8; }
+__device__ __forceinline__ int frag_column(int e) { return threadIdx.x % 4 * 2 + e % 2; }
+__device__ __forceinline__ int frag_b_row(int e) { return threadIdx.x % 4 * 2 + e % 2 + e / 2 * 8; }
+__device__ __forceinline__ int frag_b_column(void) { return threadIdx.x % WARP / 4; }
+
+/* The row of 8 numbers that this lane names to ldmatrix_x4, of the 16 x 16 from (row, column) on of a tile. Its four
+   8 x 8 matrices are counted downwards first, or across first:      0 2       0 1
+                                                                     1 3       2 3       */
+__device__ __forceinline__ const floatX *matrices_down(const floatX *tile, int rows, int row, int column) {
+    int lane = threadIdx.x % WARP;
+    return tile + tile_at(rows, row + lane % 16, column + lane / 16 * 8);
+}
+__device__ __forceinline__ const floatX *matrices_across(const floatX *tile, int rows, int row, int column) {
+    int lane = threadIdx.x % WARP;
+    return tile + tile_at(rows, row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2 * 8);
 }
 
 /* A [16 x 16] from (m0, k0) of a tile stored [m][k]. */
 __device__ __forceinline__ void load_a(FragA &f, const floatX *tile, int rows, int m0, int k0) {
-    int lane = threadIdx.x % WARP;
 #ifdef PRECISION_FP32
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 8; i++) { int k = k0 + i / 4 * 8 + 2 * t; f.v[i] = tile[tile_at(rows, m0 + i / 2 % 2 * 8 + g, k) + i % 2]; }
+    for (int i = 0; i < 8; i++)
+        f.v[i] = tile[tile_at(rows, m0 + frag_row(i % 4), k0 + i / 4 * 8 + frag_column(i % 4))];
 #else
-    ldmatrix_x4(f.v, tile + tile_at(rows, m0 + lane % 16, k0 + lane / 16 * 8));
+    ldmatrix_x4(f.v, matrices_down(tile, rows, m0, k0));
 #endif
 }
 /* The same from a tile stored [k][m]. */
-__device__ __forceinline__ void load_a_turned(FragA &f, const floatX *tile, int rows, int m0, int k0) {
-    int lane = threadIdx.x % WARP;
+__device__ __forceinline__ void load_a_transposed(FragA &f, const floatX *tile, int rows, int m0, int k0) {
 #ifdef PRECISION_FP32
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 8; i++) { int m = m0 + i / 2 % 2 * 8 + g; f.v[i] = tile[tile_at(rows, k0 + i / 4 * 8 + 2 * t + i % 2, m)]; }
+    for (int i = 0; i < 8; i++)
+        f.v[i] = tile[tile_at(rows, k0 + i / 4 * 8 + frag_column(i % 4), m0 + frag_row(i % 4))];
 #else
-    ldmatrix_x4_trans(f.v, tile + tile_at(rows, k0 + lane / 16 * 8 + lane % 8, m0 + lane / 8 % 2 * 8));
+    ldmatrix_x4_trans(f.v, matrices_across(tile, rows, k0, m0));
 #endif
 }
 /* Two neighbouring B [16 x 8], columns n0 and n0 + 8, from a tile stored [n][k]. */
 __device__ __forceinline__ void load_b_pair(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
-    int lane = threadIdx.x % WARP;
 #ifdef PRECISION_FP32
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 8; i++) { int k = k0 + i / 2 % 2 * 8 + 2 * t; f[i / 4].v[i % 4] = tile[tile_at(rows, n0 + i / 4 * 8 + g, k) + i % 2]; }
+    for (int i = 0; i < 8; i++)
+        f[i / 4].v[i % 4] = tile[tile_at(rows, n0 + i / 4 * 8 + frag_b_column(), k0 + frag_b_row(i % 4))];
 #else
     uint32_t r[4];
-    ldmatrix_x4(r, tile + tile_at(rows, n0 + lane / 16 * 8 + lane % 8, k0 + lane / 8 % 2 * 8));
+    ldmatrix_x4(r, matrices_across(tile, rows, n0, k0));
     f[0].v[0] = r[0]; f[0].v[1] = r[1]; f[1].v[0] = r[2]; f[1].v[1] = r[3];
 #endif
 }
 /* The same from a tile stored [k][n]. */
-__device__ __forceinline__ void load_b_pair_turned(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
-    int lane = threadIdx.x % WARP;
+__device__ __forceinline__ void load_b_pair_transposed(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
 #ifdef PRECISION_FP32
-    int g = lane / 4, t = lane % 4;
-    for (int i = 0; i < 8; i++) { int k = k0 + i / 2 % 2 * 8 + 2 * t + i % 2; f[i / 4].v[i % 4] = tile[tile_at(rows, k, n0 + i / 4 * 8 + g)]; }
+    for (int i = 0; i < 8; i++)
+        f[i / 4].v[i % 4] = tile[tile_at(rows, k0 + frag_b_row(i % 4), n0 + i / 4 * 8 + frag_b_column())];
 #else
     uint32_t r[4];
-    ldmatrix_x4_trans(r, tile + tile_at(rows, k0 + lane % 16, n0 + lane / 16 * 8));
+    ldmatrix_x4_trans(r, matrices_down(tile, rows, k0, n0));
     f[0].v[0] = r[0]; f[0].v[1] = r[1]; f[1].v[0] = r[2]; f[1].v[1] = r[3];
 #endif
 }
@@ -307,33 +364,36 @@ __device__ __forceinline__ void frag_from_products(FragA &f, const float c0[4], 
     memcpy(f.v, v, sizeof f.v);
 }
 
-/* A warp writes its part [rows x columns] of a tile, from (m0, n0) of the tile, to global memory: whole rows, 16 bytes at a time. */
-__device__ __forceinline__ void tile_store(floatX *out, size_t stride, int row_end, int column_end, bool aligned, const floatX *tile, int tile_rows, int m0, int rows, int columns, int row0, int column0) {
+/* A warp writes its part [rows x columns] of a tile, from (m0, n0) of the tile, to global memory: whole rows, 16 bytes
+   at a time. */
+__device__ __forceinline__ void tile_store(floatX *out, size_t stride, int row_end, int column_end, bool aligned,
+                                           const floatX *tile, int tile_rows, int m0, int rows, int columns,
+                                           int row0, int column0) {
     int chunks = columns / CHUNK;
     for (int i = threadIdx.x % WARP; i < rows * chunks; i += WARP) {
         int row = i / chunks, column = i % chunks * CHUNK;
-        if (row0 + row >= row_end) break;
+        if (!GUARD(row0 + row < row_end)) break;
         const floatX *from = tile + tile_at(tile_rows, m0 + row, column);
         floatX *to = out + (size_t)(row0 + row) * stride + (size_t)(column0 + column);
-        if (aligned && column0 + column < column_end) *(uint4 *)to = *(const uint4 *)from;
-        else for (int j = 0; j < CHUNK && column0 + column + j < column_end; j++) to[j] = from[j];
+        if (aligned && GUARD(column0 + column < column_end)) *(uint4 *)to = *(const uint4 *)from;
+        else for (int j = 0; j < CHUNK && GUARD(column0 + column + j < column_end); j++) to[j] = from[j];
     }
 }
 
-/* ---- rows: elementwise kernels read and write CHUNK numbers at a time -------------------------------------------------------------------------------- */
+/* ---- rows: elementwise kernels read and write CHUNK numbers at a time -------------------------------------------- */
 
 /* v = p[at .. at+CHUNK), zeros from `end` on. aligned: p is, and at and end are multiples of CHUNK. */
 __device__ __forceinline__ void load_chunk(float v[CHUNK], const floatX *p, int at, int end, bool aligned) {
     alignas(16) floatX x[CHUNK];
     if (aligned) *(uint4 *)x = *(const uint4 *)(p + at);
-    else for (int j = 0; j < CHUNK; j++) x[j] = at + j < end ? p[at + j] : (floatX)0.0f;
+    else for (int j = 0; j < CHUNK; j++) x[j] = GUARD(at + j < end) ? p[at + j] : (floatX)0.0f;
     for (int j = 0; j < CHUNK; j++) v[j] = (float)x[j];
 }
 __device__ __forceinline__ void store_chunk(floatX *p, const float v[CHUNK], int at, int end, bool aligned) {
     alignas(16) floatX x[CHUNK];
     for (int j = 0; j < CHUNK; j++) x[j] = (floatX)v[j];
     if (aligned) *(uint4 *)(p + at) = *(const uint4 *)x;
-    else for (int j = 0; j < CHUNK && at + j < end; j++) p[at + j] = x[j];
+    else for (int j = 0; j < CHUNK && GUARD(at + j < end); j++) p[at + j] = x[j];
 }
 /* The same of fp32, the weights of a norm or a table's row, with 16-byte loads too: lanes that read one float each of
    their CHUNK would touch as many lines of the cache for each of them. */
@@ -341,13 +401,14 @@ __device__ __forceinline__ void load_floats(float v[CHUNK], const float *p, int 
     for (int j = 0; j < CHUNK; j += 4) {
         alignas(16) float x[4];
         if (aligned) *(uint4 *)x = *(const uint4 *)(p + at + j);
-        else for (int k = 0; k < 4; k++) x[k] = at + j + k < end ? p[at + j + k] : 0;
+        else for (int k = 0; k < 4; k++) x[k] = GUARD(at + j + k < end) ? p[at + j + k] : 0;
         for (int k = 0; k < 4; k++) v[j + k] = x[k];
     }
 }
 static bool rows_aligned(const void *p, int width) { return !p || ((uintptr_t)p % 16 == 0 && width % CHUNK == 0); }
 
-/* Sum over a block in a fixed order: butterflies within warps, then every thread over the warps. `shared`: 32 floats, for one sum a kernel. */
+/* Sum over a block in a fixed order: butterflies within warps, then every thread over the warps. `shared`: 32 floats,
+   for one sum a kernel. */
 __device__ __forceinline__ float warp_sum(float v) {
     for (int offset = WARP / 2; offset; offset /= 2) v += __shfl_xor_sync(0xffffffff, v, offset);
     return v;
@@ -363,7 +424,7 @@ __device__ __forceinline__ float block_sum(float v, float *shared) {
 }
 static int row_threads(int width) { int t = div_up(div_up(width, CHUNK), WARP) * WARP; return t < 256 ? t : 256; }
 
-/* ---- memory: the ops' side of lora.h's contract ---------------------------------------------------------------------------------------------------- */
+/* ---- memory: the ops' side of lora.h's contract ------------------------------------------------------------------ */
 
 static size_t attention_shared(int D, int stages);       /* chapter 7 */
 static size_t lora_shared(int stages, float dropout);    /* chapter 5 */
@@ -379,7 +440,9 @@ static bool device_open(Error *err) {
     setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess || !count)
-        return fail(err, "no CUDA device: %s; nvidia-smi shows what the driver sees; this program was built for a GPU, `make CUDA=0` builds the one for the CPU", e != cudaSuccess ? cudaGetErrorString(e) : "none found");
+        return fail(err, "no CUDA device: %s; nvidia-smi shows what the driver sees; this program was built for a GPU, "
+                    "`make CUDA=0` builds the one for the CPU",
+                    e != cudaSuccess ? cudaGetErrorString(e) : "none found");
     cudaDeviceProp p;
     CUDA_CHECK(cudaGetDeviceProperties(&p, 0));
     snprintf(device.name, sizeof device.name, "%s", p.name);
@@ -388,8 +451,11 @@ static bool device_open(Error *err) {
     device.shared = p.sharedMemPerBlockOptin;
     device.shared_in_all = p.sharedMemPerMultiprocessor;
     if (sizeof(floatX) == 2 && LORA_LOSS_SCALE == 1 && device.capability < 80)
-        return fail(err, "%s (sm_%d) has no bf16 tensor cores; the GPU; build with make CUDA=1 CUDA_ARCH=%d PRECISION=FP16", device.name, device.capability, device.capability);
-    if (lora_shared(1, 0.5f) > device.shared) return fail(err, "a kernel needs %zu KiB of shared memory, %s has %zu; the GPU; build with PRECISION=FP16", lora_shared(1, 0.5f) >> 10, device.name, device.shared >> 10);
+        return fail(err, "%s (sm_%d) has no bf16 tensor cores; the GPU; build with make CUDA=1 CUDA_ARCH=%d "
+                    "PRECISION=FP16", device.name, device.capability, device.capability);
+    if (lora_shared(1, 0.5f) > device.shared)
+        return fail(err, "a kernel needs %zu KiB of shared memory, %s has %zu; the GPU; build with PRECISION=FP16",
+                    lora_shared(1, 0.5f) >> 10, device.name, device.shared >> 10);
     cudaFuncAttributes kernel;
     e = cudaFuncGetAttributes(&kernel, copy_rows_kernel);
     if (e != cudaSuccess)
@@ -407,9 +473,12 @@ static bool device_open(Error *err) {
 }
 bool backend_open(const ModelConfig *c, Error *err) {
     if (!device_open(err)) return false;
-    if (c->head_dim > MAX_HEAD_DIM) return fail(err, "head_dim %d is above %d; config.json; the attention kernels have no larger tile, `make CUDA=0` builds a trainer without that limit", c->head_dim, MAX_HEAD_DIM);
+    if (c->head_dim > MAX_HEAD_DIM)
+        return fail(err, "head_dim %d is above %d; config.json; the attention kernels have no larger tile, "
+                    "`make CUDA=0` builds a trainer without that limit", c->head_dim, MAX_HEAD_DIM);
     if (attention_shared(c->head_dim, 1) > device.shared)
-        return fail(err, "head_dim %d needs %zu KiB of shared memory, this card has %zu; %s; build with PRECISION=FP16 or BF16", c->head_dim, attention_shared(c->head_dim, 1) >> 10, device.shared >> 10, device.name);
+        return fail(err, "head_dim %d needs %zu KiB of shared memory, this card has %zu; %s; build with PRECISION=FP16 "
+                    "or BF16", c->head_dim, attention_shared(c->head_dim, 1) >> 10, device.shared >> 10, device.name);
     return true;
 }
 void *backend_alloc(size_t bytes) {
@@ -419,8 +488,12 @@ void *backend_alloc(size_t bytes) {
     return p;
 }
 void backend_free(void *p, size_t bytes) { (void)bytes; if (p) CUDA_CHECK(cudaFree(p)); }
-void backend_upload(void *to, const void *from, size_t bytes) { CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice)); }
-void backend_download(void *to, const void *from, size_t bytes) { CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost)); }
+void backend_upload(void *to, const void *from, size_t bytes) {
+    CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice));
+}
+void backend_download(void *to, const void *from, size_t bytes) {
+    CUDA_CHECK(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost));
+}
 void backend_zero(void *p, size_t bytes) { CUDA_CHECK(cudaMemset(p, 0, bytes)); }
 size_t backend_memory(void) {
     size_t available, total;
@@ -428,10 +501,13 @@ size_t backend_memory(void) {
     CUDA_CHECK(cudaMemGetInfo(&available, &total));
     return available;
 }
-size_t backend_overhead(const char **name) { *name = "CUDA context and others on the card"; return device.open ? device.overhead : (size_t)512 << 20; }   /* closed: a plan for a card that is not here */
+size_t backend_overhead(const char **name) {
+    *name = "CUDA context and others on the card";
+    return device.open ? device.overhead : (size_t)512 << 20;                 /* a plan for a card that is not here */
+}
 /* Dense tensor-core operations of one multiprocessor and cycle, accumulated in fp32 (NVIDIA's architecture white
-   papers): a GeForce does half of what the same chip does on a professional card. FP32: two a cycle for each of its 64 or
-   128 FMA units. */
+   papers): a GeForce does half of what the same chip does on a professional card. FP32: two a cycle for each of its 64
+   or 128 FMA units. */
 static int card_operations(int capability, const char *name, bool fp32) {
     static const struct { int capability, operations, fp32; bool halved; } table[] = {
         {120, 1024, 256, true}, {100, 8192, 256, false}, {90, 4096, 256, false}, {89, 1024, 256, true},
@@ -455,13 +531,15 @@ void backend_describe(char *text, size_t bytes) {
 }
 
 /* Lets a kernel have more than the 48 KiB of shared memory that every card gives unasked. */
-#define WITH_SHARED(kernel, bytes) CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)))
+#define WITH_SHARED(kernel, bytes) \
+    CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)(bytes)))
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    3  WEIGHTS AND EMBEDDING
-   A frozen matrix lies on the card as in the file, row-major [rows, cols], in floatX. Both products read it as it is: y = x W^T takes rows of W as columns of B, dx = dy W takes W itself,
-   and ldmatrix turns fragments over on the way to the registers.
-   ================================================================================================================================================ */
+   A frozen matrix lies on the card as in the file, row-major [rows, cols], in floatX. Both products read it as it is:
+   y = x W^T takes rows of W as columns of B, dx = dy W takes W itself, and ldmatrix transposes fragments on the way to
+   the registers.
+   ================================================================================================================== */
 
 size_t weight_packed_bytes(const Weight *w) { return (size_t)w->rows * (size_t)w->cols * sizeof(floatX); }
 size_t embedding_packed_bytes(const Weight *embed) { return weight_packed_bytes(embed); }
@@ -509,15 +587,17 @@ void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, flo
     copy_rows(out, (const floatX *)embed->packed, ids, false, scale, N, C);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    4  RMSNORM
-   s = x + residual;  rstd = 1 / sqrt(mean s^2 + eps);  out = weight * s * rstd.       dx = dresidual + rstd (w dout - s rstd mean(w dout s rstd))
+   Forward    s = x + residual;  rstd = 1 / sqrt(mean s^2 + eps);  out = weight * s * rstd
+   Backward   dx = dresidual + rstd (w dout - s rstd mean(w dout s rstd))
    One block a row. The row is read twice, the second time, it is expected, from the cache. Per token forward 2 C read +
    2 C written in 16 bits (+ 2 C each with the residual), backward 3 C + C:
    about two FLOPs a byte, so the copy bandwidth should be the limit.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
-__global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int C, bool aligned) {
+__global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual,
+                                       const float *weight, float eps, int C, bool aligned) {
     SHARED_MEMORY(memory);
     size_t at = (size_t)blockIdx.x * (size_t)C;
     const floatX *row = x + at;
@@ -526,14 +606,15 @@ __global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, co
         load_chunk(v, row, c, C, aligned);
         if (residual) {
             load_chunk(r, residual + at, c, C, aligned);
-            for (int j = 0; j < CHUNK; j++) v[j] = (float)(floatX)(v[j] + r[j]);            /* the norm is of the sum that is kept */
+            /* the norm is of the sum that is kept */
+            for (int j = 0; j < CHUNK; j++) v[j] = (float)(floatX)(v[j] + r[j]);
             store_chunk(sum + at, v, c, C, aligned);
         }
         for (int j = 0; j < CHUNK; j++) square += v[j] * v[j];
     }
     float k = 1.0f / sqrtf(block_sum(square, (float *)memory) / (float)C + eps);
     if (threadIdx.x == 0) rstd[blockIdx.x] = k;
-    const floatX *again = residual ? sum + at : row;                          /* each thread reads back only what it wrote */
+    const floatX *again = residual ? sum + at : row;      /* each thread reads back only what it wrote */
     for (int c = threadIdx.x * CHUNK; c < C; c += blockDim.x * CHUNK) {
         load_chunk(v, again, c, C, aligned);
         load_floats(w, weight, c, C, aligned);
@@ -541,13 +622,16 @@ __global__ void rmsnorm_forward_kernel(floatX *out, float *rstd, floatX *sum, co
         store_chunk(out + at, v, c, C, aligned);
     }
 }
-void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int N, int C) {
+void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual,
+                     const float *weight, float eps, int N, int C) {
     bool aligned = rows_aligned(out, C) && rows_aligned(sum, C) && rows_aligned(x, C) && rows_aligned(residual, C) &&
                    rows_aligned(weight, C);
-    LAUNCH(rmsnorm_forward_kernel, N, row_threads(C), WARP * sizeof(float), out, rstd, residual && !sum ? out : sum, x, residual, weight, eps, C, aligned);
+    LAUNCH(rmsnorm_forward_kernel, N, row_threads(C), WARP * sizeof(float), out, rstd, residual && !sum ? out : sum, x,
+           residual, weight, eps, C, aligned);
 }
 
-__global__ void rmsnorm_backward_kernel(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int C, bool aligned) {
+__global__ void rmsnorm_backward_kernel(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd,
+                                        const floatX *x, const float *weight, int C, bool aligned) {
     SHARED_MEMORY(memory);
     size_t at = (size_t)blockIdx.x * (size_t)C;
     float k = rstd[blockIdx.x], sum = 0, v[CHUNK], d[CHUNK], r[CHUNK], w[CHUNK];
@@ -568,15 +652,18 @@ __global__ void rmsnorm_backward_kernel(floatX *dx, const floatX *dresidual, con
         store_chunk(dx + at, v, c, C, aligned);
     }
 }
-void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int N, int C) {
+void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x,
+                      const float *weight, int N, int C) {
     bool aligned = rows_aligned(dx, C) && rows_aligned(dresidual, C) && rows_aligned(dout, C) && rows_aligned(x, C) &&
                    rows_aligned(weight, C);
-    LAUNCH(rmsnorm_backward_kernel, N, row_threads(C), WARP * sizeof(float), dx, dresidual, dout, rstd, x, weight, C, aligned);
+    LAUNCH(rmsnorm_backward_kernel, N, row_threads(C), WARP * sizeof(float), dx, dresidual, dout, rstd, x, weight, C,
+           aligned);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    5  LINEAR LAYERS WITH LORA
-   Forward    t = dropout(x) A^T         y  = x W^T + bias + t (sB)^T                                                 s = lora_alpha / r
+   s = lora_alpha / r
+   Forward    t = dropout(x) A^T         y  = x W^T + bias + t (sB)^T
    Backward   dt = dy (sB)               dx = dy W + mask(dt A)          dB += s dy^T t          dA += dt^T dropout(x)
    Four kernels: `gemm` makes y and dx, `lora_down` t and dt, `lora_gradient` dA and dB, `adapter_pack` brings A and B
    from fp32 to floatX. Ranks are rank_width's here, multiples of 8 with zeros behind the adapter's own.
@@ -585,13 +672,17 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
    1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206),
    so gemm should be bound by the tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x:
    with R = 16 it is 16 FLOPs a byte, to be bound by reading x. So x is read once for all the
-   A's of a group (q|k|v, gate|up), and t (sB)^T, another N R O, is not a second pass over y but a few more steps of depth inside gemm: "K-extension", 16 / 2048 = 0.8 % more work, no traffic.
+   A's of a group (q|k|v, gate|up), and t (sB)^T, another N R O, is not a second pass over y but a few more steps of
+   depth inside gemm: "K-extension", 16 / 2048 = 0.8 % more work, no traffic.
 
-   Group and Part: how one call of linear_forward or linear_backward looks to the kernels. For forward and backward alike
+   Group and Part: how one call of linear_forward or linear_backward looks to the kernels. For forward and backward
+   alike
        t = x down^T,    out = sum over x w + t up
-   with  forward   x = x [N,I],  w [O,I] read turned,  down = A [r,I],    up = sB [O,r] read turned;  each part has its own columns of y
-         backward  x = dy [N,O], w [O,I],              down = (sB)^T [r,O], up = A [r,I];             the parts add up in dx
-   ================================================================================================================================================ */
+   forward    x = x [N,I],  w [O,I] read transposed,  down = A [r,I],       up = sB [O,r] read transposed;
+              each part has its own columns of y
+   backward   x = dy [N,O], w [O,I],                  down = (sB)^T [r,O],  up = A [r,I];
+              the parts add up in dx
+   ================================================================================================================== */
 
 typedef struct Part {
     Matrix x, w, t, up, down;
@@ -647,14 +738,16 @@ __device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile,
     }
 }
 
-/* ---- gemm --------------------------------------------------------------------------------------------------------------------------------------------
-   A block of 4 warps makes 128 x 128 of the output, each warp 64 x 64: a step of 16 in depth loads 4 A and 8 B fragments (24 registers) for 32 products, and an element loaded from shared memory
-   serves 64 FLOPs: one ldmatrix for four products. Shared memory is a ring of STAGES slots of 128 bytes of depth;
-   copies run STAGES - 1 slots ahead of the products and pass the registers by (cp.async). One barrier a step: it says
-   both "this slot has arrived" and "everybody has left the slot that is overwritten next".
-   TURNED: w and up are stored [depth][columns] (dx), else [columns][depth] (y). MASKED: dropout on the part of dx that comes through A. */
+/* ---- gemm -----------------------------------------------------------------------------------------------------------
+   A block of 4 warps makes 128 x 128 of the output, each warp 64 x 64: a step of 16 in depth loads 4 A and 8 B
+   fragments (24 registers) for 32 products, and an element loaded from shared memory serves 64 FLOPs: one ldmatrix for
+   four products. Shared memory is a ring of STAGES stages of 128 bytes of depth; copies run STAGES - 1 stages ahead of
+   the products and pass the registers by (cp.async). One barrier a step: it says both "this stage has arrived" and
+   "everybody has left the stage that is overwritten next".
+   TRANSPOSED: w and up are stored [depth][columns] (dx), else [columns][depth] (y). MASKED: dropout on the part of dx
+   that comes through A. */
 
-enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = TILE_THREADS, GEMM_SLOT = 2 * TILE * PANEL };
+enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = TILE_THREADS, GEMM_STAGE = 2 * TILE * PANEL };
 
 /* What is multiplied in one step: PANEL of depth, or what is left of it, of x and w of a part, or (up) of its t and up.
    Forward: the depth I of one part, then its rank. Backward: the widths of all parts, then their ranks; -1: the end. */
@@ -663,38 +756,39 @@ typedef struct Step { int part, k0; bool up; } Step;
 __device__ __forceinline__ int step_depth(const Group &g, Step s) {
     return s.up ? g.part[s.part].rank : g.part[s.part].x.columns;
 }
-template <bool TURNED> __device__ __forceinline__ Step next_step(const Group &g, Step s) {
+template <bool TRANSPOSED> __device__ __forceinline__ Step next_step(const Group &g, Step s) {
     s.k0 += PANEL;
     while (s.part >= 0 && s.k0 >= step_depth(g, s)) {
         s.k0 = 0;
-        if (TURNED && s.part + 1 < g.count) s.part++;
-        else if (!s.up) { s.up = true; if (TURNED) s.part = 0; }
+        if (TRANSPOSED && s.part + 1 < g.count) s.part++;
+        else if (!s.up) { s.up = true; if (TRANSPOSED) s.part = 0; }
         else s.part = -1;
     }
     return s;
 }
-template <bool TURNED> __device__ __forceinline__ void gemm_load(floatX *slot, const Group &g, Step s, int m0, int n0) {
+template <bool TRANSPOSED>
+__device__ __forceinline__ void gemm_load(floatX *stage, const Group &g, Step s, int m0, int n0) {
     if (s.part >= 0) {
         const Part &p = g.part[s.part];
-        tile_load<TILE, PANEL>(slot, s.up ? p.t : p.x, m0, s.k0);
-        if (TURNED) tile_load<PANEL, TILE>(slot + TILE * PANEL, s.up ? p.up : p.w, s.k0, n0);
-        else tile_load<TILE, PANEL>(slot + TILE * PANEL, s.up ? p.up : p.w, n0, s.k0);
+        tile_load<TILE, PANEL>(stage, s.up ? p.t : p.x, m0, s.k0);
+        if (TRANSPOSED) tile_load<PANEL, TILE>(stage + TILE * PANEL, s.up ? p.up : p.w, s.k0, n0);
+        else tile_load<TILE, PANEL>(stage + TILE * PANEL, s.up ? p.up : p.w, n0, s.k0);
     }
     cp_async_commit();                      /* also when there was nothing to load: the wait counts groups */
 }
-template <bool TURNED> __device__ __forceinline__ void gemm_load_b(FragB f[2], const floatX *slot, int n, int k) {
-    if (TURNED) load_b_pair_turned(f, slot + TILE * PANEL, PANEL, n, k);
-    else load_b_pair(f, slot + TILE * PANEL, TILE, n, k);
+template <bool TRANSPOSED> __device__ __forceinline__ void gemm_load_b(FragB f[2], const floatX *stage, int n, int k) {
+    if (TRANSPOSED) load_b_pair_transposed(f, stage + TILE * PANEL, PANEL, n, k);
+    else load_b_pair(f, stage + TILE * PANEL, TILE, n, k);
 }
 /* A warp's 64 x 64 += 16 of depth. */
-template <bool TURNED>
-__device__ __forceinline__ void gemm_products(float acc[4][8][4], const floatX *slot, int warp_m, int warp_n, int k) {
+template <bool TRANSPOSED>
+__device__ __forceinline__ void gemm_products(float acc[4][8][4], const floatX *stage, int warp_m, int warp_n, int k) {
     FragA a[4];
     FragB b[8];
 #pragma unroll
-    for (int i = 0; i < 4; i++) load_a(a[i], slot, TILE, warp_m + i * 16, k);
+    for (int i = 0; i < 4; i++) load_a(a[i], stage, TILE, warp_m + i * 16, k);
 #pragma unroll
-    for (int j = 0; j < 8; j += 2) gemm_load_b<TURNED>(b + j, slot, warp_n + j * 8, k);
+    for (int j = 0; j < 8; j += 2) gemm_load_b<TRANSPOSED>(b + j, stage, warp_n + j * 8, k);
 #pragma unroll
     for (int j = 0; j < 8; j++)
 #pragma unroll
@@ -703,19 +797,19 @@ __device__ __forceinline__ void gemm_products(float acc[4][8][4], const floatX *
 /* The same for the whole depth of t A under dropout. Every projection has its own mask: its product is made apart,
    16 x 16 at a time, masked and added. (m0, n0): of the warp's 64 x 64 in the output [N,I]. The loop over i is kept a
    loop, its sums picked by comparison: code for one row of blocks instead of four. */
-template <bool TURNED>
-__device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const floatX *slot, int warp_m, int warp_n,
+template <bool TRANSPOSED>
+__device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const floatX *stage, int warp_m, int warp_n,
                                                      int depth, float dropout, const uint8_t *mask, int N, int I,
                                                      int m0, int n0) {
-    int lane = threadIdx.x % WARP;
     float factor = 1.0f / (1.0f - dropout);
 #pragma unroll 1
     for (int i = 0; i < 4; i++) {
         uint64_t bits[2] = {0, 0};          /* of this lane's two rows, from its first column on */
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int row = m0 + i * 16 + lane / 4 + half * 8;
-            if (row < N && n0 < I) bits[half] = *(const uint64_t *)(mask + kept_at(row, n0, I)) >> lane % 4 * 2;
+            int row = m0 + i * 16 + frag_row(2 * half);
+            if (GUARD(row < N) && GUARD(n0 < I))
+                bits[half] = *(const uint64_t *)(mask + kept_at(row, n0, I)) >> frag_column(0);
         }
 #pragma unroll
         for (int j = 0; j < 8; j += 2) {
@@ -724,8 +818,8 @@ __device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const f
             for (int k = 0; k < depth; k += 16) {
                 FragA a;
                 FragB b[2];
-                load_a(a, slot, TILE, warp_m + i * 16, k);
-                gemm_load_b<TURNED>(b, slot, warp_n + j * 8, k);
+                load_a(a, stage, TILE, warp_m + i * 16, k);
+                gemm_load_b<TRANSPOSED>(b, stage, warp_n + j * 8, k);
                 mma(product[0], a, b[0]);
                 mma(product[1], a, b[1]);
             }
@@ -741,13 +835,13 @@ __device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const f
 }
 
 /* __launch_bounds__: two blocks a multiprocessor; the compiler may use 255 registers and must not spill for a third. */
-template <bool TURNED, bool MASKED, int STAGES>
+template <bool TRANSPOSED, bool MASKED, int STAGES>
 __global__ void __launch_bounds__(GEMM_THREADS, 2)
 gemm_kernel(floatX *out, const __grid_constant__ Group g, const uint8_t *kept, float dropout, int column_tiles, int I,
             bool aligned) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int warp = threadIdx.x / WARP;
     int warp_m = warp / 2 * WARP_TILE, warp_n = warp % 2 * WARP_TILE;
 
     /* Blocks walk down 8 row tiles before they move to the next column tile, so that those that run together share both
@@ -755,7 +849,7 @@ gemm_kernel(floatX *out, const __grid_constant__ Group g, const uint8_t *kept, f
     int row_tiles = (g.rows + TILE - 1) / TILE, band = blockIdx.x / (8 * column_tiles);
     int inside = blockIdx.x % (8 * column_tiles), band_rows = min(8, row_tiles - band * 8);
     int m0 = (band * 8 + inside % band_rows) * TILE, column_tile = inside / band_rows, part = 0;
-    if (!TURNED)
+    if (!TRANSPOSED)
         for (; column_tile >= (g.part[part].columns + TILE - 1) / TILE; part++)
             column_tile -= (g.part[part].columns + TILE - 1) / TILE;
     int n0 = column_tile * TILE;
@@ -767,84 +861,89 @@ gemm_kernel(floatX *out, const __grid_constant__ Group g, const uint8_t *kept, f
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
         Step before = {part, -PANEL, false};
-        queue[s] = next_step<TURNED>(g, s ? queue[s - 1] : before);
-        gemm_load<TURNED>(ring + s * GEMM_SLOT, g, queue[s], m0, n0);
+        queue[s] = next_step<TRANSPOSED>(g, s ? queue[s - 1] : before);
+        gemm_load<TRANSPOSED>(ring + s * GEMM_STAGE, g, queue[s], m0, n0);
     }
     for (int from = 0, into = STAGES - 1; queue[0].part >= 0;) {
-        cp_async_wait<STAGES - 2>();
+        cp_async_wait(STAGES - 2);
         __syncthreads();
-        queue[STAGES - 1] = next_step<TURNED>(g, queue[STAGES - 2]);
-        gemm_load<TURNED>(ring + into * GEMM_SLOT, g, queue[STAGES - 1], m0, n0);
+        queue[STAGES - 1] = next_step<TRANSPOSED>(g, queue[STAGES - 2]);
+        gemm_load<TRANSPOSED>(ring + into * GEMM_STAGE, g, queue[STAGES - 1], m0, n0);
         Step now = queue[0];
         int depth = min(step_depth(g, now) - now.k0, (int)PANEL);
-        const floatX *slot = ring + from * GEMM_SLOT;
+        const floatX *stage = ring + from * GEMM_STAGE;
         if (MASKED && now.up)
-            gemm_masked_products<TURNED>(acc, slot, warp_m, warp_n, depth, dropout, kept + g.part[now.part].mask,
+            gemm_masked_products<TRANSPOSED>(acc, stage, warp_m, warp_n, depth, dropout, kept + g.part[now.part].mask,
                                          g.rows, I, m0 + warp_m, n0 + warp_n);
         else if (depth == PANEL) {          /* nearly always: one straight run of loads among products */
 #pragma unroll
-            for (int k = 0; k < PANEL; k += 16) gemm_products<TURNED>(acc, slot, warp_m, warp_n, k);
+            for (int k = 0; k < PANEL; k += 16) gemm_products<TRANSPOSED>(acc, stage, warp_m, warp_n, k);
         } else {
 #pragma unroll 1
-            for (int k = 0; k < depth; k += 16) gemm_products<TURNED>(acc, slot, warp_m, warp_n, k);
+            for (int k = 0; k < depth; k += 16) gemm_products<TRANSPOSED>(acc, stage, warp_m, warp_n, k);
         }
         from = from + 1 < STAGES ? from + 1 : 0;
         into = into + 1 < STAGES ? into + 1 : 0;
 #pragma unroll
         for (int s = 0; s + 1 < STAGES; s++) queue[s] = queue[s + 1];
     }
-    __syncthreads();                        /* the ring becomes four staging tiles, one a warp, for stores of whole 16-byte chunks */
+    __syncthreads();                        /* the ring becomes four tiles, one a warp, to store whole 16-byte chunks */
     floatX *staging = ring + warp * WARP_TILE * WARP_TILE;
-    const float *bias = TURNED ? NULL : g.part[part].bias;
-    int columns = TURNED ? I : g.part[part].columns, offset = TURNED ? 0 : g.part[part].offset;
+    const float *bias = TRANSPOSED ? NULL : g.part[part].bias;
+    int columns = TRANSPOSED ? I : g.part[part].columns, offset = TRANSPOSED ? 0 : g.part[part].offset;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            int row = i * 16 + lane / 4, column = j * 8 + lane % 4 * 2, n = n0 + warp_n + column;
-            float b0 = bias && n < columns ? bias[n] : 0, b1 = bias && n + 1 < columns ? bias[n + 1] : 0;
+            int row = i * 16 + frag_row(0), column = j * 8 + frag_column(0), n = n0 + warp_n + column;
+            float b0 = bias && GUARD(n < columns) ? bias[n] : 0, b1 = bias && GUARD(n + 1 < columns) ? bias[n + 1] : 0;
             store_pair(staging + tile_at(WARP_TILE, row, column), acc[i][j][0] + b0, acc[i][j][1] + b1);
             store_pair(staging + tile_at(WARP_TILE, row + 8, column), acc[i][j][2] + b0, acc[i][j][3] + b1);
         }
     }
     __syncwarp();
-    tile_store(out + offset, (size_t)g.stride, g.rows, columns, aligned, staging, WARP_TILE, 0, WARP_TILE, WARP_TILE, m0 + warp_m, n0 + warp_n);
+    tile_store(out + offset, (size_t)g.stride, g.rows, columns, aligned, staging, WARP_TILE, 0, WARP_TILE, WARP_TILE,
+               m0 + warp_m, n0 + warp_n);
 }
 
-/* Slots of the ring: three where two blocks with three fit a multiprocessor, so that one multiplies while the other
+/* Stages of the ring: three where two blocks with three fit a multiprocessor, so that one multiplies while the other
    waits at its barrier; two where two with two do (sm_80). Where not even those do (100 KiB: sm_86, 89, 120) three, for
    one block; else two. A block costs 1 KiB more than it asks for. */
 static int gemm_stages(void) {
-    const size_t slot = GEMM_SLOT * sizeof(floatX), reserved = 1024;
+    const size_t stage = GEMM_STAGE * sizeof(floatX), reserved = 1024;
     for (size_t blocks = 2; blocks > 0; blocks--)
         for (size_t stages = 3; stages > 1; stages--)
-            if (stages * slot <= device.shared && blocks * (stages * slot + reserved) <= device.shared_in_all)
+            if (stages * stage <= device.shared && blocks * (stages * stage + reserved) <= device.shared_in_all)
                 return (int)stages;
     return 2;
 }
 
-template <bool TURNED, bool MASKED>
+template <bool TRANSPOSED, bool MASKED>
 static void gemm_launch(floatX *out, const Group &g, const uint8_t *kept, float dropout, int column_tiles, int I) {
-    size_t slot = GEMM_SLOT * sizeof(floatX);
+    size_t stage = GEMM_STAGE * sizeof(floatX);
     int stages = gemm_stages();
     bool aligned = (uintptr_t)out % 16 == 0 && g.stride % CHUNK == 0;
     for (int j = 0; j < g.count; j++)
-        aligned = aligned && (TURNED || (g.part[j].offset % CHUNK == 0 && g.part[j].columns % CHUNK == 0));
-    auto kernel = stages == 3 ? gemm_kernel<TURNED, MASKED, 3> : gemm_kernel<TURNED, MASKED, 2>;
-    WITH_SHARED(kernel, stages * slot);
+        aligned = aligned && (TRANSPOSED || (g.part[j].offset % CHUNK == 0 && g.part[j].columns % CHUNK == 0));
+    auto kernel = stages == 3 ? gemm_kernel<TRANSPOSED, MASKED, 3> : gemm_kernel<TRANSPOSED, MASKED, 2>;
+    WITH_SHARED(kernel, stages * stage);
     int blocks = column_tiles * div_up(g.rows, TILE);
-    LAUNCH(kernel, blocks, GEMM_THREADS, stages * slot, out, g, kept, dropout, column_tiles, I, aligned);
+    LAUNCH(kernel, blocks, GEMM_THREADS, stages * stage, out, g, kept, dropout, column_tiles, I, aligned);
 }
-/* ---- gemv: a few rows -----------------------------------------------------------------------------------------------------------------------------
-   While a text is generated x has one row a sequence: 2 FLOPs for every weight read, so the weights' way from memory is all the time there is. Every weight is read once, in 16-byte chunks that a warp takes 512 bytes at a
-   time; a warp makes GEMV_COLUMNS columns of y side by side, so that its loads of x (from L1) serve four weights each, and never meets another warp: no shared memory, no barrier. The rank is a second, short sum. */
+/* ---- gemv: a few rows -----------------------------------------------------------------------------------------------
+   While a text is generated x has one row a sequence: 2 FLOPs for every weight read, so the weights' way from memory is
+   all the time there is. Every weight is read once, in 16-byte chunks that a warp takes 512 bytes at a time; a warp
+   makes GEMV_COLUMNS columns of y side by side, so that its loads of x (from L1) serve four weights each, and never
+   meets another warp: no shared memory, no barrier. The rank is a second, short sum. */
 
 enum { GEMV_ROWS = 8, GEMV_COLUMNS = 4, GEMV_THREADS = 256 };
 
-template <int ROWS> __global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(floatX *out, const __grid_constant__ Group g) {
+template <int ROWS>
+__global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(floatX *out, const __grid_constant__ Group g) {
     int lane = threadIdx.x % WARP, number = blockIdx.x * (GEMV_THREADS / WARP) + threadIdx.x / WARP, part = 0;
-    for (; part < g.count && number >= (g.part[part].columns + GEMV_COLUMNS - 1) / GEMV_COLUMNS; part++) number -= (g.part[part].columns + GEMV_COLUMNS - 1) / GEMV_COLUMNS;
-    if (part >= g.count) return;
+    for (; part < g.count && number >= (g.part[part].columns + GEMV_COLUMNS - 1) / GEMV_COLUMNS; part++)
+        number -= (g.part[part].columns + GEMV_COLUMNS - 1) / GEMV_COLUMNS;
+    if (!GUARD(part < g.count)) return;
     const Part &p = g.part[part];
     int n0 = number * GEMV_COLUMNS;
     float sum[GEMV_COLUMNS][ROWS], w[GEMV_COLUMNS][CHUNK], x[CHUNK];
@@ -870,7 +969,9 @@ template <int ROWS> __global__ void __launch_bounds__(GEMV_THREADS) gemv_kernel(
 #pragma unroll
         for (int r = 0; r < ROWS; r++) {
             float v = warp_sum(sum[c][r]);
-            if (lane == 0 && n0 + c < p.columns && r < g.rows) out[(size_t)r * (size_t)g.stride + (size_t)(p.offset + n0 + c)] = (floatX)(v + (p.bias ? p.bias[n0 + c] : 0));
+            if (lane == 0 && GUARD(n0 + c < p.columns) && GUARD(r < g.rows))
+                out[(size_t)r * (size_t)g.stride + (size_t)(p.offset + n0 + c)] =
+                    (floatX)(v + (p.bias ? p.bias[n0 + c] : 0));
         }
     }
 }
@@ -897,23 +998,23 @@ static void gemm_backward(floatX *dx, const Group &g, const uint8_t *kept, float
 }
 
 /* ---- adapter_pack: A and sB in floatX, for the tensor cores -------------------------------------------------------
-   Once an optimizer step, for every micro-batch in it: a [width, in] = A, b [out, width] = s B for forward and turned
-   [width, out] = (s B)^T for backward, one behind the other; rows and columns from the rank on are 0. */
+   Once an optimizer step, for every micro-batch in it: a [width, in] = A, b [out, width] = s B for forward and
+   transposed [width, out] = (s B)^T for backward, one behind the other; rows and columns from the rank on are 0. */
 
-typedef struct Pack { const float *A, *B; floatX *a, *b, *turned; int in, out, rank; float scale; } Pack;
+typedef struct Pack { const float *A, *B; floatX *a, *b, *transposed; int in, out, rank; float scale; } Pack;
 typedef struct Packs { Pack job[MODULE_COUNT]; } Packs;
 
 __global__ void adapter_pack_kernel(const __grid_constant__ Packs packs) {
     const Pack &p = packs.job[blockIdx.y];
     int first = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x, width = rank_width(p.rank);
-    for (int i = first; i < width * p.in; i += step) p.a[i] = (floatX)(i < p.rank * p.in ? p.A[i] : 0);
-    for (int i = first; i < width * p.out; i += step) {
+    for (int i = first; GUARD(i < width * p.in); i += step) p.a[i] = (floatX)(GUARD(i < p.rank * p.in) ? p.A[i] : 0);
+    for (int i = first; GUARD(i < width * p.out); i += step) {
         int o = i / width, r = i % width;
-        p.b[i] = (floatX)(r < p.rank ? p.scale * p.B[o * p.rank + r] : 0);
+        p.b[i] = (floatX)(GUARD(r < p.rank) ? p.scale * p.B[o * p.rank + r] : 0);
     }
-    for (int i = first; i < width * p.out; i += step) {
+    for (int i = first; GUARD(i < width * p.out); i += step) {
         int r = i / p.out, o = i % p.out;
-        p.turned[i] = (floatX)(r < p.rank ? p.scale * p.B[o * p.rank + r] : 0);
+        p.transposed[i] = (floatX)(GUARD(r < p.rank) ? p.scale * p.B[o * p.rank + r] : 0);
     }
 }
 static Pack packed(const Linear *p, const Lora *lora) {
@@ -941,8 +1042,9 @@ void adapter_pack(const Linear *projections, const Lora *lora, int count) {
     if (most) LAUNCH(adapter_pack_kernel, grid, 256, 0, packs);
 }
 
-/* ---- lora_down: t = dropout(x) down^T -----------------------------------------------------------------------------------------------------------------
-   Bound by reading x, so x is read once: a block of 4 warps takes 64 rows, all of the depth, and up to three slices of 64 columns of t (q|k|v at rank 64). */
+/* ---- lora_down: t = dropout(x) down^T -------------------------------------------------------------------------------
+   Bound by reading x, so x is read once: a block of 4 warps takes 64 rows, all of the depth, and up to three slices of
+   64 columns of t (q|k|v at rank 64). */
 
 enum { SLICE = 64, SLICES = 3, DOWN_ROWS = 64, LORA_THREADS = TILE_THREADS };
 typedef struct Slice { int part, r0, width; } Slice;
@@ -972,7 +1074,10 @@ __device__ __forceinline__ int block_slices(Slice s[SLICES], const Group &g, int
 }
 static int slice_blocks(const Group &g, bool shared_x) {
     int slices = 0, blocks = 0;
-    for (int j = 0; j < g.count; j++) { slices += div_up(g.part[j].rank, SLICE); blocks += div_up(div_up(g.part[j].rank, SLICE), SLICES); }
+    for (int j = 0; j < g.count; j++) {
+        slices += div_up(g.part[j].rank, SLICE);
+        blocks += div_up(div_up(g.part[j].rank, SLICE), SLICES);
+    }
     return shared_x ? div_up(slices, SLICES) : blocks;
 }
 
@@ -980,9 +1085,9 @@ __global__ void __launch_bounds__(LORA_THREADS)
 lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group g, bool shared_x, DropoutKey key,
                  int stages) {
     SHARED_MEMORY(memory);
-    const int tile = DOWN_ROWS * PANEL, slot_size = (1 + SLICES) * tile;
-    floatX *ring = (floatX *)memory, *masked = ring + stages * slot_size;
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = blockIdx.x * DOWN_ROWS;
+    const int tile = DOWN_ROWS * PANEL, stage_size = (1 + SLICES) * tile;
+    floatX *ring = (floatX *)memory, *masked = ring + stages * stage_size;
+    int warp = threadIdx.x / WARP, m0 = blockIdx.x * DOWN_ROWS;
     Slice s[SLICES];
     block_slices(s, g, blockIdx.y, shared_x);
     const Matrix &x = g.part[s[0].part].x;
@@ -991,31 +1096,31 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
     for (int i = 0; i < SLICES; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
 
     auto load = [&](int step) {
-        floatX *slot = ring + step % stages * slot_size;
-        tile_load<DOWN_ROWS, PANEL>(slot, x, m0, step * PANEL);
+        floatX *stage = ring + step % stages * stage_size;
+        tile_load<DOWN_ROWS, PANEL>(stage, x, m0, step * PANEL);
 #pragma unroll
         for (int i = 0; i < SLICES; i++) {
             const Matrix &down = g.part[s[i].part].down;
-            if (s[i].width) tile_load<SLICE, PANEL>(slot + (1 + i) * tile, down, s[i].r0, step * PANEL);
+            if (s[i].width) tile_load<SLICE, PANEL>(stage + (1 + i) * tile, down, s[i].r0, step * PANEL);
         }
         cp_async_commit();
     };
     load(0);
     for (int step = 0; step < steps; step++) {
         bool ahead = stages == 2 && step + 1 < steps;
-        if (ahead) { load(step + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        if (ahead) { load(step + 1); cp_async_wait(1); } else cp_async_wait(0);
         __syncthreads();
-        const floatX *slot = ring + step % stages * slot_size;
+        const floatX *stage = ring + step % stages * stage_size;
         if (key.dropout > 0) {
 #pragma unroll
             for (int i = 0; i < SLICES; i++)
                 if (s[i].width)
-                    tile_dropout(masked + i * tile, slot, DOWN_ROWS, PANEL, key.dropout, [&](int row, int column) {
+                    tile_dropout(masked + i * tile, stage, DOWN_ROWS, PANEL, key.dropout, [&](int row, int column) {
                         const Part &p = g.part[s[i].part];
                         int n = m0 + row, at = step * PANEL + column;
                         uint32_t bits = dropout_bits(key, p.site, n, at, I);
-                        bool keeps = s[i].r0 == 0;                            /* of the slices that make the same mask */
-                        if (keeps && n < g.rows) kept[p.mask + kept_at(n, at, I)] = (uint8_t)bits;
+                        bool keeps = s[i].r0 == 0;    /* of the slices that make the same mask */
+                        if (keeps && GUARD(n < g.rows)) kept[p.mask + kept_at(n, at, I)] = (uint8_t)bits;
                         return bits;
                     });
             __syncthreads();
@@ -1023,7 +1128,7 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
 #pragma unroll
         for (int k = 0; k < PANEL; k += 16) {
             FragA a;
-            load_a(a, slot, DOWN_ROWS, warp * 16, k);
+            load_a(a, stage, DOWN_ROWS, warp * 16, k);
 #pragma unroll
             for (int i = 0; i < SLICES; i++) {
                 if (!s[i].width) continue;
@@ -1032,7 +1137,7 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
                 for (int j = 0; j < 8; j += 2) {
                     if (j * 8 >= s[i].width) continue;
                     FragB b[2];
-                    load_b_pair(b, slot + (1 + i) * tile, SLICE, j * 8, k);
+                    load_b_pair(b, stage + (1 + i) * tile, SLICE, j * 8, k);
                     mma(acc[i][j], a, b[0]);
                     mma(acc[i][j + 1], a, b[1]);
                 }
@@ -1048,69 +1153,74 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
         for (int j = 0; j < 8; j++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                int row = m0 + warp * 16 + lane / 4 + e / 2 * 8, column = j * 8 + lane % 4 * 2 + e % 2;
-                if (row < g.rows && column < s[i].width) t[(size_t)row * (size_t)R + (size_t)(first + column)] = (floatX)acc[i][j][e];
+                int row = m0 + warp * 16 + frag_row(e), column = j * 8 + frag_column(e);
+                if (GUARD(row < g.rows) && GUARD(column < s[i].width))
+                    t[(size_t)row * (size_t)R + (size_t)(first + column)] = (floatX)acc[i][j][e];
             }
         }
     }
 }
 
-/* ---- lora_gradient: dB^T = t^T dy and dA = dt^T dropout(x), the same thing twice: a tall thin matrix, turned, times a tall wide one -----------------------
-   The depth is the tokens, so blocks along the width alone would be few: the tokens are split, each split writes its sum to scratch, and `lora_reduce` adds the splits in their order (no atomics).
-   A block takes 64 columns of the wide matrix, read once, for up to three slices of the thin one. Group: part.t thin, part.x wide. */
+/* ---- lora_gradient: dB^T = t^T dy and dA = dt^T dropout(x) ----------------------------------------------------------
+   The same thing twice: a tall thin matrix, transposed, times a tall wide one. The depth is the tokens, so blocks along
+   the width alone would be few: the tokens are split, each split writes its sum to scratch, and `lora_reduce` adds the
+   splits in their order (no atomics). A block takes 64 columns of the wide matrix, read once, for up to three slices of
+   the thin one. Group: part.t thin, part.x wide. */
 
 __global__ void __launch_bounds__(LORA_THREADS)
-lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ Group g, const uint8_t *kept, float dropout,
-                     bool shared_x, int tokens, int stages) {
+lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ Group g, const uint8_t *kept,
+                     float dropout, bool shared_x, int tokens, int stages) {
     SHARED_MEMORY(memory);
-    const int tile = SLICE * SLICE, slot_size = (1 + SLICES) * tile;
-    floatX *ring = (floatX *)memory, *masked = ring + stages * slot_size;
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, n0 = blockIdx.x * SLICE, first = blockIdx.z * tokens, last = min(g.rows, first + tokens);
+    const int tile = SLICE * SLICE, stage_size = (1 + SLICES) * tile;
+    floatX *ring = (floatX *)memory, *masked = ring + stages * stage_size;
+    int warp = threadIdx.x / WARP, n0 = blockIdx.x * SLICE;
+    int first = blockIdx.z * tokens, last = min(g.rows, first + tokens);
     Slice s[SLICES];
     block_slices(s, g, blockIdx.y, shared_x);
     const Matrix &x = g.part[s[0].part].x;
     if (n0 >= x.columns) return;            /* parts of a group differ in width */
     float acc[SLICES][4][2][4];
-    for (int i = 0; i < SLICES; i++) for (int j = 0; j < 4; j++) for (int e = 0; e < 8; e++) acc[i][j][e / 4][e % 4] = 0;
+    for (int i = 0; i < SLICES; i++)
+        for (int j = 0; j < 4; j++) for (int e = 0; e < 8; e++) acc[i][j][e / 4][e % 4] = 0;
 
-    auto load = [&](int slot_number, int token) {
-        floatX *slot = ring + slot_number * slot_size;
-        tile_load<SLICE, SLICE>(slot, x, token, n0);
+    auto load = [&](int to, int token) {
+        floatX *stage = ring + to * stage_size;
+        tile_load<SLICE, SLICE>(stage, x, token, n0);
 #pragma unroll
         for (int i = 0; i < SLICES; i++)
-            if (s[i].width) tile_load<SLICE, SLICE>(slot + (1 + i) * tile, g.part[s[i].part].t, token, s[i].r0);
+            if (s[i].width) tile_load<SLICE, SLICE>(stage + (1 + i) * tile, g.part[s[i].part].t, token, s[i].r0);
         cp_async_commit();
     };
     load(0, first);
     for (int token = first, step = 0; token < last; token += SLICE, step++) {
         bool ahead = stages == 2 && token + SLICE < last;
-        if (ahead) { load((step + 1) % 2, token + SLICE); cp_async_wait<1>(); } else cp_async_wait<0>();
+        if (ahead) { load((step + 1) % 2, token + SLICE); cp_async_wait(1); } else cp_async_wait(0);
         __syncthreads();
-        const floatX *slot = ring + step % stages * slot_size;
+        const floatX *stage = ring + step % stages * stage_size;
         if (dropout > 0) {
 #pragma unroll
             for (int i = 0; i < SLICES; i++)
                 if (s[i].width)
-                    tile_dropout(masked + i * tile, slot, SLICE, SLICE, dropout, [&](int row, int column) {
+                    tile_dropout(masked + i * tile, stage, SLICE, SLICE, dropout, [&](int row, int column) {
                         const uint8_t *mask = kept + g.part[s[i].part].mask;
                         int n = token + row;
-                        return n < g.rows ? (uint32_t)mask[kept_at(n, n0 + column, x.columns)] : 0;
+                        return GUARD(n < g.rows) ? (uint32_t)mask[kept_at(n, n0 + column, x.columns)] : 0;
                     });
             __syncthreads();
         }
 #pragma unroll
         for (int k = 0; k < SLICE; k += 16) {
             FragB b[2];
-            load_b_pair_turned(b, slot, SLICE, warp * 16, k);
+            load_b_pair_transposed(b, stage, SLICE, warp * 16, k);
 #pragma unroll
             for (int i = 0; i < SLICES; i++) {
                 if (!s[i].width) continue;
-                if (dropout > 0) load_b_pair_turned(b, masked + i * tile, SLICE, warp * 16, k);
+                if (dropout > 0) load_b_pair_transposed(b, masked + i * tile, SLICE, warp * 16, k);
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
                     if (j * 16 >= s[i].width) continue;
                     FragA a;
-                    load_a_turned(a, slot + (1 + i) * tile, SLICE, j * 16, k);
+                    load_a_transposed(a, stage + (1 + i) * tile, SLICE, j * 16, k);
                     mma(acc[i][j][0], a, b[0]);
                     mma(acc[i][j][1], a, b[1]);
                 }
@@ -1125,9 +1235,10 @@ lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ G
         for (int j = 0; j < 4; j++) {
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                int r = j * 16 + lane / 4 + e % 4 / 2 * 8, n = n0 + warp * 16 + e / 4 * 8 + lane % 4 * 2 + e % 2;
-                if (r < s[i].width && n < x.columns)
-                    partial[((size_t)blockIdx.z * (size_t)R + (size_t)(g.part[s[i].part].offset + s[i].r0 + r)) * (size_t)width + (size_t)n] = acc[i][j][e / 4][e % 4];
+                int r = j * 16 + frag_row(e % 4), n = n0 + warp * 16 + e / 4 * 8 + frag_column(e % 4);
+                size_t row = (size_t)blockIdx.z * (size_t)R + (size_t)(g.part[s[i].part].offset + s[i].r0 + r);
+                if (GUARD(r < s[i].width) && GUARD(n < x.columns))
+                    partial[row * (size_t)width + (size_t)n] = acc[i][j][e / 4][e % 4];
             }
         }
     }
@@ -1136,27 +1247,34 @@ lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ G
 typedef struct Reduce { float *gradient; int rank, offset, columns; float scale; } Reduce;
 typedef struct Reduces { Reduce job[3]; } Reduces;
 
-/* gradient [rank, columns] (turned: [columns, rank]) += scale * sum of the splits. */
-__global__ void lora_reduce_kernel(const __grid_constant__ Reduces reduces, const float *partial, int R, int width, int splits, bool turned) {
+/* gradient [rank, columns] (transposed: [columns, rank]) += scale * sum of the splits. */
+__global__ void lora_reduce_kernel(const __grid_constant__ Reduces reduces, const float *partial, int R, int width,
+                                   int splits, bool transposed) {
     const Reduce &p = reduces.job[blockIdx.y];
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < p.rank * p.columns; i += gridDim.x * blockDim.x) {
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; GUARD(i < p.rank * p.columns); i += gridDim.x * blockDim.x) {
         int r = i / p.columns, n = i % p.columns;
         float sum = 0;
-        for (int s = 0; s < splits; s++) sum += partial[((size_t)s * (size_t)R + (size_t)(p.offset + r)) * (size_t)width + (size_t)n];
-        p.gradient[turned ? n * p.rank + r : i] += p.scale * sum;
+        for (int s = 0; s < splits; s++)
+            sum += partial[((size_t)s * (size_t)R + (size_t)(p.offset + r)) * (size_t)width + (size_t)n];
+        p.gradient[transposed ? n * p.rank + r : i] += p.scale * sum;
     }
 }
 
-/* Bytes of shared memory of lora_gradient, the hungrier of the two: in each slot a wide tile and three thin ones, and with dropout the wide one in three masked versions. */
-static size_t lora_shared(int stages, float dropout) { return ((size_t)stages * (1 + SLICES) + (dropout > 0 ? SLICES : 0)) * SLICE * SLICE * sizeof(floatX); }
+/* Bytes of shared memory of lora_gradient, the hungrier of the two: in each stage a wide tile and three thin ones, and
+   with dropout the wide one in three masked versions. */
+static size_t lora_shared(int stages, float dropout) {
+    size_t tiles = (size_t)stages * (1 + SLICES) + (dropout > 0 ? SLICES : 0);
+    return tiles * SLICE * SLICE * sizeof(floatX);
+}
 
 /* As many splits of the tokens as give every multiprocessor four blocks. */
 static int gradient_splits(int N, int width, int slice_rows) {
-    int blocks = div_up(width, SLICE) * slice_rows, splits = div_up(4 * device.processors, blocks), most = div_up(N, SLICE);
+    int blocks = div_up(width, SLICE) * slice_rows, most = div_up(N, SLICE);
+    int splits = div_up(4 * device.processors, blocks);
     return splits < 1 ? 1 : splits > most ? most : splits;
 }
 static void lora_gradient(const Group &g, const Reduces &reduces, const uint8_t *kept, float dropout, bool shared_x,
-                          bool turned, int R, ScratchCursor scratch) {
+                          bool transposed, int R, ScratchCursor scratch) {
     int width = 0, rows = slice_blocks(g, shared_x);
     for (int j = 0; j < g.count; j++) if (g.part[j].x.columns > width) width = g.part[j].x.columns;
     int splits = gradient_splits(g.rows, width, rows), tokens = div_up(div_up(g.rows, splits), SLICE) * SLICE;
@@ -1166,8 +1284,9 @@ static void lora_gradient(const Group &g, const Reduces &reduces, const uint8_t 
     size_t shared = lora_shared(stages, dropout);
     WITH_SHARED(lora_gradient_kernel, shared);
     dim3 grid(div_up(width, SLICE), rows, splits), reduce_grid(div_up(R * width, 256), g.count);
-    LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, kept, dropout, shared_x, tokens, stages);
-    LAUNCH(lora_reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, turned);
+    LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, kept, dropout, shared_x, tokens,
+           stages);
+    LAUNCH(lora_reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, transposed);
 }
 
 static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shared_x, DropoutKey key) {
@@ -1192,7 +1311,7 @@ static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shar
     LAUNCH(lora_down_kernel, grid, LORA_THREADS, shared, t, kept, R, g, shared_x, key, stages);
 }
 
-/* ---- the two launchers ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the two launchers ------------------------------------------------------------------------------------------- */
 
 static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
 static Lora no_lora(void) { Lora lora; memset(&lora, 0, sizeof lora); return lora; }
@@ -1207,10 +1326,12 @@ static void group_sums(const Linear *group, const Lora *lora, int count, int *O,
 }
 static void must_keep(const uint8_t *kept, float dropout) {
     if (kept || dropout == 0) return;
-    fprintf(stderr, "error: no room for the masks of dropout %g; linear_forward; please report this\n", (double)dropout);
+    fprintf(stderr, "error: no room for the masks of dropout %g; linear_forward; please report this\n",
+            (double)dropout);
     abort();
 }
-static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }      /* scratch is counted in floats */
+/* scratch is counted in floats */
+static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) / 4; }
 
 void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, const Lora *lora,
                     int count, DropoutKey key, int N, Scratch scratch) {
@@ -1258,7 +1379,9 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     floatX *dt = adapter ? (floatX *)scratch_take(&s, floats_of((size_t)N * (size_t)R)) : NULL;
     Group whole, for_A, for_B;              /* whole: dt and dx from dy; for_A: dt^T x; for_B: t^T dy */
     Reduces reduce_A, reduce_B;
-    whole.count = for_A.count = for_B.count = count; whole.rows = for_A.rows = for_B.rows = N; whole.stride = for_A.stride = for_B.stride = I;
+    whole.count = for_A.count = for_B.count = count;
+    whole.rows = for_A.rows = for_B.rows = N;
+    whole.stride = for_A.stride = for_B.stride = I;
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         const Lora *a = lora && lora[j].rank ? &lora[j] : &none;
@@ -1270,7 +1393,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
         if (rank) {
             part.t = matrix(dt + r, (size_t)R, N, rank);
             part.up = matrix(q.a, (size_t)I, rank, I);
-            part.down = matrix(q.turned, (size_t)p->out, rank, p->out);
+            part.down = matrix(q.transposed, (size_t)p->out, rank, p->out);
         }
         whole.part[j] = for_A.part[j] = for_B.part[j] = part;
         for_A.part[j].x = matrix(x, (size_t)I, N, I);
@@ -1292,11 +1415,14 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     if (dx) gemm_backward(dx, whole, kept, adapter ? key.dropout : 0, I);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    6  Q/K NORM AND ROTARY EMBEDDING
-   x_hat = x rstd, z = weight x_hat (Qwen3; else z = x);  (a, b) -> (a cos - b sin, b cos + a sin) on the pairs (d, d + D/2).     Backward: the rotation by the negative angle, then the norm's derivative
-   A team of lanes holds one head of one token, CHUNK pairs a lane: 8 lanes for D = 128, four heads a warp. One pass: P numbers read and written per token, rstd is made again instead of stored.
-   ================================================================================================================================================ */
+   Forward    x_hat = x rstd, z = weight x_hat (Qwen3; else z = x);
+              (a, b) -> (a cos - b sin, b cos + a sin) on the pairs (d, d + D/2) of z
+   Backward   the rotation by the negative angle, then the norm's derivative
+   A team of lanes holds one head of one token, CHUNK pairs a lane: 8 lanes for D = 128, four heads a warp. One pass: P
+   numbers read and written per token, rstd is made again instead of stored.
+   ================================================================================================================== */
 
 /* Sum over a team of `team` neighbouring lanes (a power of two). */
 __device__ __forceinline__ float team_sum(float v, int team) {
@@ -1304,11 +1430,14 @@ __device__ __forceinline__ float team_sum(float v, int team) {
     return v;
 }
 
-template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table,
-                                                             const int32_t *positions, int64_t heads, int H, int KV, int D, int team, bool aligned) {
+template <bool BACKWARD>
+__global__ void qk_norm_rope_kernel(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight,
+                                    float eps, const float *cos_table, const float *sin_table,
+                                    const int32_t *positions, int64_t heads, int H, int KV, int D, int team,
+                                    bool aligned) {
     int half = D / 2, lane = threadIdx.x % team, d = lane * CHUNK;
-    int64_t number = (int64_t)blockIdx.x * (blockDim.x / team) + threadIdx.x / team;      /* of the head, token by token */
-    bool active = number < heads && d < half;                                 /* the others still take part in the sums */
+    int64_t number = (int64_t)blockIdx.x * (blockDim.x / team) + threadIdx.x / team;   /* of the head, token by token */
+    bool active = GUARD(number < heads) && GUARD(d < half);    /* the others still take part in the sums */
     int per_token = H + 2 * KV, h = active ? (int)(number % per_token) : 0;
     int64_t n = active ? number / per_token : 0;
     size_t at = (size_t)(n * per_token + h) * (size_t)D;
@@ -1325,7 +1454,7 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     }
     float square = 0;
     for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
-    square = team_sum(square, team);        /* before the branch: a warp shuffles with all of its lanes, those of v too */
+    square = team_sum(square, team);    /* before the branch: a warp shuffles with all of its lanes, those of v too */
     if (active && h < H + KV) {             /* v passes */
         size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
         load_floats(cosine, cos_table + angles, d, half, aligned);
@@ -1348,12 +1477,15 @@ template <bool BACKWARD> __global__ void qk_norm_rope_kernel(floatX *out, const 
     }
     if (BACKWARD) {
         mean = team_sum(mean, team) * k * k / (float)D;
-        if (weight) for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) g[side][j] -= x[side][j] * mean;
+        if (weight)
+            for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) g[side][j] -= x[side][j] * mean;
     }
     if (active) for (int side = 0; side < 2; side++) store_chunk(out + at + side * half, g[side], d, half, aligned);
 }
-template <bool BACKWARD> static void qk_norm_rope_launch(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions,
-                                                         int N, int H, int KV, int D) {
+template <bool BACKWARD>
+static void qk_norm_rope_launch(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight,
+                                float eps, const float *cos_table, const float *sin_table, const int32_t *positions,
+                                int N, int H, int KV, int D) {
     int team = 1;
     while (team * CHUNK < D / 2) team *= 2;
     int64_t heads = (int64_t)N * (H + 2 * KV);
@@ -1361,30 +1493,37 @@ template <bool BACKWARD> static void qk_norm_rope_launch(floatX *out, const floa
     auto kernel = qk_norm_rope_kernel<BACKWARD>;
     bool aligned = rows_aligned(out, D / 2) && rows_aligned(qkv, D / 2) && rows_aligned(cos_table, D / 2) &&
                    rows_aligned(sin_table, D / 2) && rows_aligned(q_weight, D / 2) && rows_aligned(k_weight, D / 2);
-    LAUNCH(kernel, (int)((heads + per_block - 1) / per_block), 256, 0, out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, heads, H, KV, D, team, aligned);
+    LAUNCH(kernel, (int)((heads + per_block - 1) / per_block), 256, 0, out, qkv, q_weight, k_weight, eps, cos_table,
+           sin_table, positions, heads, H, KV, D, team, aligned);
 }
 void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
-                          const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape a) {
+                          const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                              AttentionShape a) {
     qk_norm_rope_launch<false>(out, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, a.H, a.KV, a.D);
 }
 void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
-                           const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape a) {
+                           const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                               AttentionShape a) {
     qk_norm_rope_launch<true>(dqkv, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, a.H, a.KV, a.D);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    7  ATTENTION
-   Forward    s = scale q k^T, causal within a sequence;  p = softmax(s);  out = p v                                            saved: lse = log sum exp(s)
-   Backward   p = exp(s - lse);  dv = p^T dout;  ds = p (dout v^T - delta);  dq = scale ds k;  dk = scale ds^T q;    delta = dout . out
-   FlashAttention-2 (Dao 2023): a block holds 64 queries and walks over the keys they may see, 64 at a time; scores and probabilities live in registers only. 4 warps, 16 queries each.
-   A row of scores is spread over the four lanes of a quad, so maximum and sum need two shuffles. exp is exp2 with log2(e) folded into the scale.
+   Forward    s = scale q k^T, causal within a sequence;  p = softmax(s);  out = p v;  lse = log sum exp(s), saved
+   Backward   p = exp(s - lse);  dv = p^T dout;  ds = p (dout v^T - delta),  delta = dout . out;
+              dq = scale ds k;  dk = scale ds^T q
+   FlashAttention-2 (Dao 2023): a block holds 64 queries and walks over the keys they may see, 64 at a time; scores and
+   probabilities live in registers only. 4 warps, 16 queries each. A row of scores is spread over the four lanes of a
+   quad, so maximum and sum need two shuffles. exp is exp2 with log2(e) folded into the scale.
 
-   Backward is two kernels. One holds 64 keys and walks over the queries that see them: dk and dv stay in registers, for all query heads of the group. The other holds 64 queries and walks over keys: dq.
-   The scores are made twice, seven products instead of FlashAttention's five; but dq has one writer: no atomics, the same bits in every run, and attention is a tenth of a LoRA step.
+   Backward is two kernels. One holds 64 keys and walks over the queries that see them: dk and dv stay in registers, for
+   all query heads of the group. The other holds 64 queries and walks over keys: dq. The scores are made twice, seven
+   products instead of FlashAttention's five; but dq has one writer: no atomics, the same bits in every run, and
+   attention is a tenth of a LoRA step.
 
    FLOPs: forward 2 H D (keys seen) per token and product; bytes: q, k, v, out once. At 1,024 tokens and D = 128 some
    400 FLOPs a byte: tensor cores and exponentials should be the bound.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 /* SHORT: queries or keys a step of backward, where two kinds of scores share the registers */
 enum { QUERIES = 64, KEYS = 64, SHORT = 32, ATTENTION_THREADS = TILE_THREADS };
@@ -1398,7 +1537,8 @@ typedef struct Attention {                  /* what all attention kernels are to
     bool aligned;
 } Attention;
 
-/* Block number -> tile of `rows` within one sequence. Sequence s owns the numbers from cu[s]/rows + s on, always enough for its tiles and found by bisection without a table; first >= length: an empty number. */
+/* Block number -> tile of `rows` within one sequence. Sequence s owns the numbers from cu[s]/rows + s on, always enough
+   for its tiles and found by bisection without a table; first >= length: an empty number. */
 typedef struct SequenceTile { int begin, length, first; } SequenceTile;
 __device__ __forceinline__ SequenceTile find_tile(const Attention &a, int number, int rows) {
     int low = 0, high = a.S - 1;
@@ -1417,16 +1557,21 @@ __device__ __forceinline__ Matrix head_of(const Attention &a, const SequenceTile
     Matrix m = {a.qkv + (size_t)s.begin * P + (size_t)head * (size_t)a.D, P, s.length, a.D, a.aligned};
     return m;
 }
-__device__ __forceinline__ Matrix head_rows(const Attention &a, const floatX *x, const SequenceTile &s, int head) {     /* of an [N,H,D] */
+/* The same of an [N,H,D]. */
+__device__ __forceinline__ Matrix head_rows(const Attention &a, const floatX *x, const SequenceTile &s, int head) {
     size_t HD = (size_t)a.H * (size_t)a.D;
     Matrix m = {x + (size_t)s.begin * HD + (size_t)head * (size_t)a.D, HD, s.length, a.D, a.aligned};
     return m;
 }
 /* Elements of a tile of `rows` rows and DT * 16 columns: whole panels. */
-LORA_HOST_DEVICE static inline int head_tile(int rows, int DT) { return rows * ((DT * 16 + PANEL - 1) / PANEL * PANEL); }
+LORA_HOST_DEVICE static inline int head_tile(int rows, int DT) {
+    return rows * ((DT * 16 + PANEL - 1) / PANEL * PANEL);
+}
 
 /* s [16 x 8 NT] = rows m0.. of `a` times the 8 NT rows of `b`, both DT * 16 wide. */
-template <int DT, int NT> __device__ __forceinline__ void scores(float s[NT][4], const floatX *a, int a_rows, int m0, const floatX *b, int b_rows) {
+template <int DT, int NT>
+__device__ __forceinline__ void scores(float s[NT][4], const floatX *a, int a_rows, int m0, const floatX *b,
+                                       int b_rows) {
 #pragma unroll
     for (int j = 0; j < NT; j++) for (int e = 0; e < 4; e++) s[j][e] = 0;
 #pragma unroll
@@ -1443,7 +1588,8 @@ template <int DT, int NT> __device__ __forceinline__ void scores(float s[NT][4],
     }
 }
 /* out [16 x 16 DT] += s [16 x 8 NT] times the 8 NT rows of b. */
-template <int DT, int NT> __device__ __forceinline__ void accumulate(float out[2 * DT][4], const float s[NT][4], const floatX *b, int b_rows) {
+template <int DT, int NT>
+__device__ __forceinline__ void accumulate(float out[2 * DT][4], const float s[NT][4], const floatX *b, int b_rows) {
 #pragma unroll
     for (int k = 0; k < NT; k += 2) {
         FragA fa;
@@ -1451,37 +1597,45 @@ template <int DT, int NT> __device__ __forceinline__ void accumulate(float out[2
 #pragma unroll
         for (int j = 0; j < DT; j++) {
             FragB fb[2];
-            load_b_pair_turned(fb, b, b_rows, j * 16, k * 8);
+            load_b_pair_transposed(fb, b, b_rows, j * 16, k * 8);
             mma(out[2 * j], fa, fb[0]);
             mma(out[2 * j + 1], fa, fb[1]);
         }
     }
 }
-/* A warp's [16 x 16 DT] times `factor[row half]` to rows row0.. of an output with D columns, through 16 rows of a tile in shared memory. */
-template <int DT> __device__ __forceinline__ void store_rows(floatX *out, size_t stride, int length, int D, bool aligned, floatX *tile, int tile_rows, int m0, int row0, const float acc[2 * DT][4], const float factor[2]) {
-    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+/* A warp's [16 x 16 DT] times `factor[row half]` to rows row0.. of an output with D columns, through 16 rows of a tile
+   in shared memory. */
+template <int DT>
+__device__ __forceinline__ void store_rows(floatX *out, size_t stride, int length, int D, bool aligned, floatX *tile,
+                                           int tile_rows, int m0, int row0, const float acc[2 * DT][4],
+                                           const float factor[2]) {
 #pragma unroll
-    for (int j = 0; j < 2 * DT; j++) {
-        store_pair(tile + tile_at(tile_rows, m0 + g, j * 8 + 2 * t), acc[j][0] * factor[0], acc[j][1] * factor[0]);
-        store_pair(tile + tile_at(tile_rows, m0 + g + 8, j * 8 + 2 * t), acc[j][2] * factor[1], acc[j][3] * factor[1]);
-    }
+    for (int j = 0; j < 2 * DT; j++)
+        for (int half = 0; half < 2; half++) {
+            floatX *to = tile + tile_at(tile_rows, m0 + frag_row(2 * half), j * 8 + frag_column(0));
+            store_pair(to, acc[j][2 * half] * factor[half], acc[j][2 * half + 1] * factor[half]);
+        }
     __syncwarp();
     tile_store(out, stride, length, D, aligned, tile, tile_rows, m0, 16, DT * 16, row0, 0);
 }
 
-template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attention a) {
+template <int DT>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attention a) {
     SHARED_MEMORY(memory);
-    SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);       /* the last tiles of a sequence have the most keys: they start first */
+    /* the last tiles of a sequence have the most keys: they start first */
+    SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);
     if (s.first >= s.length) return;
-    int h = blockIdx.y, kv = h / (a.H / a.KV), warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = warp * 16, row = s.first + m0 + lane / 4;
+    int h = blockIdx.y, kv = h / (a.H / a.KV), m0 = threadIdx.x / WARP * 16;
     const int tile = head_tile(KEYS, DT);
     floatX *q = (floatX *)memory, *ring = q + tile;
     Matrix mq = head_of(a, s, h), mk = head_of(a, s, a.H + kv), mv = head_of(a, s, a.H + a.KV + kv);
-    int tiles = (min(s.first + QUERIES, s.length) + KEYS - 1) / KEYS;          /* what lies above the diagonal is never touched */
+    /* what lies above the diagonal is never touched */
+    int tiles = (min(s.first + QUERIES, s.length) + KEYS - 1) / KEYS;
     auto load = [&](int number) {
-        floatX *slot = ring + number % a.stages * 2 * tile;
-        tile_load<KEYS, DT * 16>(slot, mk, number * KEYS, 0);
-        tile_load<KEYS, DT * 16>(slot + tile, mv, number * KEYS, 0);
+        floatX *stage = ring + number % a.stages * 2 * tile;
+        tile_load<KEYS, DT * 16>(stage, mk, number * KEYS, 0);
+        tile_load<KEYS, DT * 16>(stage + tile, mv, number * KEYS, 0);
         cp_async_commit();
     };
     tile_load<QUERIES, DT * 16>(q, mq, s.first, 0);
@@ -1491,19 +1645,27 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     float log2_scale = a.scale * 1.44269504f;
     for (int number = 0; number < tiles; number++) {
         bool ahead = a.stages == 2 && number + 1 < tiles;
-        if (ahead) { load(number + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        if (ahead) { load(number + 1); cp_async_wait(1); } else cp_async_wait(0);
         __syncthreads();
         const floatX *k = ring + number % a.stages * 2 * tile, *v = k + tile;
         scores<DT, KEYS / 8>(p, q, QUERIES, m0, k, KEYS);
         if (number == tiles - 1)            /* only the last tile meets the diagonal or the end */
-            for (int j = 0; j < KEYS / 8; j++) for (int e = 0; e < 4; e++) if (number * KEYS + j * 8 + lane % 4 * 2 + e % 2 > row + e / 2 * 8) p[j][e] = -INFINITY;
+            for (int j = 0; j < KEYS / 8; j++)
+                for (int e = 0; e < 4; e++)
+                    if (!GUARD(number * KEYS + j * 8 + frag_column(e) <= s.first + m0 + frag_row(e)))
+                        p[j][e] = -INFINITY;
         for (int half = 0; half < 2; half++) {
             float best = top[half];
             for (int j = 0; j < KEYS / 8; j++) best = fmaxf(best, fmaxf(p[j][2 * half], p[j][2 * half + 1]));
             best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 1));
             best = fmaxf(best, __shfl_xor_sync(0xffffffff, best, 2));
-            float shrink = exp2f((top[half] - best) * log2_scale), part = 0;  /* the first tile: exp2(-inf) = 0; every query sees at least key 0 in it */
-            for (int j = 0; j < KEYS / 8; j++) for (int e = 2 * half; e < 2 * half + 2; e++) { p[j][e] = exp2f((p[j][e] - best) * log2_scale); part += p[j][e]; }
+            /* the first tile: exp2(-inf) = 0; every query sees at least key 0 in it */
+            float shrink = exp2f((top[half] - best) * log2_scale), part = 0;
+            for (int j = 0; j < KEYS / 8; j++)
+                for (int e = 2 * half; e < 2 * half + 2; e++) {
+                    p[j][e] = exp2f((p[j][e] - best) * log2_scale);
+                    part += p[j][e];
+                }
             sum[half] = sum[half] * shrink + part;
             top[half] = best;
             for (int j = 0; j < 2 * DT; j++) { acc[j][2 * half] *= shrink; acc[j][2 * half + 1] *= shrink; }
@@ -1517,18 +1679,23 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
         sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
         inverse[half] = 1.0f / sum[half];
-        if (lane % 4 == 0 && row + half * 8 < s.length) lse[(size_t)(s.begin + row + half * 8) * (size_t)a.H + (size_t)h] = top[half] * a.scale + logf(sum[half]);
+        int row = s.first + m0 + frag_row(2 * half);
+        if (frag_column(0) == 0 && GUARD(row < s.length))
+            lse[(size_t)(s.begin + row) * (size_t)a.H + (size_t)h] = top[half] * a.scale + logf(sum[half]);
     }
     Matrix to = head_rows(a, out, s, h);
-    store_rows<DT>(out + (to.data - out), to.stride, s.length, a.D, a.aligned, q, QUERIES, m0, s.first + m0, acc, inverse);     /* the warp's own rows of q: nobody else reads them */
+    /* the warp's own rows of q: nobody else reads them */
+    store_rows<DT>(out + (to.data - out), to.stride, s.length, a.D, a.aligned, q, QUERIES, m0, s.first + m0, acc,
+                   inverse);
 }
 
 /* delta[n,h] = dout . out, a warp each. */
-__global__ void attention_delta_kernel(float *delta, const floatX *dout, const floatX *out, int64_t rows, int D, bool aligned) {
+__global__ void attention_delta_kernel(float *delta, const floatX *dout, const floatX *out, int64_t rows, int D,
+                                       bool aligned) {
     int64_t i = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    if (i >= rows) return;
+    if (!GUARD(i < rows)) return;
     float sum = 0, x[CHUNK], y[CHUNK];
-    for (int d = threadIdx.x % WARP * CHUNK; d < D; d += WARP * CHUNK) {
+    for (int d = threadIdx.x % WARP * CHUNK; GUARD(d < D); d += WARP * CHUNK) {
         load_chunk(x, dout + i * D, d, D, aligned);
         load_chunk(y, out + i * D, d, D, aligned);
         for (int j = 0; j < CHUNK; j++) sum += x[j] * y[j];
@@ -1537,23 +1704,28 @@ __global__ void attention_delta_kernel(float *delta, const floatX *dout, const f
     if (threadIdx.x % WARP == 0) delta[i] = sum;
 }
 
-/* dk and dv of 64 keys. Scores are made turned, keys by queries, so that p^T and ds^T are already the A operands of dv = p^T dout and dk = ds^T q. */
-template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
+/* dk and dv of 64 keys. Scores are made transposed, keys by queries, so that p^T and ds^T are already the A operands of
+   dv = p^T dout and dk = ds^T q. */
+template <int DT>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta,
+                      const __grid_constant__ Attention a) {
     SHARED_MEMORY(memory);
-    SequenceTile s = find_tile(a, blockIdx.x, KEYS);                          /* the first tiles are seen by the most queries */
+    SequenceTile s = find_tile(a, blockIdx.x, KEYS);    /* the first tiles are seen by the most queries */
     if (s.first >= s.length) return;
-    int kv = blockIdx.y, group = a.H / a.KV, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = warp * 16, key = s.first + m0 + lane / 4;
+    int kv = blockIdx.y, group = a.H / a.KV, m0 = threadIdx.x / WARP * 16;
     const int keys_tile = head_tile(KEYS, DT), queries_tile = head_tile(SHORT, DT);
     floatX *k = (floatX *)memory, *v = k + keys_tile, *ring = v + keys_tile;
-    float *saved = (float *)(ring + a.stages * 2 * queries_tile);             /* a slot: lse [SHORT], delta [SHORT] */
+    float *saved = (float *)(ring + a.stages * 2 * queries_tile);             /* a stage: lse [SHORT], delta [SHORT] */
     int start = s.first / SHORT, per_head = (s.length + SHORT - 1) / SHORT - start, steps = per_head * group;
     auto load = [&](int step) {
-        int h = kv * group + step / per_head, q0 = (start + step % per_head) * SHORT, slot = step % a.stages;
-        tile_load<SHORT, DT * 16>(ring + slot * 2 * queries_tile, head_of(a, s, h), q0, 0);
-        tile_load<SHORT, DT * 16>(ring + (slot * 2 + 1) * queries_tile, head_rows(a, dout, s, h), q0, 0);
+        int h = kv * group + step / per_head, q0 = (start + step % per_head) * SHORT, stage = step % a.stages;
+        tile_load<SHORT, DT * 16>(ring + stage * 2 * queries_tile, head_of(a, s, h), q0, 0);
+        tile_load<SHORT, DT * 16>(ring + (stage * 2 + 1) * queries_tile, head_rows(a, dout, s, h), q0, 0);
         for (int i = threadIdx.x; i < 2 * SHORT; i += blockDim.x) {
             int query = q0 + i % SHORT;
-            saved[slot * 2 * SHORT + i] = query < s.length ? (i < SHORT ? lse : delta)[(size_t)(s.begin + query) * (size_t)a.H + (size_t)h] : 0;
+            saved[stage * 2 * SHORT + i] = GUARD(query < s.length)
+                ? (i < SHORT ? lse : delta)[(size_t)(s.begin + query) * (size_t)a.H + (size_t)h] : 0;
         }
         cp_async_commit();
     };
@@ -1564,17 +1736,17 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) dk[j][e] = dv[j][e] = 0;
     for (int step = 0; step < steps; step++) {
         bool ahead = a.stages == 2 && step + 1 < steps;
-        if (ahead) { load(step + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        if (ahead) { load(step + 1); cp_async_wait(1); } else cp_async_wait(0);
         __syncthreads();
-        int q0 = (start + step % per_head) * SHORT, slot = step % a.stages;
-        const floatX *q = ring + slot * 2 * queries_tile, *d = q + queries_tile;
-        const float *l = saved + slot * 2 * SHORT;
+        int q0 = (start + step % per_head) * SHORT, stage = step % a.stages;
+        const floatX *q = ring + stage * 2 * queries_tile, *d = q + queries_tile;
+        const float *l = saved + stage * 2 * SHORT;
         scores<DT, SHORT / 8>(p, k, KEYS, m0, q, SHORT);
         scores<DT, SHORT / 8>(ds, v, KEYS, m0, d, SHORT);
         /* Queries past the end were loaded as zeros, dout, lse and delta too: they add nothing. */
         for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
-            int column = j * 8 + lane % 4 * 2 + e % 2;
-            p[j][e] = key + e / 2 * 8 <= q0 + column ? exp2f((p[j][e] * a.scale - l[column]) * 1.44269504f) : 0;
+            int column = j * 8 + frag_column(e), key = s.first + m0 + frag_row(e);
+            p[j][e] = GUARD(key <= q0 + column) ? exp2f((p[j][e] * a.scale - l[column]) * 1.44269504f) : 0;
             ds[j][e] = p[j][e] * (ds[j][e] - l[SHORT + column]);
         }
         accumulate<DT, SHORT / 8>(dv, p, d, SHORT);
@@ -1584,32 +1756,39 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     }
     float one[2] = {1, 1}, scale[2] = {a.scale, a.scale};
     Matrix to_k = head_of(a, s, a.H + kv), to_v = head_of(a, s, a.H + a.KV + kv);
-    store_rows<DT>(dqkv + (to_k.data - a.qkv), to_k.stride, s.length, a.D, a.aligned, k, KEYS, m0, s.first + m0, dk, scale);
-    store_rows<DT>(dqkv + (to_v.data - a.qkv), to_v.stride, s.length, a.D, a.aligned, v, KEYS, m0, s.first + m0, dv, one);
+    store_rows<DT>(dqkv + (to_k.data - a.qkv), to_k.stride, s.length, a.D, a.aligned, k, KEYS, m0, s.first + m0, dk,
+                   scale);
+    store_rows<DT>(dqkv + (to_v.data - a.qkv), to_v.stride, s.length, a.D, a.aligned, v, KEYS, m0, s.first + m0, dv,
+                   one);
 }
 
 /* dq of 64 queries of one head. */
-template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta, const __grid_constant__ Attention a) {
+template <int DT>
+__global__ void __launch_bounds__(ATTENTION_THREADS, 2)
+attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, const float *delta,
+                         const __grid_constant__ Attention a) {
     SHARED_MEMORY(memory);
     SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);
     if (s.first >= s.length) return;
-    int h = blockIdx.y, kv = h / (a.H / a.KV), warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = warp * 16, row = s.first + m0 + lane / 4;
+    int h = blockIdx.y, kv = h / (a.H / a.KV), m0 = threadIdx.x / WARP * 16;
     const int queries_tile = head_tile(QUERIES, DT), keys_tile = head_tile(SHORT, DT);
     floatX *q = (floatX *)memory, *d = q + queries_tile, *ring = d + queries_tile;
     Matrix mk = head_of(a, s, a.H + kv), mv = head_of(a, s, a.H + a.KV + kv);
     int tiles = (min(s.first + QUERIES, s.length) + SHORT - 1) / SHORT;
     auto load = [&](int number) {
-        floatX *slot = ring + number % a.stages * 2 * keys_tile;
-        tile_load<SHORT, DT * 16>(slot, mk, number * SHORT, 0);
-        tile_load<SHORT, DT * 16>(slot + keys_tile, mv, number * SHORT, 0);
+        floatX *stage = ring + number % a.stages * 2 * keys_tile;
+        tile_load<SHORT, DT * 16>(stage, mk, number * SHORT, 0);
+        tile_load<SHORT, DT * 16>(stage + keys_tile, mv, number * SHORT, 0);
         cp_async_commit();
     };
     tile_load<QUERIES, DT * 16>(q, head_of(a, s, h), s.first, 0);
     tile_load<QUERIES, DT * 16>(d, head_rows(a, dout, s, h), s.first, 0);
     load(0);
     float l[2] = {0, 0}, del[2] = {0, 0};
-    for (int half = 0; half < 2; half++) if (row + half * 8 < s.length) {
-        size_t at = (size_t)(s.begin + row + half * 8) * (size_t)a.H + (size_t)h;
+    for (int half = 0; half < 2; half++) {
+        int query = s.first + m0 + frag_row(2 * half);
+        if (!GUARD(query < s.length)) continue;
+        size_t at = (size_t)(s.begin + query) * (size_t)a.H + (size_t)h;
         l[half] = lse[at];
         del[half] = delta[at];
     }
@@ -1617,14 +1796,15 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     for (int j = 0; j < 2 * DT; j++) for (int e = 0; e < 4; e++) dq[j][e] = 0;
     for (int number = 0; number < tiles; number++) {
         bool ahead = a.stages == 2 && number + 1 < tiles;
-        if (ahead) { load(number + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        if (ahead) { load(number + 1); cp_async_wait(1); } else cp_async_wait(0);
         __syncthreads();
         const floatX *k = ring + number % a.stages * 2 * keys_tile, *v = k + keys_tile;
         scores<DT, SHORT / 8>(p, q, QUERIES, m0, k, SHORT);
         scores<DT, SHORT / 8>(ds, d, QUERIES, m0, v, SHORT);
         for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
-            int key = number * SHORT + j * 8 + lane % 4 * 2 + e % 2, half = e / 2;
-            ds[j][e] = key <= row + half * 8 ? exp2f((p[j][e] * a.scale - l[half]) * 1.44269504f) * (ds[j][e] - del[half]) : 0;
+            int key = number * SHORT + j * 8 + frag_column(e), query = s.first + m0 + frag_row(e), half = e / 2;
+            ds[j][e] = GUARD(key <= query)
+                ? exp2f((p[j][e] * a.scale - l[half]) * 1.44269504f) * (ds[j][e] - del[half]) : 0;
         }
         accumulate<DT, SHORT / 8>(dq, ds, k, SHORT);
         __syncthreads();
@@ -1632,7 +1812,8 @@ template <int DT> __global__ void __launch_bounds__(ATTENTION_THREADS, 2) attent
     }
     float scale[2] = {a.scale, a.scale};
     Matrix to = head_of(a, s, h);
-    store_rows<DT>(dqkv + (to.data - a.qkv), to.stride, s.length, a.D, a.aligned, q, QUERIES, m0, s.first + m0, dq, scale);
+    store_rows<DT>(dqkv + (to.data - a.qkv), to.stride, s.length, a.D, a.aligned, q, QUERIES, m0, s.first + m0, dq,
+                   scale);
 }
 
 /* DT of the instance that holds D columns: steps of 16, with 3 and 7 left to the next one up. */
@@ -1646,14 +1827,18 @@ static int head_steps(int D) { int n = div_up(D, 16); return n == 3 ? 4 : n == 7
     case 6: CALL(6); break; \
     default: CALL(8); \
     }
-/* Bytes of shared memory of the hungriest attention kernel (keys: 2 x 64 rows held, 2 x 32 in each slot, and their statistics; forward: 64 held, 2 x 64 in each slot). */
+/* Bytes of shared memory of the hungriest attention kernel (keys: 2 x 64 rows held, 2 x 32 in each stage, and their
+   statistics; forward: 64 held, 2 x 64 in each stage). */
 static size_t attention_shared(int D, int stages) {
     int DT = head_steps(D);
-    size_t forward = (size_t)head_tile(QUERIES + stages * 2 * KEYS, DT) * sizeof(floatX), backward = (size_t)head_tile(2 * KEYS + stages * 2 * SHORT, DT) * sizeof(floatX) + (size_t)stages * 2 * SHORT * sizeof(float);
+    size_t forward = (size_t)head_tile(QUERIES + stages * 2 * KEYS, DT) * sizeof(floatX);
+    size_t backward = (size_t)head_tile(2 * KEYS + stages * 2 * SHORT, DT) * sizeof(floatX) +
+                      (size_t)stages * 2 * SHORT * sizeof(float);
     return forward > backward ? forward : backward;
 }
 
-static Attention attention_arguments(const floatX *qkv, const int32_t *cu_seqlens, int S, AttentionShape a, bool aligned) {
+static Attention attention_arguments(const floatX *qkv, const int32_t *cu_seqlens, int S, AttentionShape a,
+                                     bool aligned) {
     Attention all = {qkv, cu_seqlens, S, a.H, a.KV, a.D, a.scale, attention_shared(a.D, 2) <= device.shared ? 2 : 1,
                      aligned && rows_aligned(qkv, a.D)};
     return all;
@@ -1675,7 +1860,8 @@ void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t
 #undef FORWARD
 }
 
-void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens,
+void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv,
+                        const int32_t *cu_seqlens,
                         int S, int N, AttentionShape shape, Scratch scratch) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     ScratchCursor cursor = scratch_begin(scratch);
@@ -1688,7 +1874,8 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
 #define BACKWARD(DT) do { \
         auto keys = attention_keys_kernel<DT>; \
         auto queries = attention_queries_kernel<DT>; \
-        size_t shared = (size_t)head_tile(2 * KEYS + a.stages * 2 * SHORT, DT) * sizeof(floatX), statistics = (size_t)a.stages * 2 * SHORT * sizeof(float); \
+        size_t shared = (size_t)head_tile(2 * KEYS + a.stages * 2 * SHORT, DT) * sizeof(floatX); \
+        size_t statistics = (size_t)a.stages * 2 * SHORT * sizeof(float); \
         WITH_SHARED(keys, shared + statistics); \
         WITH_SHARED(queries, shared); \
         LAUNCH(keys, keys_grid, ATTENTION_THREADS, shared + statistics, dqkv, dout, lse, delta, a); \
@@ -1698,17 +1885,21 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
 #undef BACKWARD
 }
 
-/* ---- attention over a cache, for generation -----------------------------------------------------------------------------------------------------------
-   One query a sequence, so nothing is reused but within a group of heads: the time is that of reading keys and values, a few per cent of the weights'. A block takes one query head of one token; its warps take DECODE_KEYS
-   keys each in turn, the D numbers of a row spread over the lanes, with a running maximum, sum and output of their own (online softmax). At the end the warps' parts are joined in their order. */
+/* ---- attention over a cache, for generation -------------------------------------------------------------------------
+   One query a sequence, so nothing is reused but within a group of heads: the time is that of reading keys and values,
+   a few per cent of the weights'. A block takes one query head of one token; its warps take DECODE_KEYS keys each in
+   turn, the D numbers of a row spread over the lanes, with a running maximum, sum and output of their own (online
+   softmax). At the end the warps' parts are joined in their order. */
 
 enum { DECODE_THREADS = 256, DECODE_KEYS = 4, DECODE_NUMBERS = MAX_HEAD_DIM / WARP };
 
-__global__ void cache_store_kernel(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int H, int KV, int D) {
-    int n = blockIdx.x, part = blockIdx.y;                                    /* the heads of k, then those of v: as they lie in both */
-    floatX *to = cache + (((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * (size_t)capacity + (size_t)positions[n]) * (size_t)D;
+__global__ void cache_store_kernel(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions,
+                                   int capacity, int H, int KV, int D) {
+    int n = blockIdx.x, part = blockIdx.y;    /* the heads of k, then those of v: as they lie in both */
+    size_t row = ((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * (size_t)capacity + (size_t)positions[n];
+    floatX *to = cache + row * (size_t)D;
     const floatX *from = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)((H + part) * D);
-    for (int d = threadIdx.x; d < D; d += blockDim.x) to[d] = from[d];
+    for (int d = threadIdx.x; GUARD(d < D); d += blockDim.x) to[d] = from[d];
 }
 void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
                  AttentionShape a) {
@@ -1716,28 +1907,40 @@ void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const in
     LAUNCH(cache_store_kernel, grid, 64, 0, cache, qkv, slot, positions, capacity, a.H, a.KV, a.D);
 }
 
-__global__ void __launch_bounds__(DECODE_THREADS) attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions, int capacity, int H, int KV, int D, float scale) {
+__global__ void __launch_bounds__(DECODE_THREADS)
+attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot,
+                        const int32_t *positions, int capacity, int H, int KV, int D, float scale) {
     SHARED_MEMORY(memory);
     const int warps = DECODE_THREADS / WARP;
-    float *tops = (float *)memory, *sums = tops + warps, *outs = sums + warps;                /* [warps] [warps] [warps][D] */
+    float *tops = (float *)memory, *sums = tops + warps, *outs = sums + warps;    /* [warps] [warps] [warps][D] */
     int n = blockIdx.x, h = blockIdx.y, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, length = positions[n] + 1;
     const floatX *q = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)(h * D);
-    const floatX *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)(h / (H / KV))) * (size_t)capacity * (size_t)D, *v = k + (size_t)KV * (size_t)capacity * (size_t)D;
+    size_t head = (size_t)capacity * (size_t)D;
+    const floatX *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)(h / (H / KV))) * head;
+    const floatX *v = k + (size_t)KV * head;
     float query[DECODE_NUMBERS], o[DECODE_NUMBERS], top = -INFINITY, sum = 0;
 #pragma unroll
-    for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; query[i] = d < D ? (float)q[d] * scale : 0; o[i] = 0; }
+    for (int i = 0; i < DECODE_NUMBERS; i++) {
+        int d = lane + i * WARP;
+        query[i] = GUARD(d < D) ? (float)q[d] * scale : 0;
+        o[i] = 0;
+    }
     for (int key = warp * DECODE_KEYS; key < length; key += warps * DECODE_KEYS) {
         float score[DECODE_KEYS], best = top;
 #pragma unroll
         for (int j = 0; j < DECODE_KEYS; j++) {
             score[j] = 0;
 #pragma unroll
-            for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (d < D && key + j < length) score[j] += query[i] * (float)k[(size_t)(key + j) * (size_t)D + (size_t)d]; }
+            for (int i = 0; i < DECODE_NUMBERS; i++) {
+                int d = lane + i * WARP;
+                if (GUARD(d < D) && GUARD(key + j < length))
+                    score[j] += query[i] * (float)k[(size_t)(key + j) * (size_t)D + (size_t)d];
+            }
         }
 #pragma unroll
         for (int j = 0; j < DECODE_KEYS; j++) {
             score[j] = warp_sum(score[j]);
-            if (key + j >= length) score[j] = -INFINITY;
+            if (!GUARD(key + j < length)) score[j] = -INFINITY;
             best = fmaxf(best, score[j]);
         }
         float shrink = expf(top - best);
@@ -1749,24 +1952,29 @@ __global__ void __launch_bounds__(DECODE_THREADS) attention_decode_kernel(floatX
             float p = expf(score[j] - best);
             sum += p;
 #pragma unroll
-            for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (d < D && key + j < length) o[i] += p * (float)v[(size_t)(key + j) * (size_t)D + (size_t)d]; }
+            for (int i = 0; i < DECODE_NUMBERS; i++) {
+                int d = lane + i * WARP;
+                if (GUARD(d < D) && GUARD(key + j < length))
+                    o[i] += p * (float)v[(size_t)(key + j) * (size_t)D + (size_t)d];
+            }
         }
         top = best;
     }
     if (lane == 0) { tops[warp] = top; sums[warp] = sum; }
 #pragma unroll
-    for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (d < D) outs[warp * D + d] = o[i]; }
+    for (int i = 0; i < DECODE_NUMBERS; i++) { int d = lane + i * WARP; if (GUARD(d < D)) outs[warp * D + d] = o[i]; }
     __syncthreads();
     float best = -INFINITY, total = 0;
     for (int w = 0; w < warps; w++) best = fmaxf(best, tops[w]);
     for (int w = 0; w < warps; w++) total += sums[w] * expf(tops[w] - best);
-    for (int d = threadIdx.x; d < D; d += blockDim.x) {
+    for (int d = threadIdx.x; GUARD(d < D); d += blockDim.x) {
         float joined = 0;
         for (int w = 0; w < warps; w++) joined += outs[w * D + d] * expf(tops[w] - best);
         out[((size_t)n * (size_t)H + (size_t)h) * (size_t)D + (size_t)d] = (floatX)(joined / total);
     }
 }
-void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions,
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot,
+                      const int32_t *positions,
                       int capacity, int N, AttentionShape a) {
     size_t shared = (size_t)(DECODE_THREADS / WARP) * (size_t)(a.D + 2) * sizeof(float);
     dim3 grid(N, a.H);
@@ -1774,15 +1982,18 @@ void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const
            a.D, a.scale);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    8  SWIGLU
    h = silu(gate) up, silu(g) = g sig(g).      dup = dh silu(gate);  dgate = dh up sig (1 + gate (1 - sig))
-   Elementwise: 3 F numbers of traffic forward, 5 F backward. d_gate_up may be gate_up: each thread reads its elements before it writes them.
-   ================================================================================================================================================ */
+   Elementwise: 3 F numbers of traffic forward, 5 F backward. d_gate_up may be gate_up: each thread reads its elements
+   before it writes them.
+   ================================================================================================================== */
 
-template <bool BACKWARD> __global__ void swiglu_kernel(floatX *out, const floatX *dh, const floatX *gate_up, int64_t chunks, int per_row, int F, bool aligned) {
+template <bool BACKWARD>
+__global__ void swiglu_kernel(floatX *out, const floatX *dh, const floatX *gate_up, int64_t chunks, int per_row, int F,
+                              bool aligned) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= chunks) return;
+    if (!GUARD(i < chunks)) return;
     int64_t n = i / per_row;
     int f = (int)(i % per_row) * CHUNK;
     const floatX *gate = gate_up + n * 2 * F, *up = gate + F;
@@ -1810,15 +2021,19 @@ template <bool BACKWARD> static void swiglu_launch(floatX *out, const floatX *dh
     LAUNCH(kernel, (int)((chunks + 255) / 256), 256, 0, out, dh, gate_up, chunks, per_row, F, aligned);
 }
 void swiglu_forward(floatX *h, const floatX *gate_up, int N, int F) { swiglu_launch<false>(h, NULL, gate_up, N, F); }
-void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up, int N, int F) { swiglu_launch<true>(d_gate_up, dh, gate_up, N, F); }
+void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up, int N, int F) {
+    swiglu_launch<true>(d_gate_up, dh, gate_up, N, F);
+}
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    9  HEAD AND CROSS-ENTROPY
-   loss = log sum exp(z - max) + max - z_target;  entropy = log sum - sum p (z - max);  dz = dloss (softmax(z) - onehot), written over z;  dx = dz W
-   Rows without a target are left out before the product: with prompts masked that is often half of 2 x 2 C V FLOPs a token, a fifth of the whole step of a small model. The logits come a chunk of rows at
-   a time, at most LOGITS_BYTES of them, in floatX as transformers has them. A block takes a row: one pass for maximum
-   and sums (rescaled as the maximum grows), one for dz, which finds in the L2 cache what still is there.
-   ================================================================================================================================================ */
+   loss = log sum exp(z - max) + max - z_target;  entropy = log sum - sum p (z - max)
+   dz = dloss (softmax(z) - onehot), written over z;  dx = dz W
+   Rows without a target are left out before the product: with prompts masked that is often half of 2 x 2 C V FLOPs a
+   token, a fifth of the whole step of a small model. The logits come a chunk of rows at a time, at most LOGITS_BYTES of
+   them, in floatX as transformers has them. A block takes a row: one pass for maximum and sums (rescaled as the maximum
+   grows), one for dz, which finds in the L2 cache what still is there.
+   ================================================================================================================== */
 
 enum { LOSS_THREADS = 256 };
 static const size_t LOGITS_BYTES = 590000000;         /* 1,920 rows of Qwen3's 151,936 */
@@ -1828,7 +2043,8 @@ static int logits_chunk(int rows, int vocab) {
     return n < TILE ? (rows < TILE ? rows : TILE) : n < rows ? (int)n : rows;
 }
 
-/* Softmax statistics of a set of logits: e = sum exp(z - top), w = sum exp(z - top) (z - top), and where the top was first met. */
+/* Softmax statistics of a set of logits: e = sum exp(z - top), w = sum exp(z - top) (z - top), and where the top was
+   first met. */
 typedef struct Softmax { float top, e, w; int argmax; } Softmax;
 __device__ __forceinline__ Softmax softmax_join(Softmax a, Softmax b) {
     if (b.top > a.top || (b.top == a.top && b.argmax < a.argmax)) { Softmax c = a; a = b; b = c; }
@@ -1853,13 +2069,17 @@ loss_kernel(RowLoss *row_loss, floatX *logits, int width, const int32_t *targets
     for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
         load_chunk(v, z, c, V, true);
         Softmax part = {-INFINITY, 0, 0, INT_MAX};
-        for (int j = 0; j < CHUNK; j++) if (c + j < V && v[j] > part.top) { part.top = v[j]; part.argmax = c + j; }
-        if (c + 0 < V && part.argmax == INT_MAX) part.argmax = c;             /* nothing but NaN: the row's loss becomes NaN below */
-        for (int j = 0; j < CHUNK; j++) if (c + j < V) { float d = v[j] - part.top, e = expf(d); part.e += e; part.w += e * d; }
+        for (int j = 0; j < CHUNK; j++)
+            if (GUARD(c + j < V) && v[j] > part.top) { part.top = v[j]; part.argmax = c + j; }
+        /* nothing but NaN: the row's loss becomes NaN below */
+        if (c + 0 < V && part.argmax == INT_MAX) part.argmax = c;
+        for (int j = 0; j < CHUNK; j++)
+            if (GUARD(c + j < V)) { float d = v[j] - part.top, e = expf(d); part.e += e; part.w += e * d; }
         s = softmax_join(s, part);
     }
     for (int offset = 1; offset < WARP; offset *= 2) {
-        Softmax other = {__shfl_xor_sync(0xffffffff, s.top, offset), __shfl_xor_sync(0xffffffff, s.e, offset), __shfl_xor_sync(0xffffffff, s.w, offset), __shfl_xor_sync(0xffffffff, s.argmax, offset)};
+        Softmax other = {__shfl_xor_sync(0xffffffff, s.top, offset), __shfl_xor_sync(0xffffffff, s.e, offset),
+                         __shfl_xor_sync(0xffffffff, s.w, offset), __shfl_xor_sync(0xffffffff, s.argmax, offset)};
         s = softmax_join(s, other);
     }
     if (lane == 0) warps[threadIdx.x / WARP] = s;
@@ -1877,7 +2097,7 @@ loss_kernel(RowLoss *row_loss, floatX *logits, int width, const int32_t *targets
     for (int c = threadIdx.x * CHUNK; c < V; c += LOSS_THREADS * CHUNK) {
         load_chunk(v, z, c, V, true);
         for (int j = 0; j < CHUNK; j++)
-            v[j] = c + j < V ? expf(v[j] - s.top) * factor - (c + j == target ? scale : 0) : 0;
+            v[j] = GUARD(c + j < V) ? expf(v[j] - s.top) * factor - (c + j == target ? scale : 0) : 0;
         store_chunk(z, v, c, V, true);
     }
 }
@@ -1934,34 +2154,34 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
     free(host);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    10  OPTIMIZER
    The adapter is one flat range of fp32: AdamW reads 16 bytes and writes 12 a parameter: 0.5 GB for 17 M of them. The
    norm is summed in double, NORM_BLOCKS partial sums that the host adds in order.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
-__global__ void adamw_kernel(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float decay, float rate, float root, float beta1, float beta2, float eps) {
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) {
-        float g = grad_scale * grad[i];
-        m[i] = beta1 * m[i] + (1.0f - beta1) * g;
-        v[i] = beta2 * v[i] + (1.0f - beta2) * g * g;
-        param[i] = param[i] * decay - rate * m[i] / (sqrtf(v[i]) * root + eps);
-    }
+__global__ void adamw_kernel(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale,
+                             AdamW a) {
+    size_t first = (size_t)blockIdx.x * blockDim.x + threadIdx.x, step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = first; GUARD(i < count); i += step)
+        adamw_element(&param[i], &m[i], &v[i], grad_scale * grad[i], a);
 }
-void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {
-    float decay = (float)(1.0 - (double)lr * (double)weight_decay), rate = (float)((double)lr / (1.0 - pow((double)beta1, step))), root = (float)(1.0 / sqrt(1.0 - pow((double)beta2, step)));
+void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr,
+                  float beta1, float beta2, float eps, float weight_decay, int step) {
+    AdamW a = adamw_at(lr, beta1, beta2, eps, weight_decay, step);
     size_t blocks = (count + 255) / 256;
-    LAUNCH(adamw_kernel, (int)(blocks < 65536 ? blocks : 65536), 256, 0, param, m, v, grad, count, grad_scale, decay, rate, root, beta1, beta2, eps);
+    LAUNCH(adamw_kernel, (int)(blocks < 65536 ? blocks : 65536), 256, 0, param, m, v, grad, count, grad_scale, a);
 }
 
 __global__ void global_norm_kernel(double *partial, const float *grad, size_t count) {
     SHARED_MEMORY(memory);
     double *sums = (double *)memory, sum = 0;
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) sum += (double)grad[i] * (double)grad[i];
+    size_t first = (size_t)blockIdx.x * blockDim.x + threadIdx.x, step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = first; GUARD(i < count); i += step) sum += (double)grad[i] * (double)grad[i];
     sums[threadIdx.x] = sum;
     for (int width = blockDim.x / 2; width; width /= 2) {
         __syncthreads();
-        if ((int)threadIdx.x < width) sums[threadIdx.x] += sums[threadIdx.x + width];
+        if (GUARD((int)threadIdx.x < width)) sums[threadIdx.x] += sums[threadIdx.x + width];
     }
     if (threadIdx.x == 0) partial[blockIdx.x] = sums[0];
 }
@@ -1973,11 +2193,13 @@ double global_norm(const float *grad, size_t count) {
     return sqrt(sum);
 }
 
-/* ---- scratch -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- scratch ----------------------------------------------------------------------------------------------------- */
 
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
-    size_t N = (size_t)n, W = (size_t)widest, R = (size_t)rank, chunk = (size_t)logits_chunk(n, vocab), X = sizeof(floatX);
-    size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)(device.open ? device.processors : 144) + 1)) * sizeof(float);          /* splits * R * width of lora_gradient: see gradient_splits */
+    size_t N = (size_t)n, W = (size_t)widest, R = (size_t)rank, chunk = (size_t)logits_chunk(n, vocab),
+        X = sizeof(floatX);
+    /* splits * R * width of lora_gradient: see gradient_splits */
+    size_t splits = R * (W + (size_t)SLICE * (4 * (size_t)(device.open ? device.processors : 144) + 1)) * sizeof(float);
     size_t linear = N * R * X + splits;
     size_t head = chunk * ((size_t)logits_width(vocab) + (size_t)hidden) * X;
     size_t attention = N * W * sizeof(float);         /* delta [N,H] */

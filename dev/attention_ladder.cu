@@ -129,7 +129,7 @@ template <int DT> __global__ void __launch_bounds__(128) attention_kernel4(float
         tile_load<64, DT * 16>(k, head_at(a, a.H + h), key, 0);
         tile_load<64, DT * 16>(v, head_at(a, 2 * a.H + h), key, 0);
         cp_async_commit();
-        cp_async_wait<0>();
+        cp_async_wait(0);
         __syncthreads();
         float s[8][4];
         scores<DT, 8>(s, q, 64, m0, k, 64);
@@ -155,7 +155,7 @@ template <int DT> __global__ void __launch_bounds__(128) attention_kernel4(float
             load_a(fa, ps, 64, m0, kk);
             for (int j = 0; j < DT; j++) {
                 FragB fb[2];
-                load_b_pair_turned(fb, v, 64, j * 16, kk);
+                load_b_pair_transposed(fb, v, 64, j * 16, kk);
                 mma(acc[2 * j], fa, fb[0]);
                 mma(acc[2 * j + 1], fa, fb[1]);
             }
@@ -183,7 +183,7 @@ template <int DT> __global__ void __launch_bounds__(128) attention_kernel5(float
         tile_load<64, DT * 16>(k, head_at(a, a.H + h), key, 0);
         tile_load<64, DT * 16>(v, head_at(a, 2 * a.H + h), key, 0);
         cp_async_commit();
-        cp_async_wait<0>();
+        cp_async_wait(0);
         __syncthreads();
         float p[8][4];
         scores<DT, 8>(p, q, 64, m0, k, 64);

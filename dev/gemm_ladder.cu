@@ -141,9 +141,9 @@ __global__ void gemm_kernel5(floatX *y, const floatX *x, const floatX *w, int M,
     store_products(y, acc, m0, n0, M, N);
 }
 
-/* ---- 6  asynchronous copies, two slots -----------------------------------------------------------------------------------------------------------------------
+/* ---- 6  asynchronous copies, two stages -----------------------------------------------------------------------------------------------------------------------
    Until now a block loads, waits, multiplies, and the tensor cores stand still while it loads. cp.async brings 16 bytes from memory to shared memory without a register in between and without waiting; with two
-   slots the next tile is on its way while this one is multiplied. Rows must be 16-byte aligned. */
+   stages the next tile is on its way while this one is multiplied. Rows must be 16-byte aligned. */
 
 /* [rows x columns] of m, 16 bytes at a time, as one writes it first: a loop that works out the row, the column and both
    addresses of every chunk. */
@@ -162,11 +162,11 @@ template <bool CONSTANT>        /* step 7: the shape of a tile is known to the c
 __global__ void gemm_kernel6(floatX *y, const __grid_constant__ Matrix x, const __grid_constant__ Matrix w) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
-    const int slot = 2 * SIDE * DEPTH;
+    const int stage = 2 * SIDE * DEPTH;
     int m0 = blockIdx.y * SIDE, n0 = blockIdx.x * SIDE, steps = (x.columns + DEPTH - 1) / DEPTH;
     float acc[2][4][4] = {};
     auto load = [&](int step) {
-        floatX *xs = ring + step % 2 * slot, *ws = xs + SIDE * DEPTH;
+        floatX *xs = ring + step % 2 * stage, *ws = xs + SIDE * DEPTH;
         if (CONSTANT) {
             tile_load<SIDE, DEPTH>(xs, x, m0, step * DEPTH);
             tile_load<SIDE, DEPTH>(ws, w, n0, step * DEPTH);
@@ -178,9 +178,9 @@ __global__ void gemm_kernel6(floatX *y, const __grid_constant__ Matrix x, const 
     };
     load(0);
     for (int step = 0; step < steps; step++) {
-        if (step + 1 < steps) { load(step + 1); cp_async_wait<1>(); } else cp_async_wait<0>();
+        if (step + 1 < steps) { load(step + 1); cp_async_wait(1); } else cp_async_wait(0);
         __syncthreads();
-        products(acc, ring + step % 2 * slot, ring + step % 2 * slot + SIDE * DEPTH);
+        products(acc, ring + step % 2 * stage, ring + step % 2 * stage + SIDE * DEPTH);
         __syncthreads();
     }
     store_products(y, acc, m0, n0, x.rows, w.rows);
@@ -194,33 +194,33 @@ __global__ void gemm_kernel6(floatX *y, const __grid_constant__ Matrix x, const 
    address is not. With a column that a thread keeps and rows a constant number apart, what is left for a chunk is the
    next address (two additions, it has 64 bits), a comparison and the copy. */
 
-/* ---- 8  64 x 64 a warp, three slots, one barrier -----------------------------------------------------------------
+/* ---- 8  64 x 64 a warp, three stages, one barrier -----------------------------------------------------------------
    A warp of 32 x 32 reads 2 KiB of fragments for 8 products, one of 64 x 64 reads 4 KiB for 32: half the shared-memory
-   traffic a FLOP, the limit of step 7. The price is 128 accumulators a thread. A third slot lets copies run two tiles
-   ahead, and one barrier then serves for "arrived" and "everybody has left the slot that comes next". */
+   traffic a FLOP, the limit of step 7. The price is 128 accumulators a thread. A third stage lets copies run two tiles
+   ahead, and one barrier then serves for "arrived" and "everybody has left the stage that comes next". */
 
 __global__ void __launch_bounds__(128, 2)
 gemm_kernel8(floatX *y, const __grid_constant__ Matrix x, const __grid_constant__ Matrix w) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
-    const int slot = 2 * TILE * DEPTH;
+    const int stage = 2 * TILE * DEPTH;
     int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, warp_m = warp / 2 * 64, warp_n = warp % 2 * 64;
     int m0 = blockIdx.y * TILE, n0 = blockIdx.x * TILE, steps = (x.columns + DEPTH - 1) / DEPTH;
     float acc[4][8][4] = {};
     auto load = [&](int step, int into) {
         if (step < steps) {
-            tile_load<TILE, DEPTH>(ring + into * slot, x, m0, step * DEPTH);
-            tile_load<TILE, DEPTH>(ring + into * slot + TILE * DEPTH, w, n0, step * DEPTH);
+            tile_load<TILE, DEPTH>(ring + into * stage, x, m0, step * DEPTH);
+            tile_load<TILE, DEPTH>(ring + into * stage + TILE * DEPTH, w, n0, step * DEPTH);
         }
         cp_async_commit();                  /* an empty group too: two may be on their way, always */
     };
     load(0, 0);
     load(1, 1);
     for (int step = 0, from = 0, into = 2; step < steps; step++) {
-        cp_async_wait<1>();
+        cp_async_wait(1);
         __syncthreads();
         load(step + 2, into);
-        const floatX *xs = ring + from * slot, *ws = xs + TILE * DEPTH;
+        const floatX *xs = ring + from * stage, *ws = xs + TILE * DEPTH;
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
             FragA a[4];
@@ -260,7 +260,7 @@ static void gemm9(floatX *y, const floatX *x, const floatX *w, int M, int N, int
 enum { KERNELS = 9 };
 static const char *const idea[KERNELS] = {
     "one thread, one output", "tiles in shared memory", "tensor cores", "ldmatrix", "XOR swizzle",
-    "asynchronous copies, two slots", "the loop around cp.async unrolled", "64 x 64 a warp, three slots, one barrier",
+    "asynchronous copies, two stages", "the loop around cp.async unrolled", "64 x 64 a warp, three stages, one barrier",
     "the trainer's"};
 
 static void gemm(int kernel, floatX *y, const floatX *x, const floatX *w, int M, int N, int K) {
@@ -280,9 +280,9 @@ static void gemm(int kernel, floatX *y, const floatX *x, const floatX *w, int M,
     }
     case 8: {
         dim3 by128(div_up(N, TILE), div_up(M, TILE));
-        size_t slots = 3 * 2 * TILE * DEPTH * sizeof(floatX);
-        WITH_SHARED(gemm_kernel8, slots);
-        LAUNCH(gemm_kernel8, by128, TILE_THREADS, slots, y, matrix(x, K, M, K), matrix(w, K, N, K));
+        size_t stages = 3 * 2 * TILE * DEPTH * sizeof(floatX);
+        WITH_SHARED(gemm_kernel8, stages);
+        LAUNCH(gemm_kernel8, by128, TILE_THREADS, stages, y, matrix(x, K, M, K), matrix(w, K, N, K));
         break;
     }
     default: gemm9(y, x, w, M, N, K);

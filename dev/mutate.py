@@ -9,7 +9,7 @@ All mutants are compiled at once, each behind a switch (MUTANT=k in the environm
 program is built once. A first run of every test notes which mutants it reaches: only those tests are run with a mutant,
 the quickest first, until one fails, crashes or takes ten times as long. What no test notices is listed with its line:
 kill it with a test, or argue that it changes nothing. The kernels (the LORA_CUDA half of train_lora.cu) have mutants of
-their own: test/mutants.sh."""
+their own: test/mutants.h."""
 import argparse, concurrent.futures, glob, os, random, re, shutil, subprocess, sys, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

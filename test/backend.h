@@ -10,7 +10,9 @@
 #if defined(EMULATED) || defined(__CUDACC__)
 #define TESTING                             /* train_lora.cu without its main */
 #ifdef MUTATED
-#include "mutated/train_lora.cu"             /* test/mutants.sh */
+#include "mutants.h"
+#include "train_lora.cu"
+enum { MUTANT_SITES = __COUNTER__ - mutants::FIRST };
 #else
 #include "train_lora.cu"
 #endif

@@ -397,16 +397,16 @@ template <typename T> NEVER_INLINE static T shuffle(T value, unsigned from) {
 }
 
 struct Matrices { const uint16_t *row; uint32_t *to; };
-NEVER_INLINE static void ldmatrix(uint32_t r[4], const void *row, bool turned) {
+NEVER_INLINE static void ldmatrix(uint32_t r[4], const void *row, bool transposed) {
     in_shared(row, 16);
     Matrices lane = {(const uint16_t *)row, r};
     if (warp_lanes() != WARP_SIZE) stop("ldmatrix needs a whole warp");
-    warp_meet(turned ? LDMATRIX_TRANS : LDMATRIX, CALL_SITE, &lane, [turned](void **given) {
+    warp_meet(transposed ? LDMATRIX_TRANS : LDMATRIX, CALL_SITE, &lane, [transposed](void **given) {
         for (int l = 0; l < WARP_SIZE; l++) {
             for (int i = 0; i < 4; i++) {
                 int g = l / 4, t = l % 4 * 2;
-                uint32_t low = turned ? ((Matrices *)given[i * 8 + t])->row[g] : ((Matrices *)given[i * 8 + g])->row[t];
-                uint32_t high = turned ? ((Matrices *)given[i * 8 + t + 1])->row[g] : ((Matrices *)given[i * 8 + g])->row[t + 1];
+                uint32_t low = transposed ? ((Matrices *)given[i * 8 + t])->row[g] : ((Matrices *)given[i * 8 + g])->row[t];
+                uint32_t high = transposed ? ((Matrices *)given[i * 8 + t + 1])->row[g] : ((Matrices *)given[i * 8 + g])->row[t + 1];
                 ((Matrices *)given[l])->to[i] = low | high << 16;
             }
         }
@@ -477,7 +477,7 @@ inline void cp_async_16(void *to, const void *from, bool valid) {
     emulator::current->copies.push_back({to, from, valid, emulator::current->committed});
 }
 inline void cp_async_commit() { emulator::current->committed++; }
-template <int PENDING> inline void cp_async_wait() {
+template <int PENDING> inline void cp_async_wait_group() {
     std::vector<emulator::Copy> &copies = emulator::current->copies;
     size_t left = 0;
     for (size_t i = 0; i < copies.size(); i++) {

@@ -870,12 +870,21 @@ static const LinearCase linear_cases[] = {
     {33, 72, {40, 24}, {4, 12}, 2, 0.1f, true, false}, {3, 72, {40, 24}, {12, 4}, 2, 0, true, false}};
 static const int head_shapes[][3] = {{1, 1, 8}, {4, 1, 12}, {6, 3, 32}, {2, 1, 48}, {8, 2, 64}, {4, 4, 80}, {8, 1, 96}, {2, 1, 128}};
 
-/* "quick": for the mutation test, which runs this some hundred times. The cases that meet every line of the kernels once, no finite differences, and the first failure ends it. */
-int main(int argc, char **argv) {
-    bool quick = stop_at_failure = argc > 1 && !strcmp(argv[1], "quick");
-    backend_ready();
+/* A case of the mutation test, which runs each several times: the numbers are the same every time. */
+#ifdef MUTATED
+#define CASE(call) \
+    do { \
+        uint32_t random = random_state; \
+        for (mutants::case_begin(); mutants::case_again(); ) { random_state = random; call; } \
+    } while (0)
+#else
+#define CASE(call) call
+#endif
+
+/* quick: for the mutation test. The cases that meet every line of the kernels once, no finite differences. */
+static void test_all(bool quick) {
 #ifdef LORA_CUDA
-    test_shuffled_product();
+    CASE(test_shuffled_product());
 #endif
 #ifdef EMULATED
     if (!quick) test_offences();
@@ -884,36 +893,59 @@ int main(int argc, char **argv) {
 #ifndef LORA_CUDA
     for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) test_few_rows((DType)d);
 #endif
-    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) test_embedding((DType)d);
+    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) CASE(test_embedding((DType)d));
     int sizes[][2] = {{1, 3}, {1, 37}, {13, 64}, {97, 53}, {3, 1000}, {2, 4096}};
-    for (int i = quick ? 3 : 0; i < 6; i++) { test_rmsnorm(sizes[i][0], sizes[i][1]); test_swiglu(sizes[i][0], sizes[i][1]); }
+    for (int i = quick ? 3 : 0; i < 6; i++) {
+        CASE(test_rmsnorm(sizes[i][0], sizes[i][1]));
+        CASE(test_swiglu(sizes[i][0], sizes[i][1]));
+    }
     for (int d = quick ? DTYPE_BF16 : DTYPE_F32; d <= DTYPE_BF16; d++) {
         DType dtype = (DType)d;
-        for (size_t i = 0; i < sizeof linear_cases / sizeof *linear_cases; i++) if (!quick || linear_cases[i].quick) test_linear(linear_cases[i], dtype);
-        test_head(1, 5, 2, dtype, 0, false, 1);
-        test_head(97, 37, 131, dtype, 1, false, 1);
-        test_head(97, 37, 131, dtype, 1, true, 1);
+        for (size_t i = 0; i < sizeof linear_cases / sizeof *linear_cases; i++)
+            if (!quick || linear_cases[i].quick) CASE(test_linear(linear_cases[i], dtype));
+        CASE(test_head(1, 5, 2, dtype, 0, false, 1));
+        CASE(test_head(97, 37, 131, dtype, 1, false, 1));
+        CASE(test_head(97, 37, 131, dtype, 1, true, 1));
         if (!quick) test_head(13, 64, 1001, dtype, 0, true, 30);
-        test_head(9, 16, 300, dtype, 2, false, 1);
+        CASE(test_head(9, 16, 300, dtype, 2, false, 1));
     }
     /* CPU: more rows than one chunk of logits, sums over more than one block. CUDA: 8 does not divide V */
     if (!quick) test_head(300, 24, 70001, DTYPE_BF16, 1, false, 4);
     for (size_t i = 0; i < sizeof head_shapes / sizeof *head_shapes; i++) {
         int H = head_shapes[i][0], KV = head_shapes[i][1], D = head_shapes[i][2];
-        AttentionCase one = {{1}, 1, H, KV, D, 1}, mixed = {{1, 17, 2, 33}, 4, H, KV, D, 1}, longer = {{131, 64}, 2, H, KV, D, 1};
+        AttentionCase one = {{1}, 1, H, KV, D, 1}, mixed = {{1, 17, 2, 33}, 4, H, KV, D, 1};
+        AttentionCase longer = {{131, 64}, 2, H, KV, D, 1};
         if (quick && D != 8 && D != 12 && D != 48) continue;
-        test_attention(one);
-        test_attention(mixed);
-        test_attention(longer);
-        test_decode(H, KV, D, 0, 1, 3, 1);
-        test_decode(H, KV, D, 37, 130, 3, 1);
+        CASE(test_attention(one));
+        CASE(test_attention(mixed));
+        CASE(test_attention(longer));
+        CASE(test_decode(H, KV, D, 0, 1, 3, 1));
+        CASE(test_decode(H, KV, D, 37, 130, 3, 1));
     }
-    test_decode(4, 2, 64, 70, 69, 3, 6);
-    test_decode(2, 1, 64, 0, 0, 0, 1);                 /* a full cache: a key read past the length lies outside of the allocation */
+    CASE(test_decode(4, 2, 64, 70, 69, 3, 6));
+    CASE(test_decode(2, 1, 64, 0, 0, 0, 1));           /* a full cache: a key past the length is outside of the allocation */
     AttentionCase sharp = {{70}, 1, 2, 1, 64, 6};      /* scores of hundreds: the softmax is nearly one-hot */
     if (!quick) test_attention(sharp);
-    test_extremes();
-    test_optimizer();
+    CASE(test_extremes());
+    CASE(test_optimizer());
     if (!quick) test_orders();
+}
+
+#ifdef MUTATED
+static void all(void) { test_all(true); }
+static void new_card(void) {
+    device.open = false;
+    backend_ready();
+}
+int main(void) {
+    mutants::count = MUTANT_SITES;
+    stop_at_failure = true;
+    return mutants::run(all, new_card);
+}
+#else
+int main(void) {
+    backend_ready();
+    test_all(false);
     return finish();
 }
+#endif
