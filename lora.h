@@ -614,6 +614,20 @@ double metric_value(const LogRecord *r, const Metric *m);
 /* A record's metrics for the terminal: "loss 2.5712  grad_norm 1.204  lr 2.00e-04  accuracy 0.512  entropy 2.613". */
 void log_record_text(Text *t, const LogRecord *r);
 
+/* What a run learns from its slots. The loop knows nothing else of it: another objective is another one of these, with
+   rows of log_metric for what it measures. */
+typedef struct Objective {
+    const char *name;
+    /* What a slot adds to the divisor of its step's loss, which must be known before the step's first gradient. */
+    int64_t (*weight)(const Dataset *d, size_t slot);
+    /* After model_forward: the losses of a batch; `trained`, not NULL: also w->d_normed for model_backward, the
+       gradient of dloss * (sum of the losses). */
+    LossStats (*loss)(const Model *m, const Adapter *trained, Workspace *w, const Batch *b, float dloss);
+    /* Adds a micro-batch's metrics, those that are means OVER_MICRO_BATCHES, to a record that sums them. */
+    void (*measure)(LogRecord *sums, const LossStats *s);
+} Objective;
+extern const Objective objective_tokens;    /* cross-entropy of the labelled tokens: all of a step count alike */
+
 /* What the loop tells the program; any may be NULL. */
 typedef struct TrainHooks {
     void *user;
@@ -3323,65 +3337,7 @@ static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Err
     return true;
 }
 
-/* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
-static bool evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
-                     const TrainHooks *hooks, bool *stopped, EvalResult *result, Error *err) {
-    DropoutKey none = {0, 0, 0, 0};
-    LossStats sum = {0, 0, 0, 0};
-    double perplexities = 0, batches = 0;
-    memset(result, 0, sizeof *result);
-    LogRecord *r = &result->record;
-    r->eval = true;
-    if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
-    int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);
-    for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
-    for (size_t begin = 0; begin < d->slots; begin += (size_t)batch_size) {
-        int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
-        if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) {
-            free(slots);
-            return true;
-        }
-        batch_build(b, d, slots + begin, count);
-        model_forward(m, a, w, b, none);
-        LossStats s = model_loss(m, NULL, w, b, 0);
-        if (!isfinite(s.loss_sum)) {
-            char where[256];
-            model_explain_nonfinite(m, a, w, b, none, where, sizeof where);
-            free(slots);
-            return fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
-        }
-        double of = s.tokens ? (double)s.tokens : 1;
-        r->loss += s.loss_sum / of * count / (double)d->slots;
-        r->mean_token_accuracy += (double)s.correct / of;
-        r->entropy += s.entropy_sum / of;
-        batches++;
-        for (int i = 0, k = 0; i < b->S; i++) {                               /* row by row: an example's own mean */
-            double loss = 0;
-            int64_t tokens = 0;
-            for (; k < b->M && b->labelled[k] < b->cu_seqlens[i + 1]; k++, tokens++)
-                loss += (double)(float)b->row_loss[k].loss;
-            if (tokens) { perplexities += exp(loss / (double)tokens); result->examples++; }
-        }
-        sum.loss_sum += s.loss_sum; sum.entropy_sum += s.entropy_sum; sum.tokens += s.tokens; sum.correct += s.correct;
-    }
-    free(slots);
-    double n = sum.tokens ? (double)sum.tokens : 1;
-    r->mean_token_accuracy /= fmax(batches, 1);
-    r->entropy /= fmax(batches, 1);
-    r->token_loss = sum.loss_sum / n;
-    r->token_accuracy = (double)sum.correct / n;
-    r->token_entropy = sum.entropy_sum / n;
-    r->perplexity = fmin(exp(r->token_loss), DBL_MAX);                        /* JSON knows no infinity */
-    r->mean_example_perplexity = result->examples ? fmin(perplexities / (double)result->examples, DBL_MAX) : 1;
-    result->tokens = sum.tokens;
-    return true;
-}
-bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
-                    EvalResult *result, Error *err) {
-    return evaluate(m, a, w, d, b, batch_size, NULL, NULL, result, err);
-}
-
-/* ---- the log: one JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's log_history ---------------- */
+/* ---- metrics: rows of a table ---------------------------------------------------------------------------------- */
 
 #define METRIC(name, field) #name, offsetof(LogRecord, field)
 const Metric log_metric[LOG_METRICS] = {
@@ -3416,6 +3372,94 @@ const Metric *metric_find(const char *name) {
 }
 static double *metric_of(LogRecord *r, const Metric *m) { return (double *)((char *)r + m->at); }
 double metric_value(const LogRecord *r, const Metric *m) { return *(const double *)((const char *)r + m->at); }
+
+/* ---- what is learned ------------------------------------------------------------------------------------------- */
+
+static void tokens_measure(LogRecord *sums, const LossStats *s) {
+    if (!s->tokens) return;
+    sums->mean_token_accuracy += (double)s->correct / (double)s->tokens;
+    sums->entropy += s->entropy_sum / (double)s->tokens;
+}
+const Objective objective_tokens = {"tokens", slot_labelled, model_loss, tokens_measure};
+
+/* ---- evaluation ------------------------------------------------------------------------------------------------ */
+
+/* What an evaluation adds up over its batches, beside its record: sums over tokens, and over examples of exp of an
+   example's own mean loss. */
+typedef struct EvalSums { LossStats tokens; double perplexities, batches; } EvalSums;
+
+/* A batch of `count` of the data set's slots joins the sums. */
+static void evaluate_add(EvalResult *result, EvalSums *sums, const Objective *objective, const Batch *b, LossStats s,
+                         int count, size_t slots) {
+    LogRecord *r = &result->record;
+    r->loss += s.loss_sum / (s.tokens ? (double)s.tokens : 1) * count / (double)slots;
+    objective->measure(r, &s);
+    sums->batches++;
+    sums->tokens.loss_sum += s.loss_sum;
+    sums->tokens.entropy_sum += s.entropy_sum;
+    sums->tokens.tokens += s.tokens;
+    sums->tokens.correct += s.correct;
+    for (int i = 0, k = 0; i < b->S; i++) {                                   /* k: labelled rows, one after another */
+        double loss = 0;
+        int64_t tokens = 0;
+        for (; k < b->M && b->labelled[k] < b->cu_seqlens[i + 1]; k++, tokens++)
+            loss += (double)(float)b->row_loss[k].loss;
+        if (!tokens) continue;
+        sums->perplexities += exp(loss / (double)tokens);
+        result->examples++;
+    }
+}
+static void evaluate_mean(EvalResult *result, const EvalSums *sums) {
+    LogRecord *r = &result->record;
+    const LossStats *s = &sums->tokens;
+    double n = s->tokens ? (double)s->tokens : 1, batches = fmax(sums->batches, 1), examples = (double)result->examples;
+    for (int i = 0; i < LOG_METRICS; i++)
+        if (log_metric[i].mean == OVER_MICRO_BATCHES) *metric_of(r, &log_metric[i]) /= batches;
+    r->token_loss = s->loss_sum / n;
+    r->token_accuracy = (double)s->correct / n;
+    r->token_entropy = s->entropy_sum / n;
+    r->perplexity = fmin(exp(r->token_loss), DBL_MAX);                        /* JSON knows no infinity */
+    r->mean_example_perplexity = result->examples ? fmin(sums->perplexities / examples, DBL_MAX) : 1;
+    result->tokens = s->tokens;
+}
+
+/* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
+static bool evaluate(const Model *m, const Adapter *a, Workspace *w, const Objective *objective, const Dataset *d,
+                     Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped, EvalResult *result, Error *err) {
+    const DropoutKey none = {0, 0, 0, 0};
+    EvalSums sums;
+    memset(&sums, 0, sizeof sums);
+    memset(result, 0, sizeof *result);
+    result->record.eval = true;
+    if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
+    bool ok = true;
+    int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);         /* in the order of the file */
+    for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
+    for (size_t begin = 0; begin < d->slots && ok; begin += (size_t)batch_size) {
+        int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
+        if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) break;
+        batch_build(b, d, slots + begin, count);
+        model_forward(m, a, w, b, none);
+        LossStats s = objective->loss(m, NULL, w, b, 0);
+        if (!isfinite(s.loss_sum)) {
+            char where[256];
+            model_explain_nonfinite(m, a, w, b, none, where, sizeof where);
+            ok = fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
+        }
+        evaluate_add(result, &sums, objective, b, s, count, d->slots);
+    }
+    free(slots);
+    evaluate_mean(result, &sums);
+    return ok;
+}
+bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
+                    EvalResult *result, Error *err) {
+    return evaluate(m, a, w, &objective_tokens, d, b, batch_size, NULL, NULL, result, err);
+}
+
+/* ---- the log -----------------------------------------------------------------------------------------------------
+   One JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's
+   log_history. */
 
 static void log_record_json(Text *t, const LogRecord *r) {
     char name[64];
@@ -3467,6 +3511,7 @@ static Best history_best(const LogRecord *history, const TrainOptions *o) {
 typedef struct Run {
     TrainOptions *o;                        /* the run's own copy: --fit changes it */
     const TrainHooks *hooks;
+    const Objective *objective;
     const Model *model;                     /* own, opened here; or a sweep's, which stays open */
     Model own;
     Adapter adapter;
@@ -3630,7 +3675,8 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     double start = seconds_now();
     run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
     bool stopped = false;
-    if (!evaluate(run->model, &run->adapter, &run->work, &run->eval, &run->batch, run->o->per_device_eval_batch_size, run->hooks,
+    if (!evaluate(run->model, &run->adapter, &run->work, run->objective, &run->eval, &run->batch,
+                  run->o->per_device_eval_batch_size, run->hooks,
                   &stopped, &e, err))
         return false;
     if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
@@ -3661,67 +3707,48 @@ static double model_flops(const Model *m, const Adapter *a, const Batch *b) {
            7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
 }
 
-/* The gradient of slots [begin, end) of the epoch's order, `size` at a time, and their sums for the log: loss is the mean over their labelled tokens (NaN as soon as one is not finite), accuracy and entropy are sums
-   over micro-batches. */
+/* The gradient of one optimizer step: slots [begin, end) of run->order, `size` of them a micro-batch, into a->grad. The
+   step's loss is sum of losses / sum of weights over all its micro-batches, so that how they are cut changes nothing.
+   *r: loss (NaN as soon as one is not finite), the gradient's norm, tokens, metrics summed over micro-batches. */
 static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
+    const Objective *objective = run->objective;
     const Model *m = run->model;
     Adapter *a = &run->adapter;
     Workspace *w = &run->work;
     Batch *b = &run->batch;
-    int64_t labelled = 0;
-    /* The divisor of the whole step must be known before its first gradient. */
-    for (int64_t i = begin; i < end; i++) labelled += slot_labelled(&run->train, (size_t)run->order[i]);
-    float dloss = labelled ? 1.0f / (float)labelled : 0;
+    int64_t weight = 0;
     double loss = 0;
+    for (int64_t i = begin; i < end; i++) weight += objective->weight(&run->train, (size_t)run->order[i]);
+    float dloss = weight ? 1.0f / (float)weight : 0;
     memset(r, 0, sizeof *r);
     run->step_padded = 0;
     adapter_zero_grad(a);
     for (int64_t first = begin; first < end; first += size, key.micro_batch++) {
-        batch_build(b, &run->train, run->order + first, (int)(first + size < end ? size : end - first));
-        model_forward(m, a, w, b, key);
-        LossStats s = model_loss(m, a, w, b, dloss);
-        model_backward(m, a, w, b, key);
+        int slots = (int)(first + size < end ? size : end - first);
+        batch_build(b, &run->train, run->order + first, slots);               /* N tokens of S sequences, M labelled */
+        model_forward(m, a, w, b, key);                                       /* w->normed [N,C] */
+        LossStats s = objective->loss(m, a, w, b, dloss);                     /* w->d_normed [N,C] */
+        model_backward(m, a, w, b, key);                                      /* a->grad [param_count] += */
         r->num_tokens += b->N;
         run->flops += model_flops(m, a, b);
         run->step_padded += padded_tokens(run, b);
         if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
         loss += s.loss_sum;
-        r->mean_token_accuracy += s.tokens ? (double)s.correct / (double)s.tokens : 0;
-        r->entropy += s.tokens ? s.entropy_sum / (double)s.tokens : 0;
+        objective->measure(r, &s);
     }
-    r->loss = labelled ? loss / (double)labelled : 0;
+    r->loss = weight ? loss / (double)weight : 0;
     r->grad_norm = global_norm(a->grad, a->param_count) / (double)a->loss_scale;
 }
 
-/* Something of slots [begin, end) was not finite: finds the first of them that alone is so (NULL r: none is, only all together), names layer and tensor, and writes the slots as a data file beside the adapter that met
-   them, OUTPUT/nonfinite-STEP, which can be trained on as it is. */
-static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, DropoutKey key, Error *err) {
-    const Dataset *d = &run->train;
-    const Adapter *a = &run->adapter;
-    LogRecord r;
-    char where[512] = "no example alone", parameter[160], name[64], folder[PATH_MAX];
-    const char *what = "gradient";
-    for (int64_t i = begin; i < end; i++) {
-        slots_gradient(run, i, i + 1, 1, key, &r);
-        if (isfinite(r.loss) && isfinite(r.grad_norm)) continue;
-        if (!isfinite(r.loss)) {
-            what = "loss";
-            model_explain_nonfinite(run->model, a, &run->work, &run->batch, key, where, sizeof where);
-        } else {
-            float *grad = (float *)must_alloc(a->param_count * sizeof(float));
-            backend_download(grad, a->grad, a->param_count * sizeof(float));
-            int64_t bad = first_nonfinite(grad, DTYPE_F32, a->param_count);
-            free(grad);
-            adapter_parameter_name(a, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
-            snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter, (long long)run->batch.row[0]);
-        }
-        break;
-    }
-    snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
-    path_in(folder, sizeof folder, run->o->output, name);
+/* Writes slots [begin, end) of run->order, and the adapter that met them, as OUTPUT/nonfinite-STEP: `folder`, whose
+   batch.jsonl can be trained on as it is. */
+static bool nonfinite_write(const Run *run, int64_t begin, int64_t end, char folder[PATH_MAX], Error *err) {
+    char name[64];
     Text t = TEXT_EMPTY;
+    snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
+    path_in(folder, PATH_MAX, run->o->output, name);
     for (int64_t i = begin; i < end; i++) {
-        for (SlotIterator e = slot_begin(d, (size_t)run->order[i]); slot_next(&e);) {
+        for (SlotIterator e = slot_begin(&run->train, (size_t)run->order[i]); slot_next(&e);) {
             json_object(&t, NULL, JSON_LINE);
             for (int part = 0; part < 2; part++) {
                 json_list(&t, part ? "labels" : "input_ids", JSON_LINE);
@@ -3732,35 +3759,65 @@ static bool explain_nonfinite(Run *run, int64_t begin, int64_t end, DropoutKey k
             text_string(&t, "\n");
         }
     }
-    bool written = run->skipped < 3 && adapter_save(a, folder, err) && text_write(&t, folder, "batch.jsonl", err);   /* of a run that skips, the first three are enough */
+    bool ok = adapter_save(&run->adapter, folder, err) && text_write(&t, folder, "batch.jsonl", err);
     text_free(&t);
-    fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what, (long long)run->step + 1, where, written ? folder : "that row", written ? ": the batch and the adapter as they were" : "");
-    return false;
+    return ok;
+}
+
+/* Something of slots [begin, end) was not finite: finds the first of them that alone is so (there may be none, only all
+   together), and says in err which tensor of which layer, and where the batch is to be found. */
+static void explain_nonfinite(Run *run, int64_t begin, int64_t end, DropoutKey key, Error *err) {
+    const Adapter *a = &run->adapter;
+    char where[512] = "no example alone", parameter[160], folder[PATH_MAX];
+    const char *what = "gradient";
+    LogRecord r;
+    r.loss = r.grad_norm = 0;
+    for (int64_t i = begin; i < end && isfinite(r.loss) && isfinite(r.grad_norm); i++)
+        slots_gradient(run, i, i + 1, 1, key, &r);
+    if (!isfinite(r.loss)) {
+        what = "loss";
+        model_explain_nonfinite(run->model, a, &run->work, &run->batch, key, where, sizeof where);
+    } else if (!isfinite(r.grad_norm)) {
+        float *grad = (float *)must_alloc(a->param_count * sizeof(float));
+        backend_download(grad, a->grad, a->param_count * sizeof(float));
+        int64_t bad = first_nonfinite(grad, DTYPE_F32, a->param_count);
+        free(grad);
+        adapter_parameter_name(a, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
+        snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter,
+                 (long long)run->batch.row[0]);
+    }
+    /* of a run that skips, the first three are enough */
+    bool written = run->skipped < 3 && nonfinite_write(run, begin, end, folder, err);
+    fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what,
+         (long long)run->step + 1, where, written ? folder : "that row",
+         written ? ": the batch and the adapter as they were" : "");
 }
 
 static const float LOSS_SCALE_MAX = 0x1p40f;
 
-/* One optimizer step over slots [begin, end). With --on-nonfinite skip a step that is not finite changes nothing, and its loss is NaN. */
+/* One optimizer step over slots [begin, end) of run->order. With --on-nonfinite skip a step that is not finite changes
+   nothing, and its loss is NaN. */
 static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
     const TrainOptions *o = run->o;
     Adapter *a = &run->adapter;
+    int64_t size = o->per_device_train_batch_size;
+    double factor = schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
     DropoutKey key = {a->config.lora_dropout, (uint64_t)o->seed, (uint32_t)run->step, 0};
-    slots_gradient(run, begin, end, o->per_device_train_batch_size, key, r);
+    slots_gradient(run, begin, end, size, key, r);
     run->padded += run->step_padded;
-    while (isfinite(r->loss) && !isfinite(r->grad_norm) && a->loss_scale > 1) {   /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
+    /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
+    while (isfinite(r->loss) && !isfinite(r->grad_norm) && a->loss_scale > 1) {
         a->loss_scale /= 2;
         a->scale_age = 0;
-        slots_gradient(run, begin, end, o->per_device_train_batch_size, key, r);
+        slots_gradient(run, begin, end, size, key, r);
     }
-    r->learning_rate = o->learning_rate * schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
+    r->learning_rate = o->learning_rate * factor;
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
-        int64_t tokens = r->num_tokens;
         explain_nonfinite(run, begin, end, key, err);
         if (o->on_nonfinite == NONFINITE_STOP) return false;
         run->skipped++;
         run_warn(run, "step left out: %s", err->text);
         r->loss = NAN;
-        r->num_tokens = tokens;
         return true;
     }
     double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
@@ -3769,7 +3826,10 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
                  (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon,
                  (float)o->weight_decay, a->adam_step);
     adapter_changed(a);
-    if (LORA_LOSS_SCALE > 1 && ++a->scale_age == 2000) { a->loss_scale = fminf(a->loss_scale * 2, LOSS_SCALE_MAX); a->scale_age = 0; }      /* growth as torch.amp.GradScaler has it */
+    if (LORA_LOSS_SCALE > 1 && ++a->scale_age == 2000) {                      /* as torch.amp.GradScaler grows */
+        a->loss_scale = fminf(a->loss_scale * 2, LOSS_SCALE_MAX);
+        a->scale_age = 0;
+    }
     return true;
 }
 
@@ -4646,6 +4706,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.o = &own;
     o = &own;
     run.hooks = hooks;
+    run.objective = &objective_tokens;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;

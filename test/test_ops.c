@@ -96,8 +96,8 @@ static double x_bound(int length, int roundings) { return bound(length) + roundi
 /* ---- 1. finite differences -> reference ------------------------------------------------------------------------------------------------------------
    L = sum weight_i * out_i.  Four points, h^4: (L(-2h) - 8 L(-h) + 8 L(h) - L(2h)) / 12h */
 
-typedef double (*Objective)(void *context);
-static double difference(double *x, double h, Objective f, void *context) {
+typedef double (*Scalar)(void *context);
+static double difference(double *x, double h, Scalar f, void *context) {
     double keep = *x, sum = 0;
     static const double at[4] = {-2, -1, 1, 2}, factor[4] = {1, -8, 8, -1};
     for (int i = 0; i < 4; i++) { *x = keep + at[i] * h; sum += factor[i] * f(context); }
@@ -105,7 +105,7 @@ static double difference(double *x, double h, Objective f, void *context) {
     return sum / (12 * h);
 }
 /* Adapter parameters are floats; steps that are powers of two keep the stencil exact enough, and L is linear in each of them. */
-static double difference_float(float *x, Objective f, void *context) {
+static double difference_float(float *x, Scalar f, void *context) {
     float keep = *x, plus = keep + 0.0625f, minus = keep - 0.0625f;
     *x = plus;
     double high = f(context);
@@ -114,7 +114,8 @@ static double difference_float(float *x, Objective f, void *context) {
     *x = keep;
     return (high - low) / ((double)plus - (double)minus);
 }
-static void compare_gradient(const char *what, double *x, size_t count, const double *gradient, Objective f, void *context) {
+static void compare_gradient(const char *what, double *x, size_t count, const double *gradient, Scalar f,
+                             void *context) {
     double worst = 0, scale = 0;
     for (size_t i = 0; i < count; i++) {
         double g = difference(&x[i], 1e-3, f, context);
