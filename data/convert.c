@@ -4,8 +4,10 @@
      data/convert dstc11 logs.json labels.json --output dialogues.jsonl --split eval=0.1
      data/convert --help
 
-   Contents: settings and errors, text, a conversation and how it is written, reading rows, one function per format, choosing, writing, command line.
-   --split and --sample follow from the content of a row and --seed, not from its place. Crowd and forum dialogues lose white space around their turns; all other text stays byte for byte.
+   Contents: settings and errors, text, a conversation and how it is written, reading rows, one function per format,
+   choosing, writing, command line.
+   --split and --sample follow from the content of a row and --seed, not from its place. Crowd and forum dialogues
+   lose white space around their turns; all other text stays byte for byte.
    Texts live until the program ends: it takes a few times the memory of its input. */
 #define TOKENIZER_IMPLEMENTATION
 #include "tokenizer.h"
@@ -19,7 +21,7 @@
 #define STB_DS_IMPLEMENTATION
 #include <stb/stb_ds.h>
 
-/* ---- settings and errors ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- settings and errors ----------------------------------------------------------------------------------------- */
 
 static struct {
     const char *output, *shape, *system, *split, **against /* stb_ds */;
@@ -30,7 +32,8 @@ static struct {
 static char **temporaries;                  /* stb_ds; half-written files, removed whatever way the program ends */
 static void remove_temporaries(void) { for (ptrdiff_t i = 0; i < arrlen(temporaries); i++) unlink(temporaries[i]); }
 
-static void one_line(char *s) { for (; *s; s++) if ((unsigned char)*s < ' ' || *s == 127) *s = '?'; }      /* a message may quote anything */
+/* a message may quote anything */
+static void one_line(char *s) { for (; *s; s++) if ((unsigned char)*s < ' ' || *s == 127) *s = '?'; }
 __attribute__((format(printf, 2, 3), noreturn)) static void die(int status, const char *format, ...) {
     char text[2048];
     va_list args;
@@ -42,7 +45,7 @@ __attribute__((format(printf, 2, 3), noreturn)) static void die(int status, cons
     exit(status);
 }
 
-/* ---- text --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------------------------------- */
 
 typedef struct Str { const char *s; size_t n; } Str;         /* may hold NUL bytes; s NULL: none */
 static char **texts;                                         /* stb_ds; owns every text that is not in the input */
@@ -72,7 +75,8 @@ static Str trim(Str t) {
 
 static void put_json(Text *out, Str t) { text_json_dumps(out, t.s, t.n); }
 
-/* What two prompts share that count as the same: small letters (Latin, Greek, Cyrillic), one space for white space, and no "User:" and "Assistant:" at the start
+/* What two prompts share that count as the same: small letters (Latin, Greek, Cyrillic), one space for white space,
+   and no "User:" and "Assistant:" at the start
    of a line, so that both shapes of a conversation agree. "User:  Hello\tTHERE \n" -> "hello there". */
 static Str normalised(Str t) {
     static const char *const labels[] = {"User:", "Assistant:"};
@@ -88,8 +92,13 @@ static Str normalised(Str t) {
         if (i == t.n) break;
         i += (size_t)utf8_next(t.s + i, &c);
         line = c == '\n';
-        if (!c || c == ' ' || (c >= '\t' && c <= '\r') || c == 0xA0 || c == 0x3000 || (c >= 0x2000 && c <= 0x200A)) { gap = true; continue; }
-        if ((c >= 'A' && c <= 'Z') || (c >= 0xC0 && c <= 0xDE && c != 0xD7) || (c >= 0x391 && c <= 0x3A9) || (c >= 0x410 && c <= 0x42F)) c += 32;
+        if (!c || c == ' ' || (c >= '\t' && c <= '\r') || c == 0xA0 || c == 0x3000 || (c >= 0x2000 && c <= 0x200A)) {
+            gap = true;
+            continue;
+        }
+        if ((c >= 'A' && c <= 'Z') || (c >= 0xC0 && c <= 0xDE && c != 0xD7) || (c >= 0x391 && c <= 0x3A9) ||
+            (c >= 0x410 && c <= 0x42F))
+            c += 32;
         else if (c >= 0x400 && c <= 0x40F) c += 80;
         if (gap && out.length) put_char(&out, ' ');
         gap = false;
@@ -98,7 +107,8 @@ static Str normalised(Str t) {
     return take(&out);
 }
 
-/* A number for a text: FNV-1a, then stirred so that neighbouring texts and seeds have nothing in common. The only random numbers here. */
+/* A number for a text: FNV-1a, then stirred so that neighbouring texts and seeds have nothing in common. The only
+   random numbers here. */
 static uint64_t hash(uint64_t seed, Str t) {
     uint64_t h = 0xCBF29CE484222325u ^ seed * 0x9E3779B97F4A7C15u;
     for (size_t i = 0; i < t.n; i++) h = (h ^ (unsigned char)t.s[i]) * 0x100000001B3u;
@@ -107,12 +117,14 @@ static uint64_t hash(uint64_t seed, Str t) {
     return h ^ h >> 31;
 }
 
-/* ---- a conversation and how it is written --------------------------------------------------------------------------------------------------------- */
+/* ---- a conversation and how it is written ------------------------------------------------------------------------ */
 
 typedef enum { SYSTEM, USER, ASSISTANT, TOOL } Role;
-static const char *const role_name[] = {"system", "user", "assistant", "tool"}, *const role_label[] = {"", "User: ", "Assistant: ", "Tool: "};
+static const char *const role_name[] = {"system", "user", "assistant", "tool"},
+                         *const role_label[] = {"", "User: ", "Assistant: ", "Tool: "};
 typedef struct Turn { Role role; Str text; } Turn;
-typedef struct Example { Str line; uint64_t group, draw; int part; } Example;      /* draw: its lot for --sample; a group goes into one part of --split */
+/* draw: its lot for --sample; a group goes into one part of --split */
+typedef struct Example { Str line; uint64_t group, draw; int part; } Example;
 typedef struct Piece { double index; int speaker /* -1: not given */; Str text; } Piece;
 typedef struct Pieces { Piece *piece; size_t row; Str emotion; } Pieces;
 
@@ -134,7 +146,8 @@ struct Converter {
                                                several are right */
     size_t untold;                          /* tags that are in no row: --labels writes them */
     Example *examples;                      /* stb_ds */
-    struct { char *key; char value; } *seen;           /* normalised prompts, owned by texts; 1: of this run, 2: of a --dedup-against file */
+    /* normalised prompts, owned by texts; 1: of this run, 2: of a --dedup-against file */
+    struct { char *key; char value; } *seen;
     struct { char *key; ptrdiff_t value; } *index;     /* empathetic: conv_id -> conversations[] */
     Pieces *conversations;
 };
@@ -142,7 +155,8 @@ struct Converter {
 static void say(Turn **turns, Role role, Str text) { arrput(*turns, ((Turn){role, text})); }
 /* Who writes several messages in a row has one turn: chat templates alternate. */
 static void say_joined(Turn **turns, Role role, Str text) {
-    if (arrlen(*turns) && arrlast(*turns).role == role) arrlast(*turns).text = join(arrlast(*turns).text, "\n", trim(text));
+    if (arrlen(*turns) && arrlast(*turns).role == role)
+        arrlast(*turns).text = join(arrlast(*turns).text, "\n", trim(text));
     else say(turns, role, trim(text));
 }
 static void put_system(Turn **turns) {      /* --system: before a system text of the row's own, not instead of it */
@@ -230,7 +244,8 @@ static uint64_t group_of(const Turn *t, size_t n) {
     return hash(o.seed, normalised(t[i].text));
 }
 
-/* c->turns becomes one example, or with --each-reply one for every answer. An answer to nothing at the start and a question without answer at the end teach nothing and are left out.
+/* c->turns becomes one example, or with --each-reply one for every answer. An answer to nothing at the start and a
+   question without answer at the end teach nothing and are left out.
    group_by: what shares a part of --split; NULL: the first user turn. */
 static bool emit_grouped(Converter *c, const Str *group_by) {
     bool labels = c->format->dialogue && !o.labels;
@@ -259,11 +274,12 @@ static bool emit_grouped(Converter *c, const Str *group_by) {
 }
 static bool emit(Converter *c) { return emit_grouped(c, NULL); }
 
-/* ---- reading rows --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading rows ------------------------------------------------------------------------------------------------ */
 
 enum { REPORTED = 10 };                     /* so many malformed rows are shown */
 static void skip(Converter *c) {
-    if (o.strict) die(1, "%s; %s row %zu; correct it, or leave out --strict to skip such rows", c->err.text, c->path, c->row);
+    if (o.strict)
+        die(1, "%s; %s row %zu; correct it, or leave out --strict to skip such rows", c->err.text, c->path, c->row);
     one_line(c->err.text);
     if (c->skipped++ < REPORTED) fprintf(stderr, "skipped: %s row %zu: %s\n", c->path, c->row, c->err.text);
 }
@@ -297,7 +313,8 @@ static JsonDoc load_json(Converter *c, const char *path) {
     return doc;
 }
 
-/* One CSV record at *at (RFC 4180; a quote inside an unquoted field is an ordinary character) into cells, strings that point into *buffer. On failure *at moves to the next line. */
+/* One CSV record at *at (RFC 4180; a quote inside an unquoted field is an ordinary character) into cells, strings
+   that point into *buffer. On failure *at moves to the next line. */
 static bool csv_record(Converter *c, char **at, char *end, Json **cells, Text *buffer) {
     char *in = *at, *newline = memchr(in, '\n', (size_t)(end - in));
     bool ok = true, last = false;
@@ -306,20 +323,26 @@ static bool csv_record(Converter *c, char **at, char *end, Json **cells, Text *b
     while (ok && !last) {
         size_t begin = buffer->length;
         if (in < end && *in == '"') {
-            for (in++; in < end && (*in != '"' || (in + 1 < end && in[1] == '"')); in++) { in += *in == '"'; put_char(buffer, *in); }
+            for (in++; in < end && (*in != '"' || (in + 1 < end && in[1] == '"')); in++) {
+                in += *in == '"';
+                put_char(buffer, *in);
+            }
             if (in == end) ok = fail(&c->err, "a quoted field is never closed");
-            else if (++in < end && *in != ',' && *in != '\n' && *in != '\r') ok = fail(&c->err, "text after a closing quote");
+            else if (++in < end && *in != ',' && *in != '\n' && *in != '\r')
+                ok = fail(&c->err, "text after a closing quote");
         } else for (; in < end && *in != ',' && *in != '\n' && *in != '\r'; in++) put_char(buffer, *in);
         size_t n = buffer->length - begin;
         arrput(*cells, ((Json){.type = JSON_STRING, .count = (uint32_t)n}));
         if (ok && n > INT32_MAX) ok = fail(&c->err, "a field of more than 2 GB");
-        if (ok && n && utf8_invalid(buffer->at + begin, n) < n) ok = fail(&c->err, "invalid UTF-8 in field %td", arrlen(*cells));
+        if (ok && n && utf8_invalid(buffer->at + begin, n) < n)
+            ok = fail(&c->err, "invalid UTF-8 in field %td", arrlen(*cells));
         put_char(buffer, 0);
         last = in == end || *in != ',';
         if (in < end) in += *in == '\r' && in + 1 < end && in[1] == '\n' ? 2 : 1;
     }
     const char *s = buffer->at;
-    for (ptrdiff_t i = 0; i < arrlen(*cells); s += (*cells)[i++].count + 1) (*cells)[i].str = s;          /* only now: the buffer has moved while it grew */
+    /* only now: the buffer has moved while it grew */
+    for (ptrdiff_t i = 0; i < arrlen(*cells); s += (*cells)[i++].count + 1) (*cells)[i].str = s;
     *at = ok ? in : newline ? newline + 1 : end;
     return ok;
 }
@@ -327,11 +350,13 @@ static bool csv_record(Converter *c, char **at, char *end, Json **cells, Text *b
 static void each_record(Converter *c, char *s, char *end, RowFunction *f) {
     Json *header = NULL, *cells = NULL;
     Text names = TEXT_EMPTY, buffer = TEXT_EMPTY;
-    if (!csv_record(c, &s, end, &header, &names)) die(1, "%s; %s:1; the first record names the columns", c->err.text, c->path);
+    if (!csv_record(c, &s, end, &header, &names))
+        die(1, "%s; %s:1; the first record names the columns", c->err.text, c->path);
     while (s < end) {
         if (space(*s)) { s++; continue; }
         bool ok = csv_record(c, &s, end, &cells, &buffer);
-        if (ok && arrlen(cells) != arrlen(header)) ok = fail(&c->err, "%td fields, the header has %td", arrlen(cells), arrlen(header));
+        if (ok && arrlen(cells) != arrlen(header))
+            ok = fail(&c->err, "%td fields, the header has %td", arrlen(cells), arrlen(header));
         if (!ok) { c->row++; row_done(c, false); continue; }
         for (ptrdiff_t i = 0; i < arrlen(cells); i++) {
             cells[i].key = header[i].str, cells[i].key_count = header[i].count;
@@ -353,7 +378,8 @@ static void each_line(Converter *c, char *s, char *end, RowFunction *f) {
         json_free(&doc);
     }
 }
-/* [{...}, ...], {"data": [{...}, ...]}, one object, an object a line, or CSV: the first character tells, because many files of JSON lines are called .json. */
+/* [{...}, ...], {"data": [{...}, ...]}, one object, an object a line, or CSV: the first character tells, because many
+   files of JSON lines are called .json. */
 static void each_row(Converter *c, const char *path, RowFunction *f) {
     size_t bytes;
     char *text = load(c, path, &bytes), *s = text;
@@ -374,7 +400,8 @@ static void each_row(Converter *c, const char *path, RowFunction *f) {
 static bool text_of(Converter *c, const Json *row, const char *name, Str *out) {
     const Json *v = json_get(row, name);
     *out = v && v->type == JSON_STRING ? (Str){v->str, v->count} : (Str){NULL, 0};
-    return trim(*out).n || fail(&c->err, "\"%s\" is %s", name, json_is_null(v) ? "missing" : v->type != JSON_STRING ? "not a string" : "empty");
+    const char *what = json_is_null(v) ? "missing" : v->type != JSON_STRING ? "not a string" : "empty";
+    return trim(*out).n || fail(&c->err, "\"%s\" is %s", name, what);
 }
 /* The same where there need be none: out->n is 0 then. */
 static bool optional_text(Converter *c, const Json *row, const char *name, Str *out) {
@@ -389,19 +416,24 @@ static const Json *list_of(Converter *c, const Json *row, const char *name) {
     return NULL;
 }
 
-/* ---- the formats ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the formats ------------------------------------------------------------------------------------------------- */
 
 /* A list of {"role": "user", "content": "..."} or of ShareGPT's {"from": "human", "value": "..."}. */
 static bool messages_of(Converter *c, Turn **turns, const Json *list) {
-    static const struct { const char *name; Role role; } roles[] = {{"system", SYSTEM}, {"user", USER}, {"human", USER}, {"assistant", ASSISTANT}, {"gpt", ASSISTANT},
-        {"chatgpt", ASSISTANT}, {"bing", ASSISTANT}, {"bard", ASSISTANT}, {"model", ASSISTANT}, {"tool", TOOL}, {"observation", TOOL}};
+    static const struct {
+        const char *name;
+        Role role;
+    } roles[] = {{"system", SYSTEM},   {"user", USER},         {"human", USER},      {"assistant", ASSISTANT},
+                 {"gpt", ASSISTANT},   {"chatgpt", ASSISTANT}, {"bing", ASSISTANT},  {"bard", ASSISTANT},
+                 {"model", ASSISTANT}, {"tool", TOOL},         {"observation", TOOL}};
     size_t number = 0, k, known = sizeof roles / sizeof *roles;
     if (list->type != JSON_ARRAY) return fail(&c->err, "the messages are not a list");
     for (const Json *m = list->child; m; m = m->next) {
         bool sharegpt = json_get(m, "from") != NULL;
         Str role, text;
         number++;
-        if (!text_of(c, m, sharegpt ? "from" : "role", &role) || !text_of(c, m, sharegpt ? "value" : "content", &text)) return fail(&c->err, "message %zu: %s", number, c->err.text);
+        if (!text_of(c, m, sharegpt ? "from" : "role", &role) || !text_of(c, m, sharegpt ? "value" : "content", &text))
+            return fail(&c->err, "message %zu: %s", number, c->err.text);
         for (k = 0; k < known && !same(role, str(roles[k].name));) k++;
         if (k == known) return fail(&c->err, "message %zu: unknown role \"%.60s\"", number, role.s);
         say(turns, roles[k].role, text);
@@ -409,7 +441,8 @@ static bool messages_of(Converter *c, Turn **turns, const Json *list) {
     return true;
 }
 
-/* {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]} -> {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+/* {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]} -> {"messages": [{"role":
+   "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
    Rows that have "messages" already are accepted too: to split or sample them, or to find duplicates. */
 static bool sharegpt_row(Converter *c, const Json *row) {
     Str system;
@@ -419,11 +452,15 @@ static bool sharegpt_row(Converter *c, const Json *row) {
     return messages_of(c, &c->turns, list) && emit(c);
 }
 
-/* {"instruction": "Add.", "input": "2 3", "output": "5"} -> {"messages": [{"role": "user", "content": "Add.\n2 3"}, {"role": "assistant", "content": "5"}]}, joined as train_lora joins such a row.
-   {"id": "2fb7", "instruction": "翻譯成文言文：\n他大笑。", "output": "大笑。"} -> {"messages": [{"role": "user", "content": "翻譯成文言文：\n他大笑。"}, {"role": "assistant", "content": "大笑。"}]} */
+/* {"instruction": "Add.", "input": "2 3", "output": "5"} -> {"messages": [{"role": "user", "content": "Add.\n2 3"},
+   {"role": "assistant", "content": "5"}]}, joined as train_lora joins such a row.
+   {"id": "2fb7", "instruction": "翻譯成文言文：\n他大笑。", "output": "大笑。"} -> {"messages": [{"role": "user", "content":
+   "翻譯成文言文：\n他大笑。"}, {"role": "assistant", "content": "大笑。"}]} */
 static bool alpaca_row(Converter *c, const Json *row) {
     Str system, input, instruction, output;
-    if (!optional_text(c, row, "system", &system) || !optional_text(c, row, "input", &input) || !text_of(c, row, "instruction", &instruction) || !text_of(c, row, "output", &output)) return false;
+    if (!optional_text(c, row, "system", &system) || !optional_text(c, row, "input", &input) ||
+        !text_of(c, row, "instruction", &instruction) || !text_of(c, row, "output", &output))
+        return false;
     if (system.n) say(&c->turns, SYSTEM, system);
     say(&c->turns, USER, input.n ? join(instruction, "\n", input) : instruction);
     say(&c->turns, ASSISTANT, output);
@@ -431,13 +468,15 @@ static bool alpaca_row(Converter *c, const Json *row) {
 }
 
 /* {"question": "How many?", "answers": [{"text": "308", "answer_start": 34}]} of a paragraph
-   -> {"messages": [{"role": "user", "content": "The Panthers gave up 308 points ...\n\nQuestion: How many?"}, {"role": "assistant", "content": "308"}]}
+   -> {"messages": [{"role": "user", "content": "The Panthers gave up 308 points ...\n\nQuestion: How many?"},
+   {"role": "assistant", "content": "308"}]}
    The first answer is learned, "answers" has all where they differ; no answer (SQuAD 2.0) becomes "unanswerable". A
    paragraph's questions go into one part of --split. */
 static bool squad_question(Converter *c, Str context, const Json *qa) {
     const Json *answers = json_get(qa, "answers"), *impossible = json_get(qa, "is_impossible");
     Str question, answer = str("unanswerable");
-    if (answers && answers->type == JSON_OBJECT) answers = json_get(answers, "text");         /* the datasets library stores {"text": ["308"], ...} */
+    /* the datasets library stores {"text": ["308"], ...} */
+    if (answers && answers->type == JSON_OBJECT) answers = json_get(answers, "text");
     if (!text_of(c, qa, "question", &question)) return false;
     if (!answers || answers->type != JSON_ARRAY) return fail(&c->err, "\"answers\" is not a list");
     if (answers->child && (!impossible || impossible->type != JSON_TRUE)) {
@@ -454,21 +493,28 @@ static bool squad_question(Converter *c, Str context, const Json *qa) {
     say(&c->turns, ASSISTANT, answer);
     return emit_grouped(c, &context);
 }
-/* An article {"title", "paragraphs": [{"context", "qas": [...]}]}, or the datasets library's flat row {"context", "question", "answers"}. */
+/* An article {"title", "paragraphs": [{"context", "qas": [...]}]}, or the datasets library's flat row {"context",
+   "question", "answers"}. */
 static bool squad_row(Converter *c, const Json *row) {
     Str context;
     const Json *paragraphs = json_get(row, "paragraphs"), *qas;
     if (!paragraphs) return text_of(c, row, "context", &context) && squad_question(c, context, row);
     c->row--, c->read--;                                     /* questions count, not articles */
     for (const Json *p = paragraphs->child; p; p = p->next) {
-        if (!text_of(c, p, "context", &context) || !(qas = list_of(c, p, "qas"))) { c->row++; row_done(c, false); continue; }
+        if (!text_of(c, p, "context", &context) || !(qas = list_of(c, p, "qas"))) {
+            c->row++;
+            row_done(c, false);
+            continue;
+        }
         for (const Json *qa = qas->child; qa; qa = qa->next) { c->row++; row_done(c, squad_question(c, context, qa)); }
     }
     return true;
 }
 
-/* {"prompt": "Seen it?", "chosen": "Not yet!", "rejected": "No."} -> {"prompt": [{"role": "user", "content": "Seen it?"}], "chosen": [{"role": "assistant", ...}], "rejected": [{"role": "assistant", ...}]},
-   TRL's conversational format; --shape prompt-completion writes its standard one, three strings. Message lists may repeat the prompt in chosen and rejected: what both begin with is the prompt. */
+/* {"prompt": "Seen it?", "chosen": "Not yet!", "rejected": "No."} -> {"prompt": [{"role": "user", "content": "Seen
+   it?"}], "chosen": [{"role": "assistant", ...}], "rejected": [{"role": "assistant", ...}]},
+   TRL's conversational format; --shape prompt-completion writes its standard one, three strings. Message lists may
+   repeat the prompt in chosen and rejected: what both begin with is the prompt. */
 static bool dpo_sides(Converter *c, const Json *row, Turn *side[2]) {
     static const char *const name[] = {"chosen", "rejected"};
     const Json *prompt = json_get(row, "prompt"), *answer;
@@ -478,22 +524,32 @@ static bool dpo_sides(Converter *c, const Json *row, Turn *side[2]) {
     if (prompt && prompt->type == JSON_ARRAY) { if (!messages_of(c, &c->turns, prompt)) return false; }
     else if (prompt) { if (!text_of(c, row, "prompt", &text)) return false; say(&c->turns, USER, text); }
     for (int i = 0; i < 2; i++) {
-        if ((answer = json_get(row, name[i])) && answer->type == JSON_ARRAY) { if (!messages_of(c, &side[i], answer)) return false; }
-        else { if (!text_of(c, row, name[i], &text)) return false; say(&side[i], ASSISTANT, text); }
+        if ((answer = json_get(row, name[i])) && answer->type == JSON_ARRAY) {
+            if (!messages_of(c, &side[i], answer)) return false;
+        } else {
+            if (!text_of(c, row, name[i], &text)) return false;
+            say(&side[i], ASSISTANT, text);
+        }
     }
     size_t common = 0;
-    while (common < arrlenu(side[0]) && common < arrlenu(side[1]) && side[0][common].role == side[1][common].role && same(side[0][common].text, side[1][common].text)) common++;
-    if (common == arrlenu(side[0]) && common == arrlenu(side[1])) return fail(&c->err, "\"chosen\" and \"rejected\" are the same");
+    while (common < arrlenu(side[0]) && common < arrlenu(side[1]) && side[0][common].role == side[1][common].role &&
+           same(side[0][common].text, side[1][common].text))
+        common++;
+    if (common == arrlenu(side[0]) && common == arrlenu(side[1]))
+        return fail(&c->err, "\"chosen\" and \"rejected\" are the same");
     if (common && side[0][0].role != ASSISTANT) {
         arrsetlen(c->turns, 0);
         for (size_t i = 0; i < common; i++) arrput(c->turns, side[0][i]);
         for (int i = 0; i < 2; i++) arrdeln(side[i], 0, common);
     }
     for (int i = 0; i < 2; i++) {
-        if (!arrlen(side[i]) || side[i][0].role != ASSISTANT) return fail(&c->err, "\"%s\" does not begin with an assistant's message", name[i]);
-        if (is_plain() && arrlen(side[i]) > 1) return fail(&c->err, "\"%s\" has %td messages, one text cannot hold them", name[i], arrlen(side[i]));
+        if (!arrlen(side[i]) || side[i][0].role != ASSISTANT)
+            return fail(&c->err, "\"%s\" does not begin with an assistant's message", name[i]);
+        if (is_plain() && arrlen(side[i]) > 1)
+            return fail(&c->err, "\"%s\" has %td messages, one text cannot hold them", name[i], arrlen(side[i]));
     }
-    return (arrlen(c->turns) && (arrlast(c->turns).role == USER || arrlast(c->turns).role == TOOL)) || fail(&c->err, "the prompt does not end with a user's message");
+    return (arrlen(c->turns) && (arrlast(c->turns).role == USER || arrlast(c->turns).role == TOOL)) ||
+        fail(&c->err, "the prompt does not end with a user's message");
 }
 static bool dpo_row(Converter *c, const Json *row) {
     Turn *side[2] = {NULL, NULL};
@@ -515,7 +571,8 @@ static bool dpo_row(Converter *c, const Json *row) {
     return ok;
 }
 
-/* MSDialog, Complete or Intent: {"1": {"title": "...", "utterances": [{"actor_type": "User", "utterance": "It crashes."}, {"actor_type": "Agent", "utterance": "Which build?"}]}}
+/* MSDialog, Complete or Intent: {"1": {"title": "...", "utterances": [{"actor_type": "User", "utterance": "It
+   crashes."}, {"actor_type": "Agent", "utterance": "Which build?"}]}}
    -> {"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "Which build?"}]}
    With --labels every post that has "tags" (Intent: "OQ", or "PA FD") becomes a row: the posts up to it,
        and its tags as the
@@ -571,7 +628,8 @@ static void msdialog_run(Converter *c) {
     }
 }
 
-/* The sources a DSTC11 label names, a line each: "- HOBSONS HOUSE, review (Couples): The bathroom was spotless. ..." or "- HOBSONS HOUSE, FAQ: Is parking free? Yes." Of a review only the named sentences. */
+/* The sources a DSTC11 label names, a line each: "- HOBSONS HOUSE, review (Couples): The bathroom was spotless. ..."
+   or "- HOBSONS HOUSE, FAQ: Is parking free? Yes." Of a review only the named sentences. */
 static bool dstc11_sources(Converter *c, Text *out, const Json *label, const Json *knowledge) {
     static const char *const names[] = {"domain", "entity_id", "doc_type", "doc_id", "sent_id"};
     struct Source { const char *id[5]; } *sources = NULL;
@@ -595,9 +653,12 @@ static bool dstc11_sources(Converter *c, Text *out, const Json *label, const Jso
             told = told || (match && j < k);
             arrput(named, match);
         }
-        const Json *entity = json_get(json_get(knowledge, id[0]), id[1]), *doc = json_get(json_get(entity, review ? "reviews" : "faqs"), id[3]), *sentences = json_get(doc, "sentences");
+        const Json *entity = json_get(json_get(knowledge, id[0]), id[1]),
+                   *doc = json_get(json_get(entity, review ? "reviews" : "faqs"), id[3]),
+                   *sentences = json_get(doc, "sentences");
         Str name = {NULL, 0}, question, answer, traveler;
-        ok = text_of(c, entity, "name", &name) && optional_text(c, doc, "traveler_type", &traveler) && (review || (text_of(c, doc, "question", &question) && text_of(c, doc, "answer", &answer)));
+        ok = text_of(c, entity, "name", &name) && optional_text(c, doc, "traveler_type", &traveler) &&
+            (review || (text_of(c, doc, "question", &question) && text_of(c, doc, "answer", &answer)));
         if (ok && !told) {
             put(out, str("\n- ")); put(out, name);
             if (review && traveler.n) { put(out, str(", review (")); put(out, traveler); put(out, str("):")); }
@@ -606,12 +667,14 @@ static bool dstc11_sources(Converter *c, Text *out, const Json *label, const Jso
         }
         for (const Json *s = review && sentences && !told ? sentences->child : NULL; s; s = s->next) {
             bool wanted = false;
-            for (ptrdiff_t j = k; j < arrlen(sources); j++) wanted = wanted || (named[j] && s->key && !strcmp(sources[j].id[4], s->key));
+            for (ptrdiff_t j = k; j < arrlen(sources); j++)
+                wanted = wanted || (named[j] && s->key && !strcmp(sources[j].id[4], s->key));
             if (!wanted || s->type != JSON_STRING) continue;
             put(out, str(" ")); put(out, (Str){s->str, s->count});
             found = true;
         }
-        if (!ok || (review && !told && !found)) ok = fail(&c->err, "%.40s %.20s, %.20s %.20s: not in the knowledge file", id[0], id[1], id[2], id[3]);
+        if (!ok || (review && !told && !found))
+            ok = fail(&c->err, "%.40s %.20s, %.20s %.20s: not in the knowledge file", id[0], id[1], id[2], id[3]);
         arrfree(named);
     }
     arrfree(sources);
@@ -629,12 +692,15 @@ static Str dstc11_group(const Json *label) {
     if (!domain || domain->type != JSON_STRING || !(review || faq)) return (Str){NULL, 0};
     return join(str(domain->str), ", ", str(review && faq ? "reviews and FAQ" : review ? "reviews" : "FAQ"));
 }
-/* logs.json [[{"speaker": "U", "text": "Is it clean?"}], ...] and labels.json [{"target": true, "knowledge": [...], "response": "Yes, most guests say so."}, ...]
-   -> {"messages": [{"role": "user", "content": "Is it clean?"}, {"role": "assistant", "content": "Yes, most guests say so."}]} */
+/* logs.json [[{"speaker": "U", "text": "Is it clean?"}], ...] and labels.json [{"target": true, "knowledge": [...],
+   "response": "Yes, most guests say so."}, ...]
+   -> {"messages": [{"role": "user", "content": "Is it clean?"}, {"role": "assistant", "content": "Yes, most guests
+   say so."}]} */
 static bool dstc11_dialogue(Converter *c, const Json *log, const Json *label, const Json *knowledge) {
     const Json *target = json_get(label, "target");
     Str response, speaker, text;
-    if (!target || (target->type != JSON_TRUE && target->type != JSON_FALSE)) return fail(&c->err, "the label has no \"target\" that is true or false");
+    if (!target || (target->type != JSON_TRUE && target->type != JSON_FALSE))
+        return fail(&c->err, "the label has no \"target\" that is true or false");
     if (target->type == JSON_FALSE) { c->without++; return true; }
     if (log->type != JSON_ARRAY) return fail(&c->err, "the dialogue is not a list of turns");
     if (!text_of(c, label, "response", &response)) return false;
@@ -647,22 +713,30 @@ static bool dstc11_dialogue(Converter *c, const Json *log, const Json *label, co
     }
     for (const Json *t = log->child; t; t = t->next) {
         if (!text_of(c, t, "speaker", &speaker) || !text_of(c, t, "text", &text)) return false;
-        if (!same(speaker, str("U")) && !same(speaker, str("S"))) return fail(&c->err, "unknown speaker \"%.60s\"", speaker.s);
+        if (!same(speaker, str("U")) && !same(speaker, str("S")))
+            return fail(&c->err, "unknown speaker \"%.60s\"", speaker.s);
         say_joined(&c->turns, *speaker.s == 'U' ? USER : ASSISTANT, text);
     }
-    if (!arrlen(c->turns) || arrlast(c->turns).role != USER) return fail(&c->err, "the dialogue does not end with the user");
+    if (!arrlen(c->turns) || arrlast(c->turns).role != USER)
+        return fail(&c->err, "the dialogue does not end with the user");
     say_joined(&c->turns, ASSISTANT, response);
     c->group = dstc11_group(label);
     return emit(c);
 }
 static void dstc11_run(Converter *c) {
     ptrdiff_t files = arrlen(c->inputs);
-    if (files < 2 || files > 3 || (o.with_knowledge && files < 3)) die(2, "%td input files; command line; give logs.json labels.json%s", files, o.with_knowledge ? " knowledge.json" : " [knowledge.json]");
+    if (files < 2 || files > 3 || (o.with_knowledge && files < 3))
+        die(2, "%td input files; command line; give logs.json labels.json%s", files,
+            o.with_knowledge ? " knowledge.json" : " [knowledge.json]");
     JsonDoc knowledge = {NULL, NULL}, labels = load_json(c, c->inputs[1]), logs;
     if (o.with_knowledge) knowledge = load_json(c, c->inputs[2]);
     logs = load_json(c, c->inputs[0]);
-    if (logs.root->type != JSON_ARRAY || labels.root->type != JSON_ARRAY) die(1, "not a list; %s; give logs.json, then labels.json", logs.root->type != JSON_ARRAY ? c->inputs[0] : c->inputs[1]);
-    if (logs.root->count != labels.root->count) die(1, "%u dialogues, but %u labels; %s, %s; give two files that belong together", logs.root->count, labels.root->count, c->inputs[0], c->inputs[1]);
+    if (logs.root->type != JSON_ARRAY || labels.root->type != JSON_ARRAY)
+        die(1, "not a list; %s; give logs.json, then labels.json",
+            logs.root->type != JSON_ARRAY ? c->inputs[0] : c->inputs[1]);
+    if (logs.root->count != labels.root->count)
+        die(1, "%u dialogues, but %u labels; %s, %s; give two files that belong together", logs.root->count,
+            labels.root->count, c->inputs[0], c->inputs[1]);
     for (const Json *log = logs.root->child, *label = labels.root->child; log; log = log->next, label = label->next) {
         c->row++;
         row_done(c, dstc11_dialogue(c, log, label, knowledge.root));
@@ -677,15 +751,21 @@ static unsigned unlikely_start(const char *text, size_t i) {
     while (end && space(text[end - 1])) end--;
     bool stop = end && text[end - 1] && strchr(".!?)\"", text[end - 1]);
     if ((at & 0xC0) == 0x80) return 1000;                    /* inside a character */
-    return (space((char)at) ? 4 : at && strchr(".,!?)", at) ? 2 : islower(at) ? 1 : 0) + (stop ? 0 : end < i ? 1 : isalnum(before) && !isupper(at) ? 2 : 1);
+    int first = space((char)at) ? 4 : at && strchr(".,!?)", at) ? 2 : islower(at) ? 1 : 0;
+    return (unsigned)(first + (stop ? 0 : end < i ? 1 : isalnum(before) && !isupper(at) ? 2 : 1));
 }
-/* The layout with all turns in one text. Given every turn's text, the speaker's text only, and who speaks (0: the speaker), finds where the turns start: starts[turns + 1]. Of all divisions that leave `spoken` to the
-   speaker it takes the one whose starts look most like starts; 2,767 of 2,769 dialogues come out as in the layout with a row for each turn. Dynamic programming over (place, speaker's characters so far, turn). */
+/* The layout with all turns in one text. Given every turn's text, the speaker's text only, and who speaks (0: the
+   speaker), finds where the turns start: starts[turns + 1]. Of all divisions that leave `spoken` to the
+   speaker it takes the one whose starts look most like starts; 2,767 of 2,769 dialogues come out as in the layout
+   with a row for each turn. Dynamic programming over (place, speaker's characters so far, turn). */
 static bool divide(Converter *c, size_t *starts, Str text, Str spoken, const uint8_t *who, size_t turns) {
     size_t n = text.n, m = spoken.n, states = (m + 1) * turns;
-    if (!turns || m > n || (n + 1) * (m + 1) > (size_t)200000000 / turns) return fail(&c->err, "too long to divide into turns");
-    uint8_t *began = must_realloc(NULL, (n + 1) * states);   /* [n + 1, m + 1, turns]: did the character before this place begin that turn? */
-    unsigned *cost = must_realloc(NULL, states * sizeof *cost), *next = must_realloc(NULL, states * sizeof *next), *swap;
+    if (!turns || m > n || (n + 1) * (m + 1) > (size_t)200000000 / turns)
+        return fail(&c->err, "too long to divide into turns");
+    /* [n + 1, m + 1, turns]: did the character before this place begin that turn? */
+    uint8_t *began = must_realloc(NULL, (n + 1) * states);
+    unsigned *cost = must_realloc(NULL, states * sizeof *cost), *next = must_realloc(NULL, states * sizeof *next),
+             *swap;
     memset(cost, 0xFF, states * sizeof *cost);               /* UINT_MAX: cannot be reached */
     for (size_t i = 0; i < n; i++, swap = cost, cost = next, next = swap) {
         unsigned start = i ? unlikely_start(text.s, i) : 0;
@@ -694,9 +774,11 @@ static bool divide(Converter *c, size_t *starts, Str text, Str spoken, const uin
             for (size_t t = 0; t < turns; t++) {
                 unsigned go_on = cost[s * turns + t], begin = t ? cost[s * turns + t - 1] : i ? UINT_MAX : 0;
                 if (begin != UINT_MAX) begin += start;
-                if ((go_on == UINT_MAX && begin == UINT_MAX) || (!who[t] && (s == m || spoken.s[s] != text.s[i]))) continue;
+                if ((go_on == UINT_MAX && begin == UINT_MAX) || (!who[t] && (s == m || spoken.s[s] != text.s[i])))
+                    continue;
                 size_t to = (s + !who[t]) * turns + t;
-                next[to] = begin <= go_on ? begin : go_on;   /* as likely: later, for that leaves no end of a turn at the start of the next */
+                /* as likely: later, for that leaves no end of a turn at the start of the next */
+                next[to] = begin <= go_on ? begin : go_on;
                 began[(i + 1) * states + to] = begin <= go_on;
             }
         }
@@ -709,20 +791,33 @@ static bool divide(Converter *c, size_t *starts, Str text, Str spoken, const uin
     }
     starts[turns] = n;
     free(began); free(cost); free(next);
-    return ok || fail(&c->err, "\"utterance_data\" cannot be divided into the turns of \"speaker_utterance\" and \"speaker_info\"");
+    return ok ||
+        fail(&c->err,
+             "\"utterance_data\" cannot be divided into the turns of \"speaker_utterance\" and \"speaker_info\"");
 }
 
 static Str with_commas(Str t) {             /* EmpatheticDialogues writes a comma inside a text as _comma_ */
     Text out = TEXT_EMPTY;
-    for (size_t i = 0; i < t.n; i++) if (t.n - i >= 7 && !memcmp(t.s + i, "_comma_", 7)) { put_char(&out, ','); i += 6; } else put_char(&out, t.s[i]);
+    for (size_t i = 0; i < t.n; i++)
+        if (t.n - i >= 7 && !memcmp(t.s + i, "_comma_", 7)) {
+            put_char(&out, ',');
+            i += 6;
+        } else put_char(&out, t.s[i]);
     return take(&out);
 }
-static Str unquoted(Str t) {                /* and in the layout with joined turns a turn with quotes as a CSV field would: "He said ""go""." */
+/* and in the layout with joined turns a turn with quotes as a CSV field would: "He said ""go""." */
+static Str unquoted(Str t) {
     Text out = TEXT_EMPTY;
     size_t i = 1, pairs = 0;
     t = trim(t);
     if (t.n < 2 || t.s[0] != '"' || t.s[t.n - 1] != '"') return t;
-    for (; i < t.n - 1 && (t.s[i] != '"' || (i + 1 < t.n - 1 && t.s[i + 1] == '"')); i++) { put_char(&out, t.s[i]); if (t.s[i] == '"') { i++; pairs++; } }
+    for (; i < t.n - 1 && (t.s[i] != '"' || (i + 1 < t.n - 1 && t.s[i + 1] == '"')); i++) {
+        put_char(&out, t.s[i]);
+        if (t.s[i] == '"') {
+            i++;
+            pairs++;
+        }
+    }
     Str inside = take(&out);
     return i == t.n - 1 && pairs ? inside : t;
 }
@@ -754,34 +849,45 @@ static Str emotion_of(const Json *row) {
             return str(emotions[(int)n]);
     return (Str){NULL, 0};
 }
-/* prompt,utterance_data,speaker_utterance,emotion,emotion_label,speaker_info  with  I got a job,I got a job!Great! Where?,I got a job!,8,joyful,"[0, 1]"
+/* prompt,utterance_data,speaker_utterance,emotion,emotion_label,speaker_info  with  I got a job,I got a job!Great!
+   Where?,I got a job!,8,joyful,"[0, 1]"
    -> {"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}]} */
 static bool empathetic_joined(Converter *c, const Json *row) {
     Str text, spoken, info;
     JsonDoc doc = {NULL, NULL};
     uint8_t who[100];
     size_t starts[101], turns = 0;
-    if (!text_of(c, row, "utterance_data", &text) || !text_of(c, row, "speaker_utterance", &spoken) || !text_of(c, row, "speaker_info", &info)) return false;
-    bool ok = json_parse(&doc, info.s, info.n, "speaker_info", 1, NULL) && doc.root->type == JSON_ARRAY && doc.root->count <= 100;
-    for (const Json *w = ok ? doc.root->child : NULL; w; w = w->next) { ok = ok && w->type == JSON_NUMBER; who[turns++] = w->number != 0; }
+    if (!text_of(c, row, "utterance_data", &text) || !text_of(c, row, "speaker_utterance", &spoken) ||
+        !text_of(c, row, "speaker_info", &info))
+        return false;
+    bool ok = json_parse(&doc, info.s, info.n, "speaker_info", 1, NULL) && doc.root->type == JSON_ARRAY &&
+        doc.root->count <= 100;
+    for (const Json *w = ok ? doc.root->child : NULL; w; w = w->next) {
+        ok = ok && w->type == JSON_NUMBER;
+        who[turns++] = w->number != 0;
+    }
     json_free(&doc);
     if (!ok) return fail(&c->err, "\"speaker_info\" is not a list like [0, 1, 0, 1]");
     text = with_commas(text), spoken = with_commas(spoken);
     if (!divide(c, starts, text, spoken, who, turns)) return false;
-    for (size_t i = 0; i < turns; i++) say_joined(&c->turns, who[i] ? ASSISTANT : USER, unquoted((Str){text.s + starts[i], starts[i + 1] - starts[i]}));
+    for (size_t i = 0; i < turns; i++)
+        say_joined(&c->turns, who[i] ? ASSISTANT : USER,
+                   unquoted((Str){text.s + starts[i], starts[i + 1] - starts[i]}));
     c->group = emotion_of(row);
     return emit(c);
 }
 /* A row for each turn: conv_id,utterance_idx,prompt,utterance,label (the first release has speaker_idx too)
      hit:3_conv:6,1,I got a job,Guess what_comma_ I got a job!,8     and     hit:3_conv:6,2,I got a job,Great! Where?,8
-   -> {"messages": [{"role": "user", "content": "Guess what, I got a job!"}, {"role": "assistant", "content": "Great! Where?"}]} */
+   -> {"messages": [{"role": "user", "content": "Guess what, I got a job!"}, {"role": "assistant", "content": "Great!
+   Where?"}]} */
 static bool empathetic_row(Converter *c, const Json *row) {
     Str id, text;
     double speaker;
     Piece p = {0, -1, {NULL, 0}};
     if (json_get(row, "utterance_data")) return empathetic_joined(c, row);
     if (!text_of(c, row, "conv_id", &id) || !text_of(c, row, "utterance", &text)) return false;
-    if (!whole(json_get(row, "utterance_idx"), &p.index)) return fail(&c->err, "\"utterance_idx\" is not a whole number");
+    if (!whole(json_get(row, "utterance_idx"), &p.index))
+        return fail(&c->err, "\"utterance_idx\" is not a whole number");
     if (whole(json_get(row, "speaker_idx"), &speaker)) p.speaker = (int)speaker;
     p.text = with_commas(text);
     ptrdiff_t i = shgeti(c->index, id.s);
@@ -807,7 +913,8 @@ static void empathetic_run(Converter *c) {
             qsort(piece, arrlenu(piece), sizeof *piece, compare_pieces);
             for (ptrdiff_t i = 0; i < arrlen(piece) && ok; i++) {
                 bool asks = piece[i].speaker >= 0 ? piece[i].speaker == piece[0].speaker : i % 2 == 0;
-                if (piece[i].index != (double)(i + 1)) ok = fail(&c->err, "the conversation that starts here has no turn %td, or two of them", i + 1);
+                if (piece[i].index != (double)(i + 1))
+                    ok = fail(&c->err, "the conversation that starts here has no turn %td, or two of them", i + 1);
                 say_joined(&c->turns, asks ? USER : ASSISTANT, piece[i].text);
             }
             arrfree(piece);
@@ -822,28 +929,39 @@ static void empathetic_run(Converter *c) {
 }
 
 static const Format formats[] = {
-    {"dstc11", "logs.json labels.json [knowledge.json]", "DSTC11 track 5: dialogues whose label has a response, which becomes the last message", true, NULL, dstc11_run},
-    {"empathetic", "FILE.csv...", "EmpatheticDialogues: a row for each turn, or all turns in one row; the speaker is the user", true, NULL, empathetic_run},
-    {"squad", "FILE.json...", "SQuAD 1.1 and 2.0: the user gives context and question; no answer becomes \"unanswerable\"", false, squad_row, NULL},
+    {"dstc11", "logs.json labels.json [knowledge.json]",
+     "DSTC11 track 5: dialogues whose label has a response, which becomes the last message", true, NULL, dstc11_run},
+    {"empathetic", "FILE.csv...",
+     "EmpatheticDialogues: a row for each turn, or all turns in one row; the speaker is the user", true, NULL,
+     empathetic_run},
+    {"squad", "FILE.json...",
+     "SQuAD 1.1 and 2.0: the user gives context and question; no answer becomes \"unanswerable\"", false, squad_row,
+     NULL},
     {"alpaca", "FILE...", "instruction, input, output (.json, .jsonl or .csv)", false, alpaca_row, NULL},
-    {"sharegpt", "FILE...", "conversations of {from, value} (human, gpt, system, ...), or messages of {role, content}", true, sharegpt_row, NULL},
-    {"msdialog", "FILE.json...", "MSDialog-Complete or -Intent: posts of one person in a row are joined", true, NULL, msdialog_run},
-    {"dpo", "FILE...", "prompt, chosen, rejected, texts or messages: written as TRL's preference rows", false, dpo_row, NULL},
+    {"sharegpt", "FILE...", "conversations of {from, value} (human, gpt, system, ...), or messages of {role, content}",
+     true, sharegpt_row, NULL},
+    {"msdialog", "FILE.json...", "MSDialog-Complete or -Intent: posts of one person in a row are joined", true, NULL,
+     msdialog_run},
+    {"dpo", "FILE...", "prompt, chosen, rejected, texts or messages: written as TRL's preference rows", false, dpo_row,
+     NULL},
     {"classical-chinese", "FILE.json...", "id, instruction, output", false, alpaca_row, NULL},
 };
 
-/* ---- choosing ------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- choosing ---------------------------------------------------------------------------------------------------- */
 
-/* A row of a --dedup-against file, anything the trainer reads or this program writes: remembers its prompt, all before the last answer. */
+/* A row of a --dedup-against file, anything the trainer reads or this program writes: remembers its prompt, all
+   before the last answer. */
 static bool against_row(Converter *c, const Json *row) {
-    const Json *prompt = json_get(row, "prompt"), *list = json_get(row, "messages") ? json_get(row, "messages") : json_get(row, "conversations");
+    const Json *prompt = json_get(row, "prompt"),
+               *list = json_get(row, "messages") ? json_get(row, "messages") : json_get(row, "conversations");
     Str text, input = {NULL, 0};
     if (list || (prompt && prompt->type == JSON_ARRAY)) {
         if (!messages_of(c, &c->turns, list ? list : prompt)) return false;
         while (list && arrlen(c->turns) && arrlast(c->turns).role != ASSISTANT) (void)arrpop(c->turns);
         if (list && arrlen(c->turns)) (void)arrpop(c->turns);
     } else {
-        if (!text_of(c, row, prompt ? "prompt" : "instruction", &text) || (!prompt && !optional_text(c, row, "input", &input)))
+        if (!text_of(c, row, prompt ? "prompt" : "instruction", &text) ||
+            (!prompt && !optional_text(c, row, "input", &input)))
             return prompt ? false : fail(&c->err, "no messages, conversations, prompt or instruction");
         say(&c->turns, USER, join(text, "\n", input));
     }
@@ -854,11 +972,13 @@ static bool against_row(Converter *c, const Json *row) {
 typedef struct Lot { uint64_t draw; size_t index; } Lot;
 static int compare_lots(const void *a, const void *b) {
     const Lot *x = a, *y = b;
-    return x->draw != y->draw ? (x->draw > y->draw) - (x->draw < y->draw) : (x->index > y->index) - (x->index < y->index);
+    return x->draw != y->draw ? (x->draw > y->draw) - (x->draw < y->draw)
+                              : (x->index > y->index) - (x->index < y->index);
 }
 static Lot *lots_of(const Converter *c, bool groups) {       /* stb_ds; all examples, in the order of their lots */
     Lot *lots = NULL;
-    for (ptrdiff_t i = 0; i < arrlen(c->examples); i++) arrput(lots, ((Lot){groups ? c->examples[i].group : c->examples[i].draw, (size_t)i}));
+    for (ptrdiff_t i = 0; i < arrlen(c->examples); i++)
+        arrput(lots, ((Lot){groups ? c->examples[i].group : c->examples[i].draw, (size_t)i}));
     qsort(lots, arrlenu(lots), sizeof *lots, compare_lots);
     return lots;
 }
@@ -886,27 +1006,37 @@ static Part *parse_split(const char *split) {
         char *end = NULL;
         if (p.name.n && s[p.name.n] == '=') p.share = strtod(s + p.name.n + 1, &end);
         sum += p.share;
-        if (!end || (*end && *end != ',') || !(p.share > 0) || !(sum < 1)) die(2, "bad value '%s' of --split; command line; give NAME=SHARE,... as eval=0.1,test=0.05, together below 1", split);
-        for (ptrdiff_t i = 0; i < arrlen(parts); i++) if (same(parts[i].name, p.name)) die(2, "a part twice in --split %s; command line; name each once, train is what the others leave", split);
+        if (!end || (*end && *end != ',') || !(p.share > 0) || !(sum < 1))
+            die(2,
+                "bad value '%s' of --split; command line; give NAME=SHARE,... as eval=0.1,test=0.05, together below 1",
+                split);
+        for (ptrdiff_t i = 0; i < arrlen(parts); i++)
+            if (same(parts[i].name, p.name))
+                die(2, "a part twice in --split %s; command line; name each once, train is what the others leave",
+                    split);
         arrput(parts, p);
         s = *end ? end + 1 : NULL;
     }
     return parts;
 }
-/* Groups in the order of their lots fill the parts up to their share: a part takes a group if that brings it nearer to its share. */
+/* Groups in the order of their lots fill the parts up to their share: a part takes a group if that brings it nearer
+   to its share. */
 static void split(Converter *c, Part *parts) {
     Lot *lots = lots_of(c, true);
     size_t count = arrlenu(lots);
     for (size_t i = 0, size; i < count; i += size) {
         int to = 0;
         for (size = 1; i + size < count && lots[i + size].draw == lots[i].draw;) size++;
-        for (int p = 1; p < (int)arrlen(parts) && !to; p++) if ((double)size < 2 * (round(parts[p].share * (double)count) - (double)parts[p].count)) to = p;
+        for (int p = 1; p < (int)arrlen(parts) && !to; p++)
+            if ((double)size < 2 * (round(parts[p].share * (double)count) - (double)parts[p].count)) to = p;
         for (size_t k = 0; k < size; k++) c->examples[lots[i + k].index].part = to;
         parts[to].count += size;
     }
     arrfree(lots);
     for (ptrdiff_t p = 0; p < arrlen(parts); p++)
-        if (!parts[p].count) die(1, "no examples for %.*s; --split %s of %zu examples; give larger shares or more data", (int)parts[p].name.n, parts[p].name.s, o.split, count);
+        if (!parts[p].count)
+            die(1, "no examples for %.*s; --split %s of %zu examples; give larger shares or more data",
+                (int)parts[p].name.n, parts[p].name.s, o.split, count);
 }
 static const char *part_path(const char *output, Str part) { /* "rows.jsonl" -> "rows-eval.jsonl" */
     const char *slash = strrchr(output, '/'), *dot = strrchr(slash ? slash : output, '.');
@@ -914,7 +1044,7 @@ static const char *part_path(const char *output, Str part) { /* "rows.jsonl" -> 
     return join(join(stem, "-", part), "", str(dot ? dot : ".jsonl")).s;
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* A temporary file that will take the place of path; a device or pipe is written itself. */
 static FILE *open_part(const Converter *c, Part *p) {
@@ -922,7 +1052,8 @@ static FILE *open_part(const Converter *c, Part *p) {
     bool there = !stat(p->path, &to);
     char number[32];
     for (ptrdiff_t i = 0; there && S_ISREG(to.st_mode) && i < arrlen(c->inputs); i++)
-        if (!stat(c->inputs[i], &from) && from.st_dev == to.st_dev && from.st_ino == to.st_ino) die(2, "the output would replace an input; %s; give another --output", p->path);
+        if (!stat(c->inputs[i], &from) && from.st_dev == to.st_dev && from.st_ino == to.st_ino)
+            die(2, "the output would replace an input; %s; give another --output", p->path);
     snprintf(number, sizeof number, ".%ld.tmp", (long)getpid());
     if (!there || S_ISREG(to.st_mode)) p->temporary = join(str(p->path), "", str(number)).s;
     FILE *f = fopen(p->temporary ? p->temporary : p->path, "w");
@@ -936,45 +1067,70 @@ static void write_parts(const Converter *c, Part *parts) {
         FILE *f = parts[p].path ? open_part(c, &parts[p]) : stdout;
         bool ok = true;
         for (ptrdiff_t i = 0; ok && i < arrlen(c->examples); i++)
-            if (c->examples[i].part == p) ok = fwrite(c->examples[i].line.s, 1, c->examples[i].line.n, f) == c->examples[i].line.n;
+            if (c->examples[i].part == p)
+                ok = fwrite(c->examples[i].line.s, 1, c->examples[i].line.n, f) == c->examples[i].line.n;
         ok = ok && !fflush(f) && (!parts[p].temporary || !fsync(fileno(f)));
-        if (!ok) die(1, "cannot write; %s: %s; free some space or give another --output", parts[p].path ? parts[p].path : "standard output", strerror(errno));
+        if (!ok)
+            die(1, "cannot write; %s: %s; free some space or give another --output",
+                parts[p].path ? parts[p].path : "standard output", strerror(errno));
         fclose(f);
     }
     for (ptrdiff_t p = 0; p < arrlen(parts); p++)
-        if (parts[p].temporary && rename(parts[p].temporary, parts[p].path)) die(1, "cannot write; %s: %s; give another --output", parts[p].path, strerror(errno));
+        if (parts[p].temporary && rename(parts[p].temporary, parts[p].path))
+            die(1, "cannot write; %s: %s; give another --output", parts[p].path, strerror(errno));
 }
 
-/* ---- command line --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- command line ------------------------------------------------------------------------------------------------ */
 
-static const struct { const char *name; char type /* text, list, number, flag */; void *at; const char *value, *help; } options[] = {
-    {"output", 't', &o.output, "FILE", "write there instead of to standard output; an earlier file is replaced only by a complete one"},
-    {"shape", 't', &o.shape, "SHAPE", "messages: for models with a chat template [default] | prompt-completion: plain "
-                                      "text for base models, the last reply is learned | text: all in one text, all of "
-                                      "it learned, 'Instruction: EMOTION' in front where there is one"},
+static const struct {
+    const char *name;
+    char type /* text, list, number, flag */;
+    void *at;
+    const char *value, *help;
+} options[] = {
+    {"output", 't', &o.output, "FILE",
+     "write there instead of to standard output; an earlier file is replaced only by a complete one"},
+    {"shape", 't', &o.shape, "SHAPE",
+     "messages: for models with a chat template [default] | prompt-completion: plain "
+     "text for base models, the last reply is learned | text: all in one text, all of "
+     "it learned, 'Instruction: EMOTION' in front where there is one"},
     {"system", 't', &o.system, "TEXT", "put a system message in front"},
-    {"with-knowledge", 'f', &o.with_knowledge, NULL, "dstc11: the reviews and FAQs that the label names as system message (knowledge.json is read only with this)"},
+    {"with-knowledge", 'f', &o.with_knowledge, NULL,
+     "dstc11: the reviews and FAQs that the label names as system message (knowledge.json is read only with this)"},
     {"labels", 'f', &o.labels, NULL,
      "msdialog: a row for every post with tags, which are the answer and its \"label\""},
-    {"each-reply", 'f', &o.each_reply, NULL, "dialogues: an example for every reply, with all before it, instead of one for the conversation"},
-    {"split", 't', &o.split, "PARTS", "as eval=0.1,test=0.05: FILE-train.jsonl, FILE-eval.jsonl, FILE-test.jsonl; conversations that begin alike share a part"},
+    {"each-reply", 'f', &o.each_reply, NULL,
+     "dialogues: an example for every reply, with all before it, instead of one for the conversation"},
+    {"split", 't', &o.split, "PARTS",
+     "as eval=0.1,test=0.05: FILE-train.jsonl, FILE-eval.jsonl, FILE-test.jsonl; conversations that begin alike share "
+     "a part"},
     {"sample", 'n', &o.sample, "N", "N examples drawn by --seed, in the order of the input"},
     {"max-examples", 'n', &o.max_examples, "N", "the first N examples"},
-    {"seed", 'n', &o.seed, "N", "for --split and --sample [42]; with it the content of an example decides, not its place"},
-    {"dedup", 'f', &o.dedup, NULL, "keep the first of the examples with the same prompt: all before the last reply, whatever capitals and white space"},
-    {"dedup-against", 'l', &o.against, "FILE", "leave out examples whose prompt is in FILE (.jsonl, .json, .csv; may be repeated): keeps test data out of training"},
+    {"seed", 'n', &o.seed, "N",
+     "for --split and --sample [42]; with it the content of an example decides, not its place"},
+    {"dedup", 'f', &o.dedup, NULL,
+     "keep the first of the examples with the same prompt: all before the last reply, whatever capitals and white "
+     "space"},
+    {"dedup-against", 'l', &o.against, "FILE",
+     "leave out examples whose prompt is in FILE (.jsonl, .json, .csv; may be repeated): keeps test data out of "
+     "training"},
     {"strict", 'f', &o.strict, NULL, "stop at the first malformed row instead of skipping it"},
     {"help", 'f', &o.help, NULL, "this text"},
 };
 enum { OPTIONS = sizeof options / sizeof *options, FORMATS = sizeof formats / sizeof *formats };
 
 static void help(void) {
-    printf("convert - published data sets become rows for train_lora train --data\n\n  data/convert FORMAT INPUT... [options] > FILE.jsonl\n\nFormats:\n");
-    for (int i = 0; i < FORMATS; i++) printf("  %-18s %s\n  %18s %s\n", formats[i].name, formats[i].inputs, "", formats[i].about);
+    printf("convert - published data sets become rows for train_lora train --data\n\n  data/convert FORMAT INPUT... "
+           "[options] > FILE.jsonl\n\nFormats:\n");
+    for (int i = 0; i < FORMATS; i++)
+        printf("  %-18s %s\n  %18s %s\n", formats[i].name, formats[i].inputs, "", formats[i].about);
     printf("\nOptions:\n");
-    for (int i = 0; i < OPTIONS; i++) printf("  --%-14s %-6s %s\n", options[i].name, options[i].value ? options[i].value : "", options[i].help);
-    printf("\nOrder: read, leave out duplicates, --sample, --max-examples, --split. Malformed rows are skipped and reported.\nExit status: 0 done, 1 a file or its data is at fault, 2 the command line is.\n\n"
-           "  data/convert dstc11 logs.json labels.json knowledge.json --with-knowledge --output dstc11.jsonl --split eval=0.1\n"
+    for (int i = 0; i < OPTIONS; i++)
+        printf("  --%-14s %-6s %s\n", options[i].name, options[i].value ? options[i].value : "", options[i].help);
+    printf("\nOrder: read, leave out duplicates, --sample, --max-examples, --split. Malformed rows are skipped and "
+           "reported.\nExit status: 0 done, 1 a file or its data is at fault, 2 the command line is.\n\n"
+           "  data/convert dstc11 logs.json labels.json knowledge.json --with-knowledge --output dstc11.jsonl --split "
+           "eval=0.1\n"
            "  data/convert empathetic train.csv --each-reply --dedup --dedup-against test.jsonl --output train.jsonl\n"
            "  data/convert squad train-v2.0.json --shape prompt-completion --sample 5000 --seed 7 > squad.jsonl\n");
 }
@@ -994,13 +1150,15 @@ static void parse_option(int *i, int argc, char **argv) {
     }
     if (!value && ++*i >= argc) die(2, "--%s needs a value; command line; see data/convert --help", name);
     if (!value) value = argv[*i];
-    if (utf8_invalid(value, strlen(value)) < strlen(value)) die(2, "--%s is not UTF-8; command line; use a UTF-8 terminal", name);
+    if (utf8_invalid(value, strlen(value)) < strlen(value))
+        die(2, "--%s is not UTF-8; command line; use a UTF-8 terminal", name);
     if (options[k].type == 't') *(const char **)options[k].at = value;
     else if (options[k].type == 'l') arrput(o.against, value);
     else {
         errno = 0;
         *(uint64_t *)options[k].at = strtoull(value, &end, 10);
-        if (*value < '0' || *value > '9' || *end || errno) die(2, "bad value '%s' of --%s; command line; give a whole number", value, name);
+        if (*value < '0' || *value > '9' || *end || errno)
+            die(2, "bad value '%s' of --%s; command line; give a whole number", value, name);
     }
 }
 
@@ -1014,7 +1172,11 @@ int main(int argc, char **argv) {
         else if (c.format) arrput(c.inputs, argv[i]);
         else {
             for (int k = 0; k < FORMATS; k++) if (!strcmp(argv[i], formats[k].name)) c.format = &formats[k];
-            if (!c.format && !o.help) die(2, "unknown format '%s'; command line; give dstc11, empathetic, squad, alpaca, sharegpt, msdialog, dpo or classical-chinese", argv[i]);
+            if (!c.format && !o.help)
+                die(2,
+                    "unknown format '%s'; command line; give dstc11, empathetic, squad, alpaca, sharegpt, msdialog, "
+                    "dpo or classical-chinese",
+                    argv[i]);
         }
     }
     if (o.help) { help(); return 0; }
@@ -1025,9 +1187,14 @@ int main(int argc, char **argv) {
     if (is_text() && c.format->row == dpo_row)
         die(2, "--shape text of preferences; command line; give messages or prompt-completion");
     if (o.labels && c.format->run != msdialog_run) die(2, "--labels is for msdialog; command line; leave it out");
-    if (o.with_knowledge && c.format->run != dstc11_run) die(2, "--with-knowledge is for dstc11; command line; leave it out");
-    if (o.each_reply && !c.format->dialogue) die(2, "--each-reply is for dialogues; command line; leave it out, rows of %s have one reply", c.format->name);
-    if (o.split && !o.output) die(2, "--split without --output; command line; add --output FILE.jsonl, the parts get names like FILE-eval.jsonl");
+    if (o.with_knowledge && c.format->run != dstc11_run)
+        die(2, "--with-knowledge is for dstc11; command line; leave it out");
+    if (o.each_reply && !c.format->dialogue)
+        die(2, "--each-reply is for dialogues; command line; leave it out, rows of %s have one reply", c.format->name);
+    if (o.split && !o.output)
+        die(2,
+            "--split without --output; command line; add --output FILE.jsonl, the parts get names like "
+            "FILE-eval.jsonl");
     if (o.split) parts = parse_split(o.split);
     else arrput(parts, ((Part){.path = o.output}));
     for (ptrdiff_t p = 0; o.split && p < arrlen(parts); p++) parts[p].path = part_path(o.output, parts[p].name);
@@ -1037,7 +1204,11 @@ int main(int argc, char **argv) {
     if (c.format->run) c.format->run(&c);
     else for (ptrdiff_t i = 0; i < arrlen(c.inputs); i++) each_row(&c, c.inputs[i], c.format->row);
     if (c.skipped > REPORTED) fprintf(stderr, "skipped: %zu more\n", c.skipped - REPORTED);
-    if (!arrlen(c.examples)) die(1, "no examples; %zu rows read, %zu skipped, %zu duplicates, %zu in --dedup-against; check the format and the files", c.read, c.skipped, c.duplicates, c.known);
+    if (!arrlen(c.examples))
+        die(1,
+            "no examples; %zu rows read, %zu skipped, %zu duplicates, %zu in --dedup-against; check the format and the "
+            "files",
+            c.read, c.skipped, c.duplicates, c.known);
     size_t made = arrlenu(c.examples);
     sample(&c);
     if (arrlenu(c.examples) > o.max_examples) arrsetlen(c.examples, o.max_examples);
@@ -1045,7 +1216,8 @@ int main(int argc, char **argv) {
     write_parts(&c, parts);
 
     fprintf(stderr, "%zu rows read, %zu examples written", c.read, arrlenu(c.examples));
-    for (ptrdiff_t p = 0; o.split && p < arrlen(parts); p++) fprintf(stderr, "%s%.*s %zu", p ? ", " : " (", (int)parts[p].name.n, parts[p].name.s, parts[p].count);
+    for (ptrdiff_t p = 0; o.split && p < arrlen(parts); p++)
+        fprintf(stderr, "%s%.*s %zu", p ? ", " : " (", (int)parts[p].name.n, parts[p].name.s, parts[p].count);
     fprintf(stderr, "%s, %zu skipped, %zu duplicates", o.split ? ")" : "", c.skipped, c.duplicates);
     if (o.against) fprintf(stderr, ", %zu in --dedup-against", c.known);
     if (c.untold) fprintf(stderr, ", %zu tags left out (--labels makes rows of them)", c.untold);

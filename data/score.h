@@ -33,36 +33,45 @@ double score_exact_match(const char *answer, References r);
 /* 2 P R / (P + R) over the words that both have after the same normalisation, a word as often as both have it. */
 double score_token_f1(const char *answer, References r);
 
-/* How BLEU cuts text into words: 13a as mteval-v13a.pl, zh with every Chinese character a word of its own, char with every character one, none at white space. */
+/* How BLEU cuts text into words: 13a as mteval-v13a.pl, zh with every Chinese character a word of its own, char with
+   every character one, none at white space. */
 typedef enum { BLEU_13A, BLEU_ZH, BLEU_CHAR, BLEU_NONE } BleuTokenize;
 /* How the BLEU of one sentence does: at white space, into its characters, or as nltk's word_tokenize does (Treebank's
    rules, NLTKWordTokenizer). nltk looks for the ends of sentences with a trained model; here one ends behind . ? or !
    (and closing quotes and brackets) before white space and what is no small letter, unless a single letter or a title
    (Mr. Dr. St.) stands before the point. */
 typedef enum { PIECES_SPACE, PIECES_CHARACTERS, PIECES_WORDS } Pieces;
-typedef struct Bleu { int64_t match[4], total[4], answer_length, reference_length; } Bleu;      /* sums over a corpus; start with zeros */
+/* sums over a corpus; start with zeros */
+typedef struct Bleu { int64_t match[4], total[4], answer_length, reference_length; } Bleu;
 void bleu_add(Bleu *b, const char *answer, References r, BleuTokenize how);
-/* 100 exp(min(0, 1 - reference length / answer length)) (p1 p2 p3 p4)^(1/4), the k-th precision without a match taken as 1 / (2^k total) (sacrebleu metrics/bleu.py, smoothing exp). */
+/* 100 exp(min(0, 1 - reference length / answer length)) (p1 p2 p3 p4)^(1/4), the k-th precision without a match taken
+   as 1 / (2^k total) (sacrebleu metrics/bleu.py, smoothing exp). */
 double bleu_score(const Bleu *b);
-/* The same product for one sentence split at white space (or into its characters), precisions without a match as ln(length) / (5 2^k total) (Chen & Cherry 2014; nltk/translate/bleu_score.py, method4). */
+/* The same product for one sentence split at white space (or into its characters), precisions without a match as
+   ln(length) / (5 2^k total) (Chen & Cherry 2014; nltk/translate/bleu_score.py, method4). */
 double score_sentence_bleu(const char *answer, References r, Pieces how);
 
-/* Popović 2015: F with beta 2 of the averaged precisions and recalls of character 1- to 6-grams, white space left out (sacrebleu metrics/chrf.py). */
+/* Popović 2015: F with beta 2 of the averaged precisions and recalls of character 1- to 6-grams, white space left out
+   (sacrebleu metrics/chrf.py). */
 typedef struct Chrf { int64_t answer[6], reference[6], match[6]; } Chrf;
 void chrf_add(Chrf *c, const char *answer, References r);
 double chrf_score(const Chrf *c);
 
-/* Lin 2004: F of the longest common subsequence of words [a-z0-9]+, or of all characters but white space, where text has no such words (Chinese). */
+/* Lin 2004: F of the longest common subsequence of words [a-z0-9]+, or of all characters but white space, where text
+   has no such words (Chinese). */
 double score_rouge_l(const char *answer, References r, bool characters);
 
 int score_words(const char *text);           /* pieces between white space */
 int score_characters(const char *text);
 
-/* Which of `count` labels an answer means: the one it equals, case, white space and surrounding punctuation aside; else the only one that stands in it as a word; else -1. */
+/* Which of `count` labels an answer means: the one it equals, case, white space and surrounding punctuation aside;
+   else the only one that stands in it as a word; else -1. */
 int score_label(const char *answer, const char *const *labels, int count);
 typedef struct LabelScore { double precision, recall, f1; int64_t support; } LabelScore;
-/* From counts [labels][labels + 1] (row: expected, column: answered, the last: none of them): a score for each label, the unweighted mean and the mean by support. 0/0 is 0. Returns the accuracy. */
-double score_labels(LabelScore *each /*[labels]*/, LabelScore *macro, LabelScore *weighted, const int64_t *counts, int labels);
+/* From counts [labels][labels + 1] (row: expected, column: answered, the last: none of them): a score for each label,
+   the unweighted mean and the mean by support. 0/0 is 0. Returns the accuracy. */
+double score_labels(LabelScore *each /*[labels]*/, LabelScore *macro, LabelScore *weighted, const int64_t *counts,
+                    int labels);
 
 #endif /* SCORE_H */
 
@@ -72,7 +81,7 @@ double score_labels(LabelScore *each /*[labels]*/, LabelScore *macro, LabelScore
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- text as code points, words as hashes --------------------------------------------------------------------------------------------------------- */
+/* ---- text as code points, words as hashes ------------------------------------------------------------------------ */
 
 typedef struct Runes { uint32_t *at; size_t count; } Runes;
 typedef struct Words { uint64_t *at; size_t count; } Words;
@@ -106,13 +115,21 @@ static Runes lower_runes_of(const char *text) {
 static bool is_space(uint32_t c) { return (c >= 9 && c <= 13) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
                                   c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
                                       c == 0x202F || c == 0x205F || c == 0x3000; }
-static bool is_punctuation(uint32_t c) { return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126); }
-/* What \w matches, for what may stand beside an article: letters and digits; not the punctuation and the symbols of Latin-1, General Punctuation to Dingbats, CJK punctuation, full-width signs and emoji. */
+static bool is_punctuation(uint32_t c) {
+    return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126);
+}
+/* What \w matches, for what may stand beside an article: letters and digits; not the punctuation and the symbols of
+   Latin-1, General Punctuation to Dingbats, CJK punctuation, full-width signs and emoji. */
 static bool is_word(uint32_t c) {
     if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-    if (c < 0xC0) return c == 0xAA || c == 0xB5 || c == 0xBA || c == 0xB2 || c == 0xB3 || c == 0xB9 || (c >= 0xBC && c <= 0xBE);
-    return c != 0xD7 && c != 0xF7 && !(c >= 0x2000 && c <= 0x206F) && !(c >= 0x20A0 && c <= 0x20CF) && !(c >= 0x2190 && c <= 0x245F) && !(c >= 0x2500 && c <= 0x2775) && !(c >= 0x2794 && c <= 0x2BFF) && !(c >= 0x3000 && c <= 0x3004) &&
-           !(c >= 0x3008 && c <= 0x3020) && c != 0x3030 && !(c >= 0xFF01 && c <= 0xFF0F) && !(c >= 0xFF1A && c <= 0xFF20) && !(c >= 0xFF3B && c <= 0xFF40 && c != 0xFF3F) && !(c >= 0xFF5B && c <= 0xFF65) && !(c >= 0x1F000 && c <= 0x1FAFF) && c != 0xFFFD;
+    if (c < 0xC0)
+        return c == 0xAA || c == 0xB5 || c == 0xBA || c == 0xB2 || c == 0xB3 || c == 0xB9 || (c >= 0xBC && c <= 0xBE);
+    return c != 0xD7 && c != 0xF7 && !(c >= 0x2000 && c <= 0x206F) && !(c >= 0x20A0 && c <= 0x20CF) &&
+        !(c >= 0x2190 && c <= 0x245F) && !(c >= 0x2500 && c <= 0x2775) && !(c >= 0x2794 && c <= 0x2BFF) &&
+        !(c >= 0x3000 && c <= 0x3004) && !(c >= 0x3008 && c <= 0x3020) && c != 0x3030 &&
+        !(c >= 0xFF01 && c <= 0xFF0F) && !(c >= 0xFF1A && c <= 0xFF20) &&
+        !(c >= 0xFF3B && c <= 0xFF40 && c != 0xFF3F) && !(c >= 0xFF5B && c <= 0xFF65) &&
+        !(c >= 0x1F000 && c <= 0x1FAFF) && c != 0xFFFD;
 }
 
 static uint64_t word_hash(const uint32_t *at, size_t n) {
@@ -147,7 +164,11 @@ static int compare_hashes(const void *a, const void *b) {
 /* Sorted hashes of the n-grams of w: max(0, count - n + 1) of them. */
 static Words ngrams_of(Words w, size_t n) {
     Words g = {(uint64_t *)score_alloc(w.count, 8), w.count >= n ? w.count - n + 1 : 0};
-    for (size_t i = 0; i < g.count; i++) for (size_t k = 0; k < n; k++) { g.at[i] = (g.at[i] ^ w.at[i + k]) * 0x9E3779B97F4A7C15u; g.at[i] ^= g.at[i] >> 31; }
+    for (size_t i = 0; i < g.count; i++)
+        for (size_t k = 0; k < n; k++) {
+            g.at[i] = (g.at[i] ^ w.at[i + k]) * 0x9E3779B97F4A7C15u;
+            g.at[i] ^= g.at[i] >> 31;
+        }
     qsort(g.at, g.count, sizeof *g.at, compare_hashes);
     return g;
 }
@@ -186,7 +207,7 @@ static int64_t nearest_length(const Words *references, int count, size_t length)
 }
 static int64_t ngram_count(Words w, size_t n) { return w.count >= n ? (int64_t)(w.count - n + 1) : 0; }
 
-/* ---- SQuAD ---------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- SQuAD ------------------------------------------------------------------------------------------------------- */
 
 static Words squad_words(const char *text) {
     Runes r = lower_runes_of(text);
@@ -228,27 +249,52 @@ double score_token_f1(const char *answer, References r) {
     return best;
 }
 
-/* ---- BLEU ----------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- BLEU -------------------------------------------------------------------------------------------------------- */
 
 static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
-static bool is_chinese(uint32_t c) {        /* the ranges of sacrebleu/tokenizers/tokenizer_zh.py; its '\u20000' to '\u2a6d6' and '\u2f800' to '\u2fa1d' are strings of two characters each, and compare as the last line says */
-    static const uint32_t ranges[][2] = {{0x3400, 0x4DB5}, {0x4E00, 0x9FBB}, {0xF900, 0xFA2D}, {0xFA30, 0xFA6A}, {0xFA70, 0xFAD9}, {0xFF00, 0xFFEF}, {0x2E80, 0x2EFF}, {0x3000, 0x303F}, {0x31C0, 0x31EF}, {0x2F00, 0x2FDF}, {0x2FF0, 0x2FFF},
-        {0x3100, 0x312F}, {0x31A0, 0x31BF}, {0xFE10, 0xFE1F}, {0xFE30, 0xFE4F}, {0x2600, 0x27BF}, {0x3200, 0x33FF}};
+/* the ranges of sacrebleu/tokenizers/tokenizer_zh.py; its '\u20000' to '\u2a6d6' and '\u2f800' to '\u2fa1d' are
+   strings of two characters each, and compare as the last line says */
+static bool is_chinese(uint32_t c) {
+    static const uint32_t ranges[][2] = {
+        {0x3400, 0x4DB5}, {0x4E00, 0x9FBB}, {0xF900, 0xFA2D}, {0xFA30, 0xFA6A}, {0xFA70, 0xFAD9}, {0xFF00, 0xFFEF},
+        {0x2E80, 0x2EFF}, {0x3000, 0x303F}, {0x31C0, 0x31EF}, {0x2F00, 0x2FDF}, {0x2FF0, 0x2FFF}, {0x3100, 0x312F},
+        {0x31A0, 0x31BF}, {0xFE10, 0xFE1F}, {0xFE30, 0xFE4F}, {0x2600, 0x27BF}, {0x3200, 0x33FF}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) if (c >= ranges[i][0] && c <= ranges[i][1]) return true;
     return (c >= 0x2001 && c <= 0x2A6D) || (c >= 0x2F81 && c <= 0x2FA1);
 }
 
-/* One pass over the text; out has room for three times its length. pass 0: mteval's punctuation stands alone; 1: . and , after what is no digit; 2: before it; 3: a dash after a digit. */
+/* One pass over the text; out has room for three times its length. pass 0: mteval's punctuation stands alone; 1: .
+   and , after what is no digit; 2: before it; 3: a dash after a digit. */
 static size_t bleu_pass(uint32_t *out, const uint32_t *in, size_t n, int pass) {
     size_t m = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t c = in[i], next = i + 1 < n ? in[i + 1] : 0;
         bool pair = i + 1 < n, point = c == '.' || c == ',', point_next = next == '.' || next == ',';
-        if (pass == 0 && ((c >= '{' && c <= '~') || (c >= '[' && c <= '`') || (c >= ' ' && c <= '&') || (c >= '(' && c <= '+') || (c >= ':' && c <= '@') || c == '/')) { out[m++] = ' '; out[m++] = c; out[m++] = ' '; }
-        else if (pass == 1 && pair && !is_digit(c) && point_next) { out[m++] = c; out[m++] = ' '; out[m++] = next; out[m++] = ' '; i++; }
-        else if (pass == 2 && pair && point && !is_digit(next)) { out[m++] = ' '; out[m++] = c; out[m++] = ' '; out[m++] = next; i++; }
-        else if (pass == 3 && pair && is_digit(c) && next == '-') { out[m++] = c; out[m++] = ' '; out[m++] = next; out[m++] = ' '; i++; }
-        else out[m++] = c;
+        if (pass == 0 &&
+            ((c >= '{' && c <= '~') || (c >= '[' && c <= '`') || (c >= ' ' && c <= '&') || (c >= '(' && c <= '+') ||
+             (c >= ':' && c <= '@') || c == '/')) {
+            out[m++] = ' ';
+            out[m++] = c;
+            out[m++] = ' ';
+        } else if (pass == 1 && pair && !is_digit(c) && point_next) {
+            out[m++] = c;
+            out[m++] = ' ';
+            out[m++] = next;
+            out[m++] = ' ';
+            i++;
+        } else if (pass == 2 && pair && point && !is_digit(next)) {
+            out[m++] = ' ';
+            out[m++] = c;
+            out[m++] = ' ';
+            out[m++] = next;
+            i++;
+        } else if (pass == 3 && pair && is_digit(c) && next == '-') {
+            out[m++] = c;
+            out[m++] = ' ';
+            out[m++] = next;
+            out[m++] = ' ';
+            i++;
+        } else out[m++] = c;
     }
     return m;
 }
@@ -328,13 +374,17 @@ double bleu_score(const Bleu *b) {
     for (int n = 0; n < 4; n++) {
         if (!b->total[n]) return 0;
         if (!b->match[n]) smooth *= 2;
-        log_sum += log(b->match[n] ? 100.0 * (double)b->match[n] / (double)b->total[n] : 100.0 / (smooth * (double)b->total[n]));
+        log_sum += log(b->match[n] ? 100.0 * (double)b->match[n] / (double)b->total[n]
+                                   : 100.0 / (smooth * (double)b->total[n]));
     }
-    double brevity = b->answer_length < b->reference_length ? exp(1 - (double)b->reference_length / (double)b->answer_length) : 1;
+    double brevity =
+        b->answer_length < b->reference_length ? exp(1 - (double)b->reference_length / (double)b->answer_length) : 1;
     return brevity * exp(log_sum / 4);
 }
 
-/* ---- nltk's word_tokenize: a text is rewritten, rule after rule (nltk/tokenize/destructive.py), then cut at spaces ---- */
+/* ---- nltk's word_tokenize ---------------------------------------------------------------------------------------- */
+
+/* A text is rewritten, rule after rule (nltk/tokenize/destructive.py), then cut at spaces. */
 
 typedef struct RuneText { uint32_t *at; size_t count, room; } RuneText;
 static void rune_put(RuneText *t, uint32_t c) {
@@ -573,7 +623,7 @@ double score_sentence_bleu(const char *answer, References r, Pieces how) {
     return first ? brevity * exp(log_sum) : 0;
 }
 
-/* ---- chrF ----------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- chrF -------------------------------------------------------------------------------------------------------- */
 
 void chrf_add(Chrf *c, const char *answer, References r) {
     Words a = characters_of(answer);
@@ -613,7 +663,7 @@ double chrf_score(const Chrf *c) {
     return 100 * 5 * precision * recall / (4 * precision + recall);
 }
 
-/* ---- ROUGE-L -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- ROUGE-L ----------------------------------------------------------------------------------------------------- */
 
 static Words rouge_words(const char *text) {
     Runes r = lower_runes_of(text);
@@ -666,7 +716,7 @@ int score_characters(const char *text) {
     return (int)r.count;
 }
 
-/* ---- labels --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- labels ------------------------------------------------------------------------------------------------------ */
 
 /* Lower case, without white space and punctuation at either end; *count gets its length. */
 static Runes label_form(const char *text) {
@@ -686,7 +736,8 @@ int score_label(const char *answer, const char *const *labels, int count) {
         bool inside = false;
         if (l.count && l.count == a.count && !memcmp(l.at, a.at, l.count * 4)) equal = k;
         for (size_t i = 0; l.count && i + l.count <= a.count && !inside; i++)
-            inside = !memcmp(a.at + i, l.at, l.count * 4) && (i == 0 || !is_word(a.at[i - 1])) && (i + l.count == a.count || !is_word(a.at[i + l.count]));
+            inside = !memcmp(a.at + i, l.at, l.count * 4) && (i == 0 || !is_word(a.at[i - 1])) &&
+                (i + l.count == a.count || !is_word(a.at[i + l.count]));
         if (inside) { found = k; hits++; }
         free(l.at);
     }
@@ -707,7 +758,9 @@ double score_labels(LabelScore *each, LabelScore *macro, LabelScore *weighted, c
         right += hit;
         all += expected;
         macro->precision += p / labels; macro->recall += r / labels; macro->f1 += s.f1 / labels;
-        weighted->precision += p * (double)expected; weighted->recall += r * (double)expected; weighted->f1 += s.f1 * (double)expected;
+        weighted->precision += p * (double)expected;
+        weighted->recall += r * (double)expected;
+        weighted->f1 += s.f1 * (double)expected;
     }
     macro->support = weighted->support = all;
     if (all) { weighted->precision /= (double)all; weighted->recall /= (double)all; weighted->f1 /= (double)all; }
