@@ -3322,13 +3322,13 @@ static RunPlan run_plan(const TrainOptions *o, const Dataset *d) {
     return p;
 }
 
-static void epoch_order(int64_t *order, const TrainOptions *o, const Dataset *d, int64_t epoch) {
+static void run_epoch_order(int64_t *order, const TrainOptions *o, const Dataset *d, int64_t epoch) {
     if (o->shuffle) torch_randperm(order, (int64_t)d->slots, (uint64_t)(o->seed + epoch));
     else for (int64_t i = 0; i < (int64_t)d->slots; i++) order[i] = i;
 }
 
 /* An id beyond the embedding would be read from what lies behind it. */
-static bool ids_in_vocabulary(const Dataset *d, int vocab, const char *path, Error *err) {
+static bool train_ids_check(const Dataset *d, int vocab, const char *path, Error *err) {
     for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
         for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
             if (d->ids[n] >= vocab || d->labels[n] >= vocab)
@@ -3370,17 +3370,17 @@ const Metric *metric_find(const char *name) {
         if (log_metric[i].is & METRIC_BEST && !strcmp(name, log_metric[i].name)) return &log_metric[i];
     return NULL;
 }
-static double *metric_of(LogRecord *r, const Metric *m) { return (double *)((char *)r + m->at); }
+static double *log_metric_at(LogRecord *r, const Metric *m) { return (double *)((char *)r + m->at); }
 double metric_value(const LogRecord *r, const Metric *m) { return *(const double *)((const char *)r + m->at); }
 
 /* ---- what is learned ------------------------------------------------------------------------------------------- */
 
-static void tokens_measure(LogRecord *sums, const LossStats *s) {
+static void train_tokens_measure(LogRecord *sums, const LossStats *s) {
     if (!s->tokens) return;
     sums->mean_token_accuracy += (double)s->correct / (double)s->tokens;
     sums->entropy += s->entropy_sum / (double)s->tokens;
 }
-const Objective objective_tokens = {"tokens", slot_labelled, model_loss, tokens_measure};
+const Objective objective_tokens = {"tokens", slot_labelled, model_loss, train_tokens_measure};
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------ */
 
@@ -3389,7 +3389,7 @@ const Objective objective_tokens = {"tokens", slot_labelled, model_loss, tokens_
 typedef struct EvalSums { LossStats tokens; double perplexities, batches; } EvalSums;
 
 /* A batch of `count` of the data set's slots joins the sums. */
-static void evaluate_add(EvalResult *result, EvalSums *sums, const Objective *objective, const Batch *b, LossStats s,
+static void train_evaluate_add(EvalResult *result, EvalSums *sums, const Objective *objective, const Batch *b, LossStats s,
                          int count, size_t slots) {
     LogRecord *r = &result->record;
     r->loss += s.loss_sum / (s.tokens ? (double)s.tokens : 1) * count / (double)slots;
@@ -3409,12 +3409,12 @@ static void evaluate_add(EvalResult *result, EvalSums *sums, const Objective *ob
         result->examples++;
     }
 }
-static void evaluate_mean(EvalResult *result, const EvalSums *sums) {
+static void train_evaluate_mean(EvalResult *result, const EvalSums *sums) {
     LogRecord *r = &result->record;
     const LossStats *s = &sums->tokens;
     double n = s->tokens ? (double)s->tokens : 1, batches = fmax(sums->batches, 1), examples = (double)result->examples;
     for (int i = 0; i < LOG_METRICS; i++)
-        if (log_metric[i].mean == OVER_MICRO_BATCHES) *metric_of(r, &log_metric[i]) /= batches;
+        if (log_metric[i].mean == OVER_MICRO_BATCHES) *log_metric_at(r, &log_metric[i]) /= batches;
     r->token_loss = s->loss_sum / n;
     r->token_accuracy = (double)s->correct / n;
     r->token_entropy = s->entropy_sum / n;
@@ -3424,14 +3424,14 @@ static void evaluate_mean(EvalResult *result, const EvalSums *sums) {
 }
 
 /* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
-static bool evaluate(const Model *m, const Adapter *a, Workspace *w, const Objective *objective, const Dataset *d,
+static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const Objective *objective, const Dataset *d,
                      Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped, EvalResult *result, Error *err) {
     const DropoutKey none = {0, 0, 0, 0};
     EvalSums sums;
     memset(&sums, 0, sizeof sums);
     memset(result, 0, sizeof *result);
     result->record.eval = true;
-    if (!ids_in_vocabulary(d, m->config.vocab_size, "the data", err)) return false;
+    if (!train_ids_check(d, m->config.vocab_size, "the data", err)) return false;
     bool ok = true;
     int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);         /* in the order of the file */
     for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
@@ -3446,15 +3446,15 @@ static bool evaluate(const Model *m, const Adapter *a, Workspace *w, const Objec
             model_explain_nonfinite(m, a, w, b, none, where, sizeof where);
             ok = fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
-        evaluate_add(result, &sums, objective, b, s, count, d->slots);
+        train_evaluate_add(result, &sums, objective, b, s, count, d->slots);
     }
     free(slots);
-    evaluate_mean(result, &sums);
+    train_evaluate_mean(result, &sums);
     return ok;
 }
 bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
                     EvalResult *result, Error *err) {
-    return evaluate(m, a, w, &objective_tokens, d, b, batch_size, NULL, NULL, result, err);
+    return train_evaluate(m, a, w, &objective_tokens, d, b, batch_size, NULL, NULL, result, err);
 }
 
 /* ---- the log -----------------------------------------------------------------------------------------------------
@@ -3492,9 +3492,9 @@ const char *const recompute_name[RECOMPUTE_COUNT] = {"none", "gate_up", "layer"}
 
 /* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by
    more than the threshold uses up patience. */
-typedef struct Best { int64_t step; double value; int in_vain; } Best;
-static Best history_best(const LogRecord *history, const TrainOptions *o) {
-    Best best = {0, NAN, 0};
+typedef struct LogBest { int64_t step; double value; int in_vain; } LogBest;
+static LogBest log_best(const LogRecord *history, const TrainOptions *o) {
+    LogBest best = {0, NAN, 0};
     const Metric *m = metric_find(o->metric_for_best_model ? o->metric_for_best_model : "loss");
     bool greater = o->greater_is_better < 0 ? (m->is & METRIC_GREATER) != 0 : o->greater_is_better != 0;
     for (ptrdiff_t i = 0; i < arrlen(history); i++) {
@@ -3530,7 +3530,7 @@ typedef struct Run {
     int64_t files_changed;
     int64_t step, num_tokens, skipped;
     double epoch, start;
-    Best best;
+    LogBest best;
     /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
     LogRecord window;
     int64_t window_steps, window_micro;
@@ -3568,7 +3568,7 @@ static void run_log(Run *run, const LogRecord *r) {
 
 /* What transformers calls total_flos: 6 operations for every token of the batches, padding included, and every parameter
    but the embedding's (trainer.py, floating_point_ops). Packed rows it does not pad either. */
-static double padded_tokens(const Run *run, const Batch *b) {
+static double run_padded_tokens(const Run *run, const Batch *b) {
     int longest = 0;
     for (int s = 0; s < b->S; s++) {
         int length = b->cu_seqlens[s + 1] - b->cu_seqlens[s];
@@ -3576,19 +3576,19 @@ static double padded_tokens(const Run *run, const Batch *b) {
     }
     return run->o->data_options.packing ? (double)b->N : (double)b->S * (double)longest;
 }
-static double samples_seen(const Run *run) {
+static double run_samples_seen(const Run *run) {
     const RunPlan *p = &run->plan;
     return p->steps_per_epoch ? (double)run->step / (double)p->steps_per_epoch * (double)run->train.slots : 0;
 }
-static double total_flos(const Run *run) {
+static double run_total_flos(const Run *run) {
     const Model *m = run->model;
     size_t embedding = (size_t)m->config.vocab_size * (size_t)m->config.hidden_size;
     return 6 * run->padded * (double)(model_parameters(m) - embedding + run->adapter.param_count);
 }
 
 /* The last record of log_history, as Trainer.train() ends it. */
-static void train_result_json(Text *t, const Run *run, const TrainResult *result) {
-    double runtime = fmax(result->seconds, 1e-9), samples = samples_seen(run), micro = (double)run->window_micro;
+static void log_result_json(Text *t, const Run *run, const TrainResult *result) {
+    double runtime = fmax(result->seconds, 1e-9), samples = run_samples_seen(run), micro = (double)run->window_micro;
     json_object(t, NULL, JSON_LINE);
     json_print(t, "step", "%lld", (long long)run->step);
     json_print(t, "epoch", "%.10g", run->epoch);
@@ -3596,7 +3596,7 @@ static void train_result_json(Text *t, const Run *run, const TrainResult *result
     json_print(t, "train_runtime", "%.4f", runtime);
     json_print(t, "train_samples_per_second", "%.3f", samples / runtime);
     json_print(t, "train_steps_per_second", "%.3f", (double)run->step / runtime);
-    json_print(t, "total_flos", "%.1f", total_flos(run));
+    json_print(t, "total_flos", "%.1f", run_total_flos(run));
     for (int i = 0; i < LOG_METRICS && run->window_micro; i++) {              /* TRL adds what came after the last log line */
         const Metric *m = &log_metric[i];
         if (m->mean == OVER_MICRO_BATCHES) json_print(t, m->name, m->log, metric_value(&run->window, m) / micro);
@@ -3605,7 +3605,7 @@ static void train_result_json(Text *t, const Run *run, const TrainResult *result
     json_end(t);
 }
 
-static bool trainer_state_write(const Run *run, const TrainResult *result, const char *folder, Error *err) {
+static bool log_trainer_state(const Run *run, const TrainResult *result, const char *folder, Error *err) {
     const TrainOptions *o = run->o;
     const RunPlan *plan = &run->plan;
     char best[PATH_MAX + 32];
@@ -3628,7 +3628,7 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
     json_bool(&t, "is_world_process_zero", true);
     json_list(&t, "log_history", JSON_LINES);
     for (ptrdiff_t i = 0; i < arrlen(run->history); i++) log_record_json(&t, &run->history[i]);
-    train_result_json(&t, run, result);
+    log_result_json(&t, run, result);
     json_end(&t);
     json_print(&t, "logging_steps", "%d", o->logging_steps);
     json_print(&t, "max_steps", "%lld", (long long)plan->total_steps);
@@ -3637,7 +3637,7 @@ static bool trainer_state_write(const Run *run, const TrainResult *result, const
     json_print(&t, "save_steps", "%d", o->save_steps);
     json_object(&t, "stateful_callbacks", JSON_LINE);
     json_end(&t);
-    json_print(&t, "total_flos", "%.1f", total_flos(run));
+    json_print(&t, "total_flos", "%.1f", run_total_flos(run));
     json_print(&t, "train_batch_size", "%d", o->per_device_train_batch_size);
     json_string(&t, "trial_name", NULL);
     json_string(&t, "trial_params", NULL);
@@ -3660,7 +3660,7 @@ static void run_phase(const Run *run, const char *format, ...) {
 }
 
 /* Evaluations between step `step` and the end. */
-static int64_t evaluations_left(const Run *run, int64_t step) {
+static int64_t run_evaluations_left(const Run *run, int64_t step) {
     const TrainOptions *o = run->o;
     int64_t every = o->eval_steps > 0 ? o->eval_steps : o->logging_steps, total = run->plan.total_steps;
     if (o->eval_strategy == STRATEGY_EPOCH) every = run->plan.steps_per_epoch;
@@ -3675,7 +3675,7 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     double start = seconds_now();
     run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
     bool stopped = false;
-    if (!evaluate(run->model, &run->adapter, &run->work, run->objective, &run->eval, &run->batch,
+    if (!train_evaluate(run->model, &run->adapter, &run->work, run->objective, &run->eval, &run->batch,
                   run->o->per_device_eval_batch_size, run->hooks,
                   &stopped, &e, err))
         return false;
@@ -3691,7 +3691,7 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     run_log(run, r);
     run->eval_seconds += seconds_now() - start;          /* with what the hook does at an evaluation */
     run->eval_count++;
-    run->best = history_best(run->history, run->o);
+    run->best = log_best(run->history, run->o);
     result->best_step = run->best.step;
     result->best_metric = run->best.value;
     return true;
@@ -3699,7 +3699,7 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
 
 /* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing
    something again does not count. */
-static double model_flops(const Model *m, const Adapter *a, const Batch *b) {
+static double train_flops(const Model *m, const Adapter *a, const Batch *b) {
     const ModelConfig *c = &m->config;
     double weights = (double)m->layer_weights, squares = 0;
     for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
@@ -3710,7 +3710,7 @@ static double model_flops(const Model *m, const Adapter *a, const Batch *b) {
 /* The gradient of one optimizer step: slots [begin, end) of run->order, `size` of them a micro-batch, into a->grad. The
    step's loss is sum of losses / sum of weights over all its micro-batches, so that how they are cut changes nothing.
    *r: loss (NaN as soon as one is not finite), the gradient's norm, tokens, metrics summed over micro-batches. */
-static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
+static void train_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
     const Objective *objective = run->objective;
     const Model *m = run->model;
     Adapter *a = &run->adapter;
@@ -3730,8 +3730,8 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, D
         LossStats s = objective->loss(m, a, w, b, dloss);                     /* w->d_normed [N,C] */
         model_backward(m, a, w, b, key);                                      /* a->grad [param_count] += */
         r->num_tokens += b->N;
-        run->flops += model_flops(m, a, b);
-        run->step_padded += padded_tokens(run, b);
+        run->flops += train_flops(m, a, b);
+        run->step_padded += run_padded_tokens(run, b);
         if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
         loss += s.loss_sum;
         objective->measure(r, &s);
@@ -3742,7 +3742,7 @@ static void slots_gradient(Run *run, int64_t begin, int64_t end, int64_t size, D
 
 /* Writes slots [begin, end) of run->order, and the adapter that met them, as OUTPUT/nonfinite-STEP: `folder`, whose
    batch.jsonl can be trained on as it is. */
-static bool nonfinite_write(const Run *run, int64_t begin, int64_t end, char folder[PATH_MAX], Error *err) {
+static bool train_nonfinite_write(const Run *run, int64_t begin, int64_t end, char folder[PATH_MAX], Error *err) {
     char name[64];
     Text t = TEXT_EMPTY;
     snprintf(name, sizeof name, "nonfinite-%lld", (long long)run->step + 1);
@@ -3766,14 +3766,14 @@ static bool nonfinite_write(const Run *run, int64_t begin, int64_t end, char fol
 
 /* Something of slots [begin, end) was not finite: finds the first of them that alone is so (there may be none, only all
    together), and says in err which tensor of which layer, and where the batch is to be found. */
-static void explain_nonfinite(Run *run, int64_t begin, int64_t end, DropoutKey key, Error *err) {
+static void train_nonfinite_explain(Run *run, int64_t begin, int64_t end, DropoutKey key, Error *err) {
     const Adapter *a = &run->adapter;
     char where[512] = "no example alone", parameter[160], folder[PATH_MAX];
     const char *what = "gradient";
     LogRecord r;
     r.loss = r.grad_norm = 0;
     for (int64_t i = begin; i < end && isfinite(r.loss) && isfinite(r.grad_norm); i++)
-        slots_gradient(run, i, i + 1, 1, key, &r);
+        train_gradient(run, i, i + 1, 1, key, &r);
     if (!isfinite(r.loss)) {
         what = "loss";
         model_explain_nonfinite(run->model, a, &run->work, &run->batch, key, where, sizeof where);
@@ -3787,13 +3787,13 @@ static void explain_nonfinite(Run *run, int64_t begin, int64_t end, DropoutKey k
                  (long long)run->batch.row[0]);
     }
     /* of a run that skips, the first three are enough */
-    bool written = run->skipped < 3 && nonfinite_write(run, begin, end, folder, err);
+    bool written = run->skipped < 3 && train_nonfinite_write(run, begin, end, folder, err);
     fail(err, "the %s is not finite; step %lld, %s; lower --learning-rate, or look at %s%s", what,
          (long long)run->step + 1, where, written ? folder : "that row",
          written ? ": the batch and the adapter as they were" : "");
 }
 
-static const float LOSS_SCALE_MAX = 0x1p40f;
+static const float TRAIN_LOSS_SCALE_MAX = 0x1p40f;
 
 /* One optimizer step over slots [begin, end) of run->order. With --on-nonfinite skip a step that is not finite changes
    nothing, and its loss is NaN. */
@@ -3803,17 +3803,17 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     int64_t size = o->per_device_train_batch_size;
     double factor = schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
     DropoutKey key = {a->config.lora_dropout, (uint64_t)o->seed, (uint32_t)run->step, 0};
-    slots_gradient(run, begin, end, size, key, r);
+    train_gradient(run, begin, end, size, key, r);
     run->padded += run->step_padded;
     /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
     while (isfinite(r->loss) && !isfinite(r->grad_norm) && a->loss_scale > 1) {
         a->loss_scale /= 2;
         a->scale_age = 0;
-        slots_gradient(run, begin, end, size, key, r);
+        train_gradient(run, begin, end, size, key, r);
     }
     r->learning_rate = o->learning_rate * factor;
     if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
-        explain_nonfinite(run, begin, end, key, err);
+        train_nonfinite_explain(run, begin, end, key, err);
         if (o->on_nonfinite == NONFINITE_STOP) return false;
         run->skipped++;
         run_warn(run, "step left out: %s", err->text);
@@ -3827,7 +3827,7 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
                  (float)o->weight_decay, a->adam_step);
     adapter_changed(a);
     if (LORA_LOSS_SCALE > 1 && ++a->scale_age == 2000) {                      /* as torch.amp.GradScaler grows */
-        a->loss_scale = fminf(a->loss_scale * 2, LOSS_SCALE_MAX);
+        a->loss_scale = fminf(a->loss_scale * 2, TRAIN_LOSS_SCALE_MAX);
         a->scale_age = 0;
     }
     return true;
@@ -3838,14 +3838,14 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
    and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
 
 /* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines below. */
-#define CHECKSUM_LINE "{\"checksum\": \"%016llx\",\n"
-enum { CHECKSUM_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
+#define CHECKPOINT_LINE "{\"checksum\": \"%016llx\",\n"
+enum { CHECKPOINT_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
 
 
 /* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of up to
    1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the files' times, says
    what that may have missed. */
-static uint64_t model_hash(const Model *m, int64_t *files_changed) {
+static uint64_t checkpoint_model_hash(const Model *m, int64_t *files_changed) {
     const size_t BLOCK = 4096;
     uint64_t hash = hash_bytes(HASH_START, &m->config, offsetof(ModelConfig, family));
     size_t own = offsetof(ModelConfig, embedding_scale);      /* what only families with fields of their own set */
@@ -3873,10 +3873,10 @@ static uint64_t model_hash(const Model *m, int64_t *files_changed) {
     return hash;
 }
 
-static void json_hash(Text *t, const char *name, uint64_t hash) {
+static void checkpoint_hex(Text *t, const char *name, uint64_t hash) {
     json_print(t, name, "\"%016llx\"", (unsigned long long)hash);
 }
-static void lora_identity(Text *t, const LoraConfig *c, int layers) {
+static void checkpoint_lora_identity(Text *t, const LoraConfig *c, int layers) {
     Text modules = TEXT_EMPTY, transformed = TEXT_EMPTY;
     for (int j = 0; j < MODULE_COUNT; j++)
         if (c->target[j]) text_print(&modules, "%.*s ", (int)strlen(module_name[j]) - 5, module_name[j]);
@@ -3887,13 +3887,13 @@ static void lora_identity(Text *t, const LoraConfig *c, int layers) {
     json_print(t, "use_rslora", "%d", c->use_rslora);
     json_bytes(t, "target_modules", modules.at, modules.length);
     json_bytes(t, "layers_to_transform", transformed.at, transformed.length);
-    json_hash(t, "lora_parts", parts);
+    checkpoint_hex(t, "lora_parts", parts);
     text_free(&modules);
     text_free(&transformed);
 }
 
 static void run_identify(Run *run) {
-    if (!run->model_hash) run->model_hash = model_hash(run->model, &run->files_changed);
+    if (!run->model_hash) run->model_hash = checkpoint_model_hash(run->model, &run->files_changed);
 }
 
 /* The options that decide a run's numbers beside model, data and adapter, in the order of checkpoint.json's identity.
@@ -3918,11 +3918,11 @@ static const struct { const char *name; DecidesType type; bool of_plan; size_t a
    options', or --init-adapter's. */
 static void checkpoint_identity(Text *t, const Run *run) {
     const TrainOptions *o = run->o;
-    json_hash(t, "model", run->model_hash);
-    json_hash(t, "tokenizer", run->tokenizer_hash);
-    json_hash(t, "data", run->train.hash);
-    json_hash(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
-    lora_identity(t, o->init_adapter ? &run->adapter.config : &o->lora, run->model->config.num_hidden_layers);
+    checkpoint_hex(t, "model", run->model_hash);
+    checkpoint_hex(t, "tokenizer", run->tokenizer_hash);
+    checkpoint_hex(t, "data", run->train.hash);
+    checkpoint_hex(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
+    checkpoint_lora_identity(t, o->init_adapter ? &run->adapter.config : &o->lora, run->model->config.num_hidden_layers);
     json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
     for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
         const char *name = run_decides[i].name;
@@ -3939,10 +3939,10 @@ static void checkpoint_identity(Text *t, const Run *run) {
 
 /* The numbers that say where a run is, in the order and the lines of checkpoint.json: checkpoint_write prints them,
    checkpoint_read takes them back. */
-typedef enum { NUMBER_INT, NUMBER_INT64, NUMBER_FLOAT, NUMBER_DOUBLE } NumberType;
+typedef enum { CHECKPOINT_INT, CHECKPOINT_INT64, CHECKPOINT_FLOAT, CHECKPOINT_DOUBLE } CheckpointType;
 typedef struct CheckpointNumber {
     const char *name;
-    NumberType type;
+    CheckpointType type;
     void *at;
     double high;                            /* a whole number from 0 to high; 0: any, null where it is not finite */
     bool line;                              /* it begins a line of the file */
@@ -3952,28 +3952,28 @@ static void checkpoint_numbers(CheckpointNumber list[CHECKPOINT_NUMBERS], Run *r
     Adapter *a = &run->adapter;
     const double whole = 0x1p53;
     const CheckpointNumber all[CHECKPOINT_NUMBERS] = {
-        {"files_changed", NUMBER_INT64, &run->files_changed, whole, false},
-        {"padded", NUMBER_DOUBLE, &run->padded, whole, false},
-        {"step", NUMBER_INT64, &run->step, whole, true},
-        {"adam_step", NUMBER_INT, &a->adam_step, INT_MAX - 1, false},
-        {"scale_age", NUMBER_INT, &a->scale_age, 2000, false},
-        {"num_tokens", NUMBER_INT64, &run->num_tokens, whole, false},
-        {"window_steps", NUMBER_INT64, &run->window_steps, whole, false},
-        {"window_micro", NUMBER_INT64, &run->window_micro, whole, false},
-        {"skipped", NUMBER_INT64, &run->skipped, whole, false},
-        {"loss_scale", NUMBER_FLOAT, &a->loss_scale, (double)LOSS_SCALE_MAX, true},
-        {"epoch", NUMBER_DOUBLE, &run->epoch, 0, false},
-        {"train_loss", NUMBER_DOUBLE, &run->train_loss, 0, false},
-        {"training", NUMBER_DOUBLE, &run->training, 0, false},
-        {"window_seconds", NUMBER_DOUBLE, &run->window_seconds, 0, false},
-        {"first_eval_loss", NUMBER_DOUBLE, &result->first_eval_loss, 0, true},
-        {"last_eval_loss", NUMBER_DOUBLE, &result->last_eval_loss, 0, false}};
+        {"files_changed", CHECKPOINT_INT64, &run->files_changed, whole, false},
+        {"padded", CHECKPOINT_DOUBLE, &run->padded, whole, false},
+        {"step", CHECKPOINT_INT64, &run->step, whole, true},
+        {"adam_step", CHECKPOINT_INT, &a->adam_step, INT_MAX - 1, false},
+        {"scale_age", CHECKPOINT_INT, &a->scale_age, 2000, false},
+        {"num_tokens", CHECKPOINT_INT64, &run->num_tokens, whole, false},
+        {"window_steps", CHECKPOINT_INT64, &run->window_steps, whole, false},
+        {"window_micro", CHECKPOINT_INT64, &run->window_micro, whole, false},
+        {"skipped", CHECKPOINT_INT64, &run->skipped, whole, false},
+        {"loss_scale", CHECKPOINT_FLOAT, &a->loss_scale, (double)TRAIN_LOSS_SCALE_MAX, true},
+        {"epoch", CHECKPOINT_DOUBLE, &run->epoch, 0, false},
+        {"train_loss", CHECKPOINT_DOUBLE, &run->train_loss, 0, false},
+        {"training", CHECKPOINT_DOUBLE, &run->training, 0, false},
+        {"window_seconds", CHECKPOINT_DOUBLE, &run->window_seconds, 0, false},
+        {"first_eval_loss", CHECKPOINT_DOUBLE, &result->first_eval_loss, 0, true},
+        {"last_eval_loss", CHECKPOINT_DOUBLE, &result->last_eval_loss, 0, false}};
     memcpy(list, all, sizeof all);
 }
 static void checkpoint_number_json(Text *t, const CheckpointNumber *n) {
-    double v = n->type == NUMBER_INT ? (double)*(const int *)n->at
-             : n->type == NUMBER_INT64 ? (double)*(const int64_t *)n->at
-             : n->type == NUMBER_FLOAT ? (double)*(const float *)n->at : *(const double *)n->at;
+    double v = n->type == CHECKPOINT_INT ? (double)*(const int *)n->at
+             : n->type == CHECKPOINT_INT64 ? (double)*(const int64_t *)n->at
+             : n->type == CHECKPOINT_FLOAT ? (double)*(const float *)n->at : *(const double *)n->at;
     if (n->line) json_new_line(t);
     if (isfinite(v)) json_print(t, n->name, n->high > 0 ? "%.0f" : "%.17g", v);
     else json_string(t, n->name, NULL);
@@ -3985,29 +3985,29 @@ static bool checkpoint_number_parse(const CheckpointNumber *n, const Json *root)
     double v = null ? NAN : j->number;
     if (n->high > 0 && !(v >= 0 && v <= n->high && v == floor(v))) return false;
     switch (n->type) {
-    case NUMBER_INT: *(int *)n->at = (int)v; break;
-    case NUMBER_INT64: *(int64_t *)n->at = (int64_t)v; break;
-    case NUMBER_FLOAT: *(float *)n->at = (float)v; break;
-    case NUMBER_DOUBLE: *(double *)n->at = v; break;
+    case CHECKPOINT_INT: *(int *)n->at = (int)v; break;
+    case CHECKPOINT_INT64: *(int64_t *)n->at = (int64_t)v; break;
+    case CHECKPOINT_FLOAT: *(float *)n->at = (float)v; break;
+    case CHECKPOINT_DOUBLE: *(double *)n->at = v; break;
     }
     return true;
 }
 
 /* Every field of a record, exactly (the log's own lines round): four whole numbers, then its doubles. */
-enum { RECORD_DOUBLES = (sizeof(LogRecord) - offsetof(LogRecord, epoch)) / sizeof(double) };
-static void record_json(Text *t, const char *name, const LogRecord *r) {
+enum { CHECKPOINT_RECORD_DOUBLES = (sizeof(LogRecord) - offsetof(LogRecord, epoch)) / sizeof(double) };
+static void checkpoint_record_json(Text *t, const char *name, const LogRecord *r) {
     const double *v = (const double *)((const char *)r + offsetof(LogRecord, epoch));
     json_list(t, name, JSON_LINE);
     json_print(t, NULL, "%d", r->eval);
     json_print(t, NULL, "%lld", (long long)r->step);
     json_print(t, NULL, "%lld", (long long)r->total_steps);
     json_print(t, NULL, "%lld", (long long)r->num_tokens);
-    for (int i = 0; i < RECORD_DOUBLES; i++) json_print(t, NULL, "%.17g", v[i]);
+    for (int i = 0; i < CHECKPOINT_RECORD_DOUBLES; i++) json_print(t, NULL, "%.17g", v[i]);
     json_end(t);
 }
-static bool record_parse(LogRecord *r, const Json *j) {
-    if (!j || j->type != JSON_ARRAY || j->count != 4 + RECORD_DOUBLES) return false;
-    double v[4 + RECORD_DOUBLES];
+static bool checkpoint_record_parse(LogRecord *r, const Json *j) {
+    if (!j || j->type != JSON_ARRAY || j->count != 4 + CHECKPOINT_RECORD_DOUBLES) return false;
+    double v[4 + CHECKPOINT_RECORD_DOUBLES];
     int i = 0;
     for (const Json *e = j->child; e; e = e->next) {
         if (e->type != JSON_NUMBER) return false;
@@ -4018,7 +4018,7 @@ static bool record_parse(LogRecord *r, const Json *j) {
     r->step = (int64_t)v[1];
     r->total_steps = (int64_t)v[2];
     r->num_tokens = (int64_t)v[3];
-    memcpy((char *)r + offsetof(LogRecord, epoch), v + 4, RECORD_DOUBLES * sizeof *v);
+    memcpy((char *)r + offsetof(LogRecord, epoch), v + 4, CHECKPOINT_RECORD_DOUBLES * sizeof *v);
     return true;
 }
 
@@ -4122,10 +4122,10 @@ static bool checkpoint_moments_write(const Run *run, const char *folder, uint64_
    Numbers that must come back as they were have 17 digits. */
 static void checkpoint_json(Text *t, Run *run, TrainResult *result, uint64_t hash) {
     CheckpointNumber numbers[CHECKPOINT_NUMBERS];
-    char line[CHECKSUM_LINE_BYTES + 1];
+    char line[CHECKPOINT_LINE_BYTES + 1];
     checkpoint_numbers(numbers, run, result);
     json_object(t, NULL, JSON_LINE);
-    json_hash(t, "checksum", 0);                             /* its place; what follows is in the sum */
+    checkpoint_hex(t, "checksum", 0);                             /* its place; what follows is in the sum */
     json_new_line(t);
     json_print(t, "format", "%d", CHECKPOINT_FORMAT);
     for (int i = 0; i < CHECKPOINT_NUMBERS; i++) checkpoint_number_json(t, &numbers[i]);
@@ -4134,20 +4134,20 @@ static void checkpoint_json(Text *t, Run *run, TrainResult *result, uint64_t has
     checkpoint_identity(t, run);
     json_end(t);
     json_new_line(t);
-    record_json(t, "window", &run->window);
+    checkpoint_record_json(t, "window", &run->window);
     json_new_line(t);
     json_list(t, "history", JSON_LINE);
     for (ptrdiff_t i = 0; i < arrlen(run->history); i++) {
         json_new_line(t);
-        record_json(t, NULL, &run->history[i]);
+        checkpoint_record_json(t, NULL, &run->history[i]);
     }
     json_end(t);
     text_string(t, "\n");
     json_end(t);
     text_string(t, "\n");
-    hash = hash_bytes(hash, t->at + CHECKSUM_LINE_BYTES, t->length - CHECKSUM_LINE_BYTES);
-    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash);
-    memcpy(t->at, line, CHECKSUM_LINE_BYTES);
+    hash = hash_bytes(hash, t->at + CHECKPOINT_LINE_BYTES, t->length - CHECKPOINT_LINE_BYTES);
+    snprintf(line, sizeof line, CHECKPOINT_LINE, (unsigned long long)hash);
+    memcpy(t->at, line, CHECKPOINT_LINE_BYTES);
 }
 
 /* Removes old checkpoints beyond save_total_limit. The newest and the best stay, whatever the limit. */
@@ -4200,7 +4200,7 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
 }
 
 /* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity. */
-static void identity_compare(Text *differences, const Json *stored, Text *mine) {
+static void checkpoint_identity_compare(Text *differences, const Json *stored, Text *mine) {
     static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
     JsonDoc doc;
     bool ok = json_parse(&doc, mine->at, mine->length, "identity", 1, NULL);
@@ -4223,7 +4223,7 @@ static bool checkpoint_same_run(Run *run, const Json *identity, const char *fold
     json_object(&mine, NULL, JSON_LINE);
     checkpoint_identity(&mine, run);
     json_end(&mine);
-    identity_compare(&differences, identity, &mine);
+    checkpoint_identity_compare(&differences, identity, &mine);
     bool same = !differences.length;
     if (!same && run->o->resume_force) {
         run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
@@ -4239,9 +4239,9 @@ static bool checkpoint_same_run(Run *run, const Json *identity, const char *fold
 static bool checkpoint_same_adapter(const Run *run, const Json *identity) {
     Text mine = TEXT_EMPTY, differences = TEXT_EMPTY;
     json_object(&mine, NULL, JSON_LINE);
-    lora_identity(&mine, &run->adapter.config, run->model->config.num_hidden_layers);
+    checkpoint_lora_identity(&mine, &run->adapter.config, run->model->config.num_hidden_layers);
     json_end(&mine);
-    identity_compare(&differences, identity, &mine);
+    checkpoint_identity_compare(&differences, identity, &mine);
     bool same = !differences.length;
     text_free(&differences);
     return same;
@@ -4265,14 +4265,14 @@ static bool checkpoint_position(Run *run, TrainResult *result, const Json *root)
 
 /* The log so far, and the sums since its last line. */
 static bool checkpoint_history(Run *run, TrainResult *result, const Json *root) {
-    if (!record_parse(&run->window, json_get(root, "window"))) return false;
+    if (!checkpoint_record_parse(&run->window, json_get(root, "window"))) return false;
     const Json *history = json_get(root, "history");
     for (const Json *e = history ? history->child : NULL; e; e = e->next) {
         LogRecord r;
-        if (!record_parse(&r, e)) return false;
+        if (!checkpoint_record_parse(&r, e)) return false;
         arrput(run->history, r);
     }
-    run->best = history_best(run->history, run->o);
+    run->best = log_best(run->history, run->o);
     result->best_step = run->best.step;
     result->best_metric = run->best.value;
     return true;
@@ -4303,16 +4303,16 @@ static bool checkpoint_moments_read(Run *run, const char *folder, uint64_t *hash
 
 /* Do the files belong together? The first line of checkpoint.json says what everything else hashes to. */
 static bool checkpoint_checksum(uint64_t hash, const char *folder, Error *err) {
-    char path[PATH_MAX], line[CHECKSUM_LINE_BYTES + 1];
+    char path[PATH_MAX], line[CHECKPOINT_LINE_BYTES + 1];
     size_t length;
     path_in(path, sizeof path, folder, "checkpoint.json");
     char *text = read_file(path, &length, err);
     if (!text) return false;
-    bool ok = length > CHECKSUM_LINE_BYTES;
+    bool ok = length > CHECKPOINT_LINE_BYTES;
     if (ok) {
-        hash = hash_bytes(hash, text + CHECKSUM_LINE_BYTES, length - CHECKSUM_LINE_BYTES);
-        snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash);
-        ok = !memcmp(text, line, CHECKSUM_LINE_BYTES);
+        hash = hash_bytes(hash, text + CHECKPOINT_LINE_BYTES, length - CHECKPOINT_LINE_BYTES);
+        snprintf(line, sizeof line, CHECKPOINT_LINE, (unsigned long long)hash);
+        ok = !memcmp(text, line, CHECKPOINT_LINE_BYTES);
     }
     free(text);
     return ok || fail(err, "the checksum is wrong, the checkpoint's files do not belong together; %s; resume from an "
@@ -4343,21 +4343,21 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
     return ok && checkpoint_moments_read(run, folder, &hash, err) && checkpoint_checksum(hash, folder, err);
 }
 
-static bool strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
+static bool run_strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
 
 /* What is due between two steps: the evaluation, unless the history has it, and the checkpoint. */
-static bool step_end(Run *run, TrainResult *result, Error *err) {
+static bool run_step_end(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     bool last = run->step == run->plan.total_steps, done = !run->eval.slots;
     bool stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
     result->stopped = stop && !last;
     for (ptrdiff_t i = 0; i < arrlen(run->history); i++) done |= run->history[i].eval && run->history[i].step == run->step;
-    if (!done && (last || strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run))) {
+    if (!done && (last || run_strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run))) {
         if (!run_evaluate(run, result, err)) return false;
         result->early_stopped = o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
     }
     bool best = o->load_best_model_at_end && run->best.step == run->step;
-    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || strategy_due(o->save_strategy, o->save_steps, run);
+    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || run_strategy_due(o->save_strategy, o->save_steps, run);
     /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
     if (due) run_phase(run, "writing checkpoint-%lld", (long long)run->step);
     if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
@@ -4366,9 +4366,9 @@ static bool step_end(Run *run, TrainResult *result, Error *err) {
 }
 
 /* A step's record, its metrics still sums over its micro-batches, joins what the next log line is averaged over. */
-static void window_add(Run *run, const LogRecord *step, int64_t micro, double seconds, double flops) {
+static void log_window_add(Run *run, const LogRecord *step, int64_t micro, double seconds, double flops) {
     for (int i = 0; i < LOG_METRICS; i++)
-        if (log_metric[i].mean) *metric_of(&run->window, &log_metric[i]) += metric_value(step, &log_metric[i]);
+        if (log_metric[i].mean) *log_metric_at(&run->window, &log_metric[i]) += metric_value(step, &log_metric[i]);
     run->window.num_tokens += step->num_tokens;
     run->window_seconds += seconds;
     run->window_flops += flops;
@@ -4381,11 +4381,11 @@ static void window_mean(const Run *run, LogRecord *r) {
     for (int i = 0; i < LOG_METRICS; i++) {
         const Metric *m = &log_metric[i];
         double sum = metric_value(&run->window, m);
-        if (m->mean == OVER_STEPS) *metric_of(r, m) = sum / (double)run->window_steps;
-        if (m->mean == OVER_MICRO_BATCHES) *metric_of(r, m) = sum / (double)run->window_micro;
+        if (m->mean == OVER_STEPS) *log_metric_at(r, m) = sum / (double)run->window_steps;
+        if (m->mean == OVER_MICRO_BATCHES) *log_metric_at(r, m) = sum / (double)run->window_micro;
     }
 }
-static void window_log(Run *run, const LogRecord *step) {
+static void log_window_close(Run *run, const LogRecord *step) {
     LogRecord log = *step;                  /* grad_norm and learning_rate are the last step's, as in transformers */
     if (!isfinite(step->loss)) log.grad_norm = 0;
     window_mean(run, &log);
@@ -4402,12 +4402,12 @@ static void window_log(Run *run, const LogRecord *step) {
 static double run_eta(const Run *run) {
     double eta = run->training / (double)run->step * (double)(run->plan.total_steps - run->step);
     if (!run->eval_count) return eta;
-    return eta + run->eval_seconds / (double)run->eval_count * (double)evaluations_left(run, run->step - 1);
+    return eta + run->eval_seconds / (double)run->eval_count * (double)run_evaluations_left(run, run->step - 1);
 }
 
 /* Micro-batches [begin, end) of an epoch make one optimizer step: their slots of run->order, the log, then whatever is
    due between two steps. */
-static bool loop_step(Run *run, int64_t epoch, int64_t begin, int64_t end, TrainResult *result, Error *err) {
+static bool run_step(Run *run, int64_t epoch, int64_t begin, int64_t end, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size, micro = end - begin;
     LogRecord r;                            /* of this step: num_tokens its own, metrics summed over its micro-batches */
@@ -4419,10 +4419,10 @@ static bool loop_step(Run *run, int64_t epoch, int64_t begin, int64_t end, Train
     run->num_tokens += r.num_tokens;
     run->epoch = (double)epoch + (double)end / (double)run->plan.micro_per_epoch;
     run->training += seconds;
-    if (isfinite(r.loss)) window_add(run, &r, micro, seconds, flops);
+    if (isfinite(r.loss)) log_window_add(run, &r, micro, seconds, flops);
 
     for (int i = 0; i < LOG_METRICS; i++)   /* from here on it is the run's record: means, and all tokens so far */
-        if (log_metric[i].mean == OVER_MICRO_BATCHES) *metric_of(&r, &log_metric[i]) /= (double)micro;
+        if (log_metric[i].mean == OVER_MICRO_BATCHES) *log_metric_at(&r, &log_metric[i]) /= (double)micro;
     r.step = run->step;
     r.total_steps = run->plan.total_steps;
     r.epoch = run->epoch;
@@ -4432,11 +4432,11 @@ static bool loop_step(Run *run, int64_t epoch, int64_t begin, int64_t end, Train
     r.num_tokens = run->num_tokens;
     r.eta = run_eta(run);
     if (run->hooks && run->hooks->on_step) run->hooks->on_step(run->hooks->user, &r);
-    if (run->step % o->logging_steps == 0 && run->window_steps) window_log(run, &r);
-    return step_end(run, result, err);
+    if (run->step % o->logging_steps == 0 && run->window_steps) log_window_close(run, &r);
+    return run_step_end(run, result, err);
 }
 
-static bool loop_goes_on(const Run *run, const TrainResult *result) {
+static bool run_goes_on(const Run *run, const TrainResult *result) {
     return run->step < run->plan.total_steps && !result->stopped && !result->early_stopped;
 }
 
@@ -4448,13 +4448,13 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
     const RunPlan *p = &run->plan;
     int64_t accumulate = o->gradient_accumulation_steps;
     if (o->eval_on_start && !run->step && !run_evaluate(run, result, err)) return false;
-    if (run->step && !step_end(run, result, err)) return false;               /* an evaluation that was cut short */
-    for (int64_t epoch = run->step / p->steps_per_epoch; loop_goes_on(run, result); epoch++) {
-        epoch_order(run->order, o, &run->train, epoch);
+    if (run->step && !run_step_end(run, result, err)) return false;               /* an evaluation that was cut short */
+    for (int64_t epoch = run->step / p->steps_per_epoch; run_goes_on(run, result); epoch++) {
+        run_epoch_order(run->order, o, &run->train, epoch);
         int64_t begin = run->step % p->steps_per_epoch * accumulate;
-        for (; begin < p->micro_per_epoch && loop_goes_on(run, result); begin += accumulate) {
+        for (; begin < p->micro_per_epoch && run_goes_on(run, result); begin += accumulate) {
             int64_t end = begin + accumulate < p->micro_per_epoch ? begin + accumulate : p->micro_per_epoch;
-            if (!loop_step(run, epoch, begin, end, result, err)) return false;
+            if (!run_step(run, epoch, begin, end, result, err)) return false;
         }
     }
     int64_t counted = run->step - run->skipped;
@@ -4467,7 +4467,7 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
 static bool run_save_in(Run *run, const TrainResult *result, const char *folder, Error *err) {
     Error less;
     if (!adapter_save(&run->adapter, folder, err)) return false;
-    if (!trainer_state_write(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
+    if (!log_trainer_state(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
     return true;
 }
 
@@ -4543,7 +4543,7 @@ static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *
     }
     *longest = (int)d->stats.longest;
     for (int64_t epoch = 0; epoch < (run->plan.epochs < 64 ? run->plan.epochs : 64); epoch++) {
-        epoch_order(run->order, o, d, epoch);
+        run_epoch_order(run->order, o, d, epoch);
         dataset_grow_to_batches(d, run->order, o->per_device_train_batch_size, max_tokens, max_sequences);
     }
     if (run->plan.epochs > 64) dataset_largest_batch(d, o->per_device_train_batch_size, max_tokens, max_sequences);
@@ -4637,8 +4637,8 @@ static bool run_open_data(Run *run, const ModelConfig *config, Error *err) {
     run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
     bool ok = run_read_data(run, t, err);
     if (t) tokenizer_free(t);
-    if (!ok || !ids_in_vocabulary(&run->train, config->vocab_size, o->data, err) ||
-        !ids_in_vocabulary(&run->eval, config->vocab_size, o->eval_data, err)) return false;
+    if (!ok || !train_ids_check(&run->train, config->vocab_size, o->data, err) ||
+        !train_ids_check(&run->eval, config->vocab_size, o->eval_data, err)) return false;
     long long longest = run->train.stats.longest;
     int positions = config->max_position_embeddings;
     if (config->rope_scaling.type == ROPE_DEFAULT && longest > positions)
@@ -4724,8 +4724,8 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
         ok = train_loop(&run, result, err);
         result->steps = run.step;
-        result->total_flos = total_flos(&run);
-        result->samples = samples_seen(&run);
+        result->total_flos = run_total_flos(&run);
+        result->samples = run_samples_seen(&run);
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
             const LogRecord *r = &run.history[i];
             if (run.eval.slots && !r->eval) continue;
@@ -4747,7 +4747,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
 
 /* Fields of generation_config.json that change answers and are not implemented, each with the number that turns it off
    (beside null, false and nothing at all); the last four matter in sampling alone. */
-static const struct { const char *key; double off; } generation_unsupported[] = {
+static const struct { const char *key; double off; } gen_unsupported[] = {
     {"num_beams", 1}, {"num_beam_groups", 1}, {"num_return_sequences", 1}, {"penalty_alpha", 0},
         {"diversity_penalty", 0},
     {"no_repeat_ngram_size", 0}, {"encoder_no_repeat_ngram_size", 0}, {"encoder_repetition_penalty", 1},
@@ -4758,8 +4758,8 @@ static const struct { const char *key; double off; } generation_unsupported[] = 
     {"dola_layers", 0}, {"token_healing", 0}, {"stop_strings", 0},
     {"top_h", 1}, {"typical_p", 1}, {"epsilon_cutoff", 0}, {"eta_cutoff", 0}};
 
-static bool generation_config_parse(GenerateOptions *o, const Json *root, const char *name, Error *err) {
-    const size_t count = sizeof generation_unsupported / sizeof *generation_unsupported;
+static bool gen_config_parse(GenerateOptions *o, const Json *root, const char *name, Error *err) {
+    const size_t count = sizeof gen_unsupported / sizeof *gen_unsupported;
     bool sample = false;
     double top_k, length;
     if (root->type != JSON_OBJECT) return fail(err, "not an object; %s; download the file again", name);
@@ -4768,9 +4768,9 @@ static bool generation_config_parse(GenerateOptions *o, const Json *root, const 
         !config_range(&length, root, "max_new_tokens", 1, 1e6, o->max_new_tokens, name, err)) return false;
     o->max_new_tokens = (int)length;
     for (size_t i = 0; i < (sample ? count : count - 4); i++) {
-        const char *key = generation_unsupported[i].key;
+        const char *key = gen_unsupported[i].key;
         const Json *j = json_get(root, key);
-        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == generation_unsupported[i].off)) continue;
+        if (!j || json_is_unused(j) || (j->type == JSON_NUMBER && j->number == gen_unsupported[i].off)) continue;
         return fail(err, "unsupported field '%s'; %s; take it out of the file to have answers without it", key, name);
     }
     if (!sample) return true;
@@ -4791,18 +4791,18 @@ bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
     if (!file_exists(folder, "generation_config.json")) return true;
     path_in(path, sizeof path, folder, "generation_config.json");
     if (!json_read(&doc, path, err)) return false;
-    bool ok = generation_config_parse(o, doc.root, path, err);
+    bool ok = gen_config_parse(o, doc.root, path, err);
     json_free(&doc);
     return ok;
 }
 
-static int candidate_falls(const void *a, const void *b) {
+static int gen_candidate_falls(const void *a, const void *b) {
     const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
     return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
 }
 
 /* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort of a whole vocabulary would take longer than the token itself on a GPU. */
-static float kth_largest(const float *z, int n, int k, Candidate *heap) {
+static float gen_kth_largest(const float *z, int n, int k, Candidate *heap) {
     for (int v = 0; v < n; v++) {
         int at = v;
         if (v < k) for (; at && heap[(at - 1) / 2].p > z[v]; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
@@ -4833,7 +4833,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
     float top = logits[best];
     double total = 0;
     if (o->top_k > 0 && o->top_k < V) {     /* every token at least as likely as the k-th */
-        float least = kth_largest(logits, V, o->top_k, work);
+        float least = gen_kth_largest(logits, V, o->top_k, work);
         for (int v = 0; v < V; v++) if (logits[v] >= least) { Candidate c = {logits[v], v}; work[count++] = c; }
     } else for (int v = 0; v < V; v++) if (logits[v] - top > -80 * (float)fmax(o->temperature, 1e-3)) { Candidate c = {logits[v], v}; work[count++] = c; }     /* the rest weighs less than 2e-35 */
     for (int i = 0; i < count; i++) { work[i].p = expf((float)((double)(work[i].p - top) / o->temperature)); total += (double)work[i].p; }
@@ -4842,7 +4842,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
         int likely = 0;
         for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
         count = likely;
-        qsort(work, (size_t)count, sizeof *work, candidate_falls);
+        qsort(work, (size_t)count, sizeof *work, gen_candidate_falls);
         double sum = 0;
         int keep = 0;
         while (keep < count && (keep == 0 || sum < o->top_p * total)) sum += (double)work[keep++].p;
@@ -4865,14 +4865,14 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 /* ---- answers -------------------------------------------------------------------------------------------------------------------------------------- */
 
 /* One sequence on its way: which prompt, its tokens so far, what of its text is out. */
-typedef struct Sequence {
+typedef struct GenSequence {
     int64_t prompt;                         /* -1: the slot is free */
     int32_t *ids;                           /* stb_ds array: prompt and answer */
     size_t sent;                            /* bytes of the text handed on */
-} Sequence;
+} GenSequence;
 
 /* Where a stop string begins in text [bytes], or what must be held back because one may be beginning at its end: the return value; *stopped tells which. */
-static size_t stop_position(const char *text, size_t bytes, const GenerateOptions *o, bool *stopped) {
+static size_t gen_stop_position(const char *text, size_t bytes, const GenerateOptions *o, bool *stopped) {
     size_t hold = bytes;
     *stopped = false;
     for (int i = 0; i < o->stop_count; i++) {
@@ -4886,13 +4886,13 @@ static size_t stop_position(const char *text, size_t bytes, const GenerateOption
 }
 
 /* Takes the next token; hands on the text that is certain; true: the answer is complete. */
-static bool sequence_take(Sequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
+static bool gen_sequence_take(GenSequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
     bool stop = t && tokenizer_is_stop(t, id), stopped = false, ended;
     if (!stop) arrput(s->ids, id);
     int made = (int)arrlen(s->ids) - prompt->count;
     size_t bytes = 0, certain;
     char *text = !t ? text_copy("") : tokenizer_decode(t, s->ids + prompt->count, (size_t)made, true, &bytes);
-    certain = o->stop_count ? stop_position(text, bytes, o, &stopped) : bytes;
+    certain = o->stop_count ? gen_stop_position(text, bytes, o, &stopped) : bytes;
     ended = stop || stopped || made >= o->max_new_tokens;
     if (!stopped && ended) certain = bytes;
     /* A character whose bytes have not all come is U+FFFD so far. */
@@ -4914,7 +4914,7 @@ void answers_free(Answer *answers, size_t count) {
     memset(answers, 0, count * sizeof *answers);
 }
 
-static void batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
+static void gen_batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
     b->ids[b->N] = id;
     b->positions[b->N] = position;
     slot[b->N++] = sequence;
@@ -4951,7 +4951,7 @@ bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, i
 }
 
 /* Can the model answer these, in the memory that there is? *slots, *longest: at once; tokens of a prompt. */
-static bool generate_check(const Model *m, const Generator *g, const Prompt *prompts, size_t count,
+static bool gen_check(const Model *m, const Generator *g, const Prompt *prompts, size_t count,
                            const GenerateOptions *o, int *slots, int *longest, Error *err) {
     const ModelConfig *c = &m->config;
     *slots = (size_t)o->batch_size < count ? o->batch_size : (int)count;
@@ -4983,7 +4983,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
     int longest, slots, V = m->config.vocab_size, C = m->config.hidden_size;
     memset(&own, 0, sizeof own);
     memset(answers, 0, count * sizeof *answers);
-    if (!generate_check(m, g, prompts, count, o, &slots, &longest, err)) return false;
+    if (!gen_check(m, g, prompts, count, o, &slots, &longest, err)) return false;
     if (!g && !generator_open(&own, m, a, slots, longest, o->max_new_tokens, true, err)) {
         generator_close(&own);
         return false;
@@ -4997,7 +4997,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
     int32_t *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);      /* and whose token that is */
     float *logits = (float *)must_alloc((size_t)slots * (size_t)V * sizeof *logits);
     Candidate *work = (Candidate *)must_alloc((size_t)V * sizeof *work);
-    Sequence *sequences = (Sequence *)must_alloc((size_t)slots * sizeof *sequences);
+    GenSequence *sequences = (GenSequence *)must_alloc((size_t)slots * sizeof *sequences);
     for (int s = 0; s < slots; s++) sequences[s].prompt = -1;
     size_t started = 0, done = 0;
     bool ok = true;
@@ -5012,7 +5012,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
             sequences[s].sent = 0;
             arrsetlen(sequences[s].ids, 0);
             for (int i = 0; i < p->count; i++) {
-                batch_token(b, slot, p->ids[i], i, s);
+                gen_batch_token(b, slot, p->ids[i], i, s);
                 arrput(sequences[s].ids, p->ids[i]);
             }
             last[b->S] = b->N - 1;
@@ -5025,7 +5025,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
             int length = (int)arrlen(sequences[s].ids);
             last[b->S] = b->N;
             next[b->S++] = s;
-            batch_token(b, slot, sequences[s].ids[length - 1], length - 1, s);
+            gen_batch_token(b, slot, sequences[s].ids[length - 1], length - 1, s);
             b->cu_seqlens[b->S] = b->N;
         }
         backend_upload(cache->slot, slot, (size_t)b->N * sizeof *slot);
@@ -5035,7 +5035,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
             lm_head_logits(logits + (size_t)i * (size_t)V, w->normed + (size_t)last[i] * (size_t)C, &m->head, 1, C, V,
                            w->scratch);
         for (int i = 0; i < b->S && ok; i++) {
-            Sequence *s = &sequences[next[i]];
+            GenSequence *s = &sequences[next[i]];
             const Prompt *p = &prompts[s->prompt];
             float *z = logits + (size_t)i * (size_t)V;
             int length = (int)arrlen(s->ids);
@@ -5045,7 +5045,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
                 break;
             }
             int32_t id = sample_token(z, V, s->ids, length, o, (uint64_t)p->row, (uint32_t)length, work);
-            if (!sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
+            if (!gen_sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
             if (o->on_answer) o->on_answer(user, (size_t)s->prompt);
             s->prompt = -1;
             done++;
@@ -6002,7 +6002,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (!json_parse(&doc, (const char *)data, size, "fuzz", 1, &err)) return 0;
     if (config_parse(&c, doc.root, "fuzz", &err) &&
         (c.num_hidden_layers < 1 || c.hidden_size < 1 || c.num_attention_heads % c.num_key_value_heads)) abort();
-    if (generation_config_parse(&o, doc.root, "fuzz", &err) &&
+    if (gen_config_parse(&o, doc.root, "fuzz", &err) &&
         !(o.temperature >= 0 && o.top_k >= 0 && o.top_p >= 0 && o.top_p <= 1 && o.min_p >= 0 && o.min_p <= 1 &&
           o.repetition_penalty > 0 && o.max_new_tokens >= 1)) abort();
     json_free(&doc);
@@ -6070,7 +6070,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (moment[0] && moment[1] && !checkpoint_hash(&checksum, &a, moment[0], moment[1], FUZZ_FOLDER, &err)) abort();
     tensors_close(&set);
     Text t = TEXT_EMPTY;
-    text_print(&t, CHECKSUM_LINE, (unsigned long long)hash_bytes(checksum, data, head));
+    text_print(&t, CHECKPOINT_LINE, (unsigned long long)hash_bytes(checksum, data, head));
     text_bytes(&t, (const char *)data, head);
     fuzz_file("checkpoint.json", t.at, t.length);
     memset(&o, 0, sizeof o);

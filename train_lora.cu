@@ -3564,7 +3564,7 @@ static int verb_inspect(Options *o) {
     if (file_exists(o->train.model, "config.json") && !config_open(&config, o->train.model, &err)) return failed(&err);
     if (!model_tokenizer(&t, o->train.model, &config, &err) ||
         !dataset_open_files(&d, o->data, (int)arrlen(o->data), t, &options, &err) ||
-        !ids_in_vocabulary(&d, config.vocab_size, o->train.data, &err)) return failed(&err);
+        !train_ids_check(&d, config.vocab_size, o->train.data, &err)) return failed(&err);
     inspect_print(t, &d, o->examples, isatty(1) && !getenv("NO_COLOR"));
     print_lost(stdout, o->train.data, &d.stats, &options);
     dataset_free(&d);

@@ -210,8 +210,8 @@ static void forge(Adapter *a, const Model *m, const char *folder, const char *wh
     char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
     if (!at) { printf("FAIL  no %s in %s\n", what, path); exit(1); }
     Text t = TEXT_EMPTY;
-    text_print(&t, "%.*s%s%s", (int)(at - text) - CHECKSUM_LINE_BYTES, text + CHECKSUM_LINE_BYTES, with, at + strlen(what));
-    snprintf(line, sizeof line, CHECKSUM_LINE, (unsigned long long)hash_bytes(sum, t.at, t.length));
+    text_print(&t, "%.*s%s%s", (int)(at - text) - CHECKPOINT_LINE_BYTES, text + CHECKPOINT_LINE_BYTES, with, at + strlen(what));
+    snprintf(line, sizeof line, CHECKPOINT_LINE, (unsigned long long)hash_bytes(sum, t.at, t.length));
     Text file = TEXT_EMPTY;
     text_print(&file, "%s%s", line, t.at);
     must(write_file(path, file.at, file.length, &err), &err);

@@ -219,8 +219,8 @@ static void test_large_vocabulary(void) {
                 all[v].p = z[v];
                 all[v].id = v;
             }
-            qsort(all, V, sizeof *all, candidate_falls);
-            bound += !o.top_k || kth_largest(z, V, o.top_k, work) == all[o.top_k - 1].p;
+            qsort(all, V, sizeof *all, gen_candidate_falls);
+            bound += !o.top_k || gen_kth_largest(z, V, o.top_k, work) == all[o.top_k - 1].p;
             int kept = o.top_k ? o.top_k : V;
             while (kept < V && all[kept].p == all[kept - 1].p) kept++;
             double total = 0, sum = 0, top = (double)all[0].p;
@@ -272,14 +272,14 @@ static void test_streaming(void) {
         GenerateOptions o = greedy((int)ids.count, 1);
         o.stop = &cases[k].stop;
         o.stop_count = cases[k].stop != NULL;
-        Sequence s;
+        GenSequence s;
         Prompt prompt;
         Answer a;
         Pieces p;
         memset(&s, 0, sizeof s); memset(&prompt, 0, sizeof prompt); memset(&a, 0, sizeof a); memset(&p, 0, sizeof p);
         bool ended = false;
         size_t used = 0;
-        while (!ended && used < ids.count) ended = sequence_take(&s, ids.ids[used++], t, &prompt, &o, &a, collect_piece, &p);
+        while (!ended && used < ids.count) ended = gen_sequence_take(&s, ids.ids[used++], t, &prompt, &o, &a, collect_piece, &p);
         const char *want = cases[k].want ? cases[k].want : cases[k].text;
         check(ended && !strcmp(a.text, want) && !strcmp(p.text, want) && !p.broken, "%zu tokens stream as %d whole pieces%s%s: \"%s\"", ids.count, p.calls, cases[k].stop ? ", stop " : "", cases[k].stop ? cases[k].stop : "", a.text ? a.text : "(none)");
         check(a.stopped == (strlen(want) < strlen(cases[k].text)), "finish_reason %s", a.stopped ? "stop" : "length");
@@ -422,7 +422,7 @@ static void test_defaults(void) {
         snprintf(json, sizeof json, "{%s}", cases[i].fields);
         for (char *c = json; *c; c++) if (*c == '\'') *c = '"';
         must(json_parse(&doc, json, strlen(json), "test", 1, &err), &err);
-        if (!generation_config_parse(&o, doc.root, "test", &err)) snprintf(text, sizeof text, "%s", err.text);
+        if (!gen_config_parse(&o, doc.root, "test", &err)) snprintf(text, sizeof text, "%s", err.text);
         else snprintf(text, sizeof text, "%g %d %g %g %g %d", o.temperature, o.top_k, o.top_p, o.min_p,
                       o.repetition_penalty, o.max_new_tokens);
         bool numbers = *cases[i].want < 'a' && *cases[i].want != '\'';

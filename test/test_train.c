@@ -375,13 +375,13 @@ static void test_metrics(void) {
         LogRecord r, back;
         memset(&r, 0, sizeof r);
         r.eval = eval; r.step = 7; r.total_steps = 9; r.num_tokens = 123456789; r.epoch = 1.0 / 3;
-        for (int i = 0; i < LOG_METRICS; i++) *metric_of(&r, &log_metric[i]) = 1.0 / (3 + i);      /* the same field: the last */
+        for (int i = 0; i < LOG_METRICS; i++) *log_metric_at(&r, &log_metric[i]) = 1.0 / (3 + i);      /* the same field: the last */
         Text line = TEXT_EMPTY, shown = TEXT_EMPTY, kept = TEXT_EMPTY;
         JsonDoc doc, numbers;
         Error err;
         log_record_json(&line, &r);
         log_record_text(&shown, &r);
-        record_json(&kept, NULL, &r);
+        checkpoint_record_json(&kept, NULL, &r);
         if (!json_parse(&doc, line.at, line.length, "log", 1, &err) ||
             !json_parse(&numbers, kept.at, kept.length, "history", 1, &err)) {
             check(false, "a record's JSON: %s", err.text);
@@ -405,7 +405,7 @@ static void test_metrics(void) {
         }
         check(!wrong && count == found + 3 && in_text == 4 + !eval, "%s record: %d metrics in the log and %d on the "
               "terminal, beside step, epoch and tokens", eval ? "an evaluation's" : "a training", found, in_text);
-        check(record_parse(&back, numbers.root) && !memcmp((char *)&back + offsetof(LogRecord, step),
+        check(checkpoint_record_parse(&back, numbers.root) && !memcmp((char *)&back + offsetof(LogRecord, step),
               (char *)&r + offsetof(LogRecord, step), sizeof r - offsetof(LogRecord, step)) && back.eval == r.eval,
               "  and back from a checkpoint, bit for bit");
         json_free(&doc);
@@ -440,7 +440,7 @@ static void test_best(void) {
             memset(&r, 0, sizeof r);
             r.eval = true; r.step = i; r.loss = losses[i]; r.mean_token_accuracy = 10 - losses[i];
             arrput(history, r);
-            Best b = history_best(history, &o);
+            LogBest b = log_best(history, &o);
             ok = ok && b.step == best_step[i] && b.in_vain == in_vain[i];
             r.eval = false; r.loss = -1;
             arrput(history, r);
@@ -652,7 +652,7 @@ static void test_evaluations_left(void) {
         o.eval_strategy = cases[i].strategy; o.eval_steps = cases[i].every; o.logging_steps = 10;
         run.o = &o; run.eval.slots = (size_t)cases[i].slots;
         run.plan.total_steps = cases[i].total; run.plan.steps_per_epoch = cases[i].per_epoch;
-        int64_t left = evaluations_left(&run, cases[i].step);
+        int64_t left = run_evaluations_left(&run, cases[i].step);
         check(left == cases[i].left, "evaluations after step %lld of %lld: %lld, expected %lld", (long long)cases[i].step,
               (long long)cases[i].total, (long long)left, (long long)cases[i].left);
     }
