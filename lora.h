@@ -46,6 +46,7 @@ extern "C" {
 
 #ifndef LORA_FLOATX
 #define LORA_FLOATX float
+#define LORA_FLOATX_FORMAT FORMAT_F32
 #endif
 #ifndef LORA_HOST_DEVICE
 #define LORA_HOST_DEVICE                    /* CUDA: __host__ __device__, for the few formulas that kernels share */
@@ -59,14 +60,34 @@ typedef enum { DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_I32, DTYPE_COUNT } DType;
 extern const char *const dtype_name[DTYPE_COUNT];          /* safetensors' names: "F32", "F16", "BF16", "I32" */
 size_t dtype_size(DType t);                                /* bytes of one element */
 
-/* A frozen matrix, [rows, cols] row-major as in the file, kept in the file's dtype.
-   packed: the backend's own layout of the same values (CPU: panels for the matrix product, made once at load), or NULL where nothing multiplies by it. */
+typedef enum { FORMAT_F32, FORMAT_F16, FORMAT_BF16, FORMAT_COUNT } FormatId;
+FormatId dtype_format(DType t);             /* what a file's dtype is kept in; FORMAT_COUNT: not as weights (I32) */
+
+/* A frozen matrix, [rows, cols] row-major as in the file, its numbers in a format of their own.
+   packed: the backend's own layout of the same values (CPU: panels for the matrix product, made once at load), or NULL
+   where nothing multiplies by it. */
 typedef struct Weight {
     const void *data;                       /* [rows, cols] in the mmapped file */
     void *packed;                           /* backend's layout, see weight_pack */
-    DType dtype;
+    FormatId format;
     int rows, cols;
 } Weight;
+size_t weight_bytes(const Weight *w);       /* of w->data */
+void weight_decode(float *out /*[n]*/, const Weight *w, size_t at, size_t n);      /* numbers at..at+n of w->data */
+int64_t weight_nonfinite(const Weight *w);                 /* index of the first NaN or infinity in w->data, or -1 */
+int64_t first_nonfinite(const float *x, size_t count);     /* the same */
+
+/* How the numbers of a weight lie in memory. A new way to keep them is a row of this table, a vector load for the CPU
+   ops (cpu_panel_load) and, where `block` is not 1, an order for their panels (weight_pack); all else reads the row. */
+typedef struct Format {
+    const char *name;                       /* "F32" */
+    int block, block_bytes;                 /* so many neighbours of a row lie in so many bytes; decoded as a whole */
+    double rounding;                        /* half a step of encode, relative to the number */
+    void (*decode)(float *out /*[n]*/, const Weight *w, size_t at, size_t n);
+    void (*encode)(void *out, const float *in /*[n]*/, size_t n);             /* to the nearest, ties to even */
+} Format;
+extern const Format weight_format[FORMAT_COUNT];
+size_t format_bytes(FormatId f, size_t count);             /* what `count` numbers take */
 
 /* One frozen projection: y = x W^T + bias. */
 typedef struct Linear {
@@ -152,10 +173,7 @@ void tensors_close(TensorSet *set);
 /* The tensor of that name and shape (columns 0: one-dimensional, [rows]); a missing name, another shape or a dtype
    other than F32, F16, BF16 is an error that shows expected and found. */
 const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, int64_t columns, Error *err);
-void convert_to_f32(float *out, const void *in, DType dtype, size_t count);
-void convert_from_f32(void *out, const float *in, DType dtype, size_t count);      /* F16, BF16: to the nearest, ties to even; F16 beyond 65504 becomes infinite */
-/* Index of the first NaN or infinity, or -1. */
-int64_t first_nonfinite(const void *data, DType dtype, size_t count);
+Weight tensor_weight(const Tensor *t);      /* its numbers as a weight, [shape[0], the rest] */
 /* Writes count tensors (F32) as one safetensors file with metadata {"format":"pt"}: to a temporary name, fsync,
    rename. */
 bool safetensors_write(const char *path, const char *const *names, const float *const *data,
@@ -352,7 +370,8 @@ void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C
 
 /* AdamW in PyTorch's order (Loshchilov & Hutter 2019; torch/optim/adamw.py), over a flat range; g is read as grad_scale * grad (clipping):
      p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps).   step t counts from 1. */
-void adamw_update(float *param /*[count]*/, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step);
+void adamw_update(float *param /*[count]*/, float *m, float *v, const float *grad, size_t count, float grad_scale,
+                  float lr, float beta1, float beta2, float eps, float weight_decay, int step);
 /* sqrt(sum g^2), in double, blocks of a fixed size summed in order. */
 double global_norm(const float *grad /*[count]*/, size_t count);
 
@@ -523,7 +542,7 @@ bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err
    independent errors of a unit in the last place, in each of 2 L + 3 stages (two a layer, embedding, last norm, head),
    and 1e-5 of fp32 sums. */
 double rms_error(const float *got, const float *want, size_t count);
-double merged_tolerance(DType dtype, int layers);
+double merged_tolerance(FormatId format, int layers);
 void adapter_zero_grad(Adapter *a);
 /* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes);
@@ -980,7 +999,7 @@ const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, 
              name, found, expected, path);
         return NULL;
     }
-    if (t->dtype != DTYPE_F32 && t->dtype != DTYPE_F16 && t->dtype != DTYPE_BF16) {
+    if (dtype_format(t->dtype) == FORMAT_COUNT) {
         fail(err, "tensor '%s' has a dtype other than F32, F16 and BF16; %s; quantised checkpoints are not supported, "
                   "use the original model", name, path);
         return NULL;
@@ -990,79 +1009,107 @@ const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, 
 
 /* ---- numbers ---------------------------------------------------------------------------------------------------------------------------------- */
 
-static float f32_from_bits(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
-static float bf16_to_f32(uint16_t h) { return f32_from_bits((uint32_t)h << 16); }
-static float f16_to_f32(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, mantissa = h & 1023;
-    if (exponent == 31) return f32_from_bits(sign | 0x7f800000 | mantissa << 13);
-    if (exponent) return f32_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
-    float magnitude = (float)mantissa * 0x1p-24f;                             /* subnormal halves are normal floats */
-    return sign ? -magnitude : magnitude;
-}
+static inline float format_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
+static inline uint32_t format_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 
 /* Numbers of a file whose header has any length. */
 #if defined(__GNUC__)
 typedef uint16_t half_in_file __attribute__((aligned(1), may_alias));
-typedef uint32_t word_in_file __attribute__((aligned(1), may_alias));
 #else
 typedef uint16_t half_in_file;
-typedef uint32_t word_in_file;
 #endif
 
-void convert_to_f32(float *out, const void *in, DType dtype, size_t count) {
-    const half_in_file *half = (const half_in_file *)in;
-    if (dtype == DTYPE_F32) memcpy(out, in, count * 4);
-    else if (dtype == DTYPE_BF16) for (size_t i = 0; i < count; i++) out[i] = bf16_to_f32(half[i]);
-    else for (size_t i = 0; i < count; i++) out[i] = f16_to_f32(half[i]);
+/* F32: as they are. */
+static void format_decode_f32(float *out, const Weight *w, size_t at, size_t n) {
+    memcpy(out, (const char *)w->data + at * 4, n * 4);
+}
+static void format_encode_f32(void *out, const float *in, size_t n) { memcpy(out, in, n * 4); }
+
+/* BF16: the upper half of a float. Rounded by adding half a step, less one where the number below is even; a NaN must
+   not become infinite. */
+static void format_decode_bf16(float *out, const Weight *w, size_t at, size_t n) {
+    const half_in_file *h = (const half_in_file *)w->data + at;
+    for (size_t i = 0; i < n; i++) out[i] = format_float((uint32_t)h[i] << 16);
+}
+static void format_encode_bf16(void *out, const float *in, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = format_bits(in[i]);
+        bool nan = (bits & 0x7FFFFFFF) > 0x7F800000;
+        ((uint16_t *)out)[i] = (uint16_t)((nan ? bits | 64 << 16 : bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    }
 }
 
-static uint16_t f32_to_f16(float x) {
-    uint32_t bits, sign;
-    memcpy(&bits, &x, 4);
-    sign = bits >> 16 & 0x8000;
+/* F16: 5 bits of exponent. Decoded without a branch: shifted into a float's place, the exponent scaled by 2^112, which
+   brings subnormals out right because the product is normalised; infinities and NaN get all of a float's exponent. */
+static void format_decode_f16(float *out, const Weight *w, size_t at, size_t n) {
+    const half_in_file *h = (const half_in_file *)w->data + at;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t sign = (uint32_t)(h[i] & 0x8000) << 16, top = (h[i] & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
+        float magnitude = format_float((uint32_t)(h[i] & 0x7FFF) << 13) * 0x1p112f;
+        out[i] = format_float(format_bits(magnitude) | top | sign);
+    }
+}
+static uint16_t format_half(float x) {
+    uint32_t bits = format_bits(x), sign = bits >> 16 & 0x8000;
     bits &= 0x7FFFFFFF;
     if (bits > 0x7F800000) return (uint16_t)(sign | 0x7E00);                  /* NaN */
     if (bits >= 0x477FF000) return (uint16_t)(sign | 0x7C00);                 /* 65520 and more */
-    if (bits < 0x38800000) {                /* below 2^-14: adding 0.5 rounds to multiples of 2^-24, the subnormals of F16 */
-        float v;
-        memcpy(&v, &bits, 4);
-        v += 0.5f;
-        memcpy(&bits, &v, 4);
-        return (uint16_t)(sign | (bits - 0x3F000000));
-    }
+    /* Below 2^-14 adding 0.5 rounds to multiples of 2^-24, the subnormals of F16. */
+    if (bits < 0x38800000) return (uint16_t)(sign | (format_bits(format_float(bits) + 0.5f) - 0x3F000000));
     return (uint16_t)(sign | ((bits + 0xFFF + (bits >> 13 & 1) - (112u << 23)) >> 13));
 }
-void convert_from_f32(void *out, const float *in, DType dtype, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &in[i], 4);
-        if (dtype == DTYPE_F32) ((float *)out)[i] = in[i];
-        else if (dtype == DTYPE_BF16) ((uint16_t *)out)[i] = (bits & 0x7FFFFFFF) > 0x7F800000 ? (uint16_t)(bits >> 16 | 64) : (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-        else ((uint16_t *)out)[i] = f32_to_f16(in[i]);
-    }
+static void format_encode_f16(void *out, const float *in, size_t n) {
+    for (size_t i = 0; i < n; i++) ((uint16_t *)out)[i] = format_half(in[i]);
 }
 
-int64_t first_nonfinite(const void *data, DType dtype, size_t count) {
-    /* All exponent bits set means infinity or NaN. Blocks are scanned without a branch so that the compiler can use vectors. */
-    enum { BLOCK = 65536 };
-    const word_in_file *w = (const word_in_file *)data;
-    const half_in_file *h = (const half_in_file *)data;
-    const uint16_t exponent = dtype == DTYPE_F16 ? 0x7c00 : 0x7f80;
+const Format weight_format[FORMAT_COUNT] = {
+    {"F32", 1, 4, 0, format_decode_f32, format_encode_f32},
+    {"F16", 1, 2, 0x1p-11, format_decode_f16, format_encode_f16},
+    {"BF16", 1, 2, 0x1p-8, format_decode_bf16, format_encode_bf16},
+};
+FormatId dtype_format(DType t) {
+    return t == DTYPE_F32 ? FORMAT_F32 : t == DTYPE_F16 ? FORMAT_F16 : t == DTYPE_BF16 ? FORMAT_BF16 : FORMAT_COUNT;
+}
+size_t format_bytes(FormatId f, size_t count) {
+    return count / (size_t)weight_format[f].block * (size_t)weight_format[f].block_bytes;
+}
+
+size_t weight_bytes(const Weight *w) { return format_bytes(w->format, (size_t)w->rows * (size_t)w->cols); }
+void weight_decode(float *out, const Weight *w, size_t at, size_t n) {
+    weight_format[w->format].decode(out, w, at, n);
+}
+Weight tensor_weight(const Tensor *t) {
+    size_t rows = t->ndim ? (size_t)t->shape[0] : 1;
+    Weight w = {t->data, NULL, dtype_format(t->dtype), (int)rows, rows ? (int)(t->count / rows) : 0};
+    return w;
+}
+
+/* All exponent bits set means infinity or NaN. Blocks are scanned without a branch so that the compiler can use
+   vectors. */
+static int64_t weight_scan(const Weight *w, size_t count) {
+    enum { BLOCK = 4096 };                  /* floats that stay in L1 */
+    const uint32_t exponent = 0x7F800000;
     int64_t first = -1;
 #pragma omp parallel for schedule(static)
     for (size_t begin = 0; begin < count; begin += BLOCK) {
-        size_t end = begin + BLOCK < count ? begin + BLOCK : count;
+        float values[BLOCK];
+        size_t end = begin + BLOCK < count ? begin + BLOCK : count, n = end - begin, i = 0;
+        const float *x = values;
         int bad = 0;
-        if (dtype == DTYPE_F32) for (size_t i = begin; i < end; i++) bad |= (w[i] & 0x7f800000) == 0x7f800000;
-        else for (size_t i = begin; i < end; i++) bad |= (h[i] & exponent) == exponent;
-        for (size_t i = begin; bad && i < end; i++) {
-            if (dtype == DTYPE_F32 ? (w[i] & 0x7f800000) != 0x7f800000 : (h[i] & exponent) != exponent) continue;
-#pragma omp critical(first_nonfinite)
-            if (first < 0 || (int64_t)i < first) first = (int64_t)i;
-            break;
-        }
+        if (w->format == FORMAT_F32 && (uintptr_t)w->data % sizeof(float) == 0) x = (const float *)w->data + begin;
+        else weight_decode(values, w, begin, n);
+        for (size_t k = 0; k < n; k++) bad |= (format_bits(x[k]) & exponent) == exponent;
+        if (!bad) continue;
+        while ((format_bits(x[i]) & exponent) != exponent) i++;
+#pragma omp critical(weight_scan)
+        if (first < 0 || (int64_t)(begin + i) < first) first = (int64_t)(begin + i);
     }
     return first;
+}
+int64_t weight_nonfinite(const Weight *w) { return weight_scan(w, (size_t)w->rows * (size_t)w->cols); }
+int64_t first_nonfinite(const float *x, size_t count) {
+    Weight w = {x, NULL, FORMAT_F32, 0, 0};
+    return weight_scan(&w, count);
 }
 
 bool safetensors_write(const char *path, const char *const *names, const float *const *data,
@@ -1613,8 +1660,10 @@ static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / un
 static const Tensor *model_tensor(const Model *m, const TensorSpec *spec, Error *err) {
     const Tensor *t = tensors_get(&m->files, spec->name, spec->rows, spec->cols, err);
     if (m->shapes_only) return t;
-    int64_t bad = t ? first_nonfinite(t->data, t->dtype, t->count) : -1;
-    if (t) file_release_pages(t->data, t->bytes);
+    if (!t) return NULL;
+    Weight w = tensor_weight(t);
+    int64_t bad = weight_nonfinite(&w);
+    file_release_pages(t->data, t->bytes);
     if (bad < 0) return t;
     fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder "
               "again", spec->name, (long long)bad, m->folder);
@@ -1623,7 +1672,7 @@ static const Tensor *model_tensor(const Model *m, const TensorSpec *spec, Error 
 static bool model_matrix(Model *m, Weight *w, const TensorSpec *spec, Error *err) {
     const Tensor *t = model_tensor(m, spec, err);
     if (!t) return false;
-    w->data = t->data; w->dtype = t->dtype; w->rows = spec->rows; w->cols = spec->cols; w->packed = NULL;
+    *w = tensor_weight(t);
     return true;
 }
 /* Norm weights and biases are few: they are kept in fp32. *next walks through the norm arena. The factor on the logits
@@ -1632,7 +1681,8 @@ static bool model_vector(Model *m, float **out, float **next, const TensorSpec *
     const Tensor *t = model_tensor(m, spec, err);
     if (!t || m->shapes_only) return t != NULL;
     float *values = (float *)must_alloc(t->count * sizeof(float));
-    convert_to_f32(values, t->data, t->dtype, t->count);
+    Weight w = tensor_weight(t);
+    weight_decode(values, &w, 0, t->count);
     for (size_t i = 0; i < t->count && spec->kind == TENSOR_FINAL_NORM; i++) values[i] *= m->config.logits_scale;
     backend_upload(*next, values, t->count * sizeof(float));
     free(values);
@@ -1667,9 +1717,8 @@ static bool model_place(Model *m, const TensorSpec *t, float **next, Error *err)
 }
 
 static bool model_weights_equal(const Weight *a, const Weight *b) {
-    size_t count = (size_t)a->rows * (size_t)a->cols, size = dtype_size(a->dtype);
-    bool equal = a->dtype == b->dtype && !memcmp(a->data, b->data, count * size);
-    file_release_pages(a->data, count * size);
+    bool equal = a->format == b->format && !memcmp(a->data, b->data, weight_bytes(a));
+    file_release_pages(a->data, weight_bytes(a));
     return equal;
 }
 
@@ -1726,7 +1775,7 @@ static bool model_pack(Model *m, Error *err) {
             size_t bytes = model_packed(m, &t, &w);
             if (pass && bytes) {
                 weight_pack(w, (char *)m->weight_arena + offset);
-                file_release_pages(w->data, tensor_count(&t) * dtype_size(w->dtype));
+                file_release_pages(w->data, weight_bytes(w));
             }
             offset += model_round_up(bytes, 256);
         }
@@ -2127,7 +2176,7 @@ void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *
     backend_upload(w->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
     embedding_forward(w->layers[0].x, w->ids, &m->embed, c->embedding_scale, N, C);      /* [N] -> [N,C] */
     /* What this batch has read of the file goes back: else the whole table creeps into memory. */
-    file_release_pages(m->embed.data, (size_t)m->embed.rows * (size_t)m->embed.cols * dtype_size(m->embed.dtype));
+    file_release_pages(m->embed.data, weight_bytes(&m->embed));
     for (int l = 0; l < L; l++) layer_forward(m, a, w, l, b, key, l ? w->layers[l - 1].after_attention : NULL);
     rmsnorm_forward(w->normed, w->final_rstd, w->final_x, w->layers[L - 1].after_attention, w->projected, m->final_norm,
                     c->rms_norm_eps, N, C);
@@ -2874,15 +2923,15 @@ static bool adapter_take_out(Adapter *a, Error *err) {
             Lora *x = &a->lora[i];
             Weight rest = p->w;
             if (!x->rank) continue;
-            rest.dtype = DTYPE_F32;
+            rest.format = FORMAT_F32;
             if (pass) {
                 size_t elements = (size_t)p->out * (size_t)p->in;
                 float *values = (float *)must_alloc(elements * sizeof(float));
                 float *A = a->initial + (x->A - a->param), *B = a->initial + (x->B - a->param);
-                convert_to_f32(values, p->w.data, p->w.dtype, elements);
+                weight_decode(values, &p->w, 0, elements);
                 initial_adapter(A, B, values, p, x, a->config.init);
                 add_product(values, A, B, x->rank, -x->scale, p->in, 0, p->out);
-                file_release_pages(p->w.data, elements * dtype_size(p->w.dtype));
+                file_release_pages(p->w.data, weight_bytes(&p->w));
                 rest.data = values;
                 weight_pack(&rest, (char *)a->rest_arena + offset);
                 free(values);
@@ -2951,10 +3000,12 @@ bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
     for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
         const Tensor *t = adapter_tensor(&set, &list[i], err);
         if (!t) { ok = false; break; }
-        if (first_nonfinite(t->data, t->dtype, t->count) >= 0) ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
+        Weight w = tensor_weight(t);
+        if (weight_nonfinite(&w) >= 0)
+            ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
         if (!m->shapes_only) {
             float *values = (float *)must_alloc(t->count * sizeof(float));
-            convert_to_f32(values, t->data, t->dtype, t->count);
+            weight_decode(values, &w, 0, t->count);
             backend_upload(list[i].data, values, t->count * sizeof(float));
             free(values);
         }
@@ -3109,8 +3160,8 @@ bool adapter_save(const Adapter *a, const char *folder, Error *err) {
 static void merge_rows(float *rows, const Adapter *a, const Linear *p, const Lora *x, const float *params, int first,
                        int count) {
     size_t A = (size_t)(x->A - a->param), B = (size_t)(x->B - a->param),
-        at = (size_t)first * (size_t)p->in * dtype_size(p->w.dtype);
-    convert_to_f32(rows, (const char *)p->w.data + at, p->w.dtype, (size_t)count * (size_t)p->in);
+        in = (size_t)p->in;
+    weight_decode(rows, &p->w, (size_t)first * in, (size_t)count * in);
     if (a->initial) add_product(rows, a->initial + A, a->initial + B, x->rank, -x->scale, p->in, first, count);
     add_product(rows, params + A, params + B, x->rank, x->scale, p->in, first, count);
 }
@@ -3125,8 +3176,6 @@ static int merge_projection(const Adapter *a, const Tensor *t) {
     return -1;
 }
 
-static bool is_float(DType t) { return t == DTYPE_F32 || t == DTYPE_F16 || t == DTYPE_BF16; }
-
 /* One tensor, with the adapter (params: its arena on the host) in it where it has one, as `dtype`. */
 static bool merge_tensor(SafeFile *f, const Adapter *a, const Tensor *t, DType dtype, const float *params, Error *err) {
     int at = merge_projection(a, t);
@@ -3134,17 +3183,20 @@ static bool merge_tensor(SafeFile *f, const Adapter *a, const Tensor *t, DType d
     if (!p && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
     size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
     float *values = (float *)must_alloc(block * width * sizeof(float));
-    char *out = (char *)must_alloc(block * width * dtype_size(dtype));
+    Weight w = tensor_weight(t);
+    FormatId to = dtype_format(dtype);
+    void *out = must_alloc(format_bytes(to, block * width));
     bool ok = true;
     for (size_t first = 0; first < rows && ok; first += block) {
         size_t count = rows - first < block ? rows - first : block, elements = count * width;
         if (p) merge_rows(values, a, p, &a->lora[at], params, (int)first, (int)count);
-        else convert_to_f32(values, (const char *)t->data + first * dtype_size(t->dtype), t->dtype, elements);
-        convert_from_f32(out, values, dtype, elements);
-        if (first_nonfinite(out, dtype, elements) >= 0)
+        else weight_decode(values, &w, first * width, elements);
+        weight_format[to].encode(out, values, elements);
+        Weight written = {out, NULL, to, (int)count, (int)width};
+        if (weight_nonfinite(&written) >= 0)
             ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; %s", dtype_name[dtype], t->name,
                       dtype == DTYPE_F16 ? "merge with --dtype bf16 or f32" : "the adapter is not usable");
-        safe_write(f, out, elements * dtype_size(dtype));
+        safe_write(f, out, weight_bytes(&written));
     }
     free(values);
     free(out);
@@ -3162,7 +3214,7 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
     json_end(&t);
     for (ptrdiff_t i = 0; i < count; i++) {
         const Tensor *x = &tensors[i];
-        DType d = is_float(x->dtype) ? dtype : x->dtype;
+        DType d = dtype_format(x->dtype) != FORMAT_COUNT ? dtype : x->dtype;
         if (d == DTYPE_COUNT) {
             text_free(&t);
             return fail(err, "tensor '%s' is neither F32, F16, BF16 nor I32; %s; merge without --dtype", x->name, path);
@@ -3203,7 +3255,7 @@ static bool merge_shard(const Adapter *a, const MappedFile *file, const char *fo
     else ok = merge_header(&f, tensors, arrlen(tensors), dtype, file->path, err);
     for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
         const Tensor *t = &tensors[i];
-        DType d = dtype == DTYPE_COUNT || !is_float(t->dtype) ? t->dtype : dtype;
+        DType d = dtype == DTYPE_COUNT || dtype_format(t->dtype) == FORMAT_COUNT ? t->dtype : dtype;
         ok = ok && merge_tensor(&f, a, t, d, params, err);
         *bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
         file_release_pages(t->data, t->bytes);
@@ -3242,9 +3294,8 @@ double rms_error(const float *got, const float *want, size_t count) {
     for (size_t i = 0; i < count; i++) { error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]); scale += (double)want[i] * (double)want[i]; }
     return scale > 0 ? sqrt(error / scale) : error > 0 ? INFINITY : error;
 }
-double merged_tolerance(DType dtype, int layers) {
-    double unit = dtype == DTYPE_BF16 ? 0x1p-8 : dtype == DTYPE_F16 ? 0x1p-11 : 0;
-    return 1e-5 + unit * sqrt(2.0 * layers + 3);
+double merged_tolerance(FormatId format, int layers) {
+    return 1e-5 + weight_format[format].rounding * sqrt(2.0 * layers + 3);
 }
 
 bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err) {
@@ -3780,7 +3831,7 @@ static void train_nonfinite_explain(Run *run, int64_t begin, int64_t end, Dropou
     } else if (!isfinite(r.grad_norm)) {
         float *grad = (float *)must_alloc(a->param_count * sizeof(float));
         backend_download(grad, a->grad, a->param_count * sizeof(float));
-        int64_t bad = first_nonfinite(grad, DTYPE_F32, a->param_count);
+        int64_t bad = first_nonfinite(grad, a->param_count);
         free(grad);
         adapter_parameter_name(a, bad < 0 ? 0 : (size_t)bad, parameter, sizeof parameter);
         snprintf(where, sizeof where, "first in the gradient of %s, data row %lld", parameter,
@@ -5039,7 +5090,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
             const Prompt *p = &prompts[s->prompt];
             float *z = logits + (size_t)i * (size_t)V;
             int length = (int)arrlen(s->ids);
-            if (first_nonfinite(z, DTYPE_F32, (size_t)V) >= 0) {
+            if (first_nonfinite(z, (size_t)V) >= 0) {
                 ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged",
                           (long long)p->row, length);
                 break;
@@ -5058,35 +5109,45 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
     return ok;
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    8  THE CPU OPS
-   One matrix product carries nearly all the work; the rest is row by row. GCC vectors (8 or 16 floats) instead of intrinsics: the same lines become AVX-512, AVX2 or NEON code.
-   Every sum runs in an order fixed by the shapes alone, so one thread and sixteen give the same bits.
-   ================================================================================================================================================ */
+   One matrix product carries nearly all the work; the rest is row by row. GCC vectors (8 or 16 floats) instead of
+   intrinsics: the same lines become AVX-512, AVX2 or NEON code. Every sum runs in an order fixed by the shapes alone,
+   so one thread and sixteen give the same bits. No op allocates: what it needs beyond its outputs is in its scratch.
+   What an op means, in naive loops and double sums, is test/reference.h; formulas stand beside the code.
+   ================================================================================================================== */
 #ifndef LORA_NO_CPU_OPS
 
+/* The names of BLIS: a tile of C, MR x NR, stays in registers while a slice of B, KC x NR, stays in a 32 KiB L1. */
 #if defined(__AVX512F__)
-#define CPU_VL 16                               /* floats in a vector; CPU_MR x 2VL is the tile of C that stays in registers: 24 + 2 + 1 of 32 */
-#define CPU_MR 12
+#define CPU_VL 16                           /* floats in a vector */
+#define CPU_MR 12                           /* 24 registers of C + 2 of B + 1 of A, of 32 */
 #elif defined(__AVX2__)
-#define CPU_VL 8                                /* 12 + 2 + 1 of 16 registers */
-#define CPU_MR 6
+#define CPU_VL 8
+#define CPU_MR 6                            /* 12 + 2 + 1 of 16 */
 #else
 #define CPU_VL 4
 #define CPU_MR 6
 #endif
 #define CPU_NR (2 * CPU_VL)
-#define CPU_KC 256                              /* depth of one slice: CPU_NR x CPU_KC floats of B fill a 32 KiB L1 at most */
+#define CPU_KC 256
+#define CPU_QB 16                           /* attention: queries of a tile, */
+#define CPU_KB 64                           /* and keys */
 
 typedef float cpu_vec __attribute__((vector_size(CPU_VL * 4)));
 typedef int32_t cpu_ivec __attribute__((vector_size(CPU_VL * 4)));
+typedef uint32_t cpu_uvec __attribute__((vector_size(CPU_VL * 4)));
+typedef uint16_t cpu_hvec __attribute__((vector_size(CPU_VL * 2)));
 typedef float cpu_vec_unaligned __attribute__((vector_size(CPU_VL * 4), aligned(4), may_alias));
 
 static inline cpu_vec cpu_load(const float *p) { return *(const cpu_vec_unaligned *)p; }
 static inline void cpu_store(float *p, cpu_vec v) { *(cpu_vec_unaligned *)p = v; }
 static inline cpu_vec cpu_splat(float x) { return x - (cpu_vec){0}; }
-static inline cpu_vec cpu_max(cpu_vec a, cpu_vec b) { cpu_ivec m = a > b; return (cpu_vec)(((cpu_ivec)a & m) | ((cpu_ivec)b & ~m)); }
-static inline float cpu_sum(cpu_vec v) {       /* a fixed tree */
+static inline cpu_vec cpu_max(cpu_vec a, cpu_vec b) {
+    cpu_ivec m = a > b;
+    return (cpu_vec)(((cpu_ivec)a & m) | ((cpu_ivec)b & ~m));
+}
+static inline float cpu_sum(cpu_vec v) {    /* a fixed tree */
     float s[CPU_VL];
     cpu_store(s, v);
     for (int w = CPU_VL / 2; w; w /= 2) for (int i = 0; i < w; i++) s[i] += s[i + w];
@@ -5100,12 +5161,13 @@ static inline float cpu_max_lane(cpu_vec v) {
     return m;
 }
 
-/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2, ln 2 split in two so that r is exact; Taylor to r^7 is below half an ulp there. Underflows to 0, saturates at the largest float. */
+/* e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln(2)/2, ln 2 split in two so that r is exact; Taylor to r^7 is below half
+   an ulp there. Underflows to 0, saturates at the largest float. */
 static inline cpu_vec cpu_exp(cpu_vec x) {
     cpu_ivec low = x < -87.0f, high = x > 88.5f;
     x = (cpu_vec)(((cpu_ivec)x & ~(low | high)));
-    cpu_vec n = x * 1.44269504f + 12582912.0f;           /* 1.5 * 2^23: the addition rounds to an integer */
-    cpu_ivec bits = (cpu_ivec)n;                              /* whose value sits in the low mantissa bits */
+    cpu_vec n = x * 1.44269504f + 12582912.0f;        /* 1.5 * 2^23: the addition rounds to an integer */
+    cpu_ivec bits = (cpu_ivec)n;                      /* whose value sits in the low mantissa bits */
     n -= 12582912.0f;
     cpu_vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     cpu_vec p = r * (1.0f / 5040) + 1.0f / 720;
@@ -5119,6 +5181,18 @@ static inline cpu_vec cpu_exp(cpu_vec x) {
     return (cpu_vec)((((cpu_ivec)p & ~low) & ~high) | (high & (cpu_ivec)cpu_splat(FLT_MAX)));
 }
 
+static inline float cpu_dot(const float *a, const float *b, int n) {
+    cpu_vec sum = {0};
+    int i = 0;
+    for (; i + CPU_VL <= n; i += CPU_VL) sum += cpu_load(a + i) * cpu_load(b + i);
+    float s = cpu_sum(sum);
+    for (; i < n; i++) s += a[i] * b[i];
+    return s;
+}
+
+/* Where row `row` of a matrix begins whose rows have `width` numbers. */
+static inline size_t cpu_at(int row, int width) { return (size_t)row * (size_t)width; }
+
 static int cpu_threads(void) {
 #ifdef _OPENMP
     return omp_get_max_threads();
@@ -5129,13 +5203,13 @@ static int cpu_threads(void) {
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-static size_t cpu_taken;                /* bytes given out */
+static size_t cpu_taken;                    /* bytes given out */
 /* Page-aligned zeroed memory that the system hands out only when it is touched. */
 void *backend_alloc(size_t bytes) {
     void *p = mmap(NULL, bytes ? bytes : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return NULL;
 #ifdef MADV_HUGEPAGE
-    if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the matrix products */
+    if (bytes >= (size_t)8 << 20) madvise(p, bytes, MADV_HUGEPAGE);           /* fewer TLB misses in the products */
 #endif
     cpu_taken += bytes;
     return p;
@@ -5168,53 +5242,63 @@ double backend_ceiling(void) {              /* every thread multiplies and adds 
             for (int i = 0; i < CHAINS; i++) sink += cpu_sum(a[i]);
         }
         clock_gettime(CLOCK_MONOTONIC, &end);
-        double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec), flops = 2.0 * CHAINS * ROUNDS * CPU_VL * cpu_threads() / seconds;
+        double seconds = (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+        double flops = 2.0 * CHAINS * ROUNDS * CPU_VL * cpu_threads() / seconds;
         if (flops > best && sink != 0) best = flops;
     }
     return best;
 }
-size_t backend_overhead(const char **name) { *name = "program and data set"; size_t r = resident_bytes(false); return r > cpu_taken ? r - cpu_taken : 0; }
+size_t backend_overhead(const char **name) {
+    size_t r = resident_bytes(false);
+    *name = "program and data set";
+    return r > cpu_taken ? r - cpu_taken : 0;
+}
 size_t embedding_packed_bytes(const Weight *embed) { (void)embed; return 0; }
 void backend_describe(char *text, size_t bytes) {
     const char *vectors = CPU_VL == 16 ? "AVX-512" : CPU_VL == 8 ? "AVX2" : "128-bit vectors";
-    snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", cpu_threads(), vectors, (double)machine_memory() / 0x1p30);
+    snprintf(text, bytes, "CPU, %d threads, %s, %.1f GiB free, fp32 arithmetic", cpu_threads(), vectors,
+             (double)machine_memory() / 0x1p30);
 }
 
-/* ---- the matrix product --------------------------------------------------------------------------------------------------------------------------
-   C = alpha A B, or C += alpha A B, blocked as BLIS does it (Van Zee & van de Geijn 2015). A is brought once into tiles [M/CPU_MR][K][CPU_MR]; B comes by slices of CPU_KC x CPU_NR that stay in L1 while every tile
-   of A passes by. A frozen weight W [O, I] is stored in the order in which y = x W^T reads it, panels [O/CPU_NR][I][CPU_NR] in the file's dtype, packed once at load; dx = dy W reads the same panels,
-   turning CPU_NR x CPU_NR blocks over on their way into the slice (N tokens amortise it: about 5 % at N = 256). */
+/* ---- the matrix product ------------------------------------------------------------------------------------------
+   C = alpha A B, or with add C += alpha A B:
 
-typedef struct CpuMatrix {                    /* where B [K, N] comes from */
+       for (int m = 0; m < M; m++)
+           for (int n = 0; n < N; n++) {
+               float sum = 0;
+               for (int k = 0; k < K; k++) sum += alpha * A[m][k] * B[k][n];
+               C[m][n] = add ? C[m][n] + sum : sum;
+           }
+
+   (test/reference.h's product, which the tests hold against cpu_gemm) reads B from memory once for every row of A and
+   adds one number a cycle. Here the loops are blocked as BLIS does it (Van Zee & van de Geijn 2015):
+     - A is brought once into tiles [M/MR][K][MR];
+     - B comes by slices of KC x NR that stay in L1 while every tile of A passes by;
+     - MR x NR sums stay in registers for KC steps of k, 2 MR independent chains of multiply-adds (cpu_gemm_tile).
+   A frozen weight W [O, I] is stored in the order in which y = x W^T reads it, panels [O/NR][I][NR] in its own format,
+   packed once at load. dx = dy W reads the same panels and transposes NR x NR blocks on their way into the slice: N
+   tokens amortise it, about 5 % at N = 256. */
+
+typedef struct CpuMatrix {                  /* where B [K, N] comes from */
     const Weight *weight;                   /* frozen weight, or NULL: */
-    bool transposed;                            /* weight: false B = W^T (K = I, N = O), true B = W (K = O, N = I) */
+    bool transposed;                        /* weight: false B = W^T (K = I, N = O), true B = W (K = O, N = I) */
     const float *data;                      /* B[k][n] = data[k * row + n * column] */
     size_t row, column;
 } CpuMatrix;
-
-size_t weight_packed_bytes(const Weight *w) { return (size_t)((w->rows + CPU_NR - 1) / CPU_NR) * CPU_NR * (size_t)w->cols * dtype_size(w->dtype); }
-
-/* n elements of a packed weight from element `at` as floats. */
-static inline void cpu_unpack(float *out, const Weight *w, size_t at, size_t n) {
-    if (w->dtype == DTYPE_F32) memcpy(out, (const float *)w->packed + at, n * sizeof(float));
-    else if (w->dtype == DTYPE_BF16) {
-        const uint16_t *h = (const uint16_t *)w->packed + at;
-        uint32_t *bits = (uint32_t *)(void *)out;
-        for (size_t i = 0; i < n; i++) bits[i] = (uint32_t)h[i] << 16;
-    } else {
-        const uint16_t *h = (const uint16_t *)w->packed + at;
-        for (size_t i = 0; i < n; i++) {
-            /* half to float without a branch: shift into place, scale the exponent by 2^112; subnormals come out right because the multiplication normalises them (weights are finite) */
-            uint32_t sign = (uint32_t)(h[i] & 0x8000) << 16;
-            float magnitude = f32_from_bits((uint32_t)(h[i] & 0x7fff) << 13) * 0x1p112f;
-            uint32_t u;
-            memcpy(&u, &magnitude, 4);
-            out[i] = f32_from_bits(u | sign);
-        }
-    }
+static CpuMatrix cpu_frozen(const Weight *w, bool transposed) { CpuMatrix b = {w, transposed, NULL, 0, 0}; return b; }
+static CpuMatrix cpu_floats(const float *data, size_t row, size_t column) {
+    CpuMatrix b = {NULL, false, data, row, column};
+    return b;
 }
 
-/* out[j][i] = in[i][j], CPU_NR x CPU_NR floats. */
+size_t weight_packed_bytes(const Weight *w) {
+    size_t rows = (size_t)((w->rows + CPU_NR - 1) / CPU_NR) * CPU_NR;
+    return format_bytes(w->format, rows * (size_t)w->cols);
+}
+/* The panels of w as a weight whose numbers lie in their order: what decode reads. */
+static inline Weight cpu_panels(const Weight *w) { Weight panels = *w; panels.data = w->packed; return panels; }
+
+/* out[j][i] = in[i][j], NR x NR floats. */
 static inline void cpu_transpose_block(float *out, const float *in) {
 #if CPU_VL == 16 && defined(__GNUC__) && !defined(__clang__)
     /* Four rounds swap ever larger squares across the diagonal of each 16 x 16 quarter. */
@@ -5240,43 +5324,55 @@ static inline void cpu_transpose_block(float *out, const float *in) {
 #endif
 }
 
+/* Numbers change places, not their format: that takes formats of one number a block. */
 void weight_pack(Weight *w, void *where) {
     int panels = (w->rows + CPU_NR - 1) / CPU_NR, I = w->cols;
-    size_t size = dtype_size(w->dtype);
+    size_t size = format_bytes(w->format, 1);
 #pragma omp parallel for schedule(static)
     for (int p = 0; p < panels; p++) {
         int rows = w->rows - p * CPU_NR < CPU_NR ? w->rows - p * CPU_NR : CPU_NR;
-        char *out = (char *)where + (size_t)p * (size_t)I * CPU_NR * size;
+        char *out = (char *)where + cpu_at(p, I) * CPU_NR * size;
         for (int begin = 0; begin < I; begin += CPU_NR) {
-            /* A block is first brought together: its rows lie a power of two apart in memory and would evict each other from the cache while being transposed. */
-            float block[CPU_NR * CPU_NR] __attribute__((aligned(64))), transposed[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+            /* A block is first brought together: its rows lie a power of two apart in memory and would evict each other
+               from the cache while being transposed. */
+            float block[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+            float transposed[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+            char *from = (char *)block, *to = (char *)transposed;
             int width = I - begin < CPU_NR ? I - begin : CPU_NR;
             if (rows < CPU_NR || width < CPU_NR) memset(block, 0, sizeof block);
-            for (int r = 0; r < rows; r++) memcpy((char *)block + (size_t)r * CPU_NR * size, (const char *)w->data + ((size_t)(p * CPU_NR + r) * (size_t)I + (size_t)begin) * size, (size_t)width * size);
+            for (int r = 0; r < rows; r++) {
+                size_t at = cpu_at(p * CPU_NR + r, I) + (size_t)begin;
+                memcpy(from + (size_t)r * CPU_NR * size, (const char *)w->data + at * size, (size_t)width * size);
+            }
             if (size == 4) cpu_transpose_block(transposed, block);
-            else for (int i = 0; i < CPU_NR; i++) for (int r = 0; r < CPU_NR; r++) memcpy((char *)transposed + (i * CPU_NR + r) * 2, (char *)block + (r * CPU_NR + i) * 2, 2);
+            else for (int i = 0; i < CPU_NR; i++) for (int r = 0; r < CPU_NR; r++)
+                memcpy(to + (i * CPU_NR + r) * 2, from + (r * CPU_NR + i) * 2, 2);
             memcpy(out + (size_t)begin * CPU_NR * size, transposed, (size_t)width * CPU_NR * size);
         }
     }
     w->packed = where;
 }
 
-/* The slice B[k0..k0+kc)[n0..n0+CPU_NR), zero-padded, as [kc][CPU_NR] floats: in `buffer`, or where it already lies. */
+/* The slice B[k0..k0+kc)[n0..n0+NR), zero-padded, as [kc][NR] floats: in `buffer`, or where it already lies. */
 static const float *cpu_slice(float *buffer, const CpuMatrix *b, int k0, int kc, int n0, int N) {
     int width = N - n0 < CPU_NR ? N - n0 : CPU_NR;
     const Weight *w = b->weight;
     if (w && !b->transposed) {
-        size_t at = ((size_t)(n0 / CPU_NR) * (size_t)w->cols + (size_t)k0) * CPU_NR;
-        if (w->dtype == DTYPE_F32) return (const float *)w->packed + at;
-        cpu_unpack(buffer, w, at, (size_t)kc * CPU_NR);
+        size_t at = (cpu_at(n0 / CPU_NR, w->cols) + (size_t)k0) * CPU_NR;
+        if (w->format == FORMAT_F32) return (const float *)w->packed + at;
+        Weight panels = cpu_panels(w);
+        weight_decode(buffer, &panels, at, (size_t)kc * CPU_NR);
     } else if (w) {
-        float block[CPU_NR * CPU_NR] __attribute__((aligned(64))), transposed[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+        Weight panels = cpu_panels(w);
+        float block[CPU_NR * CPU_NR] __attribute__((aligned(64)));
+        float transposed[CPU_NR * CPU_NR] __attribute__((aligned(64)));
         for (int k = 0; k < kc; k += CPU_NR) {
-            cpu_unpack(block, w, ((size_t)((k0 + k) / CPU_NR) * (size_t)w->cols + (size_t)n0) * CPU_NR, (size_t)width * CPU_NR);
-            if (width < CPU_NR) memset(block + width * CPU_NR, 0, (size_t)(CPU_NR - width) * CPU_NR * sizeof(float));
             int depth = kc - k < CPU_NR ? kc - k : CPU_NR;
-            if (depth == CPU_NR) cpu_transpose_block(buffer + k * CPU_NR, block);
-            else { cpu_transpose_block(transposed, block); memcpy(buffer + k * CPU_NR, transposed, (size_t)depth * CPU_NR * sizeof(float)); }
+            size_t at = (cpu_at((k0 + k) / CPU_NR, w->cols) + (size_t)n0) * CPU_NR;
+            weight_decode(block, &panels, at, (size_t)width * CPU_NR);
+            if (width < CPU_NR) memset(block + width * CPU_NR, 0, (size_t)(CPU_NR - width) * CPU_NR * sizeof(float));
+            cpu_transpose_block(depth == CPU_NR ? buffer + k * CPU_NR : transposed, block);
+            if (depth < CPU_NR) memcpy(buffer + k * CPU_NR, transposed, (size_t)depth * CPU_NR * sizeof(float));
         }
     } else {
         for (int k = 0; k < kc; k++) {
@@ -5289,8 +5385,10 @@ static const float *cpu_slice(float *buffer, const CpuMatrix *b, int k0, int kc,
     return buffer;
 }
 
-/* c[CPU_MR][CPU_NR] (rows x width of it exist) = a[kc][CPU_MR]^T b[kc][CPU_NR], or with add += that: one addition, which no compiler rounds in two ways. */
-static inline void cpu_gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc, bool add) {
+/* c[MR][NR] (rows x width of it exist) = a[kc][MR]^T b[kc][NR], or with add += that: one addition, which no compiler
+   rounds in two ways. */
+static inline void cpu_gemm_tile(float *c, size_t ldc, int rows, int width, const float *a, const float *b, int kc,
+                                 bool add) {
     cpu_vec acc[CPU_MR][2];
 #pragma GCC unroll 12
     for (int i = 0; i < CPU_MR; i++) acc[i][0] = acc[i][1] = (cpu_vec){0};
@@ -5313,63 +5411,87 @@ static inline void cpu_gemm_tile(float *c, size_t ldc, int rows, int width, cons
         for (int i = 0; i < rows; i++) {
             float *row = c + (size_t)i * ldc;
             if (add) memcpy(edge, row, (size_t)width * sizeof(float));
-            for (int v = 0; v < CPU_NR; v += CPU_VL) cpu_store(edge + v, add ? cpu_load(tile[i] + v) + cpu_load(edge + v) : cpu_load(tile[i] + v));
+            for (int v = 0; v < CPU_NR; v += CPU_VL)
+                cpu_store(edge + v, add ? cpu_load(tile[i] + v) + cpu_load(edge + v) : cpu_load(tile[i] + v));
             memcpy(row, edge, (size_t)width * sizeof(float));
         }
     }
 }
 
-/* One column of a tile of A: out[CPU_MR], zero beyond its rows. */
+/* One column of a tile of A: out[MR], zero beyond its rows. */
 static inline void cpu_pack_column(float *out, const float *from, size_t a_row, int rows, float alpha) {
     if (a_row == 1 && rows == CPU_MR) for (int i = 0; i < CPU_MR; i++) out[i] = alpha * from[i];
     else for (int i = 0; i < CPU_MR; i++) out[i] = i < rows ? alpha * from[(size_t)i * a_row] : 0;
 }
 
-static size_t cpu_gemm_floats(int M, int K) { return (size_t)((M + CPU_MR - 1) / CPU_MR) * CPU_MR * (size_t)K; }
+static size_t cpu_gemm_floats(int M, int K) { return cpu_at((M + CPU_MR - 1) / CPU_MR * CPU_MR, K); }
 
-/* Few rows, as in generation: the weights' way from memory is all the time there is. Each is read once, straight into the products, `panels` panels side by side: with `rows` that makes eight independent chains of sums or
-   more, and for one or two rows several streams for the prefetchers. Every sum has the order that the tiles give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
-typedef uint16_t cpu_hvec __attribute__((vector_size(CPU_VL * 2)));
-typedef uint32_t cpu_uvec __attribute__((vector_size(CPU_VL * 4)));
+/* ---- few rows, as in generation
+   C [M,N] = A W^T, or with add += that, M <= MR. The weights' way from memory is all the time there is: each is read
+   once, straight into the products, `panels` panels side by side. With `rows` that makes eight independent chains of
+   sums or more, and for one or two rows several streams for the prefetchers. Every sum has the order that the tiles
+   give it, so that a row has the same bits in a batch of one as in a batch of hundreds. */
+typedef struct CpuGemv {
+    float *C;                               /* [M, N], row stride ldc */
+    size_t ldc;
+    const float *a;                         /* A[m][k] = a[m * a_row + k]; over 4 rows: a[k * MR + m] */
+    size_t a_row;
+    const Weight *w;                        /* [N, K] */
+    int M, N, K;
+    bool add;
+} CpuGemv;
+
+/* VL numbers of the panels from number `at` on, as weight_decode gives them (which a format's loop of its own here need
+   not be: it is what every number of an answer waits for). */
 static inline cpu_vec cpu_panel_load(const Weight *w, size_t at) {
-    if (w->dtype == DTYPE_F32) return cpu_load((const float *)w->packed + at);
+    if (w->format == FORMAT_F32) return cpu_load((const float *)w->packed + at);
     cpu_hvec h;
     memcpy(&h, (const uint16_t *)w->packed + at, sizeof h);
     cpu_uvec bits = __builtin_convertvector(h, cpu_uvec);
-    if (w->dtype == DTYPE_BF16) return (cpu_vec)(bits << 16);
-    cpu_vec magnitude = (cpu_vec)((bits & 0x7fff) << 13) * 0x1p112f;                /* as in cpu_unpack */
+    if (w->format == FORMAT_BF16) return (cpu_vec)(bits << 16);
+    cpu_vec magnitude = (cpu_vec)((bits & 0x7fff) << 13) * 0x1p112f;          /* F16: weights are finite */
     return (cpu_vec)((cpu_uvec)magnitude | (bits & 0x8000) << 16);
 }
-static inline __attribute__((always_inline)) void cpu_gemv_rows(float *C, size_t ldc, const float *a, size_t a_row, const size_t a_column, const Weight *w, int first, int M, int N, int K, bool add, const int rows, const int panels) {
-    int last = (N + CPU_NR - 1) / CPU_NR - 1;
-    size_t size = dtype_size(w->dtype);
-    cpu_vec sum[12][2];
+
+/* All rows of C in `panels` panels of N from panel `first` on. rows >= M and panels are known to the compiler, which
+   keeps acc in registers. */
+static inline __attribute__((always_inline)) void cpu_gemv_rows(const CpuGemv g, int first, const int rows,
+                                                                const int panels) {
+    const size_t a_row = rows > 4 ? 1 : g.a_row, a_column = rows > 4 ? CPU_MR : 1, size = format_bytes(g.w->format, 1);
+    int last = (g.N + CPU_NR - 1) / CPU_NR - 1;
+    cpu_vec sum[12][2];                     /* [panels * rows]: of the slices of K so far */
     memset(sum, 0, sizeof sum);
-    for (int k0 = 0; k0 < K; k0 += CPU_KC) {
-        cpu_vec acc[12][2];
-        int kc = K - k0 < CPU_KC ? K - k0 : CPU_KC;
-        size_t at[4];
-        for (int p = 0; p < panels; p++) at[p] = ((size_t)(first + p < last ? first + p : last) * (size_t)K + (size_t)k0) * CPU_NR;
+    for (int k0 = 0; k0 < g.K; k0 += CPU_KC) {
+        cpu_vec acc[12][2];                 /* of this one */
+        int kc = g.K - k0 < CPU_KC ? g.K - k0 : CPU_KC;
+        size_t at[4];                       /* where the slice begins in each panel; past the last one: that again */
+        for (int p = 0; p < panels; p++)
+            at[p] = (cpu_at(first + p < last ? first + p : last, g.K) + (size_t)k0) * CPU_NR;
         for (int i = 0; i < rows * panels; i++) acc[i][0] = acc[i][1] = (cpu_vec){0};
         for (int k = 0; k < kc; k++)
 #pragma GCC unroll 4
             for (int p = 0; p < panels; p++) {
-                if (panels == 1) __builtin_prefetch((const char *)w->packed + (at[p] + (size_t)(k + 48) * CPU_NR) * size);     /* a single stream: 30 % faster (48: any of 12 to 96 does) */
-                cpu_vec b0 = cpu_panel_load(w, at[p] + (size_t)k * CPU_NR), b1 = cpu_panel_load(w, at[p] + (size_t)k * CPU_NR + CPU_VL);
+                size_t here = at[p] + (size_t)k * CPU_NR;
+                /* A single stream: 30 % faster (48: any of 12 to 96 does). */
+                if (panels == 1) __builtin_prefetch((const char *)g.w->packed + (here + 48 * CPU_NR) * size);
+                cpu_vec b0 = cpu_panel_load(g.w, here), b1 = cpu_panel_load(g.w, here + CPU_VL);
 #pragma GCC unroll 12
-                for (int r = 0; r < rows; r++) { float x = a[(size_t)r * a_row + (size_t)(k0 + k) * a_column]; acc[p * rows + r][0] += b0 * x; acc[p * rows + r][1] += b1 * x; }
+                for (int r = 0; r < rows; r++) {
+                    float x = g.a[(size_t)r * a_row + (size_t)(k0 + k) * a_column];
+                    acc[p * rows + r][0] += b0 * x;
+                    acc[p * rows + r][1] += b1 * x;
+                }
             }
         for (int p = 0; p < panels; p++) {
-            for (int r = 0; r < rows && r < M && first + p <= last; r++) {
-                float *row = C + (size_t)r * ldc + (size_t)(first + p) * CPU_NR;
-                int width = N - (first + p) * CPU_NR < CPU_NR ? N - (first + p) * CPU_NR : CPU_NR, i = p * rows + r;
-                float before[CPU_NR] = {0}, after[CPU_NR];
-                if (!k0 && add) memcpy(before, row, (size_t)width * sizeof(float));
+            for (int r = 0; r < rows && r < g.M && first + p <= last; r++) {
+                int n0 = (first + p) * CPU_NR, width = g.N - n0 < CPU_NR ? g.N - n0 : CPU_NR, i = p * rows + r;
+                float *row = g.C + (size_t)r * g.ldc + (size_t)n0, before[CPU_NR] = {0}, after[CPU_NR];
+                if (!k0 && g.add) memcpy(before, row, (size_t)width * sizeof(float));
                 for (int v = 0; v < 2; v++) {
                     if (!k0) sum[i][v] = cpu_load(before + v * CPU_VL);
-                    sum[i][v] = k0 || add ? acc[i][v] + sum[i][v] : acc[i][v];
+                    sum[i][v] = k0 || g.add ? acc[i][v] + sum[i][v] : acc[i][v];
                 }
-                if (k0 + CPU_KC < K) continue;
+                if (k0 + CPU_KC < g.K) continue;
                 cpu_store(after, sum[i][0]);
                 cpu_store(after + CPU_VL, sum[i][1]);
                 memcpy(row, after, (size_t)width * sizeof(float));
@@ -5377,31 +5499,41 @@ static inline __attribute__((always_inline)) void cpu_gemv_rows(float *C, size_t
         }
     }
 }
-static void cpu_gemv(float *C, size_t ldc, const float *a, size_t a_row, const Weight *w, int M, int N, int K, bool add, float *packed) {
-    int panels = (N + CPU_NR - 1) / CPU_NR, together = M == 1 ? 4 : M == 2 ? 2 : 1;
+/* packed: cpu_gemm_floats(M, K) floats */
+static void cpu_gemv(CpuGemv g, float *packed) {
+    int panels = (g.N + CPU_NR - 1) / CPU_NR, together = g.M == 1 ? 4 : g.M == 2 ? 2 : 1;
+    const float *a = g.a;
+    if (g.M > 4) g.a = packed;
 #pragma omp parallel
     {
-        if (M > 4) {                        /* more rows than ways of the cache would evict each other: they are laid beside each other, [K][CPU_MR] */
+        if (g.M > 4) {                      /* more rows than ways of the cache would evict each other: [K][MR] */
 #pragma omp for schedule(static)
-            for (int k = 0; k < K; k++) cpu_pack_column(packed + (size_t)k * CPU_MR, a + k, a_row, M, 1);
+            for (int k = 0; k < g.K; k++) cpu_pack_column(packed + (size_t)k * CPU_MR, a + k, g.a_row, g.M, 1);
         }
 #pragma omp for schedule(static)
         for (int p = 0; p < panels; p += together) {
-            if (M == 1) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 1, 4);
-            else if (M == 2) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 2, 2);
-            else if (M == 3) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 3, 1);
-            else if (M == 4) cpu_gemv_rows(C, ldc, a, a_row, 1, w, p, M, N, K, add, 4, 1);
-            else if (M <= 6) cpu_gemv_rows(C, ldc, packed, 1, CPU_MR, w, p, M, N, K, add, 6, 1);
-            else if (M <= 8) cpu_gemv_rows(C, ldc, packed, 1, CPU_MR, w, p, M, N, K, add, 8, 1);
-            else cpu_gemv_rows(C, ldc, packed, 1, CPU_MR, w, p, M, N, K, add, CPU_MR, 1);
+            if (g.M == 1) cpu_gemv_rows(g, p, 1, 4);
+            else if (g.M == 2) cpu_gemv_rows(g, p, 2, 2);
+            else if (g.M == 3) cpu_gemv_rows(g, p, 3, 1);
+            else if (g.M == 4) cpu_gemv_rows(g, p, 4, 1);
+            else if (g.M <= 6) cpu_gemv_rows(g, p, 6, 1);
+            else if (g.M <= 8) cpu_gemv_rows(g, p, 8, 1);
+            else cpu_gemv_rows(g, p, CPU_MR, 1);
         }
     }
 }
 
-/* C [M,N] (row stride ldc) = alpha A B, or with add += that;  A[m][k] = a[m * a_row + k * a_column], times alpha on its way into the tiles. */
-static void cpu_gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, CpuMatrix b, int M, int N, int K, float alpha, bool add, ScratchCursor scratch) {
+/* ---- many rows
+   C [M,N] (row stride ldc) = alpha A B, or with add += that;  A[m][k] = a[m * a_row + k * a_column], times alpha on its
+   way into the tiles. */
+static void cpu_gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t a_column, CpuMatrix b, int M, int N,
+                     int K, float alpha, bool add, ScratchCursor scratch) {
     float *packed = scratch_take(&scratch, cpu_gemm_floats(M, K));
-    if (M <= CPU_MR && b.weight && !b.transposed && a_column == 1 && alpha == 1) { cpu_gemv(C, ldc, a, a_row, b.weight, M, N, K, add, packed); return; }
+    if (M <= CPU_MR && b.weight && !b.transposed && a_column == 1 && alpha == 1) {
+        CpuGemv few = {C, ldc, a, a_row, b.weight, M, N, K, add};
+        cpu_gemv(few, packed);
+        return;
+    }
     int tiles = (M + CPU_MR - 1) / CPU_MR, panels = (N + CPU_NR - 1) / CPU_NR, threads = cpu_threads();
     /* Few columns (a LoRA rank): split the rows too, or one thread would do it all. The split changes no sum. */
     int pieces = panels >= 4 * threads ? 1 : (4 * threads + panels - 1) / panels;
@@ -5410,29 +5542,29 @@ static void cpu_gemm(float *C, size_t ldc, const float *a, size_t a_row, size_t 
     {
 #pragma omp for schedule(static)
         for (int t = 0; t < tiles; t++) {
-            float *out = packed + (size_t)t * CPU_MR * (size_t)K;
+            float *out = packed + cpu_at(t * CPU_MR, K);
             int rows = M - t * CPU_MR < CPU_MR ? M - t * CPU_MR : CPU_MR;
             const float *from = a + (size_t)t * CPU_MR * a_row;
-            for (int k = 0; k < K; k++) cpu_pack_column(out + (size_t)k * CPU_MR, from + (size_t)k * a_column, a_row, rows, alpha);
+            for (int k = 0; k < K; k++)
+                cpu_pack_column(out + (size_t)k * CPU_MR, from + (size_t)k * a_column, a_row, rows, alpha);
         }
 #pragma omp for schedule(dynamic)
         for (int task = 0; task < panels * pieces; task++) {
             float buffer[CPU_KC * CPU_NR] __attribute__((aligned(64)));
-            int n0 = task / pieces * CPU_NR, first = (int)((int64_t)tiles * (task % pieces) / pieces), last = (int)((int64_t)tiles * (task % pieces + 1) / pieces);
-            int width = N - n0 < CPU_NR ? N - n0 : CPU_NR;
+            int n0 = task / pieces * CPU_NR, width = N - n0 < CPU_NR ? N - n0 : CPU_NR, piece = task % pieces;
+            int first = (int)((int64_t)tiles * piece / pieces), last = (int)((int64_t)tiles * (piece + 1) / pieces);
             for (int k0 = 0; k0 < K; k0 += CPU_KC) {
                 int kc = K - k0 < CPU_KC ? K - k0 : CPU_KC;
                 const float *slice = cpu_slice(buffer, &b, k0, kc, n0, N);
                 for (int t = first; t < last; t++) {
                     int rows = M - t * CPU_MR < CPU_MR ? M - t * CPU_MR : CPU_MR;
-                    cpu_gemm_tile(C + (size_t)t * CPU_MR * ldc + (size_t)n0, ldc, rows, width, packed + ((size_t)t * (size_t)K + (size_t)k0) * CPU_MR, slice, kc, k0 || add);
+                    cpu_gemm_tile(C + (size_t)t * CPU_MR * ldc + (size_t)n0, ldc, rows, width,
+                                  packed + (cpu_at(t, K) + (size_t)k0) * CPU_MR, slice, kc, k0 || add);
                 }
             }
         }
     }
 }
-static CpuMatrix cpu_frozen(const Weight *w, bool transposed) { CpuMatrix b = {w, transposed, NULL, 0, 0}; return b; }
-static CpuMatrix cpu_floats(const float *data, size_t row, size_t column) { CpuMatrix b = {NULL, false, data, row, column}; return b; }
 
 /* Logits come a chunk of rows at a time: 64 MiB of them at most, whole tiles. */
 static int cpu_logits_chunk(int n, int vocab) {
@@ -5443,48 +5575,43 @@ static int cpu_logits_chunk(int n, int vocab) {
 }
 
 size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
-    size_t N = (size_t)n + CPU_MR, W = (size_t)widest + CPU_MR, R = (size_t)rank + CPU_MR, chunk = (size_t)cpu_logits_chunk(n, vocab) + CPU_MR;
-    size_t packed = scratch_floats(N * W > W * R ? N * W : W * R);            /* A of any product: [N,I], [N,O], [O,N] */
+    size_t N = (size_t)n + CPU_MR, W = (size_t)widest + CPU_MR, R = (size_t)rank + CPU_MR;
+    size_t chunk = (size_t)cpu_logits_chunk(n, vocab) + CPU_MR;
+    size_t packed = scratch_floats(N * W > W * R ? N * W : W * R);           /* A of any product: [N,I], [N,O], [O,N] */
     size_t linear = packed + scratch_floats(N * W) + scratch_floats(N * R);   /* + dropped input + dt */
     size_t head = scratch_floats(chunk * (size_t)vocab) * 2 + scratch_floats(chunk * (size_t)hidden) * 2;
     size_t whole = scratch_floats(N * (size_t)hidden);                        /* lm_head_logits packs every row */
-    size_t attention = scratch_floats((N + CPU_NR) * W) * 2;                      /* k and v transposed */
+    size_t attention = scratch_floats((N + CPU_NR) * W) * 2;                  /* k and v transposed */
     size_t most = linear > head ? linear : head;
     if (whole > most) most = whole;
     return (attention > most ? attention : most) + 4096;
 }
 
-/* ---- embedding ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- embedding ---------------------------------------------------------------------------------------------------
+   out[n] = scale embed[ids[n]] */
 
 void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
-    size_t bytes = (size_t)C * dtype_size(embed->dtype);
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        float *row = out + (size_t)n * (size_t)C;
-        convert_to_f32(row, (const char *)embed->data + (size_t)ids[n] * bytes, embed->dtype, (size_t)C);
+        float *row = out + cpu_at(n, C);
+        weight_decode(row, embed, cpu_at(ids[n], C), (size_t)C);
         for (int c = 0; c < C && scale != 1; c++) row[c] *= scale;
     }
 }
 
-/* ---- RMSNorm ------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- RMSNorm -----------------------------------------------------------------------------------------------------
+   x_hat = s rstd,  rstd = 1 / sqrt(mean s^2 + eps),  out = weight x_hat.  As d rstd / d s_c = -rstd^3 s_c / C:
+   ds = rstd (weight dout - x_hat mean(weight dout x_hat)) */
 
-static inline float cpu_dot(const float *a, const float *b, int n) {
-    cpu_vec sum = {0};
-    int i = 0;
-    for (; i + CPU_VL <= n; i += CPU_VL) sum += cpu_load(a + i) * cpu_load(b + i);
-    float s = cpu_sum(sum);
-    for (; i < n; i++) s += a[i] * b[i];
-    return s;
-}
-
-void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual, const float *weight, float eps, int N, int C) {
+void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, const floatX *residual,
+                     const float *weight, float eps, int N, int C) {
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        const float *row = x + (size_t)n * (size_t)C;
-        float *o = out + (size_t)n * (size_t)C;
+        const float *row = x + cpu_at(n, C);
+        float *o = out + cpu_at(n, C);
         if (residual) {
-            float *s = sum ? sum + (size_t)n * (size_t)C : o;
-            const float *r = residual + (size_t)n * (size_t)C;
+            float *s = sum ? sum + cpu_at(n, C) : o;
+            const float *r = residual + cpu_at(n, C);
             for (int c = 0; c < C; c++) s[c] = row[c] + r[c];
             row = s;
         }
@@ -5493,23 +5620,31 @@ void rmsnorm_forward(floatX *out, float *rstd, floatX *sum, const floatX *x, con
     }
 }
 
-void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x, const float *weight, int N, int C) {
+void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, const float *rstd, const floatX *x,
+                      const float *weight, int N, int C) {
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        size_t at = (size_t)n * (size_t)C;
-        const float *row = x + at, *d = dout + at;
-        float k = rstd[n];
+        size_t at = cpu_at(n, C);
+        const float *row = x + at, *d = dout + at, *more = dresidual ? dresidual + at : NULL;
+        float k = rstd[n], *to = dx + at;
         cpu_vec sum = {0};
         int c = 0;
         for (; c + CPU_VL <= C; c += CPU_VL) sum += cpu_load(weight + c) * cpu_load(d + c) * cpu_load(row + c);
         float s = cpu_sum(sum);
         for (; c < C; c++) s += weight[c] * d[c] * row[c];
         float mean = s * k / (float)C;                                        /* mean of (weight dout) x_hat */
-        for (c = 0; c < C; c++) dx[at + (size_t)c] = (dresidual ? dresidual[at + (size_t)c] : 0) + k * (weight[c] * d[c] - row[c] * k * mean);
+        for (c = 0; c < C; c++)
+            to[c] = (more ? more[c] : 0) + k * (weight[c] * d[c] - row[c] * k * mean);
     }
 }
 
-/* ---- linear with LoRA ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- linear with LoRA --------------------------------------------------------------------------------------------
+   y = x W^T + bias + s t B^T,  t = x' A^T,  x' = dropout(x) [N,I].  Backward, each product a cpu_gemm:
+     dx = dy W                              [N,O] [O,I]
+     dt = s dy B                            [N,O] [O,R]
+     dB += s dy^T t                         [O,N] [N,R]
+     dA += dt^T x'                          [R,N] [N,I]
+     dx += mask (dt A)                      [N,R] [R,I] */
 
 /* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
 static void cpu_dropout(float *out, const float *x, DropoutKey key, uint32_t site, size_t count, bool add) {
@@ -5531,7 +5666,9 @@ size_t kept_bytes(const Linear *group, const Lora *lora, int count, int N) {
     return 0;
 }
 size_t adapter_packed_bytes(const Linear *p, const Lora *lora) { (void)p; (void)lora; return 0; }
-void adapter_pack(const Linear *projections, const Lora *lora, int count) { (void)projections; (void)lora; (void)count; }
+void adapter_pack(const Linear *projections, const Lora *lora, int count) {
+    (void)projections; (void)lora; (void)count;
+}
 
 /* Widths of y and of t. */
 static void cpu_group_sums(const Linear *group, const Lora *lora, int count, int *O, int *R) {
@@ -5547,23 +5684,25 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         const Lora *a = lora && lora[j].rank ? &lora[j] : NULL;
+        CpuMatrix Wt = cpu_frozen(lora_weight(p, a), false);
         ScratchCursor s = scratch_begin(scratch);
         if (p->bias) {
 #pragma omp parallel for schedule(static)
-            for (int n = 0; n < N; n++) memcpy(y + (size_t)n * (size_t)O + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
+            for (int n = 0; n < N; n++) memcpy(y + cpu_at(n, O) + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
         }
-        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, cpu_frozen(lora_weight(p, a), false), N, p->out, I, 1, p->bias != NULL, s);
+        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, Wt, N, p->out, I, 1, p->bias != NULL, s);
         if (a) {
+            CpuMatrix At = cpu_floats(a->A, 1, (size_t)I), Bt = cpu_floats(a->B, 1, (size_t)a->rank);
             const float *in = x;
             if (key.dropout > 0) {
-                float *dropped = scratch_take(&s, (size_t)N * (size_t)I);
-                cpu_dropout(dropped, x, key, p->site, (size_t)N * (size_t)I, false);
+                float *dropped = scratch_take(&s, cpu_at(N, I));
+                cpu_dropout(dropped, x, key, p->site, cpu_at(N, I), false);
                 in = dropped;
             }
-            cpu_gemm(t + r, (size_t)R, in, (size_t)I, 1, cpu_floats(a->A, 1, (size_t)I), N, a->rank, I, 1, false, s);
+            cpu_gemm(t + r, (size_t)R, in, (size_t)I, 1, At, N, a->rank, I, 1, false, s);
             for (int n = 0; n < N; n++)
-                for (int c = a->rank; c < rank_width(a->rank); c++) t[(size_t)n * (size_t)R + (size_t)(r + c)] = 0;
-            cpu_gemm(y + o, (size_t)O, t + r, (size_t)R, 1, cpu_floats(a->B, 1, (size_t)a->rank), N, p->out, a->rank, a->scale, true, s);
+                for (int c = a->rank; c < rank_width(a->rank); c++) t[cpu_at(n, R) + (size_t)(r + c)] = 0;
+            cpu_gemm(y + o, (size_t)O, t + r, (size_t)R, 1, Bt, N, p->out, a->rank, a->scale, true, s);
         }
         o += p->out;
         r += a ? rank_width(a->rank) : 0;
@@ -5578,72 +5717,75 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         const Lora *a = lora && lora[j].rank ? &lora[j] : NULL;
+        CpuMatrix W = cpu_frozen(lora_weight(p, a), true);
         ScratchCursor s = scratch_begin(scratch);
-        if (dx) cpu_gemm(dx, (size_t)I, dy + o, (size_t)O, 1, cpu_frozen(lora_weight(p, a), true), N, I, p->out, 1, j > 0, s);
+        if (dx) cpu_gemm(dx, (size_t)I, dy + o, (size_t)O, 1, W, N, I, p->out, 1, j > 0, s);
         if (a) {
-            size_t rank = (size_t)a->rank;
-            float *dt = scratch_take(&s, (size_t)N * rank);
-            cpu_gemm(dt, rank, dy + o, (size_t)O, 1, cpu_floats(a->B, rank, 1), N, a->rank, p->out, a->scale, false, s);
-            cpu_gemm(a->dB, rank, dy + o, 1, (size_t)O, cpu_floats(t + r, (size_t)R, 1), p->out, a->rank, N, a->scale, true, s);
+            size_t rank = (size_t)a->rank, elements = cpu_at(N, I);
+            CpuMatrix A = cpu_floats(a->A, (size_t)I, 1), B = cpu_floats(a->B, rank, 1);
+            CpuMatrix tj = cpu_floats(t + r, (size_t)R, 1);
+            float *dt = scratch_take(&s, (size_t)N * rank), *buffer = NULL;   /* [N,R] */
+            const float *in = x;
             if (key.dropout > 0) {
-                float *buffer = scratch_take(&s, (size_t)N * (size_t)I);
-                cpu_dropout(buffer, x, key, p->site, (size_t)N * (size_t)I, false);
-                cpu_gemm(a->dA, (size_t)I, dt, 1, rank, cpu_floats(buffer, (size_t)I, 1), a->rank, I, N, 1, true, s);
-                if (dx) {
-                    cpu_gemm(buffer, (size_t)I, dt, rank, 1, cpu_floats(a->A, (size_t)I, 1), N, I, a->rank, 1, false, s);
-                    cpu_dropout(dx, buffer, key, p->site, (size_t)N * (size_t)I, true);
-                }
-            } else {
-                cpu_gemm(a->dA, (size_t)I, dt, 1, rank, cpu_floats(x, (size_t)I, 1), a->rank, I, N, 1, true, s);
-                if (dx) cpu_gemm(dx, (size_t)I, dt, rank, 1, cpu_floats(a->A, (size_t)I, 1), N, I, a->rank, 1, true, s);
+                in = buffer = scratch_take(&s, elements);
+                cpu_dropout(buffer, x, key, p->site, elements, false);
             }
+            cpu_gemm(dt, rank, dy + o, (size_t)O, 1, B, N, a->rank, p->out, a->scale, false, s);
+            cpu_gemm(a->dB, rank, dy + o, 1, (size_t)O, tj, p->out, a->rank, N, a->scale, true, s);
+            cpu_gemm(a->dA, (size_t)I, dt, 1, rank, cpu_floats(in, (size_t)I, 1), a->rank, I, N, 1, true, s);
+            if (dx && buffer) {
+                cpu_gemm(buffer, (size_t)I, dt, rank, 1, A, N, I, a->rank, 1, false, s);
+                cpu_dropout(dx, buffer, key, p->site, elements, true);
+            } else if (dx) cpu_gemm(dx, (size_t)I, dt, rank, 1, A, N, I, a->rank, 1, true, s);
         }
         o += p->out;
         r += a ? rank_width(a->rank) : 0;
     }
 }
 
-/* ---- q/k norm and rotary embedding ----------------------------------------------------------------------------------------------------------------
-   With x_hat = x * rstd and z = weight * x_hat the rotation is R z. Backward: g = R^T dout (the rotation by the negative angle), then the RMSNorm derivative of one head. */
+/* ---- q/k norm and rotary embedding -------------------------------------------------------------------------------
+   With x_hat = x rstd and z = weight x_hat the rotation is out = R z:  (u, v) -> (u cos - v sin, v cos + u sin).
+   Backward: g = R^T dout, the rotation by the negative angle, then RMSNorm's derivative for one head. */
 
 void qk_norm_rope_forward(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
-                          const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
-    int H = shape.H, KV = shape.KV, D = shape.D;
-    int P = (H + 2 * KV) * D, half = D / 2;
+                          const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                          AttentionShape a) {
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D, half = D / 2;
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
+        size_t angles = positions ? cpu_at(positions[n], half) : 0;
         const float *cs = cos_table + angles, *sn = sin_table + angles;
         for (int h = 0; h < H + KV; h++) {
-            const float *x = qkv + (size_t)n * (size_t)P + (size_t)h * (size_t)D, *w = h < H ? q_weight : k_weight;
-            float *o = out + (size_t)n * (size_t)P + (size_t)h * (size_t)D, k = w ? 1.0f / sqrtf(cpu_dot(x, x, D) / (float)D + eps) : 1;
+            size_t at = cpu_at(n, P) + cpu_at(h, D);
+            const float *x = qkv + at, *w = h < H ? q_weight : k_weight;
+            float *o = out + at, k = w ? 1.0f / sqrtf(cpu_dot(x, x, D) / (float)D + eps) : 1;
             for (int d = 0; d < half; d++) {
-                float a = w ? w[d] * (x[d] * k) : x[d], b = w ? w[d + half] * (x[d + half] * k) : x[d + half];
-                o[d] = a * cs[d] - b * sn[d];
-                o[d + half] = b * cs[d] + a * sn[d];
+                float u = w ? w[d] * (x[d] * k) : x[d], v = w ? w[d + half] * (x[d + half] * k) : x[d + half];
+                o[d] = u * cs[d] - v * sn[d];
+                o[d + half] = v * cs[d] + u * sn[d];
             }
         }
-        size_t v = (size_t)n * (size_t)P + (size_t)(H + KV) * (size_t)D;
-        memcpy(out + v, qkv + v, (size_t)KV * (size_t)D * sizeof(float));
+        size_t v = cpu_at(n, P) + cpu_at(H + KV, D);
+        memcpy(out + v, qkv + v, cpu_at(KV, D) * sizeof(float));
     }
 }
 
 void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weight, const float *k_weight, float eps,
-                           const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
-    int H = shape.H, KV = shape.KV, D = shape.D;
-    int P = (H + 2 * KV) * D, half = D / 2;
+                           const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                           AttentionShape a) {
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D, half = D / 2;
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
+        size_t angles = positions ? cpu_at(positions[n], half) : 0;
         const float *cs = cos_table + angles, *sn = sin_table + angles;
         for (int h = 0; h < H + KV; h++) {
-            size_t at = (size_t)n * (size_t)P + (size_t)h * (size_t)D;
+            size_t at = cpu_at(n, P) + cpu_at(h, D);
             const float *x = qkv + at, *w = h < H ? q_weight : k_weight;
             float *g = dqkv + at;
             for (int d = 0; d < half; d++) {
-                float a = g[d], b = g[d + half];
-                g[d] = a * cs[d] + b * sn[d];
-                g[d + half] = b * cs[d] - a * sn[d];
+                float u = g[d], v = g[d + half];
+                g[d] = u * cs[d] + v * sn[d];
+                g[d + half] = v * cs[d] - u * sn[d];
             }
             if (!w) continue;
             float k = 1.0f / sqrtf(cpu_dot(x, x, D) / (float)D + eps), mean = 0;
@@ -5654,139 +5796,229 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
     }
 }
 
-/* ---- attention -----------------------------------------------------------------------------------------------------------------------------------
-   FlashAttention's scheme (Dao 2023) with tiles of CPU_QB queries x CPU_KB keys: scores of a tile, running maximum and sum per query, output rescaled when the maximum grows. k (and for backward v) are
-   transposed once, [KV][D][N], so that a vector holds neighbouring keys. Backward gives each (sequence, key/value head) to one thread: dk, dv and the group's dq have a single writer. */
+/* ---- attention ---------------------------------------------------------------------------------------------------
+   For query n and the keys m <= n of its sequence, s the shape's scale:
+     p_nm = exp(s q_n.k_m - lse_n),  lse_n = log sum_m exp(s q_n.k_m),  out_n = sum_m p_nm v_m
+     dv_m = sum_n p_nm dout_n
+     ds_nm = s p_nm (dout_n.v_m - delta_n),  delta_n = dout_n.out_n  (the softmax's derivative)
+     dq_n = sum_m ds_nm k_m,  dk_m = sum_n ds_nm q_n
+   FlashAttention's scheme (Dao 2023) with tiles of QB queries x KB keys: scores of a tile, running maximum and sum of a
+   query, output rescaled when the maximum grows; tiles above the diagonal are never made. k (and for backward v) are
+   transposed once, [KV][D][N], so that a vector holds neighbouring keys. Backward gives each (sequence, key/value head)
+   to one thread: dk, dv and the group's dq have a single writer. */
 
-#define CPU_QB 16
-#define CPU_KB 64
-
-/* C [m,n] = (add ? C : 0) + A B; A[i][k] = a[i * a_row + k * a_column], B [K, n] with row stride ldb. For tiles of attention, where nothing is worth packing. */
-static void cpu_tile_product(float *c, size_t ldc, const float *a, size_t a_row, size_t a_column, const float *b, size_t ldb, int m, int n, int K, bool add) {
+/* C [m,n] = (add ? C : 0) + A B; A[i][k] = a[i * a_row + k * a_column], B [K, n] with row stride ldb. For tiles, where
+   nothing is worth packing: 4 rows and NR columns of C stay in registers. */
+static void cpu_tile_product(float *c, size_t ldc, const float *a, size_t a_row, size_t a_column, const float *b,
+                             size_t ldb, int m, int n, int K, bool add) {
     int j = 0;
     for (; j + CPU_NR <= n; j += CPU_NR) {
         int i = 0;
         for (; i + 4 <= m; i += 4) {
             cpu_vec acc[4][2];
-            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) acc[u][v] = add ? cpu_load(c + (size_t)(i + u) * ldc + (size_t)(j + v * CPU_VL)) : (cpu_vec){0};
+            float *to = c + (size_t)i * ldc + (size_t)j;
+            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++)
+                acc[u][v] = add ? cpu_load(to + (size_t)u * ldc + (size_t)(v * CPU_VL)) : (cpu_vec){0};
             for (int k = 0; k < K; k++) {
-                cpu_vec b0 = cpu_load(b + (size_t)k * ldb + (size_t)j), b1 = cpu_load(b + (size_t)k * ldb + (size_t)j + CPU_VL);
-                for (int u = 0; u < 4; u++) { float s = a[(size_t)(i + u) * a_row + (size_t)k * a_column]; acc[u][0] += b0 * s; acc[u][1] += b1 * s; }
+                const float *from = b + (size_t)k * ldb + (size_t)j;
+                cpu_vec b0 = cpu_load(from), b1 = cpu_load(from + CPU_VL);
+                for (int u = 0; u < 4; u++) {
+                    float s = a[(size_t)(i + u) * a_row + (size_t)k * a_column];
+                    acc[u][0] += b0 * s;
+                    acc[u][1] += b1 * s;
+                }
             }
-            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++) cpu_store(c + (size_t)(i + u) * ldc + (size_t)(j + v * CPU_VL), acc[u][v]);
+            for (int u = 0; u < 4; u++) for (int v = 0; v < 2; v++)
+                cpu_store(to + (size_t)u * ldc + (size_t)(v * CPU_VL), acc[u][v]);
         }
-        for (; i < m; i++) {
+        for (; i < m; i++) {                /* the last rows, fewer than 4 */
             cpu_vec acc[2];
-            for (int v = 0; v < 2; v++) acc[v] = add ? cpu_load(c + (size_t)i * ldc + (size_t)(j + v * CPU_VL)) : (cpu_vec){0};
-            for (int k = 0; k < K; k++) for (int v = 0; v < 2; v++) acc[v] += cpu_load(b + (size_t)k * ldb + (size_t)(j + v * CPU_VL)) * a[(size_t)i * a_row + (size_t)k * a_column];
-            for (int v = 0; v < 2; v++) cpu_store(c + (size_t)i * ldc + (size_t)(j + v * CPU_VL), acc[v]);
+            float *to = c + (size_t)i * ldc + (size_t)j;
+            for (int v = 0; v < 2; v++) acc[v] = add ? cpu_load(to + v * CPU_VL) : (cpu_vec){0};
+            for (int k = 0; k < K; k++) for (int v = 0; v < 2; v++)
+                acc[v] += cpu_load(b + (size_t)k * ldb + (size_t)(j + v * CPU_VL)) *
+                          a[(size_t)i * a_row + (size_t)k * a_column];
+            for (int v = 0; v < 2; v++) cpu_store(to + v * CPU_VL, acc[v]);
         }
     }
     if (j == n) return;
-    for (int i = 0; i < m; i++) {           /* the last columns, fewer than CPU_NR */
-        float acc[CPU_NR];
-        for (int v = 0; v < n - j; v++) acc[v] = add ? c[(size_t)i * ldc + (size_t)(j + v)] : 0;
+    for (int i = 0; i < m; i++) {           /* the last columns, fewer than NR */
+        float acc[CPU_NR], *to = c + (size_t)i * ldc + (size_t)j;
+        for (int v = 0; v < n - j; v++) acc[v] = add ? to[v] : 0;
         for (int k = 0; k < K; k++) {
             float s = a[(size_t)i * a_row + (size_t)k * a_column];
             for (int v = 0; v < n - j; v++) acc[v] += s * b[(size_t)k * ldb + (size_t)(j + v)];
         }
-        for (int v = 0; v < n - j; v++) c[(size_t)i * ldc + (size_t)(j + v)] = acc[v];
+        for (int v = 0; v < n - j; v++) to[v] = acc[v];
     }
 }
 
 /* out[kv][d][n] = qkv[n][first + kv*D + d] */
 static void cpu_transpose_heads(float *out, const float *qkv, int first, int N, int KV, int D, int P) {
 #pragma omp parallel for schedule(static)
-    for (int row = 0; row < KV * D; row++) for (int n = 0; n < N; n++) out[(size_t)row * (size_t)N + (size_t)n] = qkv[(size_t)n * (size_t)P + (size_t)(first + row)];
+    for (int row = 0; row < KV * D; row++)
+        for (int n = 0; n < N; n++) out[cpu_at(row, N) + (size_t)n] = qkv[cpu_at(n, P) + (size_t)(first + row)];
 }
 
 /* The sequence of task number `task` when every sequence has `per` tasks. */
 typedef struct CpuAttentionTask { int begin, length, head; } CpuAttentionTask;
-static CpuAttentionTask cpu_attention_task(int task, int per, const int32_t *cu) { int s = task / per; CpuAttentionTask t = {cu[s], cu[s + 1] - cu[s], task % per}; return t; }
+static CpuAttentionTask cpu_attention_task(int task, int per, const int32_t *cu) {
+    int s = task / per;
+    CpuAttentionTask t = {cu[s], cu[s + 1] - cu[s], task % per};
+    return t;
+}
+/* How many keys of the tile at k0, `keys` of them, query q sees: those up to itself. */
+static inline int cpu_seen(int q, int k0, int keys) {
+    int seen = q + 1 - k0 < keys ? q + 1 - k0 : keys;
+    return seen > 0 ? seen : 0;
+}
 
-void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens,
-                       int S, int N, AttentionShape a, Scratch scratch) {
-    int H = a.H, KV = a.KV, D = a.D;
-    int P = (H + 2 * KV) * D, group = H / KV;
+void attention_forward(floatX *out, float *lse, const floatX *qkv, const int32_t *cu_seqlens, int S, int N,
+                       AttentionShape a, Scratch scratch) {
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D, HD = H * D, group = H / KV;
     ScratchCursor cursor = scratch_begin(scratch);
-    float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
-    cpu_transpose_heads(kt, qkv, H * D, N, KV, D, P);
+    float *kt = scratch_take(&cursor, cpu_at(KV * D, N));                     /* [KV,D,N] */
+    cpu_transpose_heads(kt, qkv, HD, N, KV, D, P);
 #pragma omp parallel for schedule(dynamic)
     for (int task = 0; task < S * H; task++) {
         CpuAttentionTask t = cpu_attention_task(task, H, cu_seqlens);
         int kv = t.head / group;
-        const float *v = qkv + (size_t)t.begin * (size_t)P + (size_t)((H + KV + kv) * D), *k = kt + (size_t)kv * (size_t)D * (size_t)N + (size_t)t.begin;
+        const float *v = qkv + cpu_at(t.begin, P) + cpu_at(H + KV + kv, D);
+        const float *k = kt + cpu_at(kv * D, N) + (size_t)t.begin;
         for (int q0 = 0; q0 < t.length; q0 += CPU_QB) {
             int rows = t.length - q0 < CPU_QB ? t.length - q0 : CPU_QB;
-            const float *q = qkv + (size_t)(t.begin + q0) * (size_t)P + (size_t)(t.head * D);
-            float *o = out + ((size_t)(t.begin + q0) * (size_t)H + (size_t)t.head) * (size_t)D;
+            const float *q = qkv + cpu_at(t.begin + q0, P) + cpu_at(t.head, D);
+            float *o = out + cpu_at(t.begin + q0, HD) + cpu_at(t.head, D);
             float top[CPU_QB], sum[CPU_QB], p[CPU_QB * CPU_KB];
-            for (int i = 0; i < rows; i++) { top[i] = -INFINITY; sum[i] = 0; memset(o + (size_t)i * (size_t)(H * D), 0, (size_t)D * sizeof(float)); }
-            for (int k0 = 0; k0 < q0 + rows; k0 += CPU_KB) {                      /* tiles above the diagonal are never made */
+            for (int i = 0; i < rows; i++) {
+                top[i] = -INFINITY;
+                sum[i] = 0;
+                memset(o + cpu_at(i, HD), 0, (size_t)D * sizeof(float));
+            }
+            for (int k0 = 0; k0 < q0 + rows; k0 += CPU_KB) {
                 int keys = q0 + rows - k0 < CPU_KB ? q0 + rows - k0 : CPU_KB;
                 cpu_tile_product(p, CPU_KB, q, (size_t)P, 1, k + k0, (size_t)N, rows, keys, D, false);
                 for (int i = 0; i < rows; i++) {
-                    int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;           /* causal: keys up to the query itself */
-                    float *row = p + i * CPU_KB, m = top[i];
-                    if (seen < 0) seen = 0;
+                    int seen = cpu_seen(q0 + i, k0, keys);
+                    float *row = p + i * CPU_KB, *oi = o + cpu_at(i, HD), m = top[i];
                     for (int j = 0; j < CPU_KB; j++) row[j] = j < seen ? row[j] * a.scale : -INFINITY;
                     cpu_vec best = cpu_splat(m);
                     for (int j = 0; j < CPU_KB; j += CPU_VL) best = cpu_max(best, cpu_load(row + j));
                     m = cpu_max_lane(best);
                     float shrink = top[i] == m ? 1 : expf(top[i] - m);
                     cpu_vec total = {0};
-                    for (int j = 0; j < CPU_KB; j += CPU_VL) { cpu_vec e = cpu_exp(cpu_load(row + j) - m); cpu_store(row + j, e); total += e; }
+                    for (int j = 0; j < CPU_KB; j += CPU_VL) {
+                        cpu_vec e = cpu_exp(cpu_load(row + j) - m);
+                        cpu_store(row + j, e);
+                        total += e;
+                    }
                     sum[i] = sum[i] * shrink + cpu_sum(total);
                     top[i] = m;
-                    if (shrink != 1) for (int d = 0; d < D; d++) o[(size_t)i * (size_t)(H * D) + (size_t)d] *= shrink;
+                    if (shrink != 1) for (int d = 0; d < D; d++) oi[d] *= shrink;
                 }
-                cpu_tile_product(o, (size_t)(H * D), p, CPU_KB, 1, v + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
+                cpu_tile_product(o, (size_t)HD, p, CPU_KB, 1, v + cpu_at(k0, P), (size_t)P, rows, D, keys, true);
             }
             for (int i = 0; i < rows; i++) {
-                float inverse = 1.0f / sum[i];
-                for (int d = 0; d < D; d++) o[(size_t)i * (size_t)(H * D) + (size_t)d] *= inverse;
-                lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)t.head] = top[i] + logf(sum[i]);
+                float inverse = 1.0f / sum[i], *oi = o + cpu_at(i, HD);
+                for (int d = 0; d < D; d++) oi[d] *= inverse;
+                lse[cpu_at(t.begin + q0 + i, H) + (size_t)t.head] = top[i] + logf(sum[i]);
             }
         }
     }
 }
 
-/* ---- attention over a cache: one query a sequence, CPU_KB keys at a time, online softmax ---- */
+void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv,
+                        const int32_t *cu_seqlens, int S, int N, AttentionShape a, Scratch scratch) {
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D, HD = H * D, group = H / KV;
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *kt = scratch_take(&cursor, cpu_at(KV * D, N)), *vt = scratch_take(&cursor, cpu_at(KV * D, N));
+    cpu_transpose_heads(kt, qkv, HD, N, KV, D, P);
+    cpu_transpose_heads(vt, qkv, (H + KV) * D, N, KV, D, P);
+#pragma omp parallel for schedule(static)
+    for (int n = 0; n < N; n++) memset(dqkv + cpu_at(n, P), 0, (size_t)P * sizeof(float));
+#pragma omp parallel for schedule(dynamic)
+    for (int task = 0; task < S * KV; task++) {
+        CpuAttentionTask t = cpu_attention_task(task, KV, cu_seqlens);
+        size_t base = cpu_at(t.begin, P), transposed = cpu_at(t.head * D, N) + (size_t)t.begin;
+        size_t key = base + cpu_at(H + t.head, D), value = base + cpu_at(H + KV + t.head, D);
+        for (int h = t.head * group; h < (t.head + 1) * group; h++) {
+            for (int q0 = 0; q0 < t.length; q0 += CPU_QB) {
+                int rows = t.length - q0 < CPU_QB ? t.length - q0 : CPU_QB;
+                size_t query = base + cpu_at(q0, P) + cpu_at(h, D), at = cpu_at(t.begin + q0, HD) + cpu_at(h, D);
+                const float *q = qkv + query, *d_out = dout + at;
+                float *dq = dqkv + query, delta[CPU_QB], p[CPU_QB * CPU_KB], ds[CPU_QB * CPU_KB];
+                for (int i = 0; i < rows; i++) delta[i] = cpu_dot(d_out + cpu_at(i, HD), out + at + cpu_at(i, HD), D);
+                for (int k0 = 0; k0 < q0 + rows; k0 += CPU_KB) {
+                    int keys = q0 + rows - k0 < CPU_KB ? q0 + rows - k0 : CPU_KB;
+                    size_t tile = cpu_at(k0, P), across = transposed + (size_t)k0;
+                    cpu_tile_product(p, CPU_KB, q, (size_t)P, 1, kt + across, (size_t)N, rows, keys, D, false);
+                    cpu_tile_product(ds, CPU_KB, d_out, (size_t)HD, 1, vt + across, (size_t)N, rows, keys, D, false);
+                    for (int i = 0; i < rows; i++) {
+                        int seen = cpu_seen(q0 + i, k0, keys);
+                        float *row = p + i * CPU_KB, *d = ds + i * CPU_KB;
+                        float l = lse[cpu_at(t.begin + q0 + i, H) + (size_t)h];
+                        for (int j = 0; j < CPU_KB; j++) {
+                            row[j] = j < seen ? row[j] * a.scale - l : -INFINITY;
+                            d[j] = j < seen ? d[j] : 0;
+                        }
+                        for (int j = 0; j < CPU_KB; j += CPU_VL) {
+                            cpu_vec e = cpu_exp(cpu_load(row + j));
+                            cpu_store(row + j, e);
+                            cpu_store(d + j, e * (cpu_load(d + j) - delta[i]) * a.scale);
+                        }
+                    }
+                    float *dk = dqkv + key + tile, *dv = dqkv + value + tile;
+                    cpu_tile_product(dv, (size_t)P, p, 1, CPU_KB, d_out, (size_t)HD, keys, D, rows, true);
+                    cpu_tile_product(dk, (size_t)P, ds, 1, CPU_KB, q, (size_t)P, keys, D, rows, true);
+                    cpu_tile_product(dq, (size_t)P, ds, CPU_KB, 1, qkv + key + tile, (size_t)P, rows, D, keys, true);
+                }
+            }
+        }
+    }
+}
+
+/* ---- attention over a cache: one query a sequence, KB keys at a time, online softmax ----------------------------- */
 
 void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
                  AttentionShape a) {
-    int H = a.H, KV = a.KV, D = a.D;
-    size_t P = (size_t)((H + 2 * KV) * D), block = (size_t)capacity * (size_t)D;
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D;
     for (int n = 0; n < N; n++)
-        for (int part = 0; part < 2 * KV; part++)                             /* the heads of k, then those of v: as they lie in both */
-            memcpy(cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * block + (size_t)positions[n] * (size_t)D, qkv + (size_t)n * P + (size_t)((H + part) * D), (size_t)D * sizeof(float));
+        for (int part = 0; part < 2 * KV; part++) {         /* the heads of k, then those of v: as they lie in both */
+            size_t row = (size_t)(slot[n] * 2 * KV + part) * (size_t)capacity + (size_t)positions[n];
+            memcpy(cache + row * (size_t)D, qkv + cpu_at(n, P) + cpu_at(H + part, D), (size_t)D * sizeof(float));
+        }
 }
 
-void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot, const int32_t *positions,
-                      int capacity, int N, AttentionShape a) {
-    int H = a.H, KV = a.KV, D = a.D;
-    size_t P = (size_t)((H + 2 * KV) * D), block = (size_t)capacity * (size_t)D;
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot,
+                      const int32_t *positions, int capacity, int N, AttentionShape a) {
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D;
+    size_t block = cpu_at(capacity, D);     /* one head of one slot */
 #pragma omp parallel for schedule(dynamic)
     for (int task = 0; task < N * H; task++) {
         int n = task / H, h = task % H, kv = h / (H / KV), length = positions[n] + 1;
-        const float *q = qkv + (size_t)n * P + (size_t)(h * D), *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)kv) * block, *v = k + (size_t)KV * block;
-        float *o = out + ((size_t)n * (size_t)H + (size_t)h) * (size_t)D, top = -INFINITY, sum = 0, p[CPU_KB];
+        const float *q = qkv + cpu_at(n, P) + cpu_at(h, D);
+        const float *k = cache + (size_t)(slot[n] * 2 * KV + kv) * block, *v = k + (size_t)KV * block;
+        float *o = out + cpu_at(task, D), top = -INFINITY, sum = 0, p[CPU_KB];
         memset(o, 0, (size_t)D * sizeof(float));
         for (int k0 = 0; k0 < length; k0 += CPU_KB) {
             int keys = length - k0 < CPU_KB ? length - k0 : CPU_KB;
             float m = top;
             for (int j = 0; j < CPU_KB; j++) {
-                p[j] = j < keys ? cpu_dot(q, k + (size_t)(k0 + j) * (size_t)D, D) * a.scale : -INFINITY;
+                p[j] = j < keys ? cpu_dot(q, k + cpu_at(k0 + j, D), D) * a.scale : -INFINITY;
                 if (p[j] > m) m = p[j];
             }
             float shrink = top == m ? 1 : expf(top - m);
             cpu_vec total = {0};
-            for (int j = 0; j < CPU_KB; j += CPU_VL) { cpu_vec e = cpu_exp(cpu_load(p + j) - m); cpu_store(p + j, e); total += e; }
+            for (int j = 0; j < CPU_KB; j += CPU_VL) {
+                cpu_vec e = cpu_exp(cpu_load(p + j) - m);
+                cpu_store(p + j, e);
+                total += e;
+            }
             sum = sum * shrink + cpu_sum(total);
             top = m;
             if (shrink != 1) for (int d = 0; d < D; d++) o[d] *= shrink;
             for (int j = 0; j < keys; j++) {
-                const float *row = v + (size_t)(k0 + j) * (size_t)D;
+                const float *row = v + cpu_at(k0 + j, D);
                 for (int d = 0; d < D; d++) o[d] += p[j] * row[d];
             }
         }
@@ -5794,64 +6026,25 @@ void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const
     }
 }
 
-void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, const float *lse, const floatX *qkv, const int32_t *cu_seqlens,
-                        int S, int N, AttentionShape a, Scratch scratch) {
-    int H = a.H, KV = a.KV, D = a.D;
-    int P = (H + 2 * KV) * D, group = H / KV, HD = H * D;
-    ScratchCursor cursor = scratch_begin(scratch);
-    float *kt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N), *vt = scratch_take(&cursor, (size_t)KV * (size_t)D * (size_t)N);
-    cpu_transpose_heads(kt, qkv, H * D, N, KV, D, P);
-    cpu_transpose_heads(vt, qkv, (H + KV) * D, N, KV, D, P);
-#pragma omp parallel for schedule(static)
-    for (int n = 0; n < N; n++) memset(dqkv + (size_t)n * (size_t)P, 0, (size_t)P * sizeof(float));
-#pragma omp parallel for schedule(dynamic)
-    for (int task = 0; task < S * KV; task++) {
-        CpuAttentionTask t = cpu_attention_task(task, KV, cu_seqlens);
-        size_t base = (size_t)t.begin * (size_t)P;
-        const float *k = qkv + base + (size_t)((H + t.head) * D), *k_transposed = kt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin, *v_transposed = vt + (size_t)t.head * (size_t)D * (size_t)N + (size_t)t.begin;
-        float *dk = dqkv + base + (size_t)((H + t.head) * D), *dv = dqkv + base + (size_t)((H + KV + t.head) * D);
-        for (int h = t.head * group; h < (t.head + 1) * group; h++) {
-            for (int q0 = 0; q0 < t.length; q0 += CPU_QB) {
-                int rows = t.length - q0 < CPU_QB ? t.length - q0 : CPU_QB;
-                const float *q = qkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D);
-                size_t at = (size_t)(t.begin + q0) * (size_t)HD + (size_t)(h * D);
-                float *dq = dqkv + base + (size_t)q0 * (size_t)P + (size_t)(h * D), delta[CPU_QB], p[CPU_QB * CPU_KB], ds[CPU_QB * CPU_KB];
-                for (int i = 0; i < rows; i++) delta[i] = cpu_dot(dout + at + (size_t)(i * HD), out + at + (size_t)(i * HD), D);
-                for (int k0 = 0; k0 < q0 + rows; k0 += CPU_KB) {
-                    int keys = q0 + rows - k0 < CPU_KB ? q0 + rows - k0 : CPU_KB;
-                    cpu_tile_product(p, CPU_KB, q, (size_t)P, 1, k_transposed + k0, (size_t)N, rows, keys, D, false);
-                    cpu_tile_product(ds, CPU_KB, dout + at, (size_t)HD, 1, v_transposed + k0, (size_t)N, rows, keys, D, false);
-                    for (int i = 0; i < rows; i++) {
-                        int seen = q0 + i + 1 - k0 < keys ? q0 + i + 1 - k0 : keys;
-                        float *row = p + i * CPU_KB, *d = ds + i * CPU_KB, l = lse[(size_t)(t.begin + q0 + i) * (size_t)H + (size_t)h];
-                        if (seen < 0) seen = 0;
-                        for (int j = 0; j < CPU_KB; j++) { row[j] = j < seen ? row[j] * a.scale - l : -INFINITY; d[j] = j < seen ? d[j] : 0; }
-                        for (int j = 0; j < CPU_KB; j += CPU_VL) { cpu_vec e = cpu_exp(cpu_load(row + j)); cpu_store(row + j, e); cpu_store(d + j, e * (cpu_load(d + j) - delta[i]) * a.scale); }
-                    }
-                    cpu_tile_product(dv + (size_t)k0 * (size_t)P, (size_t)P, p, 1, CPU_KB, dout + at, (size_t)HD, keys, D, rows, true);
-                    cpu_tile_product(dk + (size_t)k0 * (size_t)P, (size_t)P, ds, 1, CPU_KB, q, (size_t)P, keys, D, rows, true);
-                    cpu_tile_product(dq, (size_t)P, ds, CPU_KB, 1, k + (size_t)k0 * (size_t)P, (size_t)P, rows, D, keys, true);
-                }
-            }
-        }
-    }
-}
+/* ---- SwiGLU ------------------------------------------------------------------------------------------------------
+   h = g sig(g) u,  dup = dh g sig(g),  dgate = dh u sig(g) (1 + g (1 - sig(g))).  A row's last vector is padded with
+   zeros: the tail must not need a second formula. */
 
-/* ---- SwiGLU -------------------------------------------------------------------------------------------------------------------------------------- */
-
-/* Applies f to vectors of a row, the last one padded: the tail must not need a second formula. */
 static inline cpu_vec cpu_sigmoid(cpu_vec g) { return 1.0f / (1.0f + cpu_exp(-g)); }
 
 void swiglu_forward(floatX *h, const floatX *gate_up, int N, int F) {
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        const float *gate = gate_up + (size_t)n * 2 * (size_t)F, *up = gate + F;
-        float *out = h + (size_t)n * (size_t)F;
+        const float *gate = gate_up + cpu_at(n, F) * 2, *up = gate + F;
+        float *out = h + cpu_at(n, F);
         for (int f = 0; f < F; f += CPU_VL) {
             int lanes = F - f < CPU_VL ? F - f : CPU_VL;
             cpu_vec g = {0}, u = {0};
             if (lanes == CPU_VL) { g = cpu_load(gate + f); u = cpu_load(up + f); }
-            else { memcpy(&g, gate + f, (size_t)lanes * sizeof(float)); memcpy(&u, up + f, (size_t)lanes * sizeof(float)); }
+            else {
+                memcpy(&g, gate + f, (size_t)lanes * sizeof(float));
+                memcpy(&u, up + f, (size_t)lanes * sizeof(float));
+            }
             cpu_vec r = g * cpu_sigmoid(g) * u;
             if (lanes == CPU_VL) cpu_store(out + f, r);
             else memcpy(out + f, &r, (size_t)lanes * sizeof(float));
@@ -5862,8 +6055,8 @@ void swiglu_forward(floatX *h, const floatX *gate_up, int N, int F) {
 void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up, int N, int F) {
 #pragma omp parallel for schedule(static)
     for (int n = 0; n < N; n++) {
-        const float *gate = gate_up + (size_t)n * 2 * (size_t)F, *up = gate + F, *d = dh + (size_t)n * (size_t)F;
-        float *dgate = d_gate_up + (size_t)n * 2 * (size_t)F, *dup = dgate + F;
+        const float *gate = gate_up + cpu_at(n, F) * 2, *up = gate + F, *d = dh + cpu_at(n, F);
+        float *dgate = d_gate_up + cpu_at(n, F) * 2, *dup = dgate + F;
         for (int f = 0; f < F; f += CPU_VL) {
             size_t bytes = (size_t)(F - f < CPU_VL ? F - f : CPU_VL) * sizeof(float);
             cpu_vec g = {0}, u = {0}, x = {0};
@@ -5877,24 +6070,38 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
     }
 }
 
-/* ---- head and cross-entropy ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- head and cross-entropy --------------------------------------------------------------------------------------
+   Of the logits z [V] of one row: loss = log sum_v e^(z_v - top) + top - z_target,  p = softmax(z),
+   entropy = -sum p log p = log sum - (sum e^(z - top) (z - top)) / sum,  dz = scale (p - onehot(target)).
+   dx = dz W, rows of a chunk at a time. */
 
 /* What one row of logits says of its target. backward: the row becomes, in place, scale * (softmax - onehot). */
 static RowLoss cpu_logits_row(float *z, int target, bool backward, float scale, int V) {
+    enum { BLOCK = 4096 };                  /* floats within so many logits, doubles across */
     cpu_vec best = cpu_splat(-INFINITY);
     int v = 0, argmax = 0;
     for (; v + CPU_VL <= V; v += CPU_VL) best = cpu_max(best, cpu_load(z + v));
     float top = cpu_max_lane(best), target_logit = z[target];
     for (; v < V; v++) if (z[v] > top) top = z[v];
-    while (argmax < V - 1 && z[argmax] != top) argmax++;                      /* lowest index on ties, as torch.argmax */
-    double sum = 0, weighted = 0;                                            /* sum e^(z-top), sum e^(z-top) (z-top): floats within 4096 logits, doubles across */
-    for (int begin = 0; begin < V; begin += 4096) {
-        int end = begin + 4096 < V ? begin + 4096 : V;
+    while (argmax < V - 1 && z[argmax] != top) argmax++;    /* lowest index on ties, as torch.argmax */
+    double sum = 0, weighted = 0;           /* sum e^(z-top), sum e^(z-top) (z-top) */
+    for (int begin = 0; begin < V; begin += BLOCK) {
+        int end = begin + BLOCK < V ? begin + BLOCK : V;
         cpu_vec s = {0}, w = {0};
-        for (v = begin; v + CPU_VL <= end; v += CPU_VL) { cpu_vec d = cpu_load(z + v) - top, e = cpu_exp(d); cpu_store(z + v, e); s += e; w += e * d; }
+        for (v = begin; v + CPU_VL <= end; v += CPU_VL) {
+            cpu_vec d = cpu_load(z + v) - top, e = cpu_exp(d);
+            cpu_store(z + v, e);
+            s += e;
+            w += e * d;
+        }
         sum += (double)cpu_sum(s);
         weighted += (double)cpu_sum(w);
-        for (; v < end; v++) { float d = z[v] - top, e = expf(d); z[v] = e; sum += (double)e; weighted += (double)e * (double)d; }
+        for (; v < end; v++) {
+            float d = z[v] - top, e = expf(d);
+            z[v] = e;
+            sum += (double)e;
+            weighted += (double)e * (double)d;
+        }
     }
     RowLoss r = {log(sum) + (double)top - (double)target_logit, log(sum) - weighted / sum, argmax == target};
     if (backward) {
@@ -5935,7 +6142,8 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
     cpu_gemm(logits, (size_t)V, x, (size_t)C, 1, cpu_frozen(head, false), N, V, C, 1, false, scratch_begin(scratch));
 }
 
-/* ---- optimizer ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- optimizer ---------------------------------------------------------------------------------------------------
+   m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p = p decay - rate m / (sqrt(v) root + eps): see adamw_element. */
 
 void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr,
                   float beta1, float beta2, float eps, float weight_decay, int step) {
@@ -5950,12 +6158,20 @@ double global_norm(const float *grad, size_t count) {
 #pragma omp parallel for schedule(static)
     for (int s = 0; s < STRIPES; s++) {
         double p = 0;
-        for (size_t i = count * (size_t)s / STRIPES; i < count * (size_t)(s + 1) / STRIPES; i++) p += (double)grad[i] * (double)grad[i];
+        size_t end = count * (size_t)(s + 1) / STRIPES;
+        for (size_t i = count * (size_t)s / STRIPES; i < end; i++) p += (double)grad[i] * (double)grad[i];
         part[s] = p;
     }
     for (int s = 0; s < STRIPES; s++) sum += part[s];
     return sqrt(sum);
 }
+
+#undef CPU_VL
+#undef CPU_MR
+#undef CPU_NR
+#undef CPU_KC
+#undef CPU_QB
+#undef CPU_KB
 
 #endif /* LORA_NO_CPU_OPS */
 

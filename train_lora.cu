@@ -43,13 +43,16 @@
 #endif
 #if defined(PRECISION_FP32)
 #define LORA_FLOATX float
+#define LORA_FLOATX_FORMAT FORMAT_F32
 #define PRECISION_NAME "fp32"
 #elif defined(PRECISION_FP16)
 #define LORA_FLOATX __half
+#define LORA_FLOATX_FORMAT FORMAT_F16
 #define LORA_LOSS_SCALE 65536.0f
 #define PRECISION_NAME "fp16"
 #else
 #define LORA_FLOATX __nv_bfloat16
+#define LORA_FLOATX_FORMAT FORMAT_BF16
 #define PRECISION_NAME "bf16"
 #endif
 #endif
@@ -545,16 +548,15 @@ size_t weight_packed_bytes(const Weight *w) { return (size_t)w->rows * (size_t)w
 size_t embedding_packed_bytes(const Weight *embed) { return weight_packed_bytes(embed); }
 
 void weight_pack(Weight *w, void *where) {
-    size_t count = (size_t)w->rows * (size_t)w->cols, size = dtype_size(w->dtype);
-    const DType same = sizeof(floatX) == 4 ? DTYPE_F32 : LORA_LOSS_SCALE > 1 ? DTYPE_F16 : DTYPE_BF16;
-    if (w->dtype == same) backend_upload(where, w->data, count * size);       /* straight from the mapped file */
+    size_t count = (size_t)w->rows * (size_t)w->cols;
+    if (w->format == LORA_FLOATX_FORMAT) backend_upload(where, w->data, weight_bytes(w));         /* as it is */
     else {
         const size_t PIECE = 1 << 20;
         float *values = (float *)must_alloc(PIECE * sizeof(float));
         floatX *converted = (floatX *)must_alloc(PIECE * sizeof(floatX));
         for (size_t at = 0; at < count; at += PIECE) {
             size_t n = count - at < PIECE ? count - at : PIECE;
-            convert_to_f32(values, (const char *)w->data + at * size, w->dtype, n);
+            weight_decode(values, w, at, n);
             for (size_t i = 0; i < n; i++) converted[i] = (floatX)values[i];
             backend_upload((floatX *)where + at, converted, n * sizeof(floatX));
         }
@@ -3470,7 +3472,9 @@ static bool on_begin(void *user, const Model *m, Adapter *a, const TrainOptions 
     Screen *screen = (Screen *)user;
     const ModelConfig *c = &m->config;
     size_t parameters = model_parameters(m);
-    printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype], c->num_hidden_layers, c->hidden_size);
+    const char *format = weight_format[m->head.format].name;
+    printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", o->model, c->model_type,
+           (double)parameters * 1e-6, format, c->num_hidden_layers, c->hidden_size);
     printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", a->config.r, (double)a->config.lora_alpha, (double)a->config.lora_dropout, a->config.use_rslora ? ", rsLoRA" : "");
     for (int j = 0; j < MODULE_COUNT; j++) if (a->config.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
     printf(": %.2f M trainable parameters (%.2f %%)\n", (double)a->param_count * 1e-6, 100.0 * (double)a->param_count / (double)(parameters + a->param_count));
@@ -3498,7 +3502,8 @@ static bool on_begin(void *user, const Model *m, Adapter *a, const TrainOptions 
     if (screen->plan_only) return true;
     Text text = options_text(screen->o);
     char model[PATH_MAX + 128], adapter[128];
-    snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, c->model_type, (double)parameters * 1e-6, dtype_name[m->head.dtype]);
+    snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, c->model_type,
+             (double)parameters * 1e-6, format);
     snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)a->param_count * 1e-6, a->config.r, (double)a->config.lora_alpha);
     report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
     screen->page = true;
@@ -4369,18 +4374,17 @@ static int verb_merge(Options *o) {
     if (!want || !adapter_merge(s.adapter, o->train.output, dtype, &err)) return failed(&err);
     size_t count = 32 * (size_t)s.model.config.vocab_size;
     /* what the weights are rounded to in the file, and in the arithmetic */
-    DType stored = s.model.layers[0].linear[0].w.dtype;
-    DType used = sizeof(floatX) == 4 ? DTYPE_F32 : LORA_LOSS_SCALE > 1 ? DTYPE_F16 : DTYPE_BF16;
+    FormatId stored = s.model.layers[0].linear[0].w.format;
     int layers = s.model.config.num_hidden_layers;
-    double tolerance = fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype, layers),
-                            merged_tolerance(used, layers));
+    double tolerance = fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype_format(dtype), layers),
+                            merged_tolerance(LORA_FLOATX_FORMAT, layers));
     session_close(&s);                      /* two large models at once might not fit */
     phase_of("reading %s again, to compare", o->train.output);
     if (!model_open(&merged, o->train.output, &err)) return failed(&err);
     float *got = probe_logits(&merged, NULL, &err);
     if (!got) return failed(&err);
     double error = rms_error(got, want, count);
-    const char *rounded = dtype_name[merged.layers[0].linear[0].w.dtype];
+    const char *rounded = weight_format[merged.layers[0].linear[0].w.format].name;
     free(got);
     free(want);
     model_close(&merged);

@@ -4,59 +4,43 @@
 #define LORA_IMPLEMENTATION
 #include "lora.h"
 
-/* 24 independent chains of multiply-adds: what the core can do when nothing waits for memory. */
-static double fma_peak(void) {
-    cpu_vec a[24], b = cpu_splat(0.999f), c = cpu_splat(0.5f);
-    for (int i = 0; i < 24; i++) a[i] = cpu_splat((float)i);
-    const int rounds = 10000000;
-    double best = INFINITY;
-    for (int repeat = 0; repeat < 3; repeat++) {
-        double start = seconds_now();
-        for (int k = 0; k < rounds; k++) {
-#pragma GCC unroll 24
-            for (int i = 0; i < 24; i++) a[i] = a[i] * b + c;
-        }
-        double t = seconds_now() - start;
-        if (t < best) best = t;
-    }
-    cpu_vec sum = a[0];
-    for (int i = 1; i < 24; i++) sum += a[i];
-    volatile float keep = cpu_sum(sum);
-    (void)keep;
-    return 2.0 * 24 * CPU_VL * rounds / best;
-}
-static void *aligned_block(size_t bytes) { return backend_alloc((bytes + 63) / 64 * 64); }
-
-static void bench_product(int N, int O, int I, DType dtype, double peak, int threads) {
+static void bench_product(int N, int O, int I, FormatId format, double peak, int threads) {
     Weight w;
     memset(&w, 0, sizeof w);
-    w.rows = O; w.cols = I; w.dtype = dtype;
-    size_t bytes = (size_t)O * (size_t)I * dtype_size(dtype), x_bytes = (size_t)N * (size_t)I * 4, y_bytes = (size_t)N * (size_t)O * 4;
-    uint16_t *data = (uint16_t *)aligned_block(bytes);
+    w.rows = O; w.cols = I; w.format = format;
+    size_t bytes = weight_bytes(&w), x_bytes = (size_t)N * (size_t)I * 4, y_bytes = (size_t)N * (size_t)O * 4;
+    uint16_t *data = (uint16_t *)backend_alloc(bytes);
     for (size_t k = 0; k < bytes / 2; k++) data[k] = (uint16_t)(0x3c00 + k * 7919 % 64);
     w.data = data;
     size_t packed_bytes = weight_packed_bytes(&w);
-    void *packed = aligned_block(packed_bytes);
+    void *packed = backend_alloc(packed_bytes);
     weight_pack(&w, packed);
-    float *x = (float *)aligned_block(x_bytes), *y = (float *)aligned_block(y_bytes);
+    float *x = (float *)backend_alloc(x_bytes), *y = (float *)backend_alloc(y_bytes);
     for (size_t k = 0; k < (size_t)N * (size_t)I; k++) x[k] = (float)(k % 13) * 0.1f - 0.6f;
     for (size_t k = 0; k < (size_t)N * (size_t)O; k++) y[k] = (float)(k % 11) * 0.1f - 0.5f;
     Scratch s;
     s.bytes = op_scratch_bytes(N, O > I ? O : I, 16, 1024, I);
-    s.base = aligned_block(s.bytes);
+    s.base = backend_alloc(s.bytes);
     double best[2] = {INFINITY, INFINITY}, flops = 2.0 * N * O * I;
     for (int repeat = 0; repeat < 5; repeat++) {
         for (int backward = 0; backward < 2; backward++) {
             double start = seconds_now();
-            if (backward) cpu_gemm(x, (size_t)I, y, (size_t)O, 1, cpu_frozen(&w, true), N, I, O, 1e-6f, 0, scratch_begin(s));
-            else cpu_gemm(y, (size_t)O, x, (size_t)I, 1, cpu_frozen(&w, false), N, O, I, 1, 0, scratch_begin(s));
+            ScratchCursor at = scratch_begin(s);
+            if (backward) cpu_gemm(x, (size_t)I, y, (size_t)O, 1, cpu_frozen(&w, true), N, I, O, 1e-6f, false, at);
+            else cpu_gemm(y, (size_t)O, x, (size_t)I, 1, cpu_frozen(&w, false), N, O, I, 1, false, at);
             double t = seconds_now() - start;
             if (t < best[backward]) best[backward] = t;
         }
     }
-    printf("%d threads  %-4s  N %4d  O %5d  I %5d   y = x W^T %6.1f GFLOP/s %3.0f %%   dx = dy W %6.1f GFLOP/s %3.0f %%\n", threads, dtype_name[dtype], N, O, I, flops / best[0] * 1e-9, 100 * flops / best[0] / peak / threads,
+    printf("%d threads  %-4s  N %4d  O %5d  I %5d   y = x W^T %6.1f GFLOP/s %3.0f %%   "
+           "dx = dy W %6.1f GFLOP/s %3.0f %%\n",
+           threads, weight_format[format].name, N, O, I, flops / best[0] * 1e-9, 100 * flops / best[0] / peak / threads,
            flops / best[1] * 1e-9, 100 * flops / best[1] / peak / threads);
-    backend_free(data, (bytes + 63) / 64 * 64); backend_free(packed, (packed_bytes + 63) / 64 * 64); backend_free(x, (x_bytes + 63) / 64 * 64); backend_free(y, (y_bytes + 63) / 64 * 64); backend_free(s.base, (s.bytes + 63) / 64 * 64);
+    backend_free(data, bytes);
+    backend_free(packed, packed_bytes);
+    backend_free(x, x_bytes);
+    backend_free(y, y_bytes);
+    backend_free(s.base, s.bytes);
 }
 
 static void bench_attention(int T, int S, int H, int KV, int D, int threads) {
@@ -84,14 +68,21 @@ static void bench_attention(int T, int S, int H, int KV, int D, int threads) {
 
 int main(void) {
     int most = cpu_threads();
-    double peak = fma_peak();
-    printf("fp32 FMA peak of one core: %.1f GFLOP/s (%d floats a vector)\n", peak * 1e-9, CPU_VL);
+    char machine[128];
+    backend_describe(machine, sizeof machine);
+#ifdef _OPENMP
+    omp_set_num_threads(1);
+#endif
+    double peak = backend_ceiling();
+    printf("%s; fp32 FMA peak of one core: %.1f GFLOP/s\n", machine, peak * 1e-9);
     static const int shapes[][3] = {{256, 2048, 2048}, {1024, 2048, 2048}, {1024, 5632, 2048}, {1024, 2048, 5632}, {1024, 6144, 2048}};
     for (int threads = 1; threads <= most; threads += most - 1 > 0 ? most - 1 : 1) {
 #ifdef _OPENMP
         omp_set_num_threads(threads);
 #endif
-        for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype += 2) for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) bench_product(shapes[i][0], shapes[i][1], shapes[i][2], (DType)dtype, peak, threads);
+        for (int f = 0; f < FORMAT_COUNT; f++)
+            for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+                bench_product(shapes[i][0], shapes[i][1], shapes[i][2], (FormatId)f, peak, threads);
         bench_attention(256, 4, 32, 4, 64, threads);
         bench_attention(1024, 1, 16, 8, 128, threads);
     }

@@ -8,7 +8,7 @@
 
 static double REF(weight)(const Weight *w, int row, int column) {
     float f;
-    convert_to_f32(&f, (const char *)w->data + ((size_t)row * (size_t)w->cols + (size_t)column) * dtype_size(w->dtype), w->dtype, 1);
+    weight_decode(&f, w, (size_t)row * (size_t)w->cols + (size_t)column, 1);
     return (double)f;
 }
 /* Value and factor of element (n, i) of a projection's input after dropout. */

@@ -712,27 +712,75 @@ static void test_ceiling(void) {
 }
 #endif
 
-/* Every value that F16 and BF16 have comes back as itself; what lies between goes to the nearest, ties to the even one. */
-static void test_rounding(void) {
-    for (int k = 0; k < 2; k++) {
-        DType t = k ? DTYPE_BF16 : DTYPE_F16;
-        int same = 0, nearest = 0, tried = 0;
-        for (uint32_t h = 0; h < 65536; h++) {
+/* Every value that F16 and BF16 have comes back as itself, the same read one by one as all at once, from an odd address
+   too; what lies between two goes to the nearest, ties to the even one. */
+static void test_formats(void) {
+    enum { ALL = 65536 };
+    static uint16_t halves[ALL];
+    static char odd[ALL * 2 + 1];
+    static float values[ALL], again[ALL];
+    for (uint32_t h = 0; h < ALL; h++) halves[h] = (uint16_t)h;
+    memcpy(odd + 1, halves, sizeof halves);
+    for (int k = FORMAT_F16; k <= FORMAT_BF16; k++) {
+        const Format *f = &weight_format[k];
+        Weight w = {halves, NULL, (FormatId)k, 256, 256}, moved = {odd + 1, NULL, (FormatId)k, 256, 256};
+        int same = 0, alike = 0, right = 0, nearest = 0, tried = 0, exponent = k == FORMAT_F16 ? 5 : 8;
+        weight_decode(values, &w, 0, ALL);
+        weight_decode(again, &moved, 0, ALL);
+        for (uint32_t h = 0; h < ALL; h++) {
             uint16_t in = (uint16_t)h, next = (uint16_t)(h + 1), out;
-            float x, y;
-            convert_to_f32(&x, &in, t, 1);
-            convert_from_f32(&out, &x, t, 1);
+            float x = values[h], one;
+            f->encode(&out, &x, 1);
             same += out == in || isnan(x);
-            if ((h & 0x7FFF) == 0x7FFF || !isfinite(x)) continue;
-            convert_to_f32(&y, &next, t, 1);
-            if (!isfinite(y)) continue;
-            float points[3] = {x + (y - x) * 0.25f, x + (y - x) * 0.5f, x + (y - x) * 0.75f};
+            f->decode(&one, &w, h, 1);
+            alike += !memcmp(&one, &x, sizeof x) && !memcmp(&again[h], &x, sizeof x);
+            /* what the bits mean: sign, exponent, mantissa */
+            int bias = (1 << (exponent - 1)) - 1, digits = 15 - exponent, top = h >> digits & ((1 << exponent) - 1);
+            double part = ldexp((double)(h & ((1u << digits) - 1)), -digits), sign = h & 0x8000 ? -1 : 1;
+            if (top == (1 << exponent) - 1) right += part > 0 ? isnan(x) : isinf(x) && (double)x * sign > 0;
+            else right += (double)x == sign * (top ? ldexp(1 + part, top - bias) : ldexp(part, 1 - bias)) &&
+                          !signbit(x) == !(h & 0x8000);
+            if ((h & 0x7FFF) == 0x7FFF || !isfinite(x) || !isfinite(values[h + 1])) continue;
+            float y = values[h + 1], points[3] = {x + (y - x) * 0.25f, x + (y - x) * 0.5f, x + (y - x) * 0.75f};
             uint16_t want[3] = {in, in & 1 ? next : in, next};
-            if (t == DTYPE_BF16 && fabsf(x) < 0x1p-126f) continue;             /* fp32 has no room for the quarters of its own subnormals */
-            for (int i = 0; i < 3; i++, tried++) { convert_from_f32(&out, &points[i], t, 1); nearest += out == want[i]; }
+            /* fp32 has no room for the quarters of its own subnormals */
+            if (k == FORMAT_BF16 && fabsf(x) < 0x1p-126f) continue;
+            for (int i = 0; i < 3; i++, tried++) { f->encode(&out, &points[i], 1); nearest += out == want[i]; }
         }
-        check(same == 65536 && nearest == tried && tried > 180000, "%s: %d values come back, %d of %d roundings are to the nearest", dtype_name[t], same, nearest, tried);
+        check(same == ALL && nearest == tried && tried > 180000,
+              "%s: %d values come back, %d of %d roundings are to the nearest", f->name, same, nearest, tried);
+        check(right == ALL && alike == ALL, "%s: %d of 65536 halves mean what their bits say, %d read alone and from "
+              "an odd address alike", f->name, right, alike);
+        uint16_t large[3];
+        bool five = k == FORMAT_F16;
+        const float beyond[3] = {five ? 65519.0f : 0x1.fep127f, five ? 65520.0f : FLT_MAX, NAN};
+        f->encode(large, beyond, 3);
+        Weight read = {large, NULL, (FormatId)k, 1, 3};
+        weight_decode(values, &read, 0, 3);
+        check(isfinite(values[0]) && isinf(values[1]) && isnan(values[2]), "%s: what is too large is infinite",
+              f->name);
+        /* relative error of encode, and what it is said to be */
+        double worst = 0;
+        for (int i = 0; i < 1000; i++) {
+            float x = 1 + (float)i / 1000, y;
+            uint16_t half;
+            f->encode(&half, &x, 1);
+            Weight one = {&half, NULL, (FormatId)k, 1, 1};
+            weight_decode(&y, &one, 0, 1);
+            worst = fmax(worst, fabs((double)y / (double)x - 1));
+        }
+        check(worst <= f->rounding && worst > f->rounding / 2 && format_bytes((FormatId)k, 10) == 20 &&
+              weight_bytes(&w) == sizeof halves, "%s: rounded by at most %.1e, two bytes each", f->name, worst);
     }
+    /* The first of several bad numbers is named, wherever the blocks begin. */
+    static float clean[30000];
+    Weight w = {clean, NULL, FORMAT_F32, 3, 10000};
+    check(weight_nonfinite(&w) == -1 && first_nonfinite(clean, 30000) == -1, "30,000 zeros are finite");
+    clean[29999] = -INFINITY;
+    check(weight_nonfinite(&w) == 29999, "the last number is looked at");
+    clean[4097] = NAN;
+    clean[8192] = INFINITY;
+    check(weight_nonfinite(&w) == 4097 && first_nonfinite(clean, 4097) == -1, "the first NaN is the one that is named");
 }
 
 /* A merged folder is the base with the adapter in it: same files, same logits; nothing is overwritten, nothing torn is left. */
@@ -749,11 +797,11 @@ static void test_merge(const char *folder, const char *adapter, DType wanted) {
     int32_t ids[24], cu[3] = {0, 17, 24};
     float *logits[2] = {NULL, NULL};
     size_t count = 0;
-    DType dtype = DTYPE_F32;
+    FormatId format = FORMAT_F32;
     int layers = 0;
     for (int k = 0; k < 2; k++) {
         must(model_open(&m, k ? merged : base, &err), &err);
-        dtype = m.layers[0].linear[0].w.dtype;
+        format = m.layers[0].linear[0].w.format;
         layers = m.config.num_hidden_layers;
         LoraConfig none;
         memset(&none, 0, sizeof none);
@@ -776,9 +824,11 @@ static void test_merge(const char *folder, const char *adapter, DType wanted) {
         adapter_drop(&a);
         model_close(&m);
     }
-    double e = rms_error(logits[1], logits[0], count), tolerance = merged_tolerance(dtype, layers);
-    if (wanted != DTYPE_COUNT) check(dtype == wanted, "merged %s as %s", folder, dtype_name[wanted]);
-    check(e <= tolerance && (dtype == DTYPE_F32 || e > tolerance / 100), "merged %s + %s in %s: logits, relative error %.1e of %.1e", folder, adapter, dtype_name[dtype], e, tolerance);
+    double e = rms_error(logits[1], logits[0], count), tolerance = merged_tolerance(format, layers);
+    if (wanted != DTYPE_COUNT) check(format == dtype_format(wanted), "merged %s as %s", folder, dtype_name[wanted]);
+    check(e <= tolerance && (format == FORMAT_F32 || e > tolerance / 100),
+          "merged %s + %s in %s: logits, relative error %.1e of %.1e", folder, adapter, weight_format[format].name, e,
+          tolerance);
     free(logits[0]);
     free(logits[1]);
     char command[128];
@@ -907,7 +957,7 @@ int main(void) {
     test_adapter_config();
     test_config_fields();
     test_config_keys();
-    test_rounding();
+    test_formats();
     test_merge("qwen2", "adapter", DTYPE_COUNT);
     test_merge("qwen3", "adapter_layers", DTYPE_COUNT);
     test_merge("mistral", "adapter", DTYPE_COUNT);

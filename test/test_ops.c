@@ -1,4 +1,5 @@
-/* test_ops.c - every op, in two hops: finite differences -> reference (double), reference -> the ops of lora.h (odd shapes, every dtype, poisoned outputs), and bit-equality over thread counts.
+/* test_ops.c - every op, in two hops: finite differences -> reference (double), reference -> the ops of lora.h (odd
+   shapes, every format, poisoned outputs), and bit-equality over thread counts.
    The same file tests the CPU ops and the CUDA kernels (backend.h says how it is built for which).
    gcc -std=gnu11 -O2 -march=native -fopenmp -I. test/test_ops.c -o build/test_ops -lm && build/test_ops */
 #include "backend.h"
@@ -64,23 +65,27 @@ static Scratch scratch_of(int n, int widest, int rank, int vocab, int hidden) {
     memset(s.base, 0xff, s.bytes);
     return s;
 }
-static Weight random_weight(int rows, int cols, DType dtype) {
+static Weight random_weight(int rows, int cols, FormatId format) {
     Weight w;
     memset(&w, 0, sizeof w);
-    w.rows = rows; w.cols = cols; w.dtype = dtype;
-    char *data = (char *)malloc((size_t)rows * (size_t)cols * 4);
+    w.rows = rows; w.cols = cols; w.format = format;
+    char *data = (char *)malloc(weight_bytes(&w));
+    size_t size = format_bytes(format, 1);
+    w.data = data;
     for (size_t i = 0; i < (size_t)rows * (size_t)cols; i++) {
         float f = (float)(floatX)(uniform() / sqrtf((float)cols));
         uint32_t u;
         memcpy(&u, &f, 4);
         uint16_t h = (uint16_t)(u >> 16);
-        if (dtype == DTYPE_F16) h = i % 17 == 3 ? (uint16_t)(i % 1024) : (uint16_t)((u >> 16 & 0x8000) | ((u >> 13 & 0x3ff) + ((9u + i % 4) << 10)));   /* subnormals too */
-        if (dtype == DTYPE_F32) memcpy(data + i * 4, &f, 4);
-        else memcpy(data + i * 2, &h, 2);
-        convert_to_f32(&f, data + i * dtype_size(dtype), dtype, 1);
-        if ((float)(floatX)f != f) memset(data + i * dtype_size(dtype), 0, dtype_size(dtype));       /* what floatX cannot hold the backend would round: both sides must have the same weights */
+        if (format == FORMAT_F16)           /* subnormals too */
+            h = i % 17 == 3 ? (uint16_t)(i % 1024)
+                            : (uint16_t)((u >> 16 & 0x8000) | ((u >> 13 & 0x3ff) + ((9u + i % 4) << 10)));
+        if (format == FORMAT_F32) memcpy(data + i * size, &f, size);
+        else memcpy(data + i * size, &h, size);
+        weight_decode(&f, &w, i, 1);
+        /* What floatX cannot hold the backend would round: both sides must have the same weights. */
+        if ((float)(floatX)f != f) memset(data + i * size, 0, size);
     }
-    w.data = data;
     weight_pack(&w, shared_alloc(weight_packed_bytes(&w)));
     return w;
 }
@@ -160,10 +165,10 @@ static double f_loss(void *v) {
     return sum;
 }
 
-static Linear random_linear(int in, int out, DType dtype, bool bias, uint32_t site) {
+static Linear random_linear(int in, int out, FormatId format, bool bias, uint32_t site) {
     Linear p;
     memset(&p, 0, sizeof p);
-    p.w = random_weight(out, in, dtype);
+    p.w = random_weight(out, in, format);
     p.in = in; p.out = out; p.site = site;
     p.bias = bias ? random_floats((size_t)out, 1) : NULL;
     return p;
@@ -245,8 +250,8 @@ static void test_differences(void) {
     int ranks[][3] = {{1, 0, 3}, {8, 8, 8}, {0, 2, 0}};
     for (int i = 0; i < 3; i++) {
         for (int drop = 0; drop < 2; drop++) {
-            Linear group[3] = {random_linear(9, 5, DTYPE_F32, true, 1), random_linear(9, 3, DTYPE_F32, false, 2),
-                               random_linear(9, 4, DTYPE_F32, true, 3)};
+            Linear group[3] = {random_linear(9, 5, FORMAT_F32, true, 1), random_linear(9, 3, FORMAT_F32, false, 2),
+                               random_linear(9, 4, FORMAT_F32, true, 3)};
             Lora lora[3];
             for (int j = 0; j < 3; j++) lora[j] = random_lora(&group[j], ranks[i][j]);
             int R = rank_width(ranks[i][0]) + rank_width(ranks[i][1]) + rank_width(ranks[i][2]);
@@ -276,7 +281,7 @@ static void test_differences(void) {
             free(c.x); free(c.residual);
         }
     }
-    Weight head = random_weight(11, 6, DTYPE_F32);
+    Weight head = random_weight(11, 6, FORMAT_F32);
     int32_t rows[3] = {0, 2, 3}, targets[3] = {3, 0, 10};
     float scales[3] = {2.5f, -0.5f, 0};     /* of DPO's rows some are negative; 0: a row that must not move */
     RowLoss row_loss[3];
@@ -386,13 +391,13 @@ static void test_kept(const uint8_t *kept, const Linear *group, const Lora *lora
 }
 
 typedef struct LinearCase { int N, I, outs[3], ranks[3], count; float dropout; bool adapter, quick; } LinearCase;
-static void test_linear(LinearCase k, DType dtype) {
+static void test_linear(LinearCase k, FormatId format) {
     char what[160];
     Linear group[3];
     Lora lora[3], same[3];
     int N = k.N, I = k.I, count = k.count, O = 0, R = 0, rank = 0, widest = I;
     for (int j = 0; j < count; j++) {
-        group[j] = random_linear(I, k.outs[j], dtype, j != 1, (uint32_t)j + 5);
+        group[j] = random_linear(I, k.outs[j], format, j != 1, (uint32_t)j + 5);
         lora[j] = same[j] = random_lora(&group[j], k.ranks[j]);
         same[j].dA = copied(lora[j].dA, (size_t)(k.ranks[j] * I));
         same[j].dB = copied(lora[j].dB, (size_t)(k.ranks[j] * k.outs[j]));
@@ -412,7 +417,8 @@ static void test_linear(LinearCase k, DType dtype) {
     memset(kept, 0xa5, kept_bytes(group, lora, count, N));
     linear_forward(Y, T, kept, X, group, on, count, key, N, s);
     linear_forward_ref(y, t, NULL, x, group, on_ref, count, key, N, s);
-    snprintf(what, sizeof what, "linear_forward N=%d I=%d O=%d R=%d %s dropout %.1f%s", N, I, O, R, dtype_name[dtype], (double)k.dropout, k.adapter ? "" : ", adapter off");
+    snprintf(what, sizeof what, "linear_forward N=%d I=%d O=%d R=%d %s dropout %.1f%s", N, I, O, R,
+             weight_format[format].name, (double)k.dropout, k.adapter ? "" : ", adapter off");
     compare_x(what, Y, y, ny, x_bound(I + rank, 5));                          /* dropped x, A, t, sB, y */
     /* t: dropped x, A, t. One number alone may by chance be far smaller than sums of its length are: a quarter of the standard deviation is still allowed for. */
     if (R && k.adapter) compare_x("  t", T, t, nt, (N * rank < 8 ? 4 : 1) * x_bound(I, 3));
@@ -542,9 +548,9 @@ static float *losses_of(const RowLoss *row, int M) {
     return p;
 }
 
-static void test_head(int N, int C, int V, DType dtype, int masked, bool scaled, float size) {
+static void test_head(int N, int C, int V, FormatId format, int masked, bool scaled, float size) {
     char what[160];
-    Weight head = random_weight(V, C, dtype);
+    Weight head = random_weight(V, C, format);
     size_t count = (size_t)N * (size_t)C;
     float *x = random_floats(count, size), *b = poisoned(count), *za = poisoned((size_t)N * (size_t)V), *zb = poisoned((size_t)N * (size_t)V);
     floatX *X = x_of(x, count), *A = x_poisoned(count);
@@ -564,8 +570,8 @@ static void test_head(int N, int C, int V, DType dtype, int masked, bool scaled,
     lm_head_logits_ref(zb, x, &head, N, C, V, s);
     double largest = 1;                     /* a logit rounded to floatX is off by half a step of its own size, and so are the loss and p */
     for (size_t i = 0; i < (size_t)N * (size_t)V; i++) largest = fmax(largest, fabs((double)zb[i]));
-    snprintf(what, sizeof what, "lm_head_loss N=%d C=%d V=%d %s, %s%s, size %g: dx", N, C, V, dtype_name[dtype],
-             masked == 2 ? "all masked" : masked ? "two thirds masked" : "none masked",
+    snprintf(what, sizeof what, "lm_head_loss N=%d C=%d V=%d %s, %s%s, size %g: dx", N, C, V,
+             weight_format[format].name, masked == 2 ? "all masked" : masked ? "two thirds masked" : "none masked",
              scaled ? ", a factor for every row" : "", (double)size);
     int length = (int)((1 + size) * (1 + size) * (float)(C + V));
     double allowed = bound(length) + largest * x_epsilon();                   /* target's logit and the others': twice half a step */
@@ -584,8 +590,8 @@ static void test_head(int N, int C, int V, DType dtype, int masked, bool scaled,
     shared_free(l.rows); shared_free(l.targets); shared_free(ra); shared_free(rb); shared_free(scale); free(targets);
 }
 
-static void test_embedding(DType dtype) {
-    Weight w = random_weight(19, 13, dtype);
+static void test_embedding(FormatId format) {
+    Weight w = random_weight(19, 13, format);
     const int32_t host_ids[7] = {0, 18, 3, 3, 7, 1, 18};
     int32_t *ids = integers(host_ids, 7);
     floatX *A = x_poisoned(91);
@@ -595,7 +601,7 @@ static void test_embedding(DType dtype) {
         embedding_forward(A, ids, &w, scale[i], 7, 13);
         embedding_forward_ref(b, ids, &w, scale[i], 7, 13);
         char what[64];
-        snprintf(what, sizeof what, "embedding_forward %s times %g", dtype_name[dtype], (double)scale[i]);
+        snprintf(what, sizeof what, "embedding_forward %s times %g", weight_format[format].name, (double)scale[i]);
         compare_x(what, A, b, 91, i ? x_bound(1, 1) : 0);                     /* times 1: exact */
     }
     shared_free(A); shared_free(b); shared_free(ids);
@@ -683,7 +689,7 @@ static void test_extremes(void) {
     float rows[3] = {16384, 0, -16384}, x[1] = {1};            /* powers of two: exact in every floatX */
     Weight w;
     memset(&w, 0, sizeof w);
-    w.rows = 3; w.cols = 1; w.dtype = DTYPE_F32; w.data = rows;
+    w.rows = 3; w.cols = 1; w.format = FORMAT_F32; w.data = rows;
     void *packed = shared_alloc(weight_packed_bytes(&w));
     weight_pack(&w, packed);
     Scratch s = scratch_of(1, 2, 1, 3, 1);
@@ -760,9 +766,9 @@ static void test_optimizer(void) {
 
 #ifndef LORA_CUDA
 /* A row has the same bits in a batch of 1 to 14, which the CPU multiplies in ways of their own, as in a batch of 40: answers do not depend on the batch. */
-static void test_few_rows(DType dtype) {
+static void test_few_rows(FormatId format) {
     enum { MOST = 40, I = 600, O = 115, R = 8 };
-    Linear l = random_linear(I, O, dtype, true, 1);
+    Linear l = random_linear(I, O, format, true, 1);
     Lora a = random_lora(&l, 5);
     float *x = random_floats(MOST * I, 1), *all = poisoned(MOST * O), *few = poisoned(MOST * O);
     floatX *X = x_of(x, MOST * I), *y = x_poisoned(MOST * O), *some = x_poisoned(MOST * O), *t = x_poisoned(MOST * R);
@@ -781,7 +787,7 @@ static void test_few_rows(DType dtype) {
         memcpy(&behind, few + n * O, 4);
         same += !memcmp((void *)some, (void *)y, (size_t)(n * O) * sizeof *y) && !memcmp(few, all, (size_t)(n * O) * sizeof *all) && behind == 0xffffffff;
     }
-    check(same == 14, "1 to 14 rows of %s weights have the bits of 40: %d of 14", dtype_name[dtype], same);
+    check(same == 14, "1 to 14 rows of %s weights have the bits of 40: %d of 14", weight_format[format].name, same);
     linear_free(&l, &a);
     shared_free(x); shared_free(all); shared_free(few); shared_free(X); shared_free(y); shared_free(some); shared_free(t); shared_free(s.base);
 }
@@ -800,10 +806,10 @@ static void bits_add(Bits *b, const void *p, size_t bytes) {
 
 static void test_orders(void) {
     enum { N = 141, I = 72, O = 114, H = 6, KV = 3, D = 16, P = (H + 2 * KV) * D, V = 301, R = 24 };
-    Linear group[3] = {random_linear(I, 53, DTYPE_BF16, true, 1), random_linear(I, 40, DTYPE_BF16, false, 2),
-                       random_linear(I, 21, DTYPE_BF16, true, 3)};
+    Linear group[3] = {random_linear(I, 53, FORMAT_BF16, true, 1), random_linear(I, 40, FORMAT_BF16, false, 2),
+                       random_linear(I, 21, FORMAT_BF16, true, 3)};
     Lora lora[3] = {random_lora(&group[0], 3), random_lora(&group[1], 8), random_lora(&group[2], 1)};
-    Weight head = random_weight(V, I, DTYPE_F16);
+    Weight head = random_weight(V, I, FORMAT_F16);
     int32_t cu_host[3] = {0, 17, N}, targets_host[N];
     for (int n = 0; n < N; n++) targets_host[n] = n % 4 ? n * 4 % V : -100;
     int32_t *cu = integers(cu_host, 3);
@@ -892,26 +898,26 @@ static void test_all(bool quick) {
 #endif
     if (!quick) test_differences();
 #ifndef LORA_CUDA
-    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) test_few_rows((DType)d);
+    for (int d = 0; d < FORMAT_COUNT; d++) test_few_rows((FormatId)d);
 #endif
-    for (int d = DTYPE_F32; d <= DTYPE_BF16; d++) CASE(test_embedding((DType)d));
+    for (int d = 0; d < FORMAT_COUNT; d++) CASE(test_embedding((FormatId)d));
     int sizes[][2] = {{1, 3}, {1, 37}, {13, 64}, {97, 53}, {3, 1000}, {2, 4096}};
     for (int i = quick ? 3 : 0; i < 6; i++) {
         CASE(test_rmsnorm(sizes[i][0], sizes[i][1]));
         CASE(test_swiglu(sizes[i][0], sizes[i][1]));
     }
-    for (int d = quick ? DTYPE_BF16 : DTYPE_F32; d <= DTYPE_BF16; d++) {
-        DType dtype = (DType)d;
+    for (int d = quick ? FORMAT_BF16 : 0; d < FORMAT_COUNT; d++) {
+        FormatId format = (FormatId)d;
         for (size_t i = 0; i < sizeof linear_cases / sizeof *linear_cases; i++)
-            if (!quick || linear_cases[i].quick) CASE(test_linear(linear_cases[i], dtype));
-        CASE(test_head(1, 5, 2, dtype, 0, false, 1));
-        CASE(test_head(97, 37, 131, dtype, 1, false, 1));
-        CASE(test_head(97, 37, 131, dtype, 1, true, 1));
-        if (!quick) test_head(13, 64, 1001, dtype, 0, true, 30);
-        CASE(test_head(9, 16, 300, dtype, 2, false, 1));
+            if (!quick || linear_cases[i].quick) CASE(test_linear(linear_cases[i], format));
+        CASE(test_head(1, 5, 2, format, 0, false, 1));
+        CASE(test_head(97, 37, 131, format, 1, false, 1));
+        CASE(test_head(97, 37, 131, format, 1, true, 1));
+        if (!quick) test_head(13, 64, 1001, format, 0, true, 30);
+        CASE(test_head(9, 16, 300, format, 2, false, 1));
     }
     /* CPU: more rows than one chunk of logits, sums over more than one block. CUDA: 8 does not divide V */
-    if (!quick) test_head(300, 24, 70001, DTYPE_BF16, 1, false, 4);
+    if (!quick) test_head(300, 24, 70001, FORMAT_BF16, 1, false, 4);
     for (size_t i = 0; i < sizeof head_shapes / sizeof *head_shapes; i++) {
         int H = head_shapes[i][0], KV = head_shapes[i][1], D = head_shapes[i][2];
         AttentionCase one = {{1}, 1, H, KV, D, 1}, mixed = {{1, 17, 2, 33}, 4, H, KV, D, 1};
