@@ -1,11 +1,12 @@
-/* tokenizer.h : JSON, tokenizers (byte-level BPE and SentencePiece-style BPE) and chat templates, in one header without dependencies.
+/* tokenizer.h : the ground floor of all files (errors, texts, files, JSON), tokenizers (byte-level BPE and
+   SentencePiece-style BPE) and chat templates, in one header without dependencies.
    Use: #define TOKENIZER_IMPLEMENTATION in one file before including it; every other file just includes it.
 
    Contents
-     1  Public interface          what this file promises; everything else is private (json_, utf8_, uni_, tok_, chat_)
-     2  Errors and files          fail, file_open, read_file
-     3  UTF-8, then the ground floor of all files: memory, warnings, paths, files and folders that are written whole
-     4  JSON                      strict parser, one arena per document
+     1  Public interface          what this file promises; everything else is private
+     2  Errors and texts          fail, Text, hash_bytes, name_distance, read_file
+     3  UTF-8, files              memory, warnings, paths, files and folders that are written whole, mappings, locks
+     4  JSON                      a strict parser, one arena a document; a writer
      5  Unicode                   tables made by dev/make_unicode.py: letters, numbers, white space, NFC, lower case
      6  Tables                    token strings, merges, added tokens: three hash tables and a trie
      7  Loading tokenizer.json    what is understood is stored, what is not is refused by name
@@ -17,9 +18,10 @@
     13  Chat templates            hand-written renderers, recognised by the fingerprint of the published text
     14  Fuzz entries              -DFUZZ_JSON, -DFUZZ_TOKENIZER or -DFUZZ_CHAT with -fsanitize=fuzzer
 
-   The reference for every observable behaviour is the Hugging Face tokenizers library (Rust); the comments name its file where the
-   behaviour surprises. Easy to get wrong, each has a test: the regex "\s+(?!\S)" backtracks one character; an added token with
-   normalized=true is matched in the normalized text; NFC may change bytes before an offset; a SentencePiece text has no words. */
+   The reference for every observable behaviour is the Hugging Face tokenizers library (Rust); the comments name its
+   file where the behaviour surprises. Easy to get wrong, each has a test: the regex "\s+(?!\S)" backtracks one
+   character; an added token with normalized=true is matched in the normalized text; NFC may change bytes before an
+   offset; a SentencePiece text has no words. */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
@@ -33,24 +35,28 @@
 extern "C" {
 #endif
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    1  Public interface
-   ================================================================================================================================ */
+   ================================================================================================================== */
 
 /* ---- errors: a function that can fail returns false or NULL and fills one line: "what; where; what to do" ---- */
 typedef struct Error { char text[1024]; } Error;
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-bool fail(Error *err, const char *fmt, ...);          /* printf-style; overwrites *err (may be NULL); always returns false */
+bool fail(Error *err, const char *fmt, ...);          /* printf-style; overwrites *err (may be NULL); always returns
+                                                         false */
 
 /* ---- whole files ---- */
-/* Opens a file for reading; *bytes: its size, 0 where it has none (a pipe). The one place that says what a file may not be: absent,
-   a folder, a device, the pointer that git leaves for a large file. A pipe that nobody writes to is empty, not waited for. -1: err. */
+/* Opens a file for reading; *bytes: its size, 0 where it has none (a pipe). The one place that says what a file may not
+   be: absent, a folder, a device, the pointer that git leaves for a large file. A pipe that nobody writes to is empty,
+   not waited for. -1: err. */
 int file_open(const char *path, size_t *bytes, Error *err);
-/* The file's bytes plus one NUL, malloc'ed, *bytes without the NUL (may be NULL). NULL + "cannot open file; PATH: reason; ...". */
+/* The file's bytes plus one NUL, malloc'ed, *bytes without the NUL (may be NULL). NULL + "cannot open file; PATH:
+   reason; ...". */
 char *read_file(const char *path, size_t *bytes, Error *err);
-/* FNV-1a, eight bytes at a time; h: HASH_START or an earlier result. To recognise a file again, not against an adversary. */
+/* FNV-1a, eight bytes at a time; h: HASH_START or an earlier result. To recognise a file again, not against an
+   adversary. */
 enum { HASH_START = 0x811C9DC5 };
 uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
 /* For "did you mean": how far a typed word is from a name, in letters left out, put in, changed or swapped; 0 also for
@@ -58,17 +64,17 @@ uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
 enum { NAME_FAR = 99 };
 int name_distance(const char *typed, const char *name);
 
-/* ---- memory for small bookkeeping: where there is none the program ends with one line. Big blocks are planned, checked and reported by
-   their owners ---- */
+/* ---- memory for small bookkeeping: where there is none the program ends with one line. Big blocks are planned,
+   checked and reported by their owners ---- */
 void *must_alloc(size_t bytes);                       /* zeroed */
 void *must_realloc(void *p, size_t bytes);
 char *text_copy(const char *s);
 char *text_copy_bytes(const char *s, size_t n);       /* n bytes and a zero byte */
 
-/* ---- a growable text: bytes and behind the last a zero byte, so that `at` is a C string, or NULL where nothing was added
-   yet. Start from TEXT_EMPTY, end with text_free. Where there is no memory, text_room, text_append and text_string return
-   false and set `failed`, which stays: for texts as large as a user's data, whose owner reports it. The others end the
-   program with one line, as must_alloc does. ---- */
+/* ---- a growable text: bytes and behind the last a zero byte, so that `at` is a C string, or NULL where nothing
+   was added yet. Start from TEXT_EMPTY, end with text_free. Where there is no memory, text_room, text_append and
+   text_string return false and set `failed`, which stays: for texts as large as a user's data, whose owner reports it.
+   The others end the program with one line, as must_alloc does. ---- */
 typedef struct Text {
     char *at;
     size_t length, capacity;
@@ -102,35 +108,37 @@ bool file_exists(const char *folder, const char *name);
 bool make_folder(const char *path, Error *err);                               /* mkdir -p; an existing folder is fine */
 void folder_sync(const char *folder);                 /* the names in it survive a power cut too */
 
-/* ---- mapped files: known by name, for when one shrinks while it is read the system can only say where in memory (SIGBUS), and a program
-   wants to say which file. NULL: errno ---- */
+/* ---- mapped files: known by name, for when one shrinks while it is read the system can only say where in memory
+   (SIGBUS), and a program wants to say which file. NULL: errno ---- */
 typedef struct Mapping { const char *base, *path; size_t bytes; struct Mapping *next; } Mapping;
 extern Mapping *file_mappings;
 void *map_file(int fd, size_t bytes, int flags, const char *path);
 void unmap_file(void *base, size_t bytes);
-void file_release_pages(const void *data, size_t bytes);      /* what has been copied elsewhere goes back to the file cache */
+void file_release_pages(const void *data, size_t bytes);      /* what has been copied elsewhere goes back to the file
+                                                                 cache */
 
-/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages what was there ---- */
+/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages anything ---- */
 typedef struct SafeFile { FILE *f; char path[PATH_MAX], temporary[PATH_MAX]; bool failed; int error; } SafeFile;
 bool safe_open(SafeFile *s, const char *path, Error *err);
 void safe_write(SafeFile *s, const void *data, size_t bytes);                 /* a failure waits for safe_close */
 bool safe_close(SafeFile *s, Error *err);
 /* A whole file at once. */
 bool write_file(const char *path, const void *data, size_t bytes, Error *err);
-/* A folder that appears whole or not at all: folder_begin, files written into `temporary`, then folder_commit, which gives it its name
-   (an earlier one makes way only if `replace`), or folder_discard(temporary). */
+/* A folder that appears whole or not at all: folder_begin, files written into `temporary`, then folder_commit, which
+   gives it its name (an earlier one makes way only if `replace`), or folder_discard(temporary). */
 typedef struct SafeFolder { char path[PATH_MAX], temporary[PATH_MAX]; } SafeFolder;
 bool folder_begin(SafeFolder *f, const char *path, Error *err);
 bool folder_commit(SafeFolder *f, bool replace, Error *err);
 void folder_discard(const char *temporary);
-/* The names that both use: makes PATH.PID-N.tmp, a file or a folder, which nobody had yet, and puts the name into `name`. Nothing that
-   exists is opened, not through a link either. Returns a file's descriptor, a folder's 0, or -1. temporary_of: did it name this one, for
-   something called `base`? */
+/* The names that both use: makes PATH.PID-N.tmp, a file or a folder, which nobody had yet, and puts the name into
+   `name`. Nothing that exists is opened, not through a link either. Returns a file's descriptor, a folder's 0, or -1.
+   temporary_of: did it name this one, for something called `base`? */
 int temporary_make(char *name, size_t size, const char *path, bool folder);
 bool temporary_of(const char *name, const char *base);
 
-/* One program at a time in a folder. The system holds the lock on FOLDER/run.lock, so that none outlives its program; the
-   text in it is for who finds it taken. *unlocked: the file system has no locks, and two would not notice each other. */
+/* One program at a time in a folder. The system holds the lock on FOLDER/run.lock, so that none outlives its program;
+   the text in it is for who finds it taken. *unlocked: the file system has no locks, and two would not notice each
+   other. */
 typedef struct FolderLock { int fd; char path[PATH_MAX]; } FolderLock;        /* path "": none */
 bool folder_lock(FolderLock *lock, const char *folder, bool *unlocked, Error *err);
 void folder_unlock(FolderLock *lock);
@@ -162,26 +170,28 @@ struct Json {
 typedef struct JsonDoc { Json *root; void *memory; } JsonDoc;   /* owns everything below root */
 
 /* Parses strict JSON (RFC 8259) in UTF-8: no comments, NaN, lone surrogates, trailing text, or nesting beyond 256.
-   Repeated names are kept; json_get returns the last one, as Python does. name is for messages only ("config.json"); first_line is the
-   line number of the text's first line (1; larger for .jsonl). Malformed: "what; NAME:LINE:COLUMN; what to do", LINE and COLUMN from 1,
-   columns in characters. On failure *doc is empty and needs no json_free. */
+   Repeated names are kept; json_get returns the last one, as Python does. name is for messages only ("config.json");
+   first_line is the line number of the text's first line (1; larger for .jsonl). Malformed: "what; NAME:LINE:COLUMN;
+   what to do", LINE and COLUMN from 1, columns in characters. On failure *doc is empty and needs no json_free. */
 bool json_parse(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
 /* The same for a row of data: NaN, Infinity and -Infinity, as Python writes the empty cells of a table, are null. */
 bool json_parse_row(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, Error *err);
-/* The same for a whole file; \udc80..\udcff alone are bytes that were not UTF-8, as Python writes and reads them: of paths. */
+/* The same for a whole file; \udc80..\udcff alone are bytes that were not UTF-8, as Python writes and reads them: of
+   paths. */
 bool json_read(JsonDoc *doc, const char *path, Error *err);
 void json_free(JsonDoc *doc);                                   /* also fine on an empty or zeroed doc */
-const Json *json_get(const Json *object, const char *key);      /* NULL if absent, or if object is NULL or not an object */
+const Json *json_get(const Json *object, const char *key);      /* NULL if absent, or if object is NULL or not an
+                                                                   object */
 bool json_is_null(const Json *j);                               /* or is not there */
 
-/* Writing: objects, lists and what is in them, one after the other; commas and line ends come by themselves. name: NULL in a list,
-   and for what stands alone. JSON_LINES: a line for each member, two spaces a level.
+/* Writing: objects, lists and what is in them, one after the other; commas and line ends come by themselves. name: NULL
+   in a list, and for what stands alone. JSON_LINES: a line for each member, two spaces a level.
        json_object(&t, NULL, JSON_LINE);
        json_print(&t, "step", "%d", 7);
        json_list(&t, "names", JSON_LINE);
        json_string(&t, NULL, "a");
        json_end(&t);
-       json_end(&t);                                            {"step": 7, "names": ["a"]}                                    */
+       json_end(&t);                                            {"step": 7, "names": ["a"]} */
 typedef enum { JSON_LINE, JSON_LINES } JsonLayout;
 void json_object(Text *t, const char *name, JsonLayout layout);
 void json_list(Text *t, const char *name, JsonLayout layout);
@@ -195,15 +205,16 @@ __attribute__((format(printf, 3, 4)))
 #endif
 void json_print(Text *t, const char *name, const char *format, ...);
 void json_new_line(Text *t);                                    /* the next member begins a line */
-/* s in quotes, as JSON has it. Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it, and
-   json_read gives it back. */
+/* s in quotes, as JSON has it. Paths need not be UTF-8, JSON must: a byte that is not becomes \udcXX, as Python has it,
+   and json_read gives it back. */
 void text_json_bytes(Text *t, const char *s, size_t n);
 void text_json_string(Text *t, const char *s);
 /* The same as Python's json.dumps(ensure_ascii=False) has it, \n and its like; reports as text_append does. */
 void text_json_dumps(Text *t, const char *s, size_t n);
 /* In a JSON text, the value behind every "key": becomes `value`. The text is taken, the new one returned. */
 char *json_with(char *text, const char *key, const char *value);
-/* The value as Python's json.dumps(ensure_ascii=False, indent=indent) writes it; indent 0: on one line. Reports as text_append does. */
+/* The value as Python's json.dumps(ensure_ascii=False, indent=indent) writes it; indent 0: on one line. Reports as
+   text_append does. */
 void json_dumps(Text *t, const Json *value, int indent);
 
 /* ---- tokenizer ---- */
@@ -215,8 +226,9 @@ typedef struct TokenIds {      /* growable and reusable; start from zero bytes, 
 } TokenIds;
 void token_ids_free(TokenIds *t);
 
-/* Reads folder/tokenizer.json, and where present tokenizer_config.json (bos, eos, pad, chat_template), chat_template.jinja (wins over the
-   config's) and generation_config.json (eos_token_id: number or list). Anything not understood is refused by name. tokenizer_free releases. */
+/* Reads folder/tokenizer.json, and where present tokenizer_config.json (bos, eos, pad, chat_template),
+   chat_template.jinja (wins over the config's) and generation_config.json (eos_token_id: number or list). Anything not
+   understood is refused by name. tokenizer_free releases. */
 Tokenizer *tokenizer_open(const char *folder, Error *err);
 /* The same from memory, tokenizer.json only: text is (bytes), name is for messages. */
 Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Error *err);
@@ -224,9 +236,12 @@ void tokenizer_free(Tokenizer *t);
 
 uint64_t tokenizer_fingerprint(const Tokenizer *t);               /* hash of all files that it was made from */
 int32_t tokenizer_vocab_size(const Tokenizer *t);                 /* highest id + 1, including added tokens */
-int32_t tokenizer_id(const Tokenizer *t, const char *token);      /* id of an exact token string (vocabulary or added), -1 if none */
-const char *tokenizer_token(const Tokenizer *t, int32_t id);      /* raw vocabulary spelling; NULL if out of range or a hole */
-int32_t tokenizer_bos(const Tokenizer *t);                        /* the three named by tokenizer_config.json (string or {"content":..}); */
+int32_t tokenizer_id(const Tokenizer *t, const char *token);      /* id of an exact token string (vocabulary or
+                                                                     added), -1 if none */
+const char *tokenizer_token(const Tokenizer *t, int32_t id);      /* raw vocabulary spelling; NULL if out of range or
+                                                                     a hole */
+int32_t tokenizer_bos(const Tokenizer *t);                        /* the three named by tokenizer_config.json (string
+                                                                     or {"content":..}); */
 int32_t tokenizer_eos(const Tokenizer *t);                        /*   -1 if none */
 int32_t tokenizer_pad(const Tokenizer *t);
 bool tokenizer_is_stop(const Tokenizer *t, int32_t id);           /* eos, or in generation_config's eos_token_id */
@@ -234,16 +249,18 @@ bool tokenizer_is_special(const Tokenizer *t, int32_t id);        /* an added to
 
 enum { TOK_ADD_SPECIAL = 1 };   /* run the post-processor (BOS/EOS), as add_special_tokens=True does */
 
-/* Replaces out->ids by the ids of text (bytes). Added tokens inside the text are recognised, as the library does. Safe to call from many
-   threads on one tokenizer (each with its own out). Text that is not UTF-8: error with the byte offset. */
+/* Replaces out->ids by the ids of text (bytes). Added tokens inside the text are recognised, as the library does. Safe
+   to call from many threads on one tokenizer (each with its own out). Text that is not UTF-8: error with the byte
+   offset. */
 bool tokenizer_encode(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes, int flags, Error *err);
-/* spans: (nspans) byte ranges [begin,end) of text, ascending, not overlapping. out->mask[i] = 1 if token i covers any byte of a span
-   (char_to_token(first) .. char_to_token(last) in the library's terms); tokens the post-processor adds get 0. Offsets mean the ORIGINAL text. */
+/* spans: (nspans) byte ranges [begin,end) of text, ascending, not overlapping. out->mask[i] = 1 if token i covers any
+   byte of a span (char_to_token(first) .. char_to_token(last) in the library's terms); tokens the post-processor adds
+   get 0. Offsets mean the ORIGINAL text. */
 typedef struct TextSpan { size_t begin, end; } TextSpan;
 bool tokenizer_encode_spans(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes,
                             const TextSpan *spans, size_t nspans, int flags, Error *err);
-/* Text of ids (count), as the library's decode(ids, skip_special_tokens). malloc'ed, NUL-terminated, *bytes set (may be NULL). Ids out of range
-   are skipped; bytes that are not UTF-8 become U+FFFD. */
+/* Text of ids (count), as the library's decode(ids, skip_special_tokens). malloc'ed, NUL-terminated, *bytes set (may be
+   NULL). Ids out of range are skipped; bytes that are not UTF-8 become U+FFFD. */
 char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, bool skip_special, size_t *bytes);
 
 /* ---- chat templates ---- */
@@ -290,15 +307,18 @@ typedef struct ChatOptions {
 typedef struct ChatText {
     char *text;                          /* (bytes) plus NUL */
     size_t bytes;
-    TextSpan *spans;                     /* (nspans) one per assistant message, in order: its content (with the <think> block Qwen3 puts before */
+    TextSpan *spans;                     /* (nspans) one per assistant message, in order: its content (with the
+                                            <think> block Qwen3 puts before */
     size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some
                                               templates put after it. With thinking off the empty block before the
                                               last answer is the prompt's */
     size_t thoughts, systems;            /* thoughts and system messages that the template leaves out */
 } ChatText;
-/* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL. Errors: a role the template
-   has no place for, wrong order (Llama 2), no messages, CHAT_NONE, CHAT_UNKNOWN. chat_text_free releases *out. */
-bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const ChatMessage *messages, size_t count, ChatOptions options, Error *err);
+/* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL.
+   Errors: a role the template has no place for, wrong order (Llama 2), no messages, CHAT_NONE, CHAT_UNKNOWN.
+   chat_text_free releases *out. */
+bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const ChatMessage *messages, size_t count,
+                 ChatOptions options, Error *err);
 void chat_text_free(ChatText *c);
 
 #ifdef __cplusplus
@@ -324,9 +344,9 @@ void chat_text_free(ChatText *c);
 #include <time.h>
 #include <unistd.h>
 
-/* ================================================================================================================================
-   2  Errors and files
-   ================================================================================================================================ */
+/* =====================================================================================================================
+   2  Errors and texts
+   ================================================================================================================== */
 
 bool fail(Error *err, const char *fmt, ...) {
     char line[sizeof err->text];      /* formatted aside, so that an argument may be err->text itself */
@@ -400,7 +420,12 @@ void text_free(Text *t) {
 
 uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes) {
     const uint8_t *p = (const uint8_t *)data;
-    for (; bytes >= 8; p += 8, bytes -= 8) { uint64_t word; memcpy(&word, p, 8); h = (h ^ word) * 0x100000001B3u; h ^= h >> 29; }
+    for (; bytes >= 8; p += 8, bytes -= 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        h = (h ^ word) * 0x100000001B3u;
+        h ^= h >> 29;
+    }
     for (; bytes; p++, bytes--) h = (h ^ *p) * 0x100000001B3u;
     return h;
 }
@@ -438,9 +463,12 @@ int file_open(const char *path, size_t *bytes, Error *err) {
         return -1;
     }
     if (S_ISDIR(st.st_mode)) fail(err, "cannot read file; %s: it is a folder; give a file inside it", path);
-    else if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) fail(err, "cannot read file; %s: it is a device; give a file", path);
-    else if (S_ISREG(st.st_mode) && pread(fd, head, sizeof lfs - 1, 0) == sizeof lfs - 1 && !memcmp(head, lfs, sizeof lfs - 1))
-        fail(err, "a Git LFS pointer, not the file itself; %s; run in its folder: git lfs install && git lfs pull", path);
+    else if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode))
+        fail(err, "cannot read file; %s: it is a device; give a file", path);
+    else if (S_ISREG(st.st_mode) && pread(fd, head, sizeof lfs - 1, 0) == sizeof lfs - 1 &&
+             !memcmp(head, lfs, sizeof lfs - 1))
+        fail(err, "a Git LFS pointer, not the file itself; %s; run in its folder: git lfs install && git lfs pull",
+             path);
     else if (fcntl(fd, F_SETFL, 0)) fail(err, "cannot read file; %s: %s; check the path", path, strerror(errno));
     else {
         if (S_ISREG(st.st_mode)) *bytes = (size_t)st.st_size;
@@ -464,7 +492,8 @@ static char *read_open(int fd, size_t expected, const char *path, size_t *bytes,
         b.length += (size_t)got;
     }
     if (b.failed || got < 0) {
-        fail(err, "cannot read file; %s: %s; check the disk and free memory", path, b.failed ? "out of memory" : strerror(errno));
+        fail(err, "cannot read file; %s: %s; check the disk and free memory", path,
+             b.failed ? "out of memory" : strerror(errno));
         close(fd); text_free(&b);
         return NULL;
     }
@@ -481,12 +510,12 @@ char *read_file(const char *path, size_t *bytes, Error *err) {
     return fd < 0 ? NULL : read_open(fd, size, path, bytes, err);
 }
 
-/* ================================================================================================================================
-   3  UTF-8
-   ================================================================================================================================ */
+/* =====================================================================================================================
+   3  UTF-8, and the ground floor of all files: memory, warnings, paths, files and folders
+   ================================================================================================================== */
 
-/* Length (1..4) of the character at s with n bytes left, its code point in *cp; 0 if it is not well-formed (Unicode 16, table 3-7:
-   overlong forms, surrogates and values above U+10FFFF are refused). */
+/* Length (1..4) of the character at s with n bytes left, its code point in *cp; 0 if it is not well-formed (Unicode 16,
+   table 3-7: overlong forms, surrogates and values above U+10FFFF are refused). */
 static int utf8_get(const char *str, size_t n, uint32_t *cp) {
     const unsigned char *s = (const unsigned char *)str;
     if (n == 0) return 0;
@@ -529,12 +558,21 @@ static inline int utf8_next(const char *str, uint32_t *cp) {
 static int utf8_put(char *s, uint32_t cp) {
     if (cp < 0x80) { s[0] = (char)cp; return 1; }
     if (cp < 0x800) { s[0] = (char)(0xC0 | cp >> 6); s[1] = (char)(0x80 | (cp & 63)); return 2; }
-    if (cp < 0x10000) { s[0] = (char)(0xE0 | cp >> 12); s[1] = (char)(0x80 | (cp >> 6 & 63)); s[2] = (char)(0x80 | (cp & 63)); return 3; }
-    s[0] = (char)(0xF0 | cp >> 18); s[1] = (char)(0x80 | (cp >> 12 & 63)); s[2] = (char)(0x80 | (cp >> 6 & 63)); s[3] = (char)(0x80 | (cp & 63));
+    if (cp < 0x10000) {
+        s[0] = (char)(0xE0 | cp >> 12);
+        s[1] = (char)(0x80 | (cp >> 6 & 63));
+        s[2] = (char)(0x80 | (cp & 63));
+        return 3;
+    }
+    s[0] = (char)(0xF0 | cp >> 18);
+    s[1] = (char)(0x80 | (cp >> 12 & 63));
+    s[2] = (char)(0x80 | (cp >> 6 & 63));
+    s[3] = (char)(0x80 | (cp & 63));
     return 4;
 }
 
-/* Offset of the first byte that does not belong to a well-formed character; n if all is well. Eight ASCII bytes at a time. */
+/* Offset of the first byte that does not belong to a well-formed character; n if all is well. Eight ASCII bytes at a
+   time. */
 static size_t utf8_invalid(const char *s, size_t n) {
     size_t i = 0;
     while (i < n) {
@@ -548,7 +586,7 @@ static size_t utf8_invalid(const char *s, size_t n) {
     return n;
 }
 
-/* ---- memory, warnings, paths, and files that are written whole ---------------------------------------------------------------- */
+/* ---- memory, warnings, paths, and files that are written whole --------------------------------------------------- */
 
 void *must_realloc(void *p, size_t bytes) {
     void *q = realloc(p, bytes);
@@ -587,7 +625,8 @@ char *text_copy_bytes(const char *s, size_t n) {
 void path_in(char *out, size_t size, const char *folder, const char *name) {
     size_t n = strlen(folder);
     int length = snprintf(out, size, "%s%s%s", folder, n && folder[n - 1] == '/' ? "" : "/", name);
-    if (length < 0 || (size_t)length >= size) out[0] = 0;                     /* too long for the system: opening "" says so */
+    if (length < 0 || (size_t)length >= size) out[0] = 0;                     /* too long for the system: opening ""
+                                                                                 says so */
 }
 bool file_exists(const char *folder, const char *name) {
     char path[PATH_MAX];
@@ -595,10 +634,11 @@ bool file_exists(const char *folder, const char *name) {
     return access(path, F_OK) == 0;
 }
 
-/* ---- writing: under a name of its own, fsync, rename, so that a crash or a full disk never damages what was there ------------------------------- */
+/* ---- writing ---- */
 
 #ifndef CRASH_POINT
-#define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the disk then must be whole */
+#define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the
+                                               disk then must be whole */
 #endif
 
 /* Makes a file, or a folder, that nobody has yet: PATH.PID-N.tmp, put into `name`. Nothing that exists is opened, not
@@ -694,16 +734,21 @@ static bool rename_by(const char *from, const char *to, unsigned flags) {
 #endif
 }
 
-/* The new folder takes its name. An earlier one (refused unless `replace`) makes way in one step where that can be, else
-   it is renamed away first; what the new folder has no file for was put there by somebody else, and moves over. */
+/* The new folder takes its name. An earlier one (refused unless `replace`) makes way in one step where that can be,
+   else it is renamed away first; what the new folder has no file for was put there by somebody else, and moves over. */
 bool folder_commit(SafeFolder *f, bool replace, Error *err) {
     char old[PATH_MAX] = "", from[PATH_MAX], to[PATH_MAX];
     struct stat st;
     folder_sync(f->temporary);
     CRASH_POINT();
     bool ok, there = !lstat(f->path, &st);
-    if (there && !replace) { folder_discard(f->temporary); return fail(err, "it exists already; %s; nothing is overwritten, give a new folder", f->path); }
-    if (!there) ok = rename_by(f->temporary, f->path, RENAME_NEVER_REPLACES) || (errno != EEXIST && !rename(f->temporary, f->path));
+    if (there && !replace) {
+        folder_discard(f->temporary);
+        return fail(err, "it exists already; %s; nothing is overwritten, give a new folder", f->path);
+    }
+    if (!there)
+        ok = rename_by(f->temporary, f->path, RENAME_NEVER_REPLACES) ||
+             (errno != EEXIST && !rename(f->temporary, f->path));
     else if ((ok = rename_by(f->temporary, f->path, RENAME_EXCHANGES))) snprintf(old, sizeof old, "%s", f->temporary);
     else {
         ok = !temporary_make(old, sizeof old, f->path, true) && !rename(f->path, old);
@@ -754,7 +799,8 @@ bool make_folder(const char *path, Error *err) {
         if (path[i] != '/' && path[i]) continue;
         memcpy(part, path, i);
         part[i] = 0;
-        if (mkdir(part, 0777) && errno != EEXIST) return fail(err, "cannot make the folder; %s: %s; give another --output", part, strerror(errno));
+        if (mkdir(part, 0777) && errno != EEXIST)
+            return fail(err, "cannot make the folder; %s: %s; give another --output", part, strerror(errno));
     }
     struct stat st;
     if (stat(path, &st) || !S_ISDIR(st.st_mode)) return fail(err, "not a folder; %s; give another --output", path);
@@ -789,7 +835,8 @@ void unmap_file(void *base, size_t bytes) {
 }
 
 void file_release_pages(const void *data, size_t bytes) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = ((size_t)data + page - 1) / page * page, end = ((size_t)data + bytes) / page * page;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), begin = ((size_t)data + page - 1) / page * page,
+           end = ((size_t)data + bytes) / page * page;
     if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
@@ -853,11 +900,12 @@ static size_t proc_bytes(const char *file, const char *name) {
 size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
 size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    4  JSON, read and written
-   One recursive-descent parser for every JSON file we read (models, tokenizers, data sets). All nodes and strings of a document live in one
-   chain of blocks, so freeing is a walk over a few blocks; a decoded string never needs more room than its spelling.
-   ================================================================================================================================ */
+   One recursive-descent parser for every JSON file we read (models, tokenizers, data sets). All nodes and strings of a
+   document live in one chain of blocks, so freeing is a walk over a few blocks; a decoded string never needs more room
+   than its spelling. Writing needs no document: what is printed last says whether a comma is due.
+   ================================================================================================================== */
 
 enum { JSON_MAX_DEPTH = 256 };
 typedef struct JsonBlock { struct JsonBlock *next; size_t used, size; } JsonBlock;   /* size bytes follow the header */
@@ -898,7 +946,9 @@ static void *json_alloc(JsonParser *j, size_t bytes) {
     return p;
 }
 
-static bool json_memory(JsonParser *j) { return json_error(j, j->p, "out of memory while reading JSON", "free some memory"); }
+static bool json_memory(JsonParser *j) {
+    return json_error(j, j->p, "out of memory while reading JSON", "free some memory");
+}
 
 static void json_space(JsonParser *j) {
     while (j->p < j->end && (*j->p == ' ' || *j->p == '\n' || *j->p == '\r' || *j->p == '\t')) j->p++;
@@ -920,7 +970,8 @@ static bool json_hex4(const char *s, const char *end, uint32_t *v) {
 static bool json_parse_string(JsonParser *j, const char **str, uint32_t *count) {
     const char *s = j->p + 1, *q = s;
     while (q < j->end && *q != '"') q += *q == '\\' && j->end - q > 1 ? 2 : 1;
-    if (q >= j->end) return json_error(j, j->p, "string without closing quote", "close it with \"; the file may be cut off");
+    if (q >= j->end)
+        return json_error(j, j->p, "string without closing quote", "close it with \"; the file may be cut off");
     if ((size_t)(q - s) > 0xFFFFFFF0u) return json_error(j, j->p, "string longer than 4 GB", "split the data");
     char *out = (char *)json_alloc(j, (size_t)(q - s) + 1), *o = out;
     if (!out) return json_memory(j);
@@ -937,14 +988,18 @@ static bool json_parse_string(JsonParser *j, const char **str, uint32_t *count) 
             case 't': *o++ = '\t'; s += 2; break;
             case 'u': {
                 uint32_t hi, lo;
-                if (!json_hex4(s + 2, q, &hi)) return json_error(j, s, "\\u needs four hexadecimal digits", "write it as \\u00e9");
+                if (!json_hex4(s + 2, q, &hi))
+                    return json_error(j, s, "\\u needs four hexadecimal digits", "write it as \\u00e9");
                 const char *at = s;
                 s += 6;
                 if (j->file && hi >= 0xDC80 && hi < 0xDD00) { *o++ = (char)(hi - 0xDC00); break; }
-                if (hi >= 0xDC00 && hi < 0xE000) return json_error(j, at, "lone surrogate", "a \\uDC00..\\uDFFF needs a \\uD800..\\uDBFF before it");
+                if (hi >= 0xDC00 && hi < 0xE000)
+                    return json_error(j, at, "lone surrogate", "a \\uDC00..\\uDFFF needs a \\uD800..\\uDBFF before it");
                 if (hi >= 0xD800 && hi < 0xDC00) {
-                    if (q - s < 6 || s[0] != '\\' || s[1] != 'u' || !json_hex4(s + 2, q, &lo) || lo < 0xDC00 || lo > 0xDFFF)
-                        return json_error(j, at, "lone surrogate", "a \\uD800..\\uDBFF needs a \\uDC00..\\uDFFF after it");
+                    if (q - s < 6 || s[0] != '\\' || s[1] != 'u' || !json_hex4(s + 2, q, &lo) || lo < 0xDC00 ||
+                        lo > 0xDFFF)
+                        return json_error(j, at, "lone surrogate",
+                                          "a \\uD800..\\uDBFF needs a \\uDC00..\\uDFFF after it");
                     hi = 0x10000 + ((hi - 0xD800) << 10) + (lo - 0xDC00);
                     s += 6;
                 }
@@ -976,7 +1031,9 @@ static bool json_parse_number(JsonParser *j, Json *v) {
         if (s >= e || *s < '0' || *s > '9') goto bad;
         while (s < e && *s >= '0' && *s <= '9') s++;
     }
-    if (s < e && ((*s >= '0' && *s <= '9') || *s == '.' || *s == '+' || *s == '-' || (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z'))) goto bad;
+    if (s < e && ((*s >= '0' && *s <= '9') || *s == '.' || *s == '+' || *s == '-' || (*s >= 'a' && *s <= 'z') ||
+                  (*s >= 'A' && *s <= 'Z')))
+        goto bad;
     {
         char *copy = (char *)json_alloc(j, (size_t)(s - b) + 1);
         if (!copy) return json_memory(j);
@@ -991,7 +1048,8 @@ bad:
 }
 
 static bool json_word(JsonParser *j, Json *v) {
-    static const struct { const char *word; JsonType type; } words[] = {{"null", JSON_NULL}, {"false", JSON_FALSE}, {"true", JSON_TRUE}};
+    static const struct { const char *word; JsonType type; } words[] = {
+        {"null", JSON_NULL}, {"false", JSON_FALSE}, {"true", JSON_TRUE}};
     static const char *const nan_words[] = {"NaN", "Infinity", "-Infinity"};
     size_t left = (size_t)(j->end - j->p);
     for (int i = 0; i < 3; i++) {
@@ -1026,11 +1084,13 @@ static bool json_value(JsonParser *j, Json *v) {
         if (object) {
             json_space(j);
             if (j->p >= j->end || *j->p != '"')
-                return json_error(j, j->p, j->p < j->end ? "expected a name in quotes" : "unexpected end of text", "objects look like {\"name\": value}");
+                return json_error(j, j->p, j->p < j->end ? "expected a name in quotes" : "unexpected end of text",
+                                  "objects look like {\"name\": value}");
             if (!json_parse_string(j, &c->key, &c->key_count)) return false;
             json_space(j);
             if (j->p >= j->end || *j->p != ':')
-                return json_error(j, j->p, j->p < j->end ? "expected ':'" : "unexpected end of text", "objects look like {\"name\": value}");
+                return json_error(j, j->p, j->p < j->end ? "expected ':'" : "unexpected end of text",
+                                  "objects look like {\"name\": value}");
             j->p++;
         }
         if (!json_value(j, c)) return false;
@@ -1039,23 +1099,29 @@ static bool json_value(JsonParser *j, Json *v) {
         json_space(j);
         if (j->p < j->end && *j->p == ',') { j->p++; continue; }
         if (j->p < j->end && *j->p == close) { j->p++; j->depth--; return true; }
-        return json_error(j, j->p, j->p >= j->end ? "unexpected end of text" : object ? "expected ',' or '}'" : "expected ',' or ']'",
+        const char *wrong = object ? "expected ',' or '}'" : "expected ',' or ']'";
+        return json_error(j, j->p, j->p >= j->end ? "unexpected end of text" : wrong,
                           "the file may be cut off or a comma is missing");
     }
 }
 
-static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, bool row, bool file,
-                          Error *err) {
+static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const char *name, size_t first_line, bool row,
+                          bool file, Error *err) {
     JsonParser j;
     memset(&j, 0, sizeof j);
     j.row = row;
     j.file = file;
-    j.begin = j.p = text ? text : ""; j.end = j.begin + bytes; j.name = name ? name : "JSON"; j.first_line = first_line; j.err = err;
+    j.begin = j.p = text ? text : "";
+    j.end = j.begin + bytes;
+    j.name = name ? name : "JSON";
+    j.first_line = first_line;
+    j.err = err;
     doc->root = NULL; doc->memory = NULL;
     size_t bad = utf8_invalid(j.begin, bytes);
     bool ok;
     if (bad < bytes) ok = json_error(&j, j.begin + bad, "invalid UTF-8", "save the file as UTF-8");
-    else if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) ok = json_error(&j, j.begin, "byte order mark at the start", "save the file without BOM");
+    else if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0)
+        ok = json_error(&j, j.begin, "byte order mark at the start", "save the file without BOM");
     else {
         Json *root = (Json *)json_alloc(&j, sizeof *root);
         if (!root) ok = json_memory(&j);
@@ -1064,7 +1130,9 @@ static bool json_document(JsonDoc *doc, const char *text, size_t bytes, const ch
             ok = json_value(&j, root);
             if (ok) {
                 json_space(&j);
-                if (j.p < j.end) ok = json_error(&j, j.p, "text after the JSON value", "remove it; one value per file (per line in .jsonl)");
+                if (j.p < j.end)
+                    ok = json_error(&j, j.p, "text after the JSON value",
+                                    "remove it; one value per file (per line in .jsonl)");
             }
             doc->root = root;
         }
@@ -1142,7 +1210,8 @@ static void json_line(Text *t) {
 /* What stands before a value: a comma where it is not the first one, the line's end, the name. */
 static void json_begin(Text *t, const char *name) {
     char last = t->length ? t->at[t->length - 1] : '\n';
-    bool first = last == '{' || last == '[' || last == '\n', line = t->new_line || (t->depth && t->lines >> t->depth & 1);
+    bool first = last == '{' || last == '[' || last == '\n',
+         line = t->new_line || (t->depth && t->lines >> t->depth & 1);
     if (!first) text_string(t, line ? "," : ", ");
     if (line) json_line(t);
     t->new_line = false;
@@ -1208,8 +1277,10 @@ static void json_float(Text *t, double x) {
     do snprintf(digits, sizeof digits, "%.*e", p, x); while (strtod(digits, NULL) != x && ++p < 17);
     char *mark = strchr(digits, 'e');
     e = atoi(mark + 1);
-    if (e < -4 || e >= 16) { *mark = 0; n = snprintf(s, sizeof s, "%se%c%02d", digits, e < 0 ? '-' : '+', e < 0 ? -e : e); }
-    else n = snprintf(s, sizeof s, "%.*f", p > e ? p - e : 1, x);
+    if (e < -4 || e >= 16) {
+        *mark = 0;
+        n = snprintf(s, sizeof s, "%se%c%02d", digits, e < 0 ? '-' : '+', e < 0 ? -e : e);
+    } else n = snprintf(s, sizeof s, "%.*f", p > e ? p - e : 1, x);
     text_append(t, s, (size_t)n);
 }
 
@@ -1239,12 +1310,12 @@ static void json_dumps_at(Text *t, const Json *j, int indent, int depth) {
 }
 void json_dumps(Text *t, const Json *value, int indent) { json_dumps_at(t, value, indent, 0); }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    5  Unicode
-   What the scanners and NFC need to know about a character, expanded once per tokenizer from the packed tables below into arrays that
-   cost one load per character. Letters and numbers are Unicode 16.0; NFC is Unicode 9.0 because the library's NFC is (a character that
-   came later neither composes nor reorders there, and ids must agree).
-   ================================================================================================================================ */
+   What the scanners and NFC need to know about a character, expanded once per tokenizer from the packed tables below
+   into arrays that cost one load per character. Letters and numbers are Unicode 16.0; NFC is Unicode 9.0 because the
+   library's NFC is (a character that came later neither composes nor reorders there, and ids must agree).
+   ================================================================================================================== */
 
 /* ---- generated by dev/make_unicode.py: begin ---- */
 /* \p{L}: alternating gap, length */
@@ -1569,10 +1640,12 @@ static const uint32_t uni_ignored[874] = {
 /* ---- generated by dev/make_unicode.py: end ---- */
 
 enum { UNI_LETTER = 1, UNI_NUMBER = 2, UNI_SPACE = 4, UNI_TOUCH = 8, UNI_TABLE = 0x32400, UNI_CCC = 0x1F000 };
-typedef struct UniPair { uint64_t parts; uint32_t cp; } UniPair;          /* first part << 32 | second part, sorted by parts */
+typedef struct UniPair { uint64_t parts; uint32_t cp; } UniPair;          /* first part << 32 | second part, sorted
+                                                                             by parts */
 typedef struct UniDecomp { uint32_t cp, first, second; } UniDecomp;       /* second 0: a singleton; sorted by cp */
 typedef struct Uni {
-    uint8_t flags[UNI_TABLE];   /* UNI_TOUCH: NFC may change this character or its neighbour; never set: a safe place to cut the text */
+    uint8_t flags[UNI_TABLE];   /* UNI_TOUCH: NFC may change this character or its neighbour; never set: a safe place
+                                   to cut the text */
     uint8_t ccc[UNI_CCC];       /* canonical combining class */
     UniDecomp decomp[2100]; UniPair pairs[1100];
     int ndecomp, npairs;
@@ -1602,7 +1675,10 @@ static Uni *uni_create(void) {
     uni_mark(u, spaces, sizeof spaces / sizeof *spaces, UNI_SPACE);
     for (size_t i = 0; i < sizeof uni_ccc / sizeof *uni_ccc; i += 3) {
         at += uni_ccc[i];
-        for (int k = 0; k < uni_ccc[i + 1]; k++, at++) { u->ccc[at] = (uint8_t)uni_ccc[i + 2]; u->flags[at] |= UNI_TOUCH; }
+        for (int k = 0; k < uni_ccc[i + 1]; k++, at++) {
+            u->ccc[at] = (uint8_t)uni_ccc[i + 2];
+            u->flags[at] |= UNI_TOUCH;
+        }
     }
     at = 0;
     for (size_t i = 0; i < nd;) {
@@ -1620,7 +1696,8 @@ static Uni *uni_create(void) {
         }
         i += two ? 3 : 2;
     }
-    for (at = 0x1161; at <= 0x1175; at++) u->flags[at] |= UNI_TOUCH;      /* Hangul vowels and finals compose by arithmetic */
+    for (at = 0x1161; at <= 0x1175; at++) u->flags[at] |= UNI_TOUCH;      /* Hangul vowels and finals compose by
+                                                                             arithmetic */
     for (at = 0x11A8; at <= 0x11C2; at++) u->flags[at] |= UNI_TOUCH;
     qsort(u->pairs, (size_t)u->npairs, sizeof *u->pairs, uni_pair_order);
     return u;
@@ -1702,21 +1779,32 @@ static uint32_t uni_compose(const Uni *u, uint32_t a, uint32_t b) {       /* 0: 
     return p ? p->cp : 0;
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    6  Tables
-   Ids index everything. Each id has its spelling (as in tokenizer.json) and its raw bytes (what it stands for in text; a byte-level vocabulary
-   spells byte 0x20 as U+0120). Splitting produces raw bytes, so the hot table is keyed by them. Both live in one string arena.
-   ================================================================================================================================ */
+   Ids index everything. Each id has its spelling (as in tokenizer.json) and its raw bytes (what it stands for in text;
+   a byte-level vocabulary spells byte 0x20 as U+0120). Splitting produces raw bytes, so the hot table is keyed by
+   them. Both live in one string arena.
+   ================================================================================================================== */
 
-typedef struct TokEntry { size_t spelling, raw, shown; uint32_t spelling_n, raw_n, shown_n; } TokEntry;   /* offsets into strings; shown: decode's start */
-typedef struct TokPair { uint64_t key; uint32_t rank; int32_t id; } TokPair;              /* key: left << 32 | right; rank TOK_NO_RANK: empty */
+/* Offsets into strings; shown: where decode's begins. */
+typedef struct TokEntry {
+    size_t spelling, raw, shown;
+    uint32_t spelling_n, raw_n, shown_n;
+} TokEntry;
+typedef struct TokPair { uint64_t key; uint32_t rank; int32_t id; } TokPair; /* key: left << 32 | right; rank
+                                                                                TOK_NO_RANK: empty */
 typedef struct TokAdded { int32_t id; bool lstrip, rstrip, single_word, normalized, special; } TokAdded;
 typedef struct TokNode { uint32_t child, sibling; int32_t added; uint8_t byte; } TokNode;
-typedef struct TokTrie { TokNode *nodes; size_t count, cap; uint8_t first[256]; } TokTrie; /* nodes[0] is the root; first: bytes a token starts with */
+typedef struct TokTrie {
+    TokNode *nodes;                            /* nodes[0] is the root */
+    size_t count, cap;
+    uint8_t first[256];                        /* bytes that a token starts with */
+} TokTrie;
 typedef struct TokStep { int kind; char *a, *b; size_t an, bn; size_t start, stop; } TokStep;
 enum { TOK_NO_RANK = 0xFFFFFFFFu };
 enum { TOK_MAX_GROWTH = 16, TOK_MAX_PREPEND = 64 };   /* nor by replacing again and again: "\u2581" for " " is 3 */
-#define TOK_MAX_ID 16000000                                    /* a hostile file must not make us allocate by its largest number */
+#define TOK_MAX_ID 16000000                                    /* a hostile file must not make us allocate by its
+                                                                  largest number */
 enum { TOK_KNOWN = 1, TOK_SPECIAL = 2, TOK_ADDED = 4, TOK_VOCAB = 8 };                    /* per-id flags */
 enum { TOK_WHOLE_UNKNOWN, TOK_WHOLE_YES, TOK_WHOLE_NO };
 enum { TOK_NORM_NFC, TOK_NORM_PREPEND, TOK_NORM_REPLACE };
@@ -1729,8 +1817,8 @@ struct Tokenizer {
     Uni *uni;
     char *strings; size_t strings_n, strings_cap;
     TokEntry *entries; uint8_t *flags;         /* (nids) */
-    uint8_t *whole;                            /* (nids) does merging this token's own text give this token? found out when first asked, relaxed
-                                                  atomic: every thread computes the same answer */
+    uint8_t *whole;                            /* (nids) does merging this token's own text give this token? found out
+                                                  when first asked, relaxed atomic: every thread computes the same */
     int32_t nids;
     uint32_t *by_spelling, *by_raw;            /* (mask + 1) id + 1, 0 empty; open addressing */
     size_t spelling_mask, raw_mask;
@@ -1746,7 +1834,8 @@ struct Tokenizer {
     size_t growth[2];                          /* how many times as long Replace makes a text: normalizer, decoder */
     bool has_decoder;
     TokAdded *added; int nadded;
-    TokTrie trie[2];                           /* added tokens matched in the text as given [0] and in the normalized text [1] */
+    TokTrie trie[2];                           /* added tokens matched in the text as given [0] and in the normalized
+                                                  text [1] */
     int32_t before[8], after[8]; int nbefore, nafter;    /* what the post-processor adds */
     int32_t bos, eos, pad, stop[32]; int nstop;
     ChatTemplate chat;
@@ -1790,28 +1879,33 @@ static inline const TokPair *tok_find_pair(const Tokenizer *t, int32_t a, int32_
     }
 }
 
-/* GPT-2's byte alphabet backwards: printable Latin-1 characters stand for their own byte, U+0100..U+0143 for the other 68 in order. */
+/* GPT-2's byte alphabet backwards: printable Latin-1 characters stand for their own byte, U+0100..U+0143 for the other
+   68 in order. */
 static int tok_char_byte(uint32_t c) {                                       /* -1: not in the alphabet */
     if ((c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255)) return (int)c;
     return c < 256 || c > 323 ? -1 : c <= 288 ? (int)c - 256 : c <= 322 ? (int)c - 289 + 127 : 173;
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    7  Loading tokenizer.json
-   Everything in the file is either understood or refused; a field we ignore would show up as wrong ids a thousand steps later.
-   truncation and padding are the exception: transformers switches both off before encoding.
-   ================================================================================================================================ */
+   Everything in the file is either understood or refused; a field we ignore would show up as wrong ids a thousand steps
+   later. truncation and padding are the exception: transformers switches both off before encoding.
+   ================================================================================================================== */
 
 typedef struct TokLoader { Tokenizer *t; const char *name; Error *err; } TokLoader;
 
 static bool tok_refuse(TokLoader *l, const char *what, const char *value) {
-    return fail(l->err, "unsupported tokenizer: %s %.200s; %s; use a byte-level (Qwen, Llama 3, GPT-2) or SentencePiece-style BPE (Llama 2, Mistral) tokenizer",
+    return fail(l->err,
+                "unsupported tokenizer: %s %.200s; %s; use a byte-level (Qwen, Llama 3, GPT-2) or SentencePiece-style "
+                "BPE (Llama 2, Mistral) tokenizer",
                 what, value ? value : "", l->name);
 }
 static bool tok_broken(TokLoader *l, const char *what, const char *value) {
     return fail(l->err, "broken tokenizer: %s %.200s; %s; download the file again", what, value ? value : "", l->name);
 }
-static bool tok_memory(TokLoader *l) { return fail(l->err, "out of memory while loading the tokenizer; %s; free some memory", l->name); }
+static bool tok_memory(TokLoader *l) {
+    return fail(l->err, "out of memory while loading the tokenizer; %s; free some memory", l->name);
+}
 
 static const char *tok_type(const Json *j) {
     const Json *type = json_get(j, "type");
@@ -1826,7 +1920,9 @@ static bool tok_flag(TokLoader *l, const Json *object, const char *key, bool oth
 }
 
 static bool tok_id_value(const Json *j, int32_t *id) {
-    if (!j || j->type != JSON_NUMBER || !(j->number >= 0 && j->number < TOK_MAX_ID) || j->number != (double)(int32_t)j->number) return false;
+    if (!j || j->type != JSON_NUMBER || !(j->number >= 0 && j->number < TOK_MAX_ID) ||
+        j->number != (double)(int32_t)j->number)
+        return false;
     *id = (int32_t)j->number;
     return true;
 }
@@ -1846,7 +1942,8 @@ static size_t tok_string(Tokenizer *t, const char *s, size_t n) {
     return at;
 }
 
-/* Stores id's spelling and raw bytes and enters them into the tables. The raw table holds model vocabulary only: merging never makes an added token. */
+/* Stores id's spelling and raw bytes and enters them into the tables. The raw table holds model vocabulary only:
+   merging never makes an added token. */
 static bool tok_enter(TokLoader *l, int32_t id, const char *s, size_t n, bool vocab) {
     Tokenizer *t = l->t;
     TokEntry *e = &t->entries[id];
@@ -1939,7 +2036,11 @@ static bool tok_load_merges(TokLoader *l, const Json *model) {
     t->pairs_mask = tok_power(merges->count) - 1;
     t->pairs = (TokPair *)malloc((t->pairs_mask + 1) * sizeof *t->pairs);
     if (!t->pairs) return tok_memory(l);
-    for (size_t i = 0; i <= t->pairs_mask; i++) { t->pairs[i].key = 0; t->pairs[i].rank = TOK_NO_RANK; t->pairs[i].id = -1; }
+    for (size_t i = 0; i <= t->pairs_mask; i++) {
+        t->pairs[i].key = 0;
+        t->pairs[i].rank = TOK_NO_RANK;
+        t->pairs[i].id = -1;
+    }
     t->cut_at_space = true;
     for (const Json *m = merges->child; m && ok; m = m->next, rank++) {
         const char *a = NULL, *b = NULL;
@@ -1949,7 +2050,8 @@ static bool tok_load_merges(TokLoader *l, const Json *model) {
             if (space && !memchr(space + 1, ' ', m->count - (size_t)(space - m->str) - 1)) {
                 a = m->str; an = (size_t)(space - a); b = space + 1; bn = m->count - an - 1;
             }
-        } else if (m->type == JSON_ARRAY && m->count == 2 && m->child->type == JSON_STRING && m->child->next->type == JSON_STRING) {
+        } else if (m->type == JSON_ARRAY && m->count == 2 && m->child->type == JSON_STRING &&
+                   m->child->next->type == JSON_STRING) {
             a = m->child->str; an = m->child->count; b = m->child->next->str; bn = m->child->next->count;
         }
         if (!a) { ok = tok_broken(l, "a merge is not two tokens:", m->str); break; }
@@ -1959,36 +2061,48 @@ static bool tok_load_merges(TokLoader *l, const Json *model) {
             joined = p;
         }
         if (joined) { memcpy(joined, a, an); memcpy(joined + an, b, bn); }
-        int32_t ia = tok_find_spelling(t, a, an), ib = tok_find_spelling(t, b, bn), ic = joined ? tok_find_spelling(t, joined, an + bn) : -1;
-        if (ia < 0 || ib < 0 || ic < 0) { ok = tok_broken(l, "a merge uses a token that is not in the vocabulary:", ia < 0 ? a : ib < 0 ? b : a); break; }
+        int32_t ia = tok_find_spelling(t, a, an), ib = tok_find_spelling(t, b, bn),
+                ic = joined ? tok_find_spelling(t, joined, an + bn) : -1;
+        if (ia < 0 || ib < 0 || ic < 0) {
+            ok = tok_broken(l, "a merge uses a token that is not in the vocabulary:", ia < 0 ? a : ib < 0 ? b : a);
+            break;
+        }
         uint64_t key = (uint64_t)(uint32_t)ia << 32 | (uint32_t)ib;
         size_t i = tok_mix(key) & t->pairs_mask;
         while (t->pairs[i].rank != TOK_NO_RANK && t->pairs[i].key != key) i = (i + 1) & t->pairs_mask;
         t->pairs[i].key = key; t->pairs[i].rank = rank; t->pairs[i].id = ic;
-        /* Does any merge join something that ends in a letter with a following visible space? If none does, no merge crosses the place before
-           a space, and a SentencePiece text, formally one word, may be cut there: same ids, and the word table applies. */
+        /* Does any merge join something that ends in a letter with a following visible space? If none does, no merge
+           crosses the place before a space, and a SentencePiece text, formally one word, may be cut there: same ids,
+           and the word table applies. */
         for (size_t k = 1; k + 3 <= an + bn && !t->byte_level; k++)
-            if (memcmp(joined + k, tok_meta, 3) == 0 && (k < 3 || memcmp(joined + k - 3, tok_meta, 3) != 0)) t->cut_at_space = false;
+            if (memcmp(joined + k, tok_meta, 3) == 0 && (k < 3 || memcmp(joined + k - 3, tok_meta, 3) != 0))
+                t->cut_at_space = false;
     }
     free(joined);
     /* Fused unknown characters could also join across that place. */
-    if (t->unk >= 0 && !(t->byte_fallback && t->all_bytes) && (t->fuse_unk || t->byte_fallback)) t->cut_at_space = false;
+    if (t->unk >= 0 && !(t->byte_fallback && t->all_bytes) && (t->fuse_unk || t->byte_fallback))
+        t->cut_at_space = false;
     return ok;
 }
 
 static bool tok_load_model(TokLoader *l, const Json *model, const Json *added) {
     Tokenizer *t = l->t;
     static const char *const empty[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    const Json *type = json_get(model, "type"), *dropout = json_get(model, "dropout"), *unk = json_get(model, "unk_token");
+    const Json *type = json_get(model, "type"), *dropout = json_get(model, "dropout"),
+               *unk = json_get(model, "unk_token");
     if (!model || model->type != JSON_OBJECT) return tok_broken(l, "no model", "");
-    if (type ? type->type != JSON_STRING || strcmp(type->str, "BPE") != 0 : !json_get(model, "merges")) return tok_refuse(l, "model type", tok_type(model));
-    if (!json_is_null(dropout) && !(dropout->type == JSON_NUMBER && dropout->number == 0)) return tok_refuse(l, "model.dropout", "(random merges)");
+    if (type ? type->type != JSON_STRING || strcmp(type->str, "BPE") != 0 : !json_get(model, "merges"))
+        return tok_refuse(l, "model type", tok_type(model));
+    if (!json_is_null(dropout) && !(dropout->type == JSON_NUMBER && dropout->number == 0))
+        return tok_refuse(l, "model.dropout", "(random merges)");
     for (int i = 0; i < 2; i++) {
         const Json *j = json_get(model, empty[i]);
         if (!json_is_null(j) && !(j->type == JSON_STRING && j->count == 0)) return tok_refuse(l, "model", empty[i]);
     }
-    if (!tok_flag(l, model, "fuse_unk", false, &t->fuse_unk) || !tok_flag(l, model, "byte_fallback", false, &t->byte_fallback) ||
-        !tok_flag(l, model, "ignore_merges", false, &t->ignore_merges)) return false;
+    if (!tok_flag(l, model, "fuse_unk", false, &t->fuse_unk) ||
+        !tok_flag(l, model, "byte_fallback", false, &t->byte_fallback) ||
+        !tok_flag(l, model, "ignore_merges", false, &t->ignore_merges))
+        return false;
     if (t->byte_level && t->byte_fallback) return tok_refuse(l, "byte_fallback together with", "ByteLevel");
     if (!tok_load_vocab(l, model, added)) return false;
     t->unk = -1;
@@ -2055,8 +2169,10 @@ static bool tok_load_metaspace(TokLoader *l, const Json *j, int *scheme, bool *s
     const Json *r = json_get(j, "replacement"), *s = json_get(j, "prepend_scheme");
     bool add;
     if (!tok_flag(l, j, "add_prefix_space", true, &add) || !tok_flag(l, j, "split", true, split)) return false;
-    if (!r || r->type != JSON_STRING || strcmp(r->str, tok_meta) != 0) return tok_refuse(l, "Metaspace replacement", r ? r->str : "");
-    if (json_is_null(s) && !add) return tok_refuse(l, "Metaspace without prepend_scheme but with", "add_prefix_space: false");
+    if (!r || r->type != JSON_STRING || strcmp(r->str, tok_meta) != 0)
+        return tok_refuse(l, "Metaspace replacement", r ? r->str : "");
+    if (json_is_null(s) && !add)
+        return tok_refuse(l, "Metaspace without prepend_scheme but with", "add_prefix_space: false");
     if (json_is_null(s)) { *scheme = TOK_META_ALWAYS; return true; }
     if (s->type == JSON_STRING && strcmp(s->str, "always") == 0) *scheme = TOK_META_ALWAYS;
     else if (s->type == JSON_STRING && strcmp(s->str, "first") == 0) *scheme = TOK_META_FIRST;
@@ -2070,13 +2186,15 @@ static bool tok_load_metaspace(TokLoader *l, const Json *j, int *scheme, bool *s
 
 static bool tok_load_pretokenizer(TokLoader *l, const Json *j) {
     static const struct { const char *pattern; int split; } known[] = {
-        {TOK_CONTRACTIONS "\\p{N}" TOK_REST, TOK_SPLIT_QWEN2}, {TOK_CONTRACTIONS "\\p{N}{1,3}" TOK_REST, TOK_SPLIT_LLAMA3},
+        {TOK_CONTRACTIONS "\\p{N}" TOK_REST, TOK_SPLIT_QWEN2},
+        {TOK_CONTRACTIONS "\\p{N}{1,3}" TOK_REST, TOK_SPLIT_LLAMA3},
         {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", TOK_SPLIT_GPT2}};
     Tokenizer *t = l->t;
     bool regex, prefix, invert;
     if (json_is_null(j)) return true;
     const char *type = tok_type(j);
-    if (t->byte_level || t->meta) return tok_refuse(l, "pre-tokenizer after ByteLevel or Metaspace:", type);   /* both are last in every known file */
+    if (t->byte_level || t->meta)
+        return tok_refuse(l, "pre-tokenizer after ByteLevel or Metaspace:", type);   /* which are last everywhere */
     if (strcmp(type, "Sequence") == 0) {
         const Json *list = json_get(j, "pretokenizers");
         if (!list || list->type != JSON_ARRAY) return tok_broken(l, "pre-tokenizer Sequence without a list", "");
@@ -2089,9 +2207,11 @@ static bool tok_load_pretokenizer(TokLoader *l, const Json *j) {
         return tok_flag(l, j, "individual_digits", false, &t->single_digits);
     }
     if (strcmp(type, "ByteLevel") == 0) {
-        if (!tok_flag(l, j, "use_regex", true, &regex) || !tok_flag(l, j, "add_prefix_space", true, &prefix)) return false;
+        if (!tok_flag(l, j, "use_regex", true, &regex) || !tok_flag(l, j, "add_prefix_space", true, &prefix))
+            return false;
         if (t->digits && prefix) return tok_refuse(l, "ByteLevel with add_prefix_space after", "Digits");
-        if (t->split && (regex || prefix)) return tok_refuse(l, "ByteLevel with use_regex or add_prefix_space after", "Split");
+        if (t->split && (regex || prefix))
+            return tok_refuse(l, "ByteLevel with use_regex or add_prefix_space after", "Split");
         if (regex) t->split = TOK_SPLIT_GPT2;
         t->prefix_space = prefix;
         return t->byte_level = true;
@@ -2105,7 +2225,8 @@ static bool tok_load_pretokenizer(TokLoader *l, const Json *j) {
         if (!tok_flag(l, j, "invert", false, &invert)) return false;
         if (t->split) return tok_refuse(l, "two pre-tokenizers of type", "Split");
         if (!p) return tok_refuse(l, "Split with a pattern that is not a regex", "");
-        if (invert || !b || b->type != JSON_STRING || strcmp(b->str, "Isolated") != 0) return tok_refuse(l, "Split behavior other than", "Isolated");
+        if (invert || !b || b->type != JSON_STRING || strcmp(b->str, "Isolated") != 0)
+            return tok_refuse(l, "Split behavior other than", "Isolated");
         for (int i = 0; i < 3; i++) if (strcmp(p->str, known[i].pattern) == 0) t->split = known[i].split;
         return t->split ? true : tok_refuse(l, "unknown Split pattern", p->str);
     }
@@ -2130,7 +2251,8 @@ static bool tok_load_decoder(TokLoader *l, const Json *j) {
     if (strcmp(type, "Metaspace") == 0) {
         int scheme;
         bool split;
-        if (!tok_load_metaspace(l, j, &scheme, &split) || !tok_step(l, t->dec, &t->ndec, TOK_DEC_METASPACE, NULL, NULL)) return false;
+        if (!tok_load_metaspace(l, j, &scheme, &split) || !tok_step(l, t->dec, &t->ndec, TOK_DEC_METASPACE, NULL, NULL))
+            return false;
         t->dec[t->ndec - 1].start = scheme != TOK_META_NEVER;      /* the first token loses its visible spaces */
         return true;
     }
@@ -2138,7 +2260,8 @@ static bool tok_load_decoder(TokLoader *l, const Json *j) {
         const Json *c = json_get(j, "content"), *a = json_get(j, "start"), *z = json_get(j, "stop");
         int32_t start, stop;
         uint32_t cp;
-        if (!c || c->type != JSON_STRING || c->count == 0 || utf8_next(c->str, &cp) != (int)c->count || !tok_id_value(a, &start) || !tok_id_value(z, &stop))
+        if (!c || c->type != JSON_STRING || c->count == 0 || utf8_next(c->str, &cp) != (int)c->count ||
+            !tok_id_value(a, &start) || !tok_id_value(z, &stop))
             return tok_broken(l, "decoder Strip needs one character, start and stop", "");
         if (!tok_step(l, t->dec, &t->ndec, TOK_DEC_STRIP, c, NULL)) return false;
         t->dec[t->ndec - 1].start = (size_t)start; t->dec[t->ndec - 1].stop = (size_t)stop;
@@ -2163,25 +2286,31 @@ static bool tok_load_postprocessor(TokLoader *l, const Json *j) {
     const Json *single = json_get(j, "single"), *specials = json_get(j, "special_tokens");
     int32_t before[8], after[8];
     int nb = 0, na = 0, sequences = 0;
-    if (!single || single->type != JSON_ARRAY) return tok_broken(l, "TemplateProcessing without a list named single", "");
+    if (!single || single->type != JSON_ARRAY)
+        return tok_broken(l, "TemplateProcessing without a list named single", "");
     for (const Json *c = single->child; c; c = c->next) {
-        const Json *special = json_get(c, "SpecialToken"), *sequence = json_get(c, "Sequence"), *name = json_get(special ? special : sequence, "id");
+        const Json *special = json_get(c, "SpecialToken"), *sequence = json_get(c, "Sequence"),
+                   *name = json_get(special ? special : sequence, "id");
         if (!name || name->type != JSON_STRING) return tok_broken(l, "TemplateProcessing piece without id", "");
         if (sequence) {
-            if (strcmp(name->str, "A") != 0 || sequences++) return tok_refuse(l, "TemplateProcessing sequence", name->str);
+            if (strcmp(name->str, "A") != 0 || sequences++)
+                return tok_refuse(l, "TemplateProcessing sequence", name->str);
             continue;
         }
         const Json *ids = json_get(json_get(specials, name->str), "ids");
-        if (!ids || ids->type != JSON_ARRAY) return tok_broken(l, "TemplateProcessing names an unknown special token:", name->str);
+        if (!ids || ids->type != JSON_ARRAY)
+            return tok_broken(l, "TemplateProcessing names an unknown special token:", name->str);
         for (const Json *i = ids->child; i; i = i->next) {
             int32_t id;
-            if (!tok_id_value(i, &id) || id >= t->nids) return tok_broken(l, "TemplateProcessing: bad id of", name->str);
+            if (!tok_id_value(i, &id) || id >= t->nids)
+                return tok_broken(l, "TemplateProcessing: bad id of", name->str);
             if (nb == 8 || na == 8) return tok_refuse(l, "TemplateProcessing with more than 8 tokens", "");
             if (sequences) after[na++] = id; else before[nb++] = id;
         }
     }
     if (!sequences) return tok_refuse(l, "TemplateProcessing without the sequence", "A");
-    if (nb + t->nbefore > 8 || na + t->nafter > 8) return tok_refuse(l, "TemplateProcessing with more than 8 tokens", "");
+    if (nb + t->nbefore > 8 || na + t->nafter > 8)
+        return tok_refuse(l, "TemplateProcessing with more than 8 tokens", "");
     memmove(t->before + nb, t->before, (size_t)t->nbefore * sizeof *before);
     memcpy(t->before, before, (size_t)nb * sizeof *before); t->nbefore += nb;
     memcpy(t->after + t->nafter, after, (size_t)na * sizeof *after); t->nafter += na;
@@ -2210,7 +2339,8 @@ static bool tok_trie_add(TokTrie *trie, const char *s, size_t n, int32_t added) 
         }
         at = c;
     }
-    if (trie->nodes[at].added < 0) trie->nodes[at].added = added;   /* of equal patterns the library reports the first */
+    if (trie->nodes[at].added < 0) trie->nodes[at].added = added;   /* of equal patterns the library reports the
+                                                                       first */
     return true;
 }
 
@@ -2230,7 +2360,8 @@ static int32_t tok_trie_match(const TokTrie *trie, const char *s, size_t n, size
 
 static bool tok_normalized_copy(const Tokenizer *t, const char *s, size_t n, Text *out);   /* chapter 10 */
 
-/* tokenizer/added_vocabulary.rs. The library ignores the ids in the file: a new token takes the next free id, a known one keeps its own. */
+/* tokenizer/added_vocabulary.rs. The library ignores the ids in the file: a new token takes the next free id, a known
+   one keeps its own. */
 static bool tok_load_added(TokLoader *l, const Json *added) {
     Tokenizer *t = l->t;
     int32_t vocab_size = 0, next;
@@ -2247,29 +2378,41 @@ static bool tok_load_added(TokLoader *l, const Json *added) {
         TokAdded *a = &t->added[t->nadded];
         int32_t declared = -1, id;
         tok_id_value(json_get(c, "id"), &declared);
-        if (!tok_flag(l, c, "special", false, &a->special) || !tok_flag(l, c, "normalized", !a->special, &a->normalized) ||
+        if (!tok_flag(l, c, "special", false, &a->special) ||
+            !tok_flag(l, c, "normalized", !a->special, &a->normalized) ||
             !tok_flag(l, c, "lstrip", false, &a->lstrip) || !tok_flag(l, c, "rstrip", false, &a->rstrip) ||
-            !tok_flag(l, c, "single_word", false, &a->single_word)) return false;
+            !tok_flag(l, c, "single_word", false, &a->single_word))
+            return false;
         if (content->count == 0) continue;
         id = tok_find_spelling(t, content->str, content->count);
         if (id < 0) {
             id = declared;
             if (declared != next)
-                return fail(l->err, "broken tokenizer: added token %.100s has id %d where the library gives it %d; %s; save it again with the tokenizers library",
+                return fail(l->err,
+                            "broken tokenizer: added token %.100s has id %d where the library gives it %d; %s; save it "
+                            "again with the tokenizers library",
                             content->str, (int)declared, (int)next, l->name);
             if (!tok_enter(l, id, content->str, content->count, false)) return false;
         } else if (id != declared)
-            return fail(l->err, "broken tokenizer: added token %.100s has id %d but id %d in the vocabulary; %s; save it again with the tokenizers library",
+            return fail(l->err,
+                        "broken tokenizer: added token %.100s has id %d but id %d in the vocabulary; %s; save it again "
+                        "with the tokenizers library",
                         content->str, (int)declared, (int)id, l->name);
         if (id >= next) next = id + 1;
         t->flags[id] |= (uint8_t)(a->special ? TOK_ADDED | TOK_SPECIAL : TOK_ADDED);
         a->id = id;
-        if (!a->normalized) { if (!tok_trie_add(&t->trie[0], content->str, content->count, t->nadded)) return tok_memory(l); }
-        else {      /* matched, and shown by decode, in normalized form */
+        if (!a->normalized) {
+            if (!tok_trie_add(&t->trie[0], content->str, content->count, t->nadded)) return tok_memory(l);
+        } else { /* matched, and shown by decode, in normalized form */
             Text pattern = TEXT_EMPTY;
-            bool ok = tok_normalized_copy(t, content->str, content->count, &pattern) && tok_trie_add(&t->trie[1], pattern.at, pattern.length, t->nadded);
+            bool ok = tok_normalized_copy(t, content->str, content->count, &pattern) &&
+                      tok_trie_add(&t->trie[1], pattern.at, pattern.length, t->nadded);
             char *grown = ok ? (char *)realloc(t->strings, t->strings_n + pattern.length + bytes_left) : NULL;
-            if (grown) { t->strings = grown; t->entries[id].shown = tok_string(t, pattern.at, pattern.length); t->entries[id].shown_n = (uint32_t)pattern.length; }
+            if (grown) {
+                t->strings = grown;
+                t->entries[id].shown = tok_string(t, pattern.at, pattern.length);
+                t->entries[id].shown_n = (uint32_t)pattern.length;
+            }
             text_free(&pattern);
             if (!grown) return tok_memory(l);
         }
@@ -2283,11 +2426,14 @@ static bool tok_load(TokLoader *l, const Json *root) {
     if (root->type != JSON_OBJECT) return tok_broken(l, "not an object", "");
     if (!json_is_null(added) && added->type != JSON_ARRAY) return tok_broken(l, "added_tokens is not a list", "");
     /* The pre-tokenizer comes first: it says whether vocabulary spellings are bytes or characters. */
-    if (!tok_load_normalizer(l, json_get(root, "normalizer")) || !tok_load_pretokenizer(l, json_get(root, "pre_tokenizer"))) return false;
+    if (!tok_load_normalizer(l, json_get(root, "normalizer")) ||
+        !tok_load_pretokenizer(l, json_get(root, "pre_tokenizer")))
+        return false;
     if ((l->t->split || l->t->digits) && !l->t->byte_level)
         return tok_refuse(l, l->t->split ? "Split without" : "Digits without", "ByteLevel");
     return tok_load_model(l, json_get(root, "model"), json_is_null(added) ? NULL : added) && tok_load_added(l, added) &&
-           tok_load_postprocessor(l, json_get(root, "post_processor")) && tok_load_decoder(l, json_get(root, "decoder"));
+           tok_load_postprocessor(l, json_get(root, "post_processor")) &&
+           tok_load_decoder(l, json_get(root, "decoder"));
 }
 
 Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Error *err) {
@@ -2310,7 +2456,8 @@ void tokenizer_free(Tokenizer *t) {
     if (!t) return;
     for (int i = 0; i < t->nnorm; i++) { free(t->norm[i].a); free(t->norm[i].b); }
     for (int i = 0; i < t->ndec; i++) { free(t->dec[i].a); free(t->dec[i].b); }
-    free(t->trie[0].nodes); free(t->trie[1].nodes); free(t->added); free(t->pairs); free(t->by_raw); free(t->by_spelling);
+    free(t->trie[0].nodes); free(t->trie[1].nodes); free(t->added); free(t->pairs);
+    free(t->by_raw); free(t->by_spelling);
     free(t->whole); free(t->flags); free(t->entries); free(t->strings); free(t->uni); free(t);
 }
 
@@ -2323,7 +2470,9 @@ const char *tokenizer_token(const Tokenizer *t, int32_t id) {
 int32_t tokenizer_bos(const Tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const Tokenizer *t) { return t->eos; }
 int32_t tokenizer_pad(const Tokenizer *t) { return t->pad; }
-bool tokenizer_is_special(const Tokenizer *t, int32_t id) { return id >= 0 && id < t->nids && (t->flags[id] & TOK_SPECIAL); }
+bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
+    return id >= 0 && id < t->nids && (t->flags[id] & TOK_SPECIAL);
+}
 bool tokenizer_is_stop(const Tokenizer *t, int32_t id) {
     for (int i = 0; i < t->nstop; i++) if (t->stop[i] == id) return true;
     return id >= 0 && id == t->eos;
@@ -2331,11 +2480,11 @@ bool tokenizer_is_stop(const Tokenizer *t, int32_t id) {
 ChatTemplate tokenizer_chat_template(const Tokenizer *t) { return t->chat; }
 void token_ids_free(TokenIds *t) { free(t->ids); free(t->mask); memset(t, 0, sizeof *t); }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    8  Splitting
-   The published patterns as scanners: each returns the length of the match at s (n bytes left, n > 0), trying the alternatives in order as the
-   regex engine does. Every character matches one of them, so the words tile the text.
-   ================================================================================================================================ */
+   The published patterns as scanners: each returns the length of the match at s (n bytes left, n > 0), trying the
+   alternatives in order as the regex engine does. Every character matches one of them, so the words tile the text.
+   ================================================================================================================== */
 
 enum { TOK_OTHER = UNI_LETTER | UNI_NUMBER | UNI_SPACE };      /* none of these bits: [^\s\p{L}\p{N}] */
 
@@ -2345,7 +2494,8 @@ static inline int tok_class(const Uni *u, const char *s, size_t *len) {
     return uni_flags(u, cp);
 }
 
-static size_t tok_run(const Uni *u, const char *s, size_t i, size_t n, int flag) {      /* end of the run of flag's characters from i */
+/* End of the run of flag's characters from i. */
+static size_t tok_run(const Uni *u, const char *s, size_t i, size_t n, int flag) {
     size_t len;
     while (i < n && (tok_class(u, s + i, &len) & flag)) i += len;
     return i;
@@ -2389,7 +2539,8 @@ static size_t tok_scan_gpt2(const Uni *u, const char *s, size_t n) {
     return tok_spaces(s, tok_run(u, s, i, n, UNI_SPACE), n);
 }
 
-/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
+/* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,digits}|
+   ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 static size_t tok_scan_qwen2(const Uni *u, const char *s, size_t n, int digits) {
     size_t len, k, i;
     int c = tok_class(u, s, &len);
@@ -2399,7 +2550,8 @@ static size_t tok_scan_qwen2(const Uni *u, const char *s, size_t n, int digits) 
         return i;
     }
     if ((k = tok_contraction(s, n, true)) != 0) return k;
-    if (s[0] != '\r' && s[0] != '\n' && len < n && (tok_class(u, s + len, &k) & UNI_LETTER)) return tok_run(u, s, len + k, n, UNI_LETTER);
+    if (s[0] != '\r' && s[0] != '\n' && len < n && (tok_class(u, s + len, &k) & UNI_LETTER))
+        return tok_run(u, s, len + k, n, UNI_LETTER);
     i = s[0] == ' ' && n > 1;
     if (!(tok_class(u, s + i, &len) & TOK_OTHER)) {
         i = tok_run_other(u, s, i + len, n);
@@ -2407,7 +2559,8 @@ static size_t tok_scan_qwen2(const Uni *u, const char *s, size_t n, int digits) 
         return i;
     }
     size_t end = tok_run(u, s, 0, n, UNI_SPACE);
-    for (i = end; i > 0; i--) if (s[i - 1] == '\r' || s[i - 1] == '\n') return i;     /* \s*[\r\n]+ backs up to the last line break of the run */
+    for (i = end; i > 0; i--)
+        if (s[i - 1] == '\r' || s[i - 1] == '\n') return i; /* \s*[\r\n]+ backs up to the last line break of the run */
     return tok_spaces(s, end, n);
 }
 
@@ -2420,13 +2573,15 @@ static size_t tok_digits(const Tokenizer *t, const char *s, size_t i, size_t n) 
     return i;
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    9  BPE
-   A word becomes symbols (bytes or characters), then the adjacent pair of lowest rank, leftmost first, merges until none is left. A word that is
-   one token is found in the table without merging. Long words go through a heap so that a megabyte without a space costs n log n.
-   ================================================================================================================================ */
+   A word becomes symbols (bytes or characters), then the adjacent pair of lowest rank, leftmost first, merges until
+   none is left. A word that is one token is found in the table without merging. Long words go through a heap so that a
+   megabyte without a space costs n log n.
+   ================================================================================================================== */
 
-/* One stage of text on its way to words. from/to are the range of the ORIGINAL text each byte of p stands for; NULL: byte i is base + i. */
+/* One stage of text on its way to words. from/to are the range of the ORIGINAL text each byte of p stands for; NULL:
+   byte i is base + i. */
 typedef struct TokView { const char *p; size_t n; const size_t *from, *to; size_t base; } TokView;
 typedef struct TokNorm { Text text; size_t *from, *to; size_t map_cap; } TokNorm;
 typedef struct TokSymbol { int32_t id; uint32_t begin, end, prev, next, rank; int32_t merged; } TokSymbol;
@@ -2503,8 +2658,9 @@ static uint64_t tok_heap_pop(TokState *S) {
     return top;
 }
 
-/* models/bpe/model.rs merge_word: symbols of word s (n bytes). A character without a token becomes its bytes, else the unknown token, else
-   nothing. As there, an unknown character waits until a known one or the end, and byte tokens overtake it. */
+/* models/bpe/model.rs merge_word: symbols of word s (n bytes). A character without a token becomes its bytes, else the
+   unknown token, else nothing. As there, an unknown character waits until a known one or the end, and byte tokens
+   overtake it. */
 static size_t tok_symbols(TokState *S, const char *s, size_t n, TokSymbol *y) {
     const Tokenizer *t = S->t;
     TokSymbol unk = {-1, 0, 0, 0, 0, 0, 0};
@@ -2525,7 +2681,11 @@ static size_t tok_symbols(TokState *S, const char *s, size_t n, TokSymbol *y) {
         if (t->byte_fallback) {
             bool all = true;
             for (size_t b = 0; b < len; b++) all = all && t->byte_ids[(uint8_t)s[i + b]] >= 0;
-            for (size_t b = 0; all && b < len; b++, k++) { y[k].id = t->byte_ids[(uint8_t)s[i + b]]; y[k].begin = at + (uint32_t)b; y[k].end = y[k].begin + 1; }
+            for (size_t b = 0; all && b < len; b++, k++) {
+                y[k].id = t->byte_ids[(uint8_t)s[i + b]];
+                y[k].begin = at + (uint32_t)b;
+                y[k].end = y[k].begin + 1;
+            }
             if (all) continue;
         }
         if (t->unk < 0) continue;
@@ -2563,7 +2723,8 @@ static size_t tok_merge_short(const Tokenizer *t, TokSymbol *y, size_t k) {
 static size_t tok_merge_long(TokState *S, TokSymbol *y, size_t k) {
     const Tokenizer *t = S->t;
     const uint32_t none = 0xFFFFFFFFu;
-    if (!tok_grow(S, (void **)&S->heap, &S->heap_cap, 3 * k, sizeof *S->heap)) return 0;     /* k pairs plus two per merge */
+    if (!tok_grow(S, (void **)&S->heap, &S->heap_cap, 3 * k, sizeof *S->heap))
+        return 0; /* k pairs plus two per merge */
     S->heap_n = 0;
     for (size_t i = 0; i < k; i++) {
         y[i].prev = i ? (uint32_t)i - 1 : none;
@@ -2603,7 +2764,9 @@ static void tok_word(TokState *S, size_t at, size_t n) {
     const char *s = S->view.p + at;
     TokSymbol few[SHORT], *y = few;
     int32_t id = n <= t->max_raw ? tok_find_raw(t, s, n) : -1;
-    int whole = id < 0 ? (int)TOK_WHOLE_NO : t->ignore_merges ? (int)TOK_WHOLE_YES : (int)__atomic_load_n(&t->whole[id], __ATOMIC_RELAXED);
+    int whole = id < 0             ? (int)TOK_WHOLE_NO
+                : t->ignore_merges ? (int)TOK_WHOLE_YES
+                                   : (int)__atomic_load_n(&t->whole[id], __ATOMIC_RELAXED);
     if (whole == TOK_WHOLE_YES) { tok_emit(S, id, at, at + n); return; }
     if (n > SHORT) {
         if (!tok_grow(S, (void **)&S->symbols, &S->symbols_cap, n, sizeof *y)) return;
@@ -2611,17 +2774,21 @@ static void tok_word(TokState *S, size_t at, size_t n) {
     }
     size_t k = tok_symbols(S, s, n, y);
     k = k <= SHORT ? tok_merge_short(t, y, k) : tok_merge_long(S, y, k);
-    if (whole == TOK_WHOLE_UNKNOWN) __atomic_store_n(&t->whole[id], (uint8_t)(k == 1 && y[0].id == id ? TOK_WHOLE_YES : TOK_WHOLE_NO), __ATOMIC_RELAXED);
+    if (whole == TOK_WHOLE_UNKNOWN)
+        __atomic_store_n(&t->whole[id], (uint8_t)(k == 1 && y[0].id == id ? TOK_WHOLE_YES : TOK_WHOLE_NO),
+                         __ATOMIC_RELAXED);
     for (size_t i = 0; i < k; i++) tok_emit(S, y[i].id, at + y[i].begin, at + y[i].end);
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    10  Encode
-   text -> added tokens cut out of the text as given -> each piece normalized -> added tokens cut out of that -> words -> ids.
-   A normalizer works on pieces, so SentencePiece's leading space appears after every special token, as in the library.
-   ================================================================================================================================ */
+   text -> added tokens cut out of the text as given -> each piece normalized -> added tokens cut out of that -> words
+   -> ids. A normalizer works on pieces, so SentencePiece's leading space appears after every special token, as in the
+   library.
+   ================================================================================================================== */
 
-static void tok_put(TokState *S, TokNorm *o, const char *s, size_t n, size_t from, size_t to) {      /* n bytes that all stand for [from, to) */
+/* n bytes that all stand for [from, to). */
+static void tok_put(TokState *S, TokNorm *o, const char *s, size_t n, size_t from, size_t to) {
     if (S->map) {
         if (o->text.length + n > o->map_cap) {
             size_t cap = (o->text.length + n) * 2 + 64;
@@ -2637,7 +2804,8 @@ static void tok_put(TokState *S, TokNorm *o, const char *s, size_t n, size_t fro
     if (o->text.failed) S->memory_failed = true;
 }
 
-static void tok_keep(TokState *S, TokNorm *o, const TokView *v, size_t begin, size_t end) {          /* bytes [begin, end) of v unchanged */
+/* Bytes [begin, end) of v unchanged. */
+static void tok_keep(TokState *S, TokNorm *o, const TokView *v, size_t begin, size_t end) {
     if (!S->map) tok_put(S, o, v->p + begin, end - begin, 0, 0);
     else for (size_t i = begin; i < end; i++) tok_put(S, o, v->p + i, 1, tok_from(v, i), tok_to(v, i));
 }
@@ -2667,7 +2835,8 @@ static void tok_replace(TokState *S, TokNorm *o, const TokView *v, const char *a
     tok_keep(S, o, v, done, v->n);
 }
 
-static size_t tok_nfc_decompose(const Uni *u, uint32_t cp, uint32_t *out) {      /* full canonical decomposition, at most 4 characters */
+static size_t tok_nfc_decompose(const Uni *u, uint32_t cp, uint32_t *out) { /* full canonical decomposition, at most
+                                                                               4 characters */
     if (cp >= 0xAC00 && cp < 0xD7A4) {
         cp -= 0xAC00;
         out[0] = 0x1100 + cp / 588; out[1] = 0x1161 + cp % 588 / 28; out[2] = 0x11A7 + cp % 28;
@@ -2676,7 +2845,7 @@ static size_t tok_nfc_decompose(const Uni *u, uint32_t cp, uint32_t *out) {     
     int lo = 0, hi = u->ndecomp;
     while (lo < hi) { int mid = (lo + hi) / 2; if (u->decomp[mid].cp < cp) lo = mid + 1; else hi = mid; }
     if (cp < 0xC0 || lo == u->ndecomp || u->decomp[lo].cp != cp) { out[0] = cp; return 1; }
-    size_t n = tok_nfc_decompose(u, u->decomp[lo].first, out);                   /* only the first part decomposes further */
+    size_t n = tok_nfc_decompose(u, u->decomp[lo].first, out); /* only the first part decomposes further */
     if (u->decomp[lo].second) out[n++] = u->decomp[lo].second;
     return n;
 }
@@ -2687,7 +2856,9 @@ static void tok_nfc_segment(TokState *S, TokNorm *o, const TokView *v, size_t be
     size_t n = 0, want = (end - begin) * 4 + 4;
     if (want > S->nfc_cap) {
         size_t cap = S->nfc_cap;
-        if (!tok_grow(S, (void **)&S->nfc, &cap, want, sizeof *S->nfc) || !tok_grow(S, (void **)&S->nfc_sorted, &S->nfc_cap, want, sizeof *S->nfc)) return;
+        if (!tok_grow(S, (void **)&S->nfc, &cap, want, sizeof *S->nfc) ||
+            !tok_grow(S, (void **)&S->nfc_sorted, &S->nfc_cap, want, sizeof *S->nfc))
+            return;
     }
     NfcChar *c = S->nfc;
     for (size_t i = begin; i < end;) {
@@ -2699,7 +2870,8 @@ static void tok_nfc_segment(TokState *S, TokNorm *o, const TokView *v, size_t be
         }
         i += len;
     }
-    for (size_t i = 0; i < n;) {                  /* counting sort per run of marks: a hostile megabyte of marks stays linear */
+    for (size_t i = 0; i < n;) {                  /* counting sort per run of marks: a hostile megabyte of marks
+                                                     stays linear */
         size_t k = i, count[257];
         bool sorted = true;
         while (k < n && c[k].ccc) { if (k > i && c[k].ccc < c[k - 1].ccc) sorted = false; k++; }
@@ -2809,7 +2981,8 @@ static void tok_words(TokState *S, TokView v, bool first) {
     } else if (t->meta) {                                         /* pre_tokenizers/metaspace.rs */
         bool marked = v.p[0] == ' ' || (v.n >= 3 && memcmp(v.p, tok_meta, 3) == 0);
         S->norm[2].text.length = 0;
-        if (!marked && (t->meta == TOK_META_ALWAYS || (t->meta == TOK_META_FIRST && first))) tok_prepend(S, &S->norm[2], &v, tok_meta, 3);
+        if (!marked && (t->meta == TOK_META_ALWAYS || (t->meta == TOK_META_FIRST && first)))
+            tok_prepend(S, &S->norm[2], &v, tok_meta, 3);
         tok_replace(S, &S->norm[2], &v, " ", 1, tok_meta, 3);
         v = tok_norm_view(S, &S->norm[2]);
     }
@@ -2820,7 +2993,8 @@ static void tok_words(TokState *S, TokView v, bool first) {
             const char *s = v.p + i;
             if (i == stop) stop = tok_digits(t, v.p, i, v.n);
             size_t n = stop - i;
-            k = t->split == TOK_SPLIT_GPT2 ? tok_scan_gpt2(t->uni, s, n) : t->split ? tok_scan_qwen2(t->uni, s, n, t->split == TOK_SPLIT_LLAMA3 ? 3 : 1) : n;
+            if (t->split == TOK_SPLIT_GPT2) k = tok_scan_gpt2(t->uni, s, n);
+            else k = t->split ? tok_scan_qwen2(t->uni, s, n, t->split == TOK_SPLIT_LLAMA3 ? 3 : 1) : n;
             tok_word(S, i, k);
         }
         return;
@@ -2829,7 +3003,8 @@ static void tok_words(TokState *S, TokView v, bool first) {
     if (!split && !t->cut_at_space) { tok_word(S, 0, v.n); return; }
     for (; i < v.n; i += k) {
         k = 0;
-        /* Metaspace with split cuts before every visible space; otherwise we may cut only between a letter and a visible space. */
+        /* Metaspace with split cuts before every visible space; otherwise we may cut only between a letter and a
+           visible space. */
         if (split) k = v.n - i >= 3 && memcmp(v.p + i, tok_meta, 3) == 0 ? 3 : 0;
         else while (v.n - i - k >= 3 && memcmp(v.p + i + k, tok_meta, 3) == 0) k += 3;
         for (;;) {
@@ -2843,8 +3018,15 @@ static void tok_words(TokState *S, TokView v, bool first) {
     }
 }
 
+/* Bytes [begin, begin + n) of a view. */
+static TokView tok_part(const TokView *v, size_t begin, size_t n) {
+    TokView part = {v->p + begin, n, v->from ? v->from + begin : NULL, v->to ? v->to + begin : NULL, v->base + begin};
+    return part;
+}
+
 /* Cuts added tokens out of v and hands the rest on: stage 0 on the text as given, stage 1 on normalized text.
-   added_vocabulary.rs find_matches: leftmost-longest, the search goes on behind a match even where it is then rejected. */
+   added_vocabulary.rs find_matches: leftmost-longest, the search goes on behind a match even where it is then
+   rejected. */
 static void tok_cut(TokState *S, TokView v, int stage, bool first) {
     const Tokenizer *t = S->t;
     const TokTrie *trie = &t->trie[stage];
@@ -2872,20 +3054,23 @@ static void tok_cut(TokState *S, TokView v, int stage, bool first) {
         }
         if (a->rstrip) end = tok_run(t->uni, v.p, end, v.n, UNI_SPACE);
         if (done < begin) {
-            TokView part = {v.p + done, begin - done, v.from ? v.from + done : NULL, v.to ? v.to + done : NULL, v.base + done};
-            if (stage == 0) tok_cut(S, tok_normalize(S, part), 1, first && done == 0); else tok_words(S, part, first && done == 0);
+            TokView part = tok_part(&v, done, begin - done);
+            if (stage == 0) tok_cut(S, tok_normalize(S, part), 1, first && done == 0);
+            else tok_words(S, part, first && done == 0);
         }
         S->view = v;
         tok_emit(S, a->id, begin, end);
         done = end;
     }
     if (done < v.n) {
-        TokView part = {v.p + done, v.n - done, v.from ? v.from + done : NULL, v.to ? v.to + done : NULL, v.base + done};
-        if (stage == 0) tok_cut(S, tok_normalize(S, part), 1, first && done == 0); else tok_words(S, part, first && done == 0);
+        TokView part = tok_part(&v, done, v.n - done);
+        if (stage == 0) tok_cut(S, tok_normalize(S, part), 1, first && done == 0);
+        else tok_words(S, part, first && done == 0);
     }
 }
 
-static bool tok_encode(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes, const TextSpan *spans, size_t nspans, bool map, int flags, Error *err) {
+static bool tok_encode(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes, const TextSpan *spans,
+                       size_t nspans, bool map, int flags, Error *err) {
     TokState S;
     out->count = 0;
     if (bytes == 0) text = "";      /* NULL is a fine empty text; NULL + 0 is not fine C */
@@ -2895,7 +3080,9 @@ static bool tok_encode(const Tokenizer *t, TokenIds *out, const char *text, size
     if (bad < bytes) return fail(err, "invalid UTF-8 at byte %zu; text; convert it to UTF-8", bad);
     for (size_t i = 0; i < nspans; i++)
         if (spans[i].begin > spans[i].end || spans[i].end > bytes || (i && spans[i].begin < spans[i - 1].end))
-            return fail(err, "span %zu [%zu,%zu) is out of order or beyond the text of %zu bytes; tokenizer_encode_spans; pass ascending, separate spans",
+            return fail(err,
+                        "span %zu [%zu,%zu) is out of order or beyond the text of %zu bytes; tokenizer_encode_spans; "
+                        "pass ascending, separate spans",
                         i, spans[i].begin, spans[i].end, bytes);
     memset(&S, 0, sizeof S);
     S.t = t; S.out = out; S.spans = spans; S.nspans = nspans; S.map = map;
@@ -2904,20 +3091,22 @@ static bool tok_encode(const Tokenizer *t, TokenIds *out, const char *text, size
     tok_cut(&S, v, 0, true);
     for (int i = 0; i < t->nafter && (flags & TOK_ADD_SPECIAL); i++) tok_emit_range(&S, t->after[i], 0, 0);
     tok_state_free(&S);
-    return S.memory_failed ? fail(err, "out of memory while tokenizing %zu bytes; text; free some memory", bytes) : true;
+    return S.memory_failed ? fail(err, "out of memory while tokenizing %zu bytes; text; free some memory", bytes)
+                           : true;
 }
 
 bool tokenizer_encode(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes, int flags, Error *err) {
     return tok_encode(t, out, text, bytes, NULL, 0, false, flags, err);
 }
-bool tokenizer_encode_spans(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes, const TextSpan *spans, size_t nspans, int flags, Error *err) {
+bool tokenizer_encode_spans(const Tokenizer *t, TokenIds *out, const char *text, size_t bytes, const TextSpan *spans,
+                            size_t nspans, int flags, Error *err) {
     return tok_encode(t, out, text, bytes, spans, nspans, true, flags, err);
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    11  Decode
    The decoder is a list of steps over a list of strings, one string per token, as in the library (decoders/).
-   ================================================================================================================================ */
+   ================================================================================================================== */
 
 typedef struct TokList { Text text; size_t *ends; size_t n; } TokList;      /* string i is text[ends[i-1], ends[i]) */
 
@@ -2931,14 +3120,16 @@ static void tok_lossy(Text *o, const char *s, size_t n) {
         if ((i += bad) == n) break;
         uint8_t c = (uint8_t)s[i], d = i + 1 < n ? (uint8_t)s[i + 1] : 0;
         size_t want = c >= 0xF0 && c <= 0xF4 ? 4 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xC2 && c < 0xE0 ? 2 : 1;
-        bool second = (d & 0xC0) == 0x80 && !(c == 0xE0 && d < 0xA0) && !(c == 0xED && d > 0x9F) && !(c == 0xF0 && d < 0x90) && !(c == 0xF4 && d > 0x8F);
+        bool second = (d & 0xC0) == 0x80 && !(c == 0xE0 && d < 0xA0) && !(c == 0xED && d > 0x9F) &&
+                      !(c == 0xF0 && d < 0x90) && !(c == 0xF4 && d > 0x8F);
         if (want > 1 && second) for (k = 2; k < want && i + k < n && ((uint8_t)s[i + k] & 0xC0) == 0x80;) k++;
         text_string(o, "\xEF\xBF\xBD");
         i += k;
     }
 }
 
-static void tok_flush_bytes(TokList *o, Text *bytes) {      /* ByteFallback: a run of byte tokens is text, or one U+FFFD per byte */
+static void tok_flush_bytes(TokList *o, Text *bytes) {      /* ByteFallback: a run of byte tokens is text, or one
+                                                               U+FFFD per byte */
     size_t n = bytes->length;
     if (n == 0) return;
     if (utf8_invalid(bytes->at, n) == n) { text_append(&o->text, bytes->at, n); tok_list_end(o); }
@@ -2954,7 +3145,8 @@ static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, 
         const char *s = n ? in->text.at + at : "";
         switch (step->kind) {
             case TOK_DEC_FUSE: text_append(&o->text, s, n); break;
-            case TOK_DEC_BYTELEVEL: {                          /* a token with any character outside the alphabet stands for itself */
+            case TOK_DEC_BYTELEVEL: {                          /* a token with any character outside the alphabet
+                                                                  stands for itself */
                 size_t mark = scratch->length;
                 for (k = 0; k < n; ) {
                     k += (size_t)utf8_next(s + k, &cp);
@@ -2966,8 +3158,10 @@ static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, 
             }
             case TOK_DEC_REPLACE:
                 for (k = 0; k < n;) {
-                    if (n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) { text_append(&o->text, step->b, step->bn); k += step->an; }
-                    else text_append(&o->text, s + k++, 1);
+                    if (n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) {
+                        text_append(&o->text, step->b, step->bn);
+                        k += step->an;
+                    } else text_append(&o->text, s + k++, 1);
                 }
                 tok_list_end(o);
                 break;
@@ -2975,7 +3169,10 @@ static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, 
                 int v = 0;
                 bool byte = n == 6 && memcmp(s, "<0x", 3) == 0 && s[5] == '>';
                 for (k = 3; byte && k < 5; k++) {
-                    int d = s[k] >= '0' && s[k] <= '9' ? s[k] - '0' : s[k] >= 'A' && s[k] <= 'F' ? s[k] - 'A' + 10 : s[k] >= 'a' && s[k] <= 'f' ? s[k] - 'a' + 10 : -1;
+                    int d = s[k] >= '0' && s[k] <= '9'   ? s[k] - '0'
+                            : s[k] >= 'A' && s[k] <= 'F' ? s[k] - 'A' + 10
+                            : s[k] >= 'a' && s[k] <= 'f' ? s[k] - 'a' + 10
+                                                         : -1;
                     byte = d >= 0;
                     v = v * 16 + d;
                 }
@@ -2987,16 +3184,24 @@ static void tok_decode_step(const TokStep *step, const TokList *in, TokList *o, 
             }
             case TOK_DEC_STRIP: {
                 size_t left = 0, right = 0;
-                while (left < step->start && n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) { k += step->an; left++; }
-                while (right < step->stop && n - k >= step->an && memcmp(s + n - step->an, step->a, step->an) == 0) { n -= step->an; right++; }
+                while (left < step->start && n - k >= step->an && memcmp(s + k, step->a, step->an) == 0) {
+                    k += step->an;
+                    left++;
+                }
+                while (right < step->stop && n - k >= step->an && memcmp(s + n - step->an, step->a, step->an) == 0) {
+                    n -= step->an;
+                    right++;
+                }
                 text_append(&o->text, s + k, n - k);
                 tok_list_end(o);
                 break;
             }
             case TOK_DEC_METASPACE:
                 while (k < n) {
-                    if (n - k >= 3 && memcmp(s + k, tok_meta, 3) == 0) { if (i > 0 || !step->start) text_append(&o->text, " ", 1); k += 3; }
-                    else text_append(&o->text, s + k++, 1);
+                    if (n - k >= 3 && memcmp(s + k, tok_meta, 3) == 0) {
+                        if (i > 0 || !step->start) text_append(&o->text, " ", 1);
+                        k += 3;
+                    } else text_append(&o->text, s + k++, 1);
                 }
                 tok_list_end(o);
                 break;
@@ -3012,13 +3217,15 @@ char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, boo
     Text scratch = TEXT_EMPTY;
     int at = 0;
     memset(list, 0, sizeof list);
-    /* Steps never make more strings than there are tokens, except that every byte of a byte run may become one: still one per token. */
+    /* Steps never make more strings than there are tokens, except that every byte of a byte run may become one: still
+       one per token. */
     list[0].ends = (size_t *)malloc((count + 2) * sizeof(size_t));
     list[1].ends = (size_t *)malloc((count + 2) * sizeof(size_t));
     if (!list[0].ends || !list[1].ends) { free(list[0].ends); free(list[1].ends); return NULL; }
     for (size_t i = 0; i < count; i++) {
         int32_t id = ids[i];
-        if (id < 0 || id >= t->nids || !(t->flags[id] & TOK_KNOWN) || (skip_special && (t->flags[id] & TOK_SPECIAL))) continue;
+        if (id < 0 || id >= t->nids || !(t->flags[id] & TOK_KNOWN) || (skip_special && (t->flags[id] & TOK_SPECIAL)))
+            continue;
         if (!t->has_decoder && list[0].n) text_append(&list[0].text, " ", 1);
         text_append(&list[0].text, t->strings + t->entries[id].shown, t->entries[id].shown_n);
         tok_list_end(&list[0]);
@@ -3034,9 +3241,9 @@ char *tokenizer_decode(const Tokenizer *t, const int32_t *ids, size_t count, boo
     return b->at;
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    12  Opening a folder
-   ================================================================================================================================ */
+   ================================================================================================================== */
 
 /* A folder's optional JSON file: true with doc->root NULL where it does not exist. */
 static bool tok_optional(const char *folder, const char *file, char **text, size_t *bytes, Error *err) {
@@ -3056,7 +3263,8 @@ static bool tok_named(TokLoader *l, const Json *config, const char *key, int32_t
     if (json_is_null(j)) return true;
     if (j->type != JSON_STRING) return tok_broken(l, "not a string:", key);
     *id = tok_find_spelling(l->t, j->str, j->count);
-    return *id >= 0 || fail(l->err, "%s \"%.100s\" is not in the vocabulary; %s; make tokenizer_config.json and tokenizer.json agree", key, j->str, l->name);
+    return *id >= 0 || fail(l->err, "%s \"%.100s\" is not in the vocabulary; %s; make tokenizer_config.json and "
+                                    "tokenizer.json agree", key, j->str, l->name);
 }
 
 static ChatTemplate chat_recognise(const char *text, size_t bytes);      /* chapter 13 */
@@ -3064,7 +3272,9 @@ static ChatTemplate chat_recognise(const char *text, size_t bytes);      /* chap
 static bool tok_load_config(TokLoader *l, const Json *config) {
     const Json *c = json_get(config, "chat_template");
     if (config->type != JSON_OBJECT) return tok_broken(l, "not an object", "");
-    if (!tok_named(l, config, "bos_token", &l->t->bos) || !tok_named(l, config, "eos_token", &l->t->eos) || !tok_named(l, config, "pad_token", &l->t->pad)) return false;
+    if (!tok_named(l, config, "bos_token", &l->t->bos) || !tok_named(l, config, "eos_token", &l->t->eos) ||
+        !tok_named(l, config, "pad_token", &l->t->pad))
+        return false;
     if (c && c->type == JSON_ARRAY) {                 /* several named templates: transformers takes "default" */
         const Json *list = c;
         c = NULL;
@@ -3095,7 +3305,10 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
     static const char *const files[2] = {"tokenizer_config.json", "generation_config.json"};
     char path[4200], *text;
     size_t bytes = 0;
-    if (strlen(folder) > 4000) { fail(err, "folder name is too long; %.100s...; use a shorter path", folder); return NULL; }
+    if (strlen(folder) > 4000) {
+        fail(err, "folder name is too long; %.100s...; use a shorter path", folder);
+        return NULL;
+    }
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     text = read_file(path, &bytes, err);
     Tokenizer *t = text ? tokenizer_parse(text, bytes, path, err) : NULL;
@@ -3114,24 +3327,28 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
         if (!ok) { tokenizer_free(t); return NULL; }
     }
     if (t && !tok_optional(folder, "chat_template.jinja", &text, &bytes, err)) { tokenizer_free(t); return NULL; }
-    if (t && text) { t->chat = chat_recognise(text, bytes); t->fingerprint = hash_bytes(t->fingerprint, text, bytes); free(text); }
+    if (t && text) {
+        t->chat = chat_recognise(text, bytes);
+        t->fingerprint = hash_bytes(t->fingerprint, text, bytes);
+        free(text);
+    }
     return t;
 }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    13  Chat templates
    Jinja is a programming language; we carry some of its programs instead of an interpreter. A template is known by the
    FNV-1a hash of its text, so that an edited one is refused rather than rendered nearly right. Comments quote the
    template where it surprises.
-   ================================================================================================================================ */
+   ================================================================================================================== */
 
 static const struct { const char *name; ChatTemplate chat; } chat_names[] = {
-    {"qwen3", CHAT_QWEN3}, {"qwen2.5", CHAT_QWEN2_5}, {"chatml", CHAT_CHATML}, {"zephyr", CHAT_ZEPHYR}, {"tinyllama", CHAT_ZEPHYR}, {"llama2", CHAT_LLAMA2},
-    {"llama3", CHAT_LLAMA3}, {"llama3-gen", CHAT_LLAMA3_GEN}, {"llama3.1", CHAT_LLAMA31}, {"llama3.2", CHAT_LLAMA32},
-    {"qwen3-instruct-2507", CHAT_QWEN3_INSTRUCT}, {"qwen3-thinking-2507", CHAT_QWEN3_THINKING}, {"qwen2", CHAT_QWEN2},
-    {"smollm2", CHAT_SMOLLM2}, {"mistral-v0.1", CHAT_MISTRAL1}, {"mistral-v0.2", CHAT_MISTRAL2},
-    {"mistral-v0.2-system", CHAT_MISTRAL2_SYSTEM}, {"mistral-v0.3", CHAT_MISTRAL3}, {"mistral-nemo", CHAT_MISTRAL_NEMO},
-    {"deepseek-r1", CHAT_DEEPSEEK_R1}};
+    {"qwen3", CHAT_QWEN3}, {"qwen2.5", CHAT_QWEN2_5}, {"chatml", CHAT_CHATML}, {"zephyr", CHAT_ZEPHYR},
+    {"tinyllama", CHAT_ZEPHYR}, {"llama2", CHAT_LLAMA2}, {"llama3", CHAT_LLAMA3}, {"llama3-gen", CHAT_LLAMA3_GEN},
+    {"llama3.1", CHAT_LLAMA31}, {"llama3.2", CHAT_LLAMA32}, {"qwen3-instruct-2507", CHAT_QWEN3_INSTRUCT},
+    {"qwen3-thinking-2507", CHAT_QWEN3_THINKING}, {"qwen2", CHAT_QWEN2}, {"smollm2", CHAT_SMOLLM2},
+    {"mistral-v0.1", CHAT_MISTRAL1}, {"mistral-v0.2", CHAT_MISTRAL2}, {"mistral-v0.2-system", CHAT_MISTRAL2_SYSTEM},
+    {"mistral-v0.3", CHAT_MISTRAL3}, {"mistral-nemo", CHAT_MISTRAL_NEMO}, {"deepseek-r1", CHAT_DEEPSEEK_R1}};
 enum { CHAT_NAMES = sizeof chat_names / sizeof *chat_names };
 
 /* FNV-1a 64 of the published texts, without the one newline at the end that Jinja drops as well. */
@@ -3169,7 +3386,8 @@ static uint64_t chat_fingerprint(const char *text, size_t bytes) {
 
 static ChatTemplate chat_recognise(const char *text, size_t bytes) {
     uint64_t h = chat_fingerprint(text, bytes);
-    for (size_t i = 0; i < sizeof chat_prints / sizeof *chat_prints; i++) if (chat_prints[i].print == h) return chat_prints[i].chat;
+    for (size_t i = 0; i < sizeof chat_prints / sizeof *chat_prints; i++)
+        if (chat_prints[i].print == h) return chat_prints[i].chat;
     return CHAT_UNKNOWN;
 }
 
@@ -3204,8 +3422,14 @@ typedef struct ChatRender {
 static void chat_put(ChatRender *r, const char *s) { text_string(&r->b, s); }
 static void chat_view(ChatRender *r, ChatView v) { text_append(&r->b, v.s, v.n); }
 static bool chat_is(const ChatMessage *m, const char *role) { return strcmp(m->role, role) == 0; }
-static ChatView chat_content(const ChatMessage *m) { ChatView v = {m->content ? m->content : "", m->content_bytes}; return v; }
-static void chat_span(ChatRender *r, size_t begin) { r->spans[r->nspans].begin = begin; r->spans[r->nspans++].end = r->b.length; }
+static ChatView chat_content(const ChatMessage *m) {
+    ChatView v = {m->content ? m->content : "", m->content_bytes};
+    return v;
+}
+static void chat_span(ChatRender *r, size_t begin) {
+    r->spans[r->nspans].begin = begin;
+    r->spans[r->nspans++].end = r->b.length;
+}
 
 /* Python's str.strip(): White_Space plus the four information separators. */
 static ChatView chat_strip(const Tokenizer *t, ChatView v) {
@@ -3227,7 +3451,8 @@ static ChatView chat_strip(const Tokenizer *t, ChatView v) {
 static ChatView chat_lstrip_newlines(ChatView v) { while (v.n && v.s[0] == '\n') { v.s++; v.n--; } return v; }
 static ChatView chat_rstrip_newlines(ChatView v) { while (v.n && v.s[v.n - 1] == '\n') v.n--; return v; }
 
-static size_t chat_find(ChatView v, const char *what, bool last) {      /* offset of the first or last occurrence; v.n if none */
+static size_t chat_find(ChatView v, const char *what, bool last) {      /* offset of the first or last occurrence;
+                                                                           v.n if none */
     size_t n = strlen(what), found = v.n;
     for (size_t i = 0; i + n <= v.n; i++) if (memcmp(v.s + i, what, n) == 0) { found = i; if (!last) break; }
     return found;
@@ -3238,11 +3463,12 @@ static bool chat_no_tools(ChatRender *r, ChatTemplate kind, const char *others) 
 }
 
 static bool chat_bad_role(ChatRender *r, ChatTemplate kind, size_t i) {
-    return fail(r->err, "the chat template %s has no place for role \"%.60s\"; message %zu; use system (first), user and assistant",
-                chat_template_name(kind), r->m[i].role, i + 1);
+    return fail(r->err, "the chat template %s has no place for role \"%.60s\"; message %zu; use system (first), user "
+                        "and assistant", chat_template_name(kind), r->m[i].role, i + 1);
 }
 
-/* "<|im_start|>user\n<tool_response>\nCONTENT\n</tool_response><|im_end|>\n", neighbouring tool messages share one turn. */
+/* "<|im_start|>user\n<tool_response>\nCONTENT\n</tool_response><|im_end|>\n", neighbouring tool messages share one
+   turn. */
 static void chat_tool_response(ChatRender *r, size_t i) {
     if (i == 0 || !chat_is(&r->m[i - 1], "tool")) chat_put(r, "<|im_start|>user");
     chat_put(r, "\n<tool_response>\n");
@@ -3349,9 +3575,11 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
     const char *fallback = kind == CHAT_QWEN2 ? "You are a helpful assistant." : NULL;
     if (kind == CHAT_QWEN2_5) fallback = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.";
     if (kind == CHAT_SMOLLM2) fallback = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-    for (size_t i = r->count; i-- > 0;) {                 /* the last user message that is not a tool's answer in disguise */
+    for (size_t i = r->count; i-- > 0;) {                 /* the last user message that is not a tool's answer in
+                                                             disguise */
         ChatView c = chat_content(&m[i]);
-        bool tool = c.n >= 16 && memcmp(c.s, "<tool_response>", 15) == 0 && memcmp(c.s + c.n - 16, "</tool_response>", 16) == 0;
+        bool tool = c.n >= 16 && memcmp(c.s, "<tool_response>", 15) == 0 &&
+                    memcmp(c.s + c.n - 16, "</tool_response>", 16) == 0;
         if (chat_is(&m[i], "user") && !tool) { query = i; break; }
     }
     if (r->o.tools && !tools) return chat_no_tools(r, kind, "qwen2.5 or qwen3");
@@ -3363,8 +3591,8 @@ static bool chat_chatml(ChatRender *r, ChatTemplate kind) {
                     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>");
         for (const Json *t = r->o.tools->child; t; t = t->next) { chat_put(r, "\n"); json_dumps(&r->b, t, 0); }
         chat_put(r, "\n</tools>\n\nFor each function call, return a json object with function name and arguments "
-                    "within <tool_call></tool_call> XML tags:\n"
-                    "<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n");
+                    "within <tool_call></tool_call> XML tags:\n<tool_call>\n"
+                    "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call><|im_end|>\n");
     } else if (system || fallback) {
         chat_put(r, "<|im_start|>system\n");
         if (system) chat_view(r, chat_content(&m[0])); else chat_put(r, fallback);
@@ -3532,16 +3760,22 @@ static bool chat_deepseek(ChatRender *r, bool prompt) {
     return true;
 }
 
-static void chat_header(ChatRender *r, const char *role) { chat_put(r, "<|start_header_id|>"); chat_put(r, role); chat_put(r, "<|end_header_id|>\n\n"); }
+static void chat_header(ChatRender *r, const char *role) {
+    chat_put(r, "<|start_header_id|>");
+    chat_put(r, role);
+    chat_put(r, "<|end_header_id|>\n\n");
+}
 
 static bool chat_llama3_turn(ChatRender *r, ChatTemplate kind, size_t i) {
     const ChatMessage *m = &r->m[i];
-    bool assistant = chat_is(m, "assistant"), tool = kind >= CHAT_LLAMA31 && (chat_is(m, "tool") || chat_is(m, "ipython"));
+    bool assistant = chat_is(m, "assistant"),
+         tool = kind >= CHAT_LLAMA31 && (chat_is(m, "tool") || chat_is(m, "ipython"));
     if (!assistant && !tool && !chat_is(m, "user") && !chat_is(m, "system")) return chat_bad_role(r, kind, i);
     chat_header(r, tool ? "ipython" : m->role);
     if (assistant) { chat_reply(r, kind, m); return true; }
     /* "message.content is iterable" holds for a string too, so a tool's answer comes out as a JSON string */
-    if (tool) text_json_dumps(&r->b, chat_content(m).s, m->content_bytes); else chat_view(r, chat_strip(r->t, chat_content(m)));
+    if (tool) text_json_dumps(&r->b, chat_content(m).s, m->content_bytes);
+    else chat_view(r, chat_strip(r->t, chat_content(m)));
     chat_put(r, "<|eot_id|>");
     return true;
 }
@@ -3553,15 +3787,22 @@ static bool chat_llama3(ChatRender *r, ChatTemplate kind) {
     if (kind >= CHAT_LLAMA31) {
         chat_header(r, "system");
         if (r->o.tools) chat_put(r, "Environment: ipython\n");
-        chat_put(r, "Cutting Knowledge Date: December 2023\nToday Date: "); chat_put(r, r->o.date ? r->o.date : "26 Jul 2024"); chat_put(r, "\n\n");
+        chat_put(r, "Cutting Knowledge Date: December 2023\nToday Date: ");
+        chat_put(r, r->o.date ? r->o.date : "26 Jul 2024");
+        chat_put(r, "\n\n");
         if (chat_is(&r->m[0], "system")) chat_view(r, chat_strip(r->t, chat_content(&r->m[i++])));
         chat_put(r, "<|eot_id|>");
         if (r->o.tools) {
             if (i == r->count || !chat_is(&r->m[i], "user"))
-                return fail(r->err, "Cannot put tools in the first user message when there's no first user message!; message %zu; start with a user message", i + 1);
+                return fail(r->err,
+                            "Cannot put tools in the first user message when there's no first user message!; message "
+                            "%zu; start with a user message",
+                            i + 1);
             chat_header(r, "user");
-            chat_put(r, "Given the following functions, please respond with a JSON for a function call with its proper arguments that best answers the given prompt.\n\n"
-                        "Respond in the format {\"name\": function name, \"parameters\": dictionary of argument name and its value}.Do not use variables.\n\n");
+            chat_put(r, "Given the following functions, please respond with a JSON for a function call with its proper "
+                        "arguments that best answers the given prompt.\n\n"
+                        "Respond in the format {\"name\": function name, \"parameters\": dictionary of argument name "
+                        "and its value}.Do not use variables.\n\n");
             for (const Json *t = r->o.tools->child; t; t = t->next) { json_dumps(&r->b, t, 4); chat_put(r, "\n\n"); }
             chat_view(r, chat_strip(r->t, chat_content(&r->m[i++]))); chat_put(r, "<|eot_id|>");
         }
@@ -3589,8 +3830,10 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
     memset(out, 0, sizeof *out);
     memset(&r, 0, sizeof r);
     if (kind <= CHAT_NONE || kind >= CHAT_UNKNOWN)
-        return fail(err, kind == CHAT_NONE ? "the model has no chat template; chat_template; name one, such as chatml, or train on plain text"
-                                           : "the model's chat template is not one of ours; chat_template; name the closest one, such as chatml, if you know it fits");
+        return fail(err, kind == CHAT_NONE
+                    ? "the model has no chat template; chat_template; name one, such as chatml, or train on plain text"
+                    : "the model's chat template is not one of ours; chat_template; name the closest one, such as "
+                      "chatml, if you know it fits");
     if (count == 0) return fail(err, "a conversation without messages; messages; give at least one");
     for (size_t i = 0; i < count; i++) {
         const ChatMessage *m = &messages[i];
@@ -3624,9 +3867,9 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
 
 void chat_text_free(ChatText *c) { free(c->text); free(c->spans); memset(c, 0, sizeof *c); }
 
-/* ================================================================================================================================
+/* =====================================================================================================================
    14  Fuzz entries: clang -g -fsanitize=address,undefined,fuzzer -DFUZZ_JSON -x c tokenizer.h
-   ================================================================================================================================ */
+   ================================================================================================================== */
 
 #ifdef FUZZ_CHAT
 /* Two bytes choose the template and the options; then come messages, a byte 0xFF between them, each with a byte for its
