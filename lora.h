@@ -450,11 +450,22 @@ typedef struct Model {
     bool shapes_only;                       /* opened for its shapes alone: no weights, no memory taken */
 } Model;
 
+/* One tensor that is trained, by the name that it has in the adapter's file; it lies at `offset` in each of the four
+   arenas. Who trains something else writes another rule that makes the list (see adapter_rule_lora): saving, loading and
+   the optimizer go by it. */
+typedef struct Trainable {
+    char name[120];
+    int64_t shape[2];
+    size_t offset;
+    float rate, decay;                      /* factors on the learning rate and on the weight decay */
+} Trainable;
+
 /* What is trained beside one Model, which it leaves as it is: any number of adapters may stand over one. Four identical
    arenas, so that zeroing, clipping and AdamW are flat ranges. Begin with a zeroed one. */
 typedef struct Adapter {
     const Model *model;                     /* whose projections it adapts; NULL: there is none */
     LoraConfig config;
+    Trainable *list;                        /* stb_ds array, in the order of the arenas */
     Lora *lora;                             /* [L * MODULE_COUNT] in forward order */
     float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
     size_t param_count;
@@ -544,8 +555,19 @@ bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err
 double rms_error(const float *got, const float *want, size_t count);
 double merged_tolerance(FormatId format, int layers);
 void adapter_zero_grad(Adapter *a);
+/* Norm of the gradient in a->grad, without the loss scale. */
+double adapter_grad_norm(const Adapter *a);
 /* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes);
+
+/* AdamW and clipping; max_grad_norm 0: none. */
+typedef struct Optimizer { double beta1, beta2, epsilon, weight_decay, max_grad_norm; } Optimizer;
+/* What came of a step. Only STEP_TAKEN changes the adapter. STEP_OVERFLOW: the gradient was too large for fp16; the loss
+   scale is half of what it was, and the same gradient has to be made again. */
+typedef enum { STEP_TAKEN, STEP_OVERFLOW, STEP_NONFINITE } StepOutcome;
+/* One step with the gradient in a->grad, that of the mean loss times a->loss_scale, as model_backward leaves it: clips it,
+   AdamW at that learning rate over every trainable, and the backend's copies follow. *norm: adapter_grad_norm. */
+StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate, double *norm);
 
 typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT } Schedule;
 extern const char *const schedule_name[SCHEDULE_COUNT];
@@ -2251,6 +2273,7 @@ void adapter_drop(Adapter *a) {
     backend_free(a->packed_arena, a->packed_bytes);
     free(a->initial);
     free(a->lora);
+    arrfree(a->list);
     arrfree(a->config.layers);
     arrfree(a->config.parts);
     memset(a, 0, sizeof *a);
@@ -2263,8 +2286,36 @@ void adapter_changed(Adapter *a) {
         adapter_pack(a->model->layers[l].linear, &a->lora[l * MODULE_COUNT], MODULE_COUNT);
 }
 
-/* Lays A and B of every adapted projection into the four arenas: parameters, gradients and both moments have the same
-   layout, so the optimizer sees flat ranges. */
+static void adapter_train(Adapter *a, const char *name, int64_t rows, int64_t cols) {
+    Trainable t = {"", {rows, cols}, a->param_count, 1, 1};
+    snprintf(t.name, sizeof t.name, "%s", name);
+    arrput(a->list, t);
+    a->param_count += (size_t)rows * (size_t)cols;
+}
+
+/* The rule of LoRA: A [r, in] and B [out, r] of every adapted projection, by PEFT's names; fills in a->lora but for where
+   they lie. */
+static void adapter_rule_lora(Adapter *a) {
+    const LoraConfig *c = &a->config;
+    for (int i = 0; i < a->model->config.num_hidden_layers * MODULE_COUNT; i++) {
+        int l = i / MODULE_COUNT, j = i % MODULE_COUNT;
+        const Linear *p = &a->model->layers[l].linear[j];
+        LoraPart part = {c->target[j] && (!c->layers || c->layers[l]) ? c->r : 0, c->lora_alpha};
+        if (c->parts) part = c->parts[i];
+        if (!part.rank) continue;
+        float size = c->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
+        a->lora[i].rank = part.rank;
+        a->lora[i].scale = part.alpha / size;
+        char name[120];
+        for (int b = 0; b < 2; b++) {
+            snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
+            adapter_train(a, name, b ? p->out : part.rank, b ? part.rank : p->in);
+        }
+    }
+}
+
+/* Lists what is trained and takes the four arenas: parameters, gradients and both moments have the same layout, so the
+   optimizer sees flat ranges. */
 static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config, Error *err) {
     size_t L = (size_t)m->config.num_hidden_layers;
     adapter_drop(a);
@@ -2279,36 +2330,30 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
         memcpy(a->config.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
     }
     a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
-    for (int pass = 0; pass < 2; pass++) {
-        size_t offset = 0, packed = 0;
-        for (size_t i = 0; i < L * MODULE_COUNT; i++) {
-            const Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
-            Lora *x = &a->lora[i];
-            bool on = config->target[i % MODULE_COUNT] && (!config->layers || config->layers[i / MODULE_COUNT]);
-            LoraPart part = {on ? config->r : 0, config->lora_alpha};
-            if (config->parts) part = config->parts[i];
-            x->rank = part.rank;
-            float size = config->use_rslora ? sqrtf((float)part.rank) : (float)part.rank;
-            x->scale = part.rank ? part.alpha / size : 0;
-            size_t in = (size_t)x->rank * (size_t)p->in, out = (size_t)x->rank * (size_t)p->out;
-            if (pass && x->rank) {
-                x->A = a->param + offset; x->dA = a->grad + offset;
-                x->B = x->A + in; x->dB = x->dA + in;
-            }
-            if (pass) x->packed = a->packed_arena ? (char *)a->packed_arena + packed : NULL;
-            offset += in + out;
-            packed += model_round_up(adapter_packed_bytes(p, x), 256);
-        }
-        if (pass) break;
-        if (!offset) return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at "
-                                      "least one module and one layer");
-        a->param_count = offset;
-        a->packed_bytes = packed;
-        if (m->shapes_only) break;
-        float **arenas[] = {&a->param, &a->grad, &a->adam_m, &a->adam_v};
-        bool ok = !packed || (a->packed_arena = backend_alloc(packed));
-        for (int i = 0; i < 4 && ok; i++) ok = (*arenas[i] = (float *)backend_alloc(offset * sizeof(float)));
-        if (!ok) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank", offset);
+    adapter_rule_lora(a);
+    if (!a->param_count)
+        return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one "
+                         "module and one layer");
+    for (size_t i = 0; i < L * MODULE_COUNT; i++)
+        a->packed_bytes += model_round_up(adapter_packed_bytes(&m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT],
+                                                               &a->lora[i]), 256);
+    if (m->shapes_only) return true;
+    float **arenas[] = {&a->param, &a->grad, &a->adam_m, &a->adam_v};
+    bool ok = !a->packed_bytes || (a->packed_arena = backend_alloc(a->packed_bytes));
+    for (int i = 0; i < 4 && ok; i++) ok = (*arenas[i] = (float *)backend_alloc(a->param_count * sizeof(float)));
+    if (!ok) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank",
+                         a->param_count);
+    char *packed = (char *)a->packed_arena;
+    const Trainable *t = a->list;           /* A and B of the next adapted projection */
+    for (size_t i = 0; i < L * MODULE_COUNT; i++) {
+        Lora *x = &a->lora[i];
+        if (!x->rank) continue;
+        x->A = a->param + t[0].offset; x->dA = a->grad + t[0].offset;
+        x->B = a->param + t[1].offset; x->dB = a->grad + t[1].offset;
+        t += 2;
+        x->packed = packed;
+        if (packed)
+            packed += model_round_up(adapter_packed_bytes(&m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT], x), 256);
     }
     return true;
 }
@@ -2337,39 +2382,14 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
 
 /* ---- PEFT folders ----------------------------------------------------------------------------------------------------------------------------- */
 
-typedef struct AdapterTensor { char name[120]; float *data; int64_t shape[2]; } AdapterTensor;
-
-/* The 2 tensors of every adapted projection with PEFT's names, in arena order; stb_ds array. */
-static AdapterTensor *adapter_tensors(const Adapter *a) {
-    AdapterTensor *list = NULL;
-    for (int l = 0; l < a->model->config.num_hidden_layers; l++) {
-        for (int j = 0; j < MODULE_COUNT; j++) {
-            const Linear *p = &a->model->layers[l].linear[j];
-            const Lora *x = &a->lora[l * MODULE_COUNT + j];
-            for (int b = 0; b < 2 && x->rank; b++) {
-                AdapterTensor t;
-                snprintf(t.name, sizeof t.name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
-                t.data = b ? x->B : x->A;
-                t.shape[0] = b ? p->out : x->rank;
-                t.shape[1] = b ? x->rank : p->in;
-                arrput(list, t);
-            }
-        }
-    }
-    return list;
-}
-
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes) {
-    AdapterTensor *list = adapter_tensors(a);
     snprintf(text, bytes, "parameter %zu", index);
-    for (ptrdiff_t i = 0; i < arrlen(list); i++)
-        if (index >= (size_t)(list[i].data - a->param) &&
-            index < (size_t)(list[i].data - a->param) + (size_t)(list[i].shape[0] * list[i].shape[1]))
-            snprintf(text, bytes, "%s", list[i].name);
-    arrfree(list);
+    for (ptrdiff_t i = 0; i < arrlen(a->list); i++)
+        if (index >= a->list[i].offset) snprintf(text, bytes, "%s", a->list[i].name);
 }
 
 void adapter_zero_grad(Adapter *a) { backend_zero(a->grad, a->param_count * sizeof(float)); }
+double adapter_grad_norm(const Adapter *a) { return global_norm(a->grad, a->param_count) / (double)a->loss_scale; }
 
 /* ---- names of modules as PEFT selects them: endings, or one of Python's regular expressions ---------------------
    A pattern is read and obeyed at once, on the set of places in the name (bit i: before character i) where its next
@@ -2970,7 +2990,7 @@ static void adapter_file(char *path, size_t size, const char *folder, const char
 }
 
 /* A tensor of an adapter's file: PEFT takes the adapter's name, "default", out of the key; some keep it. */
-static const Tensor *adapter_tensor(TensorSet *set, const AdapterTensor *t, Error *err) {
+static const Tensor *adapter_tensor(TensorSet *set, const Trainable *t, Error *err) {
     char named[160];
     snprintf(named, sizeof named, "%.*s.default.weight", (int)(strlen(t->name) - strlen(".weight")), t->name);
     bool other = set->table && shgeti(set->table, t->name) < 0 && shgeti(set->table, named) >= 0;
@@ -2996,9 +3016,8 @@ bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
     memset(&set, 0, sizeof set);
     adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
     ok = ok && tensors_add_file(&set, path, err);
-    AdapterTensor *list = ok ? adapter_tensors(a) : NULL;
-    for (ptrdiff_t i = 0; i < arrlen(list) && ok; i++) {
-        const Tensor *t = adapter_tensor(&set, &list[i], err);
+    for (ptrdiff_t i = 0; i < arrlen(a->list) && ok; i++) {
+        const Tensor *t = adapter_tensor(&set, &a->list[i], err);
         if (!t) { ok = false; break; }
         Weight w = tensor_weight(t);
         if (weight_nonfinite(&w) >= 0)
@@ -3006,13 +3025,14 @@ bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
         if (!m->shapes_only) {
             float *values = (float *)must_alloc(t->count * sizeof(float));
             weight_decode(values, &w, 0, t->count);
-            backend_upload(list[i].data, values, t->count * sizeof(float));
+            backend_upload(a->param + a->list[i].offset, values, t->count * sizeof(float));
             free(values);
         }
         shdel(set.table, t->name);          /* what is left over at the end has no place in this model */
     }
-    if (ok && shlen(set.table)) ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for another model", set.table[0].key, path);
-    arrfree(list);
+    if (ok && shlen(set.table))
+        ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for "
+                       "another model", set.table[0].key, path);
     tensors_close(&set);
     if (ok && !m->shapes_only) adapter_changed(a);
     return ok && adapter_take_out(a, err);
@@ -3088,18 +3108,16 @@ static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
     Text t = TEXT_EMPTY;
     adapter_config_json(&t, a);
 
-    AdapterTensor *list = adapter_tensors(a);
-    size_t count = (size_t)arrlen(list);
+    size_t count = (size_t)arrlen(a->list);
     const char **names = (const char **)must_alloc(count * sizeof *names);
     const float **data = (const float **)must_alloc(count * sizeof *data);
     int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
     float *values = (float *)must_alloc(a->param_count * sizeof(float));
     backend_download(values, a->param, a->param_count * sizeof(float));
     for (size_t i = 0; i < count; i++) {
-        names[i] = list[i].name;
-        data[i] = values + (list[i].data - a->param);
-        shapes[i][0] = list[i].shape[0];
-        shapes[i][1] = list[i].shape[1];
+        names[i] = a->list[i].name;
+        data[i] = values + a->list[i].offset;
+        memcpy(shapes[i], a->list[i].shape, sizeof shapes[i]);
     }
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "adapter_model.safetensors");
@@ -3110,7 +3128,6 @@ static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
     if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
     else text_free(&t);
     free(names); free(data); free(shapes); free(values);
-    arrfree(list);
     return ok;
 }
 
@@ -3339,6 +3356,42 @@ bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err
     return ok && folder_commit(&f, false, err);
 }
 
+
+/* ---- the optimizer ------------------------------------------------------------------------------------------------ */
+
+static const float OPTIMIZER_LOSS_SCALE_MAX = 0x1p40f;
+
+/* Ranges of the arenas whose trainables have the same rate and decay: AdamW is one call for each. */
+static void optimizer_update(Adapter *a, const Optimizer *o, double rate, float grad_scale) {
+    ptrdiff_t count = arrlen(a->list);
+    for (ptrdiff_t i = 0, next; i < count; i = next) {
+        const Trainable *t = &a->list[i];
+        for (next = i + 1; next < count && a->list[next].rate == t->rate && a->list[next].decay == t->decay;) next++;
+        size_t begin = t->offset, end = next < count ? a->list[next].offset : a->param_count;
+        adamw_update(a->param + begin, a->adam_m + begin, a->adam_v + begin, a->grad + begin, end - begin, grad_scale,
+                     (float)(rate * (double)t->rate), (float)o->beta1, (float)o->beta2, (float)o->epsilon,
+                     (float)(o->weight_decay * (double)t->decay), a->adam_step);
+    }
+}
+
+StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate, double *norm) {
+    *norm = adapter_grad_norm(a);
+    if (!isfinite(*norm)) {
+        if (!(a->loss_scale > 1)) return STEP_NONFINITE;
+        a->loss_scale /= 2;
+        a->scale_age = 0;
+        return STEP_OVERFLOW;
+    }
+    double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (*norm + 1e-6)) : 1;
+    a->adam_step++;
+    optimizer_update(a, o, learning_rate, (float)(clip / (double)a->loss_scale));
+    adapter_changed(a);
+    if (LORA_LOSS_SCALE > 1 && ++a->scale_age == 2000) {                      /* as torch.amp.GradScaler grows it */
+        a->loss_scale = fminf(a->loss_scale * 2, OPTIMIZER_LOSS_SCALE_MAX);
+        a->scale_age = 0;
+    }
+    return STEP_TAKEN;
+}
 
 /* ---- schedules -------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -3783,12 +3836,11 @@ static void train_gradient(Run *run, int64_t begin, int64_t end, int64_t size, D
         r->num_tokens += b->N;
         run->flops += train_flops(m, a, b);
         run->step_padded += run_padded_tokens(run, b);
-        if (!isfinite(s.loss_sum)) { r->loss = r->grad_norm = NAN; return; }
+        if (!isfinite(s.loss_sum)) { r->loss = NAN; return; }
         loss += s.loss_sum;
         objective->measure(r, &s);
     }
     r->loss = weight ? loss / (double)weight : 0;
-    r->grad_norm = global_norm(a->grad, a->param_count) / (double)a->loss_scale;
 }
 
 /* Writes slots [begin, end) of run->order, and the adapter that met them, as OUTPUT/nonfinite-STEP: `folder`, whose
@@ -3822,13 +3874,15 @@ static void train_nonfinite_explain(Run *run, int64_t begin, int64_t end, Dropou
     char where[512] = "no example alone", parameter[160], folder[PATH_MAX];
     const char *what = "gradient";
     LogRecord r;
-    r.loss = r.grad_norm = 0;
-    for (int64_t i = begin; i < end && isfinite(r.loss) && isfinite(r.grad_norm); i++)
+    double norm = r.loss = 0;
+    for (int64_t i = begin; i < end && isfinite(r.loss) && isfinite(norm); i++) {
         train_gradient(run, i, i + 1, 1, key, &r);
+        norm = adapter_grad_norm(a);
+    }
     if (!isfinite(r.loss)) {
         what = "loss";
         model_explain_nonfinite(run->model, a, &run->work, &run->batch, key, where, sizeof where);
-    } else if (!isfinite(r.grad_norm)) {
+    } else if (!isfinite(norm)) {
         float *grad = (float *)must_alloc(a->param_count * sizeof(float));
         backend_download(grad, a->grad, a->param_count * sizeof(float));
         int64_t bad = first_nonfinite(grad, a->param_count);
@@ -3844,43 +3898,29 @@ static void train_nonfinite_explain(Run *run, int64_t begin, int64_t end, Dropou
          written ? ": the batch and the adapter as they were" : "");
 }
 
-static const float TRAIN_LOSS_SCALE_MAX = 0x1p40f;
-
 /* One optimizer step over slots [begin, end) of run->order. With --on-nonfinite skip a step that is not finite changes
    nothing, and its loss is NaN. */
 static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error *err) {
     const TrainOptions *o = run->o;
     Adapter *a = &run->adapter;
-    int64_t size = o->per_device_train_batch_size;
+    const Optimizer how = {o->adam_beta1, o->adam_beta2, o->adam_epsilon, o->weight_decay, o->max_grad_norm};
     double factor = schedule_factor(o->lr_scheduler_type, run->step, run->plan.warmup, run->plan.total_steps);
+    double rate = o->learning_rate * factor, norm = NAN;
     DropoutKey key = {a->config.lora_dropout, (uint64_t)o->seed, (uint32_t)run->step, 0};
-    train_gradient(run, begin, end, size, key, r);
+    StepOutcome outcome;
+    do {                                    /* again where fp16 overflowed: no data is lost */
+        train_gradient(run, begin, end, o->per_device_train_batch_size, key, r);
+        outcome = isfinite(r->loss) ? optimizer_step(a, &how, rate, &norm) : STEP_NONFINITE;
+    } while (outcome == STEP_OVERFLOW);
     run->padded += run->step_padded;
-    /* fp16 overflowed: the same step again at half the scale, so that no data is lost */
-    while (isfinite(r->loss) && !isfinite(r->grad_norm) && a->loss_scale > 1) {
-        a->loss_scale /= 2;
-        a->scale_age = 0;
-        train_gradient(run, begin, end, size, key, r);
-    }
-    r->learning_rate = o->learning_rate * factor;
-    if (!isfinite(r->loss) || !isfinite(r->grad_norm)) {
-        train_nonfinite_explain(run, begin, end, key, err);
-        if (o->on_nonfinite == NONFINITE_STOP) return false;
-        run->skipped++;
-        run_warn(run, "step left out: %s", err->text);
-        r->loss = NAN;
-        return true;
-    }
-    double clip = o->max_grad_norm > 0 ? fmin(1, o->max_grad_norm / (r->grad_norm + 1e-6)) : 1;
-    a->adam_step++;
-    adamw_update(a->param, a->adam_m, a->adam_v, a->grad, a->param_count, (float)(clip / (double)a->loss_scale),
-                 (float)r->learning_rate, (float)o->adam_beta1, (float)o->adam_beta2, (float)o->adam_epsilon,
-                 (float)o->weight_decay, a->adam_step);
-    adapter_changed(a);
-    if (LORA_LOSS_SCALE > 1 && ++a->scale_age == 2000) {                      /* as torch.amp.GradScaler grows */
-        a->loss_scale = fminf(a->loss_scale * 2, TRAIN_LOSS_SCALE_MAX);
-        a->scale_age = 0;
-    }
+    r->learning_rate = rate;
+    r->grad_norm = norm;
+    if (outcome == STEP_TAKEN) return true;
+    train_nonfinite_explain(run, begin, end, key, err);
+    if (o->on_nonfinite == NONFINITE_STOP) return false;
+    run->skipped++;
+    run_warn(run, "step left out: %s", err->text);
+    r->loss = NAN;
     return true;
 }
 
@@ -4012,7 +4052,7 @@ static void checkpoint_numbers(CheckpointNumber list[CHECKPOINT_NUMBERS], Run *r
         {"window_steps", CHECKPOINT_INT64, &run->window_steps, whole, false},
         {"window_micro", CHECKPOINT_INT64, &run->window_micro, whole, false},
         {"skipped", CHECKPOINT_INT64, &run->skipped, whole, false},
-        {"loss_scale", CHECKPOINT_FLOAT, &a->loss_scale, (double)TRAIN_LOSS_SCALE_MAX, true},
+        {"loss_scale", CHECKPOINT_FLOAT, &a->loss_scale, (double)OPTIMIZER_LOSS_SCALE_MAX, true},
         {"epoch", CHECKPOINT_DOUBLE, &run->epoch, 0, false},
         {"train_loss", CHECKPOINT_DOUBLE, &run->train_loss, 0, false},
         {"training", CHECKPOINT_DOUBLE, &run->training, 0, false},

@@ -12,6 +12,7 @@ int main(void) {
     Dataset data;
     Batch batch;
     DataOptions how = {.max_length = 256, .enable_thinking = -1, .threads = 2};
+    Optimizer adamw = {.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8};
     LoraConfig lora = {.r = 8, .lora_alpha = 16, .target = {true, true, true, true, true, true, true}};
     memset(&adapter, 0, sizeof adapter);
     memset(&work, 0, sizeof work);
@@ -29,7 +30,8 @@ int main(void) {
         model_forward(&model, &adapter, &work, &batch, key);
         LossStats s = model_loss(&model, &adapter, &work, &batch, 1.0f / (float)batch.M);
         model_backward(&model, &adapter, &work, &batch, key);
-        adamw_update(adapter.param, adapter.adam_m, adapter.adam_v, adapter.grad, adapter.param_count, 1, 5e-3f, 0.9f, 0.999f, 1e-8f, 0, ++adapter.adam_step);
+        double norm;
+        if (optimizer_step(&adapter, &adamw, 5e-3, &norm) != STEP_TAKEN) continue;    /* fp16: half the scale next time */
         last = s.loss_sum / (double)s.tokens;
         if (!step) first = last;
     }

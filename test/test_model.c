@@ -105,7 +105,7 @@ static void test_golden(const char *name, const char *adapter, const char *golde
         LossStats s = train_pass(&m, &a, &w, &b, no_mask, 1.0f / (float)b.M);
         double loss = s.loss_sum / (double)s.tokens, want = (double)((const float *)golden_tensor(&set, "loss")->data)[0];
         check(s.tokens == b.M && fabs(loss - want) <= TOLERANCE * want, "%s/%s loss %.7f, Transformers %.7f (recompute %s)", name, adapter, loss, want, level[recompute]);
-        AdapterTensor *list = adapter_tensors(&a);
+        const Trainable *list = a.list;
         float *grad = fetched(a.grad, a.param_count);
         double worst = 0;
         char worst_name[160] = "";
@@ -114,11 +114,10 @@ static void test_golden(const char *name, const char *adapter, const char *golde
             snprintf(key, sizeof key, "grad.%s", list[i].name);
             const Tensor *t = golden_tensor(&set, key);
             assert((int64_t)t->count == list[i].shape[0] * list[i].shape[1]);
-            double e = relative_error(grad + (list[i].data - a.param), (const float *)t->data, t->count);
+            double e = relative_error(grad + list[i].offset, (const float *)t->data, t->count);
             if (!(e <= worst)) { worst = e; snprintf(worst_name, sizeof worst_name, "%s", list[i].name); }
         }
         check(worst <= TOLERANCE, "%s/%s %d gradients: worst relative error %.2e in %s (recompute %s)", name, adapter, (int)arrlen(list), worst, worst_name, level[recompute]);
-        arrfree(list);
         free(grad);
     }
     free(logits);
@@ -612,6 +611,139 @@ static void test_invariances(void) {
     model_close(&m);
 }
 
+/* Three adapters, one of them PiSSA's, and the base alone take turns over one model in one workspace: each has the
+   numbers, to the bit, that it has where nobody else is. */
+static void test_shared(void) {
+    enum { ADAPTERS = 3, N = 24 };
+    static const char *const names[ADAPTERS] = {"adapter", "adapter_layers", "adapter_pissa_pattern"};
+    Error err;
+    Model m;
+    Adapter a[ADAPTERS], wide = no_adapter();
+    Workspace w = no_workspace();
+    Batch b;
+    int32_t ids[N], cu[3] = {0, 17, N};
+    float *logits[ADAPTERS + 1], *gradient[ADAPTERS], *again = NULL;
+    size_t count = 0;
+    int same = 0, differ = 0;
+    for (int k = 0; k <= ADAPTERS; k++) {   /* alone; ADAPTERS: the base */
+        char path[128];
+        Adapter *own = k < ADAPTERS ? &a[k] : NULL;
+        must(model_open(&m, "test/golden/qwen3", &err), &err);
+        snprintf(path, sizeof path, "test/golden/qwen3/%s", names[k % ADAPTERS]);
+        if (own) { *own = no_adapter(); must(adapter_load(own, &m, path, &err), &err); }
+        must(workspace_open(&w, &m, own, N, N, RECOMPUTE_NONE, true, NULL, &err), &err);
+        for (int i = 0; i < N; i++) ids[i] = (i * 37 + 11) % m.config.vocab_size;
+        batch_from(&b, ids, ids, cu, 2);
+        count = (size_t)N * (size_t)m.config.vocab_size;
+        logits[k] = (float *)malloc(count * sizeof(float));
+        model_logits(&m, own, &w, logits[k], &b);
+        if (own) {
+            train_pass(&m, own, &w, &b, no_mask, 0.1f);
+            gradient[k] = fetched(own->grad, own->param_count);
+            adapter_drop(own);
+        }
+        for (int j = 0; j < k; j++) differ += memcmp(logits[j], logits[k], count * sizeof(float)) != 0;
+        batch_free(&b);
+        workspace_close(&w);
+        model_close(&m);
+    }
+    again = (float *)malloc(count * sizeof(float));
+    LoraConfig all;
+    memset(&all, 0, sizeof all);
+    all.r = 32; all.lora_alpha = 16;          /* as wide as any of them */
+    for (int j = 0; j < MODULE_COUNT; j++) all.target[j] = true;
+    must(model_open(&m, "test/golden/qwen3", &err) && adapter_attach(&wide, &m, &all, 1, &err), &err);
+    must(workspace_open(&w, &m, &wide, N, N, RECOMPUTE_NONE, true, NULL, &err), &err);
+    batch_from(&b, ids, ids, cu, 2);
+    for (int k = 0; k < ADAPTERS; k++) {
+        char path[128];
+        snprintf(path, sizeof path, "test/golden/qwen3/%s", names[k]);
+        must(adapter_load(&a[k], &m, path, &err), &err);
+    }
+    for (int k = ADAPTERS; k >= 0; k--) {
+        const Adapter *own = k < ADAPTERS ? &a[k] : NULL;
+        if (own) train_pass(&m, &a[k], &w, &b, no_mask, 0.1f);
+        model_logits(&m, own, &w, again, &b);
+        same += !memcmp(again, logits[k], count * sizeof(float)) && (!own || grad_same(own, gradient[k]));
+    }
+    check(same == ADAPTERS + 1 && differ == ADAPTERS * (ADAPTERS + 1) / 2,
+          "three adapters and the base over one model: %d of 4 have the bits that they have alone, %d of 6 pairs differ",
+          same, differ);
+    for (int k = 0; k <= ADAPTERS; k++) free(logits[k]);
+    for (int k = 0; k < ADAPTERS; k++) { free(gradient[k]); adapter_drop(&a[k]); }
+    free(again);
+    batch_free(&b);
+    workspace_close(&w);
+    adapter_drop(&wide);
+    model_close(&m);
+}
+
+/* The optimizer clips, takes the loss scale out, and gives every trainable its own rate and decay; a gradient that is not
+   finite changes nothing. */
+static void test_optimizer(void) {
+    Error err;
+    Model m;
+    Adapter a = no_adapter();
+    LoraConfig lora;
+    memset(&lora, 0, sizeof lora);
+    lora.r = 3; lora.lora_alpha = 6;
+    lora.target[MODULE_Q] = lora.target[MODULE_UP] = true;
+    must(model_open(&m, "test/golden/qwen3", &err) && adapter_attach(&a, &m, &lora, 1, &err), &err);
+    const Optimizer o = {0.9, 0.999, 1e-8, 0.1, 0.5};
+    size_t bytes = a.param_count * sizeof(float);
+    float *grad = (float *)malloc(bytes), *copy[3], bad = INFINITY;
+    float **arena[3] = {&a.param, &a.adam_m, &a.adam_v};
+    double squares = 0, norm;
+    for (size_t i = 0; i < a.param_count; i++) {
+        grad[i] = (float)((i * 2654435761u >> 8) % 1000) * 0.001f - 0.5f;
+        squares += (double)grad[i] * (double)grad[i];
+    }
+    for (ptrdiff_t i = 0; i < arrlen(a.list); i++) {
+        bool B = i % 2 == 1;
+        a.list[i].rate = B ? 4 : 1;
+        a.list[i].decay = i < 4 ? 0 : 1;
+    }
+    a.loss_scale = 4;
+    backend_upload(a.grad, grad, bytes);
+    for (int k = 0; k < 3; k++) {           /* what should come out, one trainable at a time */
+        float *host = fetched(*arena[k], a.param_count);
+        copy[k] = (float *)backend_alloc(bytes);
+        backend_upload(copy[k], host, bytes);
+        free(host);
+    }
+    double want = sqrt(squares) / 4;
+    for (ptrdiff_t i = 0; i < arrlen(a.list); i++) {
+        const Trainable *t = &a.list[i];
+        size_t at = t->offset, count = (size_t)(t->shape[0] * t->shape[1]);
+        double clip = 0.5 / (adapter_grad_norm(&a) + 1e-6);
+        adamw_update(copy[0] + at, copy[1] + at, copy[2] + at, a.grad + at, count, (float)(clip / 4),
+                     1e-2f * t->rate, 0.9f, 0.999f, 1e-8f, 0.1f * t->decay, 1);
+    }
+    bool taken = optimizer_step(&a, &o, 1e-2, &norm) == STEP_TAKEN;
+    int same = 0;
+    for (int k = 0; k < 3; k++) {
+        float *got = fetched(*arena[k], a.param_count), *due = fetched(copy[k], a.param_count);
+        same += !memcmp(got, due, bytes);
+        free(got);
+        free(due);
+    }
+    check(taken && same == 3 && fabs(norm - want) <= 1e-6 * want && a.adam_step == 1,
+          "optimizer_step: %d trainables at rates 1 and 4, with and without decay, norm %.6f, expected %.6f",
+          (int)arrlen(a.list), norm, want);
+    float *before = fetched(a.param, a.param_count);
+    backend_upload(a.grad, &bad, sizeof bad);
+    bool halved = optimizer_step(&a, &o, 1e-2, &norm) == STEP_OVERFLOW && a.loss_scale == 2;
+    a.loss_scale = 1;
+    bool refused = optimizer_step(&a, &o, 1e-2, &norm) == STEP_NONFINITE && a.loss_scale == 1;
+    float *after = fetched(a.param, a.param_count);
+    check(halved && refused && a.adam_step == 1 && !memcmp(before, after, bytes),
+          "an infinite gradient halves the loss scale, at 1 it is refused, and no parameter changes");
+    free(before); free(after); free(grad);
+    for (int k = 0; k < 3; k++) backend_free(copy[k], bytes);
+    adapter_drop(&a);
+    model_close(&m);
+}
+
 #ifdef LORA_CUDA
 /* The table that is printed before step 0 against what the card says is gone. The emulator counts bytes. A card hands out
    pages of 2 MiB, so each of the seven arenas (norms, weights, activations, the adapter's four) may take one more or, where
@@ -972,5 +1104,7 @@ int main(void) {
     test_variants();
     test_stories();
     test_invariances();
+    test_shared();
+    test_optimizer();
     return finish();
 }
