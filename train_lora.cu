@@ -2213,10 +2213,10 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
 #define VERSION "0.1.0"
 
 #ifndef TESTING
-/* ====================================================================================================================
+/* ==================================================================================================================
    11  TERMINAL
    What the program says about itself: what it is busy with, errors and warnings, signals.
-   ==================================================================================================================== */
+   ================================================================================================================== */
 
 /* What the program is busy with, on stdout or, where that carries answers, stderr: on a terminal at once, on the line
    that the next one takes; elsewhere (a notebook, a log) as a line of its own, but only after two seconds of silence.
@@ -2328,18 +2328,19 @@ static void catch_signals(void) {
     for (int i = 0; i < 4; i++) if (signal(numbers[i], on_signal) == SIG_IGN && i >= 2) signal(numbers[i], SIG_IGN);
 }
 
-/* ====================================================================================================================
+/* ==================================================================================================================
    12  OPTIONS
    Names are Hugging Face's, dashes and underscores alike. A new option is one row of the table: where its value lands,
    what it may be, who uses it, its default. Parsing, --help, range checks, --config and run.json come from it.
-   ==================================================================================================================== */
+   ================================================================================================================== */
 
 /* The verbs, as bits; an option's row says which use it. plan rehearses train, so it takes the same words. */
 enum {
     TRAIN = 1, PLAN = 2, INSPECT = 4, GENERATE = 8, EVALUATE = 16, COMPARE = 32, MERGE = 64,
     /* no verbs: from the command line alone, never a file; names a place that is written to; kept with the adapter,
-       because prompts must be written, and a loss measured, as they were in training; of one call: not in run.json */
-    LINE_ONLY = 128, WRITES = 256, KEPT = 512, ONCE = 1024,
+       because prompts must be written, and a loss measured, as they were in training; of one call: not in run.json;
+       the same in all runs of a sweep */
+    LINE_ONLY = 128, WRITES = 256, KEPT = 512, ONCE = 1024, FIXED = 2048,
     RUN = TRAIN | PLAN, MEASURES = EVALUATE | COMPARE, ANSWERS = GENERATE | MEASURES, ROWS = RUN | INSPECT | ANSWERS,
     EVERY = ROWS | MERGE
 };
@@ -2371,9 +2372,8 @@ enum { REPORT_NONE, REPORT_TENSORBOARD, REPORT_COUNT };
 static const char *const report_name[REPORT_COUNT] = {"none", "tensorboard"};
 enum { MERGE_STORED, MERGE_F32, MERGE_BF16, MERGE_F16, MERGE_COUNT };
 static const char *const merge_name[MERGE_COUNT] = {"stored", "f32", "bf16", "f16"};
-static const char *const metric_name[] = {
-    "loss", "token_loss", "perplexity", "mean_example_perplexity", "mean_token_accuracy", "entropy", "eval_loss",
-    "eval_token_loss", "eval_perplexity", "eval_mean_example_perplexity", "eval_mean_token_accuracy", "eval_entropy"};
+/* The metrics that may choose the best model, "eval_" in front or not; filled by options_default, up to NULL. */
+static const char *metric_name[2 * LOG_METRICS + 1];
 
 struct Options {
     const Verb *verb;
@@ -2404,7 +2404,7 @@ typedef struct Option {
     OptionType type;
     size_t offset, bytes;                   /* in Options */
     double low, high;                       /* range of numbers, inclusive */
-    const char *const *names;               /* of 0 to high, or NULL */
+    const char *const *names;               /* of a choice 0 to high; of a text up to NULL; NULL: it has none */
     int verbs;                              /* that use it */
     const char *value;                      /* its default, or NULL */
     const char *help;
@@ -2422,11 +2422,11 @@ typedef struct Option {
 #define SWITCH(field) OPTION_SWITCH, FIELD(field, int), 0, 0, NULL
 #define CHOICE(field, names, count) OPTION_CHOICE, FIELD(field, int), 0, (count) - 1, names
 #define TEXT(field) OPTION_TEXT, FIELD(field, char *), 0, 0, NULL
-#define TEXT_OF(field, names) OPTION_TEXT, FIELD(field, char *), 0, sizeof(names) / sizeof *(names) - 1, names
+#define TEXT_OF(field, names) OPTION_TEXT, FIELD(field, char *), 0, 0, names
 #define LIST(field) OPTION_LIST, FIELD(field, char **), 0, 0, NULL
 static const Option option_table[] = {
     HEADING("What goes in and out"),
-    {"model", TEXT(train.model), EVERY, "data/base",
+    {"model", TEXT(train.model), EVERY | FIXED, "data/base",
      "folder of a Hugging Face model (llama, qwen2, qwen3, mistral, smollm3 or granite)"},
     {"data", LIST(data), ROWS, "data/hotel/train.jsonl",
      "data file: .jsonl, .json or .csv; train, plan and inspect take several, each with its own --data"},
@@ -2437,13 +2437,13 @@ static const Option option_table[] = {
      "only the first so many rows of --data"},
     {"max-eval-samples", INTEGER(train.max_eval_samples, 1, 1e9), RUN, NULL,
      "only the first so many rows of --eval-data"},
-    {"token-cache", TEXT(train.data_options.token_cache), RUN | INSPECT | MEASURES | WRITES, NULL,
+    {"token-cache", TEXT(train.data_options.token_cache), RUN | INSPECT | MEASURES | WRITES | FIXED, NULL,
      "folder that keeps the tokens of data files for the next run; runs may share it"},
-    {"output", TEXT(train.output), RUN | ANSWERS | MERGE | WRITES, "out",
+    {"output", TEXT(train.output), RUN | ANSWERS | MERGE | WRITES | FIXED, "out",
      "folder for the adapter and the logs; of evaluate and compare for scores and pages; of generate a file"},
     {"init-adapter", TEXT(train.init_adapter), RUN, NULL,
      "PEFT adapter folder to start from (its r, alpha and modules count)"},
-    {"config", TEXT(config), EVERY | ONCE, NULL, "JSON file of these options; the command line wins"},
+    {"config", TEXT(config), EVERY | ONCE | FIXED, NULL, "JSON file of these options; the command line wins"},
     HEADING("How rows become examples"),
     {"max-length", INTEGER(train.data_options.max_length, 2, 1 << 20), RUN | INSPECT | MEASURES | KEPT, "1024",
      "tokens; longer examples are cut at the end"},
@@ -2522,11 +2522,11 @@ static const Option option_table[] = {
     {"save-steps", INTEGER(train.save_steps, 1, 1e9), RUN, "500", "optimizer steps between checkpoints"},
     {"save-total-limit", INTEGER(train.save_total_limit, 1, 1e6), RUN, NULL,
      "keep so many of the newest checkpoints, and the best (not given: all)"},
-    {"resume", TEXT(train.resume), RUN | ONCE, NULL,
+    {"resume", TEXT(train.resume), RUN | ONCE | FIXED, NULL,
      "go on from a checkpoint folder, or from the newest checkpoint of an output folder"},
-    {"resume-force", FLAG(train.resume_force), RUN | ONCE, "false",
+    {"resume-force", FLAG(train.resume_force), RUN | ONCE | FIXED, "false",
      "although options, model or data differ from the checkpoint's"},
-    {"fallback-output", TEXT(train.fallback_output), RUN | WRITES, NULL,
+    {"fallback-output", TEXT(train.fallback_output), RUN | WRITES | FIXED, NULL,
      "where the adapter goes when --output cannot be written at the end (not given: the system's temporary folder)"},
     HEADING("Memory and machine"),
     {"recompute", CHOICE(train.recompute, recompute_name, RECOMPUTE_COUNT), RUN, "none",
@@ -2535,18 +2535,18 @@ static const Option option_table[] = {
      "choose micro-batch and recompute so that the run fits, with the same examples a step"},
     {"device-memory", BYTES(train.device_memory, 0x1p20, 0x1p50), RUN, NULL,
      "plan, --fit: what the run may take, as 24GiB (not given: what is free)"},
-    {"threads", INTEGER(threads, 0, 1024), EVERY, "0", "CPU threads (0: all)"},
+    {"threads", INTEGER(threads, 0, 1024), EVERY | FIXED, "0", "CPU threads (0: all)"},
     HEADING("Watching, and many runs"),
     {"logging-steps", INTEGER(train.logging_steps, 1, 1e9), RUN, "10", "steps between log lines"},
     {"report-to", CHOICE(report_to, report_name, REPORT_COUNT), RUN, "none",
      "also write TensorBoard's event files, into OUTPUT/runs"},
-    {"on-finish", TEXT(on_finish), RUN | LINE_ONLY, NULL,
+    {"on-finish", TEXT(on_finish), RUN | LINE_ONLY | FIXED, NULL,
      "shell command run when the run has ended, with TRAIN_LORA_STATUS, _OUTPUT, _STEPS, _TRAIN_LOSS, _EVAL_LOSS, "
      "_MESSAGE in its environment"},
-    {"sweep", LIST(sweep), TRAIN, NULL,
+    {"sweep", LIST(sweep), TRAIN | FIXED, NULL,
      "NAME=VALUE,VALUE,...: a run for every value, and for every combination where given several times; values with "
      "commas in them are separated by ';', as 'target_modules=q,v;all-linear'"},
-    {"dry-run", FLAG(dry_run), TRAIN, "false", "list the runs of a --sweep and stop"},
+    {"dry-run", FLAG(dry_run), TRAIN | FIXED, "false", "list the runs of a --sweep and stop"},
     HEADING("Answers: generate, evaluate, compare, merge"),
     {"dtype", CHOICE(dtype, merge_name, MERGE_COUNT), MERGE, "stored",
      "of the merged weights; stored: as the base has them"},
@@ -2609,9 +2609,15 @@ static const Option *option_find(const char *name) {
     return NULL;
 }
 static bool option_is_flag(const Option *d) { return d && (d->type == OPTION_FLAG || d->type == OPTION_SWITCH); }
+static int names_count(const Option *d) {
+    int n = 0;
+    if (d->type == OPTION_CHOICE) return (int)d->high + 1;
+    while (d->names[n]) n++;
+    return n;
+}
 /* What it may be, as "a|b|c". */
 static void names_add(Text *t, const Option *d) {
-    for (int i = 0; i <= (int)d->high; i++) text_print(t, "%s%s", i ? "|" : "", d->names[i]);
+    for (int i = 0; i < names_count(d); i++) text_print(t, "%s%s", i ? "|" : "", d->names[i]);
 }
 
 /* Is value one of "a|b|c"? */
@@ -2729,7 +2735,7 @@ static const char *nearest(const char *word, const char *const *names, int count
 
 /* Position of a value among the option's names; an error where it is none of them. */
 static int option_choice(const Option *d, const char *value, const char *where) {
-    int count = (int)d->high + 1;
+    int count = names_count(d);
     for (int i = 0; i < count; i++) if (!strcmp(value, d->names[i])) return i;
     char word[128];
     Text list = TEXT_EMPTY;
@@ -2856,8 +2862,21 @@ static const char *data_path(const char *name) {
     }
     return name;
 }
+static void metric_names_fill(void) {
+    int n = 0;
+    if (metric_name[0]) return;
+    for (int eval = 0; eval < 2; eval++)
+        for (int i = 0; i < LOG_METRICS; i++) {
+            const char *name = log_metric[i].name;
+            if (!(log_metric[i].is & METRIC_BEST)) continue;
+            char *copy = (char *)must_alloc(strlen(name) + 6);
+            snprintf(copy, strlen(name) + 6, "%s%s", eval ? "eval_" : "", name);
+            metric_name[n++] = copy;
+        }
+}
 static void options_default(Options *o, bool embedded) {
     memset(o, 0, sizeof *o);
+    metric_names_fill();
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
         const char *value = d->value;
@@ -3280,10 +3299,10 @@ static void print_help(const Verb *verb) {
     }
 }
 
-/* ====================================================================================================================
+/* ==================================================================================================================
    13  RUNS
    inspect, plan and train: what a run prints and leaves beside its adapter, by hooks.
-   ==================================================================================================================== */
+   ================================================================================================================== */
 
 enum { SAMPLES = 8 };
 /* What the hooks of a run share. */
@@ -3299,7 +3318,8 @@ typedef struct Screen {
     Tokenizer *tokenizer;                   /* for --sample-prompts */
     Prompts samples;
     Generator generator;                    /* their memory, taken before the first step */
-    Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation; their texts are NULL before the first */
+    Answer before[SAMPLES], after[SAMPLES]; /* of the base; of the adapter at the last evaluation; the texts are NULL
+                                               before the first */
     int64_t answered;                       /* the step of `after` */
     bool stale;                             /* the report could not be written: said once */
 } Screen;
@@ -3307,13 +3327,15 @@ typedef struct Screen {
 static void print_memory(const MemoryTable *memory) {
     char text[32];
     printf("memory\n");
-    for (int i = 0; i < memory->count; i++) printf("  %-44s %12s\n", memory->row[i].name, bytes_text(text, sizeof text, (double)memory->row[i].bytes));
+    for (int i = 0; i < memory->count; i++)
+        printf("  %-44s %12s\n", memory->row[i].name, bytes_text(text, sizeof text, (double)memory->row[i].bytes));
     printf("  %-44s %12s\n", "total", bytes_text(text, sizeof text, (double)memory->total));
 }
 
 static void print_data(const char *label, const char *path, const Dataset *d) {
     const DataStats *s = &d->stats;
-    printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples, (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
+    printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples,
+           (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
     if (s->truncated) printf(", %lld cut at max-length", (long long)s->truncated);
     if (s->dropped) printf(", %lld dropped without a labelled token", (long long)s->dropped);
     if ((int64_t)d->slots != s->examples) printf(", packed into %zu", d->slots);
@@ -3361,8 +3383,7 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
     fprintf(to, "warning: %lld %sof %lld rows are cut at --max-length %d, %lld of them in their last reply, "
                 "%lld before it; %s; raise it",
             (long long)s->truncated, o->split_turns ? "turns " : "", (long long)s->rows, o->max_length,
-                (long long)(s->cut_replies - s->lost_replies),
-            (long long)s->lost_replies, path);
+            (long long)(s->cut_replies - s->lost_replies), (long long)s->lost_replies, path);
     fprintf(to, s->cut_replies && !o->truncate_prompt ?
             ", or let --truncate-prompt cut the prompt's beginning instead\n" : "\n");
 }
@@ -3466,72 +3487,97 @@ static void samples_print(const Screen *screen) {
     }
 }
 
-static bool on_begin(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
-                     const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
-    clear_bar((const Screen *)user);
-    Screen *screen = (Screen *)user;
+/* What is trained: the base model and the adapter on it. */
+static void print_model(const Model *m, const Adapter *a, const char *folder) {
     const ModelConfig *c = &m->config;
+    const LoraConfig *l = &a->config;
     size_t parameters = model_parameters(m);
-    const char *format = weight_format[m->head.format].name;
-    printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", o->model, c->model_type,
-           (double)parameters * 1e-6, format, c->num_hidden_layers, c->hidden_size);
-    printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", a->config.r, (double)a->config.lora_alpha, (double)a->config.lora_dropout, a->config.use_rslora ? ", rsLoRA" : "");
-    for (int j = 0; j < MODULE_COUNT; j++) if (a->config.target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
-    printf(": %.2f M trainable parameters (%.2f %%)\n", (double)a->param_count * 1e-6, 100.0 * (double)a->param_count / (double)(parameters + a->param_count));
+    printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", folder, c->model_type,
+           (double)parameters * 1e-6, weight_format[m->head.format].name, c->num_hidden_layers, c->hidden_size);
+    printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", l->r, (double)l->lora_alpha, (double)l->lora_dropout,
+           l->use_rslora ? ", rsLoRA" : "");
+    for (int j = 0; j < MODULE_COUNT; j++)
+        if (l->target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
+    printf(": %.2f M trainable parameters (%.2f %%)\n", (double)a->param_count * 1e-6,
+           100.0 * (double)a->param_count / (double)(parameters + a->param_count));
+}
+/* On what, and what of the files is left out. */
+static void print_files(Screen *screen, const TrainOptions *o, const Dataset *train, const Dataset *eval) {
     char name[PATH_MAX + 32];
     snprintf(name, sizeof name, o->more_data_count ? "%s and %d more" : "%s", o->data, o->more_data_count);
-    if (train->rebuilt || (eval && eval->rebuilt)) on_warning(screen, "a file of the token cache was damaged, and is written again");
+    if (train->rebuilt || (eval && eval->rebuilt))
+        on_warning(screen, "a file of the token cache was damaged, and is written again");
     if (o->data) print_data("data", name, train);
     if (eval) print_data("eval", o->eval_data ? o->eval_data : "held out of it", eval);
     fflush(stdout);
     if (o->data) print_lost(stderr, name, &train->stats, &o->data_options);
     if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats, &o->data_options);
-    if (o->data) printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps, o->gradient_accumulation_steps, o->per_device_train_batch_size, o->learning_rate,
-                        schedule_name[o->lr_scheduler_type], (long long)o->seed);
-    else printf("%-8s %d x %d examples of %d tokens\n", "run", o->gradient_accumulation_steps, o->per_device_train_batch_size, o->data_options.max_length);
-    if (o->fit) printf("%-8s %d x %d examples, --recompute %s\n", "fit", o->gradient_accumulation_steps, o->per_device_train_batch_size, recompute_name[o->recompute]);
+}
+/* How, and in how much memory. */
+static void print_plan(const TrainOptions *o, const MemoryTable *memory, int64_t total_steps) {
+    int accumulation = o->gradient_accumulation_steps, batch = o->per_device_train_batch_size;
+    if (o->data)
+        printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps,
+               accumulation, batch, o->learning_rate, schedule_name[o->lr_scheduler_type], (long long)o->seed);
+    else printf("%-8s %d x %d examples of %d tokens\n", "run", accumulation, batch, o->data_options.max_length);
+    if (o->fit)
+        printf("%-8s %d x %d examples, --recompute %s\n", "fit", accumulation, batch, recompute_name[o->recompute]);
     print_memory(memory);
     fflush(stdout);
-    if (!screen->plan_only) phase_show("training");
-    /* What --fit chose belongs to the run's options. */
-    screen->o->train.per_device_train_batch_size = o->per_device_train_batch_size;
-    screen->o->train.per_device_eval_batch_size = o->per_device_eval_batch_size;
-    screen->o->train.gradient_accumulation_steps = o->gradient_accumulation_steps;
-    screen->o->train.recompute = o->recompute;
-    screen->total = memory->total;
-    if (screen->plan_only) return true;
-    Text text = options_text(screen->o);
+}
+/* Opens what is written beside the adapter: run.json's text, report.html, TensorBoard's events. */
+static bool outputs_open(Screen *screen, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
+                         const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
     char model[PATH_MAX + 128], adapter[128];
-    snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, c->model_type,
-             (double)parameters * 1e-6, format);
-    snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)a->param_count * 1e-6, a->config.r, (double)a->config.lora_alpha);
-    report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, text.at);
+    Options own = *screen->o;
+    own.train = *o;                         /* with what --fit chose */
+    screen->about = options_text(&own);
+    a->about = screen->about.at;            /* run.json belongs to the adapter and is written with it */
+    snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, m->config.model_type,
+             (double)model_parameters(m) * 1e-6, weight_format[m->head.format].name);
+    snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)a->param_count * 1e-6, a->config.r,
+             (double)a->config.lora_alpha);
+    report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, screen->about.at);
     screen->page = true;
-    screen->model = m;
-    screen->adapter = a;
-    a->about = text.at;                     /* run.json belongs to the adapter and is written with it */
-    screen->about = text;
     if (!report_write(&screen->report, "running", NULL, NULL, err)) return false;
     return screen->o->report_to != REPORT_TENSORBOARD || (screen->events = events_open(o->output, err));
+}
+static bool on_begin(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
+                     const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err) {
+    Screen *screen = (Screen *)user;
+    clear_bar(screen);
+    print_model(m, a, o->model);
+    print_files(screen, o, train, eval);
+    print_plan(o, memory, total_steps);
+    screen->model = m;
+    screen->adapter = a;
+    screen->total = memory->total;
+    if (screen->plan_only) return true;
+    phase_show("training");
+    return outputs_open(screen, m, a, o, train, eval, memory, total_steps, err);
 }
 
 static void on_step(void *user, const LogRecord *r) {
     const Screen *screen = (const Screen *)user;
     if (!screen->bar) return;
     struct winsize w;
-    int columns = ioctl(1, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80, width = columns > 110 ? 30 : columns > 90 ? 16 : 0;
-    char line[256], eta[32];
-    int done = (int)((double)width * (double)r->step / (double)r->total_steps), n = 0;
+    int columns = ioctl(1, TIOCGWINSZ, &w) == 0 && w.ws_col > 0 ? w.ws_col : 80;
+    int width = columns > 110 ? 30 : columns > 90 ? 16 : 0;
+    int done = (int)((double)width * (double)r->step / (double)r->total_steps);
+    char bar[40] = "", eta[32];
     if (width) {
-        line[n++] = '[';
-        for (int i = 0; i < width; i++) line[n++] = i < done ? '#' : '.';
-        line[n++] = ']';
-        line[n++] = ' ';
+        memset(bar, '.', (size_t)width + 1);
+        memset(bar + 1, '#', (size_t)done);
+        bar[0] = '[';
+        snprintf(bar + width + 1, 3, "] ");
     }
-    snprintf(line + n, sizeof line - (size_t)n, "%lld/%lld  loss %.4f  lr %.2e  %.0f tokens/s, %.0f %% of peak  ETA %s", (long long)r->step, (long long)r->total_steps, r->loss, r->learning_rate, r->tokens_per_second, 100 * r->ceiling_share,
-             duration_text(eta, sizeof eta, r->eta));
-    printf("\r\033[K%.*s", columns - 1, line);
+    Text line = TEXT_EMPTY;
+    text_print(&line, "%s%lld/%lld  loss %.4f  lr %.2e  %.0f tokens/s, %.0f %% of peak  ETA %s", bar,
+               (long long)r->step, (long long)r->total_steps, r->loss, r->learning_rate, r->tokens_per_second,
+               100 * r->ceiling_share, duration_text(eta, sizeof eta, r->eta));
+    printf("\r\033[K%.*s", columns - 1, line.at);
     fflush(stdout);
+    text_free(&line);
 }
 
 static void on_log(void *user, const LogRecord *r) {
@@ -3556,7 +3602,7 @@ static void on_log(void *user, const LogRecord *r) {
     fflush(stdout);
     if (r->eval && r->step < r->total_steps) phase_show("training");
 }
-static bool on_stop(void *user) { (void)user; return interrupted != 0; }      /* a signal, or -1: the run cannot go on */
+static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 
 static int verb_inspect(Options *o) {
     Error err;
@@ -3585,7 +3631,8 @@ static int plan_verdict(const Options *o, size_t total) {
     bytes_text(need, sizeof need, (double)total);
     bytes_text(have, sizeof have, (double)limit);
     if (limit && total > limit) {
-        fail(&err, "the run does not fit: %s needed, %s there; memory; add --fit, lower --max-length, or use a smaller model", need, have);
+        fail(&err, "the run does not fit: %s needed, %s there; memory; add --fit, lower --max-length, or use a "
+                   "smaller model", need, have);
         return failed(&err);
     }
     if (limit) printf("fits     in %s\n", have);
@@ -3703,7 +3750,8 @@ static int run_train(Options *o, const Model *model, TrainResult *result) {
     memset(&screen, 0, sizeof screen);
     screen.o = o;
     bool plan_only = screen.plan_only = o->verb->bit == PLAN;
-    if (plan_only && option_given(o, "model") && !option_given(o, "data")) o->train.data = o->train.eval_data = NULL;     /* full length, then */
+    if (plan_only && option_given(o, "model") && !option_given(o, "data"))
+        o->train.data = o->train.eval_data = NULL;         /* full length, then */
     screen.bar = isatty(1);
     TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase,
                         samples_plan};
@@ -3727,11 +3775,12 @@ static int run_train(Options *o, const Model *model, TrainResult *result) {
     return result->stopped ? 128 + interrupted : 0;
 }
 
-/* ================================================================================================================================================
+/* ==================================================================================================================
    14  SWEEP
-   Every combination of the values of --sweep is a run of its own, in a folder of its own, over one base model that stays open. OUTPUT/sweep.json keeps what is done, so that an interrupted sweep goes on where it was. A run that
+   Every combination of the values of --sweep is a run of its own, in a folder of its own, over one base model that
+   stays open. OUTPUT/sweep.json keeps what is done, so that an interrupted sweep goes on where it was. A run that
    fails on its way (a learning rate that diverges) costs itself alone; one that cannot even begin ends the sweep.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 enum { SWEEP_NUMBERS = 10 };
 static const char *const sweep_number[SWEEP_NUMBERS] = {
@@ -3749,17 +3798,14 @@ typedef struct SweepRun {
 /* "name=a,b,c", or "name=q,v;q,k,v,o;all-linear" where a value has commas itself. */
 typedef struct SweepAxis { const Option *option; char **value; } SweepAxis;      /* value: stb_ds array */
 static SweepAxis sweep_axis(const Options *o, const char *word) {
-    static const char *const fixed[] = {"model", "output", "fallback-output", "resume", "resume-force", "config",
-                                        "sweep", "dry-run", "threads", "on-finish", "token-cache"};
     const char *equals = strchr(word, '=');
     SweepAxis axis = {NULL, NULL};
     char name[64];
     if (!equals || !equals[1]) usage_error("bad --sweep '%s'; command line; write it as learning_rate=5e-5,1e-4", word);
     option_name(name, word, strcspn(word, "="));
     axis.option = option_or_die(name, o->verb, "--sweep", false);
-    for (size_t k = 0; k < sizeof fixed / sizeof *fixed; k++)
-        if (!strcmp(name, fixed[k]))
-            usage_error("--%s cannot vary within a sweep; --sweep; start one run after the other instead", name);
+    if (axis.option->verbs & FIXED)
+        usage_error("--%s cannot vary within a sweep; --sweep; start one run after the other instead", name);
     const char *between = strchr(equals, ';') ? ";" : ",";
     for (const char *c = equals + 1; ; c += strcspn(c, between) + 1) {
         size_t n = strcspn(c, between);
@@ -3778,6 +3824,7 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
     enum { LONGEST = 200 };
     Options own = *o;
     Text name = TEXT_EMPTY;
+    char key[64];
     option_unset(&own, option_find("sweep"));
     own.command = NULL;
     memset(run, 0, sizeof *run);
@@ -3791,9 +3838,8 @@ static Options sweep_options(const Options *o, const SweepAxis *axes, int number
         const Option *d = axes[i].option;
         if (d->type == OPTION_LIST) *(const char ***)((char *)&own + d->offset) = NULL;    /* not the others' list */
         option_set(&own, d, run->value[i], "--sweep");
-        text_print(&name, "%s%s-%s", i ? "_" : "", d->name, run->value[i]);
-        char *at = name.at + name.length - strlen(run->value[i]) - strlen(d->name) - 1;
-        for (char *c = at; c < at + strlen(d->name); c++) if (*c == '-') *c = '_';
+        option_key(key, d);
+        text_print(&name, "%s%s-%s", i ? "_" : "", key, run->value[i]);
     }
     for (char *c = name.at; *c; c++) if (*c == '/' || *c == ' ') *c = '.';
     if (name.length > LONGEST) {
@@ -3942,19 +3988,43 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
     }
 }
 
-static int run_sweep(Options *o) {
-    Error err;
-    int count = 1, status = 0;
+/* The axes of --sweep, and how many runs they make. */
+static SweepAxis *sweep_axes(const Options *o, int *count) {
     SweepAxis *axes = NULL;                 /* stb_ds array */
+    *count = 1;
     for (ptrdiff_t i = 0; i < arrlen(o->sweep); i++) {
         SweepAxis axis = sweep_axis(o, o->sweep[i]);
-        if (count > 10000 / (int)arrlen(axis.value)) usage_error("more than 10000 runs; --sweep; vary less at a time");
+        if (*count > 10000 / (int)arrlen(axis.value))
+            usage_error("more than 10000 runs; --sweep; vary less at a time");
         for (ptrdiff_t k = 0; k < i; k++)
             if (axes[k].option == axis.option)
                 usage_error("--%s is swept twice; --sweep; give all its values at once", axis.option->name);
-        count *= (int)arrlen(axis.value);
+        *count *= (int)arrlen(axis.value);
         arrput(axes, axis);
     }
+    return axes;
+}
+/* One run of the sweep, gone on with where it was interrupted: its exit status, 0 also where it failed on its way. */
+static int sweep_run(Options *own, SweepRun *run, const Model *model) {
+    TrainResult result;
+    if (checkpoints_list(own->train.output, -1).count) own->train.resume = own->train.output;
+    int status = run_train(own, model, &result);
+    run->failed = status == 1 && result.steps > 0;
+    run->done = !status;
+    if (!run->done) return run->failed ? 0 : status;
+    double seconds = fmax(result.seconds, 1e-9), best = result.best_step ? result.best_metric : NAN;
+    bool saved_best = own->train.load_best_model_at_end && result.best_step && !own->train.metric_for_best_model;
+    const double numbers[SWEEP_NUMBERS] = {
+        saved_best ? best : result.last_eval_loss, result.train_loss, result.last.mean_token_accuracy,
+        result.last.entropy, result.samples / seconds, (double)result.steps / seconds, result.total_flos, best,
+        (double)result.steps, result.seconds};
+    memcpy(run->number, numbers, sizeof numbers);
+    return 0;
+}
+static int run_sweep(Options *o) {
+    Error err;
+    int count, status = 0;
+    SweepAxis *axes = sweep_axes(o, &count);
     SweepRun *runs = (SweepRun *)must_alloc((size_t)count * sizeof *runs);
     char path[PATH_MAX];
     path_in(path, sizeof path, o->train.output, "sweep.json");
@@ -3975,27 +4045,13 @@ static int run_sweep(Options *o) {
     memset(&model, 0, sizeof model);
     for (int i = 0; i < count && !status; i++) {
         SweepRun ignored;
-        TrainResult result;
         const char *before = runs[i].done ? ", done before" : "";
         printf("%srun %d of %d: %s%s\n", i && !o->dry_run ? "\n" : "", i + 1, count, runs[i].name, before);
         if (o->dry_run || runs[i].done) continue;
         Options own = sweep_options(o, axes, i, &ignored);
         if (!model.folder && !model_open(&model, o->train.model, &err)) { status = failed(&err); break; }
-        if (checkpoints_list(own.train.output, -1).count) own.train.resume = own.train.output;        /* interrupted */
-        status = run_train(&own, &model, &result);
-        runs[i].failed = status == 1 && result.steps > 0;
-        if (runs[i].failed) { status = 0; continue; }
-        if (status) break;
-        runs[i].done = true;
-        double seconds = fmax(result.seconds, 1e-9), best = result.best_step ? result.best_metric : NAN;
-        bool saved_best = own.train.load_best_model_at_end && result.best_step && !own.train.metric_for_best_model;
-        const double numbers[SWEEP_NUMBERS] = {
-            saved_best ? best : result.last_eval_loss, result.train_loss, result.last.mean_token_accuracy,
-            result.last.entropy,
-            result.samples / seconds, (double)result.steps / seconds, result.total_flos, best, (double)result.steps,
-            result.seconds};
-        memcpy(runs[i].number, numbers, sizeof numbers);
-        if (!sweep_write(runs, count, axes, o->train.output, &err)) status = failed(&err);
+        status = sweep_run(&own, &runs[i], &model);
+        if (runs[i].done && !sweep_write(runs, count, axes, o->train.output, &err)) status = failed(&err);
     }
     model_close(&model);
     folder_unlock(&lock);
@@ -4016,10 +4072,10 @@ static int verb_train(Options *o) {
     return arrlen(o->sweep) ? run_sweep(o) : run_train(o, NULL, &result);
 }
 
-/* ================================================================================================================================================
+/* ==================================================================================================================
    15  GENERATE
    Answers on stdout, everything else on stderr. A session is an open model with one of its adapters on, or none: what generate, evaluate, compare and merge work with.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 typedef struct Session {
     Model model;
@@ -4413,10 +4469,10 @@ static int verb_merge(Options *o) {
     return 0;
 }
 
-/* ================================================================================================================================================
+/* ==================================================================================================================
    16  EVALUATE AND COMPARE
    The same rows before and after: columns, scores, tables and pages are data/evaluate.h's.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 /* What is going to be measured, and what of it the loss leaves out. */
 static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d) {
@@ -4524,9 +4580,9 @@ static int verb_evaluate(Options *o) {
     return 0;
 }
 
-/* ================================================================================================================================================
+/* ==================================================================================================================
    17  MAIN
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 static const Verb *verb_or_die(const char *name) {
     Text list = TEXT_EMPTY;

@@ -201,7 +201,7 @@ static void test_run_json(void) {
         else if (!strcmp(d->name, "model")) value = "data/base";
         else if (!strcmp(d->name, "chat-template")) value = "chatml";
         else if (!strcmp(d->name, "prompt-template")) value = "U: {prompt}\t";
-        else if (d->names) value = d->names[(int)d->high];
+        else if (d->names) value = d->names[names_count(d) - 1];
         else if (option_is_flag(d)) value = strcmp(option_value(&o, d, number), "true") ? "true" : "false";
         else if (d->type < OPTION_FLAG) {
             bool whole = d->type == OPTION_INT || d->type == OPTION_INT64 || d->type == OPTION_BYTES;
