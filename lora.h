@@ -574,32 +574,39 @@ extern const char *const schedule_name[SCHEDULE_COUNT];
 /* Factor of the learning rate at 0-based step `step` of `total` (transformers/optimization.py). With warm-up the first step has factor 0. */
 double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    6  TRAINING
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
-typedef enum { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH, STRATEGY_COUNT } Strategy;      /* when to evaluate, when to save */
+/* when to evaluate, when to save */
+typedef enum { STRATEGY_NO, STRATEGY_STEPS, STRATEGY_EPOCH, STRATEGY_COUNT } Strategy;
 extern const char *const strategy_name[STRATEGY_COUNT];    /* "no", "steps", "epoch" */
 /* A step whose loss or gradient is not finite ends the run, or is left out and counted. */
 typedef enum { NONFINITE_STOP, NONFINITE_SKIP, NONFINITE_COUNT } OnNonfinite;
 extern const char *const nonfinite_name[NONFINITE_COUNT];
 
-/* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise. train_defaults fills in the embedded default's. */
+/* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise.
+   train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
     const char *model, *output, *init_adapter;     /* folders; init_adapter may be NULL */
     const char *data, *eval_data;           /* files; eval_data may be NULL, and data for a plan */
     const char *const *more_data; int more_data_count;     /* further training files */
     int max_train_samples, max_eval_samples;       /* rows of data and of eval_data, from the first; 0: all */
-    double eval_split;                      /* without eval_data: this share of the training examples is held out for evaluation; 0: none */
+    double eval_split;                      /* without eval_data: this share of the training examples is held out for
+                                               evaluation; 0: none */
     LoraConfig lora;
-    double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, num_train_epochs;
+    double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
+    double num_train_epochs;
     Schedule lr_scheduler_type;
-    int warmup_steps, max_steps, per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps, logging_steps;   /* max_steps <= 0: off */
+    int warmup_steps, max_steps, logging_steps;       /* max_steps <= 0: off */
+    int per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps;
     bool shuffle;
     int64_t seed;
     DataOptions data_options;
     Recompute recompute;
-    bool fit;                               /* choose micro-batch and recompute level so that the run fits: the cheapest level, then the largest micro-batch; their product with the accumulation stays */
+    bool fit;                               /* choose micro-batch and recompute level so that the run fits: the cheapest
+                                               level, then the largest micro-batch; their product with the accumulation
+                                               stays */
     size_t device_memory;                   /* bytes that a run may take; 0: what is free */
     /* evaluation: during training by strategy, and after the last step in any case where there is eval_data */
     Strategy eval_strategy;
@@ -607,16 +614,21 @@ typedef struct TrainOptions {
     bool eval_on_start;                     /* also before the first step */
     const char *metric_for_best_model;      /* a metric_find name; NULL: loss */
     int greater_is_better;                  /* 0, 1; -1: what the metric is, true of the token accuracy only */
-    bool load_best_model_at_end;            /* the adapter that is saved is the best evaluation's: an evaluation that improves the metric writes a checkpoint */
-    int early_stopping_patience;            /* stop after so many evaluations in a row that do not improve the metric by more than the threshold; 0: never */
+    bool load_best_model_at_end;            /* the adapter that is saved is the best evaluation's: an evaluation that
+                                               improves the metric writes a checkpoint */
+    int early_stopping_patience;            /* stop after so many evaluations in a row that do not improve the metric by
+                                               more than the threshold; 0: never */
     double early_stopping_threshold;
     /* checkpoints */
-    Strategy save_strategy;                 /* when output/checkpoint-N is written, and after the last step; a stopped run writes one in any case */
+    Strategy save_strategy;                 /* when output/checkpoint-N is written, and after the last step; a stopped
+                                               run writes one in any case */
     int save_steps, save_total_limit;       /* keep so many of the newest, and the best (0: all) */
-    const char *resume;                     /* a checkpoint folder, or an output folder (then its newest checkpoint); NULL: start afresh */
+    const char *resume;                     /* a checkpoint folder, or an output folder (then its newest checkpoint);
+                                               NULL: start afresh */
     bool resume_force;                      /* go on although options or data differ from the checkpoint's */
     OnNonfinite on_nonfinite;
-    const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL: the system's temporary folder */
+    const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL:
+                                               the system's temporary folder */
 } TrainOptions;
 
 /* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. Checkpoints
@@ -675,9 +687,12 @@ typedef struct TrainHooks {
     /* before anything is written or trained; false: the run ends here, err says why */
     bool (*on_begin)(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
                      const Dataset *eval, const MemoryTable *memory, int64_t total_steps, Error *err);
-    void (*on_step)(void *user, const LogRecord *record);                     /* after every optimizer step, with that step's own loss: for a progress bar */
-    void (*on_log)(void *user, const LogRecord *record);                      /* every logging_steps, averaged since the last one; and every evaluation */
-    void (*on_warning)(void *user, const char *text);                         /* something went wrong that the run survives: a checkpoint that could not be written, a step left out */
+    /* after every optimizer step, with that step's own loss: for a progress bar */
+    void (*on_step)(void *user, const LogRecord *record);
+    /* every logging_steps, averaged since the last one; and every evaluation */
+    void (*on_log)(void *user, const LogRecord *record);
+    /* something went wrong that the run survives: a checkpoint that could not be written, a step left out */
+    void (*on_warning)(void *user, const char *text);
     bool (*stop)(void *user);               /* asked after every step; true ends the run early, with everything saved */
     const Model *model;                     /* NULL, or the base model, already open: several runs over one (a sweep) */
     bool plan_only;                         /* end after on_begin: nothing is allocated for the run, nothing written */
@@ -688,8 +703,10 @@ typedef struct TrainHooks {
 } TrainHooks;
 
 typedef struct TrainResult {
-    int64_t steps, resumed_from;            /* taken, of a run that failed too; resumed_from: the checkpoint's step, 0 where there was none */
-    int64_t best_step, skipped;             /* the best evaluation (0: none) and the adapter saved is its, with load_best_model_at_end; steps left out */
+    int64_t steps, resumed_from;            /* taken, of a run that failed too; resumed_from: the checkpoint's step, 0
+                                               where there was none */
+    int64_t best_step, skipped;             /* the best evaluation (0: none) and the adapter saved is its, with
+                                               load_best_model_at_end; steps left out */
     double best_metric, first_eval_loss, last_eval_loss, train_loss, seconds, training_seconds /* without evaluation */;
     bool stopped, early_stopped;            /* by the hook; by patience */
     double total_flos, samples;             /* as trainer_state.json has them; examples seen */
@@ -702,29 +719,32 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
 /* Evaluation over a data set. Two ways of averaging, never under one name:
      loss, mean_token_accuracy, entropy    as transformers' Trainer and TRL log them (eval_loss,
                                       eval_mean_token_accuracy, eval_entropy): a mean over the batches
-                                      of each one's own mean, the loss weighted by the batch's slots. They depend on batch_size, and on packing, as theirs do
+                                      of each one's own mean, the loss weighted by the batch's slots. They depend on
+                                      batch_size, and on packing, as theirs do
      token_loss, token_accuracy, token_entropy    every token counts alike, however examples fall into batches
    perplexity = exp(token_loss); mean_example_perplexity = mean over examples of exp(its own mean loss). */
 typedef struct EvalResult {
     LogRecord record;                       /* its metrics; where the run was is the caller's to fill in */
     int64_t tokens, examples;               /* labelled tokens; examples that have any */
 } EvalResult;
-bool model_evaluate(const Model *m, const Adapter *a /* NULL: the base alone */, Workspace *w, const Dataset *d, Batch *b,
-                    int batch_size, EvalResult *result, Error *err);
+bool model_evaluate(const Model *m, const Adapter *a /* NULL: the base alone */, Workspace *w, const Dataset *d,
+                    Batch *b, int batch_size, EvalResult *result, Error *err);
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    7  GENERATION
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 
-/* Names, meanings and order are those of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p (generation/utils.py, _get_logits_processor). */
+/* Names, meanings and order are those of transformers' generate: repetition penalty, temperature, top-k, top-p, min-p
+   (generation/utils.py, _get_logits_processor). */
 typedef struct GenerateOptions {
     int max_new_tokens, batch_size;         /* batch_size: sequences at once; answers do not depend on it */
     double temperature;                     /* 0: greedy, the likeliest token (the lowest id among equals) */
     int top_k;                              /* 0: off */
     double top_p, min_p, repetition_penalty;      /* 1, 0, 1: off */
     uint64_t seed;                          /* with the prompt's row and the position: the key of every random number */
-    const char *const *stop; int stop_count;      /* texts that end an answer and do not belong to it; the tokenizer's stop tokens always do */
+    const char *const *stop; int stop_count;      /* texts that end an answer and do not belong to it; the tokenizer's
+                                                     stop tokens always do */
     void (*on_answer)(void *user, size_t prompt);      /* NULL, or told whenever answers[prompt] is complete; in any
                                                           order */
 } GenerateOptions;
@@ -733,11 +753,12 @@ typedef struct GenerateOptions {
    name. */
 bool generate_defaults(GenerateOptions *o, const char *folder, Error *err);
 
-typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Answer;      /* ids [count] without the stop token; stopped: false where max_new_tokens ended it */
+/* ids: [count], without the stop token. stopped: false where max_new_tokens ended it. */
+typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Answer;
 void answers_free(Answer *answers, size_t count);
 
-/* What generation writes: for at most cache.slots sequences at once, prompts and their answers of at most cache.capacity
-   tokens, of a model with adapters no wider than a (NULL: the base alone). */
+/* What generation writes: for at most cache.slots sequences at once, prompts and their answers of at most
+   cache.capacity tokens, of a model with adapters no wider than a (NULL: the base alone). */
 typedef struct Generator {
     Workspace work;
     Cache cache;
@@ -758,9 +779,11 @@ void generator_close(Generator *g);
 bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokenizer *t, const Prompt *prompts,
                     size_t count, const GenerateOptions *o, Answer *answers,
                     bool (*on_text)(void *user, size_t prompt, const char *text, size_t bytes), void *user, Error *err);
-/* One token from logits [V], which are scratch afterwards. seen: the prompt's and the answer's tokens so far; work: [V]. */
+/* One token from logits [V], which are scratch afterwards. seen: the prompt's and the answer's tokens so far; prompt:
+   its row; work: [V]. */
 typedef struct Candidate { float p; int32_t id; } Candidate;
-int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt /* its row */, uint32_t position, Candidate *work);
+int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o,
+                     uint64_t prompt, uint32_t position, Candidate *work);
 
 #ifdef __cplusplus
 }
@@ -3406,18 +3429,20 @@ double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total) 
     return fmax(0, 0.5 * (1 + cos(3.14159265358979323846 * (double)(step - warmup) / rest)));
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    6  TRAINING
-   The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the last accumulation of an epoch possibly smaller, the loss of an optimizer
-   step = sum of token losses / labelled tokens of the whole step.
-   ================================================================================================================================================ */
+   The order of things follows transformers' Trainer: per epoch torch.randperm(seed + epoch), batches cut from it, the
+   last accumulation of an epoch possibly smaller, the loss of an optimizer step = sum of token losses / labelled tokens
+   of the whole step.
+   ================================================================================================================== */
 
 /* The plan of a run in numbers: how many micro-batches and optimizer steps. */
 typedef struct RunPlan { int64_t micro_per_epoch, steps_per_epoch, total_steps, epochs, warmup; } RunPlan;
 
 static RunPlan run_plan(const TrainOptions *o, const Dataset *d) {
     RunPlan p;
-    int64_t slots = d->slots ? (int64_t)d->slots : 1, batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
+    int64_t slots = d->slots ? (int64_t)d->slots : 1;
+    int64_t batch = o->per_device_train_batch_size, accumulate = o->gradient_accumulation_steps;
     p.micro_per_epoch = (slots + batch - 1) / batch;
     p.steps_per_epoch = (p.micro_per_epoch + accumulate - 1) / accumulate;
     p.total_steps = o->max_steps > 0 ? o->max_steps : (int64_t)ceil(o->num_train_epochs * (double)p.steps_per_epoch);
@@ -3436,8 +3461,8 @@ static bool train_ids_check(const Dataset *d, int vocab, const char *path, Error
     for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
         for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
             if (d->ids[n] >= vocab || d->labels[n] >= vocab)
-                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another model",
-                            d->ids[n] >= vocab ? d->ids[n] : d->labels[n], vocab, path, (long long)d->row[e]);
+                return fail(err, "token id %d in a vocabulary of %d; %s, row %lld; the row was tokenised for another "
+                            "model", d->ids[n] >= vocab ? d->ids[n] : d->labels[n], vocab, path, (long long)d->row[e]);
     return true;
 }
 
@@ -3493,8 +3518,8 @@ const Objective objective_tokens = {"tokens", slot_labelled, model_loss, train_t
 typedef struct EvalSums { LossStats tokens; double perplexities, batches; } EvalSums;
 
 /* A batch of `count` of the data set's slots joins the sums. */
-static void train_evaluate_add(EvalResult *result, EvalSums *sums, const Objective *objective, const Batch *b, LossStats s,
-                         int count, size_t slots) {
+static void train_evaluate_add(EvalResult *result, EvalSums *sums, const Objective *objective, const Batch *b,
+                               LossStats s, int count, size_t slots) {
     LogRecord *r = &result->record;
     r->loss += s.loss_sum / (s.tokens ? (double)s.tokens : 1) * count / (double)slots;
     objective->measure(r, &s);
@@ -3594,8 +3619,9 @@ const char *const strategy_name[STRATEGY_COUNT] = {"no", "steps", "epoch"};
 const char *const nonfinite_name[NONFINITE_COUNT] = {"stop", "skip"};
 const char *const recompute_name[RECOMPUTE_COUNT] = {"none", "gate_up", "layer"};
 
-/* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by
-   more than the threshold uses up patience. */
+/* The best evaluation of a history and how many came after it in vain, as transformers' Trainer and
+   EarlyStoppingCallback count: the one before training does not compete; one that does not beat the best so far by more
+   than the threshold uses up patience. */
 typedef struct LogBest { int64_t step; double value; int in_vain; } LogBest;
 static LogBest log_best(const LogRecord *history, const TrainOptions *o) {
     LogBest best = {0, NAN, 0};
@@ -3605,7 +3631,8 @@ static LogBest log_best(const LogRecord *history, const TrainOptions *o) {
         if (!history[i].eval || !history[i].step) continue;
         double value = metric_value(&history[i], m);
         bool better = !best.step || (greater ? value > best.value : value < best.value);
-        best.in_vain = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold) ? 0 : best.in_vain + 1;
+        bool enough = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold);
+        best.in_vain = enough ? 0 : best.in_vain + 1;
         if (better) { best.step = history[i].step; best.value = value; }
     }
     return best;
@@ -3631,17 +3658,21 @@ typedef struct Run {
     char log_new[PATH_MAX];                 /* its name until the run begins */
     bool log_torn, plan_only;
     uint64_t model_hash, tokenizer_hash;    /* of a run that writes or reads checkpoints */
-    int64_t files_changed;
-    int64_t step, num_tokens, skipped;
-    double epoch, start;
+    int64_t files_changed;                  /* sum of the model files' times; 0: all of them was hashed */
+    /* where it is */
+    int64_t step, num_tokens, skipped;      /* optimizer steps taken, tokens they saw, steps among them left out */
+    double epoch, start;                    /* epochs, with fraction; seconds_now when this process began to train */
     LogBest best;
-    /* sums since the last log line, and over the run: seconds are spent in steps, evaluation does not count as slowness */
-    LogRecord window;
-    int64_t window_steps, window_micro;
-    double train_loss, training, window_seconds, window_flops;
-    double flops, ceiling;                  /* since the start of the process; of the machine */
-    double eval_seconds; int64_t eval_count;              /* of this process */
+    /* sums since the last log line, without steps that were left out; seconds and operations are those of steps */
+    LogRecord window;                       /* sums where Metric.mean says over what; num_tokens */
+    int64_t window_steps, window_micro;     /* over so many steps, so many micro-batches */
+    double window_seconds, window_flops;
+    /* sums over the run */
+    double train_loss, training;            /* of every counted step's loss; seconds in steps, evaluations apart */
     double padded, step_padded;             /* tokens of all steps and of this one, had their batches been padded */
+    /* of this process alone */
+    double flops, ceiling;                  /* operations so far; operations a second that the machine could do */
+    double eval_seconds; int64_t eval_count;      /* spent in so many evaluations */
 } Run;
 
 static void run_warn(const Run *run, const char *format, ...) {
@@ -3670,8 +3701,8 @@ static void run_log(Run *run, const LogRecord *r) {
     if (run->hooks && run->hooks->on_log) run->hooks->on_log(run->hooks->user, r);
 }
 
-/* What transformers calls total_flos: 6 operations for every token of the batches, padding included, and every parameter
-   but the embedding's (trainer.py, floating_point_ops). Packed rows it does not pad either. */
+/* What transformers calls total_flos: 6 operations for every token of the batches, padding included, and every
+   parameter but the embedding's (trainer.py, floating_point_ops). Packed rows it does not pad either. */
 static double run_padded_tokens(const Run *run, const Batch *b) {
     int longest = 0;
     for (int s = 0; s < b->S; s++) {
@@ -3701,7 +3732,7 @@ static void log_result_json(Text *t, const Run *run, const TrainResult *result) 
     json_print(t, "train_samples_per_second", "%.3f", samples / runtime);
     json_print(t, "train_steps_per_second", "%.3f", (double)run->step / runtime);
     json_print(t, "total_flos", "%.1f", run_total_flos(run));
-    for (int i = 0; i < LOG_METRICS && run->window_micro; i++) {              /* TRL adds what came after the last log line */
+    for (int i = 0; i < LOG_METRICS && run->window_micro; i++) {              /* TRL adds what came after the last */
         const Metric *m = &log_metric[i];
         if (m->mean == OVER_MICRO_BATCHES) json_print(t, m->name, m->log, metric_value(&run->window, m) / micro);
     }
@@ -3801,14 +3832,19 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     return true;
 }
 
-/* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing
-   something again does not count. */
+/* Useful operations of one training micro-batch: 2 a weight and token forward and 2 for dx (the head: of labelled
+   tokens only), 6 an adapter parameter, attention 2 T^2 H D forward and 2.5 times that backward; computing something
+   again does not count. */
 static double train_flops(const Model *m, const Adapter *a, const Batch *b) {
     const ModelConfig *c = &m->config;
-    double weights = (double)m->layer_weights, squares = 0;
-    for (int s = 0; s < b->S; s++) squares += (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]) * (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
-    return 4 * weights * (double)b->N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->M + 6 * (double)a->param_count * (double)b->N +
-           7 * squares * (double)c->num_attention_heads * (double)c->head_dim * (double)c->num_hidden_layers;
+    double weights = (double)m->layer_weights, N = (double)b->N, squares = 0;
+    double L = (double)c->num_hidden_layers, H = (double)c->num_attention_heads, D = (double)c->head_dim;
+    for (int s = 0; s < b->S; s++) {
+        double length = (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
+        squares += length * length;
+    }
+    return 4 * weights * N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->M +
+           6 * (double)a->param_count * N + 7 * squares * H * D * L;
 }
 
 /* The gradient of one optimizer step: slots [begin, end) of run->order, `size` of them a micro-batch, into a->grad. The
@@ -3924,18 +3960,21 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
     return true;
 }
 
-/* ---- checkpoints ---------------------------------------------------------------------------------------------------------------------------------------
-   output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that decide its numbers. It is written under another name
-   and renamed when every file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
+/* ---- checkpoints --------------------------------------------------------------------------------------------------
+   output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run
+   was, its history, and the options that decide its numbers. It is written under another name and renamed when every
+   file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one
+   that was never stopped. */
 
-/* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines below. */
+/* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines
+   below. */
 #define CHECKPOINT_LINE "{\"checksum\": \"%016llx\",\n"
 enum { CHECKPOINT_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
 
 
-/* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of up to
-   1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the files' times, says
-   what that may have missed. */
+/* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of
+   up to 1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the
+   files' times, says what that may have missed. */
 static uint64_t checkpoint_model_hash(const Model *m, int64_t *files_changed) {
     const size_t BLOCK = 4096;
     uint64_t hash = hash_bytes(HASH_START, &m->config, offsetof(ModelConfig, family));
@@ -4013,7 +4052,8 @@ static void checkpoint_identity(Text *t, const Run *run) {
     checkpoint_hex(t, "tokenizer", run->tokenizer_hash);
     checkpoint_hex(t, "data", run->train.hash);
     checkpoint_hex(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
-    checkpoint_lora_identity(t, o->init_adapter ? &run->adapter.config : &o->lora, run->model->config.num_hidden_layers);
+    const LoraConfig *lora = o->init_adapter ? &run->adapter.config : &o->lora;
+    checkpoint_lora_identity(t, lora, run->model->config.num_hidden_layers);
     json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
     for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
         const char *name = run_decides[i].name;
@@ -4113,8 +4153,8 @@ static bool checkpoint_record_parse(LogRecord *r, const Json *j) {
     return true;
 }
 
-/* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays. checkpoint.json
-   goes first: without it the folder is no checkpoint any more. */
+/* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays.
+   checkpoint.json goes first: without it the folder is no checkpoint any more. */
 static void checkpoint_remove(const char *folder) {
     static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors",
                                         "optimizer.safetensors", "run.json"};
@@ -4284,7 +4324,9 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
     if (file_exists(given, "checkpoint.json")) { snprintf(folder, size, "%s", given); return true; }
     Checkpoints c = checkpoints_list(given, -1);
     char name[64];
-    if (!c.count) return fail(err, "no checkpoint to resume from; %s; give a checkpoint-N folder or the output folder of a run with --save-strategy", given);
+    if (!c.count)
+        return fail(err, "no checkpoint to resume from; %s; give a checkpoint-N folder or the output folder of a run "
+                    "with --save-strategy", given);
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)c.newest);
     path_in(folder, size, given, name);
     return true;
@@ -4292,7 +4334,8 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
 
 /* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity. */
 static void checkpoint_identity_compare(Text *differences, const Json *stored, Text *mine) {
-    static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};      /* nothing to show but that they differ */
+    /* nothing to show of these but that they differ */
+    static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};
     JsonDoc doc;
     bool ok = json_parse(&doc, mine->at, mine->length, "identity", 1, NULL);
     text_free(mine);
@@ -4434,7 +4477,10 @@ static bool checkpoint_read(Run *run, const char *folder, TrainResult *result, E
     return ok && checkpoint_moments_read(run, folder, &hash, err) && checkpoint_checksum(hash, folder, err);
 }
 
-static bool run_strategy_due(Strategy s, int every, const Run *run) { return s == STRATEGY_STEPS ? run->step % every == 0 : s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0; }
+static bool run_strategy_due(Strategy s, int every, const Run *run) {
+    if (s == STRATEGY_STEPS) return run->step % every == 0;
+    return s == STRATEGY_EPOCH && run->step % run->plan.steps_per_epoch == 0;
+}
 
 /* What is due between two steps: the evaluation, unless the history has it, and the checkpoint. */
 static bool run_step_end(Run *run, TrainResult *result, Error *err) {
@@ -4442,13 +4488,17 @@ static bool run_step_end(Run *run, TrainResult *result, Error *err) {
     bool last = run->step == run->plan.total_steps, done = !run->eval.slots;
     bool stop = run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user);
     result->stopped = stop && !last;
-    for (ptrdiff_t i = 0; i < arrlen(run->history); i++) done |= run->history[i].eval && run->history[i].step == run->step;
-    if (!done && (last || run_strategy_due(o->eval_strategy, o->eval_steps > 0 ? o->eval_steps : o->logging_steps, run))) {
+    for (ptrdiff_t i = 0; i < arrlen(run->history); i++)
+        done |= run->history[i].eval && run->history[i].step == run->step;
+    int eval_steps = o->eval_steps > 0 ? o->eval_steps : o->logging_steps;
+    if (!done && (last || run_strategy_due(o->eval_strategy, eval_steps, run))) {
         if (!run_evaluate(run, result, err)) return false;
-        result->early_stopped = o->early_stopping_patience > 0 && run->best.in_vain >= o->early_stopping_patience && !last;
+        bool patient = o->early_stopping_patience <= 0 || run->best.in_vain < o->early_stopping_patience;
+        result->early_stopped = !patient && !last;
     }
     bool best = o->load_best_model_at_end && run->best.step == run->step;
-    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) || run_strategy_due(o->save_strategy, o->save_steps, run);
+    bool due = best || result->stopped || (last && o->save_strategy != STRATEGY_NO) ||
+               run_strategy_due(o->save_strategy, o->save_steps, run);
     /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
     if (due) run_phase(run, "writing checkpoint-%lld", (long long)run->step);
     if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
@@ -4467,19 +4517,16 @@ static void log_window_add(Run *run, const LogRecord *step, int64_t micro, doubl
     run->window_micro += micro;
     run->train_loss += step->loss;
 }
-/* Averages of the window take the place of the record's own: after the last step of one the log line is due. */
-static void window_mean(const Run *run, LogRecord *r) {
-    for (int i = 0; i < LOG_METRICS; i++) {
-        const Metric *m = &log_metric[i];
-        double sum = metric_value(&run->window, m);
-        if (m->mean == OVER_STEPS) *log_metric_at(r, m) = sum / (double)run->window_steps;
-        if (m->mean == OVER_MICRO_BATCHES) *log_metric_at(r, m) = sum / (double)run->window_micro;
-    }
-}
+/* The log line of a window that is full: its averages, otherwise its last step's numbers. The next one begins. */
 static void log_window_close(Run *run, const LogRecord *step) {
     LogRecord log = *step;                  /* grad_norm and learning_rate are the last step's, as in transformers */
     if (!isfinite(step->loss)) log.grad_norm = 0;
-    window_mean(run, &log);
+    for (int i = 0; i < LOG_METRICS; i++) {
+        const Metric *m = &log_metric[i];
+        double sum = metric_value(&run->window, m);
+        if (m->mean == OVER_STEPS) *log_metric_at(&log, m) = sum / (double)run->window_steps;
+        if (m->mean == OVER_MICRO_BATCHES) *log_metric_at(&log, m) = sum / (double)run->window_micro;
+    }
     log.seconds = run->window_seconds;
     log.tokens_per_second = (double)run->window.num_tokens / run->window_seconds;
     log.ceiling_share = run->window_flops / run->window_seconds / run->ceiling;
@@ -4501,7 +4548,7 @@ static double run_eta(const Run *run) {
 static bool run_step(Run *run, int64_t epoch, int64_t begin, int64_t end, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     int64_t slots = (int64_t)run->train.slots, size = o->per_device_train_batch_size, micro = end - begin;
-    LogRecord r;                            /* of this step: num_tokens its own, metrics summed over its micro-batches */
+    LogRecord r;                            /* of this step alone: its tokens, metrics summed over micro-batches */
     double start = seconds_now(), flops = run->flops;
     if (!train_step(run, begin * size, end * size < slots ? end * size : slots, &r, err)) return false;
     double seconds = seconds_now() - start;
@@ -4562,7 +4609,8 @@ static bool run_save_in(Run *run, const TrainResult *result, const char *folder,
     return true;
 }
 
-/* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until some folder has taken it, or the user gives up. */
+/* What the run leaves behind. The adapter of a day's work must not be lost to a full disk: it stays in memory until
+   some folder has taken it, or the user gives up. */
 static bool run_save(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     Adapter *a = &run->adapter;
@@ -4598,7 +4646,8 @@ static bool run_save(Run *run, TrainResult *result, Error *err) {
         }
         for (int i = 0; i < 2; i++)
             if (places[i] && *places[i] && run_save_in(run, result, places[i], &again))
-                return fail(err, "%.*s; the adapter is whole in %s, move it from there", (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
+                return fail(err, "%.*s; the adapter is whole in %s, move it from there",
+                            (int)(strrchr(first.text, ';') - first.text), first.text, places[i]);
         run_warn(run, "%s; the adapter is still in memory, trying again in 10 s (Ctrl-C gives it up)", again.text);
         for (int i = 0; i < 100; i++) {
             if (run->hooks && run->hooks->stop && run->hooks->stop(run->hooks->user)) return false;
@@ -4648,15 +4697,18 @@ static void run_sizes(const Run *run, int *max_tokens, int *max_sequences, int *
 static bool run_memory(Run *run, int max_tokens, int longest, bool allocate, MemoryTable *table, Error *err) {
     const TrainHooks *h = run->hooks;
     model_memory(run->model, &run->adapter, table);
-    return workspace_open(&run->work, run->model, &run->adapter, max_tokens, longest, run->o->recompute, allocate, table,
+    return workspace_open(&run->work, run->model, &run->adapter, max_tokens, longest, run->o->recompute, allocate,
+                          table,
                           err) &&
            (!h || !h->on_plan || h->on_plan(h->user, run->model, &run->adapter, allocate, table, err));
 }
 
-/* Chooses recompute level and micro-batch: the cheapest level at which anything fits, then the largest micro-batch; micro-batch x accumulation, which decides the numbers, stays what it was. */
+/* Chooses recompute level and micro-batch: the cheapest level at which anything fits, then the largest micro-batch;
+   micro-batch x accumulation, which decides the numbers, stays what it was. */
 static bool run_fit(Run *run, Error *err) {
     TrainOptions *o = run->o;
-    int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps, eval_batch = o->per_device_eval_batch_size;
+    int effective = o->per_device_train_batch_size * o->gradient_accumulation_steps;
+    int eval_batch = o->per_device_eval_batch_size;
     size_t least = 0, held = run->memory.total;
     if (!run->model->shapes_only)
         held += run->model->weight_bytes + run->model->norm_bytes + run->adapter.rest_bytes +
@@ -4677,7 +4729,9 @@ static bool run_fit(Run *run, Error *err) {
             least = table.total;
         }
     }
-    return fail(err, "the run does not fit at all: %.2f GiB needed with one example at a time and everything computed again, %.2f GiB may be taken; --fit; lower --max-length or use a smaller model", (double)least / 0x1p30, (double)limit / 0x1p30);
+    return fail(err, "the run does not fit at all: %.2f GiB needed with one example at a time and everything computed "
+                "again, %.2f GiB may be taken; --fit; lower --max-length or use a smaller model",
+                (double)least / 0x1p30, (double)limit / 0x1p30);
 }
 
 /* The output folder: made, locked, tidied; log.jsonl gets its name when the run begins. */
@@ -4809,10 +4863,12 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
                                                           run.eval.slots ? &run.eval : NULL, &run.memory,
                                                           run.plan.total_steps, err);
     if (!ok && run.log) unlink(run.log_new);
-    if (ok && run.log && rename(run.log_new, to)) ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));   /* the stream follows the file to its new name */
+    if (ok && run.log && rename(run.log_new, to))                             /* the stream goes with the file */
+        ok = fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));
     if (ok && !run.plan_only) {
         run.start = seconds_now();
-        for (ptrdiff_t i = 0; i < arrlen(run.history); i++) run_log_line(&run, &run.history[i]);      /* a resumed run's log is whole again */
+        for (ptrdiff_t i = 0; i < arrlen(run.history); i++)                   /* a resumed run's log is whole again */
+            run_log_line(&run, &run.history[i]);
         ok = train_loop(&run, result, err);
         result->steps = run.step;
         result->total_flos = run_total_flos(&run);
@@ -4829,12 +4885,13 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     return ok;
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    7  GENERATION
-   A prompt is read once (prefill: all its tokens in one forward pass), its keys and values stay in the cache, then every new token is one row of a batch with one row a sequence.
-   ================================================================================================================================================ */
+   A prompt is read once (prefill: all its tokens in one forward pass), its keys and values stay in the cache, then
+   every new token is one row of a batch with one row a sequence.
+   ================================================================================================================== */
 
-/* ---- sampling ------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- sampling --------------------------------------------------------------------------------------------------- */
 
 /* Fields of generation_config.json that change answers and are not implemented, each with the number that turns it off
    (beside null, false and nothing at all); the last four matter in sampling alone. */
@@ -4892,7 +4949,8 @@ static int gen_candidate_falls(const void *a, const void *b) {
     return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
 }
 
-/* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort of a whole vocabulary would take longer than the token itself on a GPU. */
+/* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort
+   of a whole vocabulary would take longer than the token itself on a GPU. */
 static float gen_kth_largest(const float *z, int n, int k, Candidate *heap) {
     for (int v = 0; v < n; v++) {
         int at = v;
@@ -4911,49 +4969,75 @@ static float gen_kth_largest(const float *z, int n, int k, Candidate *heap) {
     return heap[0].p;
 }
 
-int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o, uint64_t prompt, uint32_t position, Candidate *work) {
-    if (o->repetition_penalty != 1) {       /* Keskar et al. 2019: once a token, however often it was seen */
-        float penalty = (float)o->repetition_penalty;
-        for (int i = 0; i < seen_count; i++) work[seen[i]].p = logits[seen[i]];
-        for (int i = 0; i < seen_count; i++) { float z = work[seen[i]].p; logits[seen[i]] = z < 0 ? z * penalty : z / penalty; }
+/* Keskar et al. 2019: what was seen becomes less likely, once a token, however often it was seen. work: [V]. */
+static void gen_penalise(float *logits, const int32_t *seen, int count, float penalty, Candidate *work) {
+    for (int i = 0; i < count; i++) work[seen[i]].p = logits[seen[i]];
+    for (int i = 0; i < count; i++) {
+        float z = work[seen[i]].p;
+        logits[seen[i]] = z < 0 ? z * penalty : z / penalty;
     }
-    int best = 0, count = 0;
+}
+/* The tokens that top-k leaves: every one at least as likely as the k-th. Off: all but those that together weigh less
+   than 2e-35. work: [V], their logits; returned is their number. */
+static int gen_candidates(Candidate *work, const float *logits, int V, float top, const GenerateOptions *o) {
+    bool top_k = o->top_k > 0 && o->top_k < V;
+    float least = top_k ? gen_kth_largest(logits, V, o->top_k, work) : -80 * (float)fmax(o->temperature, 1e-3);
+    int count = 0;
+    for (int v = 0; v < V; v++) {
+        if (top_k ? !(logits[v] >= least) : !(logits[v] - top > least)) continue;
+        Candidate c = {logits[v], v};
+        work[count++] = c;
+    }
+    return count;
+}
+/* Holtzman et al. 2020: the fewest tokens that together have probability top_p, the likeliest first. What is rarer than
+   `rest` weighs less than 1 - top_p together: none of it is among the fewest, and few are left to sort. */
+static int gen_top_p(Candidate *work, int count, double top_p, double *total) {
+    double rest = (1 - top_p) * *total / count, sum = 0;
+    int likely = 0, keep = 0;
+    for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
+    qsort(work, (size_t)likely, sizeof *work, gen_candidate_falls);
+    while (keep < likely && (keep == 0 || sum < top_p * *total)) sum += (double)work[keep++].p;
+    *total = sum;
+    return keep;
+}
+/* At least min_p times the best one's probability, which is 1 here. */
+static int gen_min_p(Candidate *work, int count, double min_p, double *total) {
+    int keep = 0;
+    *total = 0;
+    for (int i = 0; i < count; i++) {
+        if (!((double)work[i].p >= min_p)) continue;
+        work[keep++] = work[i];
+        *total += (double)work[i].p;
+    }
+    return keep;
+}
+
+int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o,
+                     uint64_t prompt, uint32_t position, Candidate *work) {
+    if (o->repetition_penalty != 1) gen_penalise(logits, seen, seen_count, (float)o->repetition_penalty, work);
+    int best = 0;
     for (int v = 1; v < V; v++) if (logits[v] > logits[best]) best = v;
     if (o->temperature <= 0) return best;
     /* Probabilities relative to the best one's; what top-k, top-p and min-p leave of them. */
     float top = logits[best];
+    int count = gen_candidates(work, logits, V, top, o);
     double total = 0;
-    if (o->top_k > 0 && o->top_k < V) {     /* every token at least as likely as the k-th */
-        float least = gen_kth_largest(logits, V, o->top_k, work);
-        for (int v = 0; v < V; v++) if (logits[v] >= least) { Candidate c = {logits[v], v}; work[count++] = c; }
-    } else for (int v = 0; v < V; v++) if (logits[v] - top > -80 * (float)fmax(o->temperature, 1e-3)) { Candidate c = {logits[v], v}; work[count++] = c; }     /* the rest weighs less than 2e-35 */
-    for (int i = 0; i < count; i++) { work[i].p = expf((float)((double)(work[i].p - top) / o->temperature)); total += (double)work[i].p; }
-    if (o->top_p < 1) {                     /* Holtzman et al. 2020: the fewest tokens that together have probability top_p */
-        double rest = (1 - o->top_p) * total / count;     /* all that are rarer than this weigh less than 1 - top_p together: none of them is among the fewest, and few are left to sort */
-        int likely = 0;
-        for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
-        count = likely;
-        qsort(work, (size_t)count, sizeof *work, gen_candidate_falls);
-        double sum = 0;
-        int keep = 0;
-        while (keep < count && (keep == 0 || sum < o->top_p * total)) sum += (double)work[keep++].p;
-        count = keep;
-        total = sum;
+    for (int i = 0; i < count; i++) {
+        work[i].p = expf((float)((double)(work[i].p - top) / o->temperature));
+        total += (double)work[i].p;
     }
-    if (o->min_p > 0) {                     /* at least min_p times the best one's probability */
-        int keep = 0;
-        total = 0;
-        for (int i = 0; i < count; i++) if ((double)work[i].p >= o->min_p) { work[keep++] = work[i]; total += (double)work[i].p; }
-        count = keep;
-    }
-    uint32_t counter[4] = {(uint32_t)prompt, (uint32_t)(prompt >> 32), position, 0x67656E21}, key[2] = {(uint32_t)o->seed, (uint32_t)(o->seed >> 32)}, random[4];
+    if (o->top_p < 1) count = gen_top_p(work, count, o->top_p, &total);
+    if (o->min_p > 0) count = gen_min_p(work, count, o->min_p, &total);
+    uint32_t counter[4] = {(uint32_t)prompt, (uint32_t)(prompt >> 32), position, 0x67656E21};
+    uint32_t key[2] = {(uint32_t)o->seed, (uint32_t)(o->seed >> 32)}, random[4];
     philox4x32(random, counter, key);
     double at = ((double)random[0] * 0x1p-32 + (double)random[1] * 0x1p-64) * total;
     for (int i = 0; i + 1 < count; i++) if ((at -= (double)work[i].p) < 0) return work[i].id;
     return work[count - 1].id;
 }
 
-/* ---- answers -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- answers ---------------------------------------------------------------------------------------------------- */
 
 /* One sequence on its way: which prompt, its tokens so far, what of its text is out. */
 typedef struct GenSequence {
@@ -4962,7 +5046,8 @@ typedef struct GenSequence {
     size_t sent;                            /* bytes of the text handed on */
 } GenSequence;
 
-/* Where a stop string begins in text [bytes], or what must be held back because one may be beginning at its end: the return value; *stopped tells which. */
+/* Where a stop string begins in text [bytes], or what must be held back because one may be beginning at its end: the
+   return value; *stopped tells which. */
 static size_t gen_stop_position(const char *text, size_t bytes, const GenerateOptions *o, bool *stopped) {
     size_t hold = bytes;
     *stopped = false;
@@ -4977,7 +5062,9 @@ static size_t gen_stop_position(const char *text, size_t bytes, const GenerateOp
 }
 
 /* Takes the next token; hands on the text that is certain; true: the answer is complete. */
-static bool gen_sequence_take(GenSequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt, const GenerateOptions *o, Answer *answer, bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
+static bool gen_sequence_take(GenSequence *s, int32_t id, const Tokenizer *t, const Prompt *prompt,
+                              const GenerateOptions *o, Answer *answer,
+                              bool (*on_text)(void *, size_t, const char *, size_t), void *user) {
     bool stop = t && tokenizer_is_stop(t, id), stopped = false, ended;
     if (!stop) arrput(s->ids, id);
     int made = (int)arrlen(s->ids) - prompt->count;
@@ -5005,12 +5092,6 @@ void answers_free(Answer *answers, size_t count) {
     memset(answers, 0, count * sizeof *answers);
 }
 
-static void gen_batch_token(Batch *b, int32_t *slot, int32_t id, int position, int sequence) {
-    b->ids[b->N] = id;
-    b->positions[b->N] = position;
-    slot[b->N++] = sequence;
-}
-
 void generator_close(Generator *g) {
     backend_free(g->cache.slot, (size_t)g->work.max_tokens * sizeof(int32_t));
     backend_free(g->cache.base, g->cache.bytes);
@@ -5023,7 +5104,7 @@ bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, i
                     bool allocate, Error *err) {
     const ModelConfig *c = &m->config;
     Cache *cache = &g->cache;
-    int most = longest > slots ? longest : slots;      /* tokens of one pass: a whole prompt, or one of every sequence */
+    int most = longest > slots ? longest : slots;      /* tokens of one pass: a prompt, or one of every sequence */
     generator_close(g);
     cache->slots = slots;
     cache->capacity = longest + max_new_tokens;
@@ -5041,9 +5122,9 @@ bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, i
     return batch_alloc(&g->batch, most, slots, err);
 }
 
-/* Can the model answer these, in the memory that there is? *slots, *longest: at once; tokens of a prompt. */
+/* Can the model answer these, in the memory that there is? *slots: sequences at once; *longest: tokens of a prompt. */
 static bool gen_check(const Model *m, const Generator *g, const Prompt *prompts, size_t count,
-                           const GenerateOptions *o, int *slots, int *longest, Error *err) {
+                      const GenerateOptions *o, int *slots, int *longest, Error *err) {
     const ModelConfig *c = &m->config;
     *slots = (size_t)o->batch_size < count ? o->batch_size : (int)count;
     *longest = 0;
@@ -5066,12 +5147,115 @@ static bool gen_check(const Model *m, const Generator *g, const Prompt *prompts,
     return true;
 }
 
+/* One call of model_generate on its way: pass after pass over a batch that is either whole prompts, or the newest token
+   of every sequence that is running. */
+typedef struct Generation {
+    const Model *m;
+    const Adapter *a;                       /* NULL: the base alone */
+    Generator *g;
+    const Tokenizer *t;
+    const Prompt *prompts;                  /* [count] */
+    size_t count, started, done;            /* prompts: all, begun, answered */
+    const GenerateOptions *o;
+    Answer *answers;                        /* [count] */
+    bool (*on_text)(void *, size_t, const char *, size_t);
+    void *user;
+    GenSequence *sequences;                 /* [slots]: of the cache */
+    int slots;
+    int32_t *slot;                          /* [N]: of every token of the pass */
+    int32_t *last, *next;                   /* [S]: the row whose logits choose a token, and whose token that is */
+    float *logits;                          /* [S,V] */
+    Candidate *work;                        /* [V] */
+} Generation;
+
+static void gen_begin(Generation *n) {
+    size_t slots = (size_t)n->slots, V = (size_t)n->m->config.vocab_size;
+    n->slot = (int32_t *)must_alloc((size_t)n->g->work.max_tokens * sizeof *n->slot);
+    n->last = (int32_t *)must_alloc(slots * sizeof *n->last);
+    n->next = (int32_t *)must_alloc(slots * sizeof *n->next);
+    n->logits = (float *)must_alloc(slots * V * sizeof *n->logits);
+    n->work = (Candidate *)must_alloc(V * sizeof *n->work);
+    n->sequences = (GenSequence *)must_alloc(slots * sizeof *n->sequences);
+    for (int s = 0; s < n->slots; s++) n->sequences[s].prompt = -1;
+}
+static void gen_end(Generation *n) {
+    for (int s = 0; s < n->slots; s++) arrfree(n->sequences[s].ids);
+    free(n->slot); free(n->last); free(n->next); free(n->logits); free(n->work); free(n->sequences);
+}
+
+/* Tokens of sequence s from position `from` on join the pass; the last one's logits will choose its next. */
+static void gen_join(Generation *n, int s, int from) {
+    Batch *b = &n->g->batch;
+    const int32_t *ids = n->sequences[s].ids;
+    for (int i = from; i < (int)arrlen(ids); i++) {
+        b->ids[b->N] = ids[i];
+        b->positions[b->N] = i;
+        n->slot[b->N++] = s;
+    }
+    n->last[b->S] = b->N - 1;
+    n->next[b->S++] = s;
+    b->cu_seqlens[b->S] = b->N;
+}
+/* What the next pass is over. Free slots take the next prompts, as many as fit into one pass; where none does, every
+   sequence that is running takes one step. */
+static void gen_schedule(Generation *n) {
+    Batch *b = &n->g->batch;
+    b->N = b->S = b->M = 0;                 /* nothing is labelled */
+    b->cu_seqlens[0] = 0;
+    for (int s = 0; s < n->slots && n->started < n->count; s++) {
+        GenSequence *q = &n->sequences[s];
+        const Prompt *p = &n->prompts[n->started];
+        if (q->prompt >= 0 || b->N + p->count > n->g->work.max_tokens) continue;
+        q->prompt = (int64_t)n->started++;
+        q->sent = 0;
+        arrsetlen(q->ids, 0);
+        for (int i = 0; i < p->count; i++) arrput(q->ids, p->ids[i]);
+        gen_join(n, s, 0);
+    }
+    n->g->cache.decode = !b->N;
+    for (int s = 0; s < n->slots && n->g->cache.decode; s++)
+        if (n->sequences[s].prompt >= 0) gen_join(n, s, (int)arrlen(n->sequences[s].ids) - 1);
+}
+/* The pass: n->logits [S,V] of each sequence's last token. */
+static void gen_forward(Generation *n) {
+    const DropoutKey none = {0, 0, 0, 0};
+    Workspace *w = &n->g->work;
+    const Batch *b = &n->g->batch;
+    const Weight *head = &n->m->head;
+    int V = n->m->config.vocab_size, C = n->m->config.hidden_size;
+    backend_upload(n->g->cache.slot, n->slot, (size_t)b->N * sizeof *n->slot);
+    model_forward(n->m, n->a, w, b, none);
+    if (n->g->cache.decode) lm_head_logits(n->logits, w->normed, head, b->N, C, V, w->scratch);      /* N = S rows */
+    else for (int i = 0; i < b->S; i++)
+        lm_head_logits(n->logits + (size_t)i * (size_t)V, w->normed + (size_t)n->last[i] * (size_t)C, head, 1, C, V,
+                       w->scratch);
+}
+/* Every sequence of the pass takes a token; what is complete makes room. */
+static bool gen_sample(Generation *n, Error *err) {
+    int V = n->m->config.vocab_size;
+    for (int i = 0; i < n->g->batch.S; i++) {
+        GenSequence *s = &n->sequences[n->next[i]];
+        const Prompt *p = &n->prompts[s->prompt];
+        Answer *answer = &n->answers[s->prompt];
+        float *z = n->logits + (size_t)i * (size_t)V;
+        int length = (int)arrlen(s->ids);
+        if (first_nonfinite(z, (size_t)V) >= 0)
+            return fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged",
+                        (long long)p->row, length);
+        int32_t id = sample_token(z, V, s->ids, length, n->o, (uint64_t)p->row, (uint32_t)length, n->work);
+        if (!gen_sequence_take(s, id, n->t, p, n->o, answer, n->on_text, n->user)) continue;
+        if (n->o->on_answer) n->o->on_answer(n->user, (size_t)s->prompt);
+        s->prompt = -1;
+        n->done++;
+    }
+    return true;
+}
+
 bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokenizer *t, const Prompt *prompts,
                     size_t count, const GenerateOptions *o, Answer *answers,
                     bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
-    const DropoutKey none = {0, 0, 0, 0};
     Generator own;
-    int longest, slots, V = m->config.vocab_size, C = m->config.hidden_size;
+    int longest, slots;
     memset(&own, 0, sizeof own);
     memset(answers, 0, count * sizeof *answers);
     if (!gen_check(m, g, prompts, count, o, &slots, &longest, err)) return false;
@@ -5079,71 +5263,20 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
         generator_close(&own);
         return false;
     }
-    if (!g) g = &own;
-    Workspace *w = &g->work;
-    Cache *cache = &g->cache;
-    Batch *b = &g->batch;
-    int32_t *slot = (int32_t *)must_alloc((size_t)w->max_tokens * sizeof *slot);
-    int32_t *last = (int32_t *)must_alloc((size_t)slots * sizeof *last);      /* the row whose logits choose a token */
-    int32_t *next = (int32_t *)must_alloc((size_t)slots * sizeof *next);      /* and whose token that is */
-    float *logits = (float *)must_alloc((size_t)slots * (size_t)V * sizeof *logits);
-    Candidate *work = (Candidate *)must_alloc((size_t)V * sizeof *work);
-    GenSequence *sequences = (GenSequence *)must_alloc((size_t)slots * sizeof *sequences);
-    for (int s = 0; s < slots; s++) sequences[s].prompt = -1;
-    size_t started = 0, done = 0;
+    Generation n;
+    memset(&n, 0, sizeof n);
+    n.m = m; n.a = a; n.g = g ? g : &own; n.t = t;
+    n.prompts = prompts; n.count = count; n.o = o; n.answers = answers;
+    n.on_text = on_text; n.user = user;
+    n.slots = slots;
     bool ok = true;
-    while (done < count && ok) {
-        /* Free slots take the next prompts, as many as fit into one pass; else all sequences take one step. */
-        b->N = b->S = 0;                    /* nothing is labelled: M stays 0 */
-        b->cu_seqlens[0] = 0;
-        for (int s = 0; s < slots && started < count; s++) {
-            if (sequences[s].prompt >= 0 || b->N + prompts[started].count > w->max_tokens) continue;
-            const Prompt *p = &prompts[started];
-            sequences[s].prompt = (int64_t)started++;
-            sequences[s].sent = 0;
-            arrsetlen(sequences[s].ids, 0);
-            for (int i = 0; i < p->count; i++) {
-                gen_batch_token(b, slot, p->ids[i], i, s);
-                arrput(sequences[s].ids, p->ids[i]);
-            }
-            last[b->S] = b->N - 1;
-            next[b->S++] = s;
-            b->cu_seqlens[b->S] = b->N;
-        }
-        cache->decode = !b->N;
-        for (int s = 0; s < slots && cache->decode; s++) {
-            if (sequences[s].prompt < 0) continue;
-            int length = (int)arrlen(sequences[s].ids);
-            last[b->S] = b->N;
-            next[b->S++] = s;
-            gen_batch_token(b, slot, sequences[s].ids[length - 1], length - 1, s);
-            b->cu_seqlens[b->S] = b->N;
-        }
-        backend_upload(cache->slot, slot, (size_t)b->N * sizeof *slot);
-        model_forward(m, a, w, b, none);
-        if (cache->decode) lm_head_logits(logits, w->normed, &m->head, b->N, C, V, w->scratch);
-        else for (int i = 0; i < b->S; i++)
-            lm_head_logits(logits + (size_t)i * (size_t)V, w->normed + (size_t)last[i] * (size_t)C, &m->head, 1, C, V,
-                           w->scratch);
-        for (int i = 0; i < b->S && ok; i++) {
-            GenSequence *s = &sequences[next[i]];
-            const Prompt *p = &prompts[s->prompt];
-            float *z = logits + (size_t)i * (size_t)V;
-            int length = (int)arrlen(s->ids);
-            if (first_nonfinite(z, (size_t)V) >= 0) {
-                ok = fail(err, "the logits are not finite; row %lld, token %d; the adapter or the model is damaged",
-                          (long long)p->row, length);
-                break;
-            }
-            int32_t id = sample_token(z, V, s->ids, length, o, (uint64_t)p->row, (uint32_t)length, work);
-            if (!gen_sequence_take(s, id, t, p, o, &answers[s->prompt], on_text, user)) continue;
-            if (o->on_answer) o->on_answer(user, (size_t)s->prompt);
-            s->prompt = -1;
-            done++;
-        }
+    gen_begin(&n);
+    while (n.done < count && ok) {
+        gen_schedule(&n);
+        gen_forward(&n);
+        ok = gen_sample(&n, err);
     }
-    for (int s = 0; s < slots; s++) arrfree(sequences[s].ids);
-    free(slot); free(last); free(next); free(logits); free(work); free(sequences);
+    gen_end(&n);
     generator_close(&own);
     if (!ok) answers_free(answers, count);
     return ok;
