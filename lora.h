@@ -4698,8 +4698,7 @@ static bool run_memory(Run *run, int max_tokens, int longest, bool allocate, Mem
     const TrainHooks *h = run->hooks;
     model_memory(run->model, &run->adapter, table);
     return workspace_open(&run->work, run->model, &run->adapter, max_tokens, longest, run->o->recompute, allocate,
-                          table,
-                          err) &&
+                          table, err) &&
            (!h || !h->on_plan || h->on_plan(h->user, run->model, &run->adapter, allocate, table, err));
 }
 
