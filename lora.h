@@ -1166,7 +1166,8 @@ bool safetensors_write(const char *path, const char *const *names, const float *
     for (int i = 0; i < count; i++) {
         size_t bytes = (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float);
         int n = snprintf(line, sizeof line,
-                         ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", names[i], (long long)shapes[i][0], (long long)shapes[i][1], offset, offset + bytes);
+                         ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", names[i],
+                         (long long)shapes[i][0], (long long)shapes[i][1], offset, offset + bytes);
         memcpy(arraddnptr(header, n), line, (size_t)n);
         offset += bytes;
     }
