@@ -2316,13 +2316,15 @@ static void on_bus(int number, siginfo_t *info, void *context) {
     const char *at = (const char *)info->si_addr, *path = NULL;
     (void)context;
     for (const Mapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
-    if (!path) { signal(number, SIG_DFL); return; }                           /* the same again, and the system's verdict */
-    const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path, "; leave it alone during a run\n"};
+    if (!path) { signal(number, SIG_DFL); return; }             /* the same again, and the system's verdict */
+    const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path,
+                                 "; leave it alone during a run\n"};
     for (int i = 0; i < 3; i++) if (write(2, parts[i], strlen(parts[i])) < 0) break;
     _exit(1);
 }
-/* Told to end, a run saves first: by Ctrl-C, the queue (SIGTERM), a terminal that closes, a reader that is gone (| head). What
-   was ignored when we began, as nohup has it, stays so; not so SIGINT, which shells ignore for what runs in the background. */
+/* Told to end, a run saves first: by Ctrl-C, the queue (SIGTERM), a terminal that closes, a reader that is gone
+   (| head). What was ignored when we began, as nohup has it, stays so; not so SIGINT, which shells ignore for what runs
+   in the background. */
 static void catch_signals(void) {
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
     for (int i = 0; i < 4; i++) if (signal(numbers[i], on_signal) == SIG_IGN && i >= 2) signal(numbers[i], SIG_IGN);
@@ -2771,7 +2773,8 @@ static double option_number(const Option *d, const char *value, const char *wher
     if (end == value || *end || errno || !isfinite(v) || (whole && v != floor(v)))
         usage_error("bad value '%s' of --%s; %s; give a %snumber", value, d->name, where, whole ? "whole " : "");
     if (v < d->low || v > d->high)
-        usage_error("value %s of --%s is out of range; %s; give %.10g to %.10g", value, d->name, where, d->low, d->high);
+        usage_error("value %s of --%s is out of range; %s; give %.10g to %.10g", value, d->name, where, d->low,
+                    d->high);
     return v;
 }
 
@@ -2787,7 +2790,7 @@ static void option_set(Options *o, const Option *d, const char *value, const cha
         break;
     case OPTION_LIST: {
         const char ***list = (const char ***)at;
-        if (*origin != where) arrsetlen(*list, 0);      /* the command line's takes the place of the file's, and so on */
+        if (*origin != where) arrsetlen(*list, 0);      /* the command line's takes the place of the file's */
         arrput(*list, value);
         break;
     }
@@ -2950,7 +2953,7 @@ static void options_from_file(Options *o, const char *path) {
     if (!strncmp(path, "data/recipes/", 13) && access(path, R_OK)) path = data_path(path);     /* from any folder */
     if (!json_read(&doc, path, &err)) { complain("error", err.text); exit(1); }
     if (doc.root->type != JSON_OBJECT) usage_error("not an object; %s; write {\"learning_rate\": 1e-4, ...}", path);
-    for (const Json *j = doc.root->child; j; j = j->next) {       /* the document stays in memory: options point into it */
+    for (const Json *j = doc.root->child; j; j = j->next) {       /* it stays in memory: options point into it */
         if (j->type == JSON_NULL) continue;
         option_name(name, j->key, strlen(j->key));
         const Option *d = option_or_die(name, o->verb, path, true);
@@ -2966,7 +2969,8 @@ static void options_from_file(Options *o, const char *path) {
             continue;
         }
         const char *value = member_value(j);
-        if (!*value && !j->str) usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
+        if (!*value && !j->str)
+            usage_error("bad value of '%s'; %s; give a number, a string, true or false", j->key, path);
         option_set(o, d, value, path);
         if (d->verbs & WRITES) text_print(&writes, "%s%s %s", writes.at ? ", " : "", j->key, value);
     }
@@ -3112,7 +3116,7 @@ static void print_command(const char *label, Text command) {
     text_free(&command);
 }
 
-/* ---- options whose text has a structure of its own ---------------------------------------------------------------- */
+/* ---- options whose text has a structure of its own --------------------------------------------------------------- */
 
 /* "q,v" or "q_proj,v_proj" or "all-linear". */
 static void resolve_modules(LoraConfig *lora, const char *list) {
@@ -3132,8 +3136,8 @@ static void resolve_modules(LoraConfig *lora, const char *list) {
         }
         const char *near = found ? NULL : nearest(word, names, NAMES);
         if (!found)
-            usage_error("no target module '%s'; --target-modules; %s%s%sthe modules are q_proj, k_proj, v_proj, o_proj, "
-                        "gate_proj, up_proj, down_proj, or all-linear", word, near ? "did you mean " : "",
+            usage_error("no target module '%s'; --target-modules; %s%s%sthe modules are q_proj, k_proj, v_proj, "
+                        "o_proj, gate_proj, up_proj, down_proj, or all-linear", word, near ? "did you mean " : "",
                         near ? near : "", near ? "? " : "");
     }
 }
@@ -3192,8 +3196,8 @@ static void options_check(const Options *o) {
     bool evaluates = t->eval_data || t->eval_split > 0, best = t->load_best_model_at_end;
     bool chooses = option_given(o, "metric-for-best-model") || option_given(o, "greater-is-better");
     if (during && !evaluates)
-        usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split 0.1",
-                    strategy_name[t->eval_strategy]);
+        usage_error("--eval-strategy %s without evaluation data; command line; add --eval-data FILE or --eval-split "
+                    "0.1", strategy_name[t->eval_strategy]);
     const struct { bool is; const char *text; } wrong[] = {
         {t->eval_split > 0 && eval_file,
          "--eval-data and --eval-split exclude each other; command line; give one of them"},
@@ -3422,7 +3426,8 @@ static bool samples_plan(void *user, const Model *m, const Adapter *a, bool allo
     for (size_t i = 0; i < screen->samples.count; i++)
         if (screen->samples.list[i].count > longest) longest = screen->samples.list[i].count;
     if (!longest) return true;
-    bool ok = generator_open(&screen->generator, m, a, (int)screen->samples.count, longest, SAMPLE_TOKENS, allocate, err);
+    bool ok = generator_open(&screen->generator, m, a, (int)screen->samples.count, longest, SAMPLE_TOKENS, allocate,
+                             err);
     memory_add(memory, "answers to the sample prompts", screen->generator.bytes);
     return ok;
 }
@@ -3977,8 +3982,8 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
             if (!isfinite(v)) snprintf(cell, sizeof cell, "-");
             else if (k == SWEEP_SECONDS) duration_text(cell, sizeof cell, v);
             else {
-                const char *format = k == SWEEP_STEPS ? "%.0f" : k == SWEEP_FLOS ? "%.2e" : k < SWEEP_SAMPLES ? "%.4f" : "%.2f";
-                snprintf(cell, sizeof cell, format, v);
+                int digits = k == SWEEP_STEPS ? 0 : k < SWEEP_SAMPLES ? 4 : 2;
+                snprintf(cell, sizeof cell, k == SWEEP_FLOS ? "%.*e" : "%.*f", digits, v);
             }
             printf(" %10s", cell);
         }
@@ -4074,7 +4079,8 @@ static int verb_train(Options *o) {
 
 /* ==================================================================================================================
    15  GENERATE
-   Answers on stdout, everything else on stderr. A session is an open model with one of its adapters on, or none: what generate, evaluate, compare and merge work with.
+   Answers on stdout, everything else on stderr. A session is an open model with one of its adapters on, or none: what
+   generate, evaluate, compare and merge work with.
    ================================================================================================================== */
 
 typedef struct Session {
@@ -4134,6 +4140,30 @@ static bool prompts_are_plain(const Session *s) {
            (d->chat_template == CHAT_NONE && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
 }
 
+/* Rows as a data file has them: {"role": ..., "content": ...} of a chat; a chat of such messages behind its system
+   message, or NULL; a prompt. */
+static void message_json(Text *t, const char *role, const char *content) {
+    json_object(t, NULL, JSON_LINE);
+    json_string(t, "role", role);
+    json_string(t, "content", content);
+    json_end(t);
+}
+static void chat_row(Text *t, const char *system, const char *messages) {
+    json_object(t, NULL, JSON_LINE);
+    json_list(t, "messages", JSON_LINE);
+    if (system) message_json(t, "system", system);
+    json_print(t, NULL, "%s", messages);
+    json_end(t);
+    json_end(t);
+    text_string(t, "\n");
+}
+static void prompt_row(Text *t, const char *prompt) {
+    json_object(t, NULL, JSON_LINE);
+    json_string(t, "prompt", prompt);
+    json_end(t);
+    text_string(t, "\n");
+}
+
 /* The prompts that the options name: --prompt, --messages or --data. */
 static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
     const Options *o = s->o;
@@ -4142,27 +4172,28 @@ static bool prompts_of_options(Prompts *p, const Session *s, Error *err) {
         phase_of("reading %s", o->data[0]);
         return prompts_open(p, o->data[0], s->tokenizer, &options, err);
     }
-    Text text = TEXT_EMPTY;
+    Text rows = TEXT_EMPTY, message = TEXT_EMPTY;
     bool plain = prompts_are_plain(s);
     if (plain && o->system) return fail(err, "a system message needs a chat template; --system; leave it out");
     for (ptrdiff_t i = 0; i < arrlen(o->prompt); i++) {
-        text_print(&text, plain ? "{\"prompt\": " : "{\"messages\": [");
-        if (!plain && o->system) { text_print(&text, "{\"role\": \"system\", \"content\": "); text_json_string(&text, o->system); text_print(&text, "}, "); }
-        if (!plain) text_print(&text, "{\"role\": \"user\", \"content\": ");
-        text_json_string(&text, o->prompt[i]);
-        text_print(&text, plain ? "}\n" : "}]}\n");
+        message_json(&message, "user", o->prompt[i]);
+        if (plain) prompt_row(&rows, o->prompt[i]);
+        else chat_row(&rows, o->system, message.at);
+        text_free(&message);
     }
     if (o->messages) {
         size_t bytes;
         char *list = read_file(o->messages, &bytes, err);
-        if (!list) { text_free(&text); return false; }
-        for (char *c = list; *c; c++) if (*c == '\n' || *c == '\r') *c = ' ';      /* a string of JSON holds no line breaks */
-        text_print(&text, "{\"messages\": %s}\n", list);
+        if (!list) { text_free(&rows); return false; }
+        for (char *c = list; *c; c++)
+            if (*c == '\n' || *c == '\r') *c = ' ';         /* a string of JSON holds no line breaks */
+        text_print(&rows, "{\"messages\": %s}\n", list);    /* prompts_parse says what is wrong with it */
         free(list);
     }
     if (options.prompt_template && o->raw) options.prompt_template = NULL;
-    bool ok = prompts_parse(p, text.at, text.length, o->messages ? o->messages : "--prompt", s->tokenizer, &options, err);
-    text_free(&text);
+    const char *from = o->messages ? o->messages : "--prompt";
+    bool ok = prompts_parse(p, rows.at, rows.length, from, s->tokenizer, &options, err);
+    text_free(&rows);
     return ok;
 }
 
@@ -4174,98 +4205,125 @@ static bool print_text(void *user, size_t prompt, const char *text, size_t bytes
     return !interrupted;                    /* in a chat Ctrl-C ends the answer */
 }
 
-/* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the letter. A turn that fails (too long, say) is taken back, the dialogue goes on. */
-static int chat(Session *s, Error *err) {
-    const Options *o = s->o;
-    Text dialogue = TEXT_EMPTY, row = TEXT_EMPTY;
+/* ---- chat -------------------------------------------------------------------------------------------------------- */
+
+typedef struct Talk {
+    Session *s;
+    const char *system;                     /* message in front, or NULL */
+    Text dialogue;                          /* its messages */
+    bool plain;                             /* no chat template: every line is a prompt of its own */
+    bool told, over;                        /* what print_lost says, once; /quit */
+} Talk;
+static void talk_reset(Talk *t, const char *rest) { (void)rest; text_free(&t->dialogue); }
+static void talk_quit(Talk *t, const char *rest) { (void)rest; t->over = true; }
+static void talk_system(Talk *t, const char *rest) {
+    if (t->plain) complain("error", "a system message needs a chat template; chat; go on without");
+    else t->system = text_copy(rest);
+}
+static void talk_adapter(Talk *t, const char *rest) {
+    Error err;
+    Text other = adapter_differs(t->s->o, rest, false);
+    if (other.at)
+        complain_of("error", "%s was trained with %s; /adapter; the chat stays as it was: begin another with "
+                             "--adapter, or give the one that is meant", rest, other.at);
+    else if (!session_adapter(t->s, text_copy(rest), &err)) {
+        failed(&err);
+        session_adapter(t->s, "base", &err);            /* the one before may be gone already */
+    }
+    text_free(&other);
+    phase_show(NULL);
+}
+static const struct { const char *name; bool takes; void (*run)(Talk *t, const char *rest); const char *help; }
+    talk_table[] = {
+        {"/reset", false, talk_reset, "/reset forgets the dialogue"},
+        {"/system", true, talk_system, "/system TEXT sets the system message"},
+        {"/adapter", true, talk_adapter, "/adapter FOLDER|base changes the adapter"},
+        {"/quit", false, talk_quit, "/quit ends"},
+};
+enum { TALK_COMMANDS = sizeof talk_table / sizeof *talk_table };
+static void talk_command(Talk *t, const char *line) {
+    bool help = !strcmp(line, "/help");
+    for (int i = 0; i < TALK_COMMANDS; i++) {
+        size_t n = strlen(talk_table[i].name);
+        bool takes = talk_table[i].takes;
+        if (help) fprintf(stderr, "%s%s", i ? ", " : "", talk_table[i].help);
+        else if (!strncmp(line, talk_table[i].name, n) && line[n] == (takes ? ' ' : 0)) {
+            talk_table[i].run(t, line + n + takes);
+            return;
+        }
+    }
+    if (help) fprintf(stderr, "\n");
+    else complain_of("error", "unknown command %s; chat; /help lists them", line);
+}
+/* What was said, and the answer to it. A turn that fails (too long, say) is taken back. */
+static void talk_turn(Talk *t, const char *line) {
+    const DataOptions *how = &t->s->o->train.data_options;
+    size_t before = t->dialogue.length;
+    Text row = TEXT_EMPTY;
+    Prompts p;
+    Answer a;
+    Error err;
+    interrupted = 0;
+    message_json(&t->dialogue, "user", line);
+    if (t->plain) prompt_row(&row, line);
+    else chat_row(&row, t->system, t->dialogue.at);
+    bool ok = prompts_parse(&p, row.at, row.length, "chat", t->s->tokenizer, how, &err);
+    text_free(&row);
+    if (ok) {
+        if (!t->told) print_lost(stderr, "--chat", &p.stats, how);
+        t->told = true;
+        ok = model_generate(&t->s->model, t->s->adapter, NULL, t->s->tokenizer, p.list, 1, &t->s->generate, &a,
+                            print_text, NULL, &err);
+        prompts_free(&p);
+    }
+    if (!ok) {
+        failed(&err);
+        text_cut(&t->dialogue, before);
+        return;
+    }
+    printf("\n");
+    message_json(&t->dialogue, "assistant", a.text);
+    answers_free(&a, 1);
+}
+/* Talks: every turn the whole dialogue is read again, so that templates which drop earlier thinking are obeyed to the
+   letter. */
+static int talk(Session *s) {
+    Talk t;
     char *line = NULL;
     size_t room = 0;
-    bool terminal = isatty(0), plain = prompts_are_plain(s), told = false;
-    const char *system = o->system;
+    bool terminal = isatty(0);
     struct sigaction action;
+    memset(&t, 0, sizeof t);
+    t.s = s;
+    t.system = s->o->system;
+    t.plain = prompts_are_plain(s);
     memset(&action, 0, sizeof action);      /* without SA_RESTART: waiting for a line ends too */
     action.sa_handler = on_signal;
     sigaction(SIGINT, &action, NULL);
     phase_show(NULL);
-    if (terminal) fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n", o->train.model,
-                          s->adapter ? " with " : "", s->adapter ? s->name : "");
-    if (plain && system) {
-        fail(err, "a system message needs a chat template; --system; leave it out");
-        return failed(err);
+    if (terminal)
+        fprintf(stderr, "%s%s%s; /help lists the commands, Ctrl-C ends an answer, Ctrl-D the chat\n",
+                s->o->train.model, s->adapter ? " with " : "", s->adapter ? s->name : "");
+    if (t.plain && t.system) {
+        complain("error", "a system message needs a chat template; --system; leave it out");
+        return 1;
     }
-    if (plain) complain("note", "no chat template: every line is a prompt of its own, without what was said before");
-    for (;;) {
+    if (t.plain) complain("note", "no chat template: every line is a prompt of its own, without what was said before");
+    while (!t.over) {
         if (terminal) { fprintf(stderr, "\n> "); fflush(stderr); }
         ssize_t n = getline(&line, &room, stdin);
         if (n < 0) break;
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r')) line[--n] = 0;
-        if (!n) continue;
-        if (!strcmp(line, "/quit")) break;
-        if (!strcmp(line, "/help")) { fprintf(stderr, "/reset forgets the dialogue, /system TEXT sets the system message, /adapter FOLDER|base changes the adapter, /quit ends\n"); continue; }
-        if (!strcmp(line, "/reset")) { text_free(&dialogue); continue; }
-        if (!strncmp(line, "/system ", 8)) {
-            if (plain) complain("error", "a system message needs a chat template; chat; go on without");
-            else system = text_copy(line + 8);
-            continue;
-        }
-        if (!strncmp(line, "/adapter ", 9)) {
-            Text other = adapter_differs(o, line + 9, false);
-            if (other.at)
-                complain_of("error", "%s was trained with %s; /adapter; the chat stays as it was: begin another with "
-                                     "--adapter, or give the one that is meant", line + 9, other.at);
-            else if (!session_adapter(s, text_copy(line + 9), err)) {
-                failed(err);
-                session_adapter(s, "base", err);        /* the one before may be gone already */
-            }
-            text_free(&other);
-            phase_show(NULL);
-            continue;
-        }
-        if (*line == '/') { complain_of("error", "unknown command %s; chat; /help lists them", line); continue; }
-        Prompts p;
-        Answer a;
-        size_t before = dialogue.length;
-        interrupted = 0;
-        text_print(&dialogue, "%s{\"role\": \"user\", \"content\": ", dialogue.length ? ", " : "");
-        text_json_string(&dialogue, line);
-        text_print(&dialogue, "}");
-        if (plain) {
-            text_print(&row, "{\"prompt\": ");
-            text_json_string(&row, line);
-            text_print(&row, "}\n");
-        } else {
-            text_print(&row, "{\"messages\": [");
-            if (system) {
-                text_print(&row, "{\"role\": \"system\", \"content\": ");
-                text_json_string(&row, system);
-                text_print(&row, "}, ");
-            }
-            text_print(&row, "%s]}\n", dialogue.at);
-        }
-        bool ok = prompts_parse(&p, row.at, row.length, "chat", s->tokenizer, &o->train.data_options, err);
-        text_free(&row);
-        if (ok) {
-            if (!told) print_lost(stderr, "--chat", &p.stats, &o->train.data_options);
-            told = true;
-            ok = model_generate(&s->model, s->adapter, NULL, s->tokenizer, p.list, 1, &s->generate, &a, print_text, NULL, err);
-            prompts_free(&p);
-        }
-        if (!ok) {
-            failed(err);
-            text_cut(&dialogue, before);
-            continue;
-        }
-        printf("\n");
-        text_print(&dialogue, ", {\"role\": \"assistant\", \"content\": ");
-        text_json_string(&dialogue, a.text);
-        text_print(&dialogue, "}");
-        answers_free(&a, 1);
+        if (*line == '/') talk_command(&t, line);
+        else if (n) talk_turn(&t, line);
     }
     if (terminal) fprintf(stderr, "\n");
     free(line);
-    text_free(&dialogue);
+    text_free(&t.dialogue);
     return 0;
 }
+
+/* ---- generate ---------------------------------------------------------------------------------------------------- */
 
 static void one_data_file(const Options *o) {
     if (arrlen(o->data) != 1) usage_error("one data file at a time; --data; run the command once for each");
@@ -4283,7 +4341,7 @@ static void generate_sources(Options *o) {
     for (int i = 0; i < 4; i++) typed += option_origin(o, source[i]) == from_line;
     for (int i = 0; i < 4; i++) {
         if (typed && option_origin(o, source[i]) != from_line) option_unset(o, option_find(source[i]));
-        if (!option_given(o, source[i]) || (i == 3 && !o->chat)) continue;
+        if (!option_given(o, source[i]) || (1 << i == CHAT && !o->chat)) continue;
         count++;
         which = i;
     }
@@ -4294,7 +4352,8 @@ static void generate_sources(Options *o) {
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         const char *name = options[i].name, *where = option_origin(o, name);
         if (!where || (options[i].goes_with & 1 << which)) continue;
-        if (where == from_line) usage_error("--%s does nothing with --%s; command line; leave it out", name, source[which]);
+        if (where == from_line)
+            usage_error("--%s does nothing with --%s; command line; leave it out", name, source[which]);
         complain_of("note", "%s: %s is not used with --%s", where, name, source[which]);
         option_unset(o, option_find(name));
     }
@@ -4342,120 +4401,102 @@ static void replies_show(void *user, size_t prompt) {
     }
 }
 
-static int verb_generate(Options *o) {
+/* Every prompt answered by the session's adapter. One answer alone streams. */
+static bool replies_make(Replies *r, Session *s, bool stream, Error *err) {
+    const Prompts *p = r->prompts;
+    phase_of("answering %zu prompt%s with %s", p->count, p->count > 1 ? "s" : "", r->adapter);
+    double start = seconds_now();
+    s->generate.on_answer = stream ? NULL : replies_show;
+    if (!model_generate(&s->model, s->adapter, NULL, s->tokenizer, p->list, p->count, &s->generate, r->answers,
+                        stream ? print_text : NULL, r, err)) return false;
+    if (stream) { r->tokens = r->answers[0].count; printf("\n"); }
+    answers_free(r->answers, p->count);
+    phase_show(NULL);
+    double seconds = seconds_now() - start;
+    fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", r->adapter,
+            (long long)r->tokens, seconds, (double)r->tokens / fmax(seconds, 1e-9));
+    return true;
+}
+/* The prompts of the options, answered by each of the adapters in turn. */
+static int generate_all(Session *s, const char *const *adapters, int count) {
+    const Options *o = s->o;
     Error err;
-    Session s;
     Prompts p;
-    static const char *only_base[] = {"base"};
-    generate_sources(o);
-    bool written = option_given(o, "output");
-    struct stat there;
-    if (written && !stat(o->train.output, &there) && S_ISDIR(there.st_mode))
-        usage_error("the answers would take the place of a folder; --output %s; name a file", o->train.output);
-    if (!session_open(&s, o, true, &err)) return failed(&err);
-    const char **columns = arrlen(o->adapter) ? o->adapter : only_base;
-    int count = arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1, status = 0;
-    if (o->chat) {
-        if (!session_adapter(&s, columns[0], &err)) return failed(&err);
-        status = chat(&s, &err);
-        session_close(&s);
-        return status;
-    }
-    if (!prompts_of_options(&p, &s, &err)) return failed(&err);
+    if (!prompts_of_options(&p, s, &err)) return failed(&err);
     const char *source = option_given(o, "data") ? o->data[0] : o->messages ? o->messages : "--prompt";
     if (!o->raw) print_lost(stderr, source, &p.stats, &o->train.data_options);
-    bool stream = p.count == 1 && !o->jsonl && !written;
+    bool written = option_given(o, "output"), stream = p.count == 1 && !o->jsonl && !written, ok = true;
     Text all = TEXT_EMPTY;
     Kept kept;
     if (written && !kept_open(&kept, o->train.output, &err)) return failed(&err);
     Answer *answers = (Answer *)must_alloc(p.count * sizeof *answers);
-    for (int c = 0; c < count && !status; c++) {
-        Replies r = {o, &p, columns[c], answers, 0, 0, count > 1, &all, written ? &kept : NULL};
-        if (!session_adapter(&s, columns[c], &err)) { status = failed(&err); break; }
+    for (int c = 0; c < count && ok; c++) {
+        Replies r = {o, &p, adapters[c], answers, 0, 0, count > 1, &all, written ? &kept : NULL};
+        ok = session_adapter(s, adapters[c], &err);
+        if (!ok) break;
         phase_show(NULL);
-        if (stream && count > 1) printf("%s%s:\n", c ? "\n" : "", columns[c]);
-        phase_of("answering %zu prompt%s with %s", p.count, p.count > 1 ? "s" : "", columns[c]);
-        double start = seconds_now();
-        s.generate.on_answer = stream ? NULL : replies_show;
-        bool ok = model_generate(&s.model, s.adapter, NULL, s.tokenizer, p.list, p.count, &s.generate, answers,
-                                 stream ? print_text : NULL, &r, &err);
-        if (!ok) { status = failed(&err); break; }
-        if (stream) { r.tokens = answers[0].count; printf("\n"); }
-        answers_free(answers, p.count);
-        phase_show(NULL);
-        double seconds = seconds_now() - start;
-        fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", columns[c],
-                (long long)r.tokens, seconds, (double)r.tokens / fmax(seconds, 1e-9));
+        if (stream && count > 1) printf("%s%s:\n", c ? "\n" : "", adapters[c]);
+        ok = replies_make(&r, s, stream, &err);
     }
-    if (written && !status && !write_file(o->train.output, all.at, all.length, &err)) status = failed(&err);
-    if (written && !status) kept_drop(&kept);
+    ok = ok && (!written || write_file(o->train.output, all.at, all.length, &err));
+    if (!ok) failed(&err);
+    if (written && ok) kept_drop(&kept);
     else if (written) fprintf(stderr, "what was answered is in %s\n", kept.path);
     text_free(&all);
     free(answers);
     prompts_free(&p);
+    return !ok;
+}
+static int verb_generate(Options *o) {
+    static const char *const only_base[] = {"base"};
+    Error err;
+    Session s;
+    struct stat there;
+    int status;
+    generate_sources(o);
+    if (option_given(o, "output") && !stat(o->train.output, &there) && S_ISDIR(there.st_mode))
+        usage_error("the answers would take the place of a folder; --output %s; name a file", o->train.output);
+    if (!session_open(&s, o, true, &err)) return failed(&err);
+    const char *const *adapters = arrlen(o->adapter) ? o->adapter : only_base;
+    if (!o->chat) status = generate_all(&s, adapters, arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1);
+    else status = session_adapter(&s, adapters[0], &err) ? talk(&s) : failed(&err);
     session_close(&s);
     return status;
 }
 
-/* ---- merge ---------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- merge ------------------------------------------------------------------------------------------------------- */
 
 /* Logits of a few fixed tokens: what a merged model is held against. */
+enum { PROBES = 32 };
 static float *probe_logits(const Model *m, const Adapter *a, Error *err) {
-    enum { TOKENS = 32 };
     Batch b;
     Workspace w;
     memset(&w, 0, sizeof w);
-    if (!workspace_open(&w, m, a, TOKENS, TOKENS, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, TOKENS, 1, err)) return NULL;
-    for (int i = 0; i < TOKENS; i++) { b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size); b.positions[i] = i; }
-    b.N = TOKENS; b.S = 1;
-    b.cu_seqlens[0] = 0; b.cu_seqlens[1] = TOKENS;
-    float *logits = (float *)must_alloc((size_t)TOKENS * (size_t)m->config.vocab_size * sizeof *logits);
+    if (!workspace_open(&w, m, a, PROBES, PROBES, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, PROBES, 1, err))
+        return NULL;
+    for (int i = 0; i < PROBES; i++) {
+        b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size);
+        b.positions[i] = i;
+    }
+    b.N = PROBES; b.S = 1;
+    b.cu_seqlens[0] = 0; b.cu_seqlens[1] = PROBES;
+    float *logits = (float *)must_alloc((size_t)PROBES * (size_t)m->config.vocab_size * sizeof *logits);
     model_logits(m, a, &w, logits, &b);
     workspace_close(&w);
     batch_free(&b);
     return logits;
 }
 
-static int verb_merge(Options *o) {
-    Error err;
-    Session s;
-    Model merged;
-    if (arrlen(o->adapter) != 1 || !option_given(o, "output")) usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output FOLDER");
-    if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
-    if (!s.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
-    float *want = probe_logits(&s.model, s.adapter, &err);
-    static const DType dtypes[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
-    DType dtype = dtypes[o->dtype];
-    phase_of("writing %s", o->train.output);
-    if (!want || !adapter_merge(s.adapter, o->train.output, dtype, &err)) return failed(&err);
-    size_t count = 32 * (size_t)s.model.config.vocab_size;
-    /* what the weights are rounded to in the file, and in the arithmetic */
-    FormatId stored = s.model.layers[0].linear[0].w.format;
-    int layers = s.model.config.num_hidden_layers;
-    double tolerance = fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype_format(dtype), layers),
-                            merged_tolerance(LORA_FLOATX_FORMAT, layers));
-    session_close(&s);                      /* two large models at once might not fit */
-    phase_of("reading %s again, to compare", o->train.output);
-    if (!model_open(&merged, o->train.output, &err)) return failed(&err);
-    float *got = probe_logits(&merged, NULL, &err);
-    if (!got) return failed(&err);
-    double error = rms_error(got, want, count);
-    const char *rounded = weight_format[merged.layers[0].linear[0].w.format].name;
-    free(got);
-    free(want);
-    model_close(&merged);
-    if (!(error <= tolerance)) {
-        fail(&err, "the merged model's logits differ from base + adapter by %.1e, more than rounding to %s explains; "
-                   "%s; do not use it, and please report this", error, rounded, o->train.output);
-        return failed(&err);
-    }
-    phase_show(NULL);
-    printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e (relative rms of 32 "
-           "tokens; "
-           "rounding to %s explains %.1e%s)\n", o->train.output, o->train.model, o->adapter[0], rounded, error, rounded,
-               tolerance,
-           strcmp(rounded, "F32") ? ", --dtype f32 avoids it" : "");
-    /* The merged folder has no run.json: how prompts are written is spelled out. */
+/* What a merged folder may differ from base + adapter by: rounding to `dtype` in the file (DTYPE_COUNT: as the base has
+   it), and in the arithmetic. */
+static double merge_tolerance(const Model *m, DType dtype) {
+    FormatId stored = m->layers[0].linear[0].w.format;
+    int layers = m->config.num_hidden_layers;
+    return fmax(merged_tolerance(dtype == DTYPE_COUNT ? stored : dtype_format(dtype), layers),
+                merged_tolerance(LORA_FLOATX_FORMAT, layers));
+}
+/* The merged folder has no run.json: how prompts are written is spelled out. */
+static void print_merged_use(const Options *o) {
     const Json *kept[OPTION_COUNT];
     Text use = command_text(o, "generate", "--model", o->train.output, NULL);
     bool known = adapter_kept(kept, o->adapter[0], GENERATE);
@@ -4466,6 +4507,44 @@ static int verb_merge(Options *o) {
     }
     text_print(&use, " --chat");
     print_command("use it", use);
+}
+static int verb_merge(Options *o) {
+    static const DType dtypes[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
+    const char *folder = o->train.output;
+    Error err;
+    Session s;
+    Model merged;
+    DType dtype = dtypes[o->dtype];
+    if (arrlen(o->adapter) != 1 || !option_given(o, "output"))
+        usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output "
+                    "FOLDER");
+    if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
+    if (!s.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
+    float *want = probe_logits(&s.model, s.adapter, &err);
+    phase_of("writing %s", folder);
+    if (!want || !adapter_merge(s.adapter, folder, dtype, &err)) return failed(&err);
+    size_t count = PROBES * (size_t)s.model.config.vocab_size;
+    double tolerance = merge_tolerance(&s.model, dtype);
+    session_close(&s);                      /* two large models at once might not fit */
+    phase_of("reading %s again, to compare", folder);
+    if (!model_open(&merged, folder, &err)) return failed(&err);
+    float *got = probe_logits(&merged, NULL, &err);
+    if (!got) return failed(&err);
+    double error = rms_error(got, want, count);
+    const char *rounded = weight_format[merged.layers[0].linear[0].w.format].name;
+    free(got);
+    free(want);
+    model_close(&merged);
+    if (!(error <= tolerance)) {
+        fail(&err, "the merged model's logits differ from base + adapter by %.1e, more than rounding to %s explains; "
+                   "%s; do not use it, and please report this", error, rounded, folder);
+        return failed(&err);
+    }
+    phase_show(NULL);
+    printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e (relative rms of "
+           "%d tokens; rounding to %s explains %.1e%s)\n", folder, o->train.model, o->adapter[0], rounded, error,
+           PROBES, rounded, tolerance, strcmp(rounded, "F32") ? ", --dtype f32 avoids it" : "");
+    print_merged_use(o);
     return 0;
 }
 
@@ -4496,7 +4575,8 @@ static void evaluate_begins(const Options *o, const Prompts *p, const Dataset *d
 }
 
 /* One column after the other: loss, answers, and the files as far as they are known. */
-static bool evaluate_columns(Comparison *c, Session *s, const Dataset *d, bool answers, const char *folder, Error *err) {
+static bool evaluate_columns(Comparison *c, Session *s, const Dataset *d, bool answers, const char *folder,
+                             Error *err) {
     long long rows = d ? (long long)d->stats.rows : 0;
     for (int k = 0; k < c->count; k++) {
         Column *column = &c->columns[k];
@@ -4520,48 +4600,56 @@ static bool evaluate_columns(Comparison *c, Session *s, const Dataset *d, bool a
     return true;
 }
 
+/* The columns that the options name: the base in front where it is not one of them, or nothing else is. */
+static void evaluate_names(Comparison *c, const Options *o, bool compare) {
+    bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base"));
+    c->model = o->train.model;
+    c->data = o->data[0];
+    c->chat_template = o->chat_template;
+    c->data_options = &o->train.data_options;
+    comparison_cut(c, o->bleu_tokenize);
+    c->count = (int)arrlen(o->adapter) + base;
+    c->columns = (Column *)must_alloc((size_t)c->count * sizeof *c->columns);
+    for (int k = 0; k < c->count; k++) {
+        c->columns[k].name = base && !k ? "base" : o->adapter[k - base];
+        for (int i = 0; i < SCORES; i++) c->columns[k].score[i] = NAN;
+    }
+}
+/* Rows as prompts, where they are answered, and as examples, where any has a reference. Without answers every row will
+   do that training would take: plain text and token ids have a loss, but no prompt. */
+static bool evaluate_reads(Comparison *c, Dataset *d, bool *references, const Options *o, const Tokenizer *t,
+                           bool answers, Error *err) {
+    if (answers && !prompts_open(&c->prompts, c->data, t, c->data_options, err)) return false;
+    if (answers && o->labels && !comparison_labels(c, o->labels, err)) return false;
+    phase_of("reading %s", c->data);
+    *references = !answers;
+    for (size_t i = 0; i < c->prompts.count; i++) *references |= c->prompts.list[i].reference != NULL;
+    if (*references && !dataset_open(d, c->data, t, c->data_options, err)) return false;
+    evaluate_begins(o, &c->prompts, *references ? d : NULL);
+    if (answers && !o->labels && !c->characters && without_words(&c->prompts))
+        fprintf(stderr, "hint: these answers have no spaces between words, and f1, bleu and rouge_l are of words: add "
+                        "--bleu-tokenize zh\n");
+    return true;
+}
 static int verb_evaluate(Options *o) {
-    bool compare = o->verb->bit == COMPARE;
+    bool compare = o->verb->bit == COMPARE, answers = compare || o->answers || o->labels, references;
+    const char *folder = option_given(o, "output") ? o->train.output : compare ? "compare" : NULL;
     Error err;
     Session s;
     Dataset d;
     Comparison c;
+    Kept kept;
+    char path[PATH_MAX] = "";
     memset(&c, 0, sizeof c);
     memset(&d, 0, sizeof d);
     if (compare && !arrlen(o->adapter))
         usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
     one_data_file(o);
-    bool base = !arrlen(o->adapter) || (compare && strcmp(o->adapter[0], "base"));
-    bool answers = compare || o->answers || o->labels;
-    const char *folder = option_given(o, "output") ? o->train.output : compare ? "compare" : NULL;
-    c.model = o->train.model;
-    c.data = o->data[0];
-    c.chat_template = o->chat_template;
-    c.data_options = &o->train.data_options;
-    c.generate = &s.generate;
-    comparison_cut(&c, o->bleu_tokenize);
-    c.count = (int)arrlen(o->adapter) + base;
-    c.columns = (Column *)must_alloc((size_t)c.count * sizeof *c.columns);
-    for (int k = 0; k < c.count; k++) {
-        c.columns[k].name = base && !k ? "base" : o->adapter[k - base];
-        for (int i = 0; i < SCORES; i++) c.columns[k].score[i] = NAN;
-    }
+    evaluate_names(&c, o, compare);
     if (!session_open(&s, o, true, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
-    /* Without answers every row will do that training would take: plain text and token ids have a loss, but no
-       prompt. */
-    if (answers && !prompts_open(&c.prompts, c.data, s.tokenizer, c.data_options, &err)) return failed(&err);
-    if (answers && o->labels && !comparison_labels(&c, o->labels, &err)) return failed(&err);
-    phase_of("reading %s", c.data);
-    bool references = !answers;
-    for (size_t i = 0; i < c.prompts.count; i++) references |= c.prompts.list[i].reference != NULL;
-    if (references && !dataset_open(&d, c.data, s.tokenizer, c.data_options, &err)) return failed(&err);
-    evaluate_begins(o, &c.prompts, references ? &d : NULL);
-    if (answers && !o->labels && !c.characters && without_words(&c.prompts))
-        fprintf(stderr, "hint: these answers have no spaces between words, and f1, bleu and rouge_l are of words: add "
-                        "--bleu-tokenize zh\n");
-    Kept kept;
-    char path[PATH_MAX] = "";
+    c.generate = &s.generate;
+    if (!evaluate_reads(&c, &d, &references, o, s.tokenizer, answers, &err)) return failed(&err);
     if (folder) {
         path_in(path, sizeof path, folder, "responses.jsonl");
         if (!make_folder(folder, &err) || (answers && !kept_open(&kept, path, &err))) return failed(&err);
@@ -4585,15 +4673,14 @@ static int verb_evaluate(Options *o) {
    ================================================================================================================== */
 
 static const Verb *verb_or_die(const char *name) {
+    const char *names[VERB_COUNT];
     Text list = TEXT_EMPTY;
-    const char *near = NULL;
-    int least = NAME_FAR;
     for (int i = 0; i < VERB_COUNT; i++) {
-        int distance = name_distance(name, verb_table[i].name);
-        if (!strcmp(name, verb_table[i].name)) return &verb_table[i];
-        if (distance < least) { least = distance; near = verb_table[i].name; }
-        text_print(&list, "%s%s", i ? ", " : "", verb_table[i].name);
+        names[i] = verb_table[i].name;
+        if (!strcmp(name, names[i])) return &verb_table[i];
+        text_print(&list, "%s%s", i ? ", " : "", names[i]);
     }
+    const char *near = nearest(name, names, VERB_COUNT);
     usage_error("unknown verb '%s'; command line; %s%s%sthe verbs are %s", name, near ? "did you mean " : "",
                 near ? near : "", near ? "? " : "", list.at);
     return NULL;
@@ -4636,7 +4723,7 @@ static int run_verb(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     int fd;
-    do fd = open("/dev/null", O_RDWR); while (fd >= 0 && fd <= 2);             /* a closed stdout's number must not go to a file */
+    do fd = open("/dev/null", O_RDWR); while (fd >= 0 && fd <= 2);      /* a closed stdout's number goes to no file */
     if (fd > 2) close(fd);
     bound_spinning(argv);
     struct sigaction bus;
@@ -4647,8 +4734,9 @@ int main(int argc, char **argv) {
     int status = run_verb(argc, argv);
     errno = 0;
     if (!fflush(stdout) && !ferror(stdout)) return status;
-    if (!status) complain_of("error", "not all of the output could be written; standard output%s%s; see where it goes, and its disk",
-                             errno ? ": " : "", errno ? strerror(errno) : "");
+    if (!status)
+        complain_of("error", "not all of the output could be written; standard output%s%s; see where it goes, and its "
+                             "disk", errno ? ": " : "", errno ? strerror(errno) : "");
     return status ? status : 1;
 }
 #endif
