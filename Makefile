@@ -19,8 +19,9 @@ BUILD     = build
 TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults
 # The program's half of train_lora.cu, sanitized alone.
 PROGRAM_TESTS = test_options
-# The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: program_PRECISION.
-EMULATED  = test_ops_FP32 test_ops_BF16 test_ops_FP16 test_model_FP32 test_generate_FP32 test_generate_BF16 test_train_FP32 test_train_BF16 test_train_FP16
+# The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: the tests of ops, model, generation and training in one
+# program for each precision (test/emulated.c).
+EMULATED  = tests_FP32 tests_BF16 tests_FP16
 EMULATE   = $(CXX) -std=gnu++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused-function -march=native \
             -fno-strict-aliasing -fno-crossjumping -fno-tree-tail-merge -DEMULATED $(INCLUDE) -Itest
 
@@ -107,7 +108,9 @@ uninstall:
 test:
 	@$(MAKE) --no-print-directory -j$(shell nproc) CUDA=0 train_lora data/convert test-programs
 	@bash test/run.sh
-test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(PROGRAM_TESTS:%=$(BUILD)/asan/%) $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 $(BUILD)/mutants $(BUILD)/crashing $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
+test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(PROGRAM_TESTS:%=$(BUILD)/asan/%) \
+    $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 \
+    $(BUILD)/mutants $(BUILD)/crash.so $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
 $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
@@ -129,10 +132,11 @@ $(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.
 	$(CC) $(STRICT) $(or $(OPTIMISE),-O1) -g -march=native -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
 
 SANITIZE = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+EMULATED_TESTS = test/test_ops.c test/test_model.c test/test_generate.c test/test_train.c
 define emulated
-$(BUILD)/emulated/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
+$(BUILD)/emulated/tests_$(1): test/emulated.c $(EMULATED_TESTS) $(HEADERS) $(KERNEL_TESTS) | stb
 	@mkdir -p $(BUILD)/emulated
-	$(EMULATE) $$(or $$(OPTIMISE),-O2) -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
+	$(EMULATE) -O1 -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
 $(BUILD)/emulated/asan/%_$(1): test/%.c $(HEADERS) $(KERNEL_TESTS) | stb
 	@mkdir -p $(BUILD)/emulated/asan
 	$(EMULATE) $(SANITIZE) -DPRECISION_$(1) -x c++ $$< -o $$@ $(LIBS)
@@ -140,13 +144,14 @@ endef
 $(foreach p,FP32 BF16 FP16,$(eval $(call emulated,$(p))))
 
 # Where compiling takes longer than running.
-$(BUILD)/emulated/test_model_% $(BUILD)/emulated/test_train_% $(BUILD)/emulated/test_generate_%: OPTIMISE = -O1
 $(BUILD)/test_data $(BUILD)/test_generate $(BUILD)/test_embed $(BUILD)/test_faults $(BUILD)/test_score: CFLAGS = -O1 -march=native
+UNOPTIMISED = $(BUILD)/asan/test_data $(BUILD)/asan/test_faults $(BUILD)/asan/test_score
+$(UNOPTIMISED): OPTIMISE = -O0
 
-# The trainer that can be stopped between the steps of writing a file.
-$(BUILD)/crashing: train_lora.cu $(HEADERS) $(PROGRAM) $(BUILD)/pages.h test/crash.h | stb
+# Stops the trainer between the steps of writing a file.
+$(BUILD)/crash.so: test/crash.c
 	@mkdir -p $(BUILD)
-	$(CC) $(STRICT) $(CFLAGS) $(OPENMP) $(INCLUDE) -include test/crash.h -x c $< -o $@ $(LIBS)
+	$(CC) $(STRICT) -O1 -shared -fPIC $< -o $@
 
 # dev/'s ladders teach GEMM and attention a step at a time; here every step is checked.
 $(BUILD)/%_ladder: dev/%_ladder.cu $(HEADERS) $(KERNEL_TESTS) | stb
@@ -170,8 +175,8 @@ nvcc-command:
 	@echo '$(or $(NVCC),nvcc) $(NVCCFLAGS)'
 
 ## soak            200 kills at random moments and at every place where a file is half written, random options; each resumed run must end with the same bits (about six minutes)
-soak: train_lora $(BUILD)/crashing
-	@bash test/test_resume.sh ./train_lora $(BUILD)/crashing 200
+soak: train_lora $(BUILD)/crash.so
+	@bash test/test_resume.sh ./train_lora 200
 
 ## test-gpu        the kernel, model and trainer tests natively on the GPU of this machine, then compute-sanitizer (needs nvcc and a GPU)
 test-gpu: | stb

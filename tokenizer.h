@@ -637,7 +637,7 @@ bool file_exists(const char *folder, const char *name) {
 /* ---- writing ---- */
 
 #ifndef CRASH_POINT
-#define CRASH_POINT()                       /* the tests stop the process here (test/crash.h): whatever is on the
+#define CRASH_POINT()                       /* the tests stop the process here (test/test_faults.c): what is on the
                                                disk then must be whole */
 #endif
 

@@ -33,7 +33,7 @@ side_by_side() {
 programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults"
 for t in $programs; do one "$t" "build/$t"; done
 side_by_side "test_cli bash test/test_cli.sh ./train_lora" \
-    "test_resume bash test/test_resume.sh ./train_lora build/crashing" \
+    "test_resume bash test/test_resume.sh ./train_lora" \
     "test_run bash test/test_run.sh ./train_lora" \
     "test_generate_cli bash test/test_generate.sh ./train_lora" \
     "test_pages bash test/test_pages.sh" \
@@ -43,16 +43,16 @@ side_by_side "test_cli bash test/test_cli.sh ./train_lora" \
 emulated=(
     "asan/emulated/test_ops env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_ops_BF16"        # fibers hold what the leak checker cannot see
     "asan/emulated/test_model env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_model_FP32"
-    "emulated/test_ops_FP32 build/emulated/test_ops_FP32"
-    "emulated/test_ops_BF16 env EMULATOR_ORDER=1 build/emulated/test_ops_BF16"
-    "emulated/test_ops_FP16 env EMULATOR_ORDER=2026 build/emulated/test_ops_FP16"
-    "emulated/turing env EMULATED_SHARED=65536 build/emulated/test_ops_FP16"
-    "emulated/test_model_FP32 build/emulated/test_model_FP32"
-    "emulated/test_generate_FP32 build/emulated/test_generate_FP32"
-    "emulated/test_generate_BF16 env EMULATOR_ORDER=7 build/emulated/test_generate_BF16"
-    "emulated/test_train_FP32 build/emulated/test_train_FP32"
-    "emulated/test_train_BF16 build/emulated/test_train_BF16"
-    "emulated/test_train_FP16 build/emulated/test_train_FP16"
+    "emulated/test_ops_FP32 build/emulated/tests_FP32 test_ops"
+    "emulated/test_ops_BF16 env EMULATOR_ORDER=1 build/emulated/tests_BF16 test_ops"
+    "emulated/test_ops_FP16 env EMULATOR_ORDER=2026 build/emulated/tests_FP16 test_ops"
+    "emulated/turing env EMULATED_SHARED=65536 build/emulated/tests_FP16 test_ops"
+    "emulated/test_model_FP32 build/emulated/tests_FP32 test_model"
+    "emulated/test_generate_FP32 build/emulated/tests_FP32 test_generate"
+    "emulated/test_generate_BF16 env EMULATOR_ORDER=7 build/emulated/tests_BF16 test_generate"
+    "emulated/test_train_FP32 build/emulated/tests_FP32 test_train"
+    "emulated/test_train_BF16 build/emulated/tests_BF16 test_train"
+    "emulated/test_train_FP16 build/emulated/tests_FP16 test_train"
     "gemm_ladder build/gemm_ladder"
     "attention_ladder build/attention_ladder")
 side_by_side "${emulated[@]}"

@@ -4,7 +4,7 @@ set -u
 program=$1 passed=0 failed=0
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=2
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 run() { timeout 900 "$program" "$@" >"$work/out" 2>"$work/err" </dev/null; }
 refused() {     # name, status, pattern, arguments...
@@ -14,16 +14,16 @@ refused() {     # name, status, pattern, arguments...
     verdict "$([ $? = "$status" ] && [ "$(grep -c '^error: .*;.*;' "$work/err")" = 1 ] && grep -q -- "$pattern" "$work/err"; echo $?)" "$name: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-170)"
 }
 hotel=$work/hotel
-run --max-steps 200 --eval-on-start false --output "$hotel"
+run --max-steps 150 --learning-rate 1e-2 --per-device-train-batch-size 4 --eval-on-start false --output "$hotel"
 verdict $? "an adapter to try: $(grep '^done' "$work/out")"
 base=(--model data/base --temperature 0)
 
 run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?"
 verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 1 ] && grep -qi 'linden court' "$work/out" && grep -q 'tokens/s' "$work/err"; echo $?)" "a prompt is answered on stdout, the speed is on stderr: $(cat "$work/out")"
 cp "$work/out" "$work/once"
-run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?" --threads 1
+run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?" --threads 2
 cmp -s "$work/out" "$work/once"
-verdict $? "again, with one thread, the same"
+verdict $? "again, with two threads, the same"
 run generate --model data/base --prompt Hello --temperature 1 --seed 1 && cp "$work/out" "$work/a" && run generate --model data/base --prompt Hello --temperature 1 --seed 1 && cp "$work/out" "$work/b" && run generate --model data/base --prompt Hello --temperature 1.5 --seed 2 && cp "$work/out" "$work/c"
 verdict "$(cmp -s "$work/a" "$work/b" && ! cmp -s "$work/a" "$work/c"; echo $?)" "sampling repeats with its seed: $(cat "$work/a")"
 run generate "${base[@]}" --adapter base --adapter "$hotel" --prompt "Hi" --prompt "Bye" --jsonl

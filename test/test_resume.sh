@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Checkpoints and resume, from the outside: test_resume.sh PROGRAM CRASHING [KILLS]. A run that is killed with SIGKILL, at random moments and between writing, syncing and renaming a file, and resumed each time, ends
+# Checkpoints and resume, from the outside: test_resume.sh PROGRAM [KILLS]. A run that is killed with SIGKILL, at random moments and between writing, syncing and renaming a file, and resumed each time, ends
 # with the very bits of one that was left alone: the adapter, and the log but for its timings. With many KILLS (make soak) the options of the runs vary too.
 set -u
-program=$1 crashing=$2 kills=${3:-50} passed=0 failed=0
+program=$1 kills=${2:-36} passed=0 failed=0
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 timeless() { sed -E 's/"(tokens_per_second|ceiling_share|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
 data=(--model data/base --data data/hotel/train.jsonl --learning-rate 5e-3 --warmup-ratio 0.05)
@@ -25,7 +25,8 @@ tormented() {       # name kills options...
         resume=()
         ls -d "$work/$name"/checkpoint-*[0-9] >/dev/null 2>&1 && resume=(--resume "$work/$name")
         if [ $((RANDOM % 2)) = 0 ]; then     # half of the kills are aimed: at the n-th place where a file is half written
-            CRASH_AT=$([ $((killed + crashed)) -lt "$kills" ] && echo $((1 + RANDOM % 250))) "$crashing" "${options[@]}" --output "$work/$name" "${resume[@]}" >"$work/log" 2>&1
+            CRASH_AT=$([ $((killed + crashed)) -lt "$kills" ] && echo $((1 + RANDOM % 250))) \
+                LD_PRELOAD=$PWD/build/crash.so "$program" "${options[@]}" --output "$work/$name" "${resume[@]}" >"$work/log" 2>&1
             status=$?
             [ $status = 137 ] && crashed=$((crashed + 1))
         else
@@ -50,7 +51,7 @@ tormented() {       # name kills options...
 }
 
 total=0
-tormented killed $((kills < 16 ? kills : 16)) "${options[@]}" --save-strategy steps --save-steps 3 --save-total-limit 3
+tormented killed $((kills < 12 ? kills : 12)) "${options[@]}" --save-strategy steps --save-steps 3 --save-total-limit 3
 verdict "$([ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]; echo $?)" "--save-total-limit 3 keeps three checkpoints"
 # Picked without a subshell, which would have random numbers of its own.
 ranks=(1 3 8 16) dropouts=(0 0.1 0.3) batches=(1 2 3) accumulations=(1 2) schedules=(linear cosine constant) switches=(true false) levels=(none gate_up layer) strategies=(no steps)
@@ -58,7 +59,7 @@ round=0
 while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
     round=$((round + 1))
     RANDOM=$((round * 977))                  # the options of a round do not depend on how often the ones before were killed
-    tormented "round$round" 12 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) --logging-steps $((1 + RANDOM % 9)) --lora-r "${ranks[RANDOM % 4]}" --lora-dropout "${dropouts[RANDOM % 3]}" --per-device-train-batch-size "${batches[RANDOM % 3]}" \
+    tormented "round$round" 8 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) --logging-steps $((1 + RANDOM % 9)) --lora-r "${ranks[RANDOM % 4]}" --lora-dropout "${dropouts[RANDOM % 3]}" --per-device-train-batch-size "${batches[RANDOM % 3]}" \
         --gradient-accumulation-steps "${accumulations[RANDOM % 2]}" --lr-scheduler-type "${schedules[RANDOM % 3]}" --seed $RANDOM --packing "${switches[RANDOM % 2]}" --max-length 256 --recompute "${levels[RANDOM % 3]}" \
         --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "${strategies[RANDOM % 2]}" --eval-steps 20 --eval-on-start false
     rm -rf "$work/round$round" "$work/round$round-whole"

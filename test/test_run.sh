@@ -4,7 +4,7 @@ set -u
 program=$1 passed=0 failed=0
 work=$(mktemp -d) || exit 1
 trap 'umount "$work/small" 2>/dev/null; rm -rf "$work"' EXIT
-export OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
 verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 has() { grep -q -- "$1" "${2:-$work/log}"; echo $?; }
 run() { timeout 900 "$program" "$@" >"$work/log" 2>&1; }
@@ -105,7 +105,7 @@ verdict "$([ $? = 0 ] && grep -q '"per_device_train_batch_size": [124],' "$work/
 sweep=(--sweep learning_rate=5e-3,1e-3 --sweep lora-r=4,8 --max-steps 20 --eval-on-start false --save-strategy steps --save-steps 5)
 run "${sweep[@]}" --dry-run --output "$work/sweep"
 verdict "$([ $? = 0 ] && [ "$(grep -c '^run . of 4: learning_rate-[0-9e-]*_lora_r-[48]$' "$work/log")" = 4 ] && [ ! -e "$work/sweep" ]; echo $?)" "--dry-run lists four runs and writes nothing"
-CRASH_AT=1500 build/crashing "${sweep[@]}" --output "$work/sweep" >"$work/log" 2>&1
+CRASH_AT=1500 LD_PRELOAD=$PWD/build/crash.so "$program" "${sweep[@]}" --output "$work/sweep" >"$work/log" 2>&1
 verdict "$([ $? = 137 ]; echo $?)" "a sweep that is killed"
 run "${sweep[@]}" --output "$work/sweep"
 verdict "$([ $? = 0 ] && [ "$(has 'done before')" = 0 ] && [ "$(grep -c '"name"' "$work/sweep/sweep.json")" = 4 ]; echo $?)" "started again it does the rest: $(grep -c 'done before' "$work/log") done before, $(grep -o 'resumed at step [0-9]*' "$work/log" | tr '\n' ' ')"
