@@ -1,5 +1,5 @@
 /* emulated.c - the tests of ops, model, generation and training in one program, so that the kernels compile once for each
-   precision: build/emulated/tests_BF16 test_ops [its arguments]. Each test is a namespace; its headers stay outside. */
+   precision: build/emulated/tests_BF16 test_ops. Each test is a namespace; its headers stay outside. */
 #include "backend.h"
 #include <sys/wait.h>
 #include <type_traits>
@@ -19,7 +19,7 @@ namespace test_train {
 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "";
-    if (!strcmp(name, "test_ops")) return test_ops::main(argc - 1, argv + 1);
+    if (!strcmp(name, "test_ops")) return test_ops::main();
     if (!strcmp(name, "test_model")) return test_model::main();
     if (!strcmp(name, "test_generate")) return test_generate::main();
     if (!strcmp(name, "test_train")) return test_train::main();
