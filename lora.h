@@ -1,24 +1,51 @@
 /* lora.h - LoRA fine-tuning of Hugging Face language models in plain C: the portable half of train_lora.
 
-   A model folder and a data file go in, a PEFT adapter folder comes out. No CUDA in this file; it is usable from any C11 or C++17 program:
+   A model folder and a data file go in, a PEFT adapter folder comes out. No CUDA in this file; it is usable from any
+   C11 or C++17 program (test/test_embed.c is a whole one):
 
        #define TOKENIZER_IMPLEMENTATION
        #define LORA_IMPLEMENTATION
-       #include "lora.h"          // gcc -O3 -march=native -fopenmp -I. yours.c -lm     (test/test_embed.c is the whole program in 30 lines)
+       #include "lora.h"          // gcc -O3 -march=native -fopenmp -I. yours.c -lm
+
+   WHAT SUCH A PROGRAM CALLS
+     model_open, model_plan, model_close           a folder's frozen weights, or their shapes alone; for all to share
+     adapter_attach, adapter_load, adapter_drop    what is trained beside them: a new one, a PEFT folder's
+     adapter_save, adapter_merge                   back into a PEFT folder; into a copy of the model
+     workspace_open, workspace_close               what a pass writes, sized and taken once
+     model_forward, model_loss, model_backward     a micro-batch; adapter NULL: the base alone
+     adapter_zero_grad, optimizer_step             before the first micro-batch of a step, after its last
+     model_logits, model_evaluate, model_generate  logits, losses, answers (generator_open: in memory taken before)
+     train_run                                     the whole job
+
+   ONE TRAINING STEP IN 250 LINES, the names to follow in order
+     train_loop          epochs and steps             -> train_step for each
+     train_step          learning rate, overflows     -> train_gradient, optimizer_step
+     train_gradient      micro-batches                -> batch_build, model_forward, model_loss, model_backward
+     model_forward       embedding, layers, norm      -> layer_forward -> attention_block_forward, mlp_block_forward
+     model_loss          head and cross-entropy       -> lm_head_loss
+     model_backward      the layers, last to first    -> layer_backward -> the two blocks' backward
+     linear_forward      x W^T and what LoRA adds     chapter 8 on a CPU, train_lora.cu on a card; linear_backward
+     optimizer_step      norm, clip, loss scale       -> adamw_update over the trainables, adapter_pack
+
+   COMPILE-TIME SWITCHES
+     LORA_FLOATX         type of the activations: float (with it LORA_FLOATX_FORMAT, its Format)
+     LORA_LOSS_SCALE     where dynamic loss scaling starts: 1, none; fp16's range needs 65536
+     LORA_HOST_DEVICE    what stands before the few formulas that kernels share: nothing
+     LORA_NO_CPU_OPS     defined: chapter 8 is left out, the ops come from elsewhere, as in train_lora.cu
 
    TABLE OF CONTENTS
-     1  dimensions and types          what a letter means; Weight, Linear, Batch, Model
-     2  files and configuration      safetensors, config.json, memory table
-     3  the ops' contract            every op once: shapes, formula, what backward needs
-     4  the model                    open, forward, backward
-     5  the adapter and optimizer    PEFT folders, AdamW, schedules
-     6  training                     options, the loop, the log
-     7  generation                   sampling, answers
+     1  dimensions and types          what a letter means; Weight, Linear, Lora
+     2  files and configuration       safetensors, config.json, families, memory table
+     3  the ops' contract             every op once: shapes, formula, what backward needs
+     4  the model                     Model, Adapter, Workspace; open, forward, backward
+     5  the adapter and optimizer     trainables, PEFT folders, merging, AdamW, schedules
+     6  training                      options, objectives, the loop, the log, checkpoints
+     7  generation                    sampling, answers
      then, under LORA_IMPLEMENTATION, the same chapters with their code, then 8: the CPU ops, and 9: fuzz entries.
    Rows, masks, examples, batches and prompts are data/dataset.h's; files, JSON and tokenizers tokenizer.h's.
 
    DIMENSIONS
-     N  tokens of a batch, laid end to end (never padded)     S  sequences in the batch; cu_seqlens[S+1] are their borders in N
+     N  tokens of a batch, laid end to end (never padded)     S  sequences in it; cu_seqlens[S+1] are their borders in N
      C  hidden_size                                           F  intermediate_size
      H  query heads, KV key/value heads, D head_dim           P  (H + 2 KV) D: the width of q|k|v laid side by side
      L  layers                                                V  vocabulary (rows of the embedding)
@@ -26,8 +53,9 @@
      M  labelled rows of the batch: those that the loss is about
 
    THE = / += CONTRACT OF THE BACKWARD PASS
-     Gradients of activations (dx, dy, dqkv, ...) are overwritten (=). Gradients of the adapter (dA, dB) are added to (+=), because micro-batches of one optimizer step add up; adapter_zero_grad
-     clears them. Argument order everywhere: outputs, saved statistics, inputs, weights, dimensions. A leading d means "gradient of". No op allocates memory. */
+     Gradients of activations (dx, dy, dqkv, ...) are overwritten (=). Gradients of the adapter (dA, dB) are added to
+     (+=), because micro-batches of one optimizer step add up; adapter_zero_grad clears them. Argument order everywhere:
+     outputs, saved statistics, inputs, weights, dimensions. A leading d means "gradient of". No op allocates memory. */
 #ifndef LORA_H
 #define LORA_H
 
@@ -94,7 +122,7 @@ typedef struct Linear {
     Weight w;                               /* [O, I] */
     const float *bias;                      /* [O] or NULL */
     int in, out;                            /* I, O */
-    uint32_t site;                          /* layer * MODULE_COUNT + module: names the dropout mask */
+    uint32_t dropout_id;                          /* layer * MODULE_COUNT + module: names the dropout mask */
 } Linear;
 
 /* What an adapter adds to one projection: scale * dropout(x) A^T B^T. rank 0: nothing. */
@@ -243,11 +271,11 @@ typedef struct MemoryRow { const char *name; size_t bytes; } MemoryRow;
 typedef struct MemoryTable { MemoryRow row[MEMORY_ROWS]; int count; size_t total; } MemoryTable;
 void memory_add(MemoryTable *m, const char *name, size_t bytes);
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    3  THE OPS' CONTRACT
    Declared once, implemented three times with the same signature: test/reference.h (suffix _ref, double accumulators: what the op means), this file (CPU), train_lora.cu (CUDA).
    The model calls ops by name and never asks which backend it is on. Reductions run in a fixed order that does not depend on the number of threads.
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 /* ---- the backend's memory: everything an op reads or writes (arrays, not structs) lies in it. On CPU it is ordinary memory, on CUDA the card's. ---- */
 
@@ -301,7 +329,7 @@ size_t kept_bytes(const Linear *group, const Lora *lora, int count, int N);
      y_j = x W_j^T + bias_j + scale_j * t_j B_j^T,   t_j = dropout_j(x) A_j^T
    O is the sum of outputs over the group, R that of rank_width. t is saved for backward (untouched where there is no
    adapter). Dropout: inverted (kept values times 1/(1-p)), an independent mask for each projection; element (n,i) of
-   the mask is number n*I+i of the generator keyed by (seed, step, micro_batch, site): see dropout_keep. */
+   the mask is number n*I+i of the generator keyed by (seed, step, micro_batch, dropout_id): see dropout_keep. */
 void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, uint8_t *kept /*[kept_bytes], NULL: dropout is 0*/,
                     const floatX *x /*[N,I]*/, const Linear *group /*[count]*/,
                     const Lora *lora /*[count], or NULL: the base alone*/, int count, DropoutKey key, int N,
@@ -313,8 +341,8 @@ void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, c
                      const uint8_t *kept /*as forward left it*/, const floatX *x /*[N,I]*/,
                      const Linear *group /*[count]*/, const Lora *lora /*[count] or NULL*/, int count, DropoutKey key,
                      int N, Scratch scratch);
-/* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, site, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
-bool dropout_keep(DropoutKey key, uint32_t site, uint64_t index);
+/* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, dropout_id, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
+bool dropout_keep(DropoutKey key, uint32_t dropout_id, uint64_t index);
 
 /* Per-head RMSNorm of q and k where the model has it (Qwen3; q_weight NULL: none), then rotary embedding in Hugging
    Face's pairing (d, d + D/2):
@@ -375,9 +403,9 @@ void adamw_update(float *param /*[count]*/, float *m, float *v, const float *gra
 /* sqrt(sum g^2), in double, blocks of a fixed size summed in order. */
 double global_norm(const float *grad /*[count]*/, size_t count);
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    4  THE MODEL
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 /* What backward computes again instead of keeping: nothing | gate and up | the whole layer from its input; no backward
    at all. */
@@ -390,7 +418,8 @@ typedef struct Layer {
     Linear linear[MODULE_COUNT];
 } Layer;
 
-/* What backward needs of one layer. Norm outputs, rotated q and k, and silu(gate)*up are computed again: elementwise work is cheaper than memory. */
+/* What backward needs of one layer. Norm outputs, rotated q and k, and silu(gate)*up are computed again: elementwise
+   work is cheaper than memory. */
 typedef struct LayerActivations {
     floatX *x;                              /* [N,C] residual stream at the layer's input */
     floatX *qkv;                            /* [N,P] before norm and rope */
@@ -425,7 +454,7 @@ typedef struct LoraConfig {
 /* Where a forward pass first met a NaN or infinity. */
 typedef struct Probe { const char *tensor; int layer; int64_t index; int width; } Probe;
 
-/* Keys and values of the sequences being generated, in the backend's memory: layer l's cache begins at base + l * layer. */
+/* Keys and values of the sequences being generated, in the backend's memory: layer l's begin at base + l * layer. */
 typedef struct Cache {
     floatX *base;                           /* [L][slots,2,KV,capacity,D] */
     size_t layer, bytes;                    /* elements of one layer; bytes of all */
@@ -434,8 +463,8 @@ typedef struct Cache {
     bool decode;                            /* the batch is one new token of each of N sequences; else whole prompts */
 } Cache;
 
-/* Frozen: the weights as they are in the folder's files. Nothing below changes an open model, so any number of adapters,
-   workspaces and runs may share it. */
+/* Frozen: the weights as they are in the folder's files. Nothing below changes an open model, so any number of
+   adapters, workspaces and runs may share it. */
 typedef struct Model {
     ModelConfig config;
     char *folder;
@@ -451,8 +480,8 @@ typedef struct Model {
 } Model;
 
 /* One tensor that is trained, by the name that it has in the adapter's file; it lies at `offset` in each of the four
-   arenas. Who trains something else writes another rule that makes the list (see adapter_rule_lora): saving, loading and
-   the optimizer go by it. */
+   arenas. Who trains something else writes another rule that makes the list (see adapter_rule_lora): saving, loading
+   and the optimizer go by it. */
 typedef struct Trainable {
     char name[120];
     int64_t shape[2];
@@ -475,7 +504,8 @@ typedef struct Adapter {
     size_t rest_bytes, packed_bytes;
     const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
     int adam_step;                          /* optimizer steps taken */
-    float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the optimizer: 1 except with fp16 */
+    float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the
+                                               optimizer: 1 except with fp16 */
     int scale_age;                          /* steps since it changed */
 } Adapter;
 
@@ -497,11 +527,13 @@ typedef struct Workspace {
                                                something went wrong) */
 } Workspace;
 
-/* Opens a Hugging Face folder: config.json and the weights, each checked for name, shape, dtype and non-finite values, and brought into the backend's layout. The tokenizer is separate. */
+/* Opens a Hugging Face folder: config.json and the weights, each checked for name, shape, dtype and non-finite values,
+   and brought into the backend's layout. The tokenizer is separate. */
 bool model_open(Model *m, const char *folder, Error *err);
 /* Opens its tokenizer; one whose ids go beyond the embedding that config.json tells of is refused. */
 bool model_tokenizer(Tokenizer **t, const char *folder, const ModelConfig *c, Error *err);
-/* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for adapter_attach and workspace_open without allocate: the memory plan. */
+/* The same without the values: names and shapes are checked, nothing is read or taken, no device is needed. Good for
+   adapter_attach and workspace_open without allocate: the memory plan. */
 bool model_plan(Model *m, const char *folder, Error *err);
 void model_close(Model *m);
 size_t model_parameters(const Model *m);    /* of the base, what is tied counted once */
@@ -527,16 +559,16 @@ void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits,
 void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key, char *text,
                              size_t bytes);
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    5  THE ADAPTER AND THE OPTIMIZER
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 /* A new adapter of the model, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0;
    peft/tuners/lora/layer.py reset_lora_parameters). *a is zeroed, or an adapter, which is dropped first. */
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err);
-/* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have (DoRA,
-   modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the base
-   that the adapter stands on (Lora.rest); the model itself stays what it is. */
+/* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have
+   (DoRA, modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the
+   base that the adapter stands on (Lora.rest); the model itself stays what it is. */
 bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
 /* Gives back what it holds; *a is zeroed but for `about`. */
 void adapter_drop(Adapter *a);
@@ -562,16 +594,18 @@ void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t b
 
 /* AdamW and clipping; max_grad_norm 0: none. */
 typedef struct Optimizer { double beta1, beta2, epsilon, weight_decay, max_grad_norm; } Optimizer;
-/* What came of a step. Only STEP_TAKEN changes the adapter. STEP_OVERFLOW: the gradient was too large for fp16; the loss
-   scale is half of what it was, and the same gradient has to be made again. */
+/* What came of a step. Only STEP_TAKEN changes the adapter. STEP_OVERFLOW: the gradient was too large for fp16; the
+   loss scale is half of what it was, and the same gradient has to be made again. */
 typedef enum { STEP_TAKEN, STEP_OVERFLOW, STEP_NONFINITE } StepOutcome;
-/* One step with the gradient in a->grad, that of the mean loss times a->loss_scale, as model_backward leaves it: clips it,
-   AdamW at that learning rate over every trainable, and the backend's copies follow. *norm: adapter_grad_norm. */
+/* One step with the gradient in a->grad, that of the mean loss times a->loss_scale, as model_backward leaves it: clips
+   it, AdamW at that learning rate over every trainable, and the backend's copies follow. *norm: adapter_grad_norm. */
 StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate, double *norm);
 
-typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT } Schedule;
+typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT }
+    Schedule;
 extern const char *const schedule_name[SCHEDULE_COUNT];
-/* Factor of the learning rate at 0-based step `step` of `total` (transformers/optimization.py). With warm-up the first step has factor 0. */
+/* Factor of the learning rate at 0-based step `step` of `total` (transformers/optimization.py). With warm-up the first
+   step has factor 0. */
 double schedule_factor(Schedule s, int64_t step, int64_t warmup, int64_t total);
 
 /* =====================================================================================================================
@@ -790,11 +824,11 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 #endif
 #endif /* LORA_H */
 
-/* ================================================================================================================================================
-   ================================================================================================================================================
+/* =====================================================================================================================
+   =====================================================================================================================
    IMPLEMENTATION
-   ================================================================================================================================================
-   ================================================================================================================================================ */
+   =====================================================================================================================
+   ================================================================================================================== */
 #ifdef LORA_IMPLEMENTATION
 
 #include <ctype.h>
@@ -1670,15 +1704,16 @@ LORA_HOST_DEVICE static inline void philox4x32(uint32_t out[4], const uint32_t c
     }
     out[0] = c0; out[1] = c1; out[2] = c2; out[3] = c3;
 }
-LORA_HOST_DEVICE static inline void dropout_numbers(uint32_t out[4], DropoutKey k, uint32_t site, uint64_t block) {
-    uint32_t counter[4] = {(uint32_t)block, site, k.micro_batch, k.step};
+LORA_HOST_DEVICE static inline void dropout_numbers(uint32_t out[4], DropoutKey k, uint32_t dropout_id,
+                                                    uint64_t block) {
+    uint32_t counter[4] = {(uint32_t)block, dropout_id, k.micro_batch, k.step};
     uint32_t key[2] = {(uint32_t)k.seed, (uint32_t)(k.seed >> 32)};
     philox4x32(out, counter, key);
 }
 LORA_HOST_DEVICE static inline uint32_t dropout_threshold(float p) { return (uint32_t)((double)p * 4294967296.0); }
-bool dropout_keep(DropoutKey key, uint32_t site, uint64_t index) {
+bool dropout_keep(DropoutKey key, uint32_t dropout_id, uint64_t index) {
     uint32_t random[4];
-    dropout_numbers(random, key, site, index / 4);
+    dropout_numbers(random, key, dropout_id, index / 4);
     return random[index % 4] >= dropout_threshold(key.dropout);
 }
 
@@ -1695,9 +1730,9 @@ LORA_HOST_DEVICE static inline void adamw_element(float *param, float *m, float 
     *param = *param * a.decay - a.rate * *m / (sqrtf(*v) * a.root + a.eps);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    4  THE MODEL
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / unit * unit; }
 
@@ -1749,7 +1784,7 @@ static bool model_place(Model *m, const TensorSpec *t, float **next, Error *err)
     case TENSOR_WEIGHT:
         linear->in = t->cols;
         linear->out = t->rows;
-        linear->site = (uint32_t)(t->layer * MODULE_COUNT + t->place);
+        linear->dropout_id = (uint32_t)(t->layer * MODULE_COUNT + t->place);
         m->layer_weights += tensor_count(t);
         return model_matrix(m, &linear->w, t, err);
     case TENSOR_BIAS: {
@@ -1920,7 +1955,7 @@ void model_close(Model *m) {
     memset(m, 0, sizeof *m);
 }
 
-/* ---- working memory: laid out by one function, run twice (memory NULL: only the size) ------------------------------------------------------------- */
+/* ---- working memory: laid out by one function, run twice (memory NULL: only the size) ---------------------------- */
 
 typedef struct Layout { char *base; size_t offset; } Layout;
 static void *layout_take(Layout *a, size_t count, size_t element) {
@@ -2062,7 +2097,7 @@ bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_toke
     return true;
 }
 
-/* ---- forward and backward ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- forward and backward ---------------------------------------------------------------------------------------- */
 
 static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
     if (!p || p->tensor) return;
@@ -2070,17 +2105,20 @@ static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *
     floatX *copy = (floatX *)must_alloc(count * sizeof(floatX));
     backend_download(copy, x, count * sizeof(floatX));
     for (size_t i = 0; i < count && !p->tensor; i++)
-        if (!isfinite((float)copy[i])) { p->tensor = tensor; p->layer = layer; p->index = (int64_t)i; p->width = width; }
+        if (!isfinite((float)copy[i])) {
+            p->tensor = tensor; p->layer = layer;
+            p->index = (int64_t)i; p->width = width;
+        }
     free(copy);
 }
 
-/* A layer is two halves. Each reads a normed residual stream [N,C] and leaves what is to be added to it in w->projected:
+/* A layer is two halves. Each reads a normed residual stream [N,C] and leaves what is to be added in w->projected:
 
        x               -> norm1 -> attention_block -> projected        after_attention = x + projected
        after_attention -> norm2 -> mlp_block       -> projected        the next layer's x = after_attention + projected
 
-   The additions are fused into the norm that follows (the `residual` of rmsnorm_forward). Backward goes through the same
-   blocks from the last to the first; w->d_residual is the gradient of the residual stream at the place it has reached. */
+   The additions are fused into the norm that follows (the `residual` of rmsnorm_forward). Backward goes through the
+   same blocks from the last to the first; w->d_residual is the gradient of the residual stream where it has got to. */
 
 static const Lora *lora_at(const Lora *layer, int module) { return layer ? layer + module : NULL; }
 static const Lora *adapter_layer(const Adapter *a, int l) { return a ? &a->lora[l * MODULE_COUNT] : NULL; }
@@ -2098,8 +2136,8 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
     int N = b->N;
 
     /* [N,C] -> [N,P], q|k|v side by side; rotated apart from it, for backward needs both */
-    linear_forward(s->qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q], lora_at(lora, MODULE_Q), 3, key, N,
-                   w->scratch);
+    linear_forward(s->qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q], lora_at(lora, MODULE_Q), 3, key,
+                   N, w->scratch);
     probe_tensor(w->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
     qk_norm_rope_forward(w->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, w->cos_table,
                          w->sin_table, rotary, N, shape);
@@ -2139,10 +2177,11 @@ static void layer_forward(const Model *m, const Adapter *a, Workspace *w, int l,
     LayerActivations *s = &w->layers[l];
     int N = b->N, C = m->config.hidden_size;
     float eps = m->config.rms_norm_eps;
-    if (previous) rmsnorm_forward(w->normed, s->rstd1, s->x, previous, w->projected, layer->norm[NORM_ATTENTION], eps, N, C);
-    else rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], eps, N, C);
+    const float *norm1 = layer->norm[NORM_ATTENTION], *norm2 = layer->norm[NORM_MLP];
+    if (previous) rmsnorm_forward(w->normed, s->rstd1, s->x, previous, w->projected, norm1, eps, N, C);
+    else rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, norm1, eps, N, C);
     attention_block_forward(m, adapter_layer(a, l), w, l, b, key);
-    rmsnorm_forward(w->normed, s->rstd2, s->after_attention, s->x, w->projected, layer->norm[NORM_MLP], eps, N, C);
+    rmsnorm_forward(w->normed, s->rstd2, s->after_attention, s->x, w->projected, norm2, eps, N, C);
     mlp_block_forward(m, adapter_layer(a, l), w, l, b, key);
 }
 
@@ -2158,7 +2197,7 @@ static void mlp_block_backward(const Model *m, const Lora *lora, Workspace *w, i
     swiglu_forward(w->h, s->gate_up, N, F);                                    /* again: elementwise work is cheap */
     linear_backward(w->d_h, w->d_residual, s->t_down, s->kept_down, w->h, &layer->linear[MODULE_DOWN],
                     lora_at(lora, MODULE_DOWN), 1, key, N, w->scratch);        /* d_h [N,F] */
-    swiglu_backward(s->gate_up, w->d_h, s->gate_up, N, F);                     /* in place: [N,2F] becomes its gradient */
+    swiglu_backward(s->gate_up, w->d_h, s->gate_up, N, F);                     /* in place: its own gradient now */
     linear_backward(w->d_normed, s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
                     lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
 }
@@ -2192,13 +2231,14 @@ static void layer_backward(const Model *m, const Adapter *a, Workspace *w, int l
                            bool wants_dx) {
     const Layer *layer = &m->layers[l];
     LayerActivations *s = &w->layers[l];
+    const float *norm1 = layer->norm[NORM_ATTENTION], *norm2 = layer->norm[NORM_MLP];
     int N = b->N, C = m->config.hidden_size;
     if (w->recompute == RECOMPUTE_LAYER) layer_forward(m, a, w, l, b, key, NULL);
-    rmsnorm_forward(w->normed, s->rstd2, NULL, s->after_attention, NULL, layer->norm[NORM_MLP], m->config.rms_norm_eps, N, C);
+    rmsnorm_forward(w->normed, s->rstd2, NULL, s->after_attention, NULL, norm2, m->config.rms_norm_eps, N, C);
     mlp_block_backward(m, adapter_layer(a, l), w, l, b, key);
-    rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd2, s->after_attention, layer->norm[NORM_MLP], N, C);
+    rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd2, s->after_attention, norm2, N, C);
     attention_block_backward(m, adapter_layer(a, l), w, l, b, key, wants_dx);
-    if (wants_dx) rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd1, s->x, layer->norm[NORM_ATTENTION], N, C);
+    if (wants_dx) rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd1, s->x, norm1, N, C);
 }
 
 /* A batch or an adapter that the workspace has no room for is a bug of the caller's, not a user's error. */
@@ -2284,9 +2324,9 @@ void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, con
              (long long)(token - b->cu_seqlens[s]), (long long)b->row[s]);
 }
 
-/* ================================================================================================================================================
+/* =====================================================================================================================
    5  THE ADAPTER AND THE OPTIMIZER
-   ================================================================================================================================================ */
+   ================================================================================================================== */
 
 void adapter_drop(Adapter *a) {
     size_t bytes = a->param_count * sizeof(float);
@@ -2317,8 +2357,8 @@ static void adapter_train(Adapter *a, const char *name, int64_t rows, int64_t co
     a->param_count += (size_t)rows * (size_t)cols;
 }
 
-/* The rule of LoRA: A [r, in] and B [out, r] of every adapted projection, by PEFT's names; fills in a->lora but for where
-   they lie. */
+/* The rule of LoRA: A [r, in] and B [out, r] of every adapted projection, by PEFT's names; fills in a->lora but for
+   where they lie. */
 static void adapter_rule_lora(Adapter *a) {
     const LoraConfig *c = &a->config;
     for (int i = 0; i < a->model->config.num_hidden_layers * MODULE_COUNT; i++) {
@@ -2332,7 +2372,8 @@ static void adapter_rule_lora(Adapter *a) {
         a->lora[i].scale = part.alpha / size;
         char name[120];
         for (int b = 0; b < 2; b++) {
-            snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j], "AB"[b]);
+            snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j],
+                     "AB"[b]);
             adapter_train(a, name, b ? p->out : part.rank, b ? part.rank : p->in);
         }
     }
@@ -2376,8 +2417,8 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
         x->B = a->param + t[1].offset; x->dB = a->grad + t[1].offset;
         t += 2;
         x->packed = packed;
-        if (packed)
-            packed += model_round_up(adapter_packed_bytes(&m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT], x), 256);
+        const Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+        if (packed) packed += model_round_up(adapter_packed_bytes(p, x), 256);
     }
     return true;
 }
@@ -2388,11 +2429,11 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
     float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
     for (int k = 0; k < m->config.num_hidden_layers * MODULE_COUNT; k++) {
         const Linear *p = &m->layers[k / MODULE_COUNT].linear[k % MODULE_COUNT];
-        float bound = 1.0f / sqrtf((float)p->in);                              /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
+        float bound = 1.0f / sqrtf((float)p->in);      /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
         size_t count = (size_t)a->lora[k].rank * (size_t)p->in;
         arrsetlen(values, count);
         for (size_t i = 0; i < count; i++) {
-            uint32_t counter[4] = {(uint32_t)(i / 4), p->site, 0, UINT32_MAX};   /* step UINT32_MAX: never a dropout mask's */
+            uint32_t counter[4] = {(uint32_t)(i / 4), p->dropout_id, 0, UINT32_MAX};   /* no dropout mask's step */
             uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];
             philox4x32(random, counter, key);
             values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
@@ -2404,7 +2445,7 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
     return true;
 }
 
-/* ---- PEFT folders ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- PEFT folders ------------------------------------------------------------------------------------------------ */
 
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes) {
     snprintf(text, bytes, "parameter %zu", index);
@@ -2757,11 +2798,14 @@ static bool adapter_targets_parse(LoraConfig *config, const Json *root, int laye
 static bool adapter_config_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
     memset(config, 0, sizeof *config);
     const char *type = config_string(root, "peft_type");
-    if (!type || strcmp(type, "LORA")) return fail(err, "unsupported peft_type '%s'; %s; only LORA adapters can be loaded", type ? type : "(none)", name);
+    if (!type || strcmp(type, "LORA"))
+        return fail(err, "unsupported peft_type '%s'; %s; only LORA adapters can be loaded", type ? type : "(none)",
+                    name);
     double alpha, dropout = 0;
     const Json *d = json_get(root, "lora_dropout");
     if (!json_is_null(d)) dropout = d->type == JSON_NUMBER ? d->number : -1;
-    if (!(dropout >= 0 && dropout < 1)) return fail(err, "lora_dropout must be a number from 0 to below 1; %s; check the file", name);
+    if (!(dropout >= 0 && dropout < 1))
+        return fail(err, "lora_dropout must be a number from 0 to below 1; %s; check the file", name);
     if (!adapter_fields_check(root, name, err) ||
         !adapter_init_parse(&config->init, json_get(root, "init_lora_weights"), name, err) ||
         !config_int(&config->r, root, "r", 1, 65536, 8, name, err) ||
@@ -2996,9 +3040,10 @@ static bool adapter_take_out(Adapter *a, Error *err) {
     return true;
 }
 
-/* The adapter's two files cannot be renamed in one step. adapter_save writes them into a folder of their own, adapter.*.tmp,
-   takes the old configuration away, and moves the new files to their place, the configuration last: new weights never stand
-   beside an old configuration. Where a crash came in between, the missing file is found in that folder. */
+/* The adapter's two files cannot be renamed in one step. adapter_save writes them into a folder of their own,
+   adapter.*.tmp, takes the old configuration away, and moves the new files to their place, the configuration last: new
+   weights never stand beside an old configuration. Where a crash came in between, the missing file is found in that
+   folder. */
 static void adapter_file(char *path, size_t size, const char *folder, const char *name) {
     char part[PATH_MAX], best[PATH_MAX] = "";
     path_in(path, size, folder, name);
@@ -3006,7 +3051,8 @@ static void adapter_file(char *path, size_t size, const char *folder, const char
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
         path_in(part, sizeof part, folder, e->d_name);
-        if (!temporary_of(e->d_name, "adapter") || !file_exists(part, "adapter_config.json")) continue;   /* not whole yet */
+        if (!temporary_of(e->d_name, "adapter")) continue;
+        if (!file_exists(part, "adapter_config.json")) continue;              /* not whole yet */
         if (!*best || file_exists(part, "adapter_model.safetensors")) memcpy(best, part, sizeof best);
     }
     if (d) closedir(d);
@@ -3194,7 +3240,7 @@ bool adapter_save(const Adapter *a, const char *folder, Error *err) {
     return true;
 }
 
-/* ---- merging: every shard is written again, its header as it was, its tensors one after the other ------------------------------------------------ */
+/* ---- merging: every shard is written again, its header as it was, its tensors one after the other ---------------- */
 
 /* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on; params is the adapter's arena on the
    host. */
@@ -3306,11 +3352,15 @@ static bool merge_shard(const Adapter *a, const MappedFile *file, const char *fo
     return safe_close(&f, ok ? err : NULL) && ok;
 }
 
-/* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing hidden. */
+/* Everything else of a model folder: configuration, tokenizer, index, licence; no weights of another format, nothing
+   hidden. */
 static bool merge_copies(const char *name) {
     static const char *const weights[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"};
     size_t n = strlen(name);
-    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) if (n >= strlen(weights[i]) && !strcmp(name + n - strlen(weights[i]), weights[i])) return false;
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
+        size_t k = strlen(weights[i]);
+        if (n >= k && !strcmp(name + n - k, weights[i])) return false;
+    }
     return *name != '.';
 }
 
@@ -3318,8 +3368,8 @@ static bool merge_copies(const char *name) {
    anywhere else would put a stranger's file into a folder that is made to be given away. */
 static bool merge_follows(const char *folder, const char *name) {
     static const char needed[] =
-        "|config.json|generation_config.json|tokenizer.json|tokenizer_config.json|merges.txt|vocab.json|tokenizer.model|"
-        "special_tokens_map.json|added_tokens.json|chat_template.jinja|model.safetensors.index.json|";
+        "|config.json|generation_config.json|tokenizer.json|tokenizer_config.json|merges.txt|vocab.json|"
+        "tokenizer.model|special_tokens_map.json|added_tokens.json|chat_template.jinja|model.safetensors.index.json|";
     char path[PATH_MAX], target[PATH_MAX], blobs[PATH_MAX], key[300];
     snprintf(key, sizeof key, "|%s|", name);
     if (strstr(needed, key)) return true;
@@ -3332,7 +3382,11 @@ static bool merge_follows(const char *folder, const char *name) {
 
 double rms_error(const float *got, const float *want, size_t count) {
     double error = 0, scale = 0;
-    for (size_t i = 0; i < count; i++) { error += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]); scale += (double)want[i] * (double)want[i]; }
+    for (size_t i = 0; i < count; i++) {
+        double difference = (double)got[i] - (double)want[i];
+        error += difference * difference;
+        scale += (double)want[i] * (double)want[i];
+    }
     return scale > 0 ? sqrt(error / scale) : error > 0 ? INFINITY : error;
 }
 double merged_tolerance(FormatId format, int layers) {
@@ -3344,7 +3398,8 @@ bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err
     char from[PATH_MAX], to[PATH_MAX];
     struct stat st;
     SafeFolder f;
-    if (!stat(folder, &st)) return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
+    if (!stat(folder, &st))
+        return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
     if (!folder_begin(&f, folder, err)) return false;
     float *params = (float *)must_alloc(a->param_count * sizeof(float));
     backend_download(params, a->param, a->param_count * sizeof(float));
@@ -3381,7 +3436,7 @@ bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err
 }
 
 
-/* ---- the optimizer ------------------------------------------------------------------------------------------------ */
+/* ---- the optimizer ----------------------------------------------------------------------------------------------- */
 
 static const float OPTIMIZER_LOSS_SCALE_MAX = 0x1p40f;
 
@@ -3417,7 +3472,7 @@ StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate,
     return STEP_TAKEN;
 }
 
-/* ---- schedules -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- schedules --------------------------------------------------------------------------------------------------- */
 
 const char *const schedule_name[SCHEDULE_COUNT] = {"linear", "cosine", "constant", "constant_with_warmup"};
 
@@ -5820,13 +5875,13 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
      dx += mask (dt A)                      [N,R] [R,I] */
 
 /* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
-static void cpu_dropout(float *out, const float *x, DropoutKey key, uint32_t site, size_t count, bool add) {
+static void cpu_dropout(float *out, const float *x, DropoutKey key, uint32_t dropout_id, size_t count, bool add) {
     float factor = 1.0f / (1.0f - key.dropout);
     uint32_t threshold = dropout_threshold(key.dropout);
 #pragma omp parallel for schedule(static)
     for (size_t block = 0; block < (count + 3) / 4; block++) {
         uint32_t random[4];
-        dropout_numbers(random, key, site, block);
+        dropout_numbers(random, key, dropout_id, block);
         for (size_t i = block * 4, j = 0; j < 4 && i < count; i++, j++) {
             float v = random[j] >= threshold ? x[i] * factor : 0;
             out[i] = add ? out[i] + v : v;
@@ -5869,7 +5924,7 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
             const float *in = x;
             if (key.dropout > 0) {
                 float *dropped = scratch_take(&s, cpu_at(N, I));
-                cpu_dropout(dropped, x, key, p->site, cpu_at(N, I), false);
+                cpu_dropout(dropped, x, key, p->dropout_id, cpu_at(N, I), false);
                 in = dropped;
             }
             cpu_gemm(t + r, (size_t)R, in, (size_t)I, 1, At, N, a->rank, I, 1, false, s);
@@ -5901,14 +5956,14 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
             const float *in = x;
             if (key.dropout > 0) {
                 in = buffer = scratch_take(&s, elements);
-                cpu_dropout(buffer, x, key, p->site, elements, false);
+                cpu_dropout(buffer, x, key, p->dropout_id, elements, false);
             }
             cpu_gemm(dt, rank, dy + o, (size_t)O, 1, B, N, a->rank, p->out, a->scale, false, s);
             cpu_gemm(a->dB, rank, dy + o, 1, (size_t)O, tj, p->out, a->rank, N, a->scale, true, s);
             cpu_gemm(a->dA, (size_t)I, dt, 1, rank, cpu_floats(in, (size_t)I, 1), a->rank, I, N, 1, true, s);
             if (dx && buffer) {
                 cpu_gemm(buffer, (size_t)I, dt, rank, 1, A, N, I, a->rank, 1, false, s);
-                cpu_dropout(dx, buffer, key, p->site, elements, true);
+                cpu_dropout(dx, buffer, key, p->dropout_id, elements, true);
             } else if (dx) cpu_gemm(dx, (size_t)I, dt, rank, 1, A, N, I, a->rank, 1, true, s);
         }
         o += p->out;

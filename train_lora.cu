@@ -690,7 +690,7 @@ typedef struct Part {
     Matrix x, w, t, up, down;
     const float *bias;
     int rank, columns, offset;              /* of the output: width of this part, first column */
-    uint32_t site;
+    uint32_t dropout_id;
     size_t mask;                            /* where in `kept` its mask [rows, kept_width] begins */
 } Part;
 typedef struct Group { Part part[3]; int count, rows, stride; } Group;       /* rows: N; stride: of the output */
@@ -707,13 +707,13 @@ __device__ __forceinline__ size_t kept_at(int row, int column, int I) {
 
 /* Makes the mask of eight elements from (row, column) on. They are numbered through the [N, I] of x: eight numbers lie
    in two of the generator's blocks of four, in three where I is no multiple of 4. */
-__device__ __forceinline__ uint32_t dropout_bits(DropoutKey key, uint32_t site, int row, int column, int I) {
+__device__ __forceinline__ uint32_t dropout_bits(DropoutKey key, uint32_t dropout_id, int row, int column, int I) {
     uint64_t index = (uint64_t)row * (uint64_t)I + (uint64_t)column;
     uint32_t shift = index % 4, bits = 0, threshold = dropout_threshold(key.dropout);
 #pragma unroll 2
     for (uint32_t block = 0; block * 4 < 8 + shift; block++) {
         uint32_t numbers[4];
-        dropout_numbers(numbers, key, site, index / 4 + block);
+        dropout_numbers(numbers, key, dropout_id, index / 4 + block);
 #pragma unroll
         for (int j = 0; j < 4; j++) bits |= (uint32_t)(numbers[j] >= threshold) << (block * 4 + j);
     }
@@ -1120,7 +1120,7 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
                     tile_dropout(masked + i * tile, stage, DOWN_ROWS, PANEL, key.dropout, [&](int row, int column) {
                         const Part &p = g.part[s[i].part];
                         int n = m0 + row, at = step * PANEL + column;
-                        uint32_t bits = dropout_bits(key, p.site, n, at, I);
+                        uint32_t bits = dropout_bits(key, p.dropout_id, n, at, I);
                         bool keeps = s[i].r0 == 0;    /* of the slices that make the same mask */
                         if (keeps && GUARD(n < g.rows)) kept[p.mask + kept_at(n, at, I)] = (uint8_t)bits;
                         return bits;
@@ -1353,7 +1353,7 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
         Pack q = packed(p, a);
         Matrix w = matrix((const floatX *)lora_weight(p, a)->packed, (size_t)I, p->out, I);
         Part part = {matrix(x, (size_t)I, N, I), w, no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o,
-                     p->site, mask};
+                     p->dropout_id, mask};
         if (rank) {
             part.t = matrix(t + r, (size_t)R, N, rank);
             part.up = matrix(q.b, (size_t)rank, p->out, rank);
@@ -1391,7 +1391,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
         Pack q = packed(p, a);
         Matrix w = matrix((const floatX *)lora_weight(p, a)->packed, (size_t)I, p->out, I);
         Part part = {matrix(dy + o, (size_t)O, N, p->out), w, no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r,
-                     p->site, mask};
+                     p->dropout_id, mask};
         if (rank) {
             part.t = matrix(dt + r, (size_t)R, N, rank);
             part.up = matrix(q.a, (size_t)I, rank, I);

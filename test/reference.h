@@ -12,9 +12,9 @@ static double REF(weight)(const Weight *w, int row, int column) {
     return (double)f;
 }
 /* Value and factor of element (n, i) of a projection's input after dropout. */
-static double REF(kept)(DropoutKey key, uint32_t site, int n, int i, int I) {
+static double REF(kept)(DropoutKey key, uint32_t dropout_id, int n, int i, int I) {
     if (!(key.dropout > 0)) return 1;
-    return dropout_keep(key, site, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)key.dropout) : 0;
+    return dropout_keep(key, dropout_id, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)key.dropout) : 0;
 }
 
 REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
@@ -57,7 +57,7 @@ static void REF(linear_forward)(REAL *y, REAL *t, uint8_t *kept, const REAL *x, 
             for (int r = 0; r < rank; r++) {
                 double sum = 0;
                 for (int i = 0; i < I; i++)
-                    sum += (double)x[n * I + i] * REF(kept)(key, p->site, n, i, I) * (double)a->A[r * I + i];
+                    sum += (double)x[n * I + i] * REF(kept)(key, p->dropout_id, n, i, I) * (double)a->A[r * I + i];
                 t[n * R + r0 + r] = (REAL)sum;
             }
             for (int r = rank; r < rank_width(rank); r++) t[n * R + r0 + r] = 0;
@@ -97,7 +97,7 @@ static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const 
                     dB[o * rank + r] += (double)a->scale * (double)d[o] * (double)t[n * R + r0 + r];
                 }
                 for (int i = 0; i < I; i++) {
-                    double k = REF(kept)(key, p->site, n, i, I);
+                    double k = REF(kept)(key, p->dropout_id, n, i, I);
                     dA[r * I + i] += dt * k * (double)x[n * I + i];
                     sum[n * I + i] += dt * k * (double)a->A[r * I + i];
                 }

@@ -165,11 +165,11 @@ static double f_loss(void *v) {
     return sum;
 }
 
-static Linear random_linear(int in, int out, FormatId format, bool bias, uint32_t site) {
+static Linear random_linear(int in, int out, FormatId format, bool bias, uint32_t dropout_id) {
     Linear p;
     memset(&p, 0, sizeof p);
     p.w = random_weight(out, in, format);
-    p.in = in; p.out = out; p.site = site;
+    p.in = in; p.out = out; p.dropout_id = dropout_id;
     p.bias = bias ? random_floats((size_t)out, 1) : NULL;
     return p;
 }
@@ -379,7 +379,7 @@ static void test_kept(const uint8_t *kept, const Linear *group, const Lora *lora
         if (lora[j].rank)
             for (int n = 0; n < N; n++)
                 for (int i = 0; i < 8 * width; i++) {
-                    bool due = i < I && dropout_keep(key, group[j].site, (uint64_t)n * (uint64_t)I + (uint64_t)i);
+                    bool due = i < I && dropout_keep(key, group[j].dropout_id, (uint64_t)n * (uint64_t)I + (uint64_t)i);
                     wrong += (kept[n * width + i / 8] >> i % 8 & 1) != due;
                 }
     }
