@@ -626,6 +626,7 @@ typedef struct TrainOptions {
     const char *data, *eval_data;           /* files; eval_data may be NULL, and data for a plan */
     const char *const *more_data; int more_data_count;     /* further training files */
     int max_train_samples, max_eval_samples;       /* rows of data and of eval_data, from the first; 0: all */
+    const struct Objective *objective;      /* what is learned; NULL: objective_tokens */
     double eval_split;                      /* without eval_data: this share of the training examples is held out for
                                                evaluation; 0: none */
     LoraConfig lora;
@@ -4111,6 +4112,7 @@ static void checkpoint_identity(Text *t, const Run *run) {
     const LoraConfig *lora = o->init_adapter ? &run->adapter.config : &o->lora;
     checkpoint_lora_identity(t, lora, run->model->config.num_hidden_layers);
     json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
+    if (run->objective != &objective_tokens) json_string(t, "objective", run->objective->name);
     for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
         const char *name = run_decides[i].name;
         const void *at = (run_decides[i].of_plan ? (const char *)&run->plan : (const char *)o) + run_decides[i].at;
@@ -4388,8 +4390,9 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
     return true;
 }
 
-/* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity. */
-static void checkpoint_identity_compare(Text *differences, const Json *stored, Text *mine) {
+/* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity; whole: also what the
+   checkpoint alone has. */
+static void checkpoint_identity_compare(Text *differences, const Json *stored, Text *mine, bool whole) {
     /* nothing to show of these but that they differ */
     static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};
     JsonDoc doc;
@@ -4403,6 +4406,12 @@ static void checkpoint_identity_compare(Text *differences, const Json *stored, T
         text_print(differences, "%s%s", differences->length ? ", " : "", e->key);
         if (!hash) text_print(differences, " %s (now %s)", there && there->str ? there->str : "(none)", e->str);
     }
+    whole = whole && ok && stored && stored->type == JSON_OBJECT;
+    for (const Json *e = whole ? stored->child : NULL; e; e = e->next) {
+        if (json_get(doc.root, e->key)) continue;
+        text_print(differences, "%s%s", differences->length ? ", " : "", e->key);
+        text_print(differences, " %s (now (none))", e->str ? e->str : "(none)");
+    }
     if (ok) json_free(&doc);
 }
 
@@ -4413,7 +4422,7 @@ static bool checkpoint_same_run(Run *run, const Json *identity, const char *fold
     json_object(&mine, NULL, JSON_LINE);
     checkpoint_identity(&mine, run);
     json_end(&mine);
-    checkpoint_identity_compare(&differences, identity, &mine);
+    checkpoint_identity_compare(&differences, identity, &mine, true);
     bool same = !differences.length;
     if (!same && run->o->resume_force) {
         run_warn(run, "resumed although the checkpoint was made with another %s", differences.at);
@@ -4431,7 +4440,7 @@ static bool checkpoint_same_adapter(const Run *run, const Json *identity) {
     json_object(&mine, NULL, JSON_LINE);
     checkpoint_lora_identity(&mine, &run->adapter.config, run->model->config.num_hidden_layers);
     json_end(&mine);
-    checkpoint_identity_compare(&differences, identity, &mine);
+    checkpoint_identity_compare(&differences, identity, &mine, false);
     bool same = !differences.length;
     text_free(&differences);
     return same;
@@ -4906,7 +4915,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.o = &own;
     o = &own;
     run.hooks = hooks;
-    run.objective = &objective_tokens;
+    run.objective = o->objective ? o->objective : &objective_tokens;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;

@@ -368,6 +368,47 @@ static void test_nonfinite(void) {
     if (ok) dataset_free(&d);
 }
 
+/* The loop knows of what it trains only what the objective says: one that weighs every slot double has half the loss and
+   half the gradient of the first step, to the last bit, one that measures something has it in the log, and a checkpoint
+   of one objective is not resumed with another. */
+static int64_t double_weight(const Dataset *d, size_t slot) { return 2 * objective_tokens.weight(d, slot); }
+static void measure_ones(LogRecord *sums, const LossStats *s) { (void)s; sums->entropy++; sums->mean_token_accuracy += 3; }
+static void test_objective(void) {
+    static const Objective halved = {"halved", double_weight, model_loss, measure_ones};
+    Error err;
+    TrainResult result;
+    Log log[2];
+    char out[2][300];
+    TrainOptions o;
+    bool ok = true;
+    memset(log, 0, sizeof log);
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = o.eval_data = "test/golden/trl_linear/data.jsonl";
+    o.max_steps = 3;
+    o.gradient_accumulation_steps = 2;
+    o.save_strategy = STRATEGY_STEPS;
+    o.save_steps = 2;
+    for (int k = 0; k < 2; k++) {
+        snprintf(out[k], sizeof out[k], "%s/objective-%d", work_folder, k);
+        o.output = out[k];
+        o.objective = k ? &halved : NULL;
+        ok = ok && train(&o, &log[k], &result, &err);
+    }
+    if (!ok) { check(false, "objective: %s", err.text); return; }
+    const LogRecord *one = &log[0].train[0], *half = &log[1].train[0];
+    check(half->loss == one->loss / 2 && half->grad_norm == one->grad_norm / 2 && half->num_tokens == one->num_tokens,
+          "an objective of double weights: loss %.7f and %.7f, gradient %.7f and %.7f", one->loss, half->loss,
+          one->grad_norm, half->grad_norm);
+    check(half->entropy == 1 && half->mean_token_accuracy == 3 && log[1].eval[0].entropy == 1 && one->entropy != 1,
+          "  its own measures in the log, %g and %g a micro-batch", half->entropy, half->mean_token_accuracy);
+    o.objective = NULL;
+    o.resume = out[1];
+    ok = train(&o, NULL, &result, &err);
+    check(!ok && strstr(err.text, "was made with another"), "  another objective is no resumption: %s", err.text);
+    for (int k = 0; k < 2; k++) { arrfree(log[k].train); arrfree(log[k].eval); }
+}
+
 /* Every metric stands in the log under its name with its own value, on the terminal where its row says so, and comes back
    from a checkpoint to the last bit. */
 static void test_metrics(void) {
@@ -675,6 +716,7 @@ int main(void) {
     test_packing();
     test_nonfinite();
     test_metrics();
+    test_objective();
     test_best();
     test_stories();
     test_errors();
