@@ -1958,8 +1958,8 @@ void model_close(Model *m) {
 
 /* ---- working memory: laid out by one function, run twice (memory NULL: only the size) ---------------------------- */
 
-typedef struct Layout { char *base; size_t offset; } Layout;
-static void *layout_take(Layout *a, size_t count, size_t element) {
+typedef struct WorkspaceLayout { char *base; size_t offset; } WorkspaceLayout;
+static void *workspace_take(WorkspaceLayout *a, size_t count, size_t element) {
     void *p = a->base ? a->base + a->offset : NULL;
     a->offset += model_round_up(count * element, 256);
     return p;
@@ -1981,7 +1981,7 @@ static bool adapter_touches(const Adapter *a, int l) {
 
 /* What the dropout masks of one group of projections need in any layer: layers may differ in their adapters, and under
    recompute they share the memory. */
-static size_t most_kept(const Model *m, const Adapter *a, int max_tokens, int group) {
+static size_t workspace_most_kept(const Model *m, const Adapter *a, int max_tokens, int group) {
     int first = lora_group[group].first, count = lora_group[group].count;
     size_t most = 0;
     for (int l = 0; l < m->config.num_hidden_layers; l++) {
@@ -1996,7 +1996,7 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
     size_t N = (size_t)w->max_tokens, C = (size_t)c->hidden_size, F = (size_t)c->intermediate_size;
     size_t H = (size_t)c->num_attention_heads, D = (size_t)c->head_dim;
     size_t P = (H + 2 * (size_t)c->num_key_value_heads) * D, X = sizeof(floatX);
-    Layout at = {memory, 0};
+    WorkspaceLayout at = {memory, 0};
     int widest = (int)(2 * F > P ? 2 * F : P), rank = 0;
     if ((int)C > widest) widest = (int)C;
     bool masks = a && w->recompute != FORWARD_ONLY && a->config.lora_dropout > 0;
@@ -2006,25 +2006,26 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
         LayerActivations *s = &w->layers[l];
         bool own = l == 0 || w->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || w->recompute == RECOMPUTE_NONE;
         if (!own) *s = shared;              /* one set for all layers; only the layer's input is its own */
-        if (l == 0 || w->recompute != FORWARD_ONLY) s->x = (floatX *)layout_take(&at, N * C, X);
+        if (l == 0 || w->recompute != FORWARD_ONLY) s->x = (floatX *)workspace_take(&at, N * C, X);
         if (own) {
-            s->qkv = (floatX *)layout_take(&at, N * P, X);
-            s->attention = (floatX *)layout_take(&at, N * H * D, X);
-            s->after_attention = (floatX *)layout_take(&at, N * C, X);
-            s->rstd1 = (float *)layout_take(&at, N, sizeof(float));
-            s->rstd2 = (float *)layout_take(&at, N, sizeof(float));
-            s->lse = (float *)layout_take(&at, N * H, sizeof(float));
-            if (own_gate_up) s->gate_up = (floatX *)layout_take(&at, N * 2 * F, X);
+            s->qkv = (floatX *)workspace_take(&at, N * P, X);
+            s->attention = (floatX *)workspace_take(&at, N * H * D, X);
+            s->after_attention = (floatX *)workspace_take(&at, N * C, X);
+            s->rstd1 = (float *)workspace_take(&at, N, sizeof(float));
+            s->rstd2 = (float *)workspace_take(&at, N, sizeof(float));
+            s->lse = (float *)workspace_take(&at, N * H, sizeof(float));
+            if (own_gate_up) s->gate_up = (floatX *)workspace_take(&at, N * 2 * F, X);
             else s->gate_up = w->layers[0].gate_up;
             uint8_t **kept[LORA_GROUPS] = {&s->kept_qkv, &s->kept_o, &s->kept_gate_up, &s->kept_down};
             for (int g = 0; g < LORA_GROUPS && masks; g++)
-                if (own_gate_up || g != 2) *kept[g] = (uint8_t *)layout_take(&at, most_kept(m, a, w->max_tokens, g), 1);
+                if (own_gate_up || g != 2)
+                    *kept[g] = (uint8_t *)workspace_take(&at, workspace_most_kept(m, a, w->max_tokens, g), 1);
             if (!own_gate_up) s->kept_gate_up = w->layers[0].kept_gate_up;
         }
         floatX **t[LORA_GROUPS] = {&s->t_qkv, &s->t_o, &s->t_gate_up, &s->t_down};
         for (int g = 0; g < LORA_GROUPS; g++) {
             s->width[g] = adapter_width(a, l, g);
-            *t[g] = (floatX *)layout_take(&at, N * (size_t)s->width[g], X);
+            *t[g] = (floatX *)workspace_take(&at, N * (size_t)s->width[g], X);
             if (s->width[g] > rank) rank = s->width[g];
         }
         if (l == 0) shared = *s;
@@ -2032,25 +2033,25 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
     bool backward = w->recompute != FORWARD_ONLY;
     if (table) memory_add(table, backward ? "activations kept for backward" : "activations", at.offset);
     size_t mark = at.offset;
-    w->final_x = (floatX *)layout_take(&at, N * C, X);
-    w->final_rstd = (float *)layout_take(&at, N, sizeof(float));
-    w->normed = (floatX *)layout_take(&at, N * C, X);
-    w->rotated = (floatX *)layout_take(&at, N * P, X);
-    w->h = (floatX *)layout_take(&at, N * F, X);
-    w->projected = (floatX *)layout_take(&at, N * C, X);
-    w->d_residual = backward ? (floatX *)layout_take(&at, N * C, X) : NULL;
-    w->d_normed = backward ? (floatX *)layout_take(&at, N * C, X) : NULL;
-    w->d_h = backward ? (floatX *)layout_take(&at, N * F, X) : NULL;
-    w->d_attention = backward ? (floatX *)layout_take(&at, N * H * D, X) : NULL;
-    w->d_qkv = backward ? (floatX *)layout_take(&at, N * P, X) : NULL;
-    w->cos_table = (float *)layout_take(&at, (size_t)w->max_positions * D / 2, sizeof(float));
-    w->sin_table = (float *)layout_take(&at, (size_t)w->max_positions * D / 2, sizeof(float));
+    w->final_x = (floatX *)workspace_take(&at, N * C, X);
+    w->final_rstd = (float *)workspace_take(&at, N, sizeof(float));
+    w->normed = (floatX *)workspace_take(&at, N * C, X);
+    w->rotated = (floatX *)workspace_take(&at, N * P, X);
+    w->h = (floatX *)workspace_take(&at, N * F, X);
+    w->projected = (floatX *)workspace_take(&at, N * C, X);
+    w->d_residual = backward ? (floatX *)workspace_take(&at, N * C, X) : NULL;
+    w->d_normed = backward ? (floatX *)workspace_take(&at, N * C, X) : NULL;
+    w->d_h = backward ? (floatX *)workspace_take(&at, N * F, X) : NULL;
+    w->d_attention = backward ? (floatX *)workspace_take(&at, N * H * D, X) : NULL;
+    w->d_qkv = backward ? (floatX *)workspace_take(&at, N * P, X) : NULL;
+    w->cos_table = (float *)workspace_take(&at, (size_t)w->max_positions * D / 2, sizeof(float));
+    w->sin_table = (float *)workspace_take(&at, (size_t)w->max_positions * D / 2, sizeof(float));
     int32_t **integers[] = {&w->ids, &w->positions, &w->cu_seqlens, &w->labelled, &w->targets};
-    for (int i = 0; i < 5; i++) *integers[i] = (int32_t *)layout_take(&at, N + 1, sizeof(int32_t));
-    w->row_loss = (RowLoss *)layout_take(&at, N, sizeof(RowLoss));
+    for (int i = 0; i < 5; i++) *integers[i] = (int32_t *)workspace_take(&at, N + 1, sizeof(int32_t));
+    w->row_loss = (RowLoss *)workspace_take(&at, N, sizeof(RowLoss));
     if (table) memory_add(table, "working buffers of one layer", at.offset - mark);
     w->scratch.bytes = op_scratch_bytes(w->max_tokens, widest, rank, c->vocab_size, c->hidden_size);
-    w->scratch.base = layout_take(&at, w->scratch.bytes, 1);
+    w->scratch.base = workspace_take(&at, w->scratch.bytes, 1);
     if (table) memory_add(table, "scratch of the ops (logits chunk, panels)", w->scratch.bytes);
     return at.offset;
 }
@@ -2100,7 +2101,7 @@ bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_toke
 
 /* ---- forward and backward ---------------------------------------------------------------------------------------- */
 
-static void probe_tensor(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
+static void workspace_probe(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
     if (!p || p->tensor) return;
     size_t count = (size_t)N * (size_t)width;
     floatX *copy = (floatX *)must_alloc(count * sizeof(floatX));
@@ -2139,7 +2140,7 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
     /* [N,C] -> [N,P], q|k|v side by side; rotated apart from it, for backward needs both */
     linear_forward(s->qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q], lora_at(lora, MODULE_Q), 3, key,
                    N, w->scratch);
-    probe_tensor(w->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
+    workspace_probe(w->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
     qk_norm_rope_forward(w->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, w->cos_table,
                          w->sin_table, rotary, N, shape);
     /* [N,P] -> [N,H,D]: over the batch's own sequences, or one new token each over what the cache holds */
@@ -2147,11 +2148,11 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
     if (cache && cache->decode)
         attention_decode(s->attention, w->rotated, keys, cache->slot, w->positions, cache->capacity, N, shape);
     else attention_forward(s->attention, s->lse, w->rotated, w->cu_seqlens, b->S, N, shape, w->scratch);
-    probe_tensor(w->probe, "attention", l, s->attention, N, shape.H * shape.D);
+    workspace_probe(w->probe, "attention", l, s->attention, N, shape.H * shape.D);
     /* [N,HD] -> [N,C] */
     linear_forward(w->projected, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O], lora_at(lora, MODULE_O), 1,
                    key, N, w->scratch);
-    probe_tensor(w->probe, "o_proj", l, w->projected, N, c->hidden_size);
+    workspace_probe(w->probe, "o_proj", l, w->projected, N, c->hidden_size);
 }
 
 /* gate, up, silu(gate) * up, down. In: w->normed [N,C]. Out: w->projected [N,C]. */
@@ -2162,12 +2163,12 @@ static void mlp_block_forward(const Model *m, const Lora *lora, Workspace *w, in
     /* [N,C] -> [N,2F], gate|up side by side */
     linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
                    lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
-    probe_tensor(w->probe, "gate, up", l, s->gate_up, N, 2 * F);
+    workspace_probe(w->probe, "gate, up", l, s->gate_up, N, 2 * F);
     swiglu_forward(w->h, s->gate_up, N, F);                                    /* [N,2F] -> [N,F] */
     /* [N,F] -> [N,C] */
     linear_forward(w->projected, s->t_down, s->kept_down, w->h, &layer->linear[MODULE_DOWN],
                    lora_at(lora, MODULE_DOWN), 1, key, N, w->scratch);
-    probe_tensor(w->probe, "down_proj", l, w->projected, N, m->config.hidden_size);
+    workspace_probe(w->probe, "down_proj", l, w->projected, N, m->config.hidden_size);
 }
 
 /* One layer from its input to the unadded output of its MLP, w->projected [N,C]. previous [N,C]: the residual stream
@@ -2267,10 +2268,10 @@ void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *
     for (int l = 0; l < L; l++) layer_forward(m, a, w, l, b, key, l ? w->layers[l - 1].after_attention : NULL);
     rmsnorm_forward(w->normed, w->final_rstd, w->final_x, w->layers[L - 1].after_attention, w->projected, m->final_norm,
                     c->rms_norm_eps, N, C);
-    probe_tensor(w->probe, "final norm", L, w->normed, N, C);
+    workspace_probe(w->probe, "final norm", L, w->normed, N, C);
 }
 
-static LossStats loss_sums(const RowLoss *row, int M) {
+static LossStats model_loss_sums(const RowLoss *row, int M) {
     LossStats sum = {0, 0, M, 0};
     for (int i = 0; i < M; i++) {
         sum.loss_sum += row[i].loss;
@@ -2290,7 +2291,7 @@ LossStats model_loss(const Model *m, const Adapter *trained, Workspace *w, const
     lm_head_loss(trained ? w->d_normed : NULL, w->row_loss, w->normed, w->labelled, w->targets, NULL, &m->head, scale,
                  b->M, b->N, c->hidden_size, c->vocab_size, w->scratch);
     backend_download(b->row_loss, w->row_loss, M * sizeof(RowLoss));
-    return loss_sums(b->row_loss, b->M);
+    return model_loss_sums(b->row_loss, b->M);
 }
 
 void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key) {
@@ -2462,35 +2463,35 @@ double adapter_grad_norm(const Adapter *a) { return global_norm(a->grad, a->para
    part may begin, which becomes the set where that part may end. Nothing is tried and taken back: greedy and lazy are
    the same. */
 
-typedef struct Pattern {
+typedef struct LoraPattern {
     const char *at, *end, *text;            /* what is left of the pattern; the name */
     int length, depth, steps;               /* length of the name, below 64 */
     const char *unsupported;                /* NULL, or what of the pattern is not understood */
-} Pattern;
-static uint64_t pattern_either(Pattern *p, uint64_t from);
+} LoraPattern;
+static uint64_t lora_pattern_either(LoraPattern *p, uint64_t from);
 
-static bool pattern_word(const Pattern *p, int i) {
+static bool lora_pattern_word(const LoraPattern *p, int i) {
     return i >= 0 && i < p->length && (isalnum((uint8_t)p->text[i]) || p->text[i] == '_');
 }
 /* Does c belong to the class \d \w \s, or its opposite \D \W \S? -1: there is no such class. */
-static int pattern_class(char name, char c) {
+static int lora_pattern_class(char name, char c) {
     uint8_t u = (uint8_t)c;
     switch (name) {
     case 'd': return isdigit(u) != 0;
     case 'w': return isalnum(u) || c == '_';
     case 's': return isspace(u) != 0;
-    case 'D': case 'W': case 'S': return !pattern_class((char)tolower(name), c);
+    case 'D': case 'W': case 'S': return !lora_pattern_class((char)tolower(name), c);
     }
     return -1;
 }
 /* The set [...] of characters after its '[': does it hold c? */
-static bool pattern_set(Pattern *p, char c) {
+static bool lora_pattern_set(LoraPattern *p, char c) {
     bool without = p->at < p->end && *p->at == '^', found = false, first = true;
     for (p->at += without; p->at < p->end && (*p->at != ']' || first); first = false) {
         char low = *p->at++, high;
         if (low == '\\' && p->at < p->end) {
             low = *p->at++;
-            int in = pattern_class(low, c);
+            int in = lora_pattern_class(low, c);
             if (in >= 0) { found |= in; continue; }
             if (isalnum((uint8_t)low)) { p->unsupported = "an escape in a set"; return false; }
         }
@@ -2503,7 +2504,7 @@ static bool pattern_set(Pattern *p, char c) {
     return found != without;
 }
 
-static uint64_t pattern_group(Pattern *p, uint64_t from) {
+static uint64_t lora_pattern_group(LoraPattern *p, uint64_t from) {
     char ahead = 0;
     uint64_t to = 0;
     if (p->at < p->end && *p->at == '?') {
@@ -2515,11 +2516,11 @@ static uint64_t pattern_group(Pattern *p, uint64_t from) {
     }
     if (++p->depth > 12) { p->unsupported = "so deeply nested a group"; return 0; }
     const char *begin = p->at;
-    if (!ahead) to = pattern_either(p, from);
+    if (!ahead) to = lora_pattern_either(p, from);
     else for (int i = 0; i <= p->length && !p->unsupported; i++) {
         uint64_t place = from & (uint64_t)1 << i;
         p->at = begin;
-        if ((pattern_either(p, place) != 0) == (ahead == '=')) to |= place;
+        if ((lora_pattern_either(p, place) != 0) == (ahead == '=')) to |= place;
     }
     p->depth--;
     if (p->unsupported) return 0;
@@ -2529,12 +2530,12 @@ static uint64_t pattern_group(Pattern *p, uint64_t from) {
 }
 
 /* One character, set, group or condition. */
-static uint64_t pattern_atom(Pattern *p, uint64_t from) {
+static uint64_t lora_pattern_atom(LoraPattern *p, uint64_t from) {
     char c = *p->at++;
     const char *begin = p->at;
     uint64_t to = 0, end = (uint64_t)1 << p->length;
     if (++p->steps > 1000000) { p->unsupported = "so much repetition"; return 0; }
-    if (c == '(') return pattern_group(p, from);
+    if (c == '(') return lora_pattern_group(p, from);
     if (c == '^') return from & 1;
     if (c == '$') return from & end;
     if (c == '*' || c == '+' || c == '?' || c == '{') { p->unsupported = "a repetition of nothing"; return 0; }
@@ -2544,18 +2545,20 @@ static uint64_t pattern_atom(Pattern *p, uint64_t from) {
         if (c == 'A') return from & 1;
         if (c == 'Z') return from & end;
         if (c == 'b' || c == 'B') {
-            for (int i = 0; i <= p->length; i++)
-                if ((pattern_word(p, i - 1) != pattern_word(p, i)) == (c == 'b')) to |= from & (uint64_t)1 << i;
+            for (int i = 0; i <= p->length; i++) {
+                bool border = lora_pattern_word(p, i - 1) != lora_pattern_word(p, i);
+                if (border == (c == 'b')) to |= from & (uint64_t)1 << i;
+            }
             return to;
         }
-        if (pattern_class(c, 0) < 0 && isalnum((uint8_t)c)) { p->unsupported = "such an escape"; return 0; }
+        if (lora_pattern_class(c, 0) < 0 && isalnum((uint8_t)c)) { p->unsupported = "such an escape"; return 0; }
     }
     bool escaped = begin != p->at, set = c == '[' && !escaped;
-    if (set) pattern_set(p, 0);             /* for where it ends and whether it can be read */
+    if (set) lora_pattern_set(p, 0);             /* for where it ends and whether it can be read */
     const char *after = p->at;
     for (int i = 0; i < p->length && !p->unsupported; i++) {
-        int in = escaped ? pattern_class(c, p->text[i]) : -1;
-        if (set) { p->at = begin; in = pattern_set(p, p->text[i]); }
+        int in = escaped ? lora_pattern_class(c, p->text[i]) : -1;
+        if (set) { p->at = begin; in = lora_pattern_set(p, p->text[i]); }
         else if (in < 0) in = (c == '.' && !escaped) || c == p->text[i];
         if (in) to |= (from & (uint64_t)1 << i) << 1;
     }
@@ -2564,9 +2567,9 @@ static uint64_t pattern_atom(Pattern *p, uint64_t from) {
 }
 
 /* An atom and how often it may come: x, x*, x+, x?, x{m}, x{m,}, x{m,n}; a ? behind (lazy) changes nothing. */
-static uint64_t pattern_piece(Pattern *p, uint64_t from) {
+static uint64_t lora_pattern_piece(LoraPattern *p, uint64_t from) {
     const char *atom = p->at;
-    uint64_t now = pattern_atom(p, from), to;
+    uint64_t now = lora_pattern_atom(p, from), to;
     if (p->unsupported || p->at == p->end || !strchr("*+?{", *p->at)) return now;
     long least = *p->at == '+', most = *p->at == '?' ? 1 : LONG_MAX;
     if (*p->at == '{') {
@@ -2587,17 +2590,17 @@ static uint64_t pattern_piece(Pattern *p, uint64_t from) {
         uint64_t before = now;
         if (k >= least) to |= now;
         p->at = atom;
-        now = pattern_atom(p, now);
+        now = lora_pattern_atom(p, now);
         if (now == before || (k >= least && !(now & ~to))) { if (k < least) to |= now; break; }
     }
     p->at = after;
     return to;
 }
-static uint64_t pattern_either(Pattern *p, uint64_t from) {
+static uint64_t lora_pattern_either(LoraPattern *p, uint64_t from) {
     uint64_t to = 0;
     for (;;) {
         uint64_t here = from;
-        while (p->at < p->end && *p->at != '|' && *p->at != ')' && !p->unsupported) here = pattern_piece(p, here);
+        while (p->at < p->end && *p->at != '|' && *p->at != ')' && !p->unsupported) here = lora_pattern_piece(p, here);
         to |= here;
         if (p->unsupported || p->at == p->end || *p->at == ')') return to;
         p->at++;
@@ -2606,35 +2609,35 @@ static uint64_t pattern_either(Pattern *p, uint64_t from) {
 
 /* re.fullmatch(pattern, name), with inner true re.fullmatch("(.*\.)?(" + pattern + ")", name). *unsupported stays as it
    is, or says what of the pattern is not understood. */
-static bool pattern_matches(const char *pattern, const char *name, bool inner, const char **unsupported) {
-    Pattern p = {pattern, pattern + strlen(pattern), name, (int)strlen(name), 0, 0, NULL};
+static bool lora_pattern_matches(const char *pattern, const char *name, bool inner, const char **unsupported) {
+    LoraPattern p = {pattern, pattern + strlen(pattern), name, (int)strlen(name), 0, 0, NULL};
     uint64_t from = 1;
     for (int i = 0; inner && i < p.length; i++) if (name[i] == '.') from |= (uint64_t)2 << i;
-    uint64_t to = pattern_either(&p, from);
+    uint64_t to = lora_pattern_either(&p, from);
     if (!p.unsupported && p.at != p.end) p.unsupported = "a ) without its (";
     if (p.unsupported) { *unsupported = p.unsupported; return false; }
     return to >> p.length & 1;
 }
 
 /* PEFT's rule for a list of names: the module's whole name or its end, from a dot on. */
-static bool name_ends(const char *name, const char *end) {
+static bool lora_name_ends(const char *name, const char *end) {
     size_t n = strlen(name), k = strlen(end);
     return k && n >= k && !strcmp(name + n - k, end) && (n == k || name[n - k - 1] == '.');
 }
 /* Is the module selected by a list of names or an expression? *whole: by its whole name. */
-static bool name_selected(const Json *which, const char *name, bool *whole, const char **unsupported) {
+static bool lora_name_selected(const Json *which, const char *name, bool *whole, const char **unsupported) {
     *whole = false;
     if (json_is_null(which)) return false;
-    if (which->type == JSON_STRING) return which->count && pattern_matches(which->str, name, false, unsupported);
+    if (which->type == JSON_STRING) return which->count && lora_pattern_matches(which->str, name, false, unsupported);
     bool found = false;
     for (const Json *e = which->child; e; e = e->next) {
-        found |= name_ends(name, e->str);
+        found |= lora_name_ends(name, e->str);
         *whole |= !strcmp(name, e->str);
     }
     return found;
 }
 
-static bool list_of_names(const Json *j) {
+static bool lora_list_of_names(const Json *j) {
     if (j->type != JSON_ARRAY) return false;
     for (const Json *e = j->child; e; e = e->next) if (e->type != JSON_STRING) return false;
     return true;
@@ -2684,13 +2687,13 @@ static bool adapter_init_parse(LoraInit *init, const Json *j, const char *name, 
 }
 
 /* A number of rank_pattern or alpha_pattern for a module, or `missing`. */
-static double pattern_number(const Json *patterns, const char *module, double missing, const char **unsupported) {
+static double lora_pattern_number(const Json *patterns, const char *module, double missing, const char **unsupported) {
     for (const Json *e = json_is_null(patterns) ? NULL : patterns->child; e; e = e->next)
-        if (pattern_matches(e->key, module, true, unsupported)) return e->number;
+        if (lora_pattern_matches(e->key, module, true, unsupported)) return e->number;
     return missing;
 }
-static bool patterns_check(const Json *root, const char *key, double low, double high, bool whole, const char *name,
-                           Error *err) {
+static bool lora_patterns_check(const Json *root, const char *key, double low, double high, bool whole,
+                                const char *name, Error *err) {
     const Json *patterns = json_get(root, key);
     if (!json_is_null(patterns) && patterns->type != JSON_OBJECT)
         return fail(err, "%s must be an object; %s; check the file", key, name);
@@ -2703,17 +2706,17 @@ static bool patterns_check(const Json *root, const char *key, double low, double
 }
 
 /* Does layers_to_transform, a number or a list, hold layer l? */
-static bool layer_chosen(const Json *which, int l) {
+static bool lora_layer_chosen(const Json *which, int l) {
     if (which->type != JSON_ARRAY) return json_size(which) == l;
     for (const Json *e = which->child; e; e = e->next) if (json_size(e) == l) return true;
     return false;
 }
 /* Is "model.layers" what one of the names of layers_pattern says? */
-static bool layers_named(const Json *pattern, const char **unsupported) {
+static bool lora_layers_named(const Json *pattern, const char **unsupported) {
     if (json_is_null(pattern) || !pattern->count) return true;
-    if (pattern->type == JSON_STRING) return pattern_matches(pattern->str, "model.layers", true, unsupported);
+    if (pattern->type == JSON_STRING) return lora_pattern_matches(pattern->str, "model.layers", true, unsupported);
     bool found = false;
-    for (const Json *e = pattern->child; e; e = e->next) found |= pattern_matches(e->str, "model.layers", true,
+    for (const Json *e = pattern->child; e; e = e->next) found |= lora_pattern_matches(e->str, "model.layers", true,
             unsupported);
     return found;
 }
@@ -2726,7 +2729,7 @@ static bool adapter_targets_parse(LoraConfig *config, const Json *root, int laye
         modules[] = "the modules are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
     for (int i = 0; i < 3; i++) {
         field[i] = json_get(root, names[i]);
-        if (!json_is_null(field[i]) && field[i]->type != JSON_STRING && !list_of_names(field[i]))
+        if (!json_is_null(field[i]) && field[i]->type != JSON_STRING && !lora_list_of_names(field[i]))
             return fail(err, "%s must be a name or a list of names; %s; check the file", names[i], name);
     }
     const Json *targets = field[0], *exclude = field[1];
@@ -2736,14 +2739,14 @@ static bool adapter_targets_parse(LoraConfig *config, const Json *root, int laye
     if (which && !none && !all && targets->type == JSON_STRING)
         return fail(err, "layers_to_transform beside an expression as target_modules; %s; PEFT refuses it too", name);
     int known = 0;
-    for (int l = 0; which && l < layers; l++) known += layer_chosen(which, l);
+    for (int l = 0; which && l < layers; l++) known += lora_layer_chosen(which, l);
     for (const Json *e = which ? which->child : NULL; e; e = e->next) if (json_size(e) < 0 || json_size(e) >= layers)
         known = 0;
     if (which && !known)
         return fail(err, "layers_to_transform names a layer that the model does not have; %s; layers are 0 to %d", name,
                     layers - 1);
-    if (!patterns_check(root, "rank_pattern", 1, 65536, true, name, err) ||
-        !patterns_check(root, "alpha_pattern", 1e-18, 1e18, false, name, err)) return false;
+    if (!lora_patterns_check(root, "rank_pattern", 1, 65536, true, name, err) ||
+        !lora_patterns_check(root, "alpha_pattern", 1e-18, 1e18, false, name, err)) return false;
 
     char module[64];
     bool whole, any = false, plain = true, every = true;
@@ -2753,14 +2756,14 @@ static bool adapter_targets_parse(LoraConfig *config, const Json *root, int laye
     for (int i = 0; i < layers * MODULE_COUNT; i++) {
         int l = i / MODULE_COUNT, j = i % MODULE_COUNT;
         snprintf(module, sizeof module, "model.layers.%d.%s", l, module_path[j]);
-        bool on = name_selected(targets, module, &whole, &unsupported);
+        bool on = lora_name_selected(targets, module, &whole, &unsupported);
         if (none) on = j == MODULE_Q || j == MODULE_V;                        /* PEFT's default for all four families */
         if (all) on = true;
-        if (which && !whole) on = on && layer_chosen(which, l) && layers_named(field[2], &unsupported);
-        if (on) on = !name_selected(exclude, module, &whole, &unsupported);
-        config->parts[i].alpha = (float)pattern_number(json_get(root, "alpha_pattern"), module,
+        if (which && !whole) on = on && lora_layer_chosen(which, l) && lora_layers_named(field[2], &unsupported);
+        if (on) on = !lora_name_selected(exclude, module, &whole, &unsupported);
+        config->parts[i].alpha = (float)lora_pattern_number(json_get(root, "alpha_pattern"), module,
                                                        (double)config->lora_alpha, &unsupported);
-        int rank = (int)pattern_number(json_get(root, "rank_pattern"), module, config->r, &unsupported);
+        int rank = (int)lora_pattern_number(json_get(root, "rank_pattern"), module, config->r, &unsupported);
         config->parts[i].rank = on ? rank : 0;
         if (!on) continue;
         any = config->target[j] = true;
@@ -2769,14 +2772,14 @@ static bool adapter_targets_parse(LoraConfig *config, const Json *root, int laye
     /* Places beyond the layers, and names that are nowhere. */
     static const char *const outside[] = {"lm_head", "model.embed_tokens"};
     for (int i = 0; i < 2 && !all; i++)
-        if (name_selected(targets, outside[i], &whole, &unsupported) &&
-            !name_selected(exclude, outside[i], &whole, &unsupported))
+        if (lora_name_selected(targets, outside[i], &whole, &unsupported) &&
+            !lora_name_selected(exclude, outside[i], &whole, &unsupported))
             return fail(err, "unsupported target module '%s'; %s; %s", outside[i], name, modules);
     for (const Json *e = none ? NULL : targets->child; e; e = e->next) {
         bool used = false;
         for (int i = 0; i < layers * MODULE_COUNT && !used; i++) {
             snprintf(module, sizeof module, "model.layers.%d.%s", i / MODULE_COUNT, module_path[i % MODULE_COUNT]);
-            used = name_ends(module, e->str);
+            used = lora_name_ends(module, e->str);
         }
         if (!used) print_warning("the target module '%s' is nowhere in this model; %s", e->str, name);
     }
@@ -2825,7 +2828,7 @@ static bool adapter_config_parse(LoraConfig *config, const Json *root, int layer
    singular vectors of W, c = 1. OLoRA (Büyükakyüz 2024): Q of W = QR, first r columns, c = s. Everything in double. */
 
 /* y [cols] = W^T v: columns in parallel, every sum from the first row to the last. */
-static void matrix_turned_times(double *y, const float *W, const double *v, int rows, int cols) {
+static void lora_transposed_times(double *y, const float *W, const double *v, int rows, int cols) {
 #pragma omp parallel for schedule(static)
     for (int begin = 0; begin < cols; begin += 256) {
         int end = begin + 256 < cols ? begin + 256 : cols;
@@ -2835,7 +2838,7 @@ static void matrix_turned_times(double *y, const float *W, const double *v, int 
     }
 }
 /* y [rows] = W v: eight sums side by side, for one would wait for its own last addition. */
-static void matrix_times(double *y, const float *W, const double *v, int rows, int cols) {
+static void lora_times(double *y, const float *W, const double *v, int rows, int cols) {
     enum { LANES = 8 };
 #pragma omp parallel for schedule(static)
     for (int r = 0; r < rows; r++) {
@@ -2851,7 +2854,7 @@ static void matrix_times(double *y, const float *W, const double *v, int rows, i
 
 /* Takes out of x what lies in the span of the orthonormal Q[0..count) [n], twice, because once leaves a rounding error
    behind, and makes it of length 1. Returns the length that it had; 0: nothing was left, x is not a direction. */
-static double orthonormalise(double *x, const double *Q, int count, int n) {
+static double lora_orthonormalise(double *x, const double *Q, int count, int n) {
     double before = 0, after = 0;
     for (int i = 0; i < n; i++) before += x[i] * x[i];
     for (int pass = 0; pass < 2; pass++)
@@ -2870,7 +2873,7 @@ static double orthonormalise(double *x, const double *Q, int count, int n) {
 
 /* Eigenvalues of the symmetric tridiagonal matrix with diagonal d [k] and neighbours e [k], e[i] between i and i+1,
    left in d; columns of S [k,k] the eigenvectors. QL with implicit shifts (Wilkinson and Reinsch 1971, tql2). */
-static void tridiagonal_eigen(double *d, double *e, double *S, int k) {
+static void lora_tridiagonal_eigen(double *d, double *e, double *S, int k) {
     for (int i = 0; i < k; i++) for (int j = 0; j < k; j++) S[(size_t)i * (size_t)k + (size_t)j] = i == j;
     e[k - 1] = 0;
     for (int low = 0; low < k; low++)
@@ -2906,12 +2909,12 @@ static void tridiagonal_eigen(double *d, double *e, double *S, int k) {
 /* Q [r][rows] = the left singular vectors of W [rows,cols] with the r largest singular values: Lanczos' recurrence on
    W W^T with all vectors kept orthogonal, until what it knows of those r is exact to 1e-13 of the largest;
    r <= rows. */
-static void singular_vectors(double *Q, const float *W, int rows, int cols, int r) {
+static void lora_singular_vectors(double *Q, const float *W, int rows, int cols, int r) {
     size_t n = (size_t)rows;
     double *V = NULL, *diagonal = NULL, *beside = NULL;     /* stb_ds arrays: [k][rows], [k], [k] */
     double *y = (double *)must_alloc((size_t)cols * sizeof(double)), *x = (double *)must_alloc(n * sizeof(double));
     for (int k = 0, check = 2 * r + 16;; k++) {
-        double length = k ? orthonormalise(x, V, k, rows) : 0;
+        double length = k ? lora_orthonormalise(x, V, k, rows) : 0;
         if (k && (length <= 0 || length <= 1e-14 * diagonal[0])) length = 0;
         if (k) arrput(beside, length);
         bool all = k == rows;
@@ -2921,7 +2924,7 @@ static void singular_vectors(double *Q, const float *W, int rows, int cols, int 
             int *best = (int *)must_alloc((size_t)r * sizeof *best);
             memcpy(d, diagonal, (size_t)k * sizeof *d);
             memcpy(e, beside, (size_t)k * sizeof *e);
-            tridiagonal_eigen(d, e, S, k);
+            lora_tridiagonal_eigen(d, e, S, k);
             for (int i = 0; i < r; i++) {   /* the r largest: few, so one pass for each */
                 best[i] = -1;
                 for (int j = 0; j < k; j++) {
@@ -2950,11 +2953,11 @@ static void singular_vectors(double *Q, const float *W, int rows, int cols, int 
                 philox4x32(random, counter, key);
                 x[i] = (double)random[0] * 0x1p-31 - 1;
             }
-            length = orthonormalise(x, V, k, rows);
+            length = lora_orthonormalise(x, V, k, rows);
         }
         memcpy(arraddnptr(V, n), x, n * sizeof(double));
-        matrix_turned_times(y, W, V + (size_t)k * n, rows, cols);
-        matrix_times(x, W, y, rows, cols);
+        lora_transposed_times(y, W, V + (size_t)k * n, rows, cols);
+        lora_times(x, W, y, rows, cols);
         double dot = 0;
         for (int i = 0; i < rows; i++) dot += V[(size_t)k * n + (size_t)i] * x[i];
         arrput(diagonal, dot);
@@ -2964,7 +2967,7 @@ static void singular_vectors(double *Q, const float *W, int rows, int cols, int 
 }
 
 /* w [count,cols] += factor B A: of a whole product the rows from `first` on. */
-static void add_product(float *w, const float *A, const float *B, int rank, float factor, int cols, int first,
+static void lora_add_product(float *w, const float *A, const float *B, int rank, float factor, int cols, int first,
                         int count) {
     size_t width = (size_t)cols;
 #pragma omp parallel for schedule(static)
@@ -2981,17 +2984,18 @@ static void add_product(float *w, const float *A, const float *B, int rank, floa
 }
 
 /* The initial adapter of one projection, A0 [r,in] and B0 [out,r], from W [out,in]. */
-static void initial_adapter(float *A, float *B, const float *W, const Linear *p, const Lora *a, LoraInit init) {
+static void lora_initial(float *A, float *B, const float *W, const Linear *p, const Lora *a, LoraInit init) {
     int rank = a->rank < p->out ? a->rank : p->out;
     size_t out = (size_t)p->out, in = (size_t)p->in;
     double *Q = (double *)must_alloc((size_t)rank * out * sizeof *Q), *y = (double *)must_alloc(in * sizeof *y);
-    if (init == LORA_INIT_PISSA) singular_vectors(Q, W, p->out, p->in, rank);
+    if (init == LORA_INIT_PISSA) lora_singular_vectors(Q, W, p->out, p->in, rank);
     else for (int r = 0; r < rank && r < p->in; r++) {
         for (size_t o = 0; o < out; o++) Q[(size_t)r * out + o] = (double)W[o * in + (size_t)r];
-        if (orthonormalise(Q + (size_t)r * out, Q, r, p->out) <= 0) memset(Q + (size_t)r * out, 0, out * sizeof *Q);
+        double *q = Q + (size_t)r * out;
+        if (lora_orthonormalise(q, Q, r, p->out) <= 0) memset(q, 0, out * sizeof *Q);
     }
     for (int r = 0; r < rank; r++) {
-        matrix_turned_times(y, W, Q + (size_t)r * out, p->out, p->in);
+        lora_transposed_times(y, W, Q + (size_t)r * out, p->out, p->in);
         double factor = init == LORA_INIT_PISSA ? 1 / (double)a->scale : 1;
         for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(factor * y[i]);
         for (size_t o = 0; o < out; o++) B[o * (size_t)a->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
@@ -3018,8 +3022,8 @@ static bool adapter_take_out(Adapter *a, Error *err) {
                 float *values = (float *)must_alloc(elements * sizeof(float));
                 float *A = a->initial + (x->A - a->param), *B = a->initial + (x->B - a->param);
                 weight_decode(values, &p->w, 0, elements);
-                initial_adapter(A, B, values, p, x, a->config.init);
-                add_product(values, A, B, x->rank, -x->scale, p->in, 0, p->out);
+                lora_initial(A, B, values, p, x, a->config.init);
+                lora_add_product(values, A, B, x->rank, -x->scale, p->in, 0, p->out);
                 file_release_pages(p->w.data, weight_bytes(&p->w));
                 rest.data = values;
                 weight_pack(&rest, (char *)a->rest_arena + offset);
@@ -3250,8 +3254,8 @@ static void merge_rows(float *rows, const Adapter *a, const Linear *p, const Lor
     size_t A = (size_t)(x->A - a->param), B = (size_t)(x->B - a->param),
         in = (size_t)p->in;
     weight_decode(rows, &p->w, (size_t)first * in, (size_t)count * in);
-    if (a->initial) add_product(rows, a->initial + A, a->initial + B, x->rank, -x->scale, p->in, first, count);
-    add_product(rows, params + A, params + B, x->rank, x->scale, p->in, first, count);
+    if (a->initial) lora_add_product(rows, a->initial + A, a->initial + B, x->rank, -x->scale, p->in, first, count);
+    lora_add_product(rows, params + A, params + B, x->rank, x->scale, p->in, first, count);
 }
 
 /* The number of the adapted projection that a tensor's name means, or -1. */

@@ -565,7 +565,7 @@ static void test_head(int N, int C, int V, FormatId format, int masked, bool sca
     lm_head_loss(A, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
     lm_head_loss_ref(b, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
     float *la = losses_of(ra, M), *lb = losses_of(rb, M);
-    LossStats p = loss_sums(ra, M), q = loss_sums(rb, M);
+    LossStats p = model_loss_sums(ra, M), q = model_loss_sums(rb, M);
     lm_head_logits(za, X, &head, N, C, V, s);
     lm_head_logits_ref(zb, x, &head, N, C, V, s);
     double largest = 1;                     /* a logit rounded to floatX is off by half a step of its own size, and so are the loss and p */
@@ -719,7 +719,7 @@ static void test_extremes(void) {
     weight_pack(&w, packed);
     lm_head_loss(DX9, losses, X9, all.rows, all.targets, NULL, &w, 1, ROWS, ROWS, 1, 3, more);
     shared_wait();
-    LossStats p = loss_sums(losses, ROWS);
+    LossStats p = model_loss_sums(losses, ROWS);
     check(isfinite((float)DX9[0]) && fabs(p.loss_sum - ROWS * log(3)) < 1e-3,
           "three logits of -1,000: loss %.6f, gradient %g", p.loss_sum / ROWS, (double)(float)DX9[0]);
     shared_free(all.rows); shared_free(all.targets); shared_free(losses); shared_free(X9); shared_free(DX9); shared_free(more.base);
