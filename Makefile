@@ -60,7 +60,7 @@ endif
 
 .DEFAULT_GOAL := train_lora
 .PHONY: install uninstall
-.PHONY: test test-programs test-gpu soak test-mutants nvcc-check nvcc-command test-compilers fuzz mutate bench bench-peer golden clean help stb
+.PHONY: test single test-programs test-gpu soak test-mutants nvcc-check nvcc-command test-compilers fuzz mutate bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
 train_lora: train_lora.cu $(HEADERS) $(PROGRAM) $(BUILD)/pages.h $(BUILD)/configured | stb
@@ -110,12 +110,16 @@ test:
 	@bash test/run.sh
 test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(PROGRAM_TESTS:%=$(BUILD)/asan/%) \
     $(EMULATED:%=$(BUILD)/emulated/%) $(BUILD)/emulated/asan/test_ops_BF16 $(BUILD)/emulated/asan/test_model_FP32 \
-    $(BUILD)/mutants $(BUILD)/crash.so $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
+    $(BUILD)/mutants $(BUILD)/crash.so $(BUILD)/lora.h $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
 $(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
+
+# A user's own names beside lora.h's: the example compiles and runs as without them.
+$(BUILD)/test_embed: WARN += -include test/own_names.h
+$(BUILD)/test_embed: test/own_names.h
 
 # Counts the work that it does, as no test looks at a clock.
 $(BUILD)/test_tokenizer $(BUILD)/asan/test_tokenizer: COUNTED = -fsanitize-coverage=trace-pc
@@ -183,7 +187,7 @@ test-gpu: | stb
 	@bash test/gpu.sh $(or $(NVCC),nvcc) $(CUDA_ARCH)
 
 ## test-compilers  gcc and clang, C11 and C++17, with every warning an error
-test-compilers: $(BUILD)/pages.h | stb
+test-compilers: $(BUILD)/pages.h $(BUILD)/lora.h | stb
 	@bash test/compilers.sh
 
 ## fuzz            libFuzzer on every parser, FUZZ_SECONDS each (needs clang)
@@ -195,6 +199,21 @@ fuzz: | stb
 MUTANTS ?= 300
 mutate: | stb
 	python3 dev/mutate.py --count $(MUTANTS)
+
+## single          build/lora.h: lora.h with tokenizer.h and data/dataset.h in it, one file to copy into a project
+single: $(BUILD)/lora.h
+$(BUILD)/lora.h: $(HEADERS)
+	@mkdir -p $(BUILD)
+	@awk 'function put(file,  line, folder, name) { \
+	          folder = file; sub(/[^\/]*$$/, "", folder); \
+	          while ((getline line <file) > 0) { \
+	              if (line !~ /^#include "/) { print line; continue } \
+	              split(line, name, "\""); line = folder name[2]; sub(/[^\/]+\/\.\.\//, "", line); \
+	              if (!seen[line]++) put(line) \
+	          } \
+	          close(file) \
+	      } \
+	      BEGIN { put("lora.h") }' >$@.tmp && mv $@.tmp $@
 
 ## bench           speed of the ops and the tokenizer on this machine; on a GPU every kernel as a share of the card, and the whole step
 bench: $(BUILD)/bench_ops $(BUILD)/bench_tokenizer $(BUILD)/bench_generate $(BUILD)/make_random_model $(if $(filter 1,$(CUDA)),$(BUILD)/bench_gpu)

@@ -2,21 +2,27 @@
 # The sources are C11 and C++17 for gcc and clang, without a warning.
 mkdir -p build
 passed=0 failed=0
-for compiler in "gcc -std=gnu11" "g++ -std=gnu++17 -x c++" "clang -std=gnu11" "clang++ -std=gnu++17 -x c++"; do
+compiles() {    # what, command...
+    local what=$1
+    shift
+    if "$@" -Wall -Wextra -Werror -O1 -march=native -isystem .stb -fsyntax-only 2>build/compiler.log; then
+        echo "ok    $what"; passed=$((passed + 1))
+    else
+        echo "FAIL  $what: $(grep -m 1 -E "error|warning" build/compiler.log)"; failed=$((failed + 1))
+    fi
+}
+for compiler in "gcc -std=gnu11 -x c" "g++ -std=gnu++17 -x c++" "clang -std=gnu11 -x c" "clang++ -std=gnu++17 -x c++"; do
     if ! command -v "${compiler%% *}" >/dev/null; then echo "skipped: no ${compiler%% *}"; continue; fi
-    for source in train_lora.cu test/test_ops.c test/test_model.c; do
-        case "$compiler:$source" in
-            *++*:test/test_ops.c) continue ;;                     # same_signature needs C11's __builtin_types_compatible_p
-            *-std=gnu11:train_lora.cu) language="-x c" ;;
-            *) language="" ;;
-        esac
-        case "$compiler" in g*) language="$language -fopenmp" ;; esac      # clang's OpenMP is a package of its own: without it the pragmas are skipped silently
-        if $compiler $language -Wall -Wextra -Werror -O1 -march=native -I. -isystem .stb -fsyntax-only "$source" 2>build/compiler.log; then
-            echo "ok    $compiler $source"; passed=$((passed + 1))
-        else
-            echo "FAIL  $compiler $source: $(grep -m 1 -E "error|warning" build/compiler.log)"; failed=$((failed + 1))
-        fi
+    # clang's OpenMP is a package of its own: without it the pragmas are skipped silently
+    case $compiler in g*) openmp=-fopenmp ;; *) openmp= ;; esac
+    for source in train_lora.cu test/test_ops.c test/test_model.c test/test_embed.c; do
+        case "$compiler:$source" in *++*:test/test_ops.c) continue ;; esac    # SAME_SIGNATURE of CPU ops is C11's
+        # shellcheck disable=SC2086
+        compiles "$compiler $source" $compiler $openmp -I. "$source"
     done
+    # `make single`: one file, and nothing of the repository beside it
+    # shellcheck disable=SC2086
+    compiles "$compiler test/test_embed.c, lora.h in one file" $compiler $openmp -Ibuild test/test_embed.c
 done
 # The fuzz entries, which nothing else compiles: those of the headers are those that make fuzz runs.
 entries=$(grep -h '^#.*if.*FUZZ_' lora.h data/dataset.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)

@@ -38,7 +38,8 @@ side_by_side "test_cli bash test/test_cli.sh ./train_lora" \
     "test_generate_cli bash test/test_generate.sh ./train_lora" \
     "test_pages bash test/test_pages.sh" \
     "test_convert bash test/test_convert.sh data/convert ./train_lora" \
-    "compilers bash test/compilers.sh"
+    "compilers bash test/compilers.sh" \
+    "names bash test/names.sh"
 # The kernels in three precisions, each in another order of the threads; fp16 once more as on a Turing card, with 64 KiB of shared memory and the older instruction; then the longest under sanitizers.
 emulated=(
     "asan/emulated/test_ops env ASAN_OPTIONS=detect_leaks=0 build/emulated/asan/test_ops_BF16"        # fibers hold what the leak checker cannot see
