@@ -11,6 +11,17 @@ static double REF(weight)(const Weight *w, int row, int column) {
     weight_decode(&f, w, (size_t)row * (size_t)w->cols + (size_t)column, 1);
     return (double)f;
 }
+/* C [M,N], its rows ldc apart, = alpha A B, or with add C += alpha A B;  A[m][k] = a[m * a_row + k * a_column],
+   B[k][n] = b[k * b_row + n * b_column]. */
+REF_UNUSED static void REF(product)(REAL *C, size_t ldc, const REAL *a, size_t a_row, size_t a_column, const REAL *b,
+                                    size_t b_row, size_t b_column, int M, int N, int K, double alpha, bool add) {
+    for (size_t m = 0; m < (size_t)M; m++) for (size_t n = 0; n < (size_t)N; n++) {
+        double sum = 0;
+        for (size_t k = 0; k < (size_t)K; k++)
+            sum += alpha * (double)a[m * a_row + k * a_column] * (double)b[k * b_row + n * b_column];
+        C[m * ldc + n] = (REAL)(add ? (double)C[m * ldc + n] + sum : sum);
+    }
+}
 /* Value and factor of element (n, i) of a projection's input after dropout. */
 static double REF(kept)(DropoutKey key, uint32_t dropout_id, int n, int i, int I) {
     if (!(key.dropout > 0)) return 1;

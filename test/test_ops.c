@@ -765,6 +765,54 @@ static void test_optimizer(void) {
 }
 
 #ifndef LORA_CUDA
+/* The products that the CPU ops are made of, against reference.h's six lines: B from a weight's panels either way up,
+   from floats either way up, and a tile of attention; tiles, slices and panels that are not full, A either way up.
+   Nothing beside C's columns is written. */
+static void test_products(FormatId format) {
+    enum { KINDS = 5, M_MOST = 31, N_MOST = 37, K_MOST = 303, LDC = N_MOST + 3 };
+    static const char *const kind[KINDS] = {"cpu_gemm, W^T in", "cpu_gemm, W in", "cpu_gemm, B from columns of",
+                                            "cpu_gemm, B from rows of", "cpu_tile_product, B from"};
+    static const int Ms[] = {1, 2, 3, 5, 8, 12, M_MOST}, Ns[] = {1, 16, N_MOST}, Ks[] = {1, 33, K_MOST};
+    double worst[KINDS] = {0};
+    int outside = 0;
+    float *x = random_floats(M_MOST * K_MOST, 1), *before = random_floats(M_MOST * LDC, 1);
+    float *down = poisoned(N_MOST * K_MOST), *up = poisoned(N_MOST * K_MOST);
+    Scratch s = scratch_of(M_MOST, K_MOST, 8, N_MOST, K_MOST);
+    for (size_t i = 0; i < sizeof Ns / sizeof *Ns; i++) for (size_t j = 0; j < sizeof Ks / sizeof *Ks; j++) {
+        int N = Ns[i], K = Ks[j];
+        size_t n = (size_t)N, k = (size_t)K;
+        Weight tall = random_weight(N, K, format), wide = random_weight(K, N, format);
+        weight_decode(down, &tall, 0, n * k);
+        weight_decode(up, &wide, 0, n * k);
+        CpuMatrix b[KINDS - 1] = {cpu_frozen(&tall, false), cpu_frozen(&wide, true), cpu_floats(down, 1, k),
+                                  cpu_floats(up, n, 1)};
+        for (size_t l = 0; l < sizeof Ms / sizeof *Ms; l++) for (int how = 0; how < 8 * KINDS; how++) {
+            int M = Ms[l], which = how / 8;
+            bool add = how & 1, column = how & 2, tile = which == KINDS - 1;
+            float alpha = how & 4 && !tile ? 0.5f : 1, got[M_MOST * LDC], want[M_MOST * LDC];
+            size_t a_row = column ? 1 : k, a_column = column ? (size_t)M : 1;
+            memcpy(got, before, sizeof got);
+            memcpy(want, before, sizeof want);
+            if (tile) cpu_tile_product(got, LDC, x, a_row, a_column, up, n, M, N, K, add);
+            else cpu_gemm(got, LDC, x, a_row, a_column, b[which], M, N, K, alpha, add, scratch_begin(s));
+            bool from_rows = which == 1 || which >= 3;
+            product_ref(want, LDC, x, a_row, a_column, from_rows ? up : down, from_rows ? n : 1, from_rows ? 1 : k, M,
+                        N, K, (double)alpha, add);
+            double e = relative_error(got, want, sizeof got / sizeof *got) / bound(K);
+            if (!(e <= worst[which])) worst[which] = e;
+            for (int m = 0; m < M_MOST; m++) for (int c = 0; c < LDC; c++)
+                outside += (m >= M || c >= N) && got[m * LDC + c] != before[m * LDC + c];
+        }
+        weight_free(&tall);
+        weight_free(&wide);
+    }
+    for (int i = 0; i < KINDS; i++)
+        check(worst[i] <= 1, "%s %s: at most %.2f of what rounding allows", kind[i], weight_format[format].name,
+              worst[i]);
+    check(!outside, "  %d numbers beside C were written", outside);
+    shared_free(x); shared_free(before); shared_free(down); shared_free(up); shared_free(s.base);
+}
+
 /* A row has the same bits in a batch of 1 to 14, which the CPU multiplies in ways of their own, as in a batch of 40: answers do not depend on the batch. */
 static void test_few_rows(FormatId format) {
     enum { MOST = 40, I = 600, O = 115, R = 8 };
@@ -898,6 +946,7 @@ static void test_all(bool quick) {
 #endif
     if (!quick) test_differences();
 #ifndef LORA_CUDA
+    for (int d = 0; d < FORMAT_COUNT; d++) test_products((FormatId)d);
     for (int d = 0; d < FORMAT_COUNT; d++) test_few_rows((FormatId)d);
 #endif
     for (int d = 0; d < FORMAT_COUNT; d++) CASE(test_embedding((FormatId)d));
