@@ -570,6 +570,8 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
    (DoRA, modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the
    base that the adapter stands on (Lora.rest); the model itself stays what it is. */
 bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
+/* Where a file of an adapter folder is, also after a crash between its two renames: path[size]. */
+void adapter_file(char *path, size_t size, const char *folder, const char *name);
 /* Gives back what it holds; *a is zeroed but for `about`. */
 void adapter_drop(Adapter *a);
 /* To be called by whoever writes to a->param past the functions above. */
@@ -701,6 +703,8 @@ const Metric *metric_find(const char *name);
 double metric_value(const LogRecord *r, const Metric *m);
 /* A record's metrics for the terminal: "loss 2.5712  grad_norm 1.204  lr 2.00e-04  accuracy 0.512  entropy 2.613". */
 void log_record_text(Text *t, const LogRecord *r);
+/* And for log.jsonl: one object. */
+void log_record_json(Text *t, const LogRecord *r);
 
 /* What a run learns from its slots. The loop knows nothing else of it: another objective is another one of these, with
    rows of log_metric for what it measures. */
@@ -751,6 +755,10 @@ typedef struct TrainResult {
 
 /* The whole job: open, attach, evaluate, train, evaluate, save. On an error nothing of an earlier output is lost. */
 bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *result, Error *err);
+/* Is there a checkpoint in an output folder that --resume could go on from? */
+bool train_can_resume(const char *output);
+/* No id of the data set beyond the vocabulary; path: for the message. */
+bool train_ids_check(const Dataset *d, int vocab, const char *path, Error *err);
 /* Evaluation over a data set. Two ways of averaging, never under one name:
      loss, mean_token_accuracy, entropy    as transformers' Trainer and TRL log them (eval_loss,
                                       eval_mean_token_accuracy, eval_entropy): a mean over the batches
@@ -3049,7 +3057,7 @@ static bool adapter_take_out(Adapter *a, Error *err) {
    adapter.*.tmp, takes the old configuration away, and moves the new files to their place, the configuration last: new
    weights never stand beside an old configuration. Where a crash came in between, the missing file is found in that
    folder. */
-static void adapter_file(char *path, size_t size, const char *folder, const char *name) {
+void adapter_file(char *path, size_t size, const char *folder, const char *name) {
     char part[PATH_MAX], best[PATH_MAX] = "";
     path_in(path, size, folder, name);
     if (file_exists(folder, "adapter_config.json")) return;
@@ -3518,7 +3526,7 @@ static void run_epoch_order(int64_t *order, const TrainOptions *o, const Dataset
 }
 
 /* An id beyond the embedding would be read from what lies behind it. */
-static bool train_ids_check(const Dataset *d, int vocab, const char *path, Error *err) {
+bool train_ids_check(const Dataset *d, int vocab, const char *path, Error *err) {
     for (size_t e = 0; e < d->count && d->largest_id >= vocab; e++)
         for (size_t n = d->offset[e]; n < d->offset[e + 1]; n++)
             if (d->ids[n] >= vocab || d->labels[n] >= vocab)
@@ -3651,7 +3659,7 @@ bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Datase
    One JSON object a line in log.jsonl as the run goes; trainer_state.json with the same records under HF's
    log_history. */
 
-static void log_record_json(Text *t, const LogRecord *r) {
+void log_record_json(Text *t, const LogRecord *r) {
     char name[64];
     json_object(t, NULL, JSON_LINE);
     json_print(t, "step", "%lld", (long long)r->step);
@@ -4260,6 +4268,7 @@ static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
     if (d) closedir(d);
     return c;
 }
+bool train_can_resume(const char *output) { return checkpoints_list(output, -1).count > 0; }
 
 /* Removes what a run that was killed has left half written; nobody else may be writing there. */
 static void run_tidy(const char *output) {
@@ -4897,7 +4906,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
     char checkpoint[PATH_MAX];
     bool writes_checkpoints = !run->plan_only && (o->save_strategy != STRATEGY_NO || o->load_best_model_at_end);
     if (o->resume && !checkpoint_find(checkpoint, sizeof checkpoint, o->resume, err)) return false;
-    if (!o->resume && writes_checkpoints && checkpoints_list(o->output, -1).count)     /* which would be the newest? */
+    if (!o->resume && writes_checkpoints && train_can_resume(o->output))     /* which would be the newest? */
         return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another "
                     "--output", o->output, o->output);
     if (!config_open(&config, o->model, err)) return false;

@@ -148,7 +148,11 @@ double seconds_now(void);                             /* a clock that only goes 
 size_t resident_bytes(bool peak);                     /* of this process: VmRSS or VmHWM */
 size_t machine_memory(void);                          /* bytes that can still be taken on this machine */
 
-/* ---- lower case ---- */
+/* ---- UTF-8 ---- */
+/* Length (1..4) of the character at s with n bytes left, its code point in *cp; 0 if it is not well-formed. */
+int utf8_get(const char *s, size_t n, uint32_t *cp);
+/* Does a character drive a terminal: C0, C1, or one that turns the direction of text? */
+bool utf8_drives_terminal(uint32_t c);
 /* Lower case of s (n bytes), as Python's str.lower has it: all of Unicode, the final sigma and the dotted capital I
    too. Writes at most room bytes, no NUL, and returns how many the whole takes: never more than n + n / 2. Bytes that
    are not UTF-8 stay as they are. */
@@ -285,6 +289,7 @@ ChatTemplate tokenizer_chat_template(const Tokenizer *t);
 /* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chapter 13, chat_names, has them all); unknown:
    error with the nearest. */
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err);
+const char *chat_template_known(int i);        /* the i-th of the names that it knows, or NULL */
 const char *chat_template_name(ChatTemplate c);
 
 typedef struct ChatMessage {
@@ -514,9 +519,8 @@ char *read_file(const char *path, size_t *bytes, Error *err) {
    3  UTF-8, and the ground floor of all files: memory, warnings, paths, files and folders
    ================================================================================================================== */
 
-/* Length (1..4) of the character at s with n bytes left, its code point in *cp; 0 if it is not well-formed (Unicode 16,
-   table 3-7: overlong forms, surrogates and values above U+10FFFF are refused). */
-static int utf8_get(const char *str, size_t n, uint32_t *cp) {
+/* Unicode 16, table 3-7: overlong forms, surrogates and values above U+10FFFF are refused. */
+int utf8_get(const char *str, size_t n, uint32_t *cp) {
     const unsigned char *s = (const unsigned char *)str;
     if (n == 0) return 0;
     uint32_t c = s[0];
@@ -537,8 +541,7 @@ static int utf8_get(const char *str, size_t n, uint32_t *cp) {
     return *cp < 0x10000 || *cp > 0x10FFFF ? 0 : 4;
 }
 
-/* Does a character drive a terminal: C0, C1, or one that turns the direction of text? */
-static inline bool utf8_drives_terminal(uint32_t c) {
+bool utf8_drives_terminal(uint32_t c) {
     return c < ' ' || (c >= 127 && c < 0xA0) || c == 0x61C || c == 0x200E || c == 0x200F || c == 0xFEFF ||
            (c >= 0x2028 && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069);
 }
@@ -3396,6 +3399,7 @@ const char *chat_template_name(ChatTemplate c) {
     return c == CHAT_NONE ? "none" : "unknown";
 }
 
+const char *chat_template_known(int i) { return i < CHAT_NAMES ? chat_names[i].name : NULL; }
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err) {
     char list[512] = "", hint[64] = "";
     int least = NAME_FAR;

@@ -56,13 +56,27 @@
 #define PRECISION_NAME "bf16"
 #endif
 #endif
+#ifndef DECLARATIONS_ALONE                  /* test/compilers.sh: the program uses nothing private of the headers */
 #define TOKENIZER_IMPLEMENTATION
 #define LORA_IMPLEMENTATION
+#endif
 #include "lora.h"
 
 #ifndef TESTING
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
 #include <signal.h>
+#include <stdarg.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#include <stb/stb_ds.h>
 #include "data/report.h"
 #define SCORE_IMPLEMENTATION
 #include "data/score.h"
@@ -3298,7 +3312,7 @@ static void print_help(const Verb *verb) {
         text_free(&names);
         if (d->offset != AT(chat_template)) continue;
         printf("    %-28s", "");
-        for (int k = 0; k < CHAT_NAMES; k++) printf("%s %s", k ? "," : " one of", chat_names[k].name);
+        for (int k = 0; chat_template_known(k); k++) printf("%s %s", k ? "," : " one of", chat_template_known(k));
         printf("\n");
     }
 }
@@ -4012,7 +4026,7 @@ static SweepAxis *sweep_axes(const Options *o, int *count) {
 /* One run of the sweep, gone on with where it was interrupted: its exit status, 0 also where it failed on its way. */
 static int sweep_run(Options *own, SweepRun *run, const Model *model) {
     TrainResult result;
-    if (checkpoints_list(own->train.output, -1).count) own->train.resume = own->train.output;
+    if (train_can_resume(own->train.output)) own->train.resume = own->train.output;
     int status = run_train(own, model, &result);
     run->failed = status == 1 && result.steps > 0;
     run->done = !status;

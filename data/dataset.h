@@ -208,6 +208,7 @@ void prompts_free(Prompts *p);
 #define STBDS_FREE(context, p) free(p)
 #define STB_DS_IMPLEMENTATION
 #include <stb/stb_ds.h>
+#undef STB_DS_IMPLEMENTATION                /* so that a program may include stb_ds.h for itself */
 
 /* ---- growable memory --------------------------------------------------------------------------------------------- */
 

@@ -24,6 +24,13 @@ for compiler in "gcc -std=gnu11 -x c" "g++ -std=gnu++17 -x c++" "clang -std=gnu1
     # shellcheck disable=SC2086
     compiles "$compiler test/test_embed.c, lora.h in one file" $compiler $openmp -Ibuild test/test_embed.c
 done
+# The program needs no more than what the headers declare.
+if gcc -std=gnu11 -x c -fopenmp -Wall -Wextra -Werror -Wno-unused-function -DDECLARATIONS_ALONE -I. -isystem .stb \
+    -fsyntax-only train_lora.cu 2>build/compiler.log; then
+    echo "ok    train_lora.cu uses nothing private of the headers"; passed=$((passed + 1))
+else
+    echo "FAIL  train_lora.cu: $(grep -m 1 -E "error|warning" build/compiler.log)"; failed=$((failed + 1))
+fi
 # The fuzz entries, which nothing else compiles: those of the headers are those that make fuzz runs.
 entries=$(grep -h '^#.*if.*FUZZ_' lora.h data/dataset.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
 for entry in $entries; do
