@@ -314,20 +314,21 @@ __device__ __forceinline__ void tile_load(floatX *tile, const Matrix &m, int row
        ...
    An A fragment [16 x 16] is two of these side by side. B [16 x 8] is two [8 x 8], one below the other, the transposes
    of C's two: what is a lane's row there is its column here. */
-__device__ __forceinline__ int frag_row(int e) { return threadIdx.x % WARP / 4 + e / 2 * 8; }
-__device__ __forceinline__ int frag_column(int e) { return threadIdx.x % 4 * 2 + e % 2; }
-__device__ __forceinline__ int frag_b_row(int e) { return threadIdx.x % 4 * 2 + e % 2 + e / 2 * 8; }
-__device__ __forceinline__ int frag_b_column(void) { return threadIdx.x % WARP / 4; }
+__device__ __forceinline__ int warp_lane(void) { return (int)threadIdx.x % WARP; }
+__device__ __forceinline__ int frag_row(int e) { return warp_lane() / 4 + e / 2 * 8; }
+__device__ __forceinline__ int frag_column(int e) { return warp_lane() % 4 * 2 + e % 2; }
+__device__ __forceinline__ int frag_b_row(int e) { return frag_column(e) + e / 2 * 8; }
+__device__ __forceinline__ int frag_b_column(void) { return warp_lane() / 4; }
 
 /* The row of 8 numbers that this lane names to ldmatrix_x4, of the 16 x 16 from (row, column) on of a tile. Its four
    8 x 8 matrices are counted downwards first, or across first:      0 2       0 1
                                                                      1 3       2 3       */
 __device__ __forceinline__ const floatX *matrices_down(const floatX *tile, int rows, int row, int column) {
-    int lane = threadIdx.x % WARP;
+    int lane = warp_lane();
     return tile + tile_at(rows, row + lane % 16, column + lane / 16 * 8);
 }
 __device__ __forceinline__ const floatX *matrices_across(const floatX *tile, int rows, int row, int column) {
-    int lane = threadIdx.x % WARP;
+    int lane = warp_lane();
     return tile + tile_at(rows, row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2 * 8);
 }
 
@@ -685,21 +686,34 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
    from fp32 to floatX. Ranks are rank_width's here, multiples of 8 with zeros behind the adapter's own.
 
    What the roofline says. y costs 2 N I O FLOPs on N I + I O + N O numbers: with N = 8192 and I = O = 2048 that is
-   1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206),
-   so gemm should be bound by the tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x:
-   with R = 16 it is 16 FLOPs a byte, to be bound by reading x. So x is read once for all the
-   A's of a group (q|k|v, gate|up), and t (sB)^T, another N R O, is not a second pass over y but a few more steps of
-   depth inside gemm: "K-extension", 16 / 2048 = 0.8 % more work, no traffic.
-
-   Group and Part: how one call of linear_forward or linear_backward looks to the kernels. For forward and backward
-   alike
-       t = x down^T,    out = sum over x w + t up
-   forward    x = x [N,I],  w [O,I] read transposed,  down = A [r,I],       up = sB [O,r] read transposed;
-              each part has its own columns of y
-   backward   x = dy [N,O], w [O,I],                  down = (sB)^T [r,O],  up = A [r,I];
-              the parts add up in dx
+   1,365 FLOPs a byte, far right of the ridge (H200: 990 TFLOP/s over 4.8 TB/s = 206), so gemm should be bound by the
+   tensor cores and everything in it serves to feed them. t costs 2 N I R on the same x: with R = 16 it is 16 FLOPs a
+   byte, to be bound by reading x. So x is read once for all the A's of a group (q|k|v, gate|up), and t (sB)^T, another
+   N R O, is not a second pass over y but a few more steps of depth inside gemm: "K-extension", 16 / 2048 = 0.8 % more
+   work, no traffic.
    ================================================================================================================== */
 
+#ifdef TESTING
+/* What gemm computes, with nothing done for speed: a thread an element, every operand read from global memory as often
+   as it is needed. Read it before the fast one; test_ops compares the two.
+     out [M,N] = x w + t up + bias      w and up stored [N,depth], as for y, or with `transposed` [depth,N], as for dx */
+__global__ void gemm_plain_kernel(floatX *out, const floatX *x /*[M,K]*/, const floatX *w, const floatX *t /*[M,R]*/,
+                                  const floatX *up, const float *bias /*[N] or NULL*/, int N, int K, int R,
+                                  bool transposed) {
+    int m = blockIdx.y, n = blockIdx.x * blockDim.x + threadIdx.x;
+    if (n >= N) return;
+    float sum = bias ? bias[n] : 0;
+    for (int k = 0; k < K; k++) sum += (float)x[m * K + k] * (float)w[transposed ? k * N + n : n * K + k];
+    for (int r = 0; r < R; r++) sum += (float)t[m * R + r] * (float)up[transposed ? r * N + n : n * R + r];
+    out[m * N + n] = (floatX)sum;
+}
+#endif
+
+/* Group and Part: how one call of linear_forward or linear_backward looks to the kernels. For both
+       t = x down^T,    out = sum over x w + t up
+   forward    x = x [N,I],  w = W [O,I],  down = A [r,I],       up = sB [O,r]; each part has its own columns of y
+   backward   x = dy [N,O], w = W [O,I],  down = (sB)^T [r,O],  up = A [r,I];  the parts add up in dx
+   w and up lie as [columns][depth] in forward, as [depth][columns] in backward: TRANSPOSED below. */
 typedef struct Part {
     Matrix x, w, t, up, down;
     const float *bias;
@@ -760,7 +774,7 @@ __device__ __forceinline__ void tile_dropout(floatX *masked, const floatX *tile,
    four products. Shared memory is a ring of STAGES stages of 128 bytes of depth; copies run STAGES - 1 stages ahead of
    the products and pass the registers by (cp.async). One barrier a step: it says both "this stage has arrived" and
    "everybody has left the stage that is overwritten next".
-   TRANSPOSED: w and up are stored [depth][columns] (dx), else [columns][depth] (y). MASKED: dropout on the part of dx
+   TRANSPOSED: w and up lie as [depth][columns] (dx), else as [columns][depth] (y). MASKED: dropout on the part of dx
    that comes through A. */
 
 enum { TILE = 128, WARP_TILE = 64, GEMM_THREADS = TILE_THREADS, GEMM_STAGE = 2 * TILE * PANEL };

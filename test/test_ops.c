@@ -446,6 +446,43 @@ static void test_linear(LinearCase k, FormatId format) {
     shared_free(kept);
 }
 
+#ifdef LORA_CUDA
+/* The fast product against the plain one, y and dx of one projection with the ranks as more depth. */
+static void test_gemm(int M, int N, int K, int R) {
+    for (int transposed = 0; transposed < 2; transposed++) {
+        size_t count = (size_t)M * (size_t)N, nx = (size_t)M * (size_t)K, nw = (size_t)N * (size_t)K;
+        size_t nt = (size_t)M * (size_t)R, nu = (size_t)N * (size_t)R;
+        float *host[4] = {random_floats(nx, 1), random_floats(nw, 1), random_floats(nt, 1), random_floats(nu, 1)};
+        floatX *x = x_of(host[0], nx), *w = x_of(host[1], nw), *t = x_of(host[2], nt), *up = x_of(host[3], nu);
+        floatX *fast = x_poisoned(count), *plain = x_poisoned(count);
+        float *bias = transposed ? NULL : random_floats((size_t)N, 1), *want = (float *)shared_alloc(count * sizeof(float));
+        Group g;
+        memset(&g, 0, sizeof g);
+        g.count = 1; g.rows = M; g.stride = N;
+        g.part[0].x = matrix(x, (size_t)K, M, K);
+        g.part[0].w = transposed ? matrix(w, (size_t)N, K, N) : matrix(w, (size_t)K, N, K);
+        g.part[0].t = matrix(t, (size_t)R, M, R);
+        g.part[0].up = transposed ? matrix(up, (size_t)N, R, N) : matrix(up, (size_t)R, N, R);
+        g.part[0].bias = bias;
+        g.part[0].rank = R;
+        g.part[0].columns = N;
+        if (transposed) gemm_backward(fast, g, NULL, 0, N);
+        else gemm_forward(fast, g, N);
+        dim3 grid(div_up(N, 128), M);
+        LAUNCH(gemm_plain_kernel, grid, 128, 0, plain, x, w, t, up, bias, N, K, R, transposed);
+        shared_wait();
+        for (size_t i = 0; i < count; i++) want[i] = (float)plain[i];
+        char what[96];
+        snprintf(what, sizeof what, "gemm [%d x %d x %d + %d]%s against the plain one", M, N, K, R,
+                 transposed ? ", transposed" : "");
+        compare_x(what, fast, want, count, x_bound(K + R, 2));
+        for (int i = 0; i < 4; i++) shared_free(host[i]);
+        shared_free(x); shared_free(w); shared_free(t); shared_free(up);
+        shared_free(fast); shared_free(plain); shared_free(bias); shared_free(want);
+    }
+}
+#endif
+
 typedef struct AttentionCase { int lengths[4], S, H, KV, D; float size; } AttentionCase;
 static void test_attention(AttentionCase k) {
     int32_t cu_host[8] = {0};
@@ -945,6 +982,9 @@ static void test_all(bool quick) {
     if (!quick) test_offences();
 #endif
     if (!quick) test_differences();
+#ifdef LORA_CUDA
+    if (!quick) { test_gemm(37, 53, 70, 8); test_gemm(200, 136, 264, 16); test_gemm(5, 40, 24, 8); }
+#endif
 #ifndef LORA_CUDA
     for (int d = 0; d < FORMAT_COUNT; d++) test_products((FormatId)d);
     for (int d = 0; d < FORMAT_COUNT; d++) test_few_rows((FormatId)d);
