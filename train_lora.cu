@@ -304,7 +304,7 @@ __device__ __forceinline__ void tile_load(floatX *tile, const Matrix &m, int row
     }
 }
 
-/* Where element c[e] of this lane's C fragment stands in its [16 x 8]:
+/* Where element c[e] of a lane's C fragment stands in its [16 x 8]:
 
            column  0   1   2   3   4   5   6   7
        row 0       lane 0  lane 1  lane 2  lane 3      c[0], c[1] of each
@@ -314,61 +314,62 @@ __device__ __forceinline__ void tile_load(floatX *tile, const Matrix &m, int row
        ...
    An A fragment [16 x 16] is two of these side by side. B [16 x 8] is two [8 x 8], one below the other, the transposes
    of C's two: what is a lane's row there is its column here. */
-__device__ __forceinline__ int warp_lane(void) { return (int)threadIdx.x % WARP; }
-__device__ __forceinline__ int frag_row(int e) { return warp_lane() / 4 + e / 2 * 8; }
-__device__ __forceinline__ int frag_column(int e) { return warp_lane() % 4 * 2 + e % 2; }
-__device__ __forceinline__ int frag_b_row(int e) { return frag_column(e) + e / 2 * 8; }
-__device__ __forceinline__ int frag_b_column(void) { return warp_lane() / 4; }
+__device__ __forceinline__ int frag_row(int lane, int e) { return lane / 4 + e / 2 * 8; }
+__device__ __forceinline__ int frag_column(int lane, int e) { return lane % 4 * 2 + e % 2; }
+__device__ __forceinline__ int frag_b_row(int lane, int e) { return lane % 4 * 2 + e % 2 + e / 2 * 8; }
+__device__ __forceinline__ int frag_b_column(int lane) { return lane / 4; }
 
-/* The row of 8 numbers that this lane names to ldmatrix_x4, of the 16 x 16 from (row, column) on of a tile. Its four
+/* The row of 8 numbers that a lane names to ldmatrix_x4, of the 16 x 16 from (row, column) on of a tile. Its four
    8 x 8 matrices are counted downwards first, or across first:      0 2       0 1
                                                                      1 3       2 3       */
-__device__ __forceinline__ const floatX *matrices_down(const floatX *tile, int rows, int row, int column) {
-    int lane = warp_lane();
+__device__ __forceinline__ const floatX *matrices_down(int lane, const floatX *tile, int rows, int row, int column) {
     return tile + tile_at(rows, row + lane % 16, column + lane / 16 * 8);
 }
-__device__ __forceinline__ const floatX *matrices_across(const floatX *tile, int rows, int row, int column) {
-    int lane = warp_lane();
+__device__ __forceinline__ const floatX *matrices_across(int lane, const floatX *tile, int rows, int row, int column) {
     return tile + tile_at(rows, row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2 * 8);
 }
 
 /* A [16 x 16] from (m0, k0) of a tile stored [m][k]. */
 __device__ __forceinline__ void load_a(FragA &f, const floatX *tile, int rows, int m0, int k0) {
+    int lane = threadIdx.x % WARP;
 #ifdef PRECISION_FP32
     for (int i = 0; i < 8; i++)
-        f.v[i] = tile[tile_at(rows, m0 + frag_row(i % 4), k0 + i / 4 * 8 + frag_column(i % 4))];
+        f.v[i] = tile[tile_at(rows, m0 + frag_row(lane, i % 4), k0 + i / 4 * 8 + frag_column(lane, i % 4))];
 #else
-    ldmatrix_x4(f.v, matrices_down(tile, rows, m0, k0));
+    ldmatrix_x4(f.v, matrices_down(lane, tile, rows, m0, k0));
 #endif
 }
 /* The same from a tile stored [k][m]. */
 __device__ __forceinline__ void load_a_transposed(FragA &f, const floatX *tile, int rows, int m0, int k0) {
+    int lane = threadIdx.x % WARP;
 #ifdef PRECISION_FP32
     for (int i = 0; i < 8; i++)
-        f.v[i] = tile[tile_at(rows, k0 + i / 4 * 8 + frag_column(i % 4), m0 + frag_row(i % 4))];
+        f.v[i] = tile[tile_at(rows, k0 + i / 4 * 8 + frag_column(lane, i % 4), m0 + frag_row(lane, i % 4))];
 #else
-    ldmatrix_x4_trans(f.v, matrices_across(tile, rows, k0, m0));
+    ldmatrix_x4_trans(f.v, matrices_across(lane, tile, rows, k0, m0));
 #endif
 }
 /* Two neighbouring B [16 x 8], columns n0 and n0 + 8, from a tile stored [n][k]. */
 __device__ __forceinline__ void load_b_pair(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
+    int lane = threadIdx.x % WARP;
 #ifdef PRECISION_FP32
     for (int i = 0; i < 8; i++)
-        f[i / 4].v[i % 4] = tile[tile_at(rows, n0 + i / 4 * 8 + frag_b_column(), k0 + frag_b_row(i % 4))];
+        f[i / 4].v[i % 4] = tile[tile_at(rows, n0 + i / 4 * 8 + frag_b_column(lane), k0 + frag_b_row(lane, i % 4))];
 #else
     uint32_t r[4];
-    ldmatrix_x4(r, matrices_across(tile, rows, n0, k0));
+    ldmatrix_x4(r, matrices_across(lane, tile, rows, n0, k0));
     f[0].v[0] = r[0]; f[0].v[1] = r[1]; f[1].v[0] = r[2]; f[1].v[1] = r[3];
 #endif
 }
 /* The same from a tile stored [k][n]. */
 __device__ __forceinline__ void load_b_pair_transposed(FragB f[2], const floatX *tile, int rows, int n0, int k0) {
+    int lane = threadIdx.x % WARP;
 #ifdef PRECISION_FP32
     for (int i = 0; i < 8; i++)
-        f[i / 4].v[i % 4] = tile[tile_at(rows, k0 + frag_b_row(i % 4), n0 + i / 4 * 8 + frag_b_column())];
+        f[i / 4].v[i % 4] = tile[tile_at(rows, k0 + frag_b_row(lane, i % 4), n0 + i / 4 * 8 + frag_b_column(lane))];
 #else
     uint32_t r[4];
-    ldmatrix_x4_trans(r, matrices_down(tile, rows, k0, n0));
+    ldmatrix_x4_trans(r, matrices_down(lane, tile, rows, k0, n0));
     f[0].v[0] = r[0]; f[0].v[1] = r[1]; f[1].v[0] = r[2]; f[1].v[1] = r[3];
 #endif
 }
@@ -696,7 +697,7 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
 #ifdef TESTING
 /* What gemm computes, with nothing done for speed: a thread an element, every operand read from global memory as often
    as it is needed. Read it before the fast one; test_ops compares the two.
-     out [M,N] = x w + t up + bias      w and up stored [N,depth], as for y, or with `transposed` [depth,N], as for dx */
+     out [M,N] = x w + t up + bias      w and up lie as [N][depth], for y, or with `transposed` as [depth][N], for dx */
 __global__ void gemm_plain_kernel(floatX *out, const floatX *x /*[M,K]*/, const floatX *w, const floatX *t /*[M,R]*/,
                                   const floatX *up, const float *bias /*[N] or NULL*/, int N, int K, int R,
                                   bool transposed) {
@@ -831,15 +832,16 @@ template <bool TRANSPOSED>
 __device__ __forceinline__ void gemm_masked_products(float acc[4][8][4], const floatX *stage, int warp_m, int warp_n,
                                                      int depth, float dropout, const uint8_t *mask, int N, int I,
                                                      int m0, int n0) {
+    int lane = threadIdx.x % WARP;
     float factor = 1.0f / (1.0f - dropout);
 #pragma unroll 1
     for (int i = 0; i < 4; i++) {
         uint64_t bits[2] = {0, 0};          /* of this lane's two rows, from its first column on */
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            int row = m0 + i * 16 + frag_row(2 * half);
+            int row = m0 + i * 16 + frag_row(lane, 2 * half);
             if (GUARD(row < N) && GUARD(n0 < I))
-                bits[half] = *(const uint64_t *)(mask + kept_at(row, n0, I)) >> frag_column(0);
+                bits[half] = *(const uint64_t *)(mask + kept_at(row, n0, I)) >> frag_column(lane, 0);
         }
 #pragma unroll
         for (int j = 0; j < 8; j += 2) {
@@ -871,7 +873,7 @@ gemm_kernel(floatX *out, const __grid_constant__ Group g, const uint8_t *kept, f
             bool aligned) {
     SHARED_MEMORY(memory);
     floatX *ring = (floatX *)memory;
-    int warp = threadIdx.x / WARP;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     int warp_m = warp / 2 * WARP_TILE, warp_n = warp % 2 * WARP_TILE;
 
     /* Blocks walk down 8 row tiles before they move to the next column tile, so that those that run together share both
@@ -925,7 +927,7 @@ gemm_kernel(floatX *out, const __grid_constant__ Group g, const uint8_t *kept, f
     for (int i = 0; i < 4; i++) {
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            int row = i * 16 + frag_row(0), column = j * 8 + frag_column(0), n = n0 + warp_n + column;
+            int row = i * 16 + frag_row(lane, 0), column = j * 8 + frag_column(lane, 0), n = n0 + warp_n + column;
             float b0 = bias && GUARD(n < columns) ? bias[n] : 0, b1 = bias && GUARD(n + 1 < columns) ? bias[n + 1] : 0;
             store_pair(staging + tile_at(WARP_TILE, row, column), acc[i][j][0] + b0, acc[i][j][1] + b1);
             store_pair(staging + tile_at(WARP_TILE, row + 8, column), acc[i][j][2] + b0, acc[i][j][3] + b1);
@@ -1117,7 +1119,7 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
     SHARED_MEMORY(memory);
     const int tile = DOWN_ROWS * PANEL, stage_size = (1 + SLICES) * tile;
     floatX *ring = (floatX *)memory, *masked = ring + stages * stage_size;
-    int warp = threadIdx.x / WARP, m0 = blockIdx.x * DOWN_ROWS;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, m0 = blockIdx.x * DOWN_ROWS;
     Slice s[SLICES];
     block_slices(s, g, blockIdx.y, shared_x);
     const Matrix &x = g.part[s[0].part].x;
@@ -1183,7 +1185,7 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
         for (int j = 0; j < 8; j++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                int row = m0 + warp * 16 + frag_row(e), column = j * 8 + frag_column(e);
+                int row = m0 + warp * 16 + frag_row(lane, e), column = j * 8 + frag_column(lane, e);
                 if (GUARD(row < g.rows) && GUARD(column < s[i].width))
                     t[(size_t)row * (size_t)R + (size_t)(first + column)] = (floatX)acc[i][j][e];
             }
@@ -1203,7 +1205,7 @@ lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ G
     SHARED_MEMORY(memory);
     const int tile = SLICE * SLICE, stage_size = (1 + SLICES) * tile;
     floatX *ring = (floatX *)memory, *masked = ring + stages * stage_size;
-    int warp = threadIdx.x / WARP, n0 = blockIdx.x * SLICE;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, n0 = blockIdx.x * SLICE;
     int first = blockIdx.z * tokens, last = min(g.rows, first + tokens);
     Slice s[SLICES];
     block_slices(s, g, blockIdx.y, shared_x);
@@ -1265,7 +1267,7 @@ lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ G
         for (int j = 0; j < 4; j++) {
 #pragma unroll
             for (int e = 0; e < 8; e++) {
-                int r = j * 16 + frag_row(e % 4), n = n0 + warp * 16 + e / 4 * 8 + frag_column(e % 4);
+                int r = j * 16 + frag_row(lane, e % 4), n = n0 + warp * 16 + e / 4 * 8 + frag_column(lane, e % 4);
                 size_t row = (size_t)blockIdx.z * (size_t)R + (size_t)(g.part[s[i].part].offset + s[i].r0 + r);
                 if (GUARD(r < s[i].width) && GUARD(n < x.columns))
                     partial[row * (size_t)width + (size_t)n] = acc[i][j][e / 4][e % 4];
@@ -1639,10 +1641,11 @@ template <int DT>
 __device__ __forceinline__ void store_rows(floatX *out, size_t stride, int length, int D, bool aligned, floatX *tile,
                                            int tile_rows, int m0, int row0, const float acc[2 * DT][4],
                                            const float factor[2]) {
+    int lane = threadIdx.x % WARP;
 #pragma unroll
     for (int j = 0; j < 2 * DT; j++)
         for (int half = 0; half < 2; half++) {
-            floatX *to = tile + tile_at(tile_rows, m0 + frag_row(2 * half), j * 8 + frag_column(0));
+            floatX *to = tile + tile_at(tile_rows, m0 + frag_row(lane, 2 * half), j * 8 + frag_column(lane, 0));
             store_pair(to, acc[j][2 * half] * factor[half], acc[j][2 * half + 1] * factor[half]);
         }
     __syncwarp();
@@ -1656,7 +1659,7 @@ attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attent
     /* the last tiles of a sequence have the most keys: they start first */
     SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);
     if (s.first >= s.length) return;
-    int h = blockIdx.y, kv = h / (a.H / a.KV), m0 = threadIdx.x / WARP * 16;
+    int h = blockIdx.y, kv = h / (a.H / a.KV), lane = threadIdx.x % WARP, m0 = threadIdx.x / WARP * 16;
     const int tile = head_tile(KEYS, DT);
     floatX *q = (floatX *)memory, *ring = q + tile;
     Matrix mq = head_of(a, s, h), mk = head_of(a, s, a.H + kv), mv = head_of(a, s, a.H + a.KV + kv);
@@ -1682,7 +1685,7 @@ attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attent
         if (number == tiles - 1)            /* only the last tile meets the diagonal or the end */
             for (int j = 0; j < KEYS / 8; j++)
                 for (int e = 0; e < 4; e++)
-                    if (!GUARD(number * KEYS + j * 8 + frag_column(e) <= s.first + m0 + frag_row(e)))
+                    if (!GUARD(number * KEYS + j * 8 + frag_column(lane, e) <= s.first + m0 + frag_row(lane, e)))
                         p[j][e] = -INFINITY;
         for (int half = 0; half < 2; half++) {
             float best = top[half];
@@ -1709,8 +1712,8 @@ attention_forward_kernel(floatX *out, float *lse, const __grid_constant__ Attent
         sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 1);
         sum[half] += __shfl_xor_sync(0xffffffff, sum[half], 2);
         inverse[half] = 1.0f / sum[half];
-        int row = s.first + m0 + frag_row(2 * half);
-        if (frag_column(0) == 0 && GUARD(row < s.length))
+        int row = s.first + m0 + frag_row(lane, 2 * half);
+        if (frag_column(lane, 0) == 0 && GUARD(row < s.length))
             lse[(size_t)(s.begin + row) * (size_t)a.H + (size_t)h] = top[half] * a.scale + logf(sum[half]);
     }
     Matrix to = head_rows(a, out, s, h);
@@ -1743,7 +1746,7 @@ attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const 
     SHARED_MEMORY(memory);
     SequenceTile s = find_tile(a, blockIdx.x, KEYS);    /* the first tiles are seen by the most queries */
     if (s.first >= s.length) return;
-    int kv = blockIdx.y, group = a.H / a.KV, m0 = threadIdx.x / WARP * 16;
+    int kv = blockIdx.y, group = a.H / a.KV, lane = threadIdx.x % WARP, m0 = threadIdx.x / WARP * 16;
     const int keys_tile = head_tile(KEYS, DT), queries_tile = head_tile(SHORT, DT);
     floatX *k = (floatX *)memory, *v = k + keys_tile, *ring = v + keys_tile;
     float *saved = (float *)(ring + a.stages * 2 * queries_tile);             /* a stage: lse [SHORT], delta [SHORT] */
@@ -1775,7 +1778,7 @@ attention_keys_kernel(floatX *dqkv, const floatX *dout, const float *lse, const 
         scores<DT, SHORT / 8>(ds, v, KEYS, m0, d, SHORT);
         /* Queries past the end were loaded as zeros, dout, lse and delta too: they add nothing. */
         for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
-            int column = j * 8 + frag_column(e), key = s.first + m0 + frag_row(e);
+            int column = j * 8 + frag_column(lane, e), key = s.first + m0 + frag_row(lane, e);
             p[j][e] = GUARD(key <= q0 + column) ? exp2f((p[j][e] * a.scale - l[column]) * 1.44269504f) : 0;
             ds[j][e] = p[j][e] * (ds[j][e] - l[SHORT + column]);
         }
@@ -1800,7 +1803,7 @@ attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, con
     SHARED_MEMORY(memory);
     SequenceTile s = find_tile(a, gridDim.x - 1 - blockIdx.x, QUERIES);
     if (s.first >= s.length) return;
-    int h = blockIdx.y, kv = h / (a.H / a.KV), m0 = threadIdx.x / WARP * 16;
+    int h = blockIdx.y, kv = h / (a.H / a.KV), lane = threadIdx.x % WARP, m0 = threadIdx.x / WARP * 16;
     const int queries_tile = head_tile(QUERIES, DT), keys_tile = head_tile(SHORT, DT);
     floatX *q = (floatX *)memory, *d = q + queries_tile, *ring = d + queries_tile;
     Matrix mk = head_of(a, s, a.H + kv), mv = head_of(a, s, a.H + a.KV + kv);
@@ -1816,7 +1819,7 @@ attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, con
     load(0);
     float l[2] = {0, 0}, del[2] = {0, 0};
     for (int half = 0; half < 2; half++) {
-        int query = s.first + m0 + frag_row(2 * half);
+        int query = s.first + m0 + frag_row(lane, 2 * half);
         if (!GUARD(query < s.length)) continue;
         size_t at = (size_t)(s.begin + query) * (size_t)a.H + (size_t)h;
         l[half] = lse[at];
@@ -1832,7 +1835,8 @@ attention_queries_kernel(floatX *dqkv, const floatX *dout, const float *lse, con
         scores<DT, SHORT / 8>(p, q, QUERIES, m0, k, SHORT);
         scores<DT, SHORT / 8>(ds, d, QUERIES, m0, v, SHORT);
         for (int j = 0; j < SHORT / 8; j++) for (int e = 0; e < 4; e++) {
-            int key = number * SHORT + j * 8 + frag_column(e), query = s.first + m0 + frag_row(e), half = e / 2;
+            int key = number * SHORT + j * 8 + frag_column(lane, e), query = s.first + m0 + frag_row(lane, e);
+            int half = e / 2;
             ds[j][e] = GUARD(key <= query)
                 ? exp2f((p[j][e] * a.scale - l[half]) * 1.44269504f) * (ds[j][e] - del[half]) : 0;
         }
