@@ -60,7 +60,9 @@
 #define LORA_H
 
 #ifdef LORA_IMPLEMENTATION
+#ifndef DATASET_IMPLEMENTATION
 #define DATASET_IMPLEMENTATION
+#endif
 #endif
 #include "data/dataset.h"    /* Dataset, Batch, Prompts; includes tokenizer.h: Error, Json, Tokenizer, files */
 

@@ -374,6 +374,7 @@ bool text_room(Text *t, size_t more) {
     if (!at) { t->failed = true; return false; }
     t->at = at;
     t->capacity = capacity;
+    t->at[t->length] = 0;
     return true;
 }
 bool text_append(Text *t, const char *s, size_t n) {
@@ -484,7 +485,7 @@ int file_open(const char *path, size_t *bytes, Error *err) {
 }
 
 /* What is left in an open file, which is closed. */
-static char *read_open(int fd, size_t expected, const char *path, size_t *bytes, Error *err) {
+static char *file_read(int fd, size_t expected, const char *path, size_t *bytes, Error *err) {
     Text b = TEXT_EMPTY;
     ssize_t got = 1;
     if (bytes) *bytes = 0;
@@ -512,7 +513,7 @@ char *read_file(const char *path, size_t *bytes, Error *err) {
     size_t size;
     int fd = file_open(path, &size, err);
     if (bytes) *bytes = 0;
-    return fd < 0 ? NULL : read_open(fd, size, path, bytes, err);
+    return fd < 0 ? NULL : file_read(fd, size, path, bytes, err);
 }
 
 /* =====================================================================================================================
@@ -726,8 +727,8 @@ bool folder_begin(SafeFolder *f, const char *path, Error *err) {
 }
 
 /* Linux's renameat2, where kernel and file system have it. */
-enum { RENAME_NEVER_REPLACES = 1, RENAME_EXCHANGES = 2 };
-static bool rename_by(const char *from, const char *to, unsigned flags) {
+enum { FOLDER_NEVER_REPLACES = 1, FOLDER_EXCHANGES = 2 };
+static bool folder_rename(const char *from, const char *to, unsigned flags) {
 #ifdef SYS_renameat2
     return !syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, flags);
 #else
@@ -750,9 +751,10 @@ bool folder_commit(SafeFolder *f, bool replace, Error *err) {
         return fail(err, "it exists already; %s; nothing is overwritten, give a new folder", f->path);
     }
     if (!there)
-        ok = rename_by(f->temporary, f->path, RENAME_NEVER_REPLACES) ||
+        ok = folder_rename(f->temporary, f->path, FOLDER_NEVER_REPLACES) ||
              (errno != EEXIST && !rename(f->temporary, f->path));
-    else if ((ok = rename_by(f->temporary, f->path, RENAME_EXCHANGES))) snprintf(old, sizeof old, "%s", f->temporary);
+    else if ((ok = folder_rename(f->temporary, f->path, FOLDER_EXCHANGES)))
+        snprintf(old, sizeof old, "%s", f->temporary);
     else {
         ok = !temporary_make(old, sizeof old, f->path, true) && !rename(f->path, old);
         CRASH_POINT();
@@ -891,7 +893,7 @@ double seconds_now(void) {
 }
 
 /* A "Name:   123 kB" line of one of Linux's status files, in bytes; 0 if it is not there. */
-static size_t proc_bytes(const char *file, const char *name) {
+static size_t machine_bytes(const char *file, const char *name) {
     FILE *f = fopen(file, "r");
     char line[256];
     size_t found = 0, n = strlen(name);
@@ -900,8 +902,8 @@ static size_t proc_bytes(const char *file, const char *name) {
     if (f) fclose(f);
     return found;
 }
-size_t resident_bytes(bool peak) { return proc_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
-size_t machine_memory(void) { return proc_bytes("/proc/meminfo", "MemAvailable"); }
+size_t resident_bytes(bool peak) { return machine_bytes("/proc/self/status", peak ? "VmHWM" : "VmRSS"); }
+size_t machine_memory(void) { return machine_bytes("/proc/meminfo", "MemAvailable"); }
 
 /* =====================================================================================================================
    4  JSON, read and written
@@ -2588,7 +2590,7 @@ static size_t tok_digits(const Tokenizer *t, const char *s, size_t i, size_t n) 
 typedef struct TokView { const char *p; size_t n; const size_t *from, *to; size_t base; } TokView;
 typedef struct TokNorm { Text text; size_t *from, *to; size_t map_cap; } TokNorm;
 typedef struct TokSymbol { int32_t id; uint32_t begin, end, prev, next, rank; int32_t merged; } TokSymbol;
-typedef struct NfcChar { uint32_t cp; uint8_t ccc; size_t from, to; } NfcChar;
+typedef struct TokNfcChar { uint32_t cp; uint8_t ccc; size_t from, to; } TokNfcChar;
 
 /* Everything one encode call needs; nothing is shared between calls, which is what makes encoding thread-safe. */
 typedef struct TokState {
@@ -2599,7 +2601,7 @@ typedef struct TokState {
     TokNorm norm[3];                                    /* 0, 1: normalizer steps alternate; 2: pre-tokenizer */
     TokSymbol *symbols; size_t symbols_cap;
     uint64_t *heap; size_t heap_n, heap_cap;
-    NfcChar *nfc, *nfc_sorted; size_t nfc_cap;
+    TokNfcChar *nfc, *nfc_sorted; size_t nfc_cap;
     bool memory_failed;
 } TokState;
 
@@ -2863,7 +2865,7 @@ static void tok_nfc_segment(TokState *S, TokNorm *o, const TokView *v, size_t be
             !tok_grow(S, (void **)&S->nfc_sorted, &S->nfc_cap, want, sizeof *S->nfc))
             return;
     }
-    NfcChar *c = S->nfc;
+    TokNfcChar *c = S->nfc;
     for (size_t i = begin; i < end;) {
         uint32_t cp, parts[8];
         size_t len = (size_t)utf8_next(v->p + i, &cp), m = tok_nfc_decompose(u, cp, parts);

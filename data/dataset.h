@@ -132,8 +132,8 @@ int64_t slot_labelled(const Dataset *d, size_t slot);          /* labelled targe
 /* What the loss says of one labelled row: -log p(target), -sum p log p, and whether the target is the likeliest. */
 typedef struct RowLoss { double loss, entropy; int64_t correct; } RowLoss;
 
-/* A micro-batch: N tokens of S sequences, laid end to end. M of the rows are labelled: labels are shifted, so that row n
-   is to predict token n+1 of its sequence where that token has a label. Every other row has no part in the loss. */
+/* A micro-batch: N tokens of S sequences, laid end to end. M of the rows are labelled: labels are shifted, so that row
+   n is to predict token n+1 of its sequence where that token has a label. Every other row has no part in the loss. */
 typedef struct Batch {
     int32_t *ids, *positions;               /* [N] */
     int32_t *cu_seqlens;                    /* [S+1] */
@@ -269,7 +269,7 @@ static bool data_text_open(DataRows *r, Error *err) {
         void *map = map_file(fd, bytes, MAP_PRIVATE, r->path);
         if (map) { r->text = (char *)map; r->bytes = bytes; r->mapped = true; close(fd); return true; }
     }
-    r->text = read_open(fd, bytes, r->path, &r->bytes, err);
+    r->text = file_read(fd, bytes, r->path, &r->bytes, err);
     return r->text != NULL;
 }
 
@@ -710,7 +710,7 @@ static size_t dialogue_answers(const ChatMessage *messages, size_t count) {
 }
 
 /* The text of a message: a string, or a list of parts that are text, joined. */
-static bool message_text(DataWork *w, const Json *content, Text *out, size_t index, const char *name) {
+static bool dialogue_text(DataWork *w, const Json *content, Text *out, size_t index, const char *name) {
     if (content->type == JSON_STRING) return text_append(out, content->str, content->count) || data_row_memory(w);
     for (const Json *part = content->child; part; part = part->next) {
         const Json *type = data_get(part, "type"), *text = part->type == JSON_STRING ? part : data_get(part, "text");
@@ -726,7 +726,7 @@ static bool message_text(DataWork *w, const Json *content, Text *out, size_t ind
 
 /* Tool calls behind the content, in the words of the templates that have any: Qwen's. calls: {name, arguments}, or with
    these in "function", or a list of such. */
-static bool message_calls(DataWork *w, const Json *calls, Text *out, size_t index, const char *name) {
+static bool dialogue_calls(DataWork *w, const Json *calls, Text *out, size_t index, const char *name) {
     bool list = calls->type == JSON_ARRAY, qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 ||
                                                   w->chat == CHAT_QWEN3_INSTRUCT || w->chat == CHAT_QWEN3_THINKING;
     if (!qwen)
@@ -752,7 +752,7 @@ static bool message_calls(DataWork *w, const Json *calls, Text *out, size_t inde
 }
 
 /* ShareGPT's message of the role function_call: its text is the call. NULL: the row is wrong. */
-static const Json *message_function_call(DataWork *w, const Json *content, size_t index, const char *name) {
+static const Json *dialogue_function_call(DataWork *w, const Json *content, size_t index, const char *name) {
     JsonDoc doc;
     if (content->type != JSON_STRING || !json_parse_row(&doc, content->str, content->count, name, 1, NULL)) {
         data_row_fail(w, "a call is {\"name\": \"...\", \"arguments\": {...}}",
@@ -765,7 +765,7 @@ static const Json *message_function_call(DataWork *w, const Json *content, size_
 }
 
 /* The template's name for a role, NULL: unknown. The first four are everybody's, the others ShareGPT's. */
-static const char *message_role(const Json *role, bool sharegpt) {
+static const char *dialogue_role(const Json *role, bool sharegpt) {
     static const struct { const char *name, *role; } roles[] = {
         {"system", "system"}, {"user", "user"}, {"assistant", "assistant"}, {"tool", "tool"},
         {"human", "user"}, {"gpt", "assistant"}, {"chatgpt", "assistant"}, {"bing", "assistant"},
@@ -776,7 +776,7 @@ static const char *message_role(const Json *role, bool sharegpt) {
 }
 
 /* The weight of an answer, as OpenAI's fine-tuning has it: 0 is not learned. */
-static bool message_weight(DataWork *w, const Json *m, size_t index, const char *name) {
+static bool dialogue_weight(DataWork *w, const Json *m, size_t index, const char *name) {
     const Json *weight = data_get(m, "weight");
     if (!weight) return true;
     if (weight->type != JSON_NUMBER || (weight->number != 0 && weight->number != 1))
@@ -790,7 +790,7 @@ static bool message_weight(DataWork *w, const Json *m, size_t index, const char 
 }
 
 /* The message `index` (from 1) of the list called `name`. */
-static bool message_read(DataWork *w, const Json *m, size_t index, const char *name) {
+static bool dialogue_message(DataWork *w, const Json *m, size_t index, const char *name) {
     bool sharegpt = !data_get(m, "role") && data_get(m, "from");
     const Json *role = data_get(m, sharegpt ? "from" : "role");
     const Json *content = data_get(m, sharegpt ? "value" : "content"), *reasoning = data_get(m, "reasoning_content");
@@ -803,7 +803,7 @@ static bool message_read(DataWork *w, const Json *m, size_t index, const char *n
         return data_row_fail(w, "a message is {\"role\": \"user\", \"content\": \"...\"} or "
                                 "{\"from\": \"human\", \"value\": \"...\"}",
                              "message %zu of \"%s\" has no role and content that are strings", index, name);
-    const char *known = message_role(role, sharegpt);
+    const char *known = dialogue_role(role, sharegpt);
     if (!known) {
         char shown[64];
         data_name(shown, sizeof shown, role->str, role->count);
@@ -812,7 +812,7 @@ static bool message_read(DataWork *w, const Json *m, size_t index, const char *n
                              "unknown role \"%s\" in message %zu of \"%s\"", shown, index, name);
     }
     if (sharegpt && content && data_is(role, "function_call")) {
-        if (!(calls = message_function_call(w, content, index, name))) return false;
+        if (!(calls = dialogue_function_call(w, content, index, name))) return false;
         content = NULL;
     }
     bool assistant = !strcmp(known, "assistant");
@@ -821,8 +821,8 @@ static bool message_read(DataWork *w, const Json *m, size_t index, const char *n
     Json whole;
     if (calls || content->type == JSON_ARRAY) {
         Text text = TEXT_EMPTY;
-        bool ok = (!content || message_text(w, content, &text, index, name)) &&
-                  (!calls || message_calls(w, calls, &text, index, name));
+        bool ok = (!content || dialogue_text(w, content, &text, index, name)) &&
+                  (!calls || dialogue_calls(w, calls, &text, index, name));
         if (text.at) arrput(w->made, text.at);
         if (!ok) return false;
         memset(&whole, 0, sizeof whole);
@@ -830,14 +830,14 @@ static bool message_read(DataWork *w, const Json *m, size_t index, const char *n
         whole.count = (uint32_t)text.length;
         content = &whole;
     }
-    return dialogue_add(w, known, content, reasoning) && (!assistant || message_weight(w, m, index, name));
+    return dialogue_add(w, known, content, reasoning) && (!assistant || dialogue_weight(w, m, index, name));
 }
 
 /* A list of {role, content} or, ShareGPT's way, {from, value}. */
 static bool dialogue_messages(DataWork *w, const Json *list, const char *name) {
     size_t index = 0;
     if (!(list = data_list(w, list, name))) return false;
-    for (const Json *m = list->child; m; m = m->next) if (!message_read(w, m, ++index, name)) return false;
+    for (const Json *m = list->child; m; m = m->next) if (!dialogue_message(w, m, ++index, name)) return false;
     return true;
 }
 
@@ -1661,7 +1661,7 @@ typedef struct TokenSink {
     bool failed;
 } TokenSink;
 
-static FILE *temporary_file(Error *err) {
+static FILE *sink_temporary(Error *err) {
     const char *folder = getenv("TMPDIR");
     char path[PATH_MAX];
     if (!folder || !*folder) folder = "/var/tmp";
@@ -1688,11 +1688,11 @@ static bool sink_spill(TokenSink *s, const char *cache_path, Error *err) {
     if (!s->file) {
         snprintf(s->path, sizeof s->path, "%s", "");
         int fd = cache_path ? temporary_make(s->path, sizeof s->path, cache_path, false) : -1;
-        s->file = !cache_path ? temporary_file(err) : fd < 0 ? NULL : fdopen(fd, "w+b");
+        s->file = !cache_path ? sink_temporary(err) : fd < 0 ? NULL : fdopen(fd, "w+b");
         if (fd < 0) *s->path = 0;
         if (!s->file && cache_path)
             return fail(err, "cannot write; %s: %s; give another --token-cache", cache_path, strerror(errno));
-        if (!s->file || !(s->label_file = temporary_file(err))) return false;
+        if (!s->file || !(s->label_file = sink_temporary(err))) return false;
         sink_write(s, s->file, &empty, sizeof empty, 1);
     }
     sink_write(s, s->file, s->ids, sizeof *s->ids, (size_t)arrlen(s->ids));
@@ -1749,12 +1749,12 @@ static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size
     return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
 }
 
-static uint64_t token_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
+static uint64_t tokens_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
     uint64_t sum = hash_bytes(HASH_START, h, offsetof(TokenHeader, checksum));
     return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
 }
 
-static bool columns_whole(const DataColumns *c) {
+static bool data_columns_whole(const DataColumns *c) {
     bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD && *(const unsigned char *)&c->more <= 1;
     for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
     return ok;
@@ -1764,7 +1764,7 @@ static bool columns_whole(const DataColumns *c) {
    must not train. */
 static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
     bool ok = d->offset[0] == 0 && d->offset[h->count] == h->tokens && h->count && h->count <= INT32_MAX &&
-              h->checksum == token_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
+              h->checksum == tokens_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
     for (size_t i = 0; i < h->count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h->tokens;
     uint64_t hash = HASH_START;
     int64_t longest = 0, labelled = 0;
@@ -1788,7 +1788,7 @@ static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
     }
     return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&
            h->stats.tokens == (int64_t)h->tokens && h->stats.examples == (int64_t)h->count &&
-           columns_whole(&h->stats.unread);
+           data_columns_whole(&h->stats.unread);
 }
 
 /* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at
@@ -1849,7 +1849,7 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
     h.hash = d->hash;
     h.largest_id = d->largest_id;
     h.stats = d->stats;
-    h.checksum = token_checksum(&h, s->offset, s->row);
+    h.checksum = tokens_checksum(&h, s->offset, s->row);
     char *buffer = (char *)must_alloc(1 << 20);
     rewind(s->label_file);
     for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) sink_write(s, s->file, buffer, 1, n);
@@ -1902,13 +1902,13 @@ static void slot_size(const Dataset *d, size_t slot, size_t *tokens, size_t *seq
 /* The rooms 1..capacity that some bin has: a tournament tree, its leaves the rooms (0: no bin has it), every other node
    the larger of the two below it. */
 typedef struct PackRooms { int32_t *best; size_t leaves; } PackRooms;                  /* best [2 * leaves] */
-static void rooms_set(PackRooms *r, int32_t room, bool there) {
+static void pack_rooms_set(PackRooms *r, int32_t room, bool there) {
     size_t at = r->leaves + (size_t)room - 1;
     r->best[at] = there ? room : 0;
     while (at >>= 1) r->best[at] = r->best[2 * at] > r->best[2 * at + 1] ? r->best[2 * at] : r->best[2 * at + 1];
 }
 /* The least of them that holds `length`; the largest of all does. */
-static int32_t rooms_least(const PackRooms *r, int32_t length) {
+static int32_t pack_rooms_least(const PackRooms *r, int32_t length) {
     size_t at = 1;
     while (at < r->leaves) at = r->best[2 * at] >= length ? 2 * at : 2 * at + 1;
     return r->best[at];
@@ -1936,13 +1936,13 @@ bool dataset_pack(Dataset *d, int capacity, Error *err) {
     }
     for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];             /* counting sort */
     for (size_t i = 0; i < n; i++) order[start[capacity - length[i]]++] = (int32_t)i;
-    rooms_set(&tree, capacity, true);                                         /* a new bin is always to be had */
+    pack_rooms_set(&tree, capacity, true);                                         /* a new bin is always to be had */
     for (size_t k = 0; k < n; k++) {
-        int32_t i = order[k], room = rooms_least(&tree, length[i]), bin;
+        int32_t i = order[k], room = pack_rooms_least(&tree, length[i]), bin;
         if (room < capacity) {
             bin = first[room];
             first[room] = next[bin - 1];
-            if (!first[room]) rooms_set(&tree, room, false);
+            if (!first[room]) pack_rooms_set(&tree, room, false);
         } else bin = (int32_t)++bins;
         bin_of[i] = bin;
         offset[bin]++;
@@ -1950,7 +1950,7 @@ bool dataset_pack(Dataset *d, int capacity, Error *err) {
         next[bin - 1] = 0;
         if (room == 0) continue;
         if (first[room]) next[last[room] - 1] = bin;
-        else { first[room] = bin; rooms_set(&tree, room, true); }
+        else { first[room] = bin; pack_rooms_set(&tree, room, true); }
         last[room] = bin;
     }
     for (size_t b = 0; b < bins; b++) offset[b + 1] += offset[b];
@@ -2260,7 +2260,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if ((int64_t)n > h.stats.longest) h.stats.longest = (int64_t)n;
         for (size_t k = from + 1; k < from + n; k++) h.stats.labelled += labels[k] != DATA_IGNORE;
     }
-    h.checksum = token_checksum(&h, offset, (int64_t *)(offset + h.count + 1));
+    h.checksum = tokens_checksum(&h, offset, (int64_t *)(offset + h.count + 1));
     memcpy(file, &h, sizeof h);
     if (!write_file(FUZZ_FOLDER "/fuzz.tokens", file, bytes, &err)) abort();
     free(file);

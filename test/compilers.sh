@@ -35,8 +35,9 @@ fi
 entries=$(grep -h '^#.*if.*FUZZ_' lora.h data/dataset.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
 for entry in $entries; do
     command -v clang >/dev/null || { echo "skipped: no clang for the fuzz entries"; break; }
-    if echo '#include "lora.h"' | clang -std=gnu11 -Wall -Wextra -Werror -DTOKENIZER_IMPLEMENTATION \
-        -DLORA_IMPLEMENTATION "-D$entry" -I. -isystem .stb -fsyntax-only -x c - 2>build/compiler.log &&
+    header=$(grep -l "^#.*if.*$entry\b" tokenizer.h data/dataset.h lora.h)
+    if clang -std=gnu11 -Wall -Wextra -Werror -DTOKENIZER_IMPLEMENTATION -DDATASET_IMPLEMENTATION -DLORA_IMPLEMENTATION \
+        "-D$entry" -I. -isystem .stb -fsyntax-only -include "$header" -x c /dev/null 2>build/compiler.log &&
         grep -q "^all=.*\b${entry#FUZZ_}\b" test/fuzz.sh; then
         echo "ok    clang $entry"; passed=$((passed + 1))
     else

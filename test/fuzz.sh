@@ -6,7 +6,6 @@ seconds=${1:-60}
 shift || true
 command -v clang >/dev/null || { echo "error: no clang; make fuzz; install clang"; exit 1; }
 mkdir -p build/fuzz
-printf '#define TOKENIZER_IMPLEMENTATION\n#define LORA_IMPLEMENTATION\n#include "lora.h"\n' >build/fuzz/fuzz.c
 printf '[alignment|bounds]\nsrc:*/stb_ds.h\n' >build/fuzz/ignored   # its arena's char[8] is as long as allocated
 all="JSON TOKENIZER CHAT SAFETENSORS CONFIG ADAPTER CHECKPOINT TOKENS CSV ROWS"
 for entry in ${*:-$all}; do
@@ -55,9 +54,10 @@ END
             ;;
         CSV) printf 'prompt,completion\n"a ""quoted"" one","two\nlines"\nc,d\n' >"$corpus/seed" ;;
     esac
+    header=$(grep -l "^#.*if.*FUZZ_$entry\b" tokenizer.h data/dataset.h lora.h)      # the entry's own, and what it is above
     clang -std=gnu11 -O1 -g -march=native -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-        -fsanitize-ignorelist=build/fuzz/ignored -DFUZZ_$entry -I. -isystem .stb build/fuzz/fuzz.c \
-        -o "build/fuzz/fuzz_$entry" -lm
+        -fsanitize-ignorelist=build/fuzz/ignored -DFUZZ_$entry -DTOKENIZER_IMPLEMENTATION -DDATASET_IMPLEMENTATION \
+        -DLORA_IMPLEMENTATION -I. -isystem .stb -include "$header" -x c /dev/null -o "build/fuzz/fuzz_$entry" -lm
     echo "fuzzing $entry for $seconds s"
     # close_fd_mask: the warnings of a million damaged files
     "build/fuzz/fuzz_$entry" -max_total_time="$seconds" -max_len=65536 -verbosity=0 -close_fd_mask=2 \

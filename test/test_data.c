@@ -689,7 +689,7 @@ static void test_token_file(void) {
         if (damages[i].bytes <= sizeof damages[i].value) memcpy(at, &damages[i].value, damages[i].bytes);
         else memset(at, (int)damages[i].value, damages[i].bytes);
         f.h.hash = hash_bytes(hash_bytes(HASH_START, f.ids, sizeof f.ids), f.labels, sizeof f.labels);
-        f.h.checksum = token_checksum(&f.h, f.offset, f.row);
+        f.h.checksum = tokens_checksum(&f.h, f.offset, f.row);
         int fd = open(write_bytes("made.tokens", (const char *)&f, sizeof f), O_RDONLY);
         bool ok = fd >= 0 && dataset_map(&d, fd, 7, false, "made.tokens", &err);
         check(ok == !damages[i].bytes && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),

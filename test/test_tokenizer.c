@@ -136,6 +136,9 @@ static void test_text(void) {
         if (n && (strlen(u.at) != n || u.capacity <= n)) check(false, "Text: a byte at a time", "");
         text_free(&u);
     }
+    Text room = TEXT_EMPTY;
+    check(text_room(&room, 200) && room.length == 0 && !*room.at, "Text: room without anything in it is a text", "");
+    text_free(&room);
     check(!text_room(&t, SIZE_MAX / 2) && t.failed && !text_append(&t, longer, 900) && !strcmp(t.at, want),
           "Text: what cannot grow says so and stays", "");
     text_free(&t);
