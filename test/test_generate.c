@@ -158,6 +158,55 @@ static void test_cache(const char *model, const char *adapter) {
     model_close(&m);
 }
 
+/* Memory that is taken once serves the base and an adapter in turn, as it does during training: the same tokens as with
+   memory of their own. What does not fit is refused. */
+static void test_generator(void) {
+    enum { COUNT = 3, NEW = 12 };
+    Model m;
+    Adapter a;
+    Generator plan, g;
+    Prompt prompts[COUNT];
+    Answer own[COUNT], shared[COUNT];
+    Error err;
+    int32_t ids[COUNT][9];
+    int same = 0, differ = 0, first[COUNT];
+    const Adapter *on = golden_model(&m, &a, "qwen3", "adapter");
+    memset(&plan, 0, sizeof plan);
+    memset(&g, 0, sizeof g);
+    memset(prompts, 0, sizeof prompts);
+    for (int i = 0; i < COUNT; i++) {
+        for (int k = 0; k < 9; k++) ids[i][k] = (i * 31 + k * 7 + 3) % m.config.vocab_size;
+        prompts[i].ids = ids[i]; prompts[i].count = 9 - 2 * i; prompts[i].row = i + 1;
+    }
+    must(generator_open(&plan, &m, on, COUNT, 9, NEW, false, &err), &err);
+    must(generator_open(&g, &m, on, COUNT, 9, NEW, true, &err), &err);
+    check(g.bytes == plan.bytes && !plan.cache.base && g.work.arena_bytes + g.cache.bytes < g.bytes,
+          "a generator's memory as planned: %zu bytes", g.bytes);
+    GenerateOptions o = greedy(NEW, COUNT);
+    for (int round = 0; round < 4; round++) {
+        const Adapter *with = round % 2 ? on : NULL;
+        must(model_generate(&m, with, NULL, NULL, prompts, COUNT, &o, own, NULL, NULL, &err), &err);
+        must(model_generate(&m, with, &g, NULL, prompts, COUNT, &o, shared, NULL, NULL, &err), &err);
+        for (int i = 0; i < COUNT; i++) {
+            same += own[i].count == NEW && shared[i].count == NEW &&
+                    !memcmp(own[i].ids, shared[i].ids, NEW * sizeof(int32_t));
+            if (round == 0) first[i] = shared[i].ids[NEW - 1];
+            if (round == 1) differ += shared[i].ids[NEW - 1] != first[i];
+        }
+        answers_free(own, COUNT);
+        answers_free(shared, COUNT);
+    }
+    check(same == 4 * COUNT && differ, "one generator for base and adapter in turn: %d of %d answers as with their own",
+          same, 4 * COUNT);
+    o.max_new_tokens = NEW + 1;
+    bool taken = model_generate(&m, on, &g, NULL, prompts, COUNT, &o, shared, NULL, NULL, &err);
+    check(!taken && strstr(err.text, "3 sequences of 22 tokens in memory for 3 of 21"), "one token too many: %s", err.text);
+    generator_close(&plan);
+    generator_close(&g);
+    adapter_drop(&a);
+    model_close(&m);
+}
+
 #ifndef LORA_CUDA                           /* what does not depend on the backend is tested once */
 /* Frequencies of 40,000 draws against the probabilities that transformers' processors leave: chi-square, and nothing that they exclude. */
 static void test_sampling(void) {
@@ -435,6 +484,7 @@ static void test_defaults(void) {
 int main(void) {
     backend_ready();
     test_defaults();
+    test_generator();
     test_cache("llama", "adapter");
     test_cache("qwen2", "adapter");
     test_cache("qwen3", "adapter_layers");
