@@ -4405,8 +4405,8 @@ static bool checkpoint_find(char *folder, size_t size, const char *given, Error 
     return true;
 }
 
-/* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity; whole: also what the
-   checkpoint alone has. */
+/* Lists the members of `mine`, an object (freed), that are not the same in a checkpoint's identity; whole: also what
+   the checkpoint alone has. */
 static void checkpoint_identity_compare(Text *differences, const Json *stored, Text *mine, bool whole) {
     /* nothing to show of these but that they differ */
     static const char *const hashes[] = {"model", "tokenizer", "data", "eval_data"};

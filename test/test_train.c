@@ -368,11 +368,15 @@ static void test_nonfinite(void) {
     if (ok) dataset_free(&d);
 }
 
-/* The loop knows of what it trains only what the objective says: one that weighs every slot double has half the loss and
-   half the gradient of the first step, to the last bit, one that measures something has it in the log, and a checkpoint
-   of one objective is not resumed with another. */
+/* The loop knows of what it trains only what the objective says: one that weighs every slot double has half the loss
+   and half the gradient of the first step, to the last bit; what it measures stands in the log; a checkpoint of one
+   objective is not resumed with another. */
 static int64_t double_weight(const Dataset *d, size_t slot) { return 2 * objective_tokens.weight(d, slot); }
-static void measure_ones(LogRecord *sums, const LossStats *s) { (void)s; sums->entropy++; sums->mean_token_accuracy += 3; }
+static void measure_ones(LogRecord *sums, const LossStats *s) {
+    (void)s;
+    sums->entropy += 1;
+    sums->mean_token_accuracy += 3;
+}
 static void test_objective(void) {
     static const Objective halved = {"halved", double_weight, model_loss, measure_ones};
     Error err;
