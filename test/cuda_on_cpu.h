@@ -555,10 +555,12 @@ inline cudaError_t cudaFree(void *p) {
     allocations.erase(a);
     return cudaSuccess;
 }
+static int64_t emulator_copies;            /* cudaMemcpy so far: on a card each of them waits */
 /* A copy must say where its ends lie: managed memory is on either side, all else on one. */
 inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
     using namespace emulator;
     if (!bytes) return cudaSuccess;
+    emulator_copies++;
     auto in = owner(to), out = owner(from), none = allocations.end();
     bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
     bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;

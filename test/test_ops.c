@@ -599,7 +599,13 @@ static void test_head(int N, int C, int V, FormatId format, int masked, bool sca
     float *scale = scaled ? random_floats((size_t)M, 2) : NULL;
     if (scaled) scale[M / 2] = 0;
     Scratch s = scratch_of(N, 2 * C, 1, V, C);
+#ifdef EMULATED
+    int64_t copies = emulator_copies;
+#endif
     lm_head_loss(A, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+#ifdef EMULATED
+    check(emulator_copies == copies, "lm_head_loss copies nothing to the card and nothing from it");
+#endif
     lm_head_loss_ref(b, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
     float *la = losses_of(ra, M), *lb = losses_of(rb, M);
     LossStats p = model_loss_sums(ra, M), q = model_loss_sums(rb, M);
