@@ -2173,19 +2173,25 @@ void lm_head_loss(floatX *dx, RowLoss *row_loss, const floatX *x, const int32_t 
 void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, int C, int V, Scratch scratch) {
     ScratchCursor cursor = scratch_begin(scratch);
     int chunk = logits_chunk(N, V), width = logits_width(V);
-    size_t numbers = (size_t)chunk * (size_t)width;
-    floatX *here = (floatX *)scratch_take(&cursor, floats_of(numbers));
-    floatX *host = (floatX *)must_alloc(numbers * sizeof(floatX));
+    floatX *here = (floatX *)scratch_take(&cursor, floats_of((size_t)chunk * (size_t)width));        /* [chunk,width] */
+    /* A row arrives at the end of the row of floats that it becomes from its front on: no memory in between. */
+    const size_t row_bytes = (size_t)V * sizeof(float), x_bytes = (size_t)V * sizeof(floatX);
     for (int n = 0; n < N; n += chunk) {
         int rows = N - n < chunk ? N - n : chunk;
+        char *to = (char *)(logits + (size_t)n * (size_t)V) + (row_bytes - x_bytes);
         gemm_forward(here, plain_group(x + (size_t)n * (size_t)C, head, rows, width, false), C);
-        backend_download(host, here, (size_t)rows * (size_t)width * sizeof(floatX));
-        for (int r = 0; r < rows; r++) {
-            const floatX *row = host + (size_t)r * (size_t)width;
-            for (int v = 0; v < V; v++) logits[(size_t)(n + r) * (size_t)V + (size_t)v] = (float)row[v];
+        CUDA_CHECK(cudaMemcpy2D(to, row_bytes, here, (size_t)width * sizeof(floatX), x_bytes, (size_t)rows,
+                                cudaMemcpyDeviceToHost));
+    }
+    for (int n = 0; n < N; n++) {
+        float *row = logits + (size_t)n * (size_t)V;
+        const char *from = (const char *)row + (row_bytes - x_bytes);
+        for (int v = 0; v < V; v++, from += sizeof(floatX)) {
+            floatX number;
+            memcpy(&number, from, sizeof number);
+            row[v] = (float)number;
         }
     }
-    free(host);
 }
 
 /* =====================================================================================================================

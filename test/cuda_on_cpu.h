@@ -574,6 +574,13 @@ inline cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemc
     open_memory(out, false);
     return cudaSuccess;
 }
+inline cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t bytes,
+                                size_t rows, cudaMemcpyKind kind) {
+    if (bytes > to_pitch || bytes > from_pitch) emulator::stop("a row that is wider than its pitch");
+    for (size_t r = 0; r < rows; r++)
+        cudaMemcpy((char *)to + r * to_pitch, (const char *)from + r * from_pitch, bytes, kind);
+    return cudaSuccess;
+}
 inline cudaError_t cudaMemset(void *p, int value, size_t bytes) {
     auto a = emulator::owner(p);
     emulator::kernel_name = "cudaMemset";
