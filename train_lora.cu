@@ -19,9 +19,9 @@
      8  SwiGLU
      9  head and cross-entropy
     10  optimizer                   AdamW, global norm; then the scratch that all of this needs
-    11  options                     one table: parsing, --help, range checks, --config and run.json all come from it
-    12  terminal                    what a run prints: the plan, the memory table, the progress bar, the evaluations
-    13  runs                        inspect, plan and train: their hooks, last lines and what lies beside the adapter
+    11  terminal                    what the program is busy with, errors and warnings, signals
+    12  options                     one table: parsing, --help, range checks, --config and run.json all come from it
+    13  runs                        inspect, plan and train: what they print, and what lies beside the adapter
     14  sweep                       many runs over one base model
     15  generate                    answers, chat, merge
     16  evaluate and compare        the same rows before and after

@@ -118,6 +118,23 @@ static void test_rows(void) {
           choices_right, choices);
     check(flags > 15 && flags_right == flags, "%d of %d switches: true and false", flags_right, flags);
 
+    static const struct { const char *option, *name; int value; } means[] = {
+        {"loss-on", "completion", LOSS_ON_COMPLETION}, {"loss-on", "all", LOSS_ON_ALL},
+        {"lr-scheduler-type", "cosine", SCHEDULE_COSINE},
+        {"lr-scheduler-type", "constant_with_warmup", SCHEDULE_CONSTANT_WITH_WARMUP},
+        {"on-nonfinite", "skip", NONFINITE_SKIP}, {"eval-strategy", "epoch", STRATEGY_EPOCH},
+        {"save-strategy", "steps", STRATEGY_STEPS}, {"recompute", "gate_up", RECOMPUTE_GATE_UP},
+        {"recompute", "layer", RECOMPUTE_LAYER}, {"report-to", "tensorboard", REPORT_TENSORBOARD},
+        {"dtype", "f32", MERGE_F32}, {"dtype", "bf16", MERGE_BF16}, {"dtype", "f16", MERGE_F16},
+        {"bleu-tokenize", "zh", BLEU_ZH}, {"bleu-tokenize", "none", BLEU_NONE},
+        {"bleu-tokenize", "word_tokenize", CUT_WORD_TOKENIZE}};
+    int meant = 0;
+    for (size_t i = 0; i < sizeof means / sizeof *means; i++) {
+        const Option *d = option_find(means[i].option);
+        meant += d && d->type == OPTION_CHOICE && !strcmp(d->names[means[i].value], means[i].name);
+    }
+    check(meant == sizeof means / sizeof *means, "%d names of choices mean what they say", meant);
+
     int named = 0, fields = 0, bits = 0;
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
@@ -351,6 +368,44 @@ static void test_adapters(void) {
           "two adapters of different prompts: %.*s", (int)strcspn(said, "\n"), said);
 }
 
+/* Every option of a run either decides its numbers, and then a checkpoint's identity tells it, or it does not. */
+static void test_identity(void) {
+    /* told by the hashes of model, tokenizer and data, as LoRA's own members, or as the steps that they come to */
+    static const char *const otherwise[] = {
+        "model", "data", "eval-data", "eval-split", "max-train-samples", "max-eval-samples", "init-adapter",
+        "max-length", "truncate-prompt", "loss-on", "chat-template", "prompt-template", "enable-thinking",
+        "template-date", "split-turns", "lora-r", "lora-alpha", "lora-dropout", "use-rslora", "target-modules",
+        "layers-to-transform", "warmup-steps", "warmup-ratio", "num-train-epochs", "max-steps"};
+    /* where things are kept, what is told and how often, which of the steps is taken at the end, memory */
+    static const char *const indifferent[] = {
+        "token-cache", "output", "config", "on-nonfinite", "eval-strategy", "eval-steps", "eval-on-start",
+        "per-device-eval-batch-size", "metric-for-best-model", "greater-is-better", "load-best-model-at-end",
+        "early-stopping-patience", "early-stopping-threshold", "sample-prompts", "save-strategy", "save-steps",
+        "save-total-limit", "resume", "resume-force", "fallback-output", "recompute", "fit", "device-memory",
+        "threads", "logging-steps", "report-to", "on-finish", "sweep", "dry-run"};
+    int options = 0, once = 0, rows = 0, matched = 0;
+    for (int i = 0; i < OPTION_COUNT; i++) {
+        const Option *d = &option_table[i];
+        int said = 0;
+        char key[64];
+        if (!(d->verbs & RUN)) continue;
+        option_key(key, d);
+        for (size_t k = 0; k < sizeof otherwise / sizeof *otherwise; k++) said += !strcmp(d->name, otherwise[k]);
+        for (size_t k = 0; k < sizeof indifferent / sizeof *indifferent; k++) said += !strcmp(d->name, indifferent[k]);
+        for (size_t k = 0; k < sizeof run_decides / sizeof *run_decides; k++) {
+            if (run_decides[k].of_plan || strcmp(run_decides[k].name, key)) continue;
+            said++;
+            matched += run_decides[k].at + AT(train) == d->offset;
+        }
+        if (said != 1) check(false, "--%s: does it decide a run's numbers? %d answers", d->name, said);
+        options++;
+        once += said == 1;
+    }
+    for (size_t k = 0; k < sizeof run_decides / sizeof *run_decides; k++) rows += !run_decides[k].of_plan;
+    check(options > 60 && once == options, "%d of %d options of a run decide its numbers or do not", once, options);
+    check(rows > 10 && matched == rows, "%d of %d rows of the identity are the option of that name", matched, rows);
+}
+
 int main(void) {
     snprintf(work, sizeof work, "/tmp/train_lora_options_%ld", (long)getpid());
     Error err;
@@ -361,6 +416,7 @@ int main(void) {
     test_words();
     test_files();
     test_adapters();
+    test_identity();
     folder_discard(work);
     return finish();
 }
