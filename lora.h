@@ -1367,7 +1367,7 @@ static bool config_smollm3(ModelConfig *c, const Json *root, const char *name, E
    embedding_multiplier / r, and the norms, which do not see a factor, see it in eps alone:
      (x/r) / sqrt(mean (x/r)^2 + eps/r^2) = x / sqrt(mean x^2 + eps). */
 static bool config_granite(ModelConfig *c, const Json *root, const char *name, Error *err) {
-    double embedding, attention, residual, logits;
+    double embedding = 1, attention = 1, residual = 1, logits = 1;
     if (!config_number(&embedding, root, "embedding_multiplier", 1, name, err) ||
         !config_number(&attention, root, "attention_multiplier", 1, name, err) ||
         !config_number(&residual, root, "residual_multiplier", 1, name, err) ||
