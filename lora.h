@@ -275,24 +275,31 @@ void memory_add(MemoryTable *m, const char *name, size_t bytes);
 
 /* =====================================================================================================================
    3  THE OPS' CONTRACT
-   Declared once, implemented three times with the same signature: test/reference.h (suffix _ref, double accumulators: what the op means), this file (CPU), train_lora.cu (CUDA).
-   The model calls ops by name and never asks which backend it is on. Reductions run in a fixed order that does not depend on the number of threads.
+   Declared once, implemented three times with the same signature: test/reference.h (suffix _ref, double accumulators:
+   what the op means), this file (CPU), train_lora.cu (CUDA). The model calls ops by name and never asks which backend
+   it is on. Reductions run in a fixed order that does not depend on the number of threads.
    ================================================================================================================== */
 
-/* ---- the backend's memory: everything an op reads or writes (arrays, not structs) lies in it. On CPU it is ordinary memory, on CUDA the card's. ---- */
+/* ---- the backend's memory ----------------------------------------------------------------------------------------
+   Everything an op reads or writes (arrays, not structs) lies in it. CPU: ordinary memory, CUDA: the card's. */
 
-bool backend_open(const ModelConfig *c, Error *err);       /* finds the device; refuses a model that it cannot run. Called by model_open; more than once is fine */
+/* Finds the device; refuses a model that it cannot run. Called by model_open; more than once is fine. */
+bool backend_open(const ModelConfig *c, Error *err);
 void *backend_alloc(size_t bytes);                         /* zeroed, 256-byte aligned; NULL: there is none left */
 void backend_free(void *p, size_t bytes);
 void backend_upload(void *to, const void *from, size_t bytes);
 void backend_download(void *to, const void *from, size_t bytes);      /* waits for the ops before it */
 void backend_zero(void *p, size_t bytes);
 size_t backend_memory(void);                               /* bytes that can still be taken */
-size_t backend_overhead(const char **name);                /* bytes in use before a model is opened, and what they are: a row of the memory table */
-double backend_ceiling(void);                              /* floating-point operations a second that the machine could do at best: CPU: measured, in a few milliseconds; CUDA: of its tensor cores */
-void backend_describe(char *text, size_t bytes);           /* "CPU, 2 threads, AVX-512, 23.1 GiB free, fp32 arithmetic" */
+/* Bytes in use before a model is opened, and what they are: a row of the memory table. */
+size_t backend_overhead(const char **name);
+/* Floating-point operations a second that the machine could do at best. CPU: measured, in a few milliseconds; CUDA: of
+   its tensor cores. */
+double backend_ceiling(void);
+void backend_describe(char *text, size_t bytes);          /* "CPU, 2 threads, AVX-512, 23.1 GiB free, fp32 arithmetic" */
 
-/* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes of the backend's memory, 256-byte aligned. Call once, at load. */
+/* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes of
+   the backend's memory, 256-byte aligned. Call once, at load. */
 size_t weight_packed_bytes(const Weight *w);
 void weight_pack(Weight *w, void *where);
 /* Bytes of the table in the form that embedding_forward reads, made by weight_pack; 0: it reads the file. Tied, the
@@ -313,15 +320,18 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden);
 void embedding_forward(floatX *out /*[N,C]*/, const int32_t *ids /*[N]*/, const Weight *embed /*[V,C]*/, float scale,
                        int N, int C);
 
-/* RMSNorm with the residual add fused in (Zhang & Sennrich 2019; transformers LlamaRMSNorm, weight applied after normalising):
+/* RMSNorm with the residual add fused in (Zhang & Sennrich 2019; transformers LlamaRMSNorm, weight applied after
+   normalising):
      s = x + residual          (residual NULL: s = x, and `sum` is not written)
      rstd = 1 / sqrt(mean_c s^2 + eps);  out = weight * s * rstd
    sum may be the same memory as x or as residual. */
-void rmsnorm_forward(floatX *out /*[N,C]*/, float *rstd /*[N]*/, floatX *sum /*[N,C] or NULL*/, const floatX *x /*[N,C]*/, const floatX *residual /*[N,C] or NULL*/,
-                     const float *weight /*[C]*/, float eps, int N, int C);
-/* dx = dresidual + rstd * (weight*dout - x_hat * mean_c(weight*dout * x_hat)),  x_hat = x * rstd, x the s of forward. dresidual NULL: 0. dx may be dresidual. */
-void rmsnorm_backward(floatX *dx /*[N,C]*/, const floatX *dresidual /*[N,C] or NULL*/, const floatX *dout /*[N,C]*/, const float *rstd /*[N]*/, const floatX *x /*[N,C]*/,
-                      const float *weight /*[C]*/, int N, int C);
+void rmsnorm_forward(floatX *out /*[N,C]*/, float *rstd /*[N]*/, floatX *sum /*[N,C] or NULL*/,
+                     const floatX *x /*[N,C]*/, const floatX *residual /*[N,C] or NULL*/, const float *weight /*[C]*/,
+                     float eps, int N, int C);
+/* dx = dresidual + rstd * (weight*dout - x_hat * mean_c(weight*dout * x_hat)),  x_hat = x * rstd, x the s of forward.
+   dresidual NULL: 0. dx may be dresidual. */
+void rmsnorm_backward(floatX *dx /*[N,C]*/, const floatX *dresidual /*[N,C] or NULL*/, const floatX *dout /*[N,C]*/,
+                      const float *rstd /*[N]*/, const floatX *x /*[N,C]*/, const float *weight /*[C]*/, int N, int C);
 
 /* Bytes of the backend's memory that hold a group's dropout masks from forward to backward, `kept` of the two ops. CPU:
    0, a mask is made again from its key. */
@@ -343,7 +353,8 @@ void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, c
                      const uint8_t *kept /*as forward left it*/, const floatX *x /*[N,I]*/,
                      const Linear *group /*[count]*/, const Lora *lora /*[count] or NULL*/, int count, DropoutKey key,
                      int N, Scratch scratch);
-/* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter = (index/4, dropout_id, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
+/* True where the dropout mask keeps element `index`: Philox4x32-10 (Salmon et al. 2011), key = seed, counter =
+   (index/4, dropout_id, micro_batch, step); lane index%4 as a number in [0, 2^32) is >= p * 2^32. */
 bool dropout_keep(DropoutKey key, uint32_t dropout_id, uint64_t index);
 
 /* Per-head RMSNorm of q and k where the model has it (Qwen3; q_weight NULL: none), then rotary embedding in Hugging
@@ -355,7 +366,8 @@ void qk_norm_rope_forward(floatX *out /*[N,P]*/, const floatX *qkv /*[N,P]*/, co
                           const float *k_weight /*[D] or NULL*/, float eps, const float *cos_table,
                           const float *sin_table, const int32_t *positions /*[N] or NULL*/, int N,
                           AttentionShape a);
-/* In place: dqkv comes in as the gradient of out and leaves as the gradient of qkv. Needs the qkv that forward read (only where there is a norm). */
+/* In place: dqkv comes in as the gradient of out and leaves as the gradient of qkv. Needs the qkv that forward read
+   (only where there is a norm). */
 void qk_norm_rope_backward(floatX *dqkv /*[N,P]*/, const floatX *qkv /*[N,P]*/, const float *q_weight /*[D] or NULL*/,
                            const float *k_weight /*[D] or NULL*/, float eps, const float *cos_table,
                            const float *sin_table, const int32_t *positions /*[N] or NULL*/, int N,
@@ -384,7 +396,8 @@ void attention_decode(floatX *out /*[N,H,D]*/, const floatX *qkv /*[N,P] after r
 /* h = silu(gate) * up, gate|up side by side. silu(g) = g / (1 + exp(-g)) */
 void swiglu_forward(floatX *h /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
 /* dup = dh silu(gate);  dgate = dh up sig (1 + gate (1 - sig)).  d_gate_up may be gate_up. */
-void swiglu_backward(floatX *d_gate_up /*[N,2F]*/, const floatX *dh /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N, int F);
+void swiglu_backward(floatX *d_gate_up /*[N,2F]*/, const floatX *dh /*[N,F]*/, const floatX *gate_up /*[N,2F]*/, int N,
+                     int F);
 
 /* Head and cross-entropy in one: logits z = x W^T of the M labelled rows alone, a chunk of rows at a time, never all in
    memory. Labelled row i is row rows[i] of x and is to predict targets[i]:
@@ -396,10 +409,13 @@ void lm_head_loss(floatX *dx /*[N,C] or NULL*/, RowLoss *row_loss /*[M]*/, const
                   const int32_t *rows /*[M]*/, const int32_t *targets /*[M]*/, const float *row_scale /*[M] or NULL*/,
                   const Weight *head /*[V,C]*/, float dloss, int M, int N, int C, int V, Scratch scratch);
 /* logits = x W^T for every row (evaluation of small things, tests, generation). */
-void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/, int N, int C, int V, Scratch scratch);
+void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/,
+                    int N, int C, int V, Scratch scratch);
 
-/* AdamW in PyTorch's order (Loshchilov & Hutter 2019; torch/optim/adamw.py), over a flat range; g is read as grad_scale * grad (clipping):
-     p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps).   step t counts from 1. */
+/* AdamW in PyTorch's order (Loshchilov & Hutter 2019; torch/optim/adamw.py), over a flat range; g is read as
+   grad_scale * grad (clipping), step t counts from 1:
+     p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
+     p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps) */
 void adamw_update(float *param /*[count]*/, float *m, float *v, const float *grad, size_t count, float grad_scale,
                   float lr, float beta1, float beta2, float eps, float weight_decay, int step);
 /* sqrt(sum g^2), in double, blocks of a fixed size summed in order. */
@@ -1097,16 +1113,17 @@ const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, 
     return t;
 }
 
-/* ---- numbers ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers -----------------------------------------------------------------------------------------------------
+   What a Weight's numbers mean, and the table of the ways to keep them. */
 
 static inline float format_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 static inline uint32_t format_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 
-/* Numbers of a file whose header has any length. */
+/* A half of a file whose header has any length: at any address. */
 #if defined(__GNUC__)
-typedef uint16_t half_in_file __attribute__((aligned(1), may_alias));
+typedef uint16_t format_file_half __attribute__((aligned(1), may_alias));
 #else
-typedef uint16_t half_in_file;
+typedef uint16_t format_file_half;
 #endif
 
 /* F32: as they are. */
@@ -1118,7 +1135,7 @@ static void format_encode_f32(void *out, const float *in, size_t n) { memcpy(out
 /* BF16: the upper half of a float. Rounded by adding half a step, less one where the number below is even; a NaN must
    not become infinite. */
 static void format_decode_bf16(float *out, const Weight *w, size_t at, size_t n) {
-    const half_in_file *h = (const half_in_file *)w->data + at;
+    const format_file_half *h = (const format_file_half *)w->data + at;
     for (size_t i = 0; i < n; i++) out[i] = format_float((uint32_t)h[i] << 16);
 }
 static void format_encode_bf16(void *out, const float *in, size_t n) {
@@ -1132,7 +1149,7 @@ static void format_encode_bf16(void *out, const float *in, size_t n) {
 /* F16: 5 bits of exponent. Decoded without a branch: shifted into a float's place, the exponent scaled by 2^112, which
    brings subnormals out right because the product is normalised; infinities and NaN get all of a float's exponent. */
 static void format_decode_f16(float *out, const Weight *w, size_t at, size_t n) {
-    const half_in_file *h = (const half_in_file *)w->data + at;
+    const format_file_half *h = (const format_file_half *)w->data + at;
     for (size_t i = 0; i < n; i++) {
         uint32_t sign = (uint32_t)(h[i] & 0x8000) << 16, top = (h[i] & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
         float magnitude = format_float((uint32_t)(h[i] & 0x7FFF) << 13) * 0x1p112f;
@@ -5576,7 +5593,7 @@ static inline void cpu_transpose_block(float *out, const float *in) {
 #endif
 }
 
-/* Numbers change places, not their format: that takes formats of one number a block. */
+/* Numbers change places, not their format: that takes formats of one number a block, 2 or 4 bytes. */
 void weight_pack(Weight *w, void *where) {
     int panels = (w->rows + CPU_NR - 1) / CPU_NR, I = w->cols;
     size_t size = format_bytes(w->format, 1);

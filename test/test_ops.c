@@ -2,6 +2,15 @@
    shapes, every format, poisoned outputs), and bit-equality over thread counts.
    The same file tests the CPU ops and the CUDA kernels (backend.h says how it is built for which).
    gcc -std=gnu11 -O2 -march=native -fopenmp -I. test/test_ops.c -o build/test_ops -lm && build/test_ops */
+#if !defined(EMULATED) && !defined(__CUDACC__)
+#include <stdlib.h>
+/* Allocations that are written in lora.h and its headers; those of this file and its reference do not count. */
+static size_t allocations;
+#define COUNTED(call) ((allocations += !strstr(__FILE__, "test/")), (call))
+#define malloc(n) COUNTED(malloc(n))
+#define calloc(n, size) COUNTED(calloc(n, size))
+#define realloc(p, n) COUNTED(realloc(p, n))
+#endif
 #include "backend.h"
 
 #define REAL float
@@ -1031,6 +1040,11 @@ static void test_all(bool quick) {
     CASE(test_extremes());
     CASE(test_optimizer());
     if (!quick) test_orders();
+#ifndef LORA_CUDA
+    check(allocations == 0 && !cpu_taken, "no op allocates: %zu allocations, %zu bytes", allocations, cpu_taken);
+    free(must_alloc(1));
+    check(allocations == 1, "  and one that does would be seen");
+#endif
 }
 
 #ifdef MUTATED
