@@ -208,8 +208,6 @@ Weight tensor_weight(const Tensor *t);      /* its numbers as a weight, [shape[0
    rename. */
 bool safetensors_write(const char *path, const char *const *names, const float *const *data,
                        const int64_t (*shapes)[2], int count, Error *err);
-/* Writes a whole file the same way; a full disk or an unwritable folder leaves an earlier file as it was. */
-bool write_file(const char *path, const void *data, size_t bytes, Error *err);
 
 typedef enum { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 } RopeType;
 typedef struct RopeScaling {
@@ -1219,35 +1217,41 @@ int64_t first_nonfinite(const float *x, size_t count) {
     return weight_scan(&w, count);
 }
 
+/* A safetensors header, without a blank as the format's library writes it: begin, an entry for each tensor, write,
+   which puts its length in front and frees it. */
+static void safetensors_begin(Text *t) { text_string(t, "{\"__metadata__\":{\"format\":\"pt\"}"); }
+static void safetensors_entry(Text *t, const char *name, const char *dtype, const int64_t *shape, int ndim,
+                              size_t begin, size_t end) {
+    text_string(t, ",");
+    text_json_string(t, name);
+    text_print(t, ":{\"dtype\":\"%s\",\"shape\":", dtype);
+    for (int k = 0; k < ndim; k++) text_print(t, "%c%lld", k ? ',' : '[', (long long)shape[k]);
+    text_print(t, "],\"data_offsets\":[%zu,%zu]}", begin, end);
+}
+static void safetensors_header(SafeFile *f, Text *t) {
+    uint8_t length[8];
+    while (t->length % 8) text_string(t, " ");             /* data aligned to 8 bytes, as the format asks */
+    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)t->length >> 8 * i);
+    safe_write(f, length, 8);
+    safe_write(f, t->at, t->length);
+    text_free(t);
+}
+
 bool safetensors_write(const char *path, const char *const *names, const float *const *data,
                        const int64_t (*shapes)[2], int count, Error *err) {
-    char *header = NULL, line[512];
-    const char *start = "{\"__metadata__\":{\"format\":\"pt\"}";
-    memcpy(arraddnptr(header, strlen(start)), start, strlen(start));
-    size_t offset = 0;
-    for (int i = 0; i < count; i++) {
-        size_t bytes = (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float);
-        int n = snprintf(line, sizeof line,
-                         ",\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld,%lld],\"data_offsets\":[%zu,%zu]}", names[i],
-                         (long long)shapes[i][0], (long long)shapes[i][1], offset, offset + bytes);
-        memcpy(arraddnptr(header, n), line, (size_t)n);
-        offset += bytes;
-    }
-    arrput(header, '}');
-    while (arrlen(header) % 8) arrput(header, ' ');        /* data aligned to 8 bytes, as the format asks */
-    uint64_t n = (uint64_t)arrlen(header);
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++) length[i] = (uint8_t)(n >> 8 * i);
+    Text header = TEXT_EMPTY;
+    size_t begin = 0, end = 0;
     SafeFile s;
-    bool ok = safe_open(&s, path, err);
-    if (ok) {
-        safe_write(&s, length, 8);
-        safe_write(&s, header, (size_t)n);
-        for (int i = 0; i < count; i++) safe_write(&s, data[i], (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float));
-        ok = safe_close(&s, err);
+    if (!safe_open(&s, path, err)) return false;
+    safetensors_begin(&header);
+    for (int i = 0; i < count; i++, begin = end) {
+        end += (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float);
+        safetensors_entry(&header, names[i], "F32", shapes[i], 2, begin, end);
     }
-    arrfree(header);
-    return ok;
+    text_bytes(&header, "}", 1);
+    safetensors_header(&s, &header);
+    for (int i = 0; i < count; i++) safe_write(&s, data[i], (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float));
+    return safe_close(&s, err);
 }
 
 /* ---- config.json ------------------------------------------------------------------------------------------------- */
@@ -3349,12 +3353,7 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
         json_end(&t);
     }
     json_end(&t);
-    while (t.length % 8) text_print(&t, " ");
-    uint8_t length[8];
-    for (int i = 0; i < 8; i++) length[i] = (uint8_t)((uint64_t)t.length >> 8 * i);
-    safe_write(f, length, 8);
-    safe_write(f, t.at, t.length);
-    text_free(&t);
+    safetensors_header(f, &t);
     return true;
 }
 

@@ -21,22 +21,18 @@ int main(int argc, char **argv) {
     bool half = !strcmp(argv[3], "BF16");
     Text header = TEXT_EMPTY;
     size_t offset = 0;
-    text_print(&header, "{\"__metadata__\":{\"format\":\"pt\"}");
+    safetensors_begin(&header);
     for (ptrdiff_t i = 0; i < arrlen(specs); i++) {
         size_t size = tensor_count(&specs[i]) * (half ? 2 : 4);
-        text_print(&header, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%d", specs[i].name, argv[3], specs[i].rows);
-        if (specs[i].cols) text_print(&header, ",%d", specs[i].cols);
-        text_print(&header, "],\"data_offsets\":[%zu,%zu]}", offset, offset + size);
+        int64_t shape[2] = {specs[i].rows, specs[i].cols};
+        safetensors_entry(&header, specs[i].name, argv[3], shape, specs[i].cols ? 2 : 1, offset, offset + size);
         offset += size;
     }
-    text_print(&header, "}");
-    while (header.length % 8) text_print(&header, " ");
+    text_bytes(&header, "}", 1);
     SafeFile f;
     path_in(path, sizeof path, argv[2], "model.safetensors");
     if (!safe_open(&f, path, &err)) { fprintf(stderr, "error: %s\n", err.text); return 1; }
-    uint64_t length = (uint64_t)header.length;
-    safe_write(&f, &length, 8);             /* little-endian machines, like every CUDA host */
-    safe_write(&f, header.at, (size_t)length);
+    safetensors_header(&f, &header);
     uint32_t state = 1;
     static uint32_t block[1 << 16];
     for (ptrdiff_t i = 0; i < arrlen(specs); i++) {
