@@ -20,7 +20,8 @@
    ONE TRAINING STEP IN 250 LINES, the names to follow in order
      train_loop          epochs and steps             -> train_step for each
      train_step          learning rate, overflows     -> train_gradient, optimizer_step
-     train_gradient      micro-batches                -> batch_build, model_forward, model_loss, model_backward
+     train_gradient      the divisor of the loss      -> train_micro_batches, train_reduce
+     train_micro_batches one after the other          -> batch_build, model_forward, model_loss, model_backward
      model_forward       embedding, layers, norm      -> layer_forward -> attention_block_forward, mlp_block_forward
      model_loss          head and cross-entropy       -> lm_head_loss
      model_backward      the layers, last to first    -> layer_backward -> the two blocks' backward
@@ -618,6 +619,14 @@ typedef enum { STEP_TAKEN, STEP_OVERFLOW, STEP_NONFINITE } StepOutcome;
 /* One step with the gradient in a->grad, that of the mean loss times a->loss_scale, as model_backward leaves it: clips
    it, AdamW at that learning rate over every trainable, and the backend's copies follow. *norm: adapter_grad_norm. */
 StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate, double *norm);
+
+/* The processes that train one adapter together: of every step's micro-batches each makes every size-th, and rank 0
+   writes. There is one so far; these three are the places where several would meet. */
+typedef struct Team { int rank, size; } Team;
+/* Every process gets the sum over all, added in rank order: of an array of the backend, of numbers of the host. */
+void team_reduce(const Team *t, float *sum /*[count]*/, size_t count);
+void team_sum(const Team *t, double *sum /*[count]*/, int count);
+void team_barrier(const Team *t);           /* nobody goes on before all are here */
 
 typedef enum { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT, SCHEDULE_CONSTANT_WITH_WARMUP, SCHEDULE_COUNT }
     Schedule;
@@ -3503,6 +3512,17 @@ StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate,
     return STEP_TAKEN;
 }
 
+/* ---- the team ------------------------------------------------------------------------------------------------------ */
+
+static void team_alone(const Team *t) {
+    if (t->size == 1) return;               /* the sum over one is what it is, and nobody is waited for */
+    fprintf(stderr, "error: a team of %d processes; this program has one; please report this\n", t->size);
+    abort();
+}
+void team_reduce(const Team *t, float *sum, size_t count) { (void)sum; (void)count; team_alone(t); }
+void team_sum(const Team *t, double *sum, int count) { (void)sum; (void)count; team_alone(t); }
+void team_barrier(const Team *t) { team_alone(t); }
+
 /* ---- schedules --------------------------------------------------------------------------------------------------- */
 
 const char *const schedule_name[SCHEDULE_COUNT] = {"linear", "cosine", "constant", "constant_with_warmup"};
@@ -3730,6 +3750,7 @@ typedef struct Run {
     TrainOptions *o;                        /* the run's own copy: --fit changes it */
     const TrainHooks *hooks;
     const Objective *objective;
+    Team team;
     const Model *model;                     /* own, opened here; or a sweep's, which stays open */
     Model own;
     Adapter adapter;
@@ -3772,6 +3793,7 @@ static void run_warn(const Run *run, const char *format, ...) {
 }
 
 static void run_log_line(Run *run, const LogRecord *r) {
+    if (run->team.rank) return;
     Text t = TEXT_EMPTY;
     log_record_json(&t, r);
     text_print(&t, "\n");
@@ -3934,23 +3956,19 @@ static double train_flops(const Model *m, const Adapter *a, const Batch *b) {
            6 * (double)a->param_count * N + 7 * squares * H * D * L;
 }
 
-/* The gradient of one optimizer step: slots [begin, end) of run->order, `size` of them a micro-batch, into a->grad. The
-   step's loss is sum of losses / sum of weights over all its micro-batches, so that how they are cut changes nothing.
-   *r: loss (NaN as soon as one is not finite), the gradient's norm, tokens, metrics summed over micro-batches. */
-static void train_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
+/* This process's share of a step's micro-batches, `size` slots each of [begin, end) of run->order: gradients of dloss *
+   (sum of losses) are added to a->grad, their tokens and metrics to *r. Returns the sum of the losses; one that is not
+   finite ends it. */
+static double train_micro_batches(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, float dloss,
+                                  LogRecord *r) {
     const Objective *objective = run->objective;
     const Model *m = run->model;
     Adapter *a = &run->adapter;
     Workspace *w = &run->work;
     Batch *b = &run->batch;
-    int64_t weight = 0;
     double loss = 0;
-    for (int64_t i = begin; i < end; i++) weight += objective->weight(&run->train, (size_t)run->order[i]);
-    float dloss = weight ? 1.0f / (float)weight : 0;
-    memset(r, 0, sizeof *r);
-    run->step_padded = 0;
-    adapter_zero_grad(a);
-    for (int64_t first = begin; first < end; first += size, key.micro_batch++) {
+    for (int64_t first = begin; first < end && isfinite(loss); first += size, key.micro_batch++) {
+        if ((int)key.micro_batch % run->team.size != run->team.rank) continue;
         int slots = (int)(first + size < end ? size : end - first);
         batch_build(b, &run->train, run->order + first, slots);               /* N tokens of S sequences, M labelled */
         model_forward(m, a, w, b, key);                                       /* w->normed [N,C] */
@@ -3959,10 +3977,35 @@ static void train_gradient(Run *run, int64_t begin, int64_t end, int64_t size, D
         r->num_tokens += b->N;
         run->flops += train_flops(m, a, b);
         run->step_padded += run_padded_tokens(run, b);
-        if (!isfinite(s.loss_sum)) { r->loss = NAN; return; }
         loss += s.loss_sum;
-        objective->measure(r, &s);
+        if (isfinite(loss)) objective->measure(r, &s);
     }
+    return loss;
+}
+
+/* What each process has of a step becomes what all have. */
+static void train_reduce(Run *run, LogRecord *r, double *loss) {
+    double sums[3 + LOG_METRICS] = {*loss, (double)r->num_tokens, run->step_padded};
+    for (int i = 0; i < LOG_METRICS; i++) sums[3 + i] = *log_metric_at(r, &log_metric[i]);
+    team_reduce(&run->team, run->adapter.grad, run->adapter.param_count);
+    team_sum(&run->team, sums, 3 + LOG_METRICS);
+    *loss = sums[0];
+    r->num_tokens = (int64_t)sums[1];
+    run->step_padded = sums[2];
+    for (int i = 0; i < LOG_METRICS; i++) *log_metric_at(r, &log_metric[i]) = sums[3 + i];
+}
+
+/* The gradient of one optimizer step: slots [begin, end) of run->order, `size` of them a micro-batch, into a->grad. The
+   step's loss is sum of losses / sum of weights over all its micro-batches, so that how they are cut changes nothing.
+   *r: loss (not finite as soon as one is not), tokens, metrics summed over micro-batches. */
+static void train_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
+    int64_t weight = 0;
+    for (int64_t i = begin; i < end; i++) weight += run->objective->weight(&run->train, (size_t)run->order[i]);
+    memset(r, 0, sizeof *r);
+    run->step_padded = 0;
+    adapter_zero_grad(&run->adapter);
+    double loss = train_micro_batches(run, begin, end, size, key, weight ? 1.0f / (float)weight : 0, r);
+    train_reduce(run, r, &loss);
     r->loss = weight ? loss / (double)weight : 0;
 }
 
@@ -4597,7 +4640,9 @@ static bool run_step_end(Run *run, TrainResult *result, Error *err) {
                run_strategy_due(o->save_strategy, o->save_steps, run);
     /* A full disk must not cost the run: the earlier checkpoints are intact, and the next one may find room again. */
     if (due) run_phase(run, "writing checkpoint-%lld", (long long)run->step);
-    if (due && !checkpoint_write(run, result, err)) run_warn(run, "no checkpoint: %s; training goes on", err->text);
+    if (due && !run->team.rank && !checkpoint_write(run, result, err))
+        run_warn(run, "no checkpoint: %s; training goes on", err->text);
+    if (due) team_barrier(&run->team);
     if (due && run->hooks && run->hooks->on_phase) run->hooks->on_phase(run->hooks->user, NULL);
     return true;
 }
@@ -4928,7 +4973,7 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
         return fail(err, "there are checkpoints of an earlier run; %s; go on with --resume %s, or give another "
                     "--output", o->output, o->output);
     if (!config_open(&config, o->model, err)) return false;
-    if (!run->plan_only && !run_open_output(run, err)) return false;
+    if (!run->plan_only && !run->team.rank && !run_open_output(run, err)) return false;
     if (!run_open_data(run, &config, err)) return false;
     if (!run_open_model(run, &config, o->resume ? checkpoint : o->init_adapter, err)) return false;
     run->plan = run_plan(o, &run->train);
@@ -4946,6 +4991,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.o = &own;
     o = &own;
     run.hooks = hooks;
+    run.team.size = 1;
     run.objective = o->objective ? o->objective : &objective_tokens;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
@@ -4974,7 +5020,8 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
             result->last = *r;
         }
         result->seconds = seconds_now() - run.start;
-        ok = ok && run_save(&run, result, err);
+        ok = ok && (run.team.rank || run_save(&run, result, err));
+        team_barrier(&run.team);
     }
     run_close(&run);
     return ok;

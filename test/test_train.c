@@ -534,6 +534,58 @@ static void test_loss_scale(void) {
 }
 #endif
 
+/* A step's micro-batches shared out among three processes: what each has of gradient, loss, tokens and metrics adds up
+   to what one process has. */
+static void test_team(void) {
+    enum { SLOTS = 7, SIZE = 3 };
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    Run run;
+    LogRecord whole, part;
+    DropoutKey key = {0, 0, 0, 0};
+    char out[300];
+    snprintf(out, sizeof out, "%s/team", work_folder);
+    options_default(&o);
+    o.model = "test/golden/qwen3";
+    o.data = "test/golden/trl_linear/data.jsonl";
+    o.output = out;
+    memset(&run, 0, sizeof run);
+    memset(&result, 0, sizeof result);
+    run.o = &o;
+    run.model = &run.own;
+    run.objective = &objective_tokens;
+    run.team.size = 1;
+    if (!run_open(&run, &result, &err)) { check(false, "a team: %s", err.text); return; }
+    run_epoch_order(run.order, &o, &run.train, 0);
+    train_gradient(&run, 0, SLOTS, 1, key, &whole);
+    size_t count = run.adapter.param_count;
+    float *want = (float *)malloc(count * sizeof *want), *sum = (float *)calloc(count, sizeof *sum);
+    float *mine = (float *)malloc(count * sizeof *mine);
+    backend_download(want, run.adapter.grad, count * sizeof *want);
+    int64_t weight = 0, tokens = 0;
+    for (int64_t i = 0; i < SLOTS; i++) weight += run.objective->weight(&run.train, (size_t)run.order[i]);
+    double loss = 0, entropy = 0;
+    run.team.size = SIZE;
+    for (run.team.rank = 0; run.team.rank < SIZE; run.team.rank++) {
+        memset(&part, 0, sizeof part);
+        adapter_zero_grad(&run.adapter);
+        loss += train_micro_batches(&run, 0, SLOTS, 1, key, 1.0f / (float)weight, &part) / (double)weight;
+        tokens += part.num_tokens;
+        entropy += part.entropy;
+        backend_download(mine, run.adapter.grad, count * sizeof *mine);
+        for (size_t i = 0; i < count; i++) sum[i] += mine[i];
+    }
+    double e = relative_error(sum, want, count);
+    check(e <= 1e-5 && fabs(loss / whole.loss - 1) <= 1e-12 && tokens == whole.num_tokens &&
+          fabs(entropy / whole.entropy - 1) <= 1e-12,
+          "seven micro-batches by three processes: gradient, relative error %.1e; loss %.6f and %.6f; %lld tokens", e,
+          loss, whole.loss, (long long)tokens);
+    run.team.rank = 0;
+    run_close(&run);
+    free(want); free(sum); free(mine);
+}
+
 /* Every slot exactly once, whatever the packing; losses of packed and unpacked data agree. */
 static void test_packing(void) {
     Error err;
@@ -718,6 +770,7 @@ int main(void) {
     test_trl("trl_logging");
     test_trainer_state();
     test_packing();
+    test_team();
     test_nonfinite();
     test_metrics();
     test_objective();
