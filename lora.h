@@ -383,13 +383,13 @@ void attention_backward(floatX *dqkv /*[N,P]*/, const floatX *dout /*[N,H,D]*/, 
                         const float *lse /*[N,H]*/, const floatX *qkv /*[N,P]*/, const int32_t *cu_seqlens /*[S+1]*/,
                         int S, int N, AttentionShape a, Scratch scratch);
 
-/* Generation. k and v of N tokens go into one layer's cache, token n into slot[n] at positions[n]; then one query a
-   token reads keys 0..positions[n] of its slot:
+/* Generation. k and v of N tokens go into one layer's cache, token n into place[n] at positions[n]; then one query a
+   token reads keys 0..positions[n] of its place:
      out[n,h,:] = sum_{m <= positions[n]} softmax_m(scale q_n . k_m) v_m */
-void cache_store(floatX *cache /*[slots,2,KV,capacity,D]*/, const floatX *qkv /*[N,P] after rope*/,
-                 const int32_t *slot /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, AttentionShape a);
+void cache_store(floatX *cache /*[places,2,KV,capacity,D]*/, const floatX *qkv /*[N,P] after rope*/,
+                 const int32_t *place /*[N]*/, const int32_t *positions /*[N]*/, int capacity, int N, AttentionShape a);
 void attention_decode(floatX *out /*[N,H,D]*/, const floatX *qkv /*[N,P] after rope*/,
-                      const floatX *cache /*[slots,2,KV,capacity,D]*/, const int32_t *slot /*[N]*/,
+                      const floatX *cache /*[places,2,KV,capacity,D]*/, const int32_t *place /*[N]*/,
                       const int32_t *positions /*[N]*/, int capacity, int N, AttentionShape a);
 
 /* h = silu(gate) * up, gate|up side by side. silu(g) = g / (1 + exp(-g)) */
@@ -473,10 +473,10 @@ typedef struct Probe { const char *tensor; int layer; int64_t index; int width; 
 
 /* Keys and values of the sequences being generated, in the backend's memory: layer l's begin at base + l * layer. */
 typedef struct Cache {
-    floatX *base;                           /* [L][slots,2,KV,capacity,D] */
+    floatX *base;                           /* [L][places,2,KV,capacity,D] */
     size_t layer, bytes;                    /* elements of one layer; bytes of all */
-    int32_t *slot;                          /* [max_tokens]: of every token of the batch */
-    int slots, capacity;
+    int32_t *place;                         /* [max_tokens]: of every token of the batch */
+    int places, capacity;
     bool decode;                            /* the batch is one new token of each of N sequences; else whole prompts */
 } Cache;
 
@@ -825,7 +825,7 @@ bool generate_defaults(GenerateOptions *o, const char *folder, Error *err);
 typedef struct Answer { char *text; int32_t *ids; int count; bool stopped; } Answer;
 void answers_free(Answer *answers, size_t count);
 
-/* What generation writes: for at most cache.slots sequences at once, prompts and their answers of at most
+/* What generation writes: for at most cache.places sequences at once, prompts and their answers of at most
    cache.capacity tokens, of a model with adapters no wider than a (NULL: the base alone). */
 typedef struct Generator {
     Workspace work;
@@ -835,7 +835,7 @@ typedef struct Generator {
 } Generator;
 /* longest: tokens of a prompt. With allocate false nothing is taken: `bytes` alone. *g is zeroed, or an open one, which
    is closed first. */
-bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, int longest, int max_new_tokens,
+bool generator_open(Generator *g, const Model *m, const Adapter *a, int places, int longest, int max_new_tokens,
                     bool allocate, Error *err);
 void generator_close(Generator *g);
 
@@ -2174,7 +2174,7 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
     AttentionShape shape = config_attention(c);
     const int32_t *rotary = c->no_rope[l] ? NULL : w->positions;
     Cache *cache = w->cache;
-    floatX *keys = cache ? cache->base + (size_t)l * cache->layer : NULL;     /* [slots,2,KV,capacity,D] */
+    floatX *keys = cache ? cache->base + (size_t)l * cache->layer : NULL;     /* [places,2,KV,capacity,D] */
     int N = b->N;
 
     /* [N,C] -> [N,P], q|k|v side by side; rotated apart from it, for backward needs both */
@@ -2184,9 +2184,9 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
     qk_norm_rope_forward(w->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, w->cos_table,
                          w->sin_table, rotary, N, shape);
     /* [N,P] -> [N,H,D]: over the batch's own sequences, or one new token each over what the cache holds */
-    if (cache) cache_store(keys, w->rotated, cache->slot, w->positions, cache->capacity, N, shape);
+    if (cache) cache_store(keys, w->rotated, cache->place, w->positions, cache->capacity, N, shape);
     if (cache && cache->decode)
-        attention_decode(s->attention, w->rotated, keys, cache->slot, w->positions, cache->capacity, N, shape);
+        attention_decode(s->attention, w->rotated, keys, cache->place, w->positions, cache->capacity, N, shape);
     else attention_forward(s->attention, s->lse, w->rotated, w->cu_seqlens, b->S, N, shape, w->scratch);
     workspace_probe(w->probe, "attention", l, s->attention, N, shape.H * shape.D);
     /* [N,HD] -> [N,C] */
@@ -5183,7 +5183,7 @@ int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, 
 
 /* One sequence on its way: which prompt, its tokens so far, what of its text is out. */
 typedef struct GenSequence {
-    int64_t prompt;                         /* -1: the slot is free */
+    int64_t prompt;                         /* -1: the place is free */
     int32_t *ids;                           /* stb_ds array: prompt and answer */
     size_t sent;                            /* bytes of the text handed on */
 } GenSequence;
@@ -5235,40 +5235,40 @@ void answers_free(Answer *answers, size_t count) {
 }
 
 void generator_close(Generator *g) {
-    backend_free(g->cache.slot, (size_t)g->work.max_tokens * sizeof(int32_t));
+    backend_free(g->cache.place, (size_t)g->work.max_tokens * sizeof(int32_t));
     backend_free(g->cache.base, g->cache.bytes);
     batch_free(&g->batch);
     workspace_close(&g->work);
     memset(g, 0, sizeof *g);
 }
 
-bool generator_open(Generator *g, const Model *m, const Adapter *a, int slots, int longest, int max_new_tokens,
+bool generator_open(Generator *g, const Model *m, const Adapter *a, int places, int longest, int max_new_tokens,
                     bool allocate, Error *err) {
     const ModelConfig *c = &m->config;
     Cache *cache = &g->cache;
-    int most = longest > slots ? longest : slots;      /* tokens of one pass: a prompt, or one of every sequence */
+    int most = longest > places ? longest : places;    /* tokens of one pass: a prompt, or one of every sequence */
     generator_close(g);
-    cache->slots = slots;
+    cache->places = places;
     cache->capacity = longest + max_new_tokens;
-    cache->layer = (size_t)slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache->capacity * (size_t)c->head_dim;
+    cache->layer = (size_t)places * 2 * (size_t)c->num_key_value_heads * (size_t)cache->capacity * (size_t)c->head_dim;
     cache->bytes = cache->layer * (size_t)c->num_hidden_layers * sizeof(floatX);
     if (!workspace_open(&g->work, m, a, most, cache->capacity, FORWARD_ONLY, allocate, NULL, err)) return false;
     g->bytes = g->work.arena_bytes + cache->bytes + (size_t)most * sizeof(int32_t);
     if (!allocate) return true;
     if (cache->bytes > backend_memory() || !(cache->base = (floatX *)backend_alloc(cache->bytes)))
         return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; "
-                         "memory; lower --batch-size or --max-new-tokens", (double)cache->bytes / 0x1p30, slots,
+                         "memory; lower --batch-size or --max-new-tokens", (double)cache->bytes / 0x1p30, places,
                     cache->capacity, (double)backend_memory() / 0x1p30);
-    cache->slot = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
+    cache->place = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
     g->work.cache = cache;
-    return batch_alloc(&g->batch, most, slots, err);
+    return batch_alloc(&g->batch, most, places, err);
 }
 
-/* Can the model answer these, in the memory that there is? *slots: sequences at once; *longest: tokens of a prompt. */
+/* Can the model answer these, in the memory that there is? *places: sequences at once; *longest: tokens of a prompt. */
 static bool gen_check(const Model *m, const Generator *g, const Prompt *prompts, size_t count,
-                      const GenerateOptions *o, int *slots, int *longest, Error *err) {
+                      const GenerateOptions *o, int *places, int *longest, Error *err) {
     const ModelConfig *c = &m->config;
-    *slots = (size_t)o->batch_size < count ? o->batch_size : (int)count;
+    *places = (size_t)o->batch_size < count ? o->batch_size : (int)count;
     *longest = 0;
     for (size_t i = 0; i < count; i++) {
         const Prompt *p = &prompts[i];
@@ -5282,10 +5282,10 @@ static bool gen_check(const Model *m, const Generator *g, const Prompt *prompts,
                 return fail(err, "token id %d in a vocabulary of %d; row %lld; the tokenizer belongs to another model",
                             p->ids[k], c->vocab_size, (long long)p->row);
     }
-    if (g && (*slots > g->cache.slots || *longest + o->max_new_tokens > g->cache.capacity ||
+    if (g && (*places > g->cache.places || *longest + o->max_new_tokens > g->cache.capacity ||
               *longest > g->work.max_tokens))
-        return fail(err, "%d sequences of %d tokens in memory for %d of %d; generator_open; open a larger one", *slots,
-                    *longest + o->max_new_tokens, g->cache.slots, g->cache.capacity);
+        return fail(err, "%d sequences of %d tokens in memory for %d of %d; generator_open; open a larger one", *places,
+                    *longest + o->max_new_tokens, g->cache.places, g->cache.capacity);
     return true;
 }
 
@@ -5302,27 +5302,27 @@ typedef struct Generation {
     Answer *answers;                        /* [count] */
     bool (*on_text)(void *, size_t, const char *, size_t);
     void *user;
-    GenSequence *sequences;                 /* [slots]: of the cache */
-    int slots;
-    int32_t *slot;                          /* [N]: of every token of the pass */
+    GenSequence *sequences;                 /* [places]: of the cache */
+    int places;
+    int32_t *place;                         /* [N]: of every token of the pass */
     int32_t *last, *next;                   /* [S]: the row whose logits choose a token, and whose token that is */
     float *logits;                          /* [S,V] */
     Candidate *work;                        /* [V] */
 } Generation;
 
 static void gen_begin(Generation *n) {
-    size_t slots = (size_t)n->slots, V = (size_t)n->m->config.vocab_size;
-    n->slot = (int32_t *)must_alloc((size_t)n->g->work.max_tokens * sizeof *n->slot);
-    n->last = (int32_t *)must_alloc(slots * sizeof *n->last);
-    n->next = (int32_t *)must_alloc(slots * sizeof *n->next);
-    n->logits = (float *)must_alloc(slots * V * sizeof *n->logits);
+    size_t places = (size_t)n->places, V = (size_t)n->m->config.vocab_size;
+    n->place = (int32_t *)must_alloc((size_t)n->g->work.max_tokens * sizeof *n->place);
+    n->last = (int32_t *)must_alloc(places * sizeof *n->last);
+    n->next = (int32_t *)must_alloc(places * sizeof *n->next);
+    n->logits = (float *)must_alloc(places * V * sizeof *n->logits);
     n->work = (Candidate *)must_alloc(V * sizeof *n->work);
-    n->sequences = (GenSequence *)must_alloc(slots * sizeof *n->sequences);
-    for (int s = 0; s < n->slots; s++) n->sequences[s].prompt = -1;
+    n->sequences = (GenSequence *)must_alloc(places * sizeof *n->sequences);
+    for (int s = 0; s < n->places; s++) n->sequences[s].prompt = -1;
 }
 static void gen_end(Generation *n) {
-    for (int s = 0; s < n->slots; s++) arrfree(n->sequences[s].ids);
-    free(n->slot); free(n->last); free(n->next); free(n->logits); free(n->work); free(n->sequences);
+    for (int s = 0; s < n->places; s++) arrfree(n->sequences[s].ids);
+    free(n->place); free(n->last); free(n->next); free(n->logits); free(n->work); free(n->sequences);
 }
 
 /* Tokens of sequence s from position `from` on join the pass; the last one's logits will choose its next. */
@@ -5332,19 +5332,19 @@ static void gen_join(Generation *n, int s, int from) {
     for (int i = from; i < (int)arrlen(ids); i++) {
         b->ids[b->N] = ids[i];
         b->positions[b->N] = i;
-        n->slot[b->N++] = s;
+        n->place[b->N++] = s;
     }
     n->last[b->S] = b->N - 1;
     n->next[b->S++] = s;
     b->cu_seqlens[b->S] = b->N;
 }
-/* What the next pass is over. Free slots take the next prompts, as many as fit into one pass; where none does, every
+/* What the next pass is over. Free places take the next prompts, as many as fit into one pass; where none does, every
    sequence that is running takes one step. */
 static void gen_schedule(Generation *n) {
     Batch *b = &n->g->batch;
     b->N = b->S = b->M = 0;                 /* nothing is labelled */
     b->cu_seqlens[0] = 0;
-    for (int s = 0; s < n->slots && n->started < n->count; s++) {
+    for (int s = 0; s < n->places && n->started < n->count; s++) {
         GenSequence *q = &n->sequences[s];
         const Prompt *p = &n->prompts[n->started];
         if (q->prompt >= 0 || b->N + p->count > n->g->work.max_tokens) continue;
@@ -5355,7 +5355,7 @@ static void gen_schedule(Generation *n) {
         gen_join(n, s, 0);
     }
     n->g->cache.decode = !b->N;
-    for (int s = 0; s < n->slots && n->g->cache.decode; s++)
+    for (int s = 0; s < n->places && n->g->cache.decode; s++)
         if (n->sequences[s].prompt >= 0) gen_join(n, s, (int)arrlen(n->sequences[s].ids) - 1);
 }
 /* The pass: n->logits [S,V] of each sequence's last token. */
@@ -5365,7 +5365,7 @@ static void gen_forward(Generation *n) {
     const Batch *b = &n->g->batch;
     const Weight *head = &n->m->head;
     int V = n->m->config.vocab_size, C = n->m->config.hidden_size;
-    backend_upload(n->g->cache.slot, n->slot, (size_t)b->N * sizeof *n->slot);
+    backend_upload(n->g->cache.place, n->place, (size_t)b->N * sizeof *n->place);
     model_forward(n->m, n->a, w, b, none);
     if (n->g->cache.decode) lm_head_logits(n->logits, w->normed, head, b->N, C, V, w->scratch);      /* N = S rows */
     else for (int i = 0; i < b->S; i++)
@@ -5397,11 +5397,11 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
                     size_t count, const GenerateOptions *o, Answer *answers,
                     bool (*on_text)(void *, size_t, const char *, size_t), void *user, Error *err) {
     Generator own;
-    int longest, slots;
+    int longest, places;
     memset(&own, 0, sizeof own);
     memset(answers, 0, count * sizeof *answers);
-    if (!gen_check(m, g, prompts, count, o, &slots, &longest, err)) return false;
-    if (!g && !generator_open(&own, m, a, slots, longest, o->max_new_tokens, true, err)) {
+    if (!gen_check(m, g, prompts, count, o, &places, &longest, err)) return false;
+    if (!g && !generator_open(&own, m, a, places, longest, o->max_new_tokens, true, err)) {
         generator_close(&own);
         return false;
     }
@@ -5410,7 +5410,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
     n.m = m; n.a = a; n.g = g ? g : &own; n.t = t;
     n.prompts = prompts; n.count = count; n.o = o; n.answers = answers;
     n.on_text = on_text; n.user = user;
-    n.slots = slots;
+    n.places = places;
     bool ok = true;
     gen_begin(&n);
     while (n.done < count && ok) {
@@ -6294,25 +6294,25 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
 
 /* ---- attention over a cache: one query a sequence, KB keys at a time, online softmax ----------------------------- */
 
-void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
+void cache_store(floatX *cache, const floatX *qkv, const int32_t *place, const int32_t *positions, int capacity, int N,
                  AttentionShape a) {
     int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D;
     for (int n = 0; n < N; n++)
         for (int part = 0; part < 2 * KV; part++) {         /* the heads of k, then those of v: as they lie in both */
-            size_t row = (size_t)(slot[n] * 2 * KV + part) * (size_t)capacity + (size_t)positions[n];
+            size_t row = (size_t)(place[n] * 2 * KV + part) * (size_t)capacity + (size_t)positions[n];
             memcpy(cache + row * (size_t)D, qkv + cpu_at(n, P) + cpu_at(H + part, D), (size_t)D * sizeof(float));
         }
 }
 
-void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot,
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *place,
                       const int32_t *positions, int capacity, int N, AttentionShape a) {
     int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D;
-    size_t block = cpu_at(capacity, D);     /* one head of one slot */
+    size_t block = cpu_at(capacity, D);     /* one head of one place */
 #pragma omp parallel for schedule(dynamic)
     for (int task = 0; task < N * H; task++) {
         int n = task / H, h = task % H, kv = h / (H / KV), length = positions[n] + 1;
         const float *q = qkv + cpu_at(n, P) + cpu_at(h, D);
-        const float *k = cache + (size_t)(slot[n] * 2 * KV + kv) * block, *v = k + (size_t)KV * block;
+        const float *k = cache + (size_t)(place[n] * 2 * KV + kv) * block, *v = k + (size_t)KV * block;
         float *o = out + cpu_at(task, D), top = -INFINITY, sum = 0, p[CPU_KB];
         memset(o, 0, (size_t)D * sizeof(float));
         for (int k0 = 0; k0 < length; k0 += CPU_KB) {

@@ -1927,22 +1927,22 @@ void attention_backward(floatX *dqkv, const floatX *dout, const floatX *out, con
 
 enum { DECODE_THREADS = 256, DECODE_KEYS = 4, DECODE_NUMBERS = MAX_HEAD_DIM / WARP };
 
-__global__ void cache_store_kernel(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions,
+__global__ void cache_store_kernel(floatX *cache, const floatX *qkv, const int32_t *place, const int32_t *positions,
                                    int capacity, int H, int KV, int D) {
     int n = blockIdx.x, part = blockIdx.y;    /* the heads of k, then those of v: as they lie in both */
-    size_t row = ((size_t)slot[n] * 2 * (size_t)KV + (size_t)part) * (size_t)capacity + (size_t)positions[n];
+    size_t row = ((size_t)place[n] * 2 * (size_t)KV + (size_t)part) * (size_t)capacity + (size_t)positions[n];
     floatX *to = cache + row * (size_t)D;
     const floatX *from = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)((H + part) * D);
     for (int d = threadIdx.x; GUARD(d < D); d += blockDim.x) to[d] = from[d];
 }
-void cache_store(floatX *cache, const floatX *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N,
+void cache_store(floatX *cache, const floatX *qkv, const int32_t *place, const int32_t *positions, int capacity, int N,
                  AttentionShape a) {
     dim3 grid(N, 2 * a.KV);
-    LAUNCH(cache_store_kernel, grid, 64, 0, cache, qkv, slot, positions, capacity, a.H, a.KV, a.D);
+    LAUNCH(cache_store_kernel, grid, 64, 0, cache, qkv, place, positions, capacity, a.H, a.KV, a.D);
 }
 
 __global__ void __launch_bounds__(DECODE_THREADS)
-attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot,
+attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *place,
                         const int32_t *positions, int capacity, int H, int KV, int D, float scale) {
     SHARED_MEMORY(memory);
     const int warps = DECODE_THREADS / WARP;
@@ -1950,7 +1950,7 @@ attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, con
     int n = blockIdx.x, h = blockIdx.y, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, length = positions[n] + 1;
     const floatX *q = qkv + (size_t)n * (size_t)((H + 2 * KV) * D) + (size_t)(h * D);
     size_t head = (size_t)capacity * (size_t)D;
-    const floatX *k = cache + ((size_t)slot[n] * 2 * (size_t)KV + (size_t)(h / (H / KV))) * head;
+    const floatX *k = cache + ((size_t)place[n] * 2 * (size_t)KV + (size_t)(h / (H / KV))) * head;
     const floatX *v = k + (size_t)KV * head;
     float query[DECODE_NUMBERS], o[DECODE_NUMBERS], top = -INFINITY, sum = 0;
 #pragma unroll
@@ -2007,12 +2007,12 @@ attention_decode_kernel(floatX *out, const floatX *qkv, const floatX *cache, con
         out[((size_t)n * (size_t)H + (size_t)h) * (size_t)D + (size_t)d] = (floatX)(joined / total);
     }
 }
-void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *slot,
+void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const int32_t *place,
                       const int32_t *positions,
                       int capacity, int N, AttentionShape a) {
     size_t shared = (size_t)(DECODE_THREADS / WARP) * (size_t)(a.D + 2) * sizeof(float);
     dim3 grid(N, a.H);
-    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, slot, positions, capacity, a.H, a.KV,
+    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, place, positions, capacity, a.H, a.KV,
            a.D, a.scale);
 }
 

@@ -170,20 +170,20 @@ static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float 
     }
 }
 
-REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *slot, const int32_t *positions, int capacity, int N, AttentionShape shape) {
+REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *place, const int32_t *positions, int capacity, int N, AttentionShape shape) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     for (int n = 0; n < N; n++)
         for (int kv = 0; kv < KV; kv++)
             for (int d = 0; d < D; d++) {
-                cache[((slot[n] * 2 * KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + kv) * D + d];
-                cache[((slot[n] * 2 * KV + KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + KV + kv) * D + d];
+                cache[((place[n] * 2 * KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + kv) * D + d];
+                cache[((place[n] * 2 * KV + KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + KV + kv) * D + d];
             }
 }
-REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *slot, const int32_t *positions, int capacity, int N, AttentionShape shape) {
+REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *place, const int32_t *positions, int capacity, int N, AttentionShape shape) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     for (int n = 0; n < N; n++) {
         for (int h = 0; h < H; h++) {
-            const REAL *q = qkv + n * (H + 2 * KV) * D + h * D, *k = cache + (slot[n] * 2 * KV + h / (H / KV)) * capacity * D, *v = k + KV * capacity * D;
+            const REAL *q = qkv + n * (H + 2 * KV) * D + h * D, *k = cache + (place[n] * 2 * KV + h / (H / KV)) * capacity * D, *v = k + KV * capacity * D;
             double top = -INFINITY, sum = 0, score[1024];
             for (int m = 0; m <= positions[n]; m++) {
                 score[m] = 0;

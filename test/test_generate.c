@@ -93,7 +93,7 @@ static void test_cache(const char *model, const char *adapter) {
     const Adapter *on = golden_model(&m, &a, model, adapter);
     const ModelConfig *c = &m.config;
     int V = c->vocab_size, lengths[S], total = 0;
-    int32_t slot_host[S * T];
+    int32_t place_host[S * T];
     for (int s = 0; s < S; s++) total += lengths[s] = T - 4 * s;
     must(workspace_open(&w, &m, on, total, T, FORWARD_ONLY, true, NULL, &err) && batch_alloc(&b, total, S, &err), &err);
     float *full = (float *)malloc((size_t)total * (size_t)V * sizeof *full), *step = (float *)malloc((size_t)S * (size_t)V * sizeof *step);
@@ -104,11 +104,11 @@ static void test_cache(const char *model, const char *adapter) {
     }
     model_logits(&m, on, &w, full, &b);
     memset(&cache, 0, sizeof cache);
-    cache.slots = S + 1; cache.capacity = T + 2;             /* slot 0 stays empty */
-    cache.layer = (size_t)cache.slots * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
+    cache.places = S + 1; cache.capacity = T + 2;             /* place 0 stays empty */
+    cache.layer = (size_t)cache.places * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
     cache.bytes = cache.layer * (size_t)c->num_hidden_layers * sizeof(floatX);
     cache.base = (floatX *)backend_alloc(cache.bytes);
-    cache.slot = (int32_t *)backend_alloc(sizeof slot_host);
+    cache.place = (int32_t *)backend_alloc(sizeof place_host);
     float *poison = (float *)malloc(cache.bytes);
     memset(poison, 0xFF, cache.bytes);
     backend_upload(cache.base, poison, cache.bytes);         /* what was never stored must never be read */
@@ -120,24 +120,24 @@ static void test_cache(const char *model, const char *adapter) {
     for (int s = 0, offset = 0; s < S; offset += lengths[s++]) {
         offsets[s] = offset;
         at[s] = FIRST - s;
-        for (int i = 0; i < at[s]; i++) { slot_host[b.N] = s + 1; b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.positions[b.N++] = i; }
+        for (int i = 0; i < at[s]; i++) { place_host[b.N] = s + 1; b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.positions[b.N++] = i; }
         b.cu_seqlens[s + 1] = b.N;
     }
-    backend_upload(cache.slot, slot_host, (size_t)b.N * sizeof(int32_t));
+    backend_upload(cache.place, place_host, (size_t)b.N * sizeof(int32_t));
     model_forward(&m, on, &w, &b, no_mask);
     cache.decode = true;
     int compared = 0;
     for (;;) {
         int members[S], n = 0;
-        for (int s = S - 1; s >= 0; s--) {                  /* last sequence first: rows and slots are not in the same order */
+        for (int s = S - 1; s >= 0; s--) {                  /* last sequence first: rows and places are not in the same order */
             if (at[s] >= lengths[s]) continue;
-            slot_host[n] = s + 1; b.ids[n] = (s * 31 + at[s] * 7 + 3) % V; b.positions[n] = at[s];
+            place_host[n] = s + 1; b.ids[n] = (s * 31 + at[s] * 7 + 3) % V; b.positions[n] = at[s];
             b.cu_seqlens[n + 1] = n + 1;
             members[n++] = s;
         }
         if (!n) break;
         b.N = b.S = n;
-        backend_upload(cache.slot, slot_host, (size_t)n * sizeof(int32_t));
+        backend_upload(cache.place, place_host, (size_t)n * sizeof(int32_t));
         model_forward(&m, on, &w, &b, no_mask);
         lm_head_logits(step, w.normed, &m.head, n, c->hidden_size, V, w.scratch);
         for (int i = 0; i < n; i++) {
@@ -150,7 +150,7 @@ static void test_cache(const char *model, const char *adapter) {
     check(compared == total - (FIRST + FIRST - 1 + FIRST - 2) && worst <= tolerance, "%s %s: %d rows of logits from the cache and from a full pass, worst relative error %.1e", model, *adapter ? adapter : "alone", compared, worst);
     free(full);
     free(step);
-    backend_free(cache.slot, sizeof slot_host);
+    backend_free(cache.place, sizeof place_host);
     backend_free(cache.base, cache.bytes);
     batch_free(&b);
     workspace_close(&w);

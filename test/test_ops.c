@@ -542,13 +542,13 @@ static void test_attention(AttentionCase k) {
     shared_free(QKV); shared_free(DOUT); shared_free(A); shared_free(G); shared_free(OUT); shared_free(s.base);
 }
 
-/* A cache of three slots, two of them in use, each N tokens' newest at its own position; the `spare` rows and more that lie behind it are poisoned. */
+/* A cache of three places, two of them in use, each N tokens' newest at its own position; the `spare` rows and more that lie behind it are poisoned. */
 static void test_decode(int H, int KV, int D, int first, int second, int spare, float size) {
     enum { SLOTS = 3 };
     int capacity = (first > second ? first : second) + 1 + spare, N = 2, P = (H + 2 * KV) * D;
     char what[128];
-    int32_t slot_host[2] = {2, 0}, position_host[2] = {first, second};
-    int32_t *slot = integers(slot_host, 2), *positions = integers(position_host, 2);
+    int32_t place_host[2] = {2, 0}, position_host[2] = {first, second};
+    int32_t *place = integers(place_host, 2), *positions = integers(position_host, 2);
     size_t count = (size_t)SLOTS * 2 * (size_t)(KV * capacity * D), block = (size_t)(capacity * D);
     float *cache = random_floats(count, size), *qkv = random_floats((size_t)(N * P), size), *want = poisoned((size_t)(N * H * D));
     floatX *QKV = x_of(qkv, (size_t)(N * P)), *CACHE = x_of(cache, count), *OUT = x_poisoned((size_t)(N * H * D));
@@ -560,17 +560,17 @@ static void test_decode(int H, int KV, int D, int first, int second, int spare, 
             memset(cache + at, 0xff, n * sizeof(float));
         }
     AttentionShape shape = attention_shape(H, KV, D);
-    cache_store(CACHE, QKV, slot, positions, capacity, N, shape);
-    cache_store_ref(cache, qkv, slot, positions, capacity, N, shape);
-    attention_decode(OUT, QKV, CACHE, slot, positions, capacity, N, shape);
-    attention_decode_ref(want, qkv, cache, slot, positions, capacity, N, shape);
+    cache_store(CACHE, QKV, place, positions, capacity, N, shape);
+    cache_store_ref(cache, qkv, place, positions, capacity, N, shape);
+    attention_decode(OUT, QKV, CACHE, place, positions, capacity, N, shape);
+    attention_decode_ref(want, qkv, cache, place, positions, capacity, N, shape);
     snprintf(what, sizeof what, "attention_decode %d and %d keys, %d heads on %d of %d, size %g", first + 1, second + 1, H, KV, D, (double)size);
     int length = (int)((1 + size * size) * (1 + size * size) * (float)(D + capacity));
     compare_x(what, OUT, want, (size_t)(N * H * D), x_bound(length, 1));
-    size_t stored = 0, other = 0;           /* exactly one row of every head of the two slots was written */
+    size_t stored = 0, other = 0;           /* exactly one row of every head of the two places was written */
     for (size_t i = 0; i < count; i++) { floatX x = CACHE[i]; uint8_t ff[sizeof x]; memset(ff, 0xff, sizeof x); bool poison = !memcmp(&x, ff, sizeof x), poison_ref = isnan(cache[i]); stored += !poison; other += poison != poison_ref; }
     check(!other && stored == (size_t)(2 * KV * D) * (size_t)(first + second + 2), "  cache_store wrote one row a head");
-    shared_free(slot); shared_free(positions); shared_free(cache); shared_free(qkv); shared_free(want); shared_free(QKV); shared_free(CACHE); shared_free(OUT);
+    shared_free(place); shared_free(positions); shared_free(cache); shared_free(qkv); shared_free(want); shared_free(QKV); shared_free(CACHE); shared_free(OUT);
 }
 
 /* The labelled rows of targets[N], -100: none, as an op wants them. */
