@@ -218,7 +218,7 @@ typedef struct RopeScaling {
 
 /* The places of a layer's norms. */
 enum { NORM_ATTENTION, NORM_MLP, NORM_Q, NORM_K, NORM_COUNT };       /* before the block; of each head's q and k */
-enum { MAX_LAYERS = 10000 };
+enum { CONFIG_MAX_LAYERS = 10000 };
 
 /* What tells one model family from another: the rows are config_families[]. */
 typedef struct Family Family;
@@ -236,7 +236,7 @@ typedef struct ModelConfig {
     bool bias[MODULE_COUNT];                /* which projections have one */
     const Family *family;
     float embedding_scale, attention_scale, logits_scale;     /* factors on the embedding, the scores, the logits */
-    bool no_rope[MAX_LAYERS];               /* [L] layers whose q and k are not rotated */
+    bool no_rope[CONFIG_MAX_LAYERS];               /* [L] layers whose q and k are not rotated */
 } ModelConfig;
 static inline AttentionShape config_attention(const ModelConfig *c) {
     AttentionShape a = {c->num_attention_heads, c->num_key_value_heads, c->head_dim, c->attention_scale};
@@ -1377,15 +1377,17 @@ static bool config_rope(ModelConfig *c, const Json *root, const char *name, Erro
    no_rope_layer_interval-th does not. */
 static bool config_smollm3(ModelConfig *c, const Json *root, const char *name, Error *err) {
     const Json *list = json_get(root, "no_rope_layers"), *rotates = list ? list->child : NULL;
-    int interval = 0, L = c->num_hidden_layers;
-    bool given = !json_is_null(list);
-    if (!given && !config_int(&interval, root, "no_rope_layer_interval", 1, INT_MAX, 4, name, err)) return false;
-    if (given && (list->type != JSON_ARRAY || list->count < (uint32_t)L))
-        return fail(err, "field 'no_rope_layers' must be a list of 0 and 1 for %d layers; %s; check the file", L, name);
-    for (int l = 0; l < L; l++, rotates = given ? rotates->next : NULL) {
-        int64_t rotate = given ? json_size(rotates) : (l + 1) % interval != 0;
+    int interval = 1, L = c->num_hidden_layers;
+    if (json_is_null(list)) {
+        if (!config_int(&interval, root, "no_rope_layer_interval", 1, INT_MAX, 4, name, err)) return false;
+        for (int l = 0; l < L; l++) c->no_rope[l] = (l + 1) % interval == 0;
+        return true;
+    }
+    for (int l = 0; l < L; l++, rotates = rotates->next) {
+        int64_t rotate = list->type == JSON_ARRAY ? json_size(rotates) : -1;
         if (rotate != 0 && rotate != 1)
-            return fail(err, "field 'no_rope_layers' must be a list of 0 and 1; %s; check the file", name);
+            return fail(err, "field 'no_rope_layers' must be a list of 0 and 1 for %d layers; %s; check the file", L,
+                        name);
         c->no_rope[l] = !rotate;
     }
     return true;
@@ -1394,8 +1396,9 @@ static bool config_smollm3(ModelConfig *c, const Json *root, const char *name, E
 /* Granite: x = embedding_multiplier embed[id];  x += residual_multiplier block(norm(x)), twice a layer;
    scores = attention_multiplier q.k;  logits = head(norm(x)) / logits_scaling.
    We keep the residual stream divided by residual_multiplier r: then blocks are added as they are, the embedding takes
-   embedding_multiplier / r, and the norms, which do not see a factor, see it in eps alone:
-     (x/r) / sqrt(mean (x/r)^2 + eps/r^2) = x / sqrt(mean x^2 + eps). */
+   embedding_multiplier / r, and the norms, which take any factor out, see it in eps alone:
+     (x/r) / sqrt(mean (x/r)^2 + eps/r^2) = x / sqrt(mean x^2 + eps).
+   The factor on the logits is the final norm's (model_vector). In fp16 the stream is 1/r nearer to its limit. */
 static bool config_granite(ModelConfig *c, const Json *root, const char *name, Error *err) {
     double embedding = 1, attention = 1, residual = 1, logits = 1;
     if (!config_number(&embedding, root, "embedding_multiplier", 1, name, err) ||
@@ -1414,6 +1417,7 @@ static bool config_granite(ModelConfig *c, const Json *root, const char *name, E
 #define CONFIG_NORMS "input_layernorm", "post_attention_layernorm"
 #define CONFIG_QK_NORMS "self_attn.q_norm", "self_attn.k_norm"
 static const Family config_families[] = {
+    /* model_type, norms, activation, flags, head_dim, rope_theta, tied, own fields and who reads them */
     {"llama", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false, {NULL}, NULL},
     {"qwen2", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, 1e4, false, {NULL}, NULL},
     {"qwen3", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH,
@@ -1449,59 +1453,64 @@ typedef enum {
     FIELD_READ,                             /* read by name in config_parse, config_rope or by its family */
     FIELD_IGNORED                           /* changes nothing here, for the reason given */
 } FieldKind;
+#define CONFIG_INT(field, low, high, missing) \
+    {#field, FIELD_INT, offsetof(ModelConfig, field), low, high, missing, ""}
+#define CONFIG_OFF(key, off) {key, FIELD_OFF, 0, off, 0, 0, ""}
+#define CONFIG_READ(key, why) {key, FIELD_READ, 0, 0, 0, 0, why}
+#define CONFIG_IGNORED(key, why) {key, FIELD_IGNORED, 0, 0, 0, 0, why}
 static const struct { const char *key; FieldKind kind; size_t at; double low, high, missing; const char *why; }
 config_fields[] = {
-    {"hidden_size", FIELD_INT, offsetof(ModelConfig, hidden_size), 1, 1 << 20, 0, NULL},
-    {"intermediate_size", FIELD_INT, offsetof(ModelConfig, intermediate_size), 1, 1 << 22, 0, NULL},
-    {"num_hidden_layers", FIELD_INT, offsetof(ModelConfig, num_hidden_layers), 1, MAX_LAYERS, 0, NULL},
-    {"num_attention_heads", FIELD_INT, offsetof(ModelConfig, num_attention_heads), 1, 65536, 0, NULL},
-    {"vocab_size", FIELD_INT, offsetof(ModelConfig, vocab_size), 1, 1 << 24, 0, NULL},
-    {"max_position_embeddings", FIELD_INT, offsetof(ModelConfig, max_position_embeddings), 1, 1 << 30, 2048, NULL},
+    CONFIG_INT(hidden_size, 1, 1 << 20, 0),
+    CONFIG_INT(intermediate_size, 1, 1 << 22, 0),
+    CONFIG_INT(num_hidden_layers, 1, CONFIG_MAX_LAYERS, 0),
+    CONFIG_INT(num_attention_heads, 1, 65536, 0),
+    CONFIG_INT(vocab_size, 1, 1 << 24, 0),
+    CONFIG_INT(max_position_embeddings, 1, 1 << 30, 2048),
 
-    {"quantization_config", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"num_local_experts", FIELD_OFF, 0, 0, 0, 0, NULL},
-    {"num_experts", FIELD_OFF, 0, 0, 0, 0, NULL},
-    {"partial_rotary_factor", FIELD_OFF, 0, 1, 0, 0, NULL},
-    {"rope_interleaved", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"no_rope_layers", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"embedding_multiplier", FIELD_OFF, 0, 1, 0, 0, NULL},
-    {"attention_multiplier", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"residual_multiplier", FIELD_OFF, 0, 1, 0, 0, NULL},
-    {"logits_scaling", FIELD_OFF, 0, 1, 0, 0, NULL},
-    {"final_logit_softcapping", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"attn_logit_softcapping", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"query_pre_attn_scalar", FIELD_OFF, 0, NAN, 0, 0, NULL},
-    {"clip_qkv", FIELD_OFF, 0, NAN, 0, 0, NULL},
+    CONFIG_OFF("quantization_config", NAN),
+    CONFIG_OFF("num_local_experts", 0),
+    CONFIG_OFF("num_experts", 0),
+    CONFIG_OFF("partial_rotary_factor", 1),
+    CONFIG_OFF("rope_interleaved", NAN),
+    CONFIG_OFF("no_rope_layers", NAN),
+    CONFIG_OFF("embedding_multiplier", 1),
+    CONFIG_OFF("attention_multiplier", NAN),
+    CONFIG_OFF("residual_multiplier", 1),
+    CONFIG_OFF("logits_scaling", 1),
+    CONFIG_OFF("final_logit_softcapping", NAN),
+    CONFIG_OFF("attn_logit_softcapping", NAN),
+    CONFIG_OFF("query_pre_attn_scalar", NAN),
+    CONFIG_OFF("clip_qkv", NAN),
 
-    {"model_type", FIELD_READ, 0, 0, 0, 0, "the family"},
-    {"dtype", FIELD_READ, 0, 0, 0, 0, "for messages; the files say what their tensors are"},
-    {"torch_dtype", FIELD_READ, 0, 0, 0, 0, "the same, until transformers 4"},
-    {"num_key_value_heads", FIELD_READ, 0, 0, 0, 0, "as many as there are heads where it is missing"},
-    {"head_dim", FIELD_READ, 0, 0, 0, 0, "its default is the family's"},
-    {"hidden_act", FIELD_READ, 0, 0, 0, 0, "the family's, or refused"},
-    {"rms_norm_eps", FIELD_READ, 0, 0, 0, 0, NULL},
-    {"tie_word_embeddings", FIELD_READ, 0, 0, 0, 0, NULL},
-    {"attention_bias", FIELD_READ, 0, 0, 0, 0, "where the family has it"},
-    {"mlp_bias", FIELD_READ, 0, 0, 0, 0, "where the family has it"},
-    {"attention_dropout", FIELD_READ, 0, 0, 0, 0, "0, or refused"},
-    {"use_sliding_window", FIELD_READ, 0, 0, 0, 0, "false where the family has it, or refused"},
-    {"sliding_window", FIELD_READ, 0, 0, 0, 0, "null where there is no use_sliding_window, or refused"},
-    {"layer_types", FIELD_READ, 0, 0, 0, 0, "full_attention, or refused"},
-    {"no_rope_layer_interval", FIELD_READ, 0, 0, 0, 0, "where the family has no_rope_layers"},
-    {"rope_theta", FIELD_READ, 0, 0, 0, 0, NULL},
-    {"rope_scaling", FIELD_READ, 0, 0, 0, 0, NULL},
-    {"rope_parameters", FIELD_READ, 0, 0, 0, 0, "the two above, since transformers 5"},
+    CONFIG_READ("model_type", "the family"),
+    CONFIG_READ("dtype", "for messages; the files say what their tensors are"),
+    CONFIG_READ("torch_dtype", "the same, until transformers 4"),
+    CONFIG_READ("num_key_value_heads", "as many as there are heads where it is missing"),
+    CONFIG_READ("head_dim", "its default is the family's"),
+    CONFIG_READ("hidden_act", "the family's, or refused"),
+    CONFIG_READ("rms_norm_eps", ""),
+    CONFIG_READ("tie_word_embeddings", ""),
+    CONFIG_READ("attention_bias", "where the family has it"),
+    CONFIG_READ("mlp_bias", "where the family has it"),
+    CONFIG_READ("attention_dropout", "0, or refused"),
+    CONFIG_READ("use_sliding_window", "false where the family has it, or refused"),
+    CONFIG_READ("sliding_window", "null where there is no use_sliding_window, or refused"),
+    CONFIG_READ("layer_types", "full_attention, or refused"),
+    CONFIG_READ("no_rope_layer_interval", "where the family has no_rope_layers"),
+    CONFIG_READ("rope_theta", ""),
+    CONFIG_READ("rope_scaling", ""),
+    CONFIG_READ("rope_parameters", "the two above, since transformers 5"),
 
-    {"architectures", FIELD_IGNORED, 0, 0, 0, 0, "model_type says it"},
-    {"transformers_version", FIELD_IGNORED, 0, 0, 0, 0, "who wrote the file"},
-    {"_name_or_path", FIELD_IGNORED, 0, 0, 0, 0, "where it came from"},
-    {"initializer_range", FIELD_IGNORED, 0, 0, 0, 0, "the weights are read, not drawn"},
-    {"use_cache", FIELD_IGNORED, 0, 0, 0, 0, "generation always has one"},
-    {"max_window_layers", FIELD_IGNORED, 0, 0, 0, 0, "there are no windows"},
-    {"pretraining_tp", FIELD_IGNORED, 0, 0, 0, 0, "the same product in slices"},
-    {"bos_token_id", FIELD_IGNORED, 0, 0, 0, 0, "the tokenizer's and generation_config.json's"},
-    {"eos_token_id", FIELD_IGNORED, 0, 0, 0, 0, "the tokenizer's and generation_config.json's"},
-    {"pad_token_id", FIELD_IGNORED, 0, 0, 0, 0, "nothing is padded"},
+    CONFIG_IGNORED("architectures", "model_type says it"),
+    CONFIG_IGNORED("transformers_version", "who wrote the file"),
+    CONFIG_IGNORED("_name_or_path", "where it came from"),
+    CONFIG_IGNORED("initializer_range", "the weights are read, not drawn"),
+    CONFIG_IGNORED("use_cache", "generation always has one"),
+    CONFIG_IGNORED("max_window_layers", "there are no windows"),
+    CONFIG_IGNORED("pretraining_tp", "the same product in slices"),
+    CONFIG_IGNORED("bos_token_id", "the tokenizer's and generation_config.json's"),
+    CONFIG_IGNORED("eos_token_id", "the tokenizer's and generation_config.json's"),
+    CONFIG_IGNORED("pad_token_id", "nothing is padded"),
 };
 enum { CONFIG_FIELDS = sizeof config_fields / sizeof *config_fields };
 

@@ -300,7 +300,7 @@ static void test_config_fields(void) {
         {"smollm3", "'sliding_window': 64, 'layer_types': ['full_attention']", ""},
         {"smollm3", "'layer_types': ['sliding_attention']", "layer type 'sliding_attention'"},
         {"smollm3", "'no_rope_layers': [1, 1, 0, 1]", "list of 0 and 1 for 5 layers"},
-        {"smollm3", "'no_rope_layers': [1, 1, 0, 1, 2]", "list of 0 and 1"},
+        {"smollm3", "'no_rope_layers': [1, 1, 0, 1, 2]", "list of 0 and 1 for 5 layers"},
         {"smollm3", "'no_rope_layers': 3", "list of 0 and 1 for 5 layers"},
         {"smollm3", "'no_rope_layer_interval': 0", "'no_rope_layer_interval' must be a whole number"},
         {"smollm3", "'no_rope_layers': [1, 1, 0, 1, 0, 1], 'no_rope_layer_interval': 0", ""},
