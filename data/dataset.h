@@ -1,18 +1,29 @@
 /* data/dataset.h : data files become data sets: files -> rows -> dialogues -> examples of ids and labels -> slots ->
-   batches; and prompts for generation. Knows the tokenizer and its chat templates, nothing of models. Use: part of
-   lora.h, which includes it; alone with TOKENIZER_IMPLEMENTATION and DATASET_IMPLEMENTATION defined in one file
-   (test/test_data.c does).  Contents public interface           DataOptions, Dataset, SlotIterator, Batch, Prompts a
-   file becomes rows        JSON lines, JSON, CSV a row is looked at         its keys, those that nothing reads, what is
-   wrong with it a row becomes a dialogue   one function for each shape: messages, prompt + completion, instruction,
-   text, ids solved examples            dialogues in front of every row examples                   what is learned of a
-   dialogue: byte ranges of its text, then labels prompts                    a dialogue up to where the answer begins
-   the tokens of a data set   in memory or in a token file slots, packing             what a sampler shuffles: one
-   example or, packed, several a data set                 opened, split batches, order             slots laid end to
-   end; torch.randperm fuzz entries               -DFUZZ_CSV, -DFUZZ_ROWS, -DFUZZ_TOKENS  The mask is never guessed from
-   token ids: the text of an example is built here or by the chat renderer, which know the byte ranges that are to be
-   learned, and the tokenizer says which tokens those bytes became. Easy to get wrong, each has a test: a loss on
-   position 0 does not exist (nothing precedes it); the end-of-turn token belongs to the answer; plain text gets the
-   tokenizer's BOS, a rendered chat already contains it; a blank line is not a row. */
+   batches; and prompts for generation. Knows the tokenizer and its chat templates, nothing of models.
+   Use: part of lora.h, which includes it; alone with TOKENIZER_IMPLEMENTATION and DATASET_IMPLEMENTATION defined in one
+   file (test/test_data.c does).
+
+   Contents
+     public interface           DataOptions, Dataset, SlotIterator, Batch, Prompts
+     a file becomes rows        JSON lines, JSON, CSV
+     a row is looked at         its keys, those that nothing reads, what is wrong with it; Dialogue, DataWork
+     a row becomes a dialogue   one function for each shape: messages, prompt + completion, instruction, text, ids
+     solved examples            dialogues in front of every row
+     examples                   what is learned of a dialogue: byte ranges of its text, then labels
+     prompts                    a dialogue up to where the answer begins
+     the tokens of a data set   in memory or in a token file
+     slots, packing             what a sampler shuffles: one example or, packed, several
+     a data set                 opened, split
+     batches, order             slots laid end to end; torch.randperm
+     fuzz entries               -DFUZZ_CSV, -DFUZZ_ROWS, -DFUZZ_TOKENS
+
+   The way of a row, by the names to follow: data_rows_read -> data_row_begin, dialogue_read -> example_encode,
+   example_tokenise -> sink_add -> dataset_pack -> slot_next -> batch_build.
+   The mask is never guessed from token ids: the text of an example is built here or by the chat renderer, which know
+   the byte ranges that are to be learned, and the tokenizer says which tokens those bytes became.
+   Easy to get wrong, each has a test: a loss on position 0 does not exist (nothing precedes it); the end-of-turn token
+   belongs to the answer; plain text gets the tokenizer's BOS, a rendered chat already contains it; a blank line is not
+   a row. */
 #ifndef DATASET_H
 #define DATASET_H
 
@@ -558,12 +569,8 @@ char *data_columns_text(const DataColumns *c) {
     return t.at;
 }
 
-/* ---- a row becomes a dialogue ---------------------------------------------------------------------------------------
-   Between JSON and tokens stands a value: one function for each shape that a row may have reads it, and the encoders
-   below (a solved example, an example to learn, a prompt to answer) take it from there. */
-
+/* A row understood: the value between JSON and tokens. Texts belong to the row, or to DataWork until the row's end. */
 typedef enum { DIALOGUE_CHAT, DIALOGUE_PAIR, DIALOGUE_TEXT, DIALOGUE_IDS } DialogueKind;
-/* Texts belong to the row, or to DataWork until the row's end. */
 typedef struct Dialogue {
     DialogueKind kind;
     ChatMessage *messages;                  /* CHAT: [count, capacity] */
@@ -685,6 +692,10 @@ static const Json *data_list(DataWork *w, const Json *v, const char *key) {
     }
     return data_need(w, v, key, JSON_ARRAY) ? v : NULL;
 }
+
+/* ---- a row becomes a dialogue ---------------------------------------------------------------------------------------
+   One function for each shape that a row may have reads it; the encoders below (a solved example, an example to learn,
+   a prompt to answer) take the dialogue from there. */
 
 /* Appends one message. */
 static bool dialogue_add(DataWork *w, const char *role, const Json *content, const Json *reasoning) {
