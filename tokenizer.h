@@ -63,6 +63,7 @@ uint64_t hash_bytes(uint64_t h, const void *data, size_t bytes);
    the beginning of one (three letters at least). NAME_FAR: they have nothing to do with each other. */
 enum { NAME_FAR = 99 };
 int name_distance(const char *typed, const char *name);
+const char *name_nearest(const char *typed, const char *const *names, int count);      /* NULL: none is near */
 
 /* ---- memory for small bookkeeping: where there is none the program ends with one line. Big blocks are planned,
    checked and reported by their owners ---- */
@@ -454,6 +455,15 @@ int name_distance(const char *typed, const char *name) {
         }
     }
     return row[m % 3][n] <= shorter / 3 ? row[m % 3][n] : NAME_FAR;      /* a third of the letters at most */
+}
+const char *name_nearest(const char *typed, const char *const *names, int count) {
+    const char *best = NULL;
+    int least = NAME_FAR;
+    for (int i = 0; i < count; i++) {
+        int distance = name_distance(typed, names[i]);
+        if (distance < least) { least = distance; best = names[i]; }
+    }
+    return best;
 }
 
 int file_open(const char *path, size_t *bytes, Error *err) {
@@ -3403,16 +3413,16 @@ const char *chat_template_name(ChatTemplate c) {
 
 const char *chat_template_known(int i) { return i < CHAT_NAMES ? chat_names[i].name : NULL; }
 bool chat_template_by_name(const char *name, ChatTemplate *out, Error *err) {
-    char list[512] = "", hint[64] = "";
-    int least = NAME_FAR;
+    const char *names[CHAT_NAMES];
+    char list[512] = "";
     for (int i = 0; i < CHAT_NAMES; i++) {
-        int distance = name_distance(name, chat_names[i].name);
-        if (strcmp(name, chat_names[i].name) == 0) { *out = chat_names[i].chat; return true; }
-        if (distance < least) snprintf(hint, sizeof hint, "did you mean \"%s\"? ", chat_names[i].name);
-        if (distance < least) least = distance;
-        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", chat_names[i].name);
+        names[i] = chat_names[i].name;
+        if (strcmp(name, names[i]) == 0) { *out = chat_names[i].chat; return true; }
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", names[i]);
     }
-    return fail(err, "unknown chat template \"%.60s\"; chat template name; %sknown: %s", name, hint, list);
+    const char *near = name_nearest(name, names, CHAT_NAMES);
+    return fail(err, "unknown chat template \"%.60s\"; chat template name; %s%s%sknown: %s", name,
+                near ? "did you mean \"" : "", near ? near : "", near ? "\"? " : "", list);
 }
 
 typedef struct ChatView { const char *s; size_t n; } ChatView;

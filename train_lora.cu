@@ -2450,6 +2450,7 @@ typedef struct Option {
     const char *help;
 } Option;
 
+/* What stands behind a row's name: type, field, range or names. A field of another size does not compile. */
 #define FIELD(field, type) offsetof(Options, field), sizeof(((Options *)0)->field) * SAME_SIZE(field, type)
 #define SAME_SIZE(field, type) sizeof(char[sizeof(((Options *)0)->field) == sizeof(type) ? 1 : -1])
 #define HEADING(text) {"", OPTION_HEADING, 0, 0, 0, 0, NULL, 0, NULL, text}
@@ -2623,6 +2624,8 @@ static const Option option_table[] = {
      "solved examples in front of every row, in the loss of evaluate and in answers"},
     {"shots", TEXT(train.data_options.shots), INSPECT | ANSWERS, NULL, "data file whose first rows are those examples"},
 };
+#undef FIELD
+#undef SAME_SIZE
 #undef HEADING
 #undef INTEGER
 #undef INTEGER64
@@ -2762,17 +2765,6 @@ static const Synonym *synonym_find(const char *word, const Verb *verb) {
     return NULL;
 }
 
-/* The nearest of the names, or NULL where none is near. */
-static const char *nearest(const char *word, const char *const *names, int count) {
-    const char *best = NULL;
-    int least = NAME_FAR;
-    for (int i = 0; i < count; i++) {
-        int distance = name_distance(word, names[i]);
-        if (distance < least) { least = distance; best = names[i]; }
-    }
-    return best;
-}
-
 /* Position of a value among the option's names; an error where it is none of them. */
 static int option_choice(const Option *d, const char *value, const char *where) {
     int count = names_count(d);
@@ -2781,7 +2773,7 @@ static int option_choice(const Option *d, const char *value, const char *where) 
     Text list = TEXT_EMPTY;
     snprintf(word, sizeof word, "%s=%s", d->name, value);
     const Synonym *other = synonym_find(word, NULL);
-    const char *near = nearest(value, d->names, count);
+    const char *near = name_nearest(value, d->names, count);
     names_add(&list, d);
     usage_error("bad value '%s' of --%s; %s; give one of %s%s%s%s", value, d->name, where, list.at,
                 other ? ": " : near ? "; did you mean " : "", other ? other->why : near ? near : "",
@@ -2966,7 +2958,7 @@ static const Option *option_or_die(const char *name, const Verb *verb, const cha
         int count = 0;
         for (int i = 0; i < OPTION_COUNT; i++)
             if (option_table[i].verbs & verb->bit) names[count++] = option_table[i].name;
-        const char *near = nearest(name, names, count);
+        const char *near = name_nearest(name, names, count);
         if (near) text_print(&hint, "did you mean --%s?", near);
     }
     if (!hint.at) text_print(&hint, "see ./train_lora %s --help", verb->name);
@@ -3172,7 +3164,7 @@ static void resolve_modules(LoraConfig *lora, const char *list) {
             bool same = !strcmp(word, module_name[j]) || (strlen(word) == n && !strncmp(word, module_name[j], n));
             if (same || !strcmp(word, "all-linear")) lora->target[j] = found = true;
         }
-        const char *near = found ? NULL : nearest(word, names, NAMES);
+        const char *near = found ? NULL : name_nearest(word, names, NAMES);
         if (!found)
             usage_error("no target module '%s'; --target-modules; %s%s%sthe modules are q_proj, k_proj, v_proj, "
                         "o_proj, gate_proj, up_proj, down_proj, or all-linear", word, near ? "did you mean " : "",
@@ -4718,7 +4710,7 @@ static const Verb *verb_or_die(const char *name) {
         if (!strcmp(name, names[i])) return &verb_table[i];
         text_print(&list, "%s%s", i ? ", " : "", names[i]);
     }
-    const char *near = nearest(name, names, VERB_COUNT);
+    const char *near = name_nearest(name, names, VERB_COUNT);
     usage_error("unknown verb '%s'; command line; %s%s%sthe verbs are %s", name, near ? "did you mean " : "",
                 near ? near : "", near ? "? " : "", list.at);
     return NULL;

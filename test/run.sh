@@ -60,7 +60,8 @@ side_by_side "${emulated[@]}"
 one nvcc bash test/nvcc.sh
 sanitized=()
 for t in $programs; do sanitized+=("asan/$t env OMP_WAIT_POLICY=passive OMP_NUM_THREADS=2 ASAN_OPTIONS=detect_leaks=1 build/asan/$t"); done
-sanitized+=("asan/test_options env ASAN_OPTIONS=detect_leaks=0 build/asan/test_options")      # options live as long as the program
+# Options live as long as the program: no leaks are looked for.
+sanitized+=("asan/test_options env ASAN_OPTIONS=detect_leaks=0 build/asan/test_options")
 side_by_side "${sanitized[@]}"
 one mutants build/mutants
 [ "$done" = "$due" ] || { echo "FAIL  $((due - done)) of $due suites have no verdict"; failed=$((failed + due - done)); }
