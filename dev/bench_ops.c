@@ -47,13 +47,17 @@ static void bench_attention(int T, int S, int H, int KV, int D, int threads) {
     int N = T * S, P = (H + 2 * KV) * D;
     int32_t cu[65];
     for (int s = 0; s <= S; s++) cu[s] = s * T;
-    float *qkv = (float *)must_alloc((size_t)N * (size_t)P * 4), *d = (float *)must_alloc((size_t)N * (size_t)P * 4), *out = (float *)must_alloc((size_t)N * (size_t)(H * D) * 4), *lse = (float *)must_alloc((size_t)(N * H) * 4);
+    size_t rows = (size_t)N;
+    float *qkv = (float *)must_alloc(rows * (size_t)P * 4), *d = (float *)must_alloc(rows * (size_t)P * 4);
+    float *out = (float *)must_alloc(rows * (size_t)(H * D) * 4), *lse = (float *)must_alloc(rows * (size_t)H * 4);
     for (size_t k = 0; k < (size_t)N * (size_t)P; k++) qkv[k] = (float)(k * 7919 % 101) * 0.02f - 1;
     Scratch s;
     s.bytes = op_scratch_bytes(N, P, 0, 64, 64);
     s.base = must_alloc(s.bytes);
     AttentionShape a = {H, KV, D, 1.0f / sqrtf((float)D)};
-    double best[2] = {INFINITY, INFINITY}, flops = 2.0 * S * H * D * (double)T * (double)T;      /* causal: half of 4 T^2 D; backward 2.5 times */
+    double best[2] = {INFINITY, INFINITY};
+    /* causal: half of 4 T^2 D; backward 2.5 times that */
+    double flops = 2.0 * S * H * D * (double)T * (double)T;
     for (int repeat = 0; repeat < 3; repeat++) {
         double start = seconds_now();
         attention_forward(out, lse, qkv, cu, S, N, a, s);
@@ -62,7 +66,9 @@ static void bench_attention(int T, int S, int H, int KV, int D, int threads) {
         best[0] = fmin(best[0], middle - start);
         best[1] = fmin(best[1], seconds_now() - middle);
     }
-    printf("%d threads  attention  %d x %d tokens, %d heads on %d of %d   forward %6.1f GFLOP/s   backward %6.1f GFLOP/s\n", threads, S, T, H, KV, D, flops / best[0] * 1e-9, 2.5 * flops / best[1] * 1e-9);
+    printf("%d threads  attention  %d x %d tokens, %d heads on %d of %d   forward %6.1f GFLOP/s   "
+           "backward %6.1f GFLOP/s\n",
+           threads, S, T, H, KV, D, flops / best[0] * 1e-9, 2.5 * flops / best[1] * 1e-9);
     free(qkv); free(d); free(out); free(lse); free(s.base);
 }
 
@@ -75,7 +81,8 @@ int main(void) {
 #endif
     double peak = backend_ceiling();
     printf("%s; fp32 FMA peak of one core: %.1f GFLOP/s\n", machine, peak * 1e-9);
-    static const int shapes[][3] = {{256, 2048, 2048}, {1024, 2048, 2048}, {1024, 5632, 2048}, {1024, 2048, 5632}, {1024, 6144, 2048}};
+    static const int shapes[][3] = {{256, 2048, 2048}, {1024, 2048, 2048}, {1024, 5632, 2048}, {1024, 2048, 5632},
+                                    {1024, 6144, 2048}};
     for (int threads = 1; threads <= most; threads += most - 1 > 0 ? most - 1 : 1) {
 #ifdef _OPENMP
         omp_set_num_threads(threads);
