@@ -1158,9 +1158,9 @@ static void format_encode_bf16(void *out, const float *in, size_t n) {
 static void format_decode_f16(float *out, const Weight *w, size_t at, size_t n) {
     const format_file_half *h = (const format_file_half *)w->data + at;
     for (size_t i = 0; i < n; i++) {
-        uint32_t sign = (uint32_t)(h[i] & 0x8000) << 16, top = (h[i] & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
-        float magnitude = format_float((uint32_t)(h[i] & 0x7FFF) << 13) * 0x1p112f;
-        out[i] = format_float(format_bits(magnitude) | top | sign);
+        uint32_t half = h[i], sign = (half & 0x8000) << 16, shifted = (half & 0x7FFF) << 13;
+        uint32_t top = shifted >= 0x7C00u << 13 ? 0x7F800000 : 0;
+        out[i] = format_float(format_bits(format_float(shifted) * 0x1p112f) | top | sign);
     }
 }
 static uint16_t format_half(float x) {
