@@ -1,5 +1,8 @@
 /* test_train.c - the whole trainer against TRL's SFTTrainer (test/golden/trl_*, made by dev/make_golden.py), and its promises: the same seed gives the same bits, memory as announced, nothing lost.
    gcc -std=gnu11 -O2 -fopenmp -I. test/test_train.c -o build/test_train -lm && build/test_train      (from the repository root) */
+#if !defined(EMULATED) && !defined(__CUDACC__)
+#include "allocations.h"
+#endif
 #include "backend.h"
 
 static char work_folder[] = "/tmp/train_lora_test_XXXXXX";
@@ -755,12 +758,57 @@ static void test_evaluations_left(void) {
     }
 }
 
+/* Nothing is allocated between the first step and the last: with steps alone, over micro-batches, dropout, recomputed
+   layers and the borders of epochs; then with a log line, an evaluation and a checkpoint every other step, which may take
+   what allocations.h lists. The guard stops the test at the line that allocates. */
+#ifndef LORA_CUDA
+typedef struct Guard { const char *during; int64_t last; int steps; } Guard;
+static void guard_step(void *user, const LogRecord *r) {
+    Guard *g = (Guard *)user;
+    g->steps++;
+    allocations_forbidden = r->step < g->last ? g->during : NULL;
+}
+static void test_allocations(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    char out[300];
+    for (int logs = 0; logs < 2; logs++) {
+        Guard g = {logs ? "a run with log and evaluations" : "steps alone", 14, 0};
+        TrainHooks hooks;
+        memset(&hooks, 0, sizeof hooks);
+        hooks.user = &g; hooks.on_step = guard_step;
+        snprintf(out, sizeof out, "%s/allocations-%d", work_folder, logs);
+        options_default(&o);
+        o.model = "test/golden/qwen3";
+        o.data = "test/golden/trl_linear/data.jsonl";
+        o.output = out;
+        o.max_steps = (int)g.last;
+        o.gradient_accumulation_steps = 2;
+        o.lora.lora_dropout = 0.1;
+        o.recompute = RECOMPUTE_LAYER;
+        o.logging_steps = logs ? 2 : 1000;
+        if (logs) {
+            o.eval_data = o.data;
+            o.eval_strategy = o.save_strategy = STRATEGY_STEPS;
+            o.eval_steps = o.save_steps = 2;
+        }
+        allocations_permitted = 0;
+        bool ok = train_run(&o, &hooks, &result, &err);
+        allocations_forbidden = NULL;
+        check(ok && g.steps == 14 && result.steps == 14 && !allocations_permitted == !logs, "no allocation in %s: %s",
+              g.during, ok ? "14 steps" : err.text);
+    }
+}
+#endif
+
 int main(void) {
     if (!mkdtemp(work_folder)) return 1;
     backend_ready();
     test_backends();
     test_repeatable();
 #ifndef LORA_CUDA                           /* what does not depend on the backend is tested once */
+    test_allocations();
     test_large_batches();
     test_schedules();
     test_evaluations_left();
