@@ -18,12 +18,13 @@
      train_run                                     the whole job
 
    ONE TRAINING STEP IN 250 LINES, the names to follow in order
-     train_loop          epochs and steps             -> train_step for each
+     train_loop          epochs and steps             -> run_step for each
+     run_step            a step's record, the log     -> train_step, run_step_end: evaluation, checkpoint
      train_step          learning rate, overflows     -> train_gradient, optimizer_step
      train_gradient      the divisor of the loss      -> train_micro_batches, train_reduce
-     train_micro_batches one after the other          -> batch_build, model_forward, model_loss, model_backward
+     train_micro_batches one after the other          -> batch_build, model_forward, Objective.loss, model_backward
      model_forward       embedding, layers, norm      -> layer_forward -> attention_block_forward, mlp_block_forward
-     model_loss          head and cross-entropy       -> lm_head_loss
+     model_loss          objective_tokens' loss       -> lm_head_loss: head and cross-entropy of the labelled rows
      model_backward      the layers, last to first    -> layer_backward -> the two blocks' backward
      linear_forward      x W^T and what LoRA adds     chapter 8 on a CPU, train_lora.cu on a card; linear_backward
      optimizer_step      norm, clip, loss scale       -> adamw_update over the trainables, adapter_pack
