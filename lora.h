@@ -5006,7 +5006,7 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;
-    result->last.mean_token_accuracy = result->last.entropy = NAN;
+    for (int i = 0; i < LOG_METRICS; i++) *log_metric_at(&result->last, &log_metric[i]) = NAN;
     bool ok = run_open(&run, result, err);
     char to[PATH_MAX];
     path_in(to, sizeof to, o->output, "log.jsonl");

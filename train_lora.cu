@@ -3817,12 +3817,18 @@ static int run_train(Options *o, const Model *model, TrainResult *result) {
    fails on its way (a learning rate that diverges) costs itself alone; one that cannot even begin ends the sweep.
    ================================================================================================================== */
 
-enum { SWEEP_NUMBERS = 10 };
-static const char *const sweep_number[SWEEP_NUMBERS] = {
-    "eval_loss", "train_loss", "mean_token_accuracy", "entropy", "train_samples_per_second", "train_steps_per_second",
-    "total_flos", "best_metric", "steps", "seconds"};
+/* A column of the table: its name in sweep.json and sweep.csv; on the terminal its head (NULL: not there) and format
+   (NULL: a duration). A column that is called like a metric has that of the last evaluation, or else of the last
+   training record. */
+typedef struct SweepColumn { const char *name, *head, *format; } SweepColumn;
 enum { SWEEP_EVAL, SWEEP_TRAIN, SWEEP_ACCURACY, SWEEP_ENTROPY, SWEEP_SAMPLES, SWEEP_RATE, SWEEP_FLOS, SWEEP_BEST,
-       SWEEP_STEPS, SWEEP_SECONDS };
+       SWEEP_STEPS, SWEEP_SECONDS, SWEEP_NUMBERS };
+static const SweepColumn sweep_column[SWEEP_NUMBERS] = {
+    {"eval_loss", "eval loss", "%.4f"}, {"train_loss", "train loss", "%.4f"},
+    {"mean_token_accuracy", "accuracy", "%.4f"}, {"entropy", "entropy", "%.4f"},
+    {"train_samples_per_second", "samples/s", "%.2f"}, {"train_steps_per_second", "steps/s", "%.2f"},
+    {"total_flos", "total_flos", "%.2e"}, {"best_metric", NULL, NULL}, {"steps", "steps", "%.0f"},
+    {"seconds", "time", NULL}};
 typedef struct SweepRun {
     char *name, **value;                    /* of its folder; [axes] as typed */
     uint64_t options;                       /* a hash: the same run? */
@@ -3907,7 +3913,7 @@ static void sweep_read(SweepRun *runs, int count, const char *path) {
             const Json *train = json_get(j, "train_loss");
             runs[i].done = train && train->type == JSON_NUMBER;
             for (int k = 0; k < SWEEP_NUMBERS; k++) {
-                const Json *number = json_get(j, sweep_number[k]);
+                const Json *number = json_get(j, sweep_column[k].name);
                 runs[i].number[k] = number && number->type == JSON_NUMBER ? number->number : NAN;
             }
         }
@@ -3947,8 +3953,8 @@ static void sweep_json(Text *t, const SweepRun *runs, int count, const SweepAxis
         for (ptrdiff_t a = 0; a < arrlen(axes); a++) json_string(t, NULL, r->value[a]);
         json_end(t);
         for (int k = 0; k < SWEEP_NUMBERS; k++)
-            if (isfinite(r->number[k])) json_print(t, sweep_number[k], "%.9g", r->number[k]);
-            else json_string(t, sweep_number[k], NULL);
+            if (isfinite(r->number[k])) json_print(t, sweep_column[k].name, "%.9g", r->number[k]);
+            else json_string(t, sweep_column[k].name, NULL);
         json_print(t, "options", "\"%016llx\"", (unsigned long long)r->options);
         json_end(t);
     }
@@ -3962,7 +3968,7 @@ static void sweep_json(Text *t, const SweepRun *runs, int count, const SweepAxis
 static void sweep_csv(Text *t, const SweepRun *runs, int count, const SweepAxis *axes) {
     text_print(t, "name");
     for (ptrdiff_t i = 0; i < arrlen(axes); i++) text_print(t, ",%s", axes[i].option->name);
-    for (int k = 0; k < SWEEP_NUMBERS; k++) text_print(t, ",%s", sweep_number[k]);
+    for (int k = 0; k < SWEEP_NUMBERS; k++) text_print(t, ",%s", sweep_column[k].name);
     text_print(t, "\n");
     for (const SweepRun *r = runs; r < runs + count; r++) {
         if (!r->done) continue;
@@ -3995,8 +4001,6 @@ static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, 
 }
 
 static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) {
-    static const char *const heads[SWEEP_NUMBERS] = {"eval loss", "train loss", "accuracy", "entropy", "samples/s",
-                                                     "steps/s", "total_flos", NULL, "steps", "time"};
     char cell[64];
     printf("\n");
     for (int i = -1; i < count; i++) {
@@ -4008,16 +4012,14 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
         }
         for (int k = 0; k < SWEEP_NUMBERS && i >= 0 && runs[i].done; k++) {
             double v = runs[i].number[k];
-            if (!heads[k]) continue;
+            if (!sweep_column[k].head) continue;
             if (!isfinite(v)) snprintf(cell, sizeof cell, "-");
-            else if (k == SWEEP_SECONDS) duration_text(cell, sizeof cell, v);
-            else {
-                int digits = k == SWEEP_STEPS ? 0 : k < SWEEP_SAMPLES ? 4 : 2;
-                snprintf(cell, sizeof cell, k == SWEEP_FLOS ? "%.*e" : "%.*f", digits, v);
-            }
+            else if (!sweep_column[k].format) duration_text(cell, sizeof cell, v);
+            else snprintf(cell, sizeof cell, sweep_column[k].format, v);
             printf(" %10s", cell);
         }
-        for (int k = 0; k < SWEEP_NUMBERS && i < 0; k++) if (heads[k]) printf(" %10s", heads[k]);
+        for (int k = 0; k < SWEEP_NUMBERS && i < 0; k++)
+            if (sweep_column[k].head) printf(" %10s", sweep_column[k].head);
         if (i >= 0 && !runs[i].done) printf(" %s", runs[i].failed ? "failed" : "not done");
         printf("\n");
     }
@@ -4049,11 +4051,19 @@ static int sweep_run(Options *own, SweepRun *run, const Model *model) {
     if (!run->done) return run->failed ? 0 : status;
     double seconds = fmax(result.seconds, 1e-9), best = result.best_step ? result.best_metric : NAN;
     bool saved_best = own->train.load_best_model_at_end && result.best_step && !own->train.metric_for_best_model;
-    const double numbers[SWEEP_NUMBERS] = {
-        saved_best ? best : result.last_eval_loss, result.train_loss, result.last.mean_token_accuracy,
-        result.last.entropy, result.samples / seconds, (double)result.steps / seconds, result.total_flos, best,
-        (double)result.steps, result.seconds};
-    memcpy(run->number, numbers, sizeof numbers);
+    double *number = run->number;
+    for (int k = 0; k < SWEEP_NUMBERS; k++) {
+        const Metric *m = metric_find(sweep_column[k].name);
+        if (m) number[k] = metric_value(&result.last, m);
+    }
+    number[SWEEP_EVAL] = saved_best ? best : result.last_eval_loss;
+    number[SWEEP_TRAIN] = result.train_loss;
+    number[SWEEP_SAMPLES] = result.samples / seconds;
+    number[SWEEP_RATE] = (double)result.steps / seconds;
+    number[SWEEP_FLOS] = result.total_flos;
+    number[SWEEP_BEST] = best;
+    number[SWEEP_STEPS] = (double)result.steps;
+    number[SWEEP_SECONDS] = result.seconds;
     return 0;
 }
 static int run_sweep(Options *o) {
