@@ -3522,7 +3522,7 @@ StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate,
     return STEP_TAKEN;
 }
 
-/* ---- the team ------------------------------------------------------------------------------------------------------ */
+/* ---- the team ---------------------------------------------------------------------------------------------------- */
 
 static void team_alone(const Team *t) {
     if (t->size == 1) return;               /* the sum over one is what it is, and nobody is waited for */
@@ -6618,7 +6618,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     o.resume_force = true;
     run.o = &o; run.model = &m; run.adapter = a; run.model_hash = 1; run.plan.total_steps = 1000;
     if (checkpoint_read(&run, FUZZ_FOLDER, &result, &err)) {
-        if (run.step > 1000 || run.skipped > run.step || run.adapter.adam_step > run.step || !(run.adapter.loss_scale >= 1)) abort();
+        bool sound = run.step <= 1000 && run.skipped <= run.step && run.adapter.adam_step <= run.step;
+        if (!sound || !(run.adapter.loss_scale >= 1)) abort();
         for (ptrdiff_t i = 0; i < arrlen(run.history); i++) {
             JsonDoc doc;
             text_cut(&t, 0);
