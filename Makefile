@@ -130,7 +130,7 @@ $(BUILD)/count_work.o: test/count_work.c
 
 $(BUILD)/test_score $(BUILD)/asan/test_score: data/score.h
 $(BUILD)/test_train $(BUILD)/asan/test_train: test/allocations.h
-$(BUILD)/asan/test_options: train_lora.cu $(PROGRAM) $(BUILD)/pages.h
+$(BUILD)/test_options $(BUILD)/asan/test_options: train_lora.cu $(PROGRAM) $(BUILD)/pages.h
 $(BUILD)/asan/test_options: OPTIMISE = -O0
 $(BUILD)/asan/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
 	@mkdir -p $(BUILD)/asan

@@ -1,4 +1,4 @@
-/* report.h - what a run leaves for people to look at: TensorBoard event files, and the pages of data filled with
+/* report.h - what a run leaves for people to look at: TensorBoard event files, and the pages beside it, filled with
    their data. Plain C, part of train_lora.cu: uses lora.h's LogRecord, tokenizer.h's JSON writer and write_file. The
    pages are plain .html; make brings them into build/pages.h as texts. */
 #ifndef REPORT_H

@@ -15,7 +15,8 @@ import argparse, concurrent.futures, glob, os, random, re, shutil, subprocess, s
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TREE = os.path.join(ROOT, "build/mutate")
 # Programs of build/ and scripts, each with its arguments.
-PROGRAMS = ["test_tokenizer", "test_ops", "test_data", "test_model", "test_generate", "test_train", "test_score"]
+PROGRAMS = ["test_tokenizer", "test_ops", "test_data", "test_model", "test_generate", "test_train", "test_score",
+            "test_options"]
 SCRIPTS = {"test_cli": ["test/test_cli.sh", "./train_lora"], "test_run": ["test/test_run.sh", "./train_lora"],
            "test_generate_cli": ["test/test_generate.sh", "./train_lora"],
            "test_convert": ["test/test_convert.sh", "data/convert", "./train_lora"]}
