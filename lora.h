@@ -237,7 +237,7 @@ typedef struct ModelConfig {
     bool bias[MODULE_COUNT];                /* which projections have one */
     const Family *family;
     float embedding_scale, attention_scale, logits_scale;     /* factors on the embedding, the scores, the logits */
-    bool no_rope[CONFIG_MAX_LAYERS];               /* [L] layers whose q and k are not rotated */
+    bool no_rope[CONFIG_MAX_LAYERS];        /* [L] layers whose q and k are not rotated */
 } ModelConfig;
 static inline AttentionShape config_attention(const ModelConfig *c) {
     AttentionShape a = {c->num_attention_heads, c->num_key_value_heads, c->head_dim, c->attention_scale};
