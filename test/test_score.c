@@ -117,6 +117,32 @@ int main(void) {
     int labelled = 0;
     for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) labelled += score_label(answers[i].answer, labels, 3) == answers[i].want;
     check(labelled == 10, "answers to labels: %d of 10", labelled);
+    /* What stands at a word's border and what only looks like it, on either side. */
+    static const struct { const char *answer; int want; } borders[] = {
+        {"positively so", -1}, {"unpositive", -1}, {"_negative here", -1}, {"negative_ here", -1}, {"a2negative", -1},
+        {"negative2 here", -1}, {"so (negative)", 1}, {"positive, positive", 0}, {"negatives, but positive", 0},
+        {"x\xC3\xA9negative here", -1}, {"negative\xC3\xA9 here", -1}, {"so \xC2\xABnegative\xC2\xBB", 1},
+    };
+    labelled = 0;
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++) {
+        bool right = score_label(borders[i].answer, labels, 3) == borders[i].want;
+        if (!right) printf("      %s: %d\n", borders[i].answer, score_label(borders[i].answer, labels, 3));
+        labelled += right;
+    }
+    check(labelled == 12, "a label within a word is none: %d of 12", labelled);
+    static const struct { const char *answer, *reference; int same; } articles[] = {
+        {"The cat", "cat", 1}, {"cat the", "cat", 1}, {"cat a", "cat", 1}, {"an a the x", "x", 1}, {"a", "", 1},
+        {"breathe", "brea", 0}, {"theory", "ory", 0}, {"cata", "cat", 0}, {"the1", "1", 0}, {"1the", "1", 0},
+        {"th cat", "cat", 0}, {"b\xC3\xA9" "an", "b\xC3\xA9", 0}, {"an\xC3\xA9", "\xC3\xA9", 0},
+    };
+    int articled = 0;
+    for (size_t i = 0; i < sizeof articles / sizeof *articles; i++) {
+        const References r = {&articles[i].reference, 1};
+        bool right = score_exact_match(articles[i].answer, r) == articles[i].same;
+        if (!right) printf("      %s, %s\n", articles[i].answer, articles[i].reference);
+        articled += right;
+    }
+    check(articled == 13, "an article within a word is none: %d of 13", articled);
     static const char *const bad[] = {"\xff\xfe", "a\xE6\x9D", "\xC0\x80", "\xF5\x80\x80\x80", "\xED\xA0\x80"};       /* not UTF-8: no crash, and equal to itself */
     int same = 0;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
