@@ -5766,15 +5766,15 @@ typedef struct CpuGemv {
     bool add;
 } CpuGemv;
 
-/* VL numbers of the panels from number `at` on, as weight_decode gives them (which a format's loop of its own here need
-   not be: it is what every number of an answer waits for). */
+/* VL numbers of the panels from number `at` on: weight_decode for a vector, and the one place where a format has vector
+   code of its own. Generation waits for nothing else. */
 static inline cpu_vec cpu_panel_load(const Weight *w, size_t at) {
     if (w->format == FORMAT_F32) return cpu_load((const float *)w->packed + at);
     cpu_hvec h;
     memcpy(&h, (const uint16_t *)w->packed + at, sizeof h);
     cpu_uvec bits = __builtin_convertvector(h, cpu_uvec);
     if (w->format == FORMAT_BF16) return (cpu_vec)(bits << 16);
-    cpu_vec magnitude = (cpu_vec)((bits & 0x7fff) << 13) * 0x1p112f;          /* F16: weights are finite */
+    cpu_vec magnitude = (cpu_vec)((bits & 0x7fff) << 13) * 0x1p112f; /* as format_decode_f16; weights are finite */
     return (cpu_vec)((cpu_uvec)magnitude | (bits & 0x8000) << 16);
 }
 
