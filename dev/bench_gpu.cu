@@ -165,9 +165,11 @@ static void bench_elementwise(const Shape *m, int N) {
     report_bandwidth("swiglu forward", 3.0 * N * F * (double)X, seconds_of([&] { swiglu_forward(c, a, N, F); }, true));
     report_bandwidth("swiglu backward", 5.0 * N * F * (double)X, seconds_of([&] { swiglu_backward(a, c, a, N, F); }, true));
     report_bandwidth("q/k norm and rope", 2.0 * N * P * (double)X,
-                     seconds_of([&] { qk_norm_rope_forward(b, a, weight, weight, 1e-6f, table, table, positions, N, shape); }, true));
+                     seconds_of([&] { qk_norm_rope_forward(b, a, weight, weight, 1e-6f, table, table, positions, N,
+                                                           shape); }, true));
     report_bandwidth("q/k norm and rope back", 3.0 * N * P * (double)X,
-                     seconds_of([&] { qk_norm_rope_backward(b, a, weight, weight, 1e-6f, table, table, positions, N, shape); }, true));
+                     seconds_of([&] { qk_norm_rope_backward(b, a, weight, weight, 1e-6f, table, table, positions, N,
+                                                            shape); }, true));
     size_t count = (size_t)20 << 20;
     float *state[4];
     for (int i = 0; i < 4; i++) state[i] = (float *)bytes_on_card(count * sizeof(float));

@@ -28,7 +28,8 @@ static double REF(kept)(DropoutKey key, uint32_t dropout_id, int n, int i, int I
     return dropout_keep(key, dropout_id, (uint64_t)n * (uint64_t)I + (uint64_t)i) ? 1.0 / (1.0 - (double)key.dropout) : 0;
 }
 
-REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, float scale, int N, int C) {
+REF_UNUSED static void REF(embedding_forward)(REAL *out, const int32_t *ids, const Weight *embed, float scale, int N,
+                                              int C) {
     for (int n = 0; n < N; n++)
         for (int c = 0; c < C; c++) out[n * C + c] = (REAL)((double)scale * (double)REF(weight)(embed, ids[n], c));
 }
@@ -125,7 +126,9 @@ static void REF(linear_backward)(REAL *dx, const REAL *dy, const REAL *t, const 
     free(sum);
 }
 
-static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
+static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q_weight, const float *k_weight,
+                                      float eps, const float *cos_table, const float *sin_table,
+                                      const int32_t *positions, int N, AttentionShape shape) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D, half = D / 2;
     for (int n = 0; n < N; n++) {
@@ -146,7 +149,9 @@ static void REF(qk_norm_rope_forward)(REAL *out, const REAL *qkv, const float *q
         }
     }
 }
-static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float *q_weight, const float *k_weight, float eps, const float *cos_table, const float *sin_table, const int32_t *positions, int N, AttentionShape shape) {
+static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float *q_weight, const float *k_weight,
+                                       float eps, const float *cos_table, const float *sin_table,
+                                       const int32_t *positions, int N, AttentionShape shape) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D, half = D / 2;
     double g[512];
@@ -170,7 +175,8 @@ static void REF(qk_norm_rope_backward)(REAL *dqkv, const REAL *qkv, const float 
     }
 }
 
-REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *place, const int32_t *positions, int capacity, int N, AttentionShape shape) {
+REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int32_t *place, const int32_t *positions,
+                                        int capacity, int N, AttentionShape shape) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     for (int n = 0; n < N; n++)
         for (int kv = 0; kv < KV; kv++)
@@ -179,7 +185,8 @@ REF_UNUSED static void REF(cache_store)(REAL *cache, const REAL *qkv, const int3
                 cache[((place[n] * 2 * KV + KV + kv) * capacity + positions[n]) * D + d] = qkv[n * (H + 2 * KV) * D + (H + KV + kv) * D + d];
             }
 }
-REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *place, const int32_t *positions, int capacity, int N, AttentionShape shape) {
+REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const REAL *cache, const int32_t *place,
+                                             const int32_t *positions, int capacity, int N, AttentionShape shape) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     for (int n = 0; n < N; n++) {
         for (int h = 0; h < H; h++) {
@@ -200,7 +207,8 @@ REF_UNUSED static void REF(attention_decode)(REAL *out, const REAL *qkv, const R
     }
 }
 
-static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, AttentionShape shape, Scratch scratch) {
+static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N,
+                                   AttentionShape shape, Scratch scratch) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D;
     (void)scratch; (void)N;
@@ -227,7 +235,8 @@ static void REF(attention_forward)(REAL *out, float *lse, const REAL *qkv, const
         }
     }
 }
-static void REF(attention_backward)(REAL *dqkv, const REAL *dout, const REAL *out, const float *lse, const REAL *qkv, const int32_t *cu_seqlens, int S, int N, AttentionShape shape, Scratch scratch) {
+static void REF(attention_backward)(REAL *dqkv, const REAL *dout, const REAL *out, const float *lse, const REAL *qkv,
+                                    const int32_t *cu_seqlens, int S, int N, AttentionShape shape, Scratch scratch) {
     int H = shape.H, KV = shape.KV, D = shape.D;
     int P = (H + 2 * KV) * D;
     double *g = (double *)calloc((size_t)N * (size_t)P, sizeof(double));

@@ -494,7 +494,9 @@ int main(void) {
     test_greedy("qwen3", "adapter");
 #ifndef LORA_CUDA
     test_cache("llama_linear", "adapter");
-    static const char *const models[][2] = {{"llama", ""}, {"llama", "adapter"}, {"llama_linear", ""}, {"llama_linear", "adapter"}, {"qwen2", ""}, {"qwen2", "adapter"}, {"qwen3", ""}, {"qwen3", "adapter_layers"}, {"mistral", ""}, {"mistral", "adapter"},
+    static const char *const models[][2] = {
+        {"llama", ""}, {"llama", "adapter"}, {"llama_linear", ""}, {"llama_linear", "adapter"}, {"qwen2", ""},
+        {"qwen2", "adapter"}, {"qwen3", ""}, {"qwen3", "adapter_layers"}, {"mistral", ""}, {"mistral", "adapter"},
         {"smollm3", ""}, {"smollm3", "adapter"}, {"granite", ""}, {"granite", "adapter"}};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) test_greedy(models[i][0], models[i][1]);
     test_sampling();

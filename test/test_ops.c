@@ -158,8 +158,16 @@ static const Scratch no_scratch = {NULL, 0};
 
 static double f_rmsnorm(void *v) { Case *c = (Case *)v; rmsnorm_forward_f64(c->out, c->stat, NULL, c->x, NULL, c->norm, 1e-5f, c->N, c->C); return weighted(c); }
 static double f_swiglu(void *v) { Case *c = (Case *)v; swiglu_forward_f64(c->out, c->x, c->N, c->C); return weighted(c); }
-static double f_rope(void *v) { Case *c = (Case *)v; qk_norm_rope_forward_f64(c->out, c->x, c->norm, c->norm2, 1e-5f, c->cs, c->sn, c->positions, c->N, c->a); return weighted(c); }
-static double f_attention(void *v) { Case *c = (Case *)v; attention_forward_f64(c->out, c->stat, c->x, c->cu, c->S, c->N, c->a, no_scratch); return weighted(c); }
+static double f_rope(void *v) {
+    Case *c = (Case *)v;
+    qk_norm_rope_forward_f64(c->out, c->x, c->norm, c->norm2, 1e-5f, c->cs, c->sn, c->positions, c->N, c->a);
+    return weighted(c);
+}
+static double f_attention(void *v) {
+    Case *c = (Case *)v;
+    attention_forward_f64(c->out, c->stat, c->x, c->cu, c->S, c->N, c->a, no_scratch);
+    return weighted(c);
+}
 static double f_linear(void *v) {
     Case *c = (Case *)v;
     linear_forward_f64(c->out, c->residual, NULL, c->x, c->group, c->lora, c->count, c->key, c->N, no_scratch);
@@ -244,7 +252,8 @@ static void test_differences(void) {
             c.outputs = 8 * P;
             memcpy(gradient, c.weight, 8 * P * sizeof(double));
             qk_norm_rope_backward_f64(gradient, c.x, c.norm, c.norm2, 1e-5f, c.cs, c.sn, positions, 8, c.a);
-            snprintf(what, sizeof what, "qk_norm_rope %s norm, %d heads on %d of %d", norm ? "with" : "without", c.a.H, c.a.KV, c.a.D);
+            snprintf(what, sizeof what, "qk_norm_rope %s norm, %d heads on %d of %d", norm ? "with" : "without",
+                     c.a.H, c.a.KV, c.a.D);
             compare_gradient(what, c.x, 8 * P, gradient, f_rope, &c);
             c.norm = keep; c.norm2 = keep2;
         }
