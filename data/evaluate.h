@@ -132,7 +132,8 @@ static void answer_scores(double score[SCORES], const Comparison *c, const char 
 }
 
 /* The loss of the given answers, batch_size examples at a time. a NULL: of the base. */
-static bool column_loss(Column *column, const Model *m, const Adapter *a, const Dataset *d, int batch_size, Error *err) {
+static bool column_loss(Column *column, const Model *m, const Adapter *a, const Dataset *d, int batch_size,
+                        Error *err) {
     Batch b;
     Workspace w;
     EvalResult r;
