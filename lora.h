@@ -296,7 +296,7 @@ size_t backend_overhead(const char **name);
 /* Floating-point operations a second that the machine could do at best. CPU: measured, in a few milliseconds; CUDA: of
    its tensor cores. */
 double backend_ceiling(void);
-void backend_describe(char *text, size_t bytes);          /* "CPU, 2 threads, AVX-512, 23.1 GiB free, fp32 arithmetic" */
+void backend_describe(char *text, size_t bytes);         /* "CPU, 2 threads, AVX-512, 23.1 GiB free, fp32 arithmetic" */
 
 /* Brings w into the backend's layout for matrix products and sets w->packed; `where` has weight_packed_bytes bytes of
    the backend's memory, 256-byte aligned. Call once, at load. */
