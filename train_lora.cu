@@ -2012,8 +2012,8 @@ void attention_decode(floatX *out, const floatX *qkv, const floatX *cache, const
                       int capacity, int N, AttentionShape a) {
     size_t shared = (size_t)(DECODE_THREADS / WARP) * (size_t)(a.D + 2) * sizeof(float);
     dim3 grid(N, a.H);
-    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, place, positions, capacity, a.H, a.KV,
-           a.D, a.scale);
+    LAUNCH(attention_decode_kernel, grid, DECODE_THREADS, shared, out, qkv, cache, place, positions, capacity,
+           a.H, a.KV, a.D, a.scale);
 }
 
 /* =====================================================================================================================
