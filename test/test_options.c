@@ -1,5 +1,6 @@
 /* test_options.c - the options of the program: what a row of its table takes and refuses, what is given and what is
-   not, run.json and back, files, adapters, words that are nearly right. Nothing is trained.
+   not, run.json and back, files, adapters, words that are nearly right; and when report.html is written. Nothing is
+   trained.
    make build/asan/test_options && build/asan/test_options      (from the repository root) */
 #define main train_lora_main
 #include "train_lora.cu"
@@ -406,6 +407,47 @@ static void test_identity(void) {
     check(rows > 10 && matched == rows, "%d of %d rows of the identity are the option of that name", matched, rows);
 }
 
+/* report.html is written in full each time and grows with the log: what that costs stays a small share of the run. Here
+   time is counted, not taken: a step of 0.1 s adds a record, a record `slower` seconds to every later writing. */
+static void test_report(void) {
+    static const double slower[] = {0, 1e-5, 1e-3, 0.01};
+    for (size_t k = 0; k < sizeof slower / sizeof *slower; k++) {
+        Report r;
+        memset(&r, 0, sizeof r);
+        double now = 1000, spent = 0, share = 0, soonest = INFINITY, latest = 0;
+        int writings = 0;
+        for (int step = 0; step < 100000; step++, now += 0.1) {
+            if (!report_due(&r, now)) continue;
+            double apart = now - r.written, rule = fmax(5, 50 * r.cost);
+            if (writings++) {
+                share = fmax(share, spent / (now - 1000));
+                soonest = fmin(soonest, apart - rule);
+                latest = fmax(latest, apart - rule);
+            }
+            r.written = now;
+            r.cost = slower[k] * step;
+            now += r.cost;
+            spent += r.cost;
+        }
+        check(writings > 3 && share <= 0.02 && soonest >= 0 && latest < 0.11,
+              "report.html, %g s a record: written %d times, %.2f %% of the run", slower[k], writings, 100 * share);
+    }
+    Report r;
+    Error err;
+    memset(&r, 0, sizeof r);
+    snprintf(r.path, sizeof r.path, "%s/report.html", work);
+    text_print(&r.fixed, "\"model\": 1");
+    r.cost = -1;
+    bool ok = report_write(&r, "running", NULL, NULL, &err) && !unlink(r.path);
+    check(ok && r.written > 0 && r.cost >= 0, "a writing is remembered, and what it cost");
+    r.cost = 1e6;
+    ok = report_write(&r, "running", NULL, NULL, &err) && unlink(r.path);
+    check(ok, "one that is not due leaves the page alone");
+    ok = report_write(&r, "finished", NULL, NULL, &err) && !unlink(r.path);
+    check(ok, "the end is written, due or not");
+    report_end(&r);
+}
+
 int main(void) {
     snprintf(work, sizeof work, "/tmp/train_lora_options_%ld", (long)getpid());
     Error err;
@@ -417,6 +459,7 @@ int main(void) {
     test_files();
     test_adapters();
     test_identity();
+    test_report();
     folder_discard(work);
     return finish();
 }

@@ -22,6 +22,15 @@ static void options_default(TrainOptions *o) {
     o->per_device_train_batch_size = o->per_device_eval_batch_size = 2; o->gradient_accumulation_steps = 1; o->logging_steps = 1; o->shuffle = true; o->seed = 42;
     o->data_options.max_length = 1024; o->data_options.enable_thinking = -1; o->data_options.threads = 1;
 }
+/* The usual run of a test: the small Qwen3 on TRL's rows, into `name` in the work folder, whose path is left in out. */
+static void run_of(TrainOptions *o, char out[300], const char *name, int max_steps) {
+    options_default(o);
+    o->model = "test/golden/qwen3";
+    o->data = "test/golden/trl_linear/data.jsonl";
+    snprintf(out, 300, "%s/%s", work_folder, name);
+    o->output = out;
+    o->max_steps = max_steps;
+}
 static bool train(const TrainOptions *o, Log *log, TrainResult *result, Error *err) {
     TrainHooks hooks;
     memset(&hooks, 0, sizeof hooks);
@@ -210,14 +219,9 @@ static void test_repeatable(void) {
     TrainResult result;
     Error err;
     char a[300], b[300], file_a[340], file_b[340];
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.max_steps = 12;
+    run_of(&o, b, "b", 12);
+    run_of(&o, a, "a", 12);
     o.lora.lora_dropout = 0.1f;
-    snprintf(a, sizeof a, "%s/a", work_folder);
-    snprintf(b, sizeof b, "%s/b", work_folder);
-    o.output = a;
     bool ok = train(&o, NULL, &result, &err);
     o.output = b;
 #ifdef _OPENMP
@@ -241,12 +245,7 @@ static void test_accumulation(void) {
     Error err;
     Log one = {NULL, NULL}, many = {NULL, NULL};
     char out[300];
-    snprintf(out, sizeof out, "%s/accumulation", work_folder);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.output = out;
-    o.max_steps = 5;
+    run_of(&o, out, "accumulation", 5);
     o.per_device_train_batch_size = 8;
     bool ok = train(&o, &one, &result, &err);
     o.per_device_train_batch_size = 1;
@@ -279,12 +278,7 @@ static void test_backends(void) {
     Error err;
     Log log = {NULL, NULL};
     char out[300];
-    snprintf(out, sizeof out, "%s/backends", work_folder);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.output = out;
-    o.max_steps = STEPS;
+    run_of(&o, out, "backends", STEPS);
     o.gradient_accumulation_steps = 2;
     o.lora.lora_dropout = 0.1f;
     o.max_grad_norm = 0.5;
@@ -343,12 +337,7 @@ static void test_nonfinite(void) {
     Error err;
     TrainHooks hooks;
     char out[300], path[400];
-    snprintf(out, sizeof out, "%s/nonfinite", work_folder);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.output = out;
-    o.max_steps = 5;
+    run_of(&o, out, "nonfinite", 5);
     for (int skip = 0; skip < 2; skip++) {
         Poison p;
         memset(&p, 0, sizeof p);
@@ -389,16 +378,12 @@ static void test_objective(void) {
     TrainOptions o;
     bool ok = true;
     memset(log, 0, sizeof log);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = o.eval_data = "test/golden/trl_linear/data.jsonl";
-    o.max_steps = 3;
-    o.gradient_accumulation_steps = 2;
-    o.save_strategy = STRATEGY_STEPS;
-    o.save_steps = 2;
     for (int k = 0; k < 2; k++) {
-        snprintf(out[k], sizeof out[k], "%s/objective-%d", work_folder, k);
-        o.output = out[k];
+        run_of(&o, out[k], k ? "objective-halved" : "objective", 3);
+        o.eval_data = o.data;
+        o.gradient_accumulation_steps = 2;
+        o.save_strategy = STRATEGY_STEPS;
+        o.save_steps = 2;
         o.objective = k ? &halved : NULL;
         ok = ok && train(&o, &log[k], &result, &err);
     }
@@ -518,12 +503,7 @@ static void test_loss_scale(void) {
     Log usual = {NULL, NULL}, high = {NULL, NULL};
     TrainHooks hooks;
     char out[300];
-    snprintf(out, sizeof out, "%s/scale", work_folder);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.output = out;
-    o.max_steps = 4;
+    run_of(&o, out, "scale", 4);
     bool ok = train(&o, &usual, &result, &err);
     memset(&hooks, 0, sizeof hooks);
     hooks.user = &high; hooks.on_begin = start_too_high; hooks.on_log = watch_scale;
@@ -548,11 +528,7 @@ static void test_team(void) {
     LogRecord whole, part;
     DropoutKey key = {0, 0, 0, 0};
     char out[300];
-    snprintf(out, sizeof out, "%s/team", work_folder);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.output = out;
+    run_of(&o, out, "team", 0);
     memset(&run, 0, sizeof run);
     memset(&result, 0, sizeof result);
     run.o = &o;
@@ -713,12 +689,7 @@ static void test_errors(void) {
     TrainResult result;
     Error err;
     char out[300];
-    snprintf(out, sizeof out, "%s/errors", work_folder);
-    options_default(&o);
-    o.model = "test/golden/qwen3";
-    o.data = "test/golden/trl_linear/data.jsonl";
-    o.output = out;
-    o.max_steps = 40;
+    run_of(&o, out, "errors", 40);
     o.learning_rate = 1e30;
     o.max_grad_norm = 0;
     bool ok = train(&o, NULL, &result, &err);
@@ -778,12 +749,7 @@ static void test_allocations(void) {
         TrainHooks hooks;
         memset(&hooks, 0, sizeof hooks);
         hooks.user = &g; hooks.on_step = guard_step;
-        snprintf(out, sizeof out, "%s/allocations-%d", work_folder, logs);
-        options_default(&o);
-        o.model = "test/golden/qwen3";
-        o.data = "test/golden/trl_linear/data.jsonl";
-        o.output = out;
-        o.max_steps = (int)g.last;
+        run_of(&o, out, logs ? "allocations-logs" : "allocations", (int)g.last);
         o.gradient_accumulation_steps = 2;
         o.lora.lora_dropout = 0.1;
         o.recompute = RECOMPUTE_LAYER;
