@@ -115,6 +115,7 @@ typedef struct Format {
     const char *name;                       /* "F32" */
     int block, block_bytes;                 /* so many neighbours of a row lie in so many bytes; decoded as a whole */
     double rounding;                        /* half a step of encode, relative to the number */
+    uint32_t exponent;                      /* bits of a number that are all set in infinity and NaN alone */
     void (*decode)(float *out /*[n]*/, const Weight *w, size_t at, size_t n);
     void (*encode)(void *out, const float *in /*[n]*/, size_t n);             /* to the nearest, ties to even */
 } Format;
@@ -1127,11 +1128,13 @@ const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, 
 static inline float format_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 static inline uint32_t format_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 
-/* A half of a file whose header has any length: at any address. */
+/* Numbers of a file whose header has any length: at any address. */
 #if defined(__GNUC__)
 typedef uint16_t format_file_half __attribute__((aligned(1), may_alias));
+typedef uint32_t format_file_word __attribute__((aligned(1), may_alias));
 #else
 typedef uint16_t format_file_half;
+typedef uint32_t format_file_word;
 #endif
 
 /* F32: as they are. */
@@ -1178,9 +1181,9 @@ static void format_encode_f16(void *out, const float *in, size_t n) {
 }
 
 const Format weight_format[FORMAT_COUNT] = {
-    {"F32", 1, 4, 0, format_decode_f32, format_encode_f32},
-    {"F16", 1, 2, 0x1p-11, format_decode_f16, format_encode_f16},
-    {"BF16", 1, 2, 0x1p-8, format_decode_bf16, format_encode_bf16},
+    {"F32", 1, 4, 0, 0x7F800000, format_decode_f32, format_encode_f32},
+    {"F16", 1, 2, 0x1p-11, 0x7C00, format_decode_f16, format_encode_f16},
+    {"BF16", 1, 2, 0x1p-8, 0x7F80, format_decode_bf16, format_encode_bf16},
 };
 FormatId dtype_format(DType t) {
     return t == DTYPE_F32 ? FORMAT_F32 : t == DTYPE_F16 ? FORMAT_F16 : t == DTYPE_BF16 ? FORMAT_BF16 : FORMAT_COUNT;
@@ -1199,25 +1202,26 @@ Weight tensor_weight(const Tensor *t) {
     return w;
 }
 
-/* All exponent bits set means infinity or NaN. Blocks are scanned without a branch so that the compiler can use
-   vectors. */
+/* All exponent bits set means infinity or NaN: looked for in the numbers as they lie, which takes half the time of
+   decoding them. Blocks are scanned without a branch so that the compiler can use vectors. */
 static int64_t weight_scan(const Weight *w, size_t count) {
-    enum { BLOCK = 4096 };                  /* floats that stay in L1 */
-    const uint32_t exponent = 0x7F800000;
+    enum { BLOCK = 65536 };
+    const bool words = weight_format[w->format].block_bytes == 4;
+    const uint32_t exponent = weight_format[w->format].exponent;
+    const format_file_word *word = (const format_file_word *)w->data;
+    const format_file_half *half = (const format_file_half *)w->data;
+    const uint16_t half_exponent = (uint16_t)exponent;
     int64_t first = -1;
 #pragma omp parallel for schedule(static)
     for (size_t begin = 0; begin < count; begin += BLOCK) {
-        float values[BLOCK];
-        size_t end = begin + BLOCK < count ? begin + BLOCK : count, n = end - begin, i = 0;
-        const float *x = values;
+        size_t end = begin + BLOCK < count ? begin + BLOCK : count, i = begin;
         int bad = 0;
-        if (w->format == FORMAT_F32 && (uintptr_t)w->data % sizeof(float) == 0) x = (const float *)w->data + begin;
-        else weight_decode(values, w, begin, n);
-        for (size_t k = 0; k < n; k++) bad |= (format_bits(x[k]) & exponent) == exponent;
+        if (words) for (size_t k = begin; k < end; k++) bad |= (word[k] & exponent) == exponent;
+        else for (size_t k = begin; k < end; k++) bad |= (half[k] & half_exponent) == half_exponent;
         if (!bad) continue;
-        while ((format_bits(x[i]) & exponent) != exponent) i++;
+        while (((words ? word[i] : half[i]) & exponent) != exponent) i++;
 #pragma omp critical(weight_scan)
-        if (first < 0 || (int64_t)(begin + i) < first) first = (int64_t)(begin + i);
+        if (first < 0 || (int64_t)i < first) first = (int64_t)i;
     }
     return first;
 }

@@ -2064,16 +2064,16 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
    loss = log sum exp(z - max) + max - z_target;  entropy = log sum - sum p (z - max)
    dz = dloss (softmax(z) - onehot), written over z;  dx = dz W
    Rows without a target are left out before the product: with prompts masked that is often half of 2 x 2 C V FLOPs a
-   token, a fifth of the whole step of a small model. The logits come a chunk of rows at a time, at most LOGITS_BYTES of
+   token, a fifth of the whole step of a small model. The logits come a chunk of rows at a time, at most logits_bytes of
    them, in floatX as transformers has them. A block takes a row: one pass for maximum and sums (rescaled as the maximum
    grows), one for dz, which finds in the L2 cache what still is there.
    ================================================================================================================== */
 
 enum { LOSS_THREADS = 256 };
-static const size_t LOGITS_BYTES = 590000000;         /* 1,920 rows of Qwen3's 151,936 */
+static size_t logits_bytes = 590000000;               /* 1,920 rows of Qwen3's 151,936; tests take fewer */
 
 static int logits_chunk(int rows, int vocab) {
-    int64_t n = (int64_t)(LOGITS_BYTES / ((size_t)vocab * sizeof(floatX))) / TILE * TILE;
+    int64_t n = (int64_t)(logits_bytes / ((size_t)vocab * sizeof(floatX))) / TILE * TILE;
     return n < TILE ? (rows < TILE ? rows : TILE) : n < rows ? (int)n : rows;
 }
 

@@ -1031,6 +1031,14 @@ static void test_all(bool quick) {
     }
     /* More rows than the CPU has in one chunk of logits, 240; sums over three of its blocks of 4,096; 8 does not divide V. */
     if (!quick) test_head(250, 24, 8201, FORMAT_BF16, 0, false, 4);
+#ifdef LORA_CUDA
+    /* Two chunks of a tile's rows, and a third of 44, of which a third is labelled or all are. */
+    size_t bytes = logits_bytes;
+    logits_bytes = TILE * 131 * sizeof(floatX);
+    test_head(2 * TILE + 44, 37, 131, FORMAT_F32, 0, true, 1);
+    test_head(3 * (2 * TILE + 44), 16, 131, FORMAT_BF16, 1, false, 1);
+    logits_bytes = bytes;
+#endif
     for (size_t i = 0; i < sizeof head_shapes / sizeof *head_shapes; i++) {
         int H = head_shapes[i][0], KV = head_shapes[i][1], D = head_shapes[i][2];
         AttentionCase one = {{1}, 1, H, KV, D, 1}, mixed = {{1, 17, 2, 33}, 4, H, KV, D, 1};
