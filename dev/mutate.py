@@ -120,6 +120,9 @@ def main():
     p.add_argument("--files", nargs="*", help="default: lora.h, tokenizer.h, the program and data/")
     p.add_argument("--lines", help="FIRST-LAST: only there")
     p.add_argument("--programs-only", action="store_true", help="leave the test scripts out")
+    p.add_argument("--programs", nargs="*", default=PROGRAMS, help="the test programs that are run")
+    p.add_argument("--no-sanitizers", action="store_true", help="builds and runs in less time; sees less")
+    p.add_argument("--only", nargs="*", metavar="FILE:LINE", help="of the mutants that the seed chooses (survivors again)")
     p.add_argument("--jobs", type=int, default=os.cpu_count())
     o = p.parse_args()
     files = o.files or ["lora.h", "tokenizer.h", "train_lora.cu"] + [os.path.relpath(f, ROOT) for f in sorted(glob.glob(ROOT + "/data/*.[hc]"))]
@@ -140,6 +143,8 @@ def main():
         if len(chosen) < o.count * 5 // 2 and (s[0], s[1]) not in taken:
             taken.add((s[0], s[1]))
             chosen.append(s)
+    if o.only:
+        chosen = [s for s in chosen if f"{s[0]}:{s[1]}" in o.only]
 
     # A copy of the project with all of them in it; mutants on lines that do not compile (constants of a declaration) are dropped.
     shutil.rmtree(TREE, ignore_errors=True)
@@ -150,8 +155,8 @@ def main():
     if os.path.isdir(shared):
         os.path.lexists(os.path.join(TREE, "../shared")) or os.symlink(shared, os.path.join(TREE, "../shared"))
     scripts = {} if o.programs_only else SCRIPTS
-    targets = ["build/" + t for t in PROGRAMS] + ([] if o.programs_only else ["train_lora", "data/convert", "build/crash.so"])
-    make = ["make", "-k", "-j", str(o.jobs), "CUDA=0", "STRICT=-std=gnu11 -w -fmax-errors=0", f"CFLAGS=-O1 -march=native {SANITIZE} -include {TREE}/build/mutate.h"] + targets
+    targets = ["build/" + t for t in o.programs] + ([] if o.programs_only else ["train_lora", "data/convert", "build/crash.so"])
+    make = ["make", "-k", "-j", str(o.jobs), "CUDA=0", "STRICT=-std=gnu11 -w -fmax-errors=0", f"CFLAGS=-O1 -march=native {'' if o.no_sanitizers else SANITIZE} -include {TREE}/build/mutate.h"] + targets
     os.makedirs(TREE + "/build", exist_ok=True)
     open(TREE + "/build/mutate.h", "w").write(SWITCH % (len(chosen) + 1))
     dropped = set()
@@ -174,10 +179,10 @@ def main():
     print(f"{len(chosen)} mutants ({len(dropped)} more did not compile)", flush=True)
 
     # What each test takes and reaches without any mutant.
-    commands = {t: ["build/" + t] for t in PROGRAMS} | {name: ["bash"] + c for name, c in scripts.items()}
+    commands = {t: ["build/" + t] for t in o.programs} | {name: ["bash"] + c for name, c in scripts.items()}
     reached, seconds = {}, {}
     # crash.so stands before the sanitizers' library, which asks for the first place
-    quiet = {"ASAN_OPTIONS": "verify_asan_link_order=0", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": "2" if o.jobs == 1 else "1"}
+    quiet = {"ASAN_OPTIONS": "verify_asan_link_order=0", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2" if o.jobs == 1 else "1")}
     for name, command in commands.items():
         record = f"{TREE}/build/{name}.reached"
         begin = time.time()
@@ -191,7 +196,7 @@ def main():
 
     def verdict(k):
         for name in sorted((n for n in commands if k in reached[n]), key=seconds.get):
-            status = run(commands[name], dict(quiet, MUTANT=str(k)), 60 + 10 * seconds[name])
+            status = run(commands[name], dict(quiet, MUTANT=str(k)), 10 + 10 * seconds[name])
             if status:
                 return k, f"killed by {name}" + (" (too slow)" if status == -9 else "")
         return k, "survived" if any(k in r for r in reached.values()) else "not reached"
