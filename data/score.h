@@ -128,7 +128,7 @@ static bool is_word(uint32_t c) {
         !(c >= 0x2190 && c <= 0x245F) && !(c >= 0x2500 && c <= 0x2775) && !(c >= 0x2794 && c <= 0x2BFF) &&
         !(c >= 0x3000 && c <= 0x3004) && !(c >= 0x3008 && c <= 0x3020) && c != 0x3030 &&
         !(c >= 0xFF01 && c <= 0xFF0F) && !(c >= 0xFF1A && c <= 0xFF20) &&
-        !(c >= 0xFF3B && c <= 0xFF40 && c != 0xFF3F) && !(c >= 0xFF5B && c <= 0xFF65) &&
+        !(c >= 0xFF3B && c <= 0xFF40) && !(c >= 0xFF5B && c <= 0xFF65) &&
         !(c >= 0x1F000 && c <= 0x1FAFF) && c != 0xFFFD;
 }
 
@@ -523,19 +523,19 @@ static size_t rule_long_endings(RuneText *out, const RuneText *t, size_t i, size
     (void)end;
     return ending(out, t, i, list, 8);
 }
+/* nltk lists 'tis and 'twas too; rule_apostrophe has cut off their apostrophe before. */
 static size_t rule_contractions(RuneText *out, const RuneText *t, size_t i, size_t end) {
     static const struct { const char *a, *b; } list[] = {{"can", "not"}, {"d", "'ye"}, {"gim", "me"}, {"gon", "na"},
-        {"got", "ta"},
-        {"lem", "me"}, {"more", "'n"}, {"wan", "na"}, {" 't", "is"}, {" 't", "was"}};
+                                                         {"got", "ta"}, {"lem", "me"}, {"more", "'n"}, {"wan", "na"}};
     (void)end;
-    for (int k = 0; k < 10; k++) {
-        size_t n = strlen(list[k].a), m = strlen(list[k].b), first = k >= 8;
+    for (int k = 0; k < 8; k++) {
+        size_t n = strlen(list[k].a), m = strlen(list[k].b);
         if (!rune_has(t, i, list[k].a, true) || !rune_has(t, i + n, list[k].b, true) || rune_word(t, i + n + m))
             continue;
-        if ((!first && i && is_word(t->at[i - 1])) || (k == 7 && !(i + n + m < t->count && is_space(t->at[i + n + m]))))
+        if ((i && is_word(t->at[i - 1])) || (k == 7 && !(i + n + m < t->count && is_space(t->at[i + n + m]))))
             continue;
         rune_put(out, ' ');
-        for (size_t j = first; j < n; j++) rune_put(out, t->at[i + j]);
+        for (size_t j = 0; j < n; j++) rune_put(out, t->at[i + j]);
         spaced(out, t, i + n, m);
         return n + m;
     }
@@ -554,10 +554,9 @@ static void sentence_words(RuneText *out, const uint32_t *at, size_t n) {
         RuneText next = {NULL, 0, 0};
         size_t end = t.count, used;
         while (end && is_space(t.at[end - 1])) end--;
-        if (!rules[k]) rune_put(&next, ' ');                /* NULL: a space on either side */
         for (size_t i = 0; i < t.count; i += used)
             if (!(used = rules[k] ? rules[k](&next, &t, i, end) : 0)) { rune_put(&next, t.at[i]); used = 1; }
-        if (!rules[k]) rune_put(&next, ' ');
+        if (!rules[k]) rune_put(&next, ' ');    /* NULL: a space at the end; nltk's one in front changes no word */
         free(t.at);
         t = next;
     }
@@ -617,7 +616,7 @@ double score_sentence_bleu(const char *answer, References r, Pieces how) {
         if (match == 0 && a.count > 1) { power *= 2; match = log(length) / (5 * power); }
         if (match > 0) log_sum += log(match / total) / 4;
     }
-    double brevity = (int64_t)a.count > nearest ? 1 : a.count ? exp(1 - (double)nearest / length) : 0;
+    double brevity = (int64_t)a.count > nearest ? 1 : exp(1 - (double)nearest / length);   /* a word: length > 0 */
     free(a.at);
     words_free(b, r.count);
     return first ? brevity * exp(log_sum) : 0;

@@ -204,7 +204,8 @@ def main():
     killed, survivors = 0, []
     with concurrent.futures.ThreadPoolExecutor(o.jobs) as pool:
         for k, how in pool.map(verdict, chosen):
-            f, line, _, _, _, what = chosen[k]
+            f, line, at, _, _, what = chosen[k]
+            what = f"column {at - texts[f].rfind(chr(10), 0, at)}: {what}"
             print(f"{'ok   ' if how.startswith('killed') else 'ALIVE'} {f}:{line}: {what}: {how}", flush=True)
             killed += how.startswith("killed")
             how.startswith("killed") or survivors.append((f, line, what, how))

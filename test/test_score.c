@@ -14,6 +14,15 @@ static int agree(double got, double want, const char *what, const char *where) {
     return ok;
 }
 
+/* Are the text's words of word_tokenize those between the spaces of `words`? */
+static bool cut_into(const char *text, const char *words) {
+    Words a = treebank_words(text), b = pieces_of(words, PIECES_SPACE);
+    bool same = a.count == b.count && !memcmp(a.at, b.at, a.count * sizeof *a.at);
+    if (!same) printf("      %s: %zu words, not %s\n", text, a.count, words);
+    free(a.at);
+    free(b.at);
+    return same;
+}
 static size_t tokens(const char *text) {
     Words w = treebank_words(text);
     free(w.at);
@@ -143,6 +152,41 @@ int main(void) {
         articled += right;
     }
     check(articled == 13, "an article within a word is none: %d of 13", articled);
+    /* nltk 3.10.4: what stands before or behind an apostrophe or a quote decides about it */
+    static const char *const cuts[][2] = {
+        {"he 's here", "he 's here"}, {"x 're y", "x 're y"}, {"x 's2", "x ' s2"}, {"so 'Tis", "so ' Tis"},
+        {"'twas", "' twas"}, {"x '' y", "x `` y"}, {"dogs'' x", "dogs '' x"}, {"''hi x", "'' hi x"}, {"(' x", "( ' x"},
+        {"cats' x", "cats ' x"}, {"\"hi\" x", "`` hi '' x"}, {"(\"x\")", "( `` x '' )"}, {"more'n x", "more 'n x"},
+        {"wanna go", "wan na go"}, {"d'ye x", "d 'ye x"}, {"cannots cannot", "cannots can not"}, {"lemme", "lem me"},
+        {"rock 'n roll", "rock 'n roll"}, {"'em all", "' em all"}, {"don't I", "do n't I"}, {"don't", "do n't"},
+        {"a, b:c 1,2 3:4,", "a , b : c 1,2 3:4 ,"}, {"Yes... no.. x.", "Yes ... no .. x ."}, {"a--b", "a -- b"},
+        {"U.S. is. x", "U.S. is. x"}, {"\xE2\x80\x9Cx\xE2\x80\x9D", "\xE2\x80\x9C x \xE2\x80\x9D"},
+    };
+    int cut = 0, cuts_count = (int)(sizeof cuts / sizeof *cuts);
+    for (int i = 0; i < cuts_count; i++) cut += cut_into(cuts[i][0], cuts[i][1]);
+    check(cut == cuts_count, "word_tokenize: %d of %d texts", cut, cuts_count);
+    /* str.isspace of Python: these and no other */
+    static const uint32_t spaces[] = {9, 10, 11, 12, 13, 0x1C, 0x1D, 0x1E, 0x1F, 0x20, 0x85, 0xA0, 0x1680, 0x2000,
+        0x2001, 0x2002, 0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008, 0x2009, 0x200A, 0x2028, 0x2029, 0x202F, 0x205F,
+        0x3000};
+    size_t spaces_right = 0, spaces_all = 0, spaces_count = sizeof spaces / sizeof *spaces;
+    for (uint32_t c = 0; c < 0x110000; c++) spaces_all += is_space(c);
+    for (size_t i = 0; i < spaces_count; i++) spaces_right += is_space(spaces[i]);
+    check(spaces_right == spaces_count && spaces_all == spaces_count, "white space: %zu of %zu, %zu in all",
+          spaces_right, spaces_count, spaces_all);
+    /* \w of Python, on either side of each border: Latin-1's signs, the blocks of punctuation and of symbols */
+    static const uint32_t word[] = {'0', '9', 'a', 'z', 'A', 'Z', '_', 0xAA, 0xB2, 0xB3, 0xB5, 0xB9, 0xBA, 0xBC, 0xBE,
+        0xC0, 0xD6, 0xD8, 0xF6, 0xF8, 0x1FFC, 0x2071, 0x209C, 0x2184, 0x2189, 0x2460, 0x249B, 0x2776, 0x2793, 0x2C00,
+        0x3005, 0x3007, 0x3021, 0x3029, 0x3031, 0x4E00, 0xFF10, 0xFF19, 0xFF21, 0xFF3A, 0xFF41, 0xFF5A, 0xFF66};
+    static const uint32_t sign[] = {'/', ':', '@', '[', '^', '`', '{', 0x7F, 0xA1, 0xA9, 0xAB, 0xB4, 0xB6, 0xB8, 0xBB,
+        0xBF, 0xD7, 0xF7, 0x2000, 0x206F, 0x20A0, 0x20CF, 0x2190, 0x245F, 0x2500, 0x2775, 0x2794, 0x2BFF, 0x3000,
+        0x3004, 0x3008, 0x3020, 0x3030, 0xFF01, 0xFF0F, 0xFF1A, 0xFF20, 0xFF3B, 0xFF3F, 0xFF40, 0xFF5B, 0xFF65, 0x1F000,
+        0x1F600, 0x1FAFF, 0xFFFD};
+    int word_right = 0, words_count = (int)(sizeof word / sizeof *word), signs = (int)(sizeof sign / sizeof *sign);
+    for (int i = 0; i < words_count; i++) word_right += is_word(word[i]);
+    for (int i = 0; i < signs; i++) word_right += !is_word(sign[i]);
+    check(word_right == words_count + signs, "what may stand in a word: %d of %d characters", word_right,
+          words_count + signs);
     static const char *const bad[] = {"\xff\xfe", "a\xE6\x9D", "\xC0\x80", "\xF5\x80\x80\x80", "\xED\xA0\x80"};       /* not UTF-8: no crash, and equal to itself */
     int same = 0;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
