@@ -252,15 +252,15 @@ double score_token_f1(const char *answer, References r) {
 /* ---- BLEU -------------------------------------------------------------------------------------------------------- */
 
 static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
-/* the ranges of sacrebleu/tokenizers/tokenizer_zh.py; its '\u20000' to '\u2a6d6' and '\u2f800' to '\u2fa1d' are
-   strings of two characters each, and compare as the last line says */
+/* the ranges of sacrebleu/tokenizers/tokenizer_zh.py; its '\u20000' to '\u2a6d6' are strings of two characters each,
+   and compare as the last line says ('\u2f800' to '\u2fa1d' too, within another range) */
 static bool is_chinese(uint32_t c) {
     static const uint32_t ranges[][2] = {
         {0x3400, 0x4DB5}, {0x4E00, 0x9FBB}, {0xF900, 0xFA2D}, {0xFA30, 0xFA6A}, {0xFA70, 0xFAD9}, {0xFF00, 0xFFEF},
         {0x2E80, 0x2EFF}, {0x3000, 0x303F}, {0x31C0, 0x31EF}, {0x2F00, 0x2FDF}, {0x2FF0, 0x2FFF}, {0x3100, 0x312F},
         {0x31A0, 0x31BF}, {0xFE10, 0xFE1F}, {0xFE30, 0xFE4F}, {0x2600, 0x27BF}, {0x3200, 0x33FF}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) if (c >= ranges[i][0] && c <= ranges[i][1]) return true;
-    return (c >= 0x2001 && c <= 0x2A6D) || (c >= 0x2F81 && c <= 0x2FA1);
+    return c >= 0x2001 && c <= 0x2A6D;
 }
 
 /* One pass over the text; out has room for three times its length. pass 0: mteval's punctuation stands alone; 1: .
@@ -276,7 +276,7 @@ static size_t bleu_pass(uint32_t *out, const uint32_t *in, size_t n, int pass) {
             out[m++] = ' ';
             out[m++] = c;
             out[m++] = ' ';
-        } else if (pass == 1 && pair && !is_digit(c) && point_next) {
+        } else if (pass == 1 && !is_digit(c) && point_next) {
             out[m++] = c;
             out[m++] = ' ';
             out[m++] = next;
@@ -288,7 +288,7 @@ static size_t bleu_pass(uint32_t *out, const uint32_t *in, size_t n, int pass) {
             out[m++] = ' ';
             out[m++] = next;
             i++;
-        } else if (pass == 3 && pair && is_digit(c) && next == '-') {
+        } else if (pass == 3 && is_digit(c) && next == '-') {
             out[m++] = c;
             out[m++] = ' ';
             out[m++] = next;
@@ -422,11 +422,9 @@ static size_t spaced(RuneText *out, const RuneText *t, size_t i, size_t n) {
 }
 static size_t rule_opening(RuneText *out, const RuneText *t, size_t i, size_t end) {
     uint32_t c = t->at[i];
-    size_t n = 0;
     (void)end;
-    while (i + n < t->count && t->at[i + n] == '`') n++;
-    if (n) return spaced(out, t, i, n);
-    return c == 0xAB || c == 0x201C || c == 0x2018 || c == 0x201E ? spaced(out, t, i, 1) : 0;
+    if (rune_has(t, i, "``", false)) return spaced(out, t, i, 2);       /* of a run's, two by two */
+    return c == '`' || c == 0xAB || c == 0x201C || c == 0x2018 || c == 0x201E ? spaced(out, t, i, 1) : 0;
 }
 static size_t rule_first_quote(RuneText *out, const RuneText *t, size_t i, size_t end) {
     (void)end;
@@ -462,7 +460,8 @@ static size_t rule_last_point(RuneText *out, const RuneText *t, size_t i, size_t
 }
 static size_t rule_comma(RuneText *out, const RuneText *t, size_t i, size_t end) {
     if (t->at[i] != ':' && t->at[i] != ',') return 0;
-    if (i + 1 == t->count || (i + 1 == end && end + 1 == t->count && t->at[end] == '\n')) return spaced(out, t, i, 1);
+    (void)end;
+    if (i + 1 == t->count) return spaced(out, t, i, 1);
     if (is_digit(t->at[i + 1])) return 0;
     spaced(out, t, i, 1);
     rune_put(out, t->at[i + 1]);

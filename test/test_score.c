@@ -160,11 +160,45 @@ int main(void) {
         {"wanna go", "wan na go"}, {"d'ye x", "d 'ye x"}, {"cannots cannot", "cannots can not"}, {"lemme", "lem me"},
         {"rock 'n roll", "rock 'n roll"}, {"'em all", "' em all"}, {"don't I", "do n't I"}, {"don't", "do n't"},
         {"a, b:c 1,2 3:4,", "a , b : c 1,2 3:4 ,"}, {"Yes... no.. x.", "Yes ... no .. x ."}, {"a--b", "a -- b"},
+        {"```c", "`` ` c"}, {"a`b``c", "a ` b `` c"}, {"a,\n", "a ,"}, {"a:\n x", "a : x"}, {"x.) ", "x . )"},
+        {"a\xE2\x80\x91" "b", "a\xE2\x80\x91" "b"}, {"a\xE2\x80\x92" "b", "a \xE2\x80\x92 b"},
+        {"a\xE2\x80\x95" "b", "a \xE2\x80\x95 b"}, {"a\xE2\x80\x96" "b", "a\xE2\x80\x96" "b"},
+        {"Mr. X", "Mr. X"}, {"Am. X", "Am . X"}, {"5. X", "5 . X"}, {"he.\" She", "he . '' She"},
+        {"Vs. Sr. Prof. Mrs. St. Jr. Ms. Dr. X", "Vs. Sr. Prof. Mrs. St. Jr. Ms. Dr. X"},
+        /* 64 characters: the room that a text begins with */
+        {"................................................................",
+         "................................................................"},
+        {"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx.",
+         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ."},
         {"U.S. is. x", "U.S. is. x"}, {"\xE2\x80\x9Cx\xE2\x80\x9D", "\xE2\x80\x9C x \xE2\x80\x9D"},
     };
     int cut = 0, cuts_count = (int)(sizeof cuts / sizeof *cuts);
     for (int i = 0; i < cuts_count; i++) cut += cut_into(cuts[i][0], cuts[i][1]);
     check(cut == cuts_count, "word_tokenize: %d of %d texts", cut, cuts_count);
+    /* sacrebleu 2.6.0's 13a: a point and a dash stand alone by what is beside them */
+    static const char *const points[][2] = {
+        {"!.5", "! . 5"}, {".5!", ". 5 !"}, {"a.5", "a . 5"}, {"5-a", "5 - a"}, {"a-5", "a-5"}, {"5-", "5 -"},
+        {"5.", "5 ."}, {"x,", "x ,"}, {"1,2 ,3 4,", "1,2 , 3 4 ,"}};
+    cut = 0;
+    for (int i = 0; i < 9; i++) {
+        Words a = bleu_words(points[i][0], BLEU_13A), b = pieces_of(points[i][1], PIECES_SPACE);
+        bool same = a.count == b.count && !memcmp(a.at, b.at, a.count * sizeof *a.at);
+        if (!same) printf("      %s\n", points[i][0]);
+        cut += same;
+        free(a.at);
+        free(b.at);
+    }
+    check(cut == 9, "13a: %d of 9 texts", cut);
+    const Words two_four[] = {{NULL, 2}, {NULL, 4}}, four_two[] = {{NULL, 4}, {NULL, 2}};
+    check(nearest_length(two_four, 2, 3) == 2 && nearest_length(four_two, 2, 3) == 2 &&
+          nearest_length(two_four, 2, 4) == 4 && nearest_length(four_two, 2, 1) == 2,
+          "the nearest length: the shorter of two as near");
+    static const char *const near_labels[] = {"abcx", "abcy"}, *const letters[] = {"A to z, 0 to 9"},
+        *const replaced[] = {"x\xEF\xBF\xBDy"};
+    const References letters_of = {letters, 1}, replaced_of = {replaced, 1};
+    check(score_label("abcy", near_labels, 2) == 1, "labels that begin alike");
+    check(score_rouge_l("a TO Z 0 TO 9", letters_of, false) == 1, "ROUGE: letters and digits to the last");
+    check(score_rouge_l("x\xFFy", replaced_of, true) == 1, "a byte that is not UTF-8: U+FFFD");
     /* str.isspace of Python: these and no other */
     static const uint32_t spaces[] = {9, 10, 11, 12, 13, 0x1C, 0x1D, 0x1E, 0x1F, 0x20, 0x85, 0xA0, 0x1680, 0x2000,
         0x2001, 0x2002, 0x2003, 0x2004, 0x2005, 0x2006, 0x2007, 0x2008, 0x2009, 0x200A, 0x2028, 0x2029, 0x202F, 0x205F,
