@@ -3873,7 +3873,6 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
     bool ok = !r.b.failed && chat_template(&r, kind);
     /* The thoughts that the history is without are not lost: each was, or will be, an answer of its own. */
     if (ok && options.as_answer) { r.nspans = r.thoughts = 0; chat_answer(&r, kind, &messages[count - 1]); }
-    text_room(&r.b, 0);
     if (r.b.failed) ok = fail(err, "out of memory while rendering a chat; messages; free some memory");
     if (!ok) { text_free(&r.b); free(r.spans); return false; }
     out->text = r.b.at; out->bytes = r.b.length; out->spans = r.spans; out->nspans = r.nspans;

@@ -201,6 +201,11 @@ static void test_turns(void) {
     bool ok = dataset_open(&d, write_text("a.jsonl", plainly), with_bos, &l, &err);
     check(ok && d.stats.dated == 1, "Llama 3.2: the old date is counted");
     if (ok) dataset_free(&d);
+    l.template_date = "04 Jul 2025";
+    ok = dataset_open(&d, write_text("a.jsonl", plainly), with_bos, &l, &err);
+    check(ok && !d.stats.dated, "Llama 3.2: a date that was given is not");
+    if (ok) dataset_free(&d);
+    l.template_date = NULL;
     l.chat_template = CHAT_LLAMA31;
     snprintf(row, sizeof row, "%.*s,\"enable_thinking\":false,\"chat_template_kwargs\":"
              "{\"x\":1,\"enable_thinking\":true}}", (int)sizeof plainly - 2, plainly);
@@ -279,6 +284,16 @@ static void test_shapes(void) {
            USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
     expect("tool_calls, content null", "a.jsonl", CALLS("\"content\":null,"), plain, qwen,
            USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
+    for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {        /* the other templates' own texts have no calls */
+        DataOptions any = options_of(LOSS_DEFAULT, (ChatTemplate)c);
+        bool writes = c == CHAT_QWEN3 || c == CHAT_QWEN2_5 || c == CHAT_QWEN3_INSTRUCT || c == CHAT_QWEN3_THINKING;
+        Dataset d;
+        Error err = {""};
+        bool ok = dataset_open(&d, write_text("a.jsonl", CALLS("")), with_bos, &any, &err);
+        check(ok == writes && (ok || strstr(err.text, "has tool calls")), "tool_calls with %s: %s",
+              chat_template_name((ChatTemplate)c), ok ? "written" : err.text);
+        if (ok) dataset_free(&d);
+    }
     expect("tool_calls behind content", "a.jsonl", CALLS("\"content\":\"b\","), plain, qwen,
            USER("a") "[b\n" CALL "<|im_end|>]\n" ANSWERED);
     /* What beside the text decides what is learned. */
@@ -468,7 +483,10 @@ static void test_rows(void) {
     const char *file = "\r\n{\"text\":\"ab\"}\r\n  \t\r\n{\"input_ids\":[65,66],\"labels\":[65,-100]}\r\n{\"input_ids\":[]}\n{\"prompt\":\"p\",\"completion\":\"cc\"}";
     bool ok = dataset_open(&d, write_text("rows.jsonl", file), plain, &o, &err);
     check(ok && d.count == 2 && d.slots == 2 && d.slot == NULL && d.row[0] == 1 && d.row[1] == 4, "blank lines, CRLF, dropped rows: rows 1 and 4 of 4 are left%s%s", ok ? "" : ": ", ok ? "" : err.text);
-    check(ok && d.stats.rows == 4 && d.stats.examples == 2 && d.stats.dropped == 2 && d.stats.truncated == 0 && d.stats.tokens == 7 && d.stats.labelled == 5 && d.stats.longest == 4 && d.stats.stop_trained == 2 && d.stats.double_bos == 0,
+    check(ok && d.stats.rows == 4 && d.stats.examples == 2 && d.stats.dropped == 2 && d.stats.truncated == 0 &&
+          d.stats.tokens == 7 && d.stats.labelled == 5 && d.stats.longest == 4 && d.stats.stop_trained == 2 &&
+          d.stats.double_bos == 0 &&
+          d.stats.uses.labelled == 1 && d.stats.uses.chats == 0,
           "stats: rows %lld dropped %lld tokens %lld labelled %lld (shifted) longest %lld stop %lld", (long long)d.stats.rows, (long long)d.stats.dropped, (long long)d.stats.tokens, (long long)d.stats.labelled, (long long)d.stats.longest, (long long)d.stats.stop_trained);
     if (ok) dataset_free(&d);
 
@@ -670,6 +688,8 @@ static void test_token_file(void) {
         {"an id beyond the largest", AT_MEMBER(ids[2]), 6}, {"an id below 0", AT_MEMBER(ids[2]), -1},
         {"a label beyond the largest", AT_MEMBER(labels[1]), 6}, {"a label below 0", AT_MEMBER(labels[1]), -1},
         {"a largest id below 0", AT_MEMBER(h.largest_id), -1},
+        {"a largest id of 33 bits", AT_MEMBER(h.largest_id), (1ll << 32) + 5},
+        {"one below 0 whose lower half is 5", AT_MEMBER(h.largest_id), 5 - (1ll << 32)},
         {"an example beyond the tokens", AT_MEMBER(offset[1]), 4}, {"a first one not at 0", AT_MEMBER(offset[0]), 1},
         {"another longest", AT_MEMBER(h.stats.longest), 2}, {"another count of labels", AT_MEMBER(h.stats.labelled), 1},
         {"another count of tokens", AT_MEMBER(h.stats.tokens), 4},
@@ -697,6 +717,49 @@ static void test_token_file(void) {
         if (ok) dataset_free(&d);
         close(fd);
     }
+
+    /* The same with two examples, or with none. */
+    struct { TokenHeader h; int32_t ids[3], labels[3]; size_t offset[3]; int64_t row[2]; } two;
+    struct { TokenHeader h; size_t offset[1]; } none;
+    static const struct { const char *what; size_t offset[3]; int64_t longest, labelled; bool whole, late; }
+        borders[] = {
+        {"two examples", {0, 1, 3}, 2, 1, true, false}, {"an empty one", {0, 0, 3}, 3, 2, false, false},
+        {"a token behind the last", {0, 1, 2}, 1, 0, false, false},
+        {"a row changed after the sum", {0, 1, 3}, 2, 1, false, true}};
+    for (size_t i = 0; i < sizeof borders / sizeof *borders; i++) {
+        Dataset d;
+        Error err = {""};
+        memset(&two, 0, sizeof two);
+        memcpy(two.h.magic, "LORATOK2", 8);
+        two.h.key = 7; two.h.count = 2; two.h.tokens = 3; two.h.largest_id = 5;
+        two.h.stats.examples = 2; two.h.stats.tokens = 3;
+        two.h.stats.longest = borders[i].longest; two.h.stats.labelled = borders[i].labelled;
+        two.ids[2] = two.labels[2] = 5; two.row[0] = 1; two.row[1] = 2;
+        memcpy(two.offset, borders[i].offset, sizeof two.offset);
+        two.h.hash = HASH_START;
+        for (size_t k = 0; k < 2; k++) {
+            size_t from = two.offset[k], bytes = (two.offset[k + 1] - from) * 4;
+            two.h.hash = hash_bytes(hash_bytes(two.h.hash, two.ids + from, bytes), two.labels + from, bytes);
+        }
+        two.h.checksum = tokens_checksum(&two.h, two.offset, two.row);
+        two.row[1] += borders[i].late;
+        int fd = open(write_bytes("made.tokens", (const char *)&two, sizeof two), O_RDONLY);
+        bool ok = fd >= 0 && dataset_map(&d, fd, 7, false, "made.tokens", &err);
+        check(ok == borders[i].whole && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),
+              "token file: %s: %s", borders[i].what, ok ? "taken" : err.text);
+        if (ok) dataset_free(&d);
+        close(fd);
+    }
+    Dataset d;
+    Error err = {""};
+    memset(&none, 0, sizeof none);
+    memcpy(none.h.magic, "LORATOK2", 8);
+    none.h.key = 7; none.h.hash = HASH_START; none.h.largest_id = 5;
+    none.h.checksum = tokens_checksum(&none.h, none.offset, NULL);
+    int fd = open(write_bytes("made.tokens", (const char *)&none, sizeof none), O_RDONLY);
+    check(fd >= 0 && !dataset_map(&d, fd, 7, false, "made.tokens", &err) && strstr(err.text, "a damaged token file"),
+          "token file: no example: %s", err.text);
+    close(fd);
 }
 
 /* ---- errors ----------------------------------------------------------------------------------------------------------------------------------- */
@@ -719,6 +782,8 @@ static void test_errors(void) {
                  "a list of them under \"data\"", "a.json", NULL);
     expect_error("a Parquet file", "a.parquet", "PAR1xyz", plain, o, "a Parquet file", "a.parquet", "save it as .jsonl");
     expect_error("a web page", "a.jsonl", "<!DOCTYPE html>", plain, o, "a web page", "a.jsonl", "raw or resolve");
+    expect_error("a mark and nothing else", "a.jsonl", "%PDF", plain, o, "a PDF file", NULL, NULL);
+    expect_error("a mark and nothing else", "a.jsonl", "PK\3\4", plain, o, "a zip file", NULL, NULL);
     expect_error("a workbook", "a.xlsx", "PK\3\4aaaaaaaaaaaaaaaaaaaaaaaaaa[Content_Types].xml", plain, o, "spreadsheet",
                  "a.xlsx", "CSV UTF-8");
     expect_error("UTF-16", "a.csv", "\xFF\xFEt", plain, o, "UTF-16", "a.csv", "UTF-8");
