@@ -2493,7 +2493,8 @@ static const Option option_table[] = {
     {"packing", FLAG(train.data_options.packing), RUN | INSPECT | MEASURES, "false",
      "fill batches to max-length; examples never see each other"},
     {"loss-on", CHOICE(train.data_options.loss_on, loss_on_name, LOSS_ON_COUNT), RUN | INSPECT | MEASURES | KEPT,
-     "default", "what is learned (default: assistant turns, completions, or all of plain text)"},
+     "default", "what is learned (default: a chat's assistant turns, completions, all of plain text; completion: of a "
+     "chat its last reply alone, as when every reply is a row of its own)"},
     {"chat-template", TEXT(chat_template), ROWS | KEPT, NULL,
      "name of a built-in template, instead of the model folder's"},
     {"prompt-template", TEXT(train.data_options.prompt_template), ROWS | KEPT, NULL,
