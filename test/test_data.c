@@ -376,6 +376,8 @@ static void expect_unread(const char *what, const char *name, const char *file, 
 static void test_unread(void) {
     DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML);
     expect_unread("nothing", "a.jsonl", CHAT2, o, "");
+    expect_unread("what evaluate reads of a row", "a.jsonl",
+                  "{\"prompt\":\"p\",\"completion\":\"c\",\"group\":\"g\",\"answers\":[\"c\",\"d\"]}", o, "");
     expect_unread("a null is no column", "a.jsonl", "{\"text\":\"x\",\"y\":null}", o, "");
     expect_unread("keys of rows, each row counts once", "a.jsonl",
                   "{\"text\":\"x\",\"b\":1,\"a\":[{\"c\":1}]}\n{\"text\":\"x\",\"b\":1,\"b\":{}}\n", o,
@@ -507,6 +509,11 @@ static void test_rows(void) {
     ok = dataset_open(&d, write_text("ids.jsonl", "{\"input_ids\":[1,2000000]}"), NULL, &o, &err);
     check(ok && d.count == 1 && d.ids[1] == 2000000 && d.stats.stop_trained == 0, "input_ids need no tokenizer");
     if (ok) dataset_free(&d);
+    DataOptions untold = o;
+    untold.chat_template = CHAT_NONE;
+    ok = dataset_open(&d, write_text("ids.jsonl", "{\"input_ids\":[1,2]}"), NULL, &untold, &err);
+    check(ok && d.count == 1 && d.ids[1] == 2, "nor do they a chat template");
+    if (ok) dataset_free(&d);
     o.max_length = 8;
     ok = dataset_open(&d, write_text("cut.jsonl", file), with_bos, &o, &err);
     check(ok && d.count == 4 && d.stats.truncated == 4 && d.stats.dropped == 1 && d.stats.longest == 8, "truncation: 4 of 5 rows cut at 8 tokens, one of them loses its answer and is dropped");
@@ -598,6 +605,9 @@ static void test_csv(void) {
     expect("CSV: tabs", "a.csv", "prompt\tcompletion\nHi\t a;b\n", plain, o, "Hi[ a;b<|im_end|>]");
     expect(".tsv", "a.tsv", "prompt\tcompletion\na,b\tc\n", plain, o, "a,b[c<|im_end|>]");
     expect("CSV: Excel's sep=", "a.csv", "\xEF\xBB\xBFsep=|\r\nprompt|completion\r\na,b|c\r\n", plain, o,
+           "a,b[c<|im_end|>]");
+    expect("CSV: sep= and a line feed", "a.csv", "sep=|\nprompt|completion\na,b|c\n", plain, o, "a,b[c<|im_end|>]");
+    expect("CSV: sep= and a carriage return", "a.csv", "sep=|\rprompt|completion\ra,b|c\r", plain, o,
            "a,b[c<|im_end|>]");
     expect("CSV: names with blanks and capitals", "a.csv", "Prompt , COMPLETION\np,c\n", plain, o, "p[c<|im_end|>]");
     expect_error("CSV: twice after all", "a.csv", "Text,text \na,b\n", plain, o, "two columns are named \"text\"",
@@ -833,6 +843,11 @@ static void test_errors(void) {
     expect_error("a function_call that is no JSON", "a.jsonl",
                  "{\"conversations\":[{\"from\":\"function_call\",\"value\":\"w()\"}]}", plain,
                  options_of(LOSS_DEFAULT, CHAT_QWEN2_5), "but no JSON", "row 1", NULL);
+    expect_error("an output that is no text", "a.jsonl", "{\"instruction\":\"i\",\"output\":{\"a\":1}}", plain, o,
+                 "output", "row 1", NULL);
+    expect_error("an output with an image", "a.jsonl",
+                 "{\"instruction\":\"i\",\"output\":[{\"type\":\"image_url\",\"image_url\":{}}]}", plain, o,
+                 "image_url", "row 1", NULL);
     expect_error("no messages", "a.jsonl", "{\"messages\":[]}", plain, o, "a.jsonl row 1", NULL, NULL);
     expect_error("no chat template for a chat", "a.jsonl", CHAT2, plain, none, "no chat template", "row 1", "--chat-template NAME: qwen3");
     expect_error("unknown chat template for a chat", "a.jsonl", CHAT2, plain, options_of(LOSS_DEFAULT, CHAT_UNKNOWN), "not one of the known", "row 1", "llama3.2");
@@ -850,6 +865,9 @@ static void test_errors(void) {
     expect_error("nothing to learn in all", "a.jsonl", "{\"input_ids\":[1,2],\"labels\":[-100,-100]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", plain, o, "no token to learn in any of 2 rows", "a.jsonl", "--max-length");
     bad.max_length = 3;
     expect_error("nothing left after the cut", "a.jsonl", "{\"prompt\":\"12345\",\"completion\":\"6\"}", plain, bad, "1 rows were cut at 3 tokens", NULL, NULL);
+    bad.max_length = 1;
+    expect_error("a cut at one token", "a.jsonl", "{\"prompt\":\"12345\",\"completion\":\"6\"}", plain, bad,
+                 "1 rows were cut at 1 tokens", NULL, NULL);
     bad = o; bad.prompt_template = "no place";
     expect_error("template without {prompt}", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "{prompt}", "--prompt-template", NULL);
     expect_error("text without a tokenizer", "a.jsonl", "{\"text\":\"x\"}", NULL, o, "no tokenizer", "row 1", "tokenizer.json");
@@ -915,6 +933,17 @@ static void test_packing(void) {
           "a packed slot is %d sequences: each loses one target (%d of %d)", b.S, b.M, b.N);
     batch_free(&b);
     dataset_free(&d);
+
+    /* A capacity that is a power of two: 8 | 5 and 3 | 4 and 4 | 2. */
+    static const int eight[] = {5, 3, 4, 4, 8, 2};
+    static const int32_t eight_order[] = {4, 0, 1, 2, 3, 5};
+    static const size_t eight_begin[] = {0, 1, 3, 5, 6};
+    o.max_length = 8;
+    d = of_lengths(eight, 6, o);
+    check(d.slots == 4 && !memcmp(d.slot, eight_order, sizeof eight_order) &&
+          !memcmp(d.slot_offset, eight_begin, sizeof eight_begin), "packing into bins of 8: %zu", d.slots);
+    dataset_free(&d);
+    o.max_length = 10;
 
     /* No two fit together: as many bins as examples, the most that the borders have room for. */
     static const int alone[] = {10, 9, 10, 9, 10};

@@ -29,6 +29,11 @@ static void test_json(void) {
     const Json *s = ok ? json_get(doc.root, "s") : NULL;
     check(ok && doc.root->type == JSON_OBJECT && doc.root->count == 4 && json_get(doc.root, "a")->number == 7 && !json_get(doc.root, "b"), "json: object, last duplicate wins", ok ? "" : err.text);
     check(s && s->count == 10 && memcmp(s->str, "x\xC3\xA9\xF0\x9F\x98\x80\n\0z", 11) == 0, "json: escapes", "");
+    JsonDoc edge;
+    bool edges = json_parse(&edge, "\"\\ud7ff\\ue000\\ud800\\udc00\\udbff\\udfff\"", 38, "f.jsonl", 3, &err);
+    check(edges && !strcmp(edge.root->str, "\xED\x9F\xBF\xEE\x80\x80\xF0\x90\x80\x80\xF4\x8F\xBF\xBF"),
+          "json: escapes beside the surrogates, and their first and last", edges ? "" : err.text);
+    if (edges) json_free(&edge);
     const Json *a = doc.root->child;
     check(a->count == 5 && a->child->next->number == -500 && strcmp(a->child->next->str, "-0.5e3") == 0 && a->child->next->next->type == JSON_TRUE, "json: array", "");
     json_free(&doc);
@@ -36,6 +41,7 @@ static void test_json(void) {
     static const struct { const char *text, *what; int line, column; } bad[] = {
         {"", "unexpected end", 3, 1}, {"{", "unexpected end", 3, 2}, {"{\"a\":\n [1,2,]}", "unexpected character", 4, 7}, {"[1 2]", "expected ','", 3, 4},
         {"{\"a\" 1}", "expected ':'", 3, 6}, {"{a:1}", "expected a name", 3, 2}, {"[1]x", "text after", 3, 4}, {"\"abc", "without closing", 3, 1},
+        {"\"\\udfff\"", "lone surrogate", 3, 2}, {"\"\\udbff\\ue000\"", "lone surrogate", 3, 2},
         {"\"\\ud800\"", "lone surrogate", 3, 2}, {"\"\\ude00\"", "lone surrogate", 3, 2}, {"\"\\ud800\\u0041\"", "lone surrogate", 3, 2}, {"\"\\x\"", "unknown escape", 3, 2},
         {"\"\\u12g4\"", "four hex", 3, 2}, {"\"a\tb\"", "control character", 3, 3}, {"[NaN]", "NaN", 3, 2}, {"-Infinity", "NaN", 3, 1}, {"01", "malformed number", 3, 2},
         {"1.", "malformed number", 3, 3}, {"-", "malformed number", 3, 2}, {"1e", "malformed number", 3, 3}, {"+1", "unexpected character", 3, 1}, {"tru", "unexpected character", 3, 1},
@@ -139,6 +145,9 @@ static void test_text(void) {
     Text room = TEXT_EMPTY;
     check(text_room(&room, 200) && room.length == 0 && !*room.at, "Text: room without anything in it is a text", "");
     text_free(&room);
+    static const char *const near[] = {"abcdef", "abcdeg", "tree"};
+    check(name_nearest("abcdex", near, 3) == near[0] && name_nearest("abcdegh", near, 3) == near[1] &&
+          name_nearest("river", near, 3) == NULL, "names: the first of the two that are nearest, or none", "");
     check(!text_room(&t, SIZE_MAX / 2) && t.failed && !text_append(&t, longer, 900) && !strcmp(t.at, want),
           "Text: what cannot grow says so and stays", "");
     text_free(&t);
@@ -498,6 +507,9 @@ static void test_chat(Tokenizer *t) {
     for (int k = CHAT_QWEN3; k < CHAT_UNKNOWN; k++)
         check(!chat_render(&chat, t, (ChatTemplate)k, alien, 2, o, &err) && strstr(k == CHAT_LLAMA2 ? "wizard" : err.text, "wizard"), "chat: unknown role refused", err.text);
     check(!chat_render(&chat, t, CHAT_LLAMA2, think + 1, 1, o, &err) && strstr(err.text, "must alternate"), "chat: llama2 order", err.text);
+    check(!chat_render(&chat, t, CHAT_MISTRAL_NEMO, tools, 2, o, &err) && strstr(err.text, "length 9") &&
+          strstr(err.text, "message 2"), "chat: the answer of a tool that Mistral refuses is named",
+          err.text);
     check(!chat_render(&chat, t, CHAT_UNKNOWN, m, 2, o, &err) && !chat_render(&chat, t, CHAT_NONE, m, 2, o, &err) && !chat_render(&chat, t, CHAT_QWEN3, m, 0, o, &err), "chat: refusals", "");
     check(!chat_template_by_name("qwen-3", &kind, &err) && strstr(err.text, "\"qwen3\""), "chat: nearest name", err.text);
     check(chat_recognise("{{ bos_token }}", 15) == CHAT_UNKNOWN, "chat: foreign template is unknown", "");
@@ -615,6 +627,10 @@ static void test_refusals(void) {
          "add_prefix_space after Digits"},
         {"{\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\w+\"},\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\",\"use_regex\":false}]}," MODEL "}", "unknown Split pattern \\w+"},
         {"{\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_scheme\":\"first\"}," MODEL "}", "Metaspace replacement"},
+        {"{\"pre_tokenizer\":" STEPS("pretokenizers", "{\"type\":\"Metaspace\",\"replacement\":\"\xE2\x96\x81\","
+         "\"prepend_scheme\":\"first\"},{\"type\":\"ByteLevel\"}") "," MODEL "}", "after ByteLevel or Metaspace"},
+        {"{\"pre_tokenizer\":" STEPS("pretokenizers", "{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+         "{\"type\":\"Digits\",\"individual_digits\":true}") "," MODEL "}", "after ByteLevel or Metaspace"},
         {"{\"post_processor\":{\"type\":\"BertProcessing\"}," MODEL "}", "post-processor BertProcessing"}, {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL "}", "decoder WordPiece"},
         {"{\"decoder\":{\"type\":\"CTC\"}," MODEL "}", "decoder CTC"},
         {"{\"added_tokens\":[{\"id\":9,\"content\":\"<x>\",\"special\":true}]," MODEL "}", "id 9 where the library gives it 3"},
@@ -625,6 +641,29 @@ static void test_refusals(void) {
         Tokenizer *t = tokenizer_parse(cases[i].json, strlen(cases[i].json), "small.json", &err);
         snprintf(name, sizeof name, "refusal %zu: %s", i, cases[i].what ? cases[i].what : "(the plain one loads)");
         check(cases[i].what ? !t && strstr(err.text, cases[i].what) && strstr(err.text, "small.json") : t != NULL, name, err.text);
+        tokenizer_free(t);
+    }
+}
+
+/* A merge that ends a word with the next one's visible space: "xy_xy" is one word for it. */
+static void test_merge_over_space(void) {
+#define SPACE "\xE2\x96\x81"
+#define OVER_SPACE(merges) \
+    "{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"" SPACE "\"}," \
+    "\"model\":{\"type\":\"BPE\",\"vocab\":{\"x\":0,\"y\":1,\"" SPACE "\":2,\"y" SPACE "\":3,\"" SPACE "x\":4}," \
+    "\"merges\":[" merges "]}}"
+    static const char over[] = OVER_SPACE("\"y " SPACE "\",\"" SPACE " x\""), within[] = OVER_SPACE("\"" SPACE " x\"");
+    static const int32_t over_ids[] = {0, 3, 0, 1}, within_ids[] = {0, 1, 4, 1};
+    static const struct { const char *json; size_t bytes; const int32_t *want; } cases[] = {
+        {over, sizeof over - 1, over_ids}, {within, sizeof within - 1, within_ids}};
+    for (int i = 0; i < 2; i++) {
+        Error err = {""};
+        TokenIds ids = {0};
+        Tokenizer *t = tokenizer_parse(cases[i].json, cases[i].bytes, "small.json", &err);
+        bool ok = t && tokenizer_encode(t, &ids, "xy xy", 5, 0, &err);
+        check(ok && ids.count == 4 && !memcmp(ids.ids, cases[i].want, 4 * sizeof *ids.ids),
+              i ? "merges within words" : "a merge over a space", err.text);
+        token_ids_free(&ids);
         tokenizer_free(t);
     }
 }
@@ -715,6 +754,7 @@ int main(int argc, char **argv) {
     test_utf8();
     test_lower();
     test_refusals();
+    test_merge_over_space();
     for (int i = 0; i < 8; i++) {
         snprintf(path[0], 400, "test/golden/tokenizer/%s", kinds[i]);
         Tokenizer *t = open_or_fail(path[0]);
