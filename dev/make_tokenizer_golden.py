@@ -7,6 +7,7 @@
 Each folder has tokenizer.json, tokenizer_config.json and vectors.jsonl with, per line: text, ids (no special tokens), ids_special, decoded (of ids),
 decoded_skip (of ids_special, special tokens skipped), covered: [[begin byte, end byte, first token, last token]] by char_to_token in ids_special.
 texts.txt is the training text, our own words, and also serves as a file to encode.
+bytes and bytes_bos beside them are not written here: no merges, token id = byte, for test/test_data.c and make fuzz.
 """
 import json
 import os

@@ -1,6 +1,8 @@
-/* test_data.c - rows to examples to batches: every row shape, every mask token by token, every error, the packer, the sampler's order.
-   gcc -std=gnu11 -O2 -fopenmp -I. test/test_data.c -o build/test_data -lm && build/test_data      (from the repository root)
-   Most cases use a tokenizer written here whose every byte is one token, so that an expected mask is the text itself with brackets around what is learned. */
+/* test_data.c - rows to examples to batches: every row shape, every mask token by token, every error, the packer, the
+   sampler's order.
+   gcc -std=gnu11 -O2 -fopenmp -I. test/test_data.c -o build/test_data -lm && build/test_data
+   (from the repository root). Most cases use a tokenizer whose every byte is one token (test/golden/tokenizer/bytes), so
+   that an expected mask is the text itself with brackets around what is learned. */
 #define TOKENIZER_IMPLEMENTATION
 #define DATASET_IMPLEMENTATION
 #include "data/dataset.h"        /* alone: data sets know no model */
@@ -29,36 +31,9 @@ static const char *write_bytes(const char *name, const char *text, size_t n) {
 }
 static const char *write_text(const char *name, const char *text) { return write_bytes(name, text, strlen(text)); }
 
-/* A byte-level BPE without merges: token id = byte. */
-static Tokenizer *byte_tokenizer(const char *name, bool bos) {
-    char path[160], *json = (char *)malloc(1 << 16), *j = json;
+/* Its byte-level BPE has no merges: token id = byte, then special_text. */
+static Tokenizer *byte_tokenizer(const char *path) {
     Error err;
-    int n = 0;
-    j += sprintf(j, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[");
-    for (int i = 0; i < 4; i++)
-        j += sprintf(j, "%s{\"id\":%d,\"content\":\"%s\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}", i ? "," : "", IM_START + i, special_text[i]);
-    j += sprintf(j, "],\"normalizer\":null,\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":"
-                    "\"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"},"
-                    "\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,\"use_regex\":false}]},\"post_processor\":");
-    if (bos) j += sprintf(j, "{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\",\"type_id\":0}},{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}],"
-                             "\"pair\":[{\"Sequence\":{\"id\":\"A\",\"type_id\":0}},{\"Sequence\":{\"id\":\"B\",\"type_id\":1}}],\"special_tokens\":{\"<s>\":{\"id\":\"<s>\",\"ids\":[%d],\"tokens\":[\"<s>\"]}}}", BOS);
-    else j += sprintf(j, "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,\"use_regex\":false}");
-    j += sprintf(j, ",\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,\"use_regex\":false},\"model\":{\"type\":\"BPE\",\"dropout\":null,\"unk_token\":null,"
-                    "\"continuing_subword_prefix\":\"\",\"end_of_word_suffix\":\"\",\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\"vocab\":{");
-    for (int b = 0; b < 256; b++) {
-        bool same = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-        j += sprintf(j, "%s\"\\u%04x\":%d", b ? "," : "", same ? b : 256 + n, b);
-        n += !same;
-    }
-    sprintf(j, "},\"merges\":[]}}");
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    assert(mkdir(path, 0700) == 0);
-    snprintf(path, sizeof path, "%s/tokenizer.json", name);
-    write_text(path, json);
-    snprintf(path, sizeof path, "%s/tokenizer_config.json", name);
-    write_text(path, bos ? "{\"bos_token\":\"<s>\",\"eos_token\":\"<|im_end|>\"}" : "{\"eos_token\":\"<|im_end|>\"}");
-    free(json);
-    snprintf(path, sizeof path, "%s/%s", folder, name);
     Tokenizer *t = tokenizer_open(path, &err);
     if (!t) { printf("FAIL  cannot go on: %s\n", err.text); exit(1); }
     return t;
@@ -1106,8 +1081,8 @@ static void remove_folder(void) {
 int main(void) {
     snprintf(folder, sizeof folder, "/tmp/test_data_XXXXXX");
     assert(mkdtemp(folder));
-    plain = byte_tokenizer("plain", false);
-    with_bos = byte_tokenizer("bos", true);
+    plain = byte_tokenizer("test/golden/tokenizer/bytes");
+    with_bos = byte_tokenizer("test/golden/tokenizer/bytes_bos");
     test_shapes();
     test_turns();
     test_unread();
