@@ -1,5 +1,7 @@
-/* test_train.c - the whole trainer against TRL's SFTTrainer (test/golden/trl_*, made by dev/make_golden.py), and its promises: the same seed gives the same bits, memory as announced, nothing lost.
-   gcc -std=gnu11 -O2 -fopenmp -I. test/test_train.c -o build/test_train -lm && build/test_train      (from the repository root) */
+/* test_train.c - the whole trainer against TRL's SFTTrainer (test/golden/trl_*, made by dev/make_golden.py), and its
+   promises: the same seed gives the same bits, memory as announced, nothing lost.
+   gcc -std=gnu11 -O2 -fopenmp -I. test/test_train.c -o build/test_train -lm && build/test_train
+   (from the repository root) */
 #if !defined(EMULATED) && !defined(__CUDACC__)
 #include "allocations.h"
 #endif
@@ -18,8 +20,10 @@ static void options_default(TrainOptions *o) {
     memset(o, 0, sizeof *o);
     o->lora.r = 8; o->lora.lora_alpha = 16;
     for (int j = 0; j < MODULE_COUNT; j++) o->lora.target[j] = true;
-    o->adam_beta1 = 0.9; o->adam_beta2 = 0.999; o->adam_epsilon = 1e-8; o->max_grad_norm = 1; o->num_train_epochs = 1; o->learning_rate = 1e-3;
-    o->per_device_train_batch_size = o->per_device_eval_batch_size = 2; o->gradient_accumulation_steps = 1; o->logging_steps = 1; o->shuffle = true; o->seed = 42;
+    o->adam_beta1 = 0.9; o->adam_beta2 = 0.999; o->adam_epsilon = 1e-8; o->max_grad_norm = 1; o->num_train_epochs = 1;
+    o->learning_rate = 1e-3;
+    o->per_device_train_batch_size = o->per_device_eval_batch_size = 2; o->gradient_accumulation_steps = 1;
+    o->logging_steps = 1; o->shuffle = true; o->seed = 42;
     o->data_options.max_length = 1024; o->data_options.enable_thinking = -1; o->data_options.threads = 1;
 }
 /* The usual run of a test: the small Qwen3 on TRL's rows, into `name` in the work folder, whose path is left in out. */
@@ -44,7 +48,10 @@ static JsonDoc json_file(const char *path) {
     if (!json_read(&doc, path, &err)) { printf("FAIL  %s\n", err.text); exit(1); }
     return doc;
 }
-static double number(const Json *o, const char *key, double missing) { const Json *j = json_get(o, key); return j && j->type == JSON_NUMBER ? j->number : missing; }
+static double number(const Json *o, const char *key, double missing) {
+    const Json *j = json_get(o, key);
+    return j && j->type == JSON_NUMBER ? j->number : missing;
+}
 static bool same_file(const char *a, const char *b) {
     Error err;
     size_t n, m;
@@ -54,9 +61,10 @@ static bool same_file(const char *a, const char *b) {
     return same;
 }
 
-/* ---- 1. TRL, step by step --------------------------------------------------------------------------------------------------------------------- */
+/* ---- 1. TRL, step by step ---------------------------------------------------------------------------------------- */
 
-static void golden_options(TrainOptions *o, const Json *run, const Json *args, const char *folder, char *data, char *eval, char *out, size_t size) {
+static void golden_options(TrainOptions *o, const Json *run, const Json *args, const char *folder, char *data,
+                           char *eval, char *out, size_t size) {
     options_default(o);
     o->model = json_get(run, "model")->str;
     o->init_adapter = json_get(run, "init_adapter")->str;
@@ -68,7 +76,8 @@ static void golden_options(TrainOptions *o, const Json *run, const Json *args, c
     o->output = out;
     o->learning_rate = number(args, "learning_rate", 0);
     const char *schedule = json_get(args, "lr_scheduler_type")->str;
-    for (int i = 0; i < SCHEDULE_COUNT; i++) if (!strcmp(schedule, schedule_name[i])) o->lr_scheduler_type = (Schedule)i;
+    for (int i = 0; i < SCHEDULE_COUNT; i++)
+        if (!strcmp(schedule, schedule_name[i])) o->lr_scheduler_type = (Schedule)i;
     double warmup = number(args, "warmup_steps", 0);      /* transformers 5: below 1 it is the ratio */
     if (warmup >= 1) o->warmup_steps = (int)warmup;
     else o->warmup_ratio = warmup;
@@ -133,18 +142,22 @@ static void test_trl(const char *name) {
             steps++;
         }
     }
-    check(steps == arrlen(log.train) && result.steps >= 24, "%s: %d log lines over %d steps, as TRL", name, (int)arrlen(log.train), (int)result.steps);
+    check(steps == arrlen(log.train) && result.steps >= 24,
+          "%s: %d log lines over %d steps, as TRL", name, (int)arrlen(log.train), (int)result.steps);
     check(loss <= 1e-4, "%s: loss at every step, worst relative error %.1e", name, loss);
     check(norm <= 1e-4, "%s: grad_norm at every step, worst relative error %.1e", name, norm);
     check(rate <= 1e-9, "%s: learning_rate at every step, worst relative error %.1e", name, rate);
-    check(accuracy <= 1e-6 && entropy <= 1e-4, "%s: accuracy %.1e and entropy %.1e, worst relative errors", name, accuracy, entropy);
+    check(accuracy <= 1e-6 && entropy <= 1e-4,
+          "%s: accuracy %.1e and entropy %.1e, worst relative errors", name, accuracy, entropy);
     check(epoch <= 1e-9 && tokens == 0, "%s: epoch, step and num_tokens agree", name);
     if (o.eval_data)
         check(evals == arrlen(log.eval) && evals > 0 && eval_loss <= 1e-4,
               "%s: %d evaluations, the Trainer's loss, accuracy and entropy, worst relative error %.1e", name,
                   (int)evals, eval_loss);
     const Json *final = json_get(run.root, "final_record");
-    if (final && json_get(final, "train_loss")) check(fabs(result.train_loss / number(final, "train_loss", NAN) - 1) <= 1e-4, "%s: train_loss %.6f", name, result.train_loss);
+    if (final && json_get(final, "train_loss"))
+        check(fabs(result.train_loss / number(final, "train_loss", NAN) - 1) <= 1e-4,
+              "%s: train_loss %.6f", name, result.train_loss);
 
     /* the final adapter, tensor by tensor */
     TensorSet mine, theirs;
@@ -158,7 +171,8 @@ static void test_trl(const char *name) {
     for (ptrdiff_t i = 0; ok && i < shlen(theirs.table); i++) {
         ptrdiff_t at = shgeti(mine.table, theirs.table[i].key);
         if (at < 0) { ok = false; break; }
-        worst = fmax(worst, relative_error((const float *)mine.table[at].value.data, (const float *)theirs.table[i].value.data, theirs.table[i].value.count));
+        worst = fmax(worst, relative_error((const float *)mine.table[at].value.data,
+                                           (const float *)theirs.table[i].value.data, theirs.table[i].value.count));
     }
     check(ok && worst <= 1e-3, "%s: the final adapter, worst relative error %.1e", name, worst);
     tensors_close(&mine);
@@ -169,14 +183,17 @@ static void test_trl(const char *name) {
     json_free(&want);
 }
 
-/* ---- 2. the sampler and the schedules ------------------------------------------------------------------------------------------------------------ */
+/* ---- 2. the sampler and the schedules ---------------------------------------------------------------------------- */
 
-/* Our trainer_state.json against the one that TRL left for the same run: every key of its is there, every number agrees but speeds and
-   num_input_tokens_seen, which transformers counts only when it is asked to. */
+/* Our trainer_state.json against the one that TRL left for the same run: every key of its is there, every number agrees
+   but speeds and num_input_tokens_seen, which transformers counts only when it is asked to. */
 static void state_compare(const Json *mine, const Json *theirs, int *keys, int *missing, double *worst) {
     if (theirs->type == JSON_ARRAY) {
         const Json *m = mine->child;
-        for (const Json *t = theirs->child; t; t = t->next, m = m ? m->next : NULL) { if (m) state_compare(m, t, keys, missing, worst); else ++*missing; }
+        for (const Json *t = theirs->child; t; t = t->next, m = m ? m->next : NULL) {
+            if (m) state_compare(m, t, keys, missing, worst);
+            else ++*missing;
+        }
         return;
     }
     for (const Json *t = theirs->type == JSON_OBJECT ? theirs->child : NULL; t; t = t->next) {
@@ -184,7 +201,8 @@ static void state_compare(const Json *mine, const Json *theirs, int *keys, int *
         ++*keys;
         if (!m) { printf("      no %s\n", t->key); ++*missing; continue; }
         if (t->type == JSON_ARRAY) state_compare(m, t, keys, missing, worst);
-        else if (t->type == JSON_NUMBER && !strstr(t->key, "runtime") && !strstr(t->key, "per_second") && strcmp(t->key, "num_input_tokens_seen") && strcmp(t->key, "save_steps")) {
+        else if (t->type == JSON_NUMBER && !strstr(t->key, "runtime") && !strstr(t->key, "per_second") &&
+                 strcmp(t->key, "num_input_tokens_seen") && strcmp(t->key, "save_steps")) {
             if (m->type != JSON_NUMBER) ++*missing;
             else worse(worst, m->number, t->number);
         } else if (t->type != JSON_NUMBER && t->type != JSON_OBJECT && m->type != t->type) ++*missing;
@@ -197,7 +215,8 @@ static void test_trainer_state(void) {
     snprintf(path, sizeof path, "%s/golden/trainer_state.json", work_folder);
     JsonDoc mine = json_file(path), theirs = json_file("test/golden/trl_logging/trainer_state.json");
     state_compare(mine.root, theirs.root, &keys, &missing, &worst);
-    check(keys > 60 && !missing && worst <= 1e-4, "trainer_state.json: %d keys of TRL's, %d missing, worst relative error %.1e", keys, missing, worst);
+    check(keys > 60 && !missing && worst <= 1e-4,
+          "trainer_state.json: %d keys of TRL's, %d missing, worst relative error %.1e", keys, missing, worst);
     json_free(&mine);
     json_free(&theirs);
 }
@@ -207,12 +226,15 @@ static void test_schedules(void) {
     bool ok = true;
     for (int s = 0; s < 10; s++) ok &= fabs(schedule_factor(SCHEDULE_LINEAR, s, 2, 10) - linear[s]) < 1e-15;
     check(ok, "linear schedule with 2 warm-up steps of 10, as transformers prints it");
-    ok = schedule_factor(SCHEDULE_COSINE, 0, 0, 8) == 1 && fabs(schedule_factor(SCHEDULE_COSINE, 4, 0, 8) - 0.5) < 1e-15 && schedule_factor(SCHEDULE_CONSTANT, 5, 9, 8) == 1 &&
-         schedule_factor(SCHEDULE_CONSTANT_WITH_WARMUP, 1, 4, 8) == 0.25 && schedule_factor(SCHEDULE_CONSTANT_WITH_WARMUP, 6, 4, 8) == 1;
+    ok = schedule_factor(SCHEDULE_COSINE, 0, 0, 8) == 1 &&
+         fabs(schedule_factor(SCHEDULE_COSINE, 4, 0, 8) - 0.5) < 1e-15 &&
+         schedule_factor(SCHEDULE_CONSTANT, 5, 9, 8) == 1 &&
+         schedule_factor(SCHEDULE_CONSTANT_WITH_WARMUP, 1, 4, 8) == 0.25 &&
+         schedule_factor(SCHEDULE_CONSTANT_WITH_WARMUP, 6, 4, 8) == 1;
     check(ok, "cosine, constant and constant_with_warmup at their corners");
 }
 
-/* ---- 3. promises -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- 3. promises ------------------------------------------------------------------------------------------------- */
 
 static void test_repeatable(void) {
     TrainOptions o;
@@ -233,7 +255,9 @@ static void test_repeatable(void) {
 #endif
     snprintf(file_a, sizeof file_a, "%s/adapter_model.safetensors", a);
     snprintf(file_b, sizeof file_b, "%s/adapter_model.safetensors", b);
-    check(ok && same_file(file_a, file_b), "the same seed twice, with 2 threads and with 1, dropout 0.1: the adapter is the same file%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && same_file(file_a, file_b),
+          "the same seed twice, with 2 threads and with 1, dropout 0.1: the adapter is the same file%s%s",
+          ok ? "" : ": ", ok ? "" : err.text);
     o.seed = 43;
     ok = train(&o, NULL, &result, &err);
     check(ok && !same_file(file_a, file_b), "another seed: another adapter");
@@ -252,8 +276,12 @@ static void test_accumulation(void) {
     o.gradient_accumulation_steps = 8;
     ok = ok && train(&o, &many, &result, &err) && arrlen(one.train) == 5 && arrlen(many.train) == 5;
     double worst = 0;
-    for (int i = 0; ok && i < 5; i++) { worse(&worst, many.train[i].loss, one.train[i].loss); worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm); }
-    check(ok && worst <= 2e-5, "batch 8 x 1 and batch 1 x 8: loss and grad_norm over 5 steps, worst relative error %.1e", worst);
+    for (int i = 0; ok && i < 5; i++) {
+        worse(&worst, many.train[i].loss, one.train[i].loss);
+        worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm);
+    }
+    check(ok && worst <= 2e-5,
+          "batch 8 x 1 and batch 1 x 8: loss and grad_norm over 5 steps, worst relative error %.1e", worst);
 
     many.train = (arrfree(many.train), (LogRecord *)NULL);
     o.per_device_train_batch_size = 8;
@@ -261,15 +289,21 @@ static void test_accumulation(void) {
     o.recompute = RECOMPUTE_LAYER;
     ok = train(&o, &many, &result, &err) && arrlen(many.train) == 5;
     worst = 0;
-    for (int i = 0; ok && i < 5; i++) { worse(&worst, many.train[i].loss, one.train[i].loss); worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm); }
+    for (int i = 0; ok && i < 5; i++) {
+        worse(&worst, many.train[i].loss, one.train[i].loss);
+        worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm);
+    }
     check(ok && worst == 0, "--recompute layer: the same numbers to the bit");
     arrfree(one.train);
     arrfree(many.train);
 }
 
-/* Twenty steps with dropout, accumulation, clipping and both norms: the CPU ops write what they got, the CUDA kernels compare. The masks are the same, being made from the same counters.
-   fp32: sums in another order, a few dozen deep. 16 bits: every tensor between two ops is rounded by at most half of epsilon (bf16 2^-7, fp16 2^-10); about ten a layer and two layers deep, forward and
-   for grad_norm backward too, add up as independent errors: sqrt(20) and sqrt(40) halves of epsilon. The trajectories part slowly, a step moves the loss far less than that. */
+/* Twenty steps with dropout, accumulation, clipping and both norms: the CPU ops write what they got, the CUDA kernels
+   compare. The masks are the same, being made from the same counters.
+   fp32: sums in another order, a few dozen deep. 16 bits: every tensor between two ops is rounded by at most half of
+   epsilon (bf16 2^-7, fp16 2^-10); about ten a layer and two layers deep, forward and for grad_norm backward too, add
+   up as independent errors: sqrt(20) and sqrt(40) halves of epsilon. The trajectories part slowly, a step moves the
+   loss far less than that. */
 static void test_backends(void) {
     enum { STEPS = 20 };
     const char *file = "build/twenty_steps.txt";
@@ -286,10 +320,13 @@ static void test_backends(void) {
     if (!check(ok, "%d steps with dropout and accumulation%s%s", STEPS, ok ? "" : ": ", ok ? "" : err.text)) return;
 #ifndef LORA_CUDA
     FILE *f = fopen(file, "w");
-    for (int i = 0; f && i < STEPS; i++) fprintf(f, "%.9g %.9g %.9g\n", log.train[i].loss, log.train[i].grad_norm, log.train[i].entropy);
+    for (int i = 0; f && i < STEPS; i++)
+        fprintf(f, "%.9g %.9g %.9g\n", log.train[i].loss, log.train[i].grad_norm, log.train[i].entropy);
     if (f) fclose(f);
 #else
-    const double epsilon = sizeof(floatX) == 4 ? 1e-5 : (float)(floatX)1.002f != 1.0f ? 0x1p-10 : 0x1p-7, forward = sizeof(floatX) == 4 ? epsilon : epsilon / 2 * sqrt(20.0), both = sizeof(floatX) == 4 ? epsilon : epsilon / 2 * sqrt(40.0);
+    const bool fp32 = sizeof(floatX) == 4;
+    const double epsilon = fp32 ? 1e-5 : (float)(floatX)1.002f != 1.0f ? 0x1p-10 : 0x1p-7;
+    const double forward = fp32 ? epsilon : epsilon / 2 * sqrt(20.0), both = fp32 ? epsilon : epsilon / 2 * sqrt(40.0);
     double loss = 0, norm = 0, entropy = 0;
     FILE *f = fopen(file, "r");
     for (int i = 0; i < STEPS; i++) {
@@ -299,14 +336,16 @@ static void test_backends(void) {
         worse(&norm, log.train[i].grad_norm, want[1]);
         worse(&entropy, log.train[i].entropy, want[2]);
     }
-    check(loss <= forward && entropy <= forward, "against the CPU ops (%s, written by build/test_train): loss %.1e and entropy %.1e over %d steps, allowed %.1e", file, loss, entropy, STEPS, forward);
+    check(loss <= forward && entropy <= forward,
+          "against the CPU ops (%s, written by build/test_train): loss %.1e and entropy %.1e over %d steps, allowed "
+          "%.1e", file, loss, entropy, STEPS, forward);
     check(norm <= both, "against the CPU ops: grad_norm %.1e over %d steps, allowed %.1e", norm, STEPS, both);
     if (f) fclose(f);
 #endif
     arrfree(log.train);
 }
 
-/* A parameter that becomes NaN after step 2 ends the run at step 3 with a line that names it, or costs that one step. */
+/* A parameter that becomes NaN after step 2 ends the run at step 3 with a line that names it, or costs that step. */
 typedef struct Poison { Adapter *a; float kept; int warnings, steps; bool heals; } Poison;
 static bool poison_begin(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
                          const Dataset *eval, const MemoryTable *memory, int64_t steps, Error *err) {
@@ -347,8 +386,13 @@ static void test_nonfinite(void) {
         o.on_nonfinite = skip ? NONFINITE_SKIP : NONFINITE_STOP;
         memset(&result, 0, sizeof result);
         bool ok = train_run(&o, &hooks, &result, &err);
-        if (skip) check(ok && p.warnings == 1 && p.steps == 4 && result.steps == 5 && result.skipped == 1 && isfinite(result.train_loss), "--on-nonfinite skip leaves out one step of five (%d finite, train loss %.4f)", p.steps, result.train_loss);
-        else check(!ok && strstr(err.text, "step 3,") && strstr(err.text, "first in layer 0, q, k, v") && strstr(err.text, "of data row") && strstr(err.text, "nonfinite-3"), "a NaN: %s", err.text);
+        if (skip)
+            check(ok && p.warnings == 1 && p.steps == 4 && result.steps == 5 && result.skipped == 1 &&
+                  isfinite(result.train_loss),
+                  "--on-nonfinite skip leaves out one step of five (%d finite, train loss %.4f)", p.steps,
+                  result.train_loss);
+        else check(!ok && strstr(err.text, "step 3,") && strstr(err.text, "first in layer 0, q, k, v") &&
+                   strstr(err.text, "of data row") && strstr(err.text, "nonfinite-3"), "a NaN: %s", err.text);
     }
     snprintf(path, sizeof path, "%s/nonfinite-3/batch.jsonl", out);
     Dataset d;
@@ -401,14 +445,15 @@ static void test_objective(void) {
     for (int k = 0; k < 2; k++) { arrfree(log[k].train); arrfree(log[k].eval); }
 }
 
-/* Every metric stands in the log under its name with its own value, on the terminal where its row says so, and comes back
-   from a checkpoint to the last bit. */
+/* Every metric stands in the log under its name with its own value, on the terminal where its row says so, and comes
+   back from a checkpoint to the last bit. */
 static void test_metrics(void) {
     for (int eval = 0; eval < 2; eval++) {
         LogRecord r, back;
         memset(&r, 0, sizeof r);
         r.eval = eval; r.step = 7; r.total_steps = 9; r.num_tokens = 123456789; r.epoch = 1.0 / 3;
-        for (int i = 0; i < LOG_METRICS; i++) *log_metric_at(&r, &log_metric[i]) = 1.0 / (3 + i);      /* the same field: the last */
+        for (int i = 0; i < LOG_METRICS; i++)
+            *log_metric_at(&r, &log_metric[i]) = 1.0 / (3 + i);                 /* the same field: the last */
         Text line = TEXT_EMPTY, shown = TEXT_EMPTY, kept = TEXT_EMPTY;
         JsonDoc doc, numbers;
         Error err;
@@ -484,7 +529,8 @@ static void test_best(void) {
 }
 
 #ifdef PRECISION_FP16
-/* fp16: a loss scale that overflows is halved and the step made again, until its gradient is finite; nothing is lost and the numbers do not depend on where it started. */
+/* fp16: a loss scale that overflows is halved and the step made again, until its gradient is finite; nothing is lost
+   and the numbers do not depend on where it started. */
 static Adapter *scaled;
 static float scale_after;
 static bool start_too_high(void *user, const Model *m, Adapter *a, const TrainOptions *o, const Dataset *train,
@@ -509,8 +555,13 @@ static void test_loss_scale(void) {
     hooks.user = &high; hooks.on_begin = start_too_high; hooks.on_log = watch_scale;
     ok = ok && train_run(&o, &hooks, &result, &err) && arrlen(usual.train) == 4 && arrlen(high.train) == 4;
     double worst = 0;
-    for (int i = 0; ok && i < 4; i++) { worse(&worst, high.train[i].loss, usual.train[i].loss); worse(&worst, high.train[i].grad_norm, usual.train[i].grad_norm); }
-    check(ok && scale_after < 0x1p36f && scale_after >= 1, "a loss scale of 2^36 overflows and comes down to 2^%.0f%s%s", ok ? log2((double)scale_after) : NAN, ok ? "" : ": ", ok ? "" : err.text);
+    for (int i = 0; ok && i < 4; i++) {
+        worse(&worst, high.train[i].loss, usual.train[i].loss);
+        worse(&worst, high.train[i].grad_norm, usual.train[i].grad_norm);
+    }
+    check(ok && scale_after < 0x1p36f && scale_after >= 1,
+          "a loss scale of 2^36 overflows and comes down to 2^%.0f%s%s", ok ? log2((double)scale_after) : NAN,
+          ok ? "" : ": ", ok ? "" : err.text);
     check(worst <= 0x1p-10, "the scale changes loss and grad_norm by %.1e at most: less than one step of fp16", worst);
     arrfree(usual.train);
     arrfree(high.train);
@@ -586,7 +637,9 @@ static void test_packing(void) {
     Batch b;
     int tokens, sequences;
     dataset_largest_batch(&packed, 5, &tokens, &sequences);
-    ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&a, &m, "test/golden/qwen3/adapter", &err) && batch_alloc(&b, tokens, sequences, &err) && workspace_open(&w, &m, &a, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
+    ok = model_open(&m, "test/golden/qwen3", &err) && adapter_load(&a, &m, "test/golden/qwen3/adapter", &err) &&
+         batch_alloc(&b, tokens, sequences, &err) &&
+         workspace_open(&w, &m, &a, tokens, 64, RECOMPUTE_NONE, true, NULL, &err);
     if (!ok) { check(false, "packing: %s", err.text); return; }
     EvalResult x, y;
     memset(&y, 0, sizeof y);
@@ -640,9 +693,10 @@ static void test_large_batches(void) {
     memset(&all, 0, sizeof all);
     options.max_length = 16;
     bool ok = dataset_open(&d, path, NULL, &options, &err) && model_open(&m, "test/golden/qwen3", &err) &&
-              batch_alloc(&b, 2 * ROWS, ROWS, &err) && workspace_open(&w, &m, NULL, 2 * ROWS, 16, FORWARD_ONLY, true, NULL,
-                                                                     &err) &&
-              model_evaluate(&m, NULL, &w, &d, &b, 7, &one, &err) && model_evaluate(&m, NULL, &w, &d, &b, ROWS, &all, &err);
+              batch_alloc(&b, 2 * ROWS, ROWS, &err) &&
+              workspace_open(&w, &m, NULL, 2 * ROWS, 16, FORWARD_ONLY, true, NULL, &err) &&
+              model_evaluate(&m, NULL, &w, &d, &b, 7, &one, &err) &&
+              model_evaluate(&m, NULL, &w, &d, &b, ROWS, &all, &err);
     double x = one.record.loss, y = all.record.loss;
     check(ok && one.tokens == ROWS && all.tokens == ROWS && fabs(x - y) < 1e-6 * x,
           "%d rows evaluated by sevens and at once: %lld and %lld tokens, loss %.7f and %.7f%s%s", ROWS,
@@ -669,8 +723,13 @@ static void test_stories(void) {
     snprintf(data, sizeof data, "%s/stories.jsonl", work_folder);
     FILE *f = fopen(data, "w");
     assert(f);
-    static const char *const who[] = {"The grey captain", "An old gardener", "My quiet neighbour", "The night watchman"}, *const what[] = {"counted the lanterns", "mended the broken gate", "sold nine bottles of ink", "wrote to the harbour master"};
-    for (int i = 0; i < 16; i++) fprintf(f, "{\"text\": \"%s %s, and nobody in the valley ever asked for the reason.\"}\n", who[i % 4], what[i / 4]);
+    static const char *const who[] = {"The grey captain", "An old gardener", "My quiet neighbour",
+                                      "The night watchman"};
+    static const char *const what[] = {"counted the lanterns", "mended the broken gate", "sold nine bottles of ink",
+                                       "wrote to the harbour master"};
+    for (int i = 0; i < 16; i++)
+        fprintf(f, "{\"text\": \"%s %s, and nobody in the valley ever asked for the reason.\"}\n", who[i % 4],
+                what[i / 4]);
     fclose(f);
     options_default(&o);
     o.model = "../shared/models/stories260K";
@@ -681,7 +740,9 @@ static void test_stories(void) {
     o.learning_rate = 1e-2;
     o.per_device_train_batch_size = 4;
     bool ok = train(&o, NULL, &result, &err);
-    check(ok && result.first_eval_loss > 2 && result.last_eval_loss < 0.3 * result.first_eval_loss, "stories260K fine-tuned on 16 sentences: loss %.3f -> %.3f%s%s", result.first_eval_loss, result.last_eval_loss, ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && result.first_eval_loss > 2 && result.last_eval_loss < 0.3 * result.first_eval_loss,
+          "stories260K fine-tuned on 16 sentences: loss %.3f -> %.3f%s%s", result.first_eval_loss,
+          result.last_eval_loss, ok ? "" : ": ", ok ? "" : err.text);
 }
 
 static void test_errors(void) {
@@ -693,15 +754,18 @@ static void test_errors(void) {
     o.learning_rate = 1e30;
     o.max_grad_norm = 0;
     bool ok = train(&o, NULL, &result, &err);
-    check(!ok && strstr(err.text, "not finite") && strstr(err.text, "step") && strstr(err.text, "row"), "a loss that overflows stops the run and names the place: %s", ok ? "(no error)" : err.text);
+    check(!ok && strstr(err.text, "not finite") && strstr(err.text, "step") && strstr(err.text, "row"),
+          "a loss that overflows stops the run and names the place: %s", ok ? "(no error)" : err.text);
     o.learning_rate = 1e-3;
     o.output = "/proc/nowhere";
     ok = train(&o, NULL, &result, &err);
-    check(!ok && strstr(err.text, "/proc/nowhere"), "an output folder that cannot be made: %s", ok ? "(no error)" : err.text);
+    check(!ok && strstr(err.text, "/proc/nowhere"),
+          "an output folder that cannot be made: %s", ok ? "(no error)" : err.text);
     o.output = out;
     o.model = "test/golden/nothing";
     ok = train(&o, NULL, &result, &err);
-    check(!ok && strstr(err.text, "test/golden/nothing"), "a model folder that is not there: %s", ok ? "(no error)" : err.text);
+    check(!ok && strstr(err.text, "test/golden/nothing"),
+          "a model folder that is not there: %s", ok ? "(no error)" : err.text);
     o.model = "test/golden/llama";
     o.init_adapter = "test/golden/qwen3/adapter";
     ok = train(&o, NULL, &result, &err);
@@ -724,14 +788,14 @@ static void test_evaluations_left(void) {
         run.o = &o; run.eval.slots = (size_t)cases[i].slots;
         run.plan.total_steps = cases[i].total; run.plan.steps_per_epoch = cases[i].per_epoch;
         int64_t left = run_evaluations_left(&run, cases[i].step);
-        check(left == cases[i].left, "evaluations after step %lld of %lld: %lld, expected %lld", (long long)cases[i].step,
-              (long long)cases[i].total, (long long)left, (long long)cases[i].left);
+        check(left == cases[i].left, "evaluations after step %lld of %lld: %lld, expected %lld",
+              (long long)cases[i].step, (long long)cases[i].total, (long long)left, (long long)cases[i].left);
     }
 }
 
 /* Nothing is allocated between the first step and the last: with steps alone, over micro-batches, dropout, recomputed
-   layers and the borders of epochs; then with a log line, an evaluation and a checkpoint every other step, which may take
-   what allocations.h lists. The guard stops the test at the line that allocates. */
+   layers and the borders of epochs; then with a log line, an evaluation and a checkpoint every other step, which may
+   take what allocations.h lists. The guard stops the test at the line that allocates. */
 #ifndef LORA_CUDA
 typedef struct Guard { const char *during; int64_t last; int steps; } Guard;
 static void guard_step(void *user, const LogRecord *r) {
