@@ -1,8 +1,8 @@
 /* test_data.c - rows to examples to batches: every row shape, every mask token by token, every error, the packer, the
    sampler's order.
    gcc -std=gnu11 -O2 -fopenmp -I. test/test_data.c -o build/test_data -lm && build/test_data
-   (from the repository root). Most cases use a tokenizer whose every byte is one token (test/golden/tokenizer/bytes), so
-   that an expected mask is the text itself with brackets around what is learned. */
+   (from the repository root). Most cases use a tokenizer whose every byte is one token (test/golden/tokenizer/bytes),
+   so that an expected mask is the text itself with brackets around what is learned. */
 #define TOKENIZER_IMPLEMENTATION
 #define DATASET_IMPLEMENTATION
 #include "data/dataset.h"        /* alone: data sets know no model */
@@ -17,7 +17,7 @@ static Tokenizer *plain, *with_bos;         /* the byte tokenizers */
 enum { IM_START = 256, IM_END, BOS, END_OF_TEXT, BYTE_VOCAB };
 static const char *const special_text[] = {"<|im_start|>", "<|im_end|>", "<s>", "<|endoftext|>"};
 
-/* ---- scaffolding ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- scaffolding ------------------------------------------------------------------------------------------------- */
 
 static const char *write_bytes(const char *name, const char *text, size_t n) {
     static char path[2][160];
@@ -66,7 +66,8 @@ static const char *masked(const Dataset *d, size_t example) {
 }
 
 /* One row in a file gives one example that reads `want`. */
-static void expect(const char *what, const char *name, const char *file, const Tokenizer *t, DataOptions o, const char *want) {
+static void expect(const char *what, const char *name, const char *file, const Tokenizer *t, DataOptions o,
+                   const char *want) {
     Dataset d;
     Error err;
     bool ok = dataset_open(&d, write_text(name, file), t, &o, &err);
@@ -77,7 +78,8 @@ static void expect(const char *what, const char *name, const char *file, const T
 }
 
 /* Opening fails with a message that holds the parts, in order; and leaves nothing behind. */
-static void expect_error_bytes(const char *what, const char *name, const char *file, size_t n, const Tokenizer *t, DataOptions o, const char *a, const char *b, const char *c) {
+static void expect_error_bytes(const char *what, const char *name, const char *file, size_t n, const Tokenizer *t,
+                               DataOptions o, const char *a, const char *b, const char *c) {
     const char *parts[3] = {a, b, c}, *at;
     Dataset d;
     Error err = {"no error"};
@@ -87,13 +89,16 @@ static void expect_error_bytes(const char *what, const char *name, const char *f
     check(!ok && found && d.ids == NULL && d.count == 0 && !strchr(err.text, '\n'), "error: %s: %s", what, err.text);
     if (ok) dataset_free(&d);
 }
-static void expect_error(const char *what, const char *name, const char *file, const Tokenizer *t, DataOptions o, const char *a, const char *b, const char *c) {
+static void expect_error(const char *what, const char *name, const char *file, const Tokenizer *t, DataOptions o,
+                         const char *a, const char *b, const char *c) {
     expect_error_bytes(what, name, file, strlen(file), t, o, a, b, c);
 }
 
-/* ---- row shapes and masks --------------------------------------------------------------------------------------------------------------------- */
+/* ---- row shapes and masks ---------------------------------------------------------------------------------------- */
 
-#define CHAT2 "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},{\"role\":\"assistant\",\"content\":\"d\"}]}\n"
+#define CHAT2 "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},{\"role\":\"user\",\"content\":\"a\"}," \
+    "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"}," \
+    "{\"role\":\"assistant\",\"content\":\"d\"}]}\n"
 #define SYS "<|im_start|>system\nS<|im_end|>\n"
 #define USER(x) "<|im_start|>user\n" x "<|im_end|>\n<|im_start|>assistant\n"
 
@@ -194,43 +199,79 @@ static void test_turns(void) {
 }
 
 static void test_shapes(void) {
-    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), all = options_of(LOSS_ON_ALL, CHAT_CHATML), assistant = options_of(LOSS_ON_ASSISTANT, CHAT_CHATML), completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML);
+    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), all = options_of(LOSS_ON_ALL, CHAT_CHATML);
+    DataOptions assistant = options_of(LOSS_ON_ASSISTANT, CHAT_CHATML);
+    DataOptions completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML);
     DataOptions none = options_of(LOSS_DEFAULT, CHAT_NONE), templated = options_of(LOSS_DEFAULT, CHAT_CHATML);
     templated.prompt_template = "Q: {prompt}\nA: ";
     const char *turns = SYS USER("a") "[b<|im_end|>]\n" USER("c") "[d<|im_end|>]\n";
     expect("messages, default: every assistant turn with its end", "a.jsonl", CHAT2, plain, o, turns);
     expect("messages, assistant", "a.jsonl", CHAT2, plain, assistant, turns);
-    expect("messages, completion: the last assistant turn", "a.jsonl", CHAT2, plain, completion, SYS USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
+    expect("messages, completion: the last assistant turn", "a.jsonl", CHAT2, plain, completion,
+           SYS USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
     expect("messages, all", "a.jsonl", CHAT2, plain, all, "[" SYS USER("a") "b<|im_end|>\n" USER("c") "d<|im_end|>\n]");
-    expect("messages: a template has its own BOS or none, the tokenizer adds nothing", "a.jsonl", CHAT2, with_bos, o, turns);
-    expect("messages: a chat that ends with the user", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"}]}", plain, completion,
+    expect("messages: a template has its own BOS or none, the tokenizer adds nothing", "a.jsonl", CHAT2, with_bos, o,
+           turns);
+    expect("messages: a chat that ends with the user", "a.jsonl",
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},"
+           "{\"role\":\"user\",\"content\":\"c\"}]}", plain, completion,
            USER("a") "[b<|im_end|>]\n<|im_start|>user\nc<|im_end|>\n");
-    expect("conversations: human and gpt", "a.jsonl", "{\"id\":7,\"conversations\":[{\"from\":\"system\",\"value\":\"S\"},{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"gpt\",\"value\":\"b\"}]}", plain, o, SYS USER("a") "[b<|im_end|>]\n");
-    expect("conversations: user and assistant, system beside them", "a.jsonl", "{\"system\":\"S\",\"conversations\":[{\"from\":\"user\",\"value\":\"a\"},{\"from\":\"assistant\",\"value\":\"b\"}]}", plain, o, SYS USER("a") "[b<|im_end|>]\n");
-    expect("conversations with role and content", "a.jsonl", "{\"conversations\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", plain, o, USER("a") "[b<|im_end|>]\n");
-    expect("a literal end-of-turn in the user's text is not learned", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"x<|im_end|>y\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", plain, o, USER("x<|im_end|>y") "[b<|im_end|>]\n");
-    expect("an empty answer: its end is learned", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"\"}]}", plain, o, USER("a") "[<|im_end|>]\n");
+    expect("conversations: human and gpt", "a.jsonl",
+           "{\"id\":7,\"conversations\":[{\"from\":\"system\",\"value\":\"S\"},{\"from\":\"human\",\"value\":\"a\"},"
+           "{\"from\":\"gpt\",\"value\":\"b\"}]}", plain, o, SYS USER("a") "[b<|im_end|>]\n");
+    expect("conversations: user and assistant, system beside them", "a.jsonl",
+           "{\"system\":\"S\",\"conversations\":[{\"from\":\"user\",\"value\":\"a\"},"
+           "{\"from\":\"assistant\",\"value\":\"b\"}]}", plain, o, SYS USER("a") "[b<|im_end|>]\n");
+    expect("conversations with role and content", "a.jsonl",
+           "{\"conversations\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}",
+           plain, o, USER("a") "[b<|im_end|>]\n");
+    expect("a literal end-of-turn in the user's text is not learned", "a.jsonl",
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"x<|im_end|>y\"},"
+           "{\"role\":\"assistant\",\"content\":\"b\"}]}",
+           plain, o, USER("x<|im_end|>y") "[b<|im_end|>]\n");
+    expect("an empty answer: its end is learned", "a.jsonl",
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"\"}]}", plain,
+           o, USER("a") "[<|im_end|>]\n");
 
-    expect("pair: completion and end of text", "a.jsonl", "{\"prompt\":\"2+2=\",\"completion\":\"4\"}", plain, none, "2+2=[4<|im_end|>]");
-    expect("pair: a chat template does not change strings (TRL)", "a.jsonl", "{\"prompt\":\"2+2=\",\"completion\":\"4\"}", plain, o, "2+2=[4<|im_end|>]");
-    expect("pair: end of text is not doubled", "a.jsonl", "{\"prompt\":\"2+2=\",\"completion\":\"4<|im_end|>\"}", plain, none, "2+2=[4<|im_end|>]");
-    expect("pair: the tokenizer's BOS, not learned", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", with_bos, none, "<s>p[c<|im_end|>]");
+    expect("pair: completion and end of text", "a.jsonl", "{\"prompt\":\"2+2=\",\"completion\":\"4\"}", plain, none,
+           "2+2=[4<|im_end|>]");
+    expect("pair: a chat template does not change strings (TRL)", "a.jsonl",
+           "{\"prompt\":\"2+2=\",\"completion\":\"4\"}", plain, o, "2+2=[4<|im_end|>]");
+    expect("pair: end of text is not doubled", "a.jsonl", "{\"prompt\":\"2+2=\",\"completion\":\"4<|im_end|>\"}",
+           plain, none, "2+2=[4<|im_end|>]");
+    expect("pair: the tokenizer's BOS, not learned", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", with_bos,
+           none, "<s>p[c<|im_end|>]");
     expect("pair, all", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", with_bos, all, "[<s>pc<|im_end|>]");
-    expect("pair, assistant = completion", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", plain, assistant, "p[c<|im_end|>]");
-    expect("pair with --prompt-template", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", plain, templated, "Q: p\nA: [c<|im_end|>]");
+    expect("pair, assistant = completion", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", plain, assistant,
+           "p[c<|im_end|>]");
+    expect("pair with --prompt-template", "a.jsonl", "{\"prompt\":\"p\",\"completion\":\"c\"}", plain, templated,
+           "Q: p\nA: [c<|im_end|>]");
     expect("pair, empty prompt", "a.jsonl", "{\"prompt\":\"\",\"completion\":\"c\"}", plain, none, "[c<|im_end|>]");
-    expect("pair, bytes of several per character", "a.jsonl", "{\"prompt\":\"\xC3\xA4\",\"completion\":\"\xE4\xBD\xA0\"}", plain, none, "\xC3\xA4[\xE4\xBD\xA0<|im_end|>]");
-    const char *lists = "{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"}],\"completion\":[{\"role\":\"assistant\",\"content\":\"d\"}]}";
-    expect("pair of message lists: the completion", "a.jsonl", lists, plain, o, USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
-    expect("pair of message lists, completion", "a.jsonl", lists, plain, completion, USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
-    expect("pair of message lists, assistant: every turn", "a.jsonl", lists, plain, assistant, USER("a") "[b<|im_end|>]\n" USER("c") "[d<|im_end|>]\n");
+    expect("pair, bytes of several per character", "a.jsonl",
+           "{\"prompt\":\"\xC3\xA4\",\"completion\":\"\xE4\xBD\xA0\"}", plain, none,
+           "\xC3\xA4[\xE4\xBD\xA0<|im_end|>]");
+    const char *lists = "{\"prompt\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"},"
+                        "{\"role\":\"user\",\"content\":\"c\"}],"
+                        "\"completion\":[{\"role\":\"assistant\",\"content\":\"d\"}]}";
+    expect("pair of message lists: the completion", "a.jsonl", lists, plain, o,
+           USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
+    expect("pair of message lists, completion", "a.jsonl", lists, plain, completion,
+           USER("a") "b<|im_end|>\n" USER("c") "[d<|im_end|>]\n");
+    expect("pair of message lists, assistant: every turn", "a.jsonl", lists, plain, assistant,
+           USER("a") "[b<|im_end|>]\n" USER("c") "[d<|im_end|>]\n");
 
-    expect("instruction and output as a chat", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\",\"text\":\"ignored\"}", plain, o, USER("i") "[o<|im_end|>]\n");
-    expect("instruction, input, output", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"o\"}", plain, o, USER("i\nx") "[o<|im_end|>]\n");
-    expect("instruction, empty input", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"\",\"output\":\"o\"}", plain, completion, USER("i") "[o<|im_end|>]\n");
-    expect("instruction, input null", "a.jsonl", "{\"instruction\":\"i\",\"input\":null,\"output\":\"o\"}", plain, o, USER("i") "[o<|im_end|>]\n");
-    expect("instruction with --prompt-template", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"o\"}", with_bos, templated, "<s>Q: i\nx\nA: [o<|im_end|>]");
-    expect("instruction, all", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain, all, "[" USER("i") "o<|im_end|>\n]");
+    expect("instruction and output as a chat", "a.jsonl",
+           "{\"instruction\":\"i\",\"output\":\"o\",\"text\":\"ignored\"}", plain, o, USER("i") "[o<|im_end|>]\n");
+    expect("instruction, input, output", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"o\"}", plain,
+           o, USER("i\nx") "[o<|im_end|>]\n");
+    expect("instruction, empty input", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"\",\"output\":\"o\"}", plain,
+           completion, USER("i") "[o<|im_end|>]\n");
+    expect("instruction, input null", "a.jsonl", "{\"instruction\":\"i\",\"input\":null,\"output\":\"o\"}", plain, o,
+           USER("i") "[o<|im_end|>]\n");
+    expect("instruction with --prompt-template", "a.jsonl", "{\"instruction\":\"i\",\"input\":\"x\",\"output\":\"o\"}",
+           with_bos, templated, "<s>Q: i\nx\nA: [o<|im_end|>]");
+    expect("instruction, all", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain, all,
+           "[" USER("i") "o<|im_end|>\n]");
 
     DataOptions qwen = options_of(LOSS_DEFAULT, CHAT_QWEN3_INSTRUCT);
     expect("content in parts of text", "a.jsonl",
@@ -246,14 +287,17 @@ static void test_shapes(void) {
         expect(gpt[i], "a.jsonl", row, plain, o, USER("a") "[b<|im_end|>]\n");
     }
 #define CALL "<tool_call>\n{\"name\": \"w\", \"arguments\": {\"at\": \"Bern\"}}\n</tool_call>"
-#define ANSWERED "<|im_start|>user\n<tool_response>\n4 C\n</tool_response><|im_end|>\n<|im_start|>assistant\n[4<|im_end|>]\n"
+#define ANSWERED "<|im_start|>user\n<tool_response>\n4 C\n</tool_response><|im_end|>\n" \
+    "<|im_start|>assistant\n[4<|im_end|>]\n"
     expect("ShareGPT's function_call and observation", "a.jsonl",
            "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\"},{\"from\":\"function_call\","
-           "\"value\":\"{\\\"name\\\":\\\"w\\\",\\\"arguments\\\":{\\\"at\\\":\\\"Bern\\\"}}\"},{\"from\":\"observation\",\"value\":\"4 C\"},"
+           "\"value\":\"{\\\"name\\\":\\\"w\\\",\\\"arguments\\\":{\\\"at\\\":\\\"Bern\\\"}}\"},"
+           "{\"from\":\"observation\",\"value\":\"4 C\"},"
            "{\"from\":\"gpt\",\"value\":\"4\"}],\"tools\":\"[]\"}", plain, qwen,
                USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
-#define CALLS(content) "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\"," content "\"tool_calls\":[{\"id\":\"1\"," \
-    "\"type\":\"function\",\"function\":{\"name\":\"w\",\"arguments\":{\"at\":\"Bern\"}}}]},{\"role\":\"tool\",\"content\":\"4 C\"}," \
+#define CALLS(content) "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\"," content \
+    "\"tool_calls\":[{\"id\":\"1\",\"type\":\"function\"," \
+    "\"function\":{\"name\":\"w\",\"arguments\":{\"at\":\"Bern\"}}}]},{\"role\":\"tool\",\"content\":\"4 C\"}," \
     "{\"role\":\"assistant\",\"content\":\"4\"}]}"
     expect("tool_calls, content absent", "a.jsonl", CALLS(""), plain, qwen,
            USER("a") "[" CALL "<|im_end|>]\n" ANSWERED);
@@ -319,9 +363,11 @@ static void test_shapes(void) {
                  "2 input_ids, but 1 assistant_masks", "row 1", NULL);
 
     expect("text", "a.jsonl", "{\"text\":\"hello\"}", with_bos, o, "[<s>hello<|im_end|>]");
-    expect("text that ends with the end of text", "a.jsonl", "{\"text\":\"hello<|im_end|>\"}", plain, all, "[hello<|im_end|>]");
+    expect("text that ends with the end of text", "a.jsonl", "{\"text\":\"hello<|im_end|>\"}", plain, all,
+           "[hello<|im_end|>]");
     expect("input_ids", "a.jsonl", "{\"input_ids\":[65,66,257]}", plain, o, "[AB<|im_end|>]");
-    expect("input_ids and labels, whatever --loss-on says", "a.jsonl", "{\"input_ids\":[65,66,67],\"labels\":[-100,-100,67]}", plain, all, "AB[C]");
+    expect("input_ids and labels, whatever --loss-on says", "a.jsonl",
+           "{\"input_ids\":[65,66,67],\"labels\":[-100,-100,67]}", plain, all, "AB[C]");
     expect(".json array, spread over lines", "a.json", " [\n {\"text\":\n\"x\"}\n]\n", plain, o, "[x<|im_end|>]");
     expect(".jsonl that is an array", "a.jsonl", "[\n{\"text\":\n\"x\"}\n]\n", plain, o, "[x<|im_end|>]");
     expect(".json that is JSON lines", "a.json", "{\"text\":\"x\"}\n{\"text\":\"y\"}\n", plain, o, "[x<|im_end|>]");
@@ -452,19 +498,23 @@ static void test_trl_labels(void) {
     tokenizer_free(t);
 }
 
-/* Only position 0 is labelled: there is nothing to learn. Blank lines are not rows; rows keep their numbers when others are dropped. */
+/* Only position 0 is labelled: there is nothing to learn. Blank lines are not rows; rows keep their numbers when
+   others are dropped. */
 static void test_rows(void) {
     Dataset d;
     Error err;
     DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML);
-    const char *file = "\r\n{\"text\":\"ab\"}\r\n  \t\r\n{\"input_ids\":[65,66],\"labels\":[65,-100]}\r\n{\"input_ids\":[]}\n{\"prompt\":\"p\",\"completion\":\"cc\"}";
+    const char *file = "\r\n{\"text\":\"ab\"}\r\n  \t\r\n{\"input_ids\":[65,66],\"labels\":[65,-100]}\r\n"
+                       "{\"input_ids\":[]}\n{\"prompt\":\"p\",\"completion\":\"cc\"}";
     bool ok = dataset_open(&d, write_text("rows.jsonl", file), plain, &o, &err);
-    check(ok && d.count == 2 && d.slots == 2 && d.slot == NULL && d.row[0] == 1 && d.row[1] == 4, "blank lines, CRLF, dropped rows: rows 1 and 4 of 4 are left%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && d.count == 2 && d.slots == 2 && d.slot == NULL && d.row[0] == 1 && d.row[1] == 4,
+          "blank lines, CRLF, dropped rows: rows 1 and 4 of 4 are left%s%s", ok ? "" : ": ", ok ? "" : err.text);
     check(ok && d.stats.rows == 4 && d.stats.examples == 2 && d.stats.dropped == 2 && d.stats.truncated == 0 &&
           d.stats.tokens == 7 && d.stats.labelled == 5 && d.stats.longest == 4 && d.stats.stop_trained == 2 &&
-          d.stats.double_bos == 0 &&
-          d.stats.uses.labelled == 1 && d.stats.uses.chats == 0,
-          "stats: rows %lld dropped %lld tokens %lld labelled %lld (shifted) longest %lld stop %lld", (long long)d.stats.rows, (long long)d.stats.dropped, (long long)d.stats.tokens, (long long)d.stats.labelled, (long long)d.stats.longest, (long long)d.stats.stop_trained);
+          d.stats.double_bos == 0 && d.stats.uses.labelled == 1 && d.stats.uses.chats == 0,
+          "stats: rows %lld dropped %lld tokens %lld labelled %lld (shifted) longest %lld stop %lld",
+          (long long)d.stats.rows, (long long)d.stats.dropped, (long long)d.stats.tokens,
+          (long long)d.stats.labelled, (long long)d.stats.longest, (long long)d.stats.stop_trained);
     if (ok) dataset_free(&d);
 
     const char *two[2] = {write_text("rows.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"cd\"}\n"),
@@ -480,7 +530,8 @@ static void test_rows(void) {
     }
     o.max_rows = 0;
 
-    file = "{\"prompt\":\"12345678\",\"completion\":\"cc\"}\n{\"prompt\":\"1234\",\"completion\":\"56789\"}\n{\"text\":\"<s>x\"}\n{\"text\":\"1234567\"}\n{\"input_ids\":[1,2,3,4,5,6,7,8,9,10]}\n";
+    file = "{\"prompt\":\"12345678\",\"completion\":\"cc\"}\n{\"prompt\":\"1234\",\"completion\":\"56789\"}\n"
+           "{\"text\":\"<s>x\"}\n{\"text\":\"1234567\"}\n{\"input_ids\":[1,2,3,4,5,6,7,8,9,10]}\n";
     ok = dataset_open(&d, write_text("ids.jsonl", "{\"input_ids\":[1,2000000]}"), NULL, &o, &err);
     check(ok && d.count == 1 && d.ids[1] == 2000000 && d.stats.stop_trained == 0, "input_ids need no tokenizer");
     if (ok) dataset_free(&d);
@@ -491,10 +542,13 @@ static void test_rows(void) {
     if (ok) dataset_free(&d);
     o.max_length = 8;
     ok = dataset_open(&d, write_text("cut.jsonl", file), with_bos, &o, &err);
-    check(ok && d.count == 4 && d.stats.truncated == 4 && d.stats.dropped == 1 && d.stats.longest == 8, "truncation: 4 of 5 rows cut at 8 tokens, one of them loses its answer and is dropped");
+    check(ok && d.count == 4 && d.stats.truncated == 4 && d.stats.dropped == 1 && d.stats.longest == 8,
+          "truncation: 4 of 5 rows cut at 8 tokens, one of them loses its answer and is dropped");
     check(ok && !strcmp(masked(&d, 0), "<s>1234[567]"), "truncation cuts the end: %s", ok ? masked(&d, 0) : err.text);
-    check(ok && d.stats.double_bos == 1 && !strcmp(masked(&d, 1), "[<s><s>x<|im_end|>]"), "a BOS in the data and the tokenizer's: counted as double");
-    check(ok && d.stats.stop_trained == 1, "stop token trained: only in the row that was not cut (%lld)", (long long)d.stats.stop_trained);
+    check(ok && d.stats.double_bos == 1 && !strcmp(masked(&d, 1), "[<s><s>x<|im_end|>]"),
+          "a BOS in the data and the tokenizer's: counted as double");
+    check(ok && d.stats.stop_trained == 1,
+          "stop token trained: only in the row that was not cut (%lld)", (long long)d.stats.stop_trained);
     check(ok && d.offset[4] - d.offset[3] == 8 && d.ids[d.offset[4] - 1] == 8, "input_ids are cut too");
     if (ok) dataset_free(&d);
 }
@@ -549,32 +603,41 @@ static void test_cut(void) {
            "<s>[567<|im_end|>]");
 }
 
-/* The newline ChatML puts after the end of turn does not hide that the end of turn is learned; an answer without any is noticed. */
+/* The newline ChatML puts after the end of turn does not hide that the end of turn is learned; an answer without any is
+   noticed. */
 static void test_stop(void) {
-    static const struct { const char *file; LossOn loss_on; int want; } cases[] = {{CHAT2, LOSS_DEFAULT, 1}, {CHAT2, LOSS_ON_ALL, 1}, {"{\"input_ids\":[65,66]}", LOSS_DEFAULT, 0},
-        {"{\"input_ids\":[65,257,67,68]}", LOSS_DEFAULT, 0}, {"{\"input_ids\":[65,257,67],\"labels\":[-100,-100,67]}", LOSS_DEFAULT, 0}};
+    static const struct { const char *file; LossOn loss_on; int want; } cases[] = {
+        {CHAT2, LOSS_DEFAULT, 1}, {CHAT2, LOSS_ON_ALL, 1}, {"{\"input_ids\":[65,66]}", LOSS_DEFAULT, 0},
+        {"{\"input_ids\":[65,257,67,68]}", LOSS_DEFAULT, 0},
+        {"{\"input_ids\":[65,257,67],\"labels\":[-100,-100,67]}", LOSS_DEFAULT, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         Dataset d;
         Error err;
         DataOptions o = options_of(cases[i].loss_on, CHAT_CHATML);
         bool ok = dataset_open(&d, write_text("stop.jsonl", cases[i].file), plain, &o, &err);
-        check(ok && d.stats.stop_trained == cases[i].want, "stop token in the loss: case %zu, %d", i + 1, cases[i].want);
+        check(ok && d.stats.stop_trained == cases[i].want,
+              "stop token in the loss: case %zu, %d", i + 1, cases[i].want);
         if (ok) dataset_free(&d);
     }
 }
 
-/* ---- CSV -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- CSV --------------------------------------------------------------------------------------------------------- */
 
 static void test_csv(void) {
     DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML);
     expect("CSV: two columns", "a.csv", "prompt,completion\np,c\n", plain, o, "p[c<|im_end|>]");
-    expect("CSV: quotes, doubled quotes, a comma", "a.csv", "\"prompt\",completion\n\"a, \"\"b\"\"\",\"c\"\n", plain, o, "a, \"b\"[c<|im_end|>]");
-    expect("CSV: line breaks inside quotes stay as they are", "a.csv", "prompt,completion\r\n\"a\nb\r\nc\",d\r\n", plain, o, "a\nb\r\nc[d<|im_end|>]");
-    expect("CSV: byte order mark, no line end at the end, other columns", "a.csv", "\xEF\xBB\xBF" "completion,,prompt\nc,7,p", plain, o, "p[c<|im_end|>]");
-    expect("CSV: lone CR ends a line, empty lines are skipped", "a.csv", "\n\rtext\r\r\n\nab\r", plain, o, "[ab<|im_end|>]");
+    expect("CSV: quotes, doubled quotes, a comma", "a.csv", "\"prompt\",completion\n\"a, \"\"b\"\"\",\"c\"\n", plain,
+           o, "a, \"b\"[c<|im_end|>]");
+    expect("CSV: line breaks inside quotes stay as they are", "a.csv", "prompt,completion\r\n\"a\nb\r\nc\",d\r\n",
+           plain, o, "a\nb\r\nc[d<|im_end|>]");
+    expect("CSV: byte order mark, no line end at the end, other columns", "a.csv",
+           "\xEF\xBB\xBF" "completion,,prompt\nc,7,p", plain, o, "p[c<|im_end|>]");
+    expect("CSV: lone CR ends a line, empty lines are skipped", "a.csv", "\n\rtext\r\r\n\nab\r", plain, o,
+           "[ab<|im_end|>]");
     expect("CSV: spaces belong to the field", "a.csv", "text\n a \n", plain, o, "[ a <|im_end|>]");
     expect("CSV: a file that ends with a closing quote", "a.csv", "text\n\"ab\"", plain, o, "[ab<|im_end|>]");
-    expect("CSV: empty quoted fields", "a.csv", "instruction,input,output\ni,\"\",o\n", plain, o, USER("i") "[o<|im_end|>]\n");
+    expect("CSV: empty quoted fields", "a.csv", "instruction,input,output\ni,\"\",o\n", plain, o,
+           USER("i") "[o<|im_end|>]\n");
     expect("CSV: semicolons", "a.csv", "prompt;completion\r\n\"a;b\";c,d\r\n", plain, o, "a;b[c,d<|im_end|>]");
     expect("CSV: a comma wins", "a.csv", "text,a;b\nx;y,1\n", plain, o, "[x;y<|im_end|>]");
     expect("CSV: tabs", "a.csv", "prompt\tcompletion\nHi\t a;b\n", plain, o, "Hi[ a;b<|im_end|>]");
@@ -602,21 +665,31 @@ static void test_csv(void) {
     if (many) dataset_free(&d);
     free(wide);
     bool ok = dataset_open(&d, write_text("rows.csv", "text\n\"\"\nab\n\n\"c\nd\"\n"), plain, &o, &err);
-    check(ok && d.stats.rows == 3 && d.count == 2 && d.row[0] == 2 && d.row[1] == 3 && !strcmp(masked(&d, 1), "[c\nd<|im_end|>]"), "CSV: rows are numbered as records, an empty text has nothing to learn%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && d.stats.rows == 3 && d.count == 2 && d.row[0] == 2 && d.row[1] == 3 &&
+          !strcmp(masked(&d, 1), "[c\nd<|im_end|>]"),
+          "CSV: rows are numbered as records, an empty text has nothing to learn%s%s", ok ? "" : ": ",
+          ok ? "" : err.text);
     if (ok) dataset_free(&d);
     expect_error("CSV: quote never closed", "a.csv", "text\na\n\"b\nc\n", plain, o, "never closed", "a.csv:3;", NULL);
-    expect_error("CSV: text after a quote", "a.csv", "text\n\"a\nb\"c\n", plain, o, "after a closing quote", "a.csv:3;", NULL);
-    expect_error("CSV: quote in an unquoted field", "a.csv", "text\na\"b\n", plain, o, "inside an unquoted field", "a.csv:2;", NULL);
-    expect_error("CSV: too many fields", "a.csv", "prompt,completion\n\"a\nb\",c\nd,e,f\n", plain, o, "3 fields, the header has 2", "a.csv:4;", NULL);
-    expect_error("CSV: too few fields", "a.csv", "prompt,completion\na\n", plain, o, "1 fields, the header has 2", "a.csv:2;", NULL);
-    expect_error("CSV: column twice", "a.csv", "text,text\na,b\n", plain, o, "two columns are named \"text\"", "a.csv:1;", NULL);
+    expect_error("CSV: text after a quote", "a.csv", "text\n\"a\nb\"c\n", plain, o, "after a closing quote",
+                 "a.csv:3;", NULL);
+    expect_error("CSV: quote in an unquoted field", "a.csv", "text\na\"b\n", plain, o, "inside an unquoted field",
+                 "a.csv:2;", NULL);
+    expect_error("CSV: too many fields", "a.csv", "prompt,completion\n\"a\nb\",c\nd,e,f\n", plain, o,
+                 "3 fields, the header has 2", "a.csv:4;", NULL);
+    expect_error("CSV: too few fields", "a.csv", "prompt,completion\na\n", plain, o, "1 fields, the header has 2",
+                 "a.csv:2;", NULL);
+    expect_error("CSV: column twice", "a.csv", "text,text\na,b\n", plain, o, "two columns are named \"text\"",
+                 "a.csv:1;", NULL);
     expect_error("CSV: invalid UTF-8", "a.csv", "text\na\nb\xE4\n", plain, o, "invalid UTF-8", "a.csv:3;", NULL);
     expect_error("CSV: only a header", "a.csv", "prompt,completion\n", plain, o, "no rows", "a.csv", NULL);
-    expect_error("CSV: messages", "a.csv", "messages\nx\n", plain, o, "column \"messages\" cannot be a list in a CSV file", "a.csv row 1", ".jsonl");
-    expect_error("CSV: unknown columns", "a.csv", "question,answer\na,b\n", plain, o, "keys found: question, answer", "a.csv row 1 (line 2)", "prompt + completion");
+    expect_error("CSV: messages", "a.csv", "messages\nx\n", plain, o,
+                 "column \"messages\" cannot be a list in a CSV file", "a.csv row 1", ".jsonl");
+    expect_error("CSV: unknown columns", "a.csv", "question,answer\na,b\n", plain, o, "keys found: question, answer",
+                 "a.csv row 1 (line 2)", "prompt + completion");
 }
 
-/* ---- what is no data file ------------------------------------------------------------------------------------------------------------------- */
+/* ---- what is no data file ---------------------------------------------------------------------------------------- */
 
 /* One line each, and nothing is waited for. */
 static void expect_no_file(const char *what, const char *path, const char *a, const char *b) {
@@ -624,7 +697,8 @@ static void expect_no_file(const char *what, const char *path, const char *a, co
     Dataset d;
     Error err = {"no error"};
     bool ok = dataset_open(&d, path, plain, &o, &err);
-    check(!ok && strstr(err.text, a) && strstr(err.text, b) && !strchr(err.text, '\n'), "no file: %s: %s", what, err.text);
+    check(!ok && strstr(err.text, a) && strstr(err.text, b) && !strchr(err.text, '\n'),
+          "no file: %s: %s", what, err.text);
     if (ok) dataset_free(&d);
 }
 static void test_files(void) {
@@ -640,11 +714,13 @@ static void test_files(void) {
     expect_no_file("a device without an end", "/dev/zero", "/dev/zero: it is a device", "give a file");
     expect_no_file("a folder", folder, "it is a folder", "give a file inside it");
     expect_no_file("an empty name", "", "an empty file name", "give the path");
-    expect_no_file("a Git LFS pointer", write_text("lfs.jsonl", lfs), "a Git LFS pointer", "git lfs install && git lfs pull");
+    expect_no_file("a Git LFS pointer", write_text("lfs.jsonl", lfs), "a Git LFS pointer",
+                   "git lfs install && git lfs pull");
     snprintf(path, sizeof path, "%s/locked.jsonl", folder);
     write_text("locked.jsonl", "{\"text\":\"x\"}\n");
     assert(chmod(path, 0) == 0);
-    if (access(path, R_OK)) expect_no_file("one that may not be read", path, "locked.jsonl: Permission denied", "check the path");
+    if (access(path, R_OK))
+        expect_no_file("one that may not be read", path, "locked.jsonl: Permission denied", "check the path");
     else printf("skipped: everything may be read by root\n");
     snprintf(tokenizer, sizeof tokenizer, "%s/pointers", folder);
     assert(mkdir(tokenizer, 0700) == 0);
@@ -655,7 +731,8 @@ static void test_files(void) {
     assert(pipe(ends) == 0 && write(ends[1], "{\"text\":\"x\"}\n", 13) == 13 && close(ends[1]) == 0);
     snprintf(path, sizeof path, "/dev/fd/%d", ends[0]);
     bool ok = dataset_open(&d, path, plain, &o, &err);
-    check(ok && !strcmp(masked(&d, 0), "[x<|im_end|>]"), "a pipe that somebody writes to is read%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && !strcmp(masked(&d, 0), "[x<|im_end|>]"),
+          "a pipe that somebody writes to is read%s%s", ok ? "" : ": ", ok ? "" : err.text);
     if (ok) dataset_free(&d);
     close(ends[0]);
 }
@@ -747,25 +824,32 @@ static void test_token_file(void) {
     close(fd);
 }
 
-/* ---- errors ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 static void test_errors(void) {
-    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), none = options_of(LOSS_DEFAULT, CHAT_NONE), completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML), bad = o;
+    DataOptions o = options_of(LOSS_DEFAULT, CHAT_CHATML), none = options_of(LOSS_DEFAULT, CHAT_NONE);
+    DataOptions completion = options_of(LOSS_ON_COMPLETION, CHAT_CHATML), bad = o;
     Dataset d;
     Error err;
     char path[160];
     snprintf(path, sizeof path, "%s/absent.jsonl", folder);
-    check(!dataset_open(&d, path, plain, &o, &err) && strstr(err.text, "absent.jsonl"), "error: no such file: %s", err.text);
+    check(!dataset_open(&d, path, plain, &o, &err) && strstr(err.text, "absent.jsonl"),
+          "error: no such file: %s", err.text);
     expect_error("empty file", "a.jsonl", "", plain, o, "file is empty", "a.jsonl", NULL);
     expect_error("blank file", "a.json", "\n \n", plain, o, "file is empty", "a.json", NULL);
     expect_error("empty array", "a.json", "[]", plain, o, "no rows", "a.json", NULL);
-    expect_error("bad JSON: line and column", "a.jsonl", "{\"text\":\"x\"}\n\n{\"text\":\"x\",}\n", plain, o, "a.jsonl:3:13", NULL, NULL);
-    expect_error("bad JSON in an array", "a.json", "[{\"text\":\"x\"},\n {\"text\" \"x\"}]", plain, o, "a.json:2:", NULL, NULL);
-    expect_error("an object that is not a row list", "a.json", "[1, 2]", plain, o, "the row is a number", "a.json row 1;", NULL);
-    expect_error("a line that is an array", "a.jsonl", "{\"text\":\"x\"}\n[{\"text\":\"x\"}]", plain, o, "the row is a list", "a.jsonl row 2 (line 2)", NULL);
+    expect_error("bad JSON: line and column", "a.jsonl", "{\"text\":\"x\"}\n\n{\"text\":\"x\",}\n", plain, o,
+                 "a.jsonl:3:13", NULL, NULL);
+    expect_error("bad JSON in an array", "a.json", "[{\"text\":\"x\"},\n {\"text\" \"x\"}]", plain, o, "a.json:2:",
+                 NULL, NULL);
+    expect_error("an object that is not a row list", "a.json", "[1, 2]", plain, o, "the row is a number",
+                 "a.json row 1;", NULL);
+    expect_error("a line that is an array", "a.jsonl", "{\"text\":\"x\"}\n[{\"text\":\"x\"}]", plain, o,
+                 "the row is a list", "a.jsonl row 2 (line 2)", NULL);
     expect_error("an object over several lines", "a.json", "{\"data\": [\n{\"text\":\"x\"}]}", plain, o,
                  "a list of them under \"data\"", "a.json", NULL);
-    expect_error("a Parquet file", "a.parquet", "PAR1xyz", plain, o, "a Parquet file", "a.parquet", "save it as .jsonl");
+    expect_error("a Parquet file", "a.parquet", "PAR1xyz", plain, o, "a Parquet file", "a.parquet",
+                 "save it as .jsonl");
     expect_error("a web page", "a.jsonl", "<!DOCTYPE html>", plain, o, "a web page", "a.jsonl", "raw or resolve");
     expect_error("a mark and nothing else", "a.jsonl", "%PDF", plain, o, "a PDF file", NULL, NULL);
     expect_error("a mark and nothing else", "a.jsonl", "PK\3\4", plain, o, "a zip file", NULL, NULL);
@@ -794,23 +878,41 @@ static void test_errors(void) {
     expect_error("an object that never ends", "a.jsonl", "{\"text\":\"x\"}\n{\"text\":\n{\"text\":\"x\"}\n", plain, o,
                  "a.jsonl:2:", NULL, NULL);
     expect_error("a gzip file", "a.jsonl", "\x1F\x8B\x08x", plain, o, "a gzip file", "a.jsonl", "gunzip");
-    expect_error("unknown keys", "a.jsonl", "{\"text\":\"x\"}\n\n{\"prompt\":\"x\",\"chosen\":\"y\"}", plain, o, "keys found: prompt, chosen", "row 2 (line 3)", "accepted are messages | conversations");
+    expect_error("unknown keys", "a.jsonl", "{\"text\":\"x\"}\n\n{\"prompt\":\"x\",\"chosen\":\"y\"}", plain, o,
+                 "keys found: prompt, chosen", "row 2 (line 3)", "accepted are messages | conversations");
     expect_error("no keys", "a.jsonl", "{}", plain, o, "keys found: none", "row 1", NULL);
     expect_error("null counts as absent", "a.jsonl", "{\"text\":null}", plain, o, "keys found: text", "row 1", NULL);
-    expect_error("many long keys", "a.jsonl", "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":1,\"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\":2,\"c\\nd\":3}", plain, o, "...", "row 1", NULL);
-    expect_error("wrong type", "a.jsonl", "{\"text\":5}", plain, o, "\"text\" is a number, expected a string", "row 1", NULL);
-    expect_error("wrong type of messages", "a.jsonl", "{\"messages\":\"x\"}", plain, o, "\"messages\" is a string, expected a list", NULL, NULL);
-    expect_error("prompt a list, completion a string", "a.jsonl", "{\"prompt\":[],\"completion\":\"x\"}", plain, o, "\"prompt\" is a list, expected a string", NULL, NULL);
-    expect_error("unknown role", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"bot\",\"content\":\"x\"}]}", plain, o, "unknown role \"bot\" in message 2", "row 1", "assistant");
-    expect_error("human is not a role of messages", "a.jsonl", "{\"messages\":[{\"role\":\"human\",\"content\":\"x\"}]}", plain, o, "unknown role \"human\"", NULL, NULL);
-    expect_error("unknown ShareGPT role", "a.jsonl", "{\"conversations\":[{\"from\":\"alien\",\"value\":\"x\"}]}", plain, o, "unknown role \"alien\"", "row 1", "gpt");
-    expect_error("message without content", "a.jsonl", "{\"messages\":[{\"role\":\"user\"}]}", plain, o, "message 1 of \"messages\" has no role and content", NULL, NULL);
-    expect_error("message that is a string", "a.jsonl", "{\"messages\":[\"x\"]}", plain, o, "message 1 of \"messages\" has no role and content", NULL, NULL);
+    expect_error("many long keys", "a.jsonl",
+                 "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+                 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":1,"
+                 "\"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+                 "bbbbbbbbbbbbb\":2,\"c\\nd\":3}",
+                 plain, o, "...", "row 1", NULL);
+    expect_error("wrong type", "a.jsonl", "{\"text\":5}", plain, o, "\"text\" is a number, expected a string", "row 1",
+                 NULL);
+    expect_error("wrong type of messages", "a.jsonl", "{\"messages\":\"x\"}", plain, o,
+                 "\"messages\" is a string, expected a list", NULL, NULL);
+    expect_error("prompt a list, completion a string", "a.jsonl", "{\"prompt\":[],\"completion\":\"x\"}", plain, o,
+                 "\"prompt\" is a list, expected a string", NULL, NULL);
+    expect_error("unknown role", "a.jsonl",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"bot\",\"content\":\"x\"}]}", plain,
+                 o, "unknown role \"bot\" in message 2", "row 1", "assistant");
+    expect_error("human is not a role of messages", "a.jsonl",
+                 "{\"messages\":[{\"role\":\"human\",\"content\":\"x\"}]}", plain, o, "unknown role \"human\"", NULL,
+                 NULL);
+    expect_error("unknown ShareGPT role", "a.jsonl", "{\"conversations\":[{\"from\":\"alien\",\"value\":\"x\"}]}",
+                 plain, o, "unknown role \"alien\"", "row 1", "gpt");
+    expect_error("message without content", "a.jsonl", "{\"messages\":[{\"role\":\"user\"}]}", plain, o,
+                 "message 1 of \"messages\" has no role and content", NULL, NULL);
+    expect_error("message that is a string", "a.jsonl", "{\"messages\":[\"x\"]}", plain, o,
+                 "message 1 of \"messages\" has no role and content", NULL, NULL);
     expect_error("a part that is an image", "a.jsonl",
                  "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{}}]}]}",
                  plain, o, "a part of the type \"image_url\"", "row 1", "only text");
     expect_error("tool calls of a template that has none", "a.jsonl",
-                 "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"name\":\"f\",\"arguments\":{}}]}]}", plain, o, "has tool calls",
+                 "{\"messages\":[{\"role\":\"assistant\",\"content\":\"\","
+                 "\"tool_calls\":[{\"name\":\"f\",\"arguments\":{}}]}]}",
+                 plain, o, "has tool calls",
                  "row 1", "into its content");
     expect_error("a user's tool call", "a.jsonl",
                  "{\"messages\":[{\"role\":\"user\",\"tool_calls\":[{\"name\":\"f\"}]}]}", plain, o,
@@ -824,31 +926,50 @@ static void test_errors(void) {
                  "{\"instruction\":\"i\",\"output\":[{\"type\":\"image_url\",\"image_url\":{}}]}", plain, o,
                  "image_url", "row 1", NULL);
     expect_error("no messages", "a.jsonl", "{\"messages\":[]}", plain, o, "a.jsonl row 1", NULL, NULL);
-    expect_error("no chat template for a chat", "a.jsonl", CHAT2, plain, none, "no chat template", "row 1", "--chat-template NAME: qwen3");
-    expect_error("unknown chat template for a chat", "a.jsonl", CHAT2, plain, options_of(LOSS_DEFAULT, CHAT_UNKNOWN), "not one of the known", "row 1", "llama3.2");
-    expect_error("neither template for an instruction", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain, none, "no chat template", "--chat-template", "--prompt-template");
-    expect_error("invalid UTF-8", "a.jsonl", "{\"text\":\"x\"}\n{\"text\":\"\xFF\"}", plain, o, "UTF-8", "a.jsonl:2:10", NULL);
-    expect_error("id out of range", "a.jsonl", "{\"input_ids\":[1,260]}", plain, o, "input_ids[1] is 260, not in 0..259", "row 1", NULL);
-    expect_error("id that is no integer", "a.jsonl", "{\"input_ids\":[1.5]}", plain, o, "input_ids[0] is 1.5", NULL, NULL);
+    expect_error("no chat template for a chat", "a.jsonl", CHAT2, plain, none, "no chat template", "row 1",
+                 "--chat-template NAME: qwen3");
+    expect_error("unknown chat template for a chat", "a.jsonl", CHAT2, plain, options_of(LOSS_DEFAULT, CHAT_UNKNOWN),
+                 "not one of the known", "row 1", "llama3.2");
+    expect_error("neither template for an instruction", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain,
+                 none, "no chat template", "--chat-template", "--prompt-template");
+    expect_error("invalid UTF-8", "a.jsonl", "{\"text\":\"x\"}\n{\"text\":\"\xFF\"}", plain, o, "UTF-8",
+                 "a.jsonl:2:10", NULL);
+    expect_error("id out of range", "a.jsonl", "{\"input_ids\":[1,260]}", plain, o,
+                 "input_ids[1] is 260, not in 0..259", "row 1", NULL);
+    expect_error("id that is no integer", "a.jsonl", "{\"input_ids\":[1.5]}", plain, o, "input_ids[0] is 1.5", NULL,
+                 NULL);
     expect_error("negative id", "a.jsonl", "{\"input_ids\":[-100]}", plain, o, "input_ids[0] is -100", NULL, NULL);
-    expect_error("id beyond any integer", "a.jsonl", "{\"input_ids\":[1e300]}", plain, o, "input_ids[0] is 1e300", NULL, NULL);
-    expect_error("id that is a string", "a.jsonl", "{\"input_ids\":[\"1\"]}", plain, o, "input_ids[0] is 1", NULL, NULL);
-    expect_error("bad label", "a.jsonl", "{\"input_ids\":[1,2],\"labels\":[-100,-1]}", plain, o, "labels[1] is -1", NULL, NULL);
-    expect_error("label count", "a.jsonl", "{\"input_ids\":[1,2],\"labels\":[-100]}", plain, o, "2 input_ids, but 1 labels", NULL, NULL);
-    expect_error("completion of a plain text", "a.jsonl", "{\"text\":\"x\"}", plain, completion, "--loss-on completion needs to know the answer", "row 1", NULL);
-    expect_error("completion of ids without labels", "a.jsonl", "{\"input_ids\":[1,2]}", plain, completion, "--loss-on completion", NULL, NULL);
-    expect_error("nothing to learn in all", "a.jsonl", "{\"input_ids\":[1,2],\"labels\":[-100,-100]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", plain, o, "no token to learn in any of 2 rows", "a.jsonl", "--max-length");
+    expect_error("id beyond any integer", "a.jsonl", "{\"input_ids\":[1e300]}", plain, o, "input_ids[0] is 1e300",
+                 NULL, NULL);
+    expect_error("id that is a string", "a.jsonl", "{\"input_ids\":[\"1\"]}", plain, o, "input_ids[0] is 1", NULL,
+                 NULL);
+    expect_error("bad label", "a.jsonl", "{\"input_ids\":[1,2],\"labels\":[-100,-1]}", plain, o, "labels[1] is -1",
+                 NULL, NULL);
+    expect_error("label count", "a.jsonl", "{\"input_ids\":[1,2],\"labels\":[-100]}", plain, o,
+                 "2 input_ids, but 1 labels", NULL, NULL);
+    expect_error("completion of a plain text", "a.jsonl", "{\"text\":\"x\"}", plain, completion,
+                 "--loss-on completion needs to know the answer", "row 1", NULL);
+    expect_error("completion of ids without labels", "a.jsonl", "{\"input_ids\":[1,2]}", plain, completion,
+                 "--loss-on completion", NULL, NULL);
+    expect_error("nothing to learn in all", "a.jsonl",
+                 "{\"input_ids\":[1,2],\"labels\":[-100,-100]}\n{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
+                 plain, o, "no token to learn in any of 2 rows", "a.jsonl", "--max-length");
     bad.max_length = 3;
-    expect_error("nothing left after the cut", "a.jsonl", "{\"prompt\":\"12345\",\"completion\":\"6\"}", plain, bad, "1 rows were cut at 3 tokens", NULL, NULL);
+    expect_error("nothing left after the cut", "a.jsonl", "{\"prompt\":\"12345\",\"completion\":\"6\"}", plain, bad,
+                 "1 rows were cut at 3 tokens", NULL, NULL);
     bad.max_length = 1;
     expect_error("a cut at one token", "a.jsonl", "{\"prompt\":\"12345\",\"completion\":\"6\"}", plain, bad,
                  "1 rows were cut at 1 tokens", NULL, NULL);
     bad = o; bad.prompt_template = "no place";
-    expect_error("template without {prompt}", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "{prompt}", "--prompt-template", NULL);
-    expect_error("text without a tokenizer", "a.jsonl", "{\"text\":\"x\"}", NULL, o, "no tokenizer", "row 1", "tokenizer.json");
+    expect_error("template without {prompt}", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "{prompt}",
+                 "--prompt-template", NULL);
+    expect_error("text without a tokenizer", "a.jsonl", "{\"text\":\"x\"}", NULL, o, "no tokenizer", "row 1",
+                 "tokenizer.json");
     bad = o; bad.packing = true; bad.max_length = 0;
-    expect_error("packing without length", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "--packing", "--max-length", NULL);
-    /* The first bad row is reported whatever the threads do: row 1232 comes after much text, so that the bad row 1233 is met before it by another thread. */
+    expect_error("packing without length", "a.jsonl", "{\"text\":\"x\"}", plain, bad, "--packing", "--max-length",
+                 NULL);
+    /* The first bad row is reported whatever the threads do: row 1232 comes after much text, so that the bad row
+       1233 is met before it by another thread. */
     size_t room = 4 << 20, n = 0;
     char *file = (char *)malloc(room);
     for (int i = 1; i <= 2000; i++) {
@@ -858,12 +979,13 @@ static void test_errors(void) {
     }
     for (int threads = 1; threads <= 8; threads *= 2) {
         bad = o; bad.threads = threads;
-        expect_error_bytes(threads == 1 ? "first of many, 1 thread" : "first of many, more threads", "many.jsonl", file, n, plain, bad, "row 1232", NULL, NULL);
+        expect_error_bytes(threads == 1 ? "first of many, 1 thread" : "first of many, more threads", "many.jsonl",
+                           file, n, plain, bad, "row 1232", NULL, NULL);
     }
     free(file);
 }
 
-/* ---- packing, batches, order ------------------------------------------------------------------------------------------------------------------ */
+/* ---- packing, batches, order ------------------------------------------------------------------------------------- */
 
 /* Rows of the given lengths, as ids. */
 static Dataset of_lengths(const int *length, int count, DataOptions o) {
@@ -877,7 +999,10 @@ static Dataset of_lengths(const int *length, int count, DataOptions o) {
         for (int k = 1; k < length[i]; k++) n += (size_t)sprintf(file + n, ",%d", k % 200);
         n += (size_t)sprintf(file + n, "]}\n");
     }
-    if (!dataset_open(&d, write_bytes("lengths.jsonl", file, n), plain, &o, &err)) { check(false, "cannot go on: %s", err.text); exit(finish()); }
+    if (!dataset_open(&d, write_bytes("lengths.jsonl", file, n), plain, &o, &err)) {
+        check(false, "cannot go on: %s", err.text);
+        exit(finish());
+    }
     free(file);
     return d;
 }
@@ -892,16 +1017,20 @@ static void test_packing(void) {
     o.max_length = 10;
     Dataset d = of_lengths(length, 13, o);
     for (size_t b = 0; b < d.slots; b++)
-        for (size_t j = d.slot_offset[b]; j < d.slot_offset[b + 1]; j++) sprintf(got + strlen(got), "%d%s", d.slot[j], j + 1 < d.slot_offset[b + 1] ? " " : b + 1 < d.slots ? " | " : "");
+        for (size_t j = d.slot_offset[b]; j < d.slot_offset[b + 1]; j++)
+            sprintf(got + strlen(got), "%d%s", d.slot[j],
+                    j + 1 < d.slot_offset[b + 1] ? " " : b + 1 < d.slots ? " | " : "");
     check(!strcmp(got, want), "packing in TRL's order: %s", got);
     int tokens, sequences;
     dataset_largest_batch(&d, 2, &tokens, &sequences);
-    check(tokens == 20 && sequences == 5, "largest batch of 2 packed slots: %d tokens, %d sequences", tokens, sequences);
+    check(tokens == 20 && sequences == 5,
+          "largest batch of 2 packed slots: %d tokens, %d sequences", tokens, sequences);
     Batch b;
     Error err;
     int64_t slot = (int64_t)d.slots - 1;
     size_t sum = 0;
-    for (size_t j = d.slot_offset[slot]; j < d.slot_offset[slot + 1]; j++) sum += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]];
+    for (size_t j = d.slot_offset[slot]; j < d.slot_offset[slot + 1]; j++)
+        sum += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]];
     bool ok = batch_alloc(&b, 10, 4, &err);
     batch_build(&b, &d, &slot, 1);
     check(ok && (size_t)b.N == sum && (size_t)b.S == d.slot_offset[slot + 1] - d.slot_offset[slot] && b.M == b.N - b.S,
@@ -943,7 +1072,8 @@ static void test_packing(void) {
     }
     o.packing = true;
 
-    /* A thousand pseudo-random lengths against the same function (number of bins, FNV-1a of the example numbers bin by bin). */
+    /* A thousand pseudo-random lengths against the same function (number of bins, FNV-1a of the example numbers
+       bin by bin). */
     int many[1000];
     uint32_t x = 1, h = 2166136261u;
     for (int i = 0; i < 1000; i++) { x = x * 1664525u + 1013904223u; many[i] = 2 + (int)(x >> 8) % 99; }
@@ -952,11 +1082,15 @@ static void test_packing(void) {
     bool full = true;
     for (size_t s = 0; s < d.slots; s++) {
         size_t used = 0;
-        for (size_t j = d.slot_offset[s]; j < d.slot_offset[s + 1]; j++) { used += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]]; h = (h ^ (uint32_t)d.slot[j]) * 16777619u; }
+        for (size_t j = d.slot_offset[s]; j < d.slot_offset[s + 1]; j++) {
+            used += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]];
+            h = (h ^ (uint32_t)d.slot[j]) * 16777619u;
+        }
         h = (h ^ 0xFFFFu) * 16777619u;
         full = full && used <= 100;
     }
-    check(full && d.slots == 511 && h == 4246642674u, "packing 1000 lengths as TRL does: %zu bins, hash %u", d.slots, h);
+    check(full && d.slots == 511 && h == 4246642674u,
+          "packing 1000 lengths as TRL does: %zu bins, hash %u", d.slots, h);
     dataset_free(&d);
 }
 
@@ -965,29 +1099,35 @@ static void test_batches(void) {
     Dataset d;
     Error err;
     Batch b;
-    bool ok = dataset_open(&d, write_text("batch.jsonl", "{\"prompt\":\"ab\",\"completion\":\"c\"}\n{\"input_ids\":[1,2],\"labels\":[-100,-100]}\n{\"input_ids\":[7,8,9],\"labels\":[7,8,9]}\n{\"text\":\"x\"}\n"), plain, &o, &err);
+    const char *rows4 = "{\"prompt\":\"ab\",\"completion\":\"c\"}\n{\"input_ids\":[1,2],\"labels\":[-100,-100]}\n"
+                        "{\"input_ids\":[7,8,9],\"labels\":[7,8,9]}\n{\"text\":\"x\"}\n";
+    bool ok = dataset_open(&d, write_text("batch.jsonl", rows4), plain, &o, &err);
     int tokens = 0, sequences = 0;
     check(ok && d.count == 3, "three examples of four rows");
     dataset_largest_batch(&d, 2, &tokens, &sequences);
     check(tokens == 7 && sequences == 2, "largest batch of 2: the two longest, %d tokens", tokens);
     dataset_largest_batch(&d, 99, &tokens, &sequences);
-    check(tokens == 9 && sequences == 3, "largest batch of more than there are: %d tokens, %d sequences", tokens, sequences);
+    check(tokens == 9 && sequences == 3,
+          "largest batch of more than there are: %d tokens, %d sequences", tokens, sequences);
     ok = batch_alloc(&b, tokens, sequences, &err);
     check(ok && b.max_tokens == 9 && b.max_sequences == 3, "batch_alloc");
     memset(b.ids, 0xFF, 36); memset(b.positions, 0xFF, 36); memset(b.cu_seqlens, 0xFF, 16); memset(b.row, 0xFF, 24);
     memset(b.labelled, 0xFF, 36); memset(b.targets, 0xFF, 36);
     static const int64_t order[] = {1, 0, 2};
-    static const int32_t ids[] = {7, 8, 9, 'a', 'b', 'c', IM_END, 'x', IM_END}, positions[] = {0, 1, 2, 0, 1, 2, 3, 0, 1}, cu[] = {0, 3, 7, 9};
+    static const int32_t ids[] = {7, 8, 9, 'a', 'b', 'c', IM_END, 'x', IM_END},
+                                 positions[] = {0, 1, 2, 0, 1, 2, 3, 0, 1}, cu[] = {0, 3, 7, 9};
     static const int32_t labelled[] = {0, 1, 4, 5, 7}, targets[] = {8, 9, 'c', IM_END, IM_END};
     static const int64_t rows[] = {3, 1, 4};
     batch_build(&b, &d, order, 3);
-    check(b.N == 9 && b.S == 3 && !memcmp(b.cu_seqlens, cu, sizeof cu) && !memcmp(b.row, rows, sizeof rows), "batch: borders and rows");
+    check(b.N == 9 && b.S == 3 && !memcmp(b.cu_seqlens, cu, sizeof cu) && !memcmp(b.row, rows, sizeof rows),
+          "batch: borders and rows");
     check(!memcmp(b.ids, ids, sizeof ids), "batch: ids end to end");
     check(!memcmp(b.positions, positions, sizeof positions), "batch: positions start again in every sequence");
     check(b.M == 5 && !memcmp(b.labelled, labelled, sizeof labelled) && !memcmp(b.targets, targets, sizeof targets),
           "batch: targets are the next labels, none across a border; %d labelled rows", b.M);
     batch_build(&b, &d, order + 2, 1);
-    check(b.N == 2 && b.S == 1 && b.M == 1 && b.labelled[0] == 0 && b.targets[0] == IM_END && b.cu_seqlens[1] == 2 && b.row[0] == 4, "batch: built again, smaller");
+    check(b.N == 2 && b.S == 1 && b.M == 1 && b.labelled[0] == 0 && b.targets[0] == IM_END && b.cu_seqlens[1] == 2 &&
+          b.row[0] == 4, "batch: built again, smaller");
     batch_free(&b);
     check(b.ids == NULL && b.max_tokens == 0, "batch_free leaves zeros");
     dataset_free(&d);
@@ -995,9 +1135,13 @@ static void test_batches(void) {
 }
 
 static void test_randperm(void) {
-    static const struct { uint64_t seed; int n; int order[17]; } known[] = {    /* torch 2.15: torch.randperm(n, generator=torch.Generator().manual_seed(seed)) */
-        {0, 10, {4, 1, 7, 5, 3, 9, 0, 8, 6, 2}}, {42, 10, {2, 6, 1, 8, 4, 5, 0, 9, 3, 7}}, {43, 17, {13, 1, 7, 8, 5, 2, 10, 3, 12, 4, 9, 15, 16, 11, 0, 14, 6}},
-        {4294967303u, 10, {5, 0, 3, 4, 1, 7, 9, 6, 8, 2}}, {9223372036854775807u, 17, {2, 3, 13, 6, 4, 9, 7, 11, 14, 5, 0, 12, 8, 16, 1, 15, 10}}, {42, 2, {0, 1}}, {42, 1, {0}}};
+    /* torch 2.15: torch.randperm(n, generator=torch.Generator().manual_seed(seed)) */
+    static const struct { uint64_t seed; int n; int order[17]; } known[] = {
+        {0, 10, {4, 1, 7, 5, 3, 9, 0, 8, 6, 2}}, {42, 10, {2, 6, 1, 8, 4, 5, 0, 9, 3, 7}},
+        {43, 17, {13, 1, 7, 8, 5, 2, 10, 3, 12, 4, 9, 15, 16, 11, 0, 14, 6}},
+        {4294967303u, 10, {5, 0, 3, 4, 1, 7, 9, 6, 8, 2}},
+        {9223372036854775807u, 17, {2, 3, 13, 6, 4, 9, 7, 11, 14, 5, 0, 12, 8, 16, 1, 15, 10}},
+        {42, 2, {0, 1}}, {42, 1, {0}}};
     int64_t order[2048];
     for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
         bool same = true;
@@ -1020,9 +1164,10 @@ static void test_randperm(void) {
     json_free(&doc);
 }
 
-/* ---- the base model's tokenizer, and real data -------------------------------------------------------------------------------------------------- */
+/* ---- the base model's tokenizer, and real data ------------------------------------------------------------------- */
 
-static bool example_is(const Dataset *d, size_t e, const Tokenizer *t, const char *prompt, const char *answer, const char *rest) {
+static bool example_is(const Dataset *d, size_t e, const Tokenizer *t, const char *prompt, const char *answer,
+                       const char *rest) {
     const char *part[3] = {prompt, answer, rest};
     size_t at = d->offset[e];
     TokenIds tok;
@@ -1033,7 +1178,8 @@ static bool example_is(const Dataset *d, size_t e, const Tokenizer *t, const cha
         if (!*part[p]) continue;
         if (!tokenizer_encode(t, &tok, part[p], strlen(part[p]), 0, &err)) return false;
         for (size_t i = 0; i < tok.count; i++, at++)
-            same = same && at < d->offset[e + 1] && d->ids[at] == tok.ids[i] && d->labels[at] == (p == 1 ? tok.ids[i] : -100);
+            same = same && at < d->offset[e + 1] && d->ids[at] == tok.ids[i] &&
+                   d->labels[at] == (p == 1 ? tok.ids[i] : -100);
     }
     token_ids_free(&tok);
     return same && at == d->offset[e + 1];
@@ -1045,13 +1191,19 @@ static void test_base(void) {
     Tokenizer *t = tokenizer_open("data/base", &err);
     if (!check(t != NULL, "data/base opens%s%s", t ? "" : ": ", t ? "" : err.text)) return;
     DataOptions o = options_of(LOSS_DEFAULT, CHAT_QWEN3);
-    bool ok = dataset_open(&d, write_text("base.jsonl", CHAT2 "{\"instruction\":\"Say hi.\",\"output\":\"hi there\"}\n"), t, &o, &err);
-    check(ok && d.count == 2 && example_is(&d, 1, t, "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n", "<think>\n\n</think>\n\nhi there<|im_end|>", "\n"), "data/base: instruction as a Qwen3 chat, the answer with its empty think block%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    bool ok = dataset_open(&d,
+                           write_text("base.jsonl", CHAT2 "{\"instruction\":\"Say hi.\",\"output\":\"hi there\"}\n"),
+                           t, &o, &err);
+    check(ok && d.count == 2 && example_is(&d, 1, t, "<|im_start|>user\nSay hi.<|im_end|>\n<|im_start|>assistant\n",
+                                           "<think>\n\n</think>\n\nhi there<|im_end|>", "\n"),
+          "data/base: instruction as a Qwen3 chat, the answer with its empty think block%s%s", ok ? "" : ": ",
+          ok ? "" : err.text);
     check(ok && d.stats.stop_trained == 2, "data/base: the end of turn is a stop token and is learned");
     if (ok) dataset_free(&d);
     o = options_of(LOSS_DEFAULT, CHAT_NONE);
     ok = dataset_open(&d, write_text("base.jsonl", CHAT2), t, &o, &err);
-    check(ok && d.count == 1, "data/base: the folder's own chat template is found%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && d.count == 1, "data/base: the folder's own chat template is found%s%s", ok ? "" : ": ",
+          ok ? "" : err.text);
     if (ok) dataset_free(&d);
 
     const char *path = "../shared/datasets/classical_chinese/train.json";
@@ -1059,12 +1211,18 @@ static void test_base(void) {
     o.prompt_template = "{prompt}\n";
     o.threads = 1;
     ok = dataset_open(&d, path, t, &o, &err);
-    check(ok && d.stats.rows == 10000 && d.stats.rows == (int64_t)d.count + d.stats.dropped && d.stats.stop_trained + d.stats.truncated >= (int64_t)d.count, "classical Chinese: %lld rows, %zu examples, %lld tokens, %lld in the loss%s%s",
-          ok ? (long long)d.stats.rows : 0, ok ? d.count : 0, ok ? (long long)d.stats.tokens : 0, ok ? (long long)d.stats.labelled : 0, ok ? "" : ": ", ok ? "" : err.text);
+    check(ok && d.stats.rows == 10000 && d.stats.rows == (int64_t)d.count + d.stats.dropped &&
+          d.stats.stop_trained + d.stats.truncated >= (int64_t)d.count,
+          "classical Chinese: %lld rows, %zu examples, %lld tokens, %lld in the loss%s%s",
+          ok ? (long long)d.stats.rows : 0, ok ? d.count : 0, ok ? (long long)d.stats.tokens : 0,
+              ok ? (long long)d.stats.labelled : 0, ok ? "" : ": ", ok ? "" : err.text);
     for (int threads = 2; ok && threads <= 4; threads += 2) {
         Dataset other;
         o.threads = threads;
-        bool same = dataset_open(&other, path, t, &o, &err) && other.count == d.count && !memcmp(&other.stats, &d.stats, sizeof d.stats) && !memcmp(other.ids, d.ids, (size_t)d.stats.tokens * 4) && !memcmp(other.labels, d.labels, (size_t)d.stats.tokens * 4);
+        bool same = dataset_open(&other, path, t, &o, &err) && other.count == d.count &&
+                    !memcmp(&other.stats, &d.stats, sizeof d.stats) &&
+                    !memcmp(other.ids, d.ids, (size_t)d.stats.tokens * 4) &&
+                    !memcmp(other.labels, d.labels, (size_t)d.stats.tokens * 4);
         check(same, "classical Chinese: the same bits with %d threads", threads);
         dataset_free(&other);
     }
