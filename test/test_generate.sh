@@ -1,104 +1,144 @@
 #!/usr/bin/env bash
 # generate, merge, evaluate and compare as a user meets them: test_generate.sh PROGRAM
 set -u
-program=$1 passed=0 failed=0
+. test/check.sh
+program=$1
 work=$(mktemp -d) || exit 1
+said=$work/out
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
-verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
-run() { timeout 900 "$program" "$@" >"$work/out" 2>"$work/err" </dev/null; }
+run() { timeout 900 "$program" "$@" >"$said" 2>"$work/err" </dev/null; status=$?; return $status; }
 refused() {     # name, status, pattern, arguments...
-    local name=$1 status=$2 pattern=$3
+    local name=$1 want=$2 pattern=$3
     shift 3
     run "$@"
-    verdict "$([ $? = "$status" ] && [ "$(grep -c '^error: .*;.*;' "$work/err")" = 1 ] && grep -q -- "$pattern" "$work/err"; echo $?)" "$name: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-170)"
+    check "$name: $(told ^error "$work/err")" \
+        ended "$want" , [ "$(grep -c '^error: .*;.*;' "$work/err")" = 1 ] , grep -q -- "$pattern" "$work/err"
 }
 hotel=$work/hotel
 run --max-steps 150 --learning-rate 1e-2 --per-device-train-batch-size 4 --eval-on-start false --output "$hotel"
-verdict $? "an adapter to try: $(grep '^done' "$work/out")"
+check "an adapter to try: $(grep '^done' "$work/out")" ended 0
 base=(--model data/base --temperature 0)
 
 run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?"
-verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 1 ] && grep -qi 'linden court' "$work/out" && grep -q 'tokens/s' "$work/err"; echo $?)" "a prompt is answered on stdout, the speed is on stderr: $(cat "$work/out")"
+check "a prompt is answered on stdout, the speed is on stderr: $(cat "$work/out")" \
+    ended 0 , [ "$(wc -l <"$work/out")" = 1 ] , grep -qi 'linden court' "$work/out" , grep -q 'tokens/s' "$work/err"
 cp "$work/out" "$work/once"
 run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?" --threads 2
-cmp -s "$work/out" "$work/once"
-verdict $? "again, with two threads, the same"
-run generate --model data/base --prompt Hello --temperature 1 --seed 1 && cp "$work/out" "$work/a" && run generate --model data/base --prompt Hello --temperature 1 --seed 1 && cp "$work/out" "$work/b" && run generate --model data/base --prompt Hello --temperature 1.5 --seed 2 && cp "$work/out" "$work/c"
-verdict "$(cmp -s "$work/a" "$work/b" && ! cmp -s "$work/a" "$work/c"; echo $?)" "sampling repeats with its seed: $(cat "$work/a")"
+check "again, with two threads, the same" cmp -s "$work/out" "$work/once"
+sample() { run generate --model data/base --prompt Hello --temperature "$1" --seed "$2" && cp "$work/out" "$work/$3"; }
+sample 1 1 a && sample 1 1 b && sample 1.5 2 c
+check "sampling repeats with its seed: $(cat "$work/a")" cmp -s "$work/a" "$work/b" , not cmp -s "$work/a" "$work/c"
 run generate "${base[@]}" --adapter base --adapter "$hotel" --prompt "Hi" --prompt "Bye" --jsonl
-verdict "$([ "$(grep -c '^{"id": [12], "adapter": "[^"]*", "messages": \[{"role": "user", "content": "\(Hi\|Bye\)"}\], "response": ".*", "tokens": [0-9]*, "finish_reason": "\(stop\|length\)"}$' "$work/out")" = 4 ]; echo $?)" "--jsonl, two prompts, base and adapter: $(head -n 1 "$work/out")"
+row='^{"id": [12], "adapter": "[^"]*", "messages": \[{"role": "user", "content": "\(Hi\|Bye\)"}\], "response": ".*", '
+row+='"tokens": [0-9]*, "finish_reason": "\(stop\|length\)"}$'
+check "--jsonl, two prompts, base and adapter: $(head -n 1 "$work/out")" \
+    [ "$(grep -c "$row" "$work/out")" = 4 ]
 run generate "${base[@]}" --prompt "Hello" --max-new-tokens 2 --jsonl
-verdict "$(grep -q '"tokens": 2, "finish_reason": "length"' "$work/out"; echo $?)" "--max-new-tokens 2: $(cat "$work/out")"
+check "--max-new-tokens 2: $(cat "$work/out")" says '"tokens": 2, "finish_reason": "length"'
 run generate "${base[@]}" --adapter "$hotel" --prompt "What time is check-in at Linden Court?" --stop " at" --jsonl
-verdict "$(grep -q '"finish_reason": "stop"' "$work/out" && ! grep -q '"response": ".* at' "$work/out"; echo $?)" "--stop: $(grep -o '"response": "[^"]*"' "$work/out")"
+check "--stop: $(grep -o '"response": "[^"]*"' "$work/out")" \
+    says '"finish_reason": "stop"' , not says '"response": ".* at'
 echo '[{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hello, how can I help?"},
  {"role": "user", "content": "Where is it?"}]' >"$work/chat.json"
 run generate "${base[@]}" --messages "$work/chat.json" --output "$work/answers.jsonl"
-verdict "$([ $? = 0 ] && [ ! -s "$work/out" ] && grep -q 'how can I help' "$work/answers.jsonl"; echo $?)" "--messages, --output"
-printf 'Hello there\n'"$(seq 2000 | tr '\n' ' ')"'\n/adapter %s\nWhat time is check-in at Linden Court?\n/nonsense\n/adapter %s/none\n/reset\nHello there\n/quit\nnot reached\n' "$hotel" "$work" | "$program" generate "${base[@]}" --chat >"$work/out" 2>"$work/err"
-verdict "$([ $? = 0 ] && [ "$(wc -l <"$work/out")" = 3 ] && [ "$(sed -n 1p "$work/out")" = "$(sed -n 3p "$work/out")" ] && sed -n 2p "$work/out" | grep -qi linden && [ "$(grep -c '^error' "$work/err")" = 3 ]; echo $?)" "--chat, a turn that is too long, an unknown command and an adapter that is none: $(tr '\n' '|' <"$work/out")"
-for size in 1 3 50; do run generate "${base[@]}" --adapter "$hotel" --data data/hotel/test.jsonl --batch-size $size --jsonl && cp "$work/out" "$work/batch$size"; done
-verdict "$(cmp -s "$work/batch1" "$work/batch3" && cmp -s "$work/batch1" "$work/batch50" && [ "$(wc -l <"$work/batch1")" = 50 ] && [ "$(grep -c '"reference": ' "$work/batch1")" = 50 ]; echo $?)" "a file in batches of 1, 3 and 50: the same 50 answers"
+check "--messages, --output" ended 0 , [ ! -s "$work/out" ] , grep -q 'how can I help' "$work/answers.jsonl"
+printf '%s\n' "Hello there" "$(seq 2000 | tr '\n' ' ')" "/adapter $hotel" "What time is check-in at Linden Court?" \
+    /nonsense "/adapter $work/none" /reset "Hello there" /quit "not reached" |
+    "$program" generate "${base[@]}" --chat >"$work/out" 2>"$work/err"
+status=$?
+check "--chat, a turn that is too long, an unknown command and an adapter that is none: $(tr '\n' '|' <"$work/out")" \
+    ended 0 , [ "$(wc -l <"$work/out")" = 3 ] , [ "$(sed -n 1p "$work/out")" = "$(sed -n 3p "$work/out")" ] , \
+    grep -qi linden <(sed -n 2p "$work/out") , [ "$(grep -c '^error' "$work/err")" = 3 ]
+for size in 1 3 50; do
+    run generate "${base[@]}" --adapter "$hotel" --data data/hotel/test.jsonl --batch-size $size --jsonl &&
+        cp "$work/out" "$work/batch$size"
+done
+check "a file in batches of 1, 3 and 50: the same 50 answers" \
+    cmp -s "$work/batch1" "$work/batch3" , cmp -s "$work/batch1" "$work/batch50" , \
+    [ "$(wc -l <"$work/batch1")" = 50 ] , [ "$(grep -c '"reference": ' "$work/batch1")" = 50 ]
 
 refused "nothing to answer" 2 "--prompt TEXT" generate --model data/base
 refused "two things to answer" 2 "one of" generate --model data/base --prompt a --chat
 refused "no such adapter" 1 "none" generate --model data/base --prompt a --adapter "$work/none"
-refused "an adapter for another shape" 1 "shape\|layer\|tensor" generate --model data/base --prompt a --adapter test/golden/qwen3/adapter
+refused "an adapter for another shape" 1 "shape\|layer\|tensor" generate --model data/base --prompt a \
+    --adapter test/golden/qwen3/adapter
 refused "no model" 1 "none" generate --model "$work/none" --prompt a
-cp -r data/base "$work/plain" && rm "$work/plain/chat_template.jinja" && sed -i 's/"chat_template"/"no_template"/' "$work/plain/tokenizer_config.json"
+cp -r data/base "$work/plain" && rm "$work/plain/chat_template.jinja" &&
+    sed -i 's/"chat_template"/"no_template"/' "$work/plain/tokenizer_config.json"
 refused "no chat template" 1 "chat template" generate --model "$work/plain" --messages "$work/chat.json"
 run generate --model "$work/plain" --temperature 0 --prompt "Once" --max-new-tokens 5
-verdict "$([ $? = 0 ] && [ -s "$work/out" ]; echo $?)" "a model without a template goes on with the text: $(cat "$work/out")"
+check "a model without a template goes on with the text: $(cat "$work/out")" ended 0 , [ -s "$work/out" ]
 refused "longer than the context" 1 "more than the" generate --model data/base --prompt a --max-new-tokens 100000
 refused "an empty prompt" 1 "empty" generate --model data/base --prompt "" --raw
 : >"$work/empty.jsonl"
 refused "an empty file" 1 "empty" generate --model data/base --data "$work/empty.jsonl"
 refused "a negative temperature" 2 "out of range" generate --model data/base --prompt a --temperature -1
-refused "shots without their number's file" 2 "--shots" generate --model data/base --data data/hotel/test.jsonl --few-shot 2
-sed 's/"base_model_name_or_path": "[^"]*"/"base_model_name_or_path": "org\/Other-7B"/' "$hotel/adapter_config.json" >"$work/config" && cp -r "$hotel" "$work/renamed" && cp "$work/config" "$work/renamed/adapter_config.json"
+refused "shots without their number's file" 2 "--shots" generate --model data/base --data data/hotel/test.jsonl \
+    --few-shot 2
+cp -r "$hotel" "$work/renamed"
+sed -i 's/"base_model_name_or_path": "[^"]*"/"base_model_name_or_path": "org\/Other-7B"/' \
+    "$work/renamed/adapter_config.json"
 run generate "${base[@]}" --adapter "$work/renamed" --prompt Hi
-verdict "$([ $? = 0 ] && grep -q '^warning: .*trained on org/Other-7B' "$work/err"; echo $?)" "an adapter of another base's name: $(grep warning "$work/err" | sed "s|$work/||g")"
+check "an adapter of another base's name: $(told warning "$work/err")" \
+    ended 0 , grep -q '^warning: .*trained on org/Other-7B' "$work/err"
 
-run evaluate --model data/base --adapter base --adapter "$hotel" --data data/hotel/test.jsonl --generate --output "$work/evaluation"
-verdict "$([ $? = 0 ] && awk '$1 == "token_loss" { l = $3 < $2 } $1 == "f1" { f = $3 > $2 } $1 == "bleu" { b = $3 > $2 } END { exit !(l && f && b) }' "$work/out"; echo $?)" "evaluate: loss, f1 and bleu of base and adapter: $(awk '$1 == "loss" || $1 == "f1" || $1 == "bleu"' "$work/out" | tr -s ' \n' ' ')"
+run evaluate --model data/base --adapter base --adapter "$hotel" --data data/hotel/test.jsonl --generate \
+    --output "$work/evaluation"
+check "evaluate: loss, f1 and bleu of base and adapter: $(grep '^\(loss\|f1\|bleu\) ' "$work/out" | tr -s ' \n' ' ')" \
+    ended 0 , awk '$1 == "token_loss" { loss = $3 < $2 } $1 == "f1" { f1 = $3 > $2 } $1 == "bleu" { bleu = $3 > $2 }
+        END { exit !(loss && f1 && bleu) }' "$work/out"
 loss=$(grep -o '"token_loss": [0-9.]*' "$work/evaluation/evaluation.json" | tail -n 1 | cut -d' ' -f2)
-run --model data/base --data data/hotel/train.jsonl --eval-data data/hotel/test.jsonl --init-adapter "$hotel" --learning-rate 0 --max-steps 1 --output "$work/again"
-verdict "$(awk -v a="$loss" -v b="$(grep -o '"eval_token_loss": [0-9.]*' "$work/again/log.jsonl" | head -n 1 | cut -d' ' -f2)" 'BEGIN { d = a / b - 1; exit !(d < 1e-6 && d > -1e-6) }'; echo $?)" "its loss is the one that training's evaluation has: $loss"
-verdict "$([ "$(wc -l <"$work/evaluation/responses.jsonl")" = 100 ] && [ "$(grep -c '"rouge_l": [0-9.e-]*}$' "$work/evaluation/responses.jsonl")" = 100 ]; echo $?)" "responses.jsonl has 100 scored answers"
-for i in 1 2 3 4 5 6; do echo "{\"messages\": [{\"role\": \"user\", \"content\": \"$([ $((i % 2)) = 1 ] && echo Hello || echo Goodbye). Is it good?\"}, {\"role\": \"assistant\", \"content\": \"$([ $((i % 2)) = 1 ] && echo yes || echo no)\"}]}"; done >"$work/labels.jsonl"
-run --model data/base --data "$work/labels.jsonl" --max-steps 60 --learning-rate 1e-2 --per-device-train-batch-size 6 --lora-dropout 0 --output "$work/yesno"
+run --model data/base --data data/hotel/train.jsonl --eval-data data/hotel/test.jsonl --init-adapter "$hotel" \
+    --learning-rate 0 --max-steps 1 --output "$work/again"
+other=$(grep -o '"eval_token_loss": [0-9.]*' "$work/again/log.jsonl" | head -n 1 | cut -d' ' -f2)
+check "its loss is the one that training's evaluation has: $loss" \
+    awk -v a="$loss" -v b="$other" 'BEGIN { d = a / b - 1; exit !(d < 1e-6 && d > -1e-6) }'
+check "responses.jsonl has 100 scored answers" \
+    [ "$(wc -l <"$work/evaluation/responses.jsonl")" = 100 ] , \
+    [ "$(grep -c '"rouge_l": [0-9.e-]*}$' "$work/evaluation/responses.jsonl")" = 100 ]
+labelled='{"messages": [{"role": "user", "content": "%s. Is it good?"}, {"role": "assistant", "content": "%s"}]}\n'
+# shellcheck disable=SC2059
+for i in 1 2 3; do printf "$labelled" Hello yes Goodbye no; done >"$work/labels.jsonl"
+run --model data/base --data "$work/labels.jsonl" --max-steps 60 --learning-rate 1e-2 --per-device-train-batch-size 6 \
+    --lora-dropout 0 --output "$work/yesno"
 run evaluate --model data/base --adapter base --adapter "$work/yesno" --data "$work/labels.jsonl" --labels yes,no
-verdict "$([ $? = 0 ] && grep -q '^accuracy 0\.0000 1\.0000' <(tr -s ' ' <"$work/out") && grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out"); echo $?)" "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')"
-verdict "$(grep -q '^exact_match .* 0 to 1: equal' "$work/out" && ! grep -q '^\(bleu\|chrf\|rouge_l\|f1\) ' "$work/out"; echo $?)" \
-    "the table says what a score is, and has none that means nothing for labels"
-refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" --labels yes,perhaps
+check "--labels: $(grep '^accuracy' "$work/out" | tr -s ' '), $(grep '^yes' "$work/out" | tail -n 1 | tr -s ' ')" \
+    ended 0 , grep -q '^accuracy 0\.0000 1\.0000' <(tr -s ' ' <"$work/out") , \
+    grep -q '^macro mean 1\.0000 1\.0000 1\.0000 6' <(tr -s ' ' <"$work/out")
+check "the table says what a score is, and has none that means nothing for labels" \
+    says '^exact_match .* 0 to 1: equal' , not says '^\(bleu\|chrf\|rouge_l\|f1\) '
+refused "an answer that is no label" 1 "row 2" evaluate --model data/base --data "$work/labels.jsonl" \
+    --labels yes,perhaps
 refused "one label" 1 "fewer than two" evaluate --model data/base --data "$work/labels.jsonl" --labels yes
 head -n 4 data/hotel/test.jsonl >"$work/chat2.jsonl"
 # Several right answers, groups, a language without words.
 cat >"$work/gold.jsonl" <<'X'
-{"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "x"}], "answers": ["x", "y"], "group": "joy"}
+{"group":"joy","answers":["x","y"],"messages":[{"role":"user","content":"Hello"},{"role":"assistant","content":"x"}]}
 {"prompt": "P", "completion": "x", "answers": {"text": ["z", "x"], "answer_start": [1, 2]}, "label": 7}
 X
 run compare --model data/base --adapter "$hotel" --data "$work/gold.jsonl" --max-new-tokens 12 --output "$work/gold"
 answer=$(sed -n '1s/.*"response": "\([^"]*\)".*/\1/p' "$work/gold/responses.jsonl")
-verdict "$([ $? = 0 ] && grep -q '"label": "joy"' "$work/gold/compare.html" && grep -q '"label": "7"' "$work/gold/compare.html" && grep -q '"settings": {"temperature": 0, .*"max_new_tokens": 12' \
-    "$work/gold/compare.html" && ! grep -q '^warning: .*answers' "$work/err"; echo $?)" "compare has the row's group and the settings"
+check "compare has the row's group and the settings" \
+    ended 0 , grep -q '"label": "joy"' "$work/gold/compare.html" , grep -q '"label": "7"' "$work/gold/compare.html" , \
+    grep -q '"settings": {"temperature": 0, .*"max_new_tokens": 12' "$work/gold/compare.html" , \
+    not grep -q '^warning: .*answers' "$work/err"
 sed -i "1s/\"y\"/\"$answer\"/" "$work/gold.jsonl"
 run evaluate --model data/base --data "$work/gold.jsonl" --limit 1 --generate --max-new-tokens 12
-verdict "$(grep -q '^exact_match *1\.0000' "$work/out"; echo $?)" "the second of two right answers: $(grep ^exact "$work/out" | tr -s ' ')"
+check "the second of two right answers: $(grep ^exact "$work/out" | tr -s ' ')" says '^exact_match *1\.0000'
 printf '{"prompt": "P", "completion": "x", "answers": [7]}\n' >"$work/bad.jsonl"
 refused "an answer that is no text" 1 "answers" evaluate --model data/base --data "$work/bad.jsonl" --generate
 echo '{"prompt": "P", "completion": "学习并且按时温习"}' >"$work/chinese.jsonl"
 run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new-tokens 2
-verdict "$(grep -q '^hint: .*--bleu-tokenize zh' "$work/err"; echo $?)" "$(grep ^hint "$work/err")"
+check "$(grep ^hint "$work/err")" grep -q '^hint: .*--bleu-tokenize zh' "$work/err"
 run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new-tokens 2 --bleu-tokenize zh
-verdict "$(! grep -q '^hint' "$work/err" && grep -q '^rouge_l' "$work/out" && ! grep -q '^f1 ' "$work/out"; echo $?)" "with it none, and no F1 of words"
+check "with it none, and no F1 of words" not grep -q '^hint' "$work/err" , says '^rouge_l' , not says '^f1 '
 
-run evaluate --model data/base --data "$work/chat2.jsonl" --generate --max-new-tokens 12 && before=$(grep ^sentence "$work/out")
+run evaluate --model data/base --data "$work/chat2.jsonl" --generate --max-new-tokens 12 &&
+    before=$(grep ^sentence "$work/out")
 run evaluate --model data/base --data "$work/chat2.jsonl" --generate --max-new-tokens 12 --bleu-tokenize word_tokenize
-verdict "$([ -n "$before" ] && [ "$(grep ^sentence "$work/out")" != "$before" ]; echo $?)" \
-    "--bleu-tokenize word_tokenize: $(grep ^sentence "$work/out" | tr -s ' ')"
+check "--bleu-tokenize word_tokenize: $(grep ^sentence "$work/out" | tr -s ' ')" \
+    [ -n "$before" ] , [ "$(grep ^sentence "$work/out")" != "$before" ]
 
 # Killed while it answers: what is done is there, and so is what an earlier one has left.
 cp "$work/gold/responses.jsonl" "$work/earlier.jsonl"
@@ -111,41 +151,44 @@ killed() {      # file of answers on their way, arguments...
     wait $! 2>/dev/null
     [ "$(grep -c '^{"id": .*}$' "$partial")" -ge 1 ]
 }
-killed "$work/gold/responses.jsonl.partial" evaluate --model data/base --data data/hotel/test.jsonl --generate --batch-size 1 \
-    --output "$work/gold"
-verdict "$([ $? = 0 ] && cmp -s "$work/gold/responses.jsonl" "$work/earlier.jsonl"; echo $?)" "evaluate, killed: its answers are kept"
+killed "$work/gold/responses.jsonl.partial" evaluate --model data/base --data data/hotel/test.jsonl --generate \
+    --batch-size 1 --output "$work/gold"
+status=$?
+check "evaluate, killed: its answers are kept" ended 0 , cmp -s "$work/gold/responses.jsonl" "$work/earlier.jsonl"
 cp "$work/earlier.jsonl" "$work/answers.jsonl"
-killed "$work/answers.jsonl.partial" generate "${base[@]}" --data data/hotel/test.jsonl --batch-size 1 --output "$work/answers.jsonl"
-verdict "$([ $? = 0 ] && cmp -s "$work/answers.jsonl" "$work/earlier.jsonl"; echo $?)" "generate, killed: its answers are kept"
+killed "$work/answers.jsonl.partial" generate "${base[@]}" --data data/hotel/test.jsonl --batch-size 1 \
+    --output "$work/answers.jsonl"
+status=$?
+check "generate, killed: its answers are kept" ended 0 , cmp -s "$work/answers.jsonl" "$work/earlier.jsonl"
 
 # Solved examples: the loss is that of the row's own answers behind them, as transformers has it (expected.txt: shape,
 # shots, loss per token, mean perplexity of a row).
 head -n 4 data/hotel/test.jsonl >"$work/chat.jsonl"
 shot=test/golden/few_shot
+near() {        # key, value: as evaluation.json has it
+    tr ',' '\n' <"$work/shots/evaluation.json" | tr -d '"' | awk -v key="$1:" -v want="$2" '
+        $1 == key { found++; off += $2 / want > 1 + 1e-5 || $2 / want < 1 - 1e-5 }
+        END { exit found != 1 || off }'
+}
 while read -r shape k loss_want perplexity_want; do
     how=(--data "$work/chat.jsonl") from=data/hotel/train.jsonl
     template=$'Q: {prompt}\nA: '
     [ "$shape" = plain ] && how=(--data $shot/plain.jsonl --prompt-template "$template") from=$shot/plain_shots.jsonl
     run evaluate --model data/base "${how[@]}" --few-shot "$k" --shots "$from" --output "$work/shots"
-    verdict "$([ $? = 0 ] && ! grep -q '^chrf' "$work/out" && tr ',' '\n' <"$work/shots/evaluation.json" | tr -d '"' |
-        awk -v a="$loss_want" -v b="$perplexity_want" '
-            function off(x, y) { return x / y > 1 + 1e-5 || x / y < 1 - 1e-5 }
-            $1 == "token_loss:" { ok += !off($2, a) } $1 == "mean_example_perplexity:" { ok += !off($2, b) }
-            END { exit ok != 2 }'; echo $?)" \
-        "$shape rows behind $k solved examples: $(grep '^mean_ex' "$work/out" | tr -s ' '), want $perplexity_want"
+    check "$shape rows behind $k solved examples: $(grep '^mean_ex' "$work/out" | tr -s ' '), want $perplexity_want" \
+        ended 0 , not says '^chrf' , near token_loss "$loss_want" , near mean_example_perplexity "$perplexity_want"
 done <$shot/expected.txt
 shots=(--data "$work/chat.jsonl" --few-shot 1 --shots data/hotel/train.jsonl)
 run evaluate --model data/base "${shots[@]}" --max-new-tokens 8 --generate
-verdict "$([ $? = 0 ] && grep -q '^chrf' "$work/out"; echo $?)" "with --generate answers too: $(grep '^chrf' "$work/out")"
+check "with --generate answers too: $(grep '^chrf' "$work/out")" ended 0 , says '^chrf'
 run inspect --model data/base "${shots[@]}" --examples 1
-verdict "$(grep -q "Queen's Rest is in the station road area" "$work/out" &&
-    grep -q '\[\.\]\[«<|im_end|>»\]' "$work/out"; echo $?)" \
-    "inspect shows the solved example, not in the loss"
+check "inspect shows the solved example, not in the loss" \
+    says "Queen's Rest is in the station road area" , says '\[\.\]\[«<|im_end|>»\]'
 run evaluate --model data/base --data "$work/chat.jsonl" --few-shot 1 --shots "$work/chat.jsonl" --max-length 200
-verdict "$(grep -q '^warning: the solved examples show the answer to the first 1 row of ' "$work/err" &&
+check "rows among their own shots, and rows that are cut: $(grep -c ^warning "$work/err") warnings" \
+    grep -q '^warning: the solved examples show the answer to the first 1 row of ' "$work/err" , \
     grep -q '^warning: [1-4] of 4 rows are cut at --max-length 200, [0-4] of them in their last reply' \
-        "$work/err"; echo $?)" \
-    "rows among their own shots, and rows that are cut: $(grep -c ^warning "$work/err") warnings"
+        "$work/err"
 refused "chats before plain text" 1 "same shape" evaluate --model data/base --data $shot/plain.jsonl "${shots[@]:2}"
 refused "shots in training" 2 "train does not use --few-shot" --model data/base "${shots[@]}"
 refused "a file of shots, but how many" 2 "--few-shot" evaluate --model data/base "${shots[@]:0:2}" "${shots[@]:4}"
@@ -159,14 +202,12 @@ for rows in text ids; do
     run evaluate --model data/base --data "$work/$rows.jsonl"; got=$(awk '/_loss/ { print $2; exit }' "$work/out")
     run --model data/base --data "$work/$rows.jsonl" --eval-data "$work/$rows.jsonl" --max-steps 1 \
         --output "$work/$rows"
-    verdict "$([ -n "$got" ] && grep -q "^eval  step 0: loss $got," "$work/out"; echo $?)" \
-        "the loss of $rows rows, $got, is training's"
+    check "the loss of $rows rows, $got, is training's" [ -n "$got" ] , says "^eval  step 0: loss $got,"
 done
 refused "answers to plain text" 1 "no prompt to answer" evaluate --model data/base --data "$work/text.jsonl" --generate
 printf '{"prompt": "a\\u0000b", "completion": "c\\u0000d"}\n' >"$work/nul.jsonl"
 run generate --model data/base --data "$work/nul.jsonl" --max-new-tokens 1 --temperature 0 --jsonl
-verdict "$(grep -q '"content": "a\\u0000b".*"reference": "c\\u0000d"' "$work/out"; echo $?)" \
-    "a NUL in prompt and reference: what follows stays"
+check "a NUL in prompt and reference: what follows stays" says '"content": "a\\u0000b".*"reference": "c\\u0000d"'
 printf '{"prompt": "p", "completion": "c", "history": []}\n' >"$work/more.jsonl"
 printf '{"prompt": "p", "completion": "c", "note": {"by": 1}}\n' >>"$work/more.jsonl"
 for verb in inspect evaluate generate ""; do
@@ -174,24 +215,32 @@ for verb in inspect evaluate generate ""; do
         $([ "$verb" = "" ] && echo --max-steps 1 --output "$work/more") \
         $([ "$verb" = generate ] && echo --max-new-tokens 1)
     cat "$work/out" "$work/err" >"$work/both"
-    verdict "$([ "$(grep -c '^columns not used: history (1 row), note (1 row);' "$work/both")" = 1 ]; echo $?)" \
-        "columns that nothing reads, named once by ${verb:-train}"
+    check "columns that nothing reads, named once by ${verb:-train}" \
+        [ "$(grep -c '^columns not used: history (1 row), note (1 row);' "$work/both")" = 1 ]
 done
 refused "nothing to compare" 2 "--adapter" compare --model data/base --data data/hotel/test.jsonl
-run compare --model data/base --adapter "$hotel" --adapter "$work/yesno" --data data/hotel/test.jsonl --max-new-tokens 24 --output "$work/page"
-verdict "$([ $? = 0 ] && grep -q '"columns": \["base", ' "$work/page/compare.html" && ! grep -q '{{DATA}}' "$work/page/compare.html" && [ -s "$work/page/responses.jsonl" ]; echo $?)" "compare: $(tail -n 1 "$work/out" | sed "s|$work/||")"
+run compare --model data/base --adapter "$hotel" --adapter "$work/yesno" --data data/hotel/test.jsonl \
+    --max-new-tokens 24 --output "$work/page"
+check "compare: $(tail -n 1 "$work/out" | sed "s|$work/||")" \
+    ended 0 , grep -q '"columns": \["base", ' "$work/page/compare.html" , \
+    not grep -q '{{DATA}}' "$work/page/compare.html" , [ -s "$work/page/responses.jsonl" ]
 
 run merge --model data/base --adapter "$hotel" --output "$work/merged"
-verdict "$([ $? = 0 ] && grep -q '^merged .*agree' "$work/out" && cmp -s data/base/tokenizer.json "$work/merged/tokenizer.json" && [ "$(stat -c %s data/base/model.safetensors)" = "$(stat -c %s "$work/merged/model.safetensors")" ]; echo $?)" "merge: $(sed "s|$work/||g" "$work/out")"
+check "merge: $(sed "s|$work/||g" "$work/out")" \
+    ended 0 , says '^merged .*agree' , cmp -s data/base/tokenizer.json "$work/merged/tokenizer.json" , \
+    [ "$(stat -c %s data/base/model.safetensors)" = "$(stat -c %s "$work/merged/model.safetensors")" ]
 run evaluate --model "$work/merged" --data data/hotel/test.jsonl
-verdict "$(awk -v a="$loss" '$1 == "token_loss" { d = $2 / a - 1; exit !(d < 0.02 && d > -0.02) }' "$work/out"; echo $?)" "the merged model's loss: $(grep '^token_loss' "$work/out" | tr -s ' '), with the adapter beside it $loss"
+check "the merged model's loss: $(grep '^token_loss' "$work/out" | tr -s ' '), with the adapter beside it $loss" \
+    awk -v a="$loss" '$1 == "token_loss" { d = $2 / a - 1; exit !(d < 0.02 && d > -0.02) }' "$work/out"
 refused "merge over a folder" 1 "exists already" merge --model data/base --adapter "$hotel" --output "$work/merged"
 refused "merge nothing" 2 "--adapter" merge --model data/base --output "$work/m2"
-(ulimit -f 512; trap '' XFSZ; timeout 900 "$program" merge --model data/base --adapter "$hotel" --output "$work/full") >"$work/out" 2>"$work/err"
-verdict "$([ $? = 1 ] && grep -q '^error: cannot write' "$work/err" && ! ls -d "$work"/full* >/dev/null 2>&1; echo $?)" "merge without room leaves nothing: $(grep ^error "$work/err" | sed "s|$work/||g" | cut -c 1-120)"
+(ulimit -f 512; trap '' XFSZ; run merge --model data/base --adapter "$hotel" --output "$work/full")
+status=$?
+check "merge without room leaves nothing: $(told ^error "$work/err")" \
+    ended 1 , grep -q '^error: cannot write' "$work/err" , absent "$work"/full*
 mkdir "$work/mine.tmp" && echo precious >"$work/mine.tmp/thesis.txt"
 run merge --model data/base --adapter "$hotel" --output "$work/mine"
-verdict "$([ $? = 0 ] && [ -s "$work/mine/model.safetensors" ] && [ ! -e "$work/mine/thesis.txt" ] &&
-    [ "$(cat "$work/mine.tmp/thesis.txt")" = precious ]; echo $?)" "merge to X beside a folder X.tmp leaves that alone"
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+check "merge to X beside a folder X.tmp leaves that alone" \
+    ended 0 , [ -s "$work/mine/model.safetensors" ] , [ ! -e "$work/mine/thesis.txt" ] , \
+    [ "$(cat "$work/mine.tmp/thesis.txt")" = precious ]
+finish

@@ -1,32 +1,39 @@
 #!/usr/bin/env bash
-# Checkpoints and resume, from the outside: test_resume.sh PROGRAM [KILLS]. A run that is killed with SIGKILL, at random moments and between writing, syncing and renaming a file, and resumed each time, ends
-# with the very bits of one that was left alone: the adapter, and the log but for its timings. With many KILLS (make soak) the options of the runs vary too.
+# Checkpoints and resume, from the outside: test_resume.sh PROGRAM [KILLS]. A run that is killed with SIGKILL, at random
+# moments and between writing, syncing and renaming a file, and resumed each time, ends with the very bits of one that
+# was left alone: the adapter, and the log but for its timings. With many KILLS (make soak) the options of the runs vary
+# too.
 set -u
-program=$1 kills=${2:-36} passed=0 failed=0
+. test/check.sh
+program=$1 kills=${2:-36}
 work=$(mktemp -d) || exit 1
+said=$work/log
 trap 'rm -rf "$work"' EXIT
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} OMP_WAIT_POLICY=passive
-verdict() { if [ "$1" = 0 ]; then passed=$((passed + 1)); echo "ok    $2"; else failed=$((failed + 1)); echo "FAIL  $2"; fi; }
 timeless() { sed -E 's/"(tokens_per_second|ceiling_share|seconds|eval_runtime)": [0-9.e+-]+,? ?//g' "$1"; }
 data=(--model data/base --data data/hotel/train.jsonl --learning-rate 5e-3 --warmup-ratio 0.05)
-options=("${data[@]}" --max-steps 120 --logging-steps 5 --eval-on-start false --lora-dropout 0.1 --per-device-train-batch-size 2 --gradient-accumulation-steps 2)
-run() { timeout 900 "$program" "${options[@]}" "$@"; }
+options=("${data[@]}" --max-steps 120 --logging-steps 5 --eval-on-start false --lora-dropout 0.1
+    --per-device-train-batch-size 2 --gradient-accumulation-steps 2)
+run() { timeout 900 "$program" "${options[@]}" "$@" >"$said" 2>&1; status=$?; return $status; }
 
 RANDOM=2026
 # Kills a run `kills` times, resumes it each time, compares its end with an undisturbed one's.
 tormented() {       # name kills options...
-    local name=$1 kills=$2 killed=0 crashed=0 attempts=0 resume pid status
+    local name=$1 kills=$2 killed=0 crashed=0 attempts=0 resume pid
     shift 2
     local options=("$@")
     "$program" "${options[@]}" --output "$work/$name-whole" >"$work/log" 2>&1
-    verdict $? "a run that is left alone: ${*}"
+    status=$?
+    check "a run that is left alone: ${*}" ended 0
     while [ $attempts -lt $((4 * kills + 40)) ]; do
         attempts=$((attempts + 1))
         resume=()
         ls -d "$work/$name"/checkpoint-*[0-9] >/dev/null 2>&1 && resume=(--resume "$work/$name")
-        if [ $((RANDOM % 2)) = 0 ]; then     # half of the kills are aimed: at the n-th place where a file is half written
+        # Half of the kills are aimed: at the n-th place where a file is half written.
+        if [ $((RANDOM % 2)) = 0 ]; then
             CRASH_AT=$([ $((killed + crashed)) -lt "$kills" ] && echo $((1 + RANDOM % 250))) \
-                LD_PRELOAD=$PWD/build/crash.so "$program" "${options[@]}" --output "$work/$name" "${resume[@]}" >"$work/log" 2>&1
+                LD_PRELOAD=$PWD/build/crash.so "$program" "${options[@]}" --output "$work/$name" "${resume[@]}" \
+                    >"$work/log" 2>&1
             status=$?
             [ $status = 137 ] && crashed=$((crashed + 1))
         else
@@ -40,28 +47,35 @@ tormented() {       # name kills options...
             status=$?
         fi
         [ $status = 0 ] && break
-        [ $status = 137 ] || { verdict 1 "exit status $status: $(tail -n 1 "$work/log")"; return; }
+        [ $status = 137 ] || { check "exit status $status: $(tail -n 1 "$work/log")" ended 137; return; }
     done
-    verdict "$([ $((killed + crashed)) -gt 0 ] && grep -q "resumed at step" "$work/log"; echo $?)" "killed $killed times at random and $crashed times inside a write, run $attempts times: $(grep -o 'resumed at step [0-9]*' "$work/log")"
-    cmp "$work/$name-whole/adapter_model.safetensors" "$work/$name/adapter_model.safetensors" >/dev/null 2>&1
-    verdict $? "the adapter is the same file"
-    cmp <(timeless "$work/$name-whole/log.jsonl") <(timeless "$work/$name/log.jsonl") >/dev/null 2>&1
-    verdict $? "log.jsonl has the same lines but for the timings"
+    check "killed $killed times at random and $crashed times inside a write, run $attempts times: $(
+        grep -o 'resumed at step [0-9]*' "$work/log")" \
+        [ $((killed + crashed)) -gt 0 ] , says "resumed at step"
+    check "the adapter is the same file" \
+        cmp -s "$work/$name-whole/adapter_model.safetensors" "$work/$name/adapter_model.safetensors"
+    check "log.jsonl has the same lines but for the timings" \
+        cmp -s <(timeless "$work/$name-whole/log.jsonl") <(timeless "$work/$name/log.jsonl")
     total=$((total + killed + crashed))
 }
 
 total=0
 tormented killed $((kills < 12 ? kills : 12)) "${options[@]}" --save-strategy steps --save-steps 3 --save-total-limit 3
-verdict "$([ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]; echo $?)" "--save-total-limit 3 keeps three checkpoints"
+check "--save-total-limit 3 keeps three checkpoints" [ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]
 # Picked without a subshell, which would have random numbers of its own.
-ranks=(1 3 8 16) dropouts=(0 0.1 0.3) batches=(1 2 3) accumulations=(1 2) schedules=(linear cosine constant) switches=(true false) levels=(none gate_up layer) strategies=(no steps)
+ranks=(1 3 8 16) dropouts=(0 0.1 0.3) batches=(1 2 3) accumulations=(1 2) schedules=(linear cosine constant)
+switches=(true false) levels=(none gate_up layer) strategies=(no steps)
 round=0
 while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
     round=$((round + 1))
-    RANDOM=$((round * 977))                  # the options of a round do not depend on how often the ones before were killed
-    tormented "round$round" 8 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) --logging-steps $((1 + RANDOM % 9)) --lora-r "${ranks[RANDOM % 4]}" --lora-dropout "${dropouts[RANDOM % 3]}" --per-device-train-batch-size "${batches[RANDOM % 3]}" \
-        --gradient-accumulation-steps "${accumulations[RANDOM % 2]}" --lr-scheduler-type "${schedules[RANDOM % 3]}" --seed $RANDOM --packing "${switches[RANDOM % 2]}" --max-length 256 --recompute "${levels[RANDOM % 3]}" \
-        --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) --eval-strategy "${strategies[RANDOM % 2]}" --eval-steps 20 --eval-on-start false
+    RANDOM=$((round * 977))         # the options of a round do not depend on how often the ones before were killed
+    tormented "round$round" 8 "${data[@]}" --eval-data data/hotel/test.jsonl --max-steps $((40 + RANDOM % 50)) \
+        --logging-steps $((1 + RANDOM % 9)) --lora-r "${ranks[RANDOM % 4]}" --lora-dropout "${dropouts[RANDOM % 3]}" \
+        --per-device-train-batch-size "${batches[RANDOM % 3]}" \
+        --gradient-accumulation-steps "${accumulations[RANDOM % 2]}" --lr-scheduler-type "${schedules[RANDOM % 3]}" \
+        --seed $RANDOM --packing "${switches[RANDOM % 2]}" --max-length 256 --recompute "${levels[RANDOM % 3]}" \
+        --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) \
+        --eval-strategy "${strategies[RANDOM % 2]}" --eval-steps 20 --eval-on-start false
     rm -rf "$work/round$round" "$work/round$round-whole"
 done
 newest=$(ls -d "$work"/killed/checkpoint-*[0-9] | sort -t- -k2 -n | tail -n 1)
@@ -72,39 +86,47 @@ newest=$work/newest
 cp -r "$work/killed" "$work/stray"
 mkdir "$work/stray/checkpoint-0118" "$work/stray/checkpoint-+119" "$work/stray/checkpoint-500"
 touch "$work/stray/checkpoint-117/notes" "$work/stray/checkpoint-900"
-run --output "$work/stray" --resume "$work/stray/checkpoint-114" --save-strategy steps --save-steps 3 --save-total-limit 3 >"$work/log" 2>&1
-verdict "$([ $? = 0 ] && [ -e "$work/stray/checkpoint-117/notes" ] && [ "$(ls "$work"/stray/checkpoint-*/checkpoint.json | wc -l)" = 3 ] &&
-    ! ls -d "$work"/stray/*.tmp >/dev/null 2>&1; echo $?)" "checkpoint-117 written again keeps a file that is not ours"
-run --output "$work/stray" --resume "$work/stray" >"$work/log" 2>&1
-verdict "$([ $? = 0 ] && grep -q "resumed at step 120" "$work/log"; echo $?)" \
-    "checkpoint-0118, checkpoint-500 without a checkpoint and a file checkpoint-900 are passed over"
+run --output "$work/stray" --resume "$work/stray/checkpoint-114" --save-strategy steps --save-steps 3 \
+    --save-total-limit 3
+check "checkpoint-117 written again keeps a file that is not ours" \
+    ended 0 , [ -e "$work/stray/checkpoint-117/notes" ] , \
+    [ "$(ls "$work"/stray/checkpoint-*/checkpoint.json | wc -l)" = 3 ] , absent "$work"/stray/*.tmp
+run --output "$work/stray" --resume "$work/stray"
+check "checkpoint-0118, checkpoint-500 without a checkpoint and a file checkpoint-900 are passed over" \
+    ended 0 , says "resumed at step 120"
 
-"$program" "${options[@]}" --output "$work/signal" >"$work/log" 2>&1 &       # not `run`: a signal to a function's subshell would miss the program
+# Not `run`: a signal to a function's subshell would miss the program.
+"$program" "${options[@]}" --output "$work/signal" >"$work/log" 2>&1 &
 pid=$!
 for _ in $(seq 6000); do grep -q "^step" "$work/log" && break; sleep 0.05; done
 kill -TERM $pid
 wait $pid
 status=$?
-verdict "$([ $status = 143 ] && grep -q -- '--resume ' "$work/log"; echo $?)" "SIGTERM: exit $status, a checkpoint and the way to go on: $(grep -o '^to go on .*' "$work/log")"
-run --output "$work/signal" --resume "$work/signal" >/dev/null 2>&1 && cmp "$work/killed-whole/adapter_model.safetensors" "$work/signal/adapter_model.safetensors" >/dev/null
-verdict $? "resumed after SIGTERM: the same file"
+check "SIGTERM: exit $status, a checkpoint and the way to go on: $(grep -o '^to go on .*' "$work/log")" \
+    ended 143 , says '--resume '
+run --output "$work/signal" --resume "$work/signal"
+check "resumed after SIGTERM: the same file" \
+    ended 0 , cmp -s "$work/killed-whole/adapter_model.safetensors" "$work/signal/adapter_model.safetensors"
 
 refused() { # what, pattern, options...
-    local what=$1 pattern=$2 status
+    local what=$1 pattern=$2
     shift 2
-    run --output "$work/refused" "$@" >"$work/log" 2>&1
-    status=$?
-    verdict "$([ $status = 1 ] && grep -q "^error: .*$pattern" "$work/log"; echo $?)" "$what: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-180)"
+    run --output "$work/refused" "$@"
+    check "$what: $(told ^error)" \
+        ended 1 , says "^error: .*$pattern"
 }
-refused "another learning rate and seed, both listed" "learning_rate 0.005 (now 0.001), seed 42 (now 7)" --resume "$newest" --learning-rate 0.001 --seed 7
+refused "another learning rate and seed, both listed" "learning_rate 0.005 (now 0.001), seed 42 (now 7)" \
+    --resume "$newest" --learning-rate 0.001 --seed 7
 refused "another rank" "lora_r 16 (now 8)" --resume "$newest" --lora-r 8
 head -n 599 data/hotel/train.jsonl >"$work/shorter.jsonl"
 refused "another data file" "another data" --resume "$newest" --data "$work/shorter.jsonl"
 cp -r data/base "$work/other"
-printf '\177\077' | dd of="$work/other/model.safetensors" bs=1 seek=$((8 + $(od -An -tu8 -N8 data/base/model.safetensors | tr -d ' '))) conv=notrunc 2>/dev/null
+header=$(od -An -tu8 -N8 data/base/model.safetensors | tr -d ' ')
+printf '\177\077' | dd of="$work/other/model.safetensors" bs=1 seek=$((8 + header)) conv=notrunc 2>/dev/null
 refused "another base model" "another model" --resume "$newest" --model "$work/other"
-run --output "$work/forced" --resume "$newest" --learning-rate 0.001 --resume-force >"$work/log" 2>&1
-verdict "$([ $? = 0 ] && grep -q '^warning: resumed although .*learning_rate' "$work/log"; echo $?)" "--resume-force goes on: $(grep '^warning' "$work/log" | cut -c 1-140)"
+run --output "$work/forced" --resume "$newest" --learning-rate 0.001 --resume-force
+check "--resume-force goes on: $(grep '^warning' "$work/log" | cut -c 1-140)" \
+    ended 0 , says '^warning: resumed although .*learning_rate'
 refused "no checkpoint there" "no checkpoint to resume from" --resume "$work/refused"
 cp -r "$newest" "$work/damaged"
 head -c 300 "$newest/checkpoint.json" >"$work/damaged/checkpoint.json"
@@ -115,17 +137,20 @@ refused "cut moments" "optimizer.safetensors" --resume "$work/damaged"
 cp "$newest/optimizer.safetensors" "$work/damaged/"
 sed 's/"adam_step": [0-9]*/"adam_step": 7/' "$newest/checkpoint.json" >"$work/damaged/checkpoint.json"
 refused "a changed checkpoint.json" "checksum" --resume "$work/damaged"
-run --output "$work/killed" --save-strategy steps --save-steps 40 >"$work/log" 2>&1
-verdict "$([ $? = 1 ] && grep -q '^error: there are checkpoints of an earlier run' "$work/log"; echo $?)" "a fresh run over old checkpoints: $(grep '^error' "$work/log" | sed "s|$work/||g" | cut -c 1-140)"
+run --output "$work/killed" --save-strategy steps --save-steps 40
+check "a fresh run over old checkpoints: $(told ^error)" \
+    ended 1 , says '^error: there are checkpoints of an earlier run'
 
 # A disk that fills up: the limit on file sizes stops every file above 64 KiB, as ENOSPC would.
-(ulimit -f 64; trap '' XFSZ; export TMPDIR=$work; exec "$program" "${options[@]}" --output "$work/full" --save-strategy steps --save-steps 40) >"$work/log" 2>&1 &
+(ulimit -f 64; trap '' XFSZ; export TMPDIR=$work
+    exec "$program" "${options[@]}" --output "$work/full" --save-strategy steps --save-steps 40) >"$work/log" 2>&1 &
 pid=$!
 for _ in $(seq 1500); do grep -q 'still in memory' "$work/log" && break; sleep 0.2; done
 kill -INT $pid
 wait $pid
-verdict "$(grep -q '^warning: no checkpoint: .*training goes on' "$work/log"; echo $?)" "no room for a checkpoint: $(grep -m 1 '^warning' "$work/log" | sed "s|$work/||g" | cut -c 1-120)"
-verdict "$(grep -q '120/120' "$work/log" && ! ls "$work"/full/checkpoint-* >/dev/null 2>&1; echo $?)" "training went on to the last step and left no torn checkpoint"
-verdict "$(grep -q '^warning: .*still in memory' "$work/log"; echo $?)" "no room for the adapter anywhere: $(grep 'still in memory' "$work/log" | head -n 1 | sed "s|$work/||g" | cut -c 1-150)"
-echo "$passed passed, $failed failed"
-[ "$failed" = 0 ]
+check "no room for a checkpoint: $(told ^warning)" \
+    says '^warning: no checkpoint: .*training goes on'
+check "training went on to the last step and left no torn checkpoint" says '120/120' , absent "$work"/full/checkpoint-*
+check "no room for the adapter anywhere: $(told 'still in memory')" \
+    says '^warning: .*still in memory'
+finish
