@@ -315,6 +315,20 @@ static void test_shapes(void) {
     }
     expect("tool_calls behind content", "a.jsonl", CALLS("\"content\":\"b\","), plain, qwen,
            USER("a") "[b\n" CALL "<|im_end|>]\n" ANSWERED);
+    /* A solved example stands before the row, behind its system message; it is not learned. */
+    DataOptions shown = options_of(LOSS_DEFAULT, CHAT_CHATML);
+    char shots[128];
+    snprintf(shots, sizeof shots, "%s",
+             write_text("shots.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"q\"},"
+                                       "{\"role\":\"assistant\",\"content\":\"r\"}]}\n"));
+    shown.shots = shots;
+    shown.few_shot = 1;
+    expect("a shot", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+           "{\"role\":\"assistant\",\"content\":\"b\"}]}", plain, shown,
+           USER("q") "r<|im_end|>\n" USER("a") "[b<|im_end|>]\n");
+    expect("a shot behind a system message", "a.jsonl", "{\"messages\":[{\"role\":\"system\",\"content\":\"S\"},"
+           "{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}", plain, shown,
+           SYS USER("q") "r<|im_end|>\n" USER("a") "[b<|im_end|>]\n");
     /* What beside the text decides what is learned. */
 #define WEIGHTED(a, b) \
     "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"" a "}," \
@@ -528,6 +542,12 @@ static void test_rows(void) {
               "the first %d rows of two files: %zu", limits[i].rows, ok ? d.count : 0);
         if (ok) dataset_free(&d);
     }
+    two[0] = write_text("rows.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"cd\"}\n");
+    two[1] = write_text("broken.jsonl", "{\"text\":\n");
+    o.max_rows = 2;
+    ok = dataset_open_files(&d, two, 2, plain, &o, &err);
+    check(ok && d.count == 2, "a file behind the last row that is wanted is not read%s", ok ? "" : err.text);
+    if (ok) dataset_free(&d);
     o.max_rows = 0;
 
     file = "{\"prompt\":\"12345678\",\"completion\":\"cc\"}\n{\"prompt\":\"1234\",\"completion\":\"56789\"}\n"
@@ -920,11 +940,14 @@ static void test_errors(void) {
     expect_error("a function_call that is no JSON", "a.jsonl",
                  "{\"conversations\":[{\"from\":\"function_call\",\"value\":\"w()\"}]}", plain,
                  options_of(LOSS_DEFAULT, CHAT_QWEN2_5), "but no JSON", "row 1", NULL);
+    expect_error("tools that are no list", "a.jsonl",
+                 "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}],"
+                 "\"tools\":false}", plain, options_of(LOSS_DEFAULT, CHAT_QWEN3), "tools", "row 1", NULL);
     expect_error("an output that is no text", "a.jsonl", "{\"instruction\":\"i\",\"output\":{\"a\":1}}", plain, o,
                  "output", "row 1", NULL);
     expect_error("an output with an image", "a.jsonl",
                  "{\"instruction\":\"i\",\"output\":[{\"type\":\"image_url\",\"image_url\":{}}]}", plain, o,
-                 "image_url", "row 1", NULL);
+                 "\"output\" is a list", "row 1", NULL);
     expect_error("no messages", "a.jsonl", "{\"messages\":[]}", plain, o, "a.jsonl row 1", NULL, NULL);
     expect_error("no chat template for a chat", "a.jsonl", CHAT2, plain, none, "no chat template", "row 1",
                  "--chat-template NAME: qwen3");

@@ -600,8 +600,15 @@ static void test_refusals(void) {
 #define REPLACE "{\"type\":\"Replace\",\"pattern\":{\"String\":\"l\"},\"content\":\"llll\"}"
 #define STEPS(name, steps) "{\"type\":\"Sequence\",\"" name "\":[" steps "]}"
 #define BYTES64 "a prepended text has at most sixty-four bytes, and this has them"
+#define TEMPLATE(single, ids) "{\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[" single "]," \
+    "\"special_tokens\":{\"x\":{\"id\":\"x\",\"ids\":[0,1,2,0,1,2,0,1" ids "],\"tokens\":[]}}}," MODEL "}"
+#define PLACE(kind, id) "{\"" kind "\":{\"id\":\"" id "\",\"type_id\":0}}"
     static const struct { const char *json, *what; } cases[] = {
         {"{" MODEL "}", NULL},
+        {TEMPLATE(PLACE("SpecialToken", "x") "," PLACE("Sequence", "A"), ""), NULL},
+        {TEMPLATE(PLACE("SpecialToken", "x") "," PLACE("Sequence", "A"), ",2"), "more than 8 tokens"},
+        {TEMPLATE(PLACE("Sequence", "A") "," PLACE("SpecialToken", "x"), ""), NULL},
+        {TEMPLATE(PLACE("Sequence", "A") "," PLACE("SpecialToken", "x"), ",2"), "more than 8 tokens"},
         {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model type Unigram"}, {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model type WordPiece"},
         {"{}", "no model"}, {"[]", "not an object"}, {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "vocabulary is empty"},
         {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", "not in the vocabulary"}, {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b c\"]}}", "not two tokens"},
