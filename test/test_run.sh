@@ -249,8 +249,13 @@ check "no room for the log: $(grep '^warning: log' "$work/log" | sed "s|$work/||
 
 # Two runs, one folder; signals; streams that are closed, full or gone; a mapped file that shrinks.
 started() { for _ in $(seq 3000); do says '^step' "$1" && return; sleep 0.1; done; }         # its log
+# SIGHUP counts here even where the tests run under nohup, which the program goes by.
+hearing="env --default-signal=HUP"
+$hearing true 2>/dev/null || hearing=
 long() {
-    exec "$program" "${few[@]}" --max-steps 100000 --logging-steps 1 --output "$work/busy" "$@" >"$work/busy.log" 2>&1
+    # shellcheck disable=SC2086
+    exec $hearing "$program" "${few[@]}" --max-steps 100000 --logging-steps 1 --output "$work/busy" "$@" \
+        >"$work/busy.log" 2>&1
 }
 long --token-cache "$work/shrinking" & pid=$!
 started "$work/busy.log"
