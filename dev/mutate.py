@@ -167,7 +167,7 @@ def main():
         for f in files:
             text = texts[f]
             for k, (_, _, at, length, replacement, _) in sorted(((k, s) for k, s in enumerate(chosen, 1) if s[0] == f and k not in dropped), key=lambda ks: -ks[1][2]):
-                text = text[:at] + replacement.replace("@", str(k)) + text[at + length:]
+                text = text[:at] + replacement.replace("@", str(k), 1) + text[at + length:]
             open(os.path.join(TREE, f), "w").write(text)
         built = subprocess.run(make, cwd=TREE, capture_output=True, text=True)
         if not built.returncode:
