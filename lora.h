@@ -1742,6 +1742,12 @@ static inline float *scratch_take(ScratchCursor *c, size_t floats) {
     return p;
 }
 
+/* What a group's projections have side by side: outputs of all, columns of t. */
+static inline void linear_sums(const Linear *group, const Lora *lora, int count, int *O, int *R) {
+    *O = *R = 0;
+    for (int j = 0; j < count; j++) { *O += group[j].out; *R += lora ? rank_width(lora[j].rank) : 0; }
+}
+
 /* ---- the counter-based generator: dropout masks and initialisation, the same numbers on every backend ----------- */
 
 /* Philox4x32-10: ten rounds of two 32 x 32 -> 64 bit products, key bumped by the golden ratio and sqrt(3)-1 in between
@@ -3675,7 +3681,8 @@ static void train_evaluate_mean(EvalResult *result, const EvalSums *sums) {
 
 /* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
 static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const Objective *objective, const Dataset *d,
-                     Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped, EvalResult *result, Error *err) {
+                           Batch *b, int batch_size, const TrainHooks *hooks, bool *stopped, EvalResult *result,
+                           Error *err) {
     const DropoutKey none = {0, 0, 0, 0};
     EvalSums sums;
     memset(&sums, 0, sizeof sums);
@@ -3934,9 +3941,7 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     run_phase(run, "evaluating %lld examples", (long long)run->eval.stats.examples);
     bool stopped = false;
     if (!train_evaluate(run->model, &run->adapter, &run->work, run->objective, &run->eval, &run->batch,
-                  run->o->per_device_eval_batch_size, run->hooks,
-                  &stopped, &e, err))
-        return false;
+                        run->o->per_device_eval_batch_size, run->hooks, &stopped, &e, err)) return false;
     if (stopped) { result->stopped = true; return true; }                     /* whoever resumes evaluates then */
     LogRecord *r = &e.record;
     r->step = run->step;
@@ -4114,7 +4119,6 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
    below. */
 #define CHECKPOINT_LINE "{\"checksum\": \"%016llx\",\n"
 enum { CHECKPOINT_LINE_BYTES = 33, CHECKPOINT_FORMAT = 2 };
-
 
 /* What the base model's numbers are made of: its configuration, and names, shapes and values of its tensors. A model of
    up to 1 GiB is read whole, of a larger one 4 KiB of every so many, evenly spread: its *files_changed, the sum of the
@@ -6000,15 +6004,10 @@ void adapter_pack(const Linear *projections, const Lora *lora, int count) {
 }
 
 /* Widths of y and of t. */
-static void cpu_group_sums(const Linear *group, const Lora *lora, int count, int *O, int *R) {
-    *O = *R = 0;
-    for (int j = 0; j < count; j++) { *O += group[j].out; *R += lora ? rank_width(lora[j].rank) : 0; }
-}
-
 void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, const Lora *lora,
                     int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    cpu_group_sums(group, lora, count, &O, &R);
+    linear_sums(group, lora, count, &O, &R);
     (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
@@ -6041,7 +6040,7 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
 void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
                      const Linear *group, const Lora *lora, int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    cpu_group_sums(group, lora, count, &O, &R);
+    linear_sums(group, lora, count, &O, &R);
     (void)kept;                             /* made again from its key */
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];

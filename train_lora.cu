@@ -1348,13 +1348,10 @@ static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shar
 static Matrix no_matrix(void) { return matrix(NULL, 0, 0, 0); }
 static Lora no_lora(void) { Lora lora; memset(&lora, 0, sizeof lora); return lora; }
 
-static void group_sums(const Linear *group, const Lora *lora, int count, int *O, int *R) {
-    if (count > 3) {                        /* Group and Reduces have room for q, k and v */
-        fprintf(stderr, "error: %d projections in a group of at most 3; linear_forward; please report this\n", count);
-        abort();
-    }
-    *O = *R = 0;
-    for (int j = 0; j < count; j++) { *O += group[j].out; *R += lora ? rank_width(lora[j].rank) : 0; }
+static void must_fit(int count) {           /* Group and Reduces have room for q, k and v */
+    if (count <= 3) return;
+    fprintf(stderr, "error: %d projections in a group of at most 3; linear_forward; please report this\n", count);
+    abort();
 }
 static void must_keep(const uint8_t *kept, float dropout) {
     if (kept || dropout == 0) return;
@@ -1368,7 +1365,8 @@ static size_t floats_of(size_t numbers) { return (numbers * sizeof(floatX) + 3) 
 void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const Linear *group, const Lora *lora,
                     int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    group_sums(group, lora, count, &O, &R);
+    must_fit(count);
+    linear_sums(group, lora, count, &O, &R);
     const Lora none = no_lora();            /* of a projection without an adapter */
     bool adapter = R > 0;
     size_t mask = 0;
@@ -1402,7 +1400,8 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
 void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_t *kept, const floatX *x,
                      const Linear *group, const Lora *lora, int count, DropoutKey key, int N, Scratch scratch) {
     int O, R, I = group[0].in, o = 0, r = 0;
-    group_sums(group, lora, count, &O, &R);
+    must_fit(count);
+    linear_sums(group, lora, count, &O, &R);
     const Lora none = no_lora();            /* of a projection without an adapter */
     bool adapter = R > 0;
     size_t mask = 0;

@@ -1090,6 +1090,21 @@ static void test_packing(void) {
         check(split && held.slots == 4 && d.slots == 1 && d.slot_offset[1] == 1 && held.slot_offset[4] == 4 &&
               seen[0] && seen[1] && seen[2] &&
               seen[3] && seen[4], "a split of five, four held out%s", packed ? ", the rest packed" : "");
+        /* What is told of each side is so of its own examples. */
+        const Dataset *side[2] = {&d, &held};
+        for (int k = 0; split && k < 2; k++) {
+            int64_t tokens = 0, labelled = 0, longest = 0;
+            for (size_t i = 0; i < side[k]->slot_offset[side[k]->slots]; i++) {
+                size_t begin = side[k]->offset[side[k]->slot[i]], end = side[k]->offset[side[k]->slot[i] + 1];
+                tokens += (int64_t)(end - begin);
+                if ((int64_t)(end - begin) > longest) longest = (int64_t)(end - begin);
+                for (size_t n = begin + 1; n < end; n++) labelled += side[k]->labels[n] != DATA_IGNORE;
+            }
+            const DataStats *s = &side[k]->stats;
+            check(tokens > 8 && labelled > 0 && s->tokens == tokens && s->labelled == labelled &&
+                  s->longest == longest, "  %lld tokens, %lld in the loss, longest %lld", (long long)s->tokens,
+                  (long long)s->labelled, (long long)s->longest);
+        }
         if (split) dataset_free(&held);
         dataset_free(&d);
     }
