@@ -908,15 +908,24 @@ static void test_formats(void) {
         check(worst <= f->rounding && worst > f->rounding / 2 && format_bytes((FormatId)k, 10) == 20 &&
               weight_bytes(&w) == sizeof halves, "%s: rounded by at most %.1e, two bytes each", f->name, worst);
     }
-    /* The first of several bad numbers is named, wherever the blocks begin. */
-    static float clean[30000];
-    Weight w = {clean, NULL, FORMAT_F32, 3, 10000};
-    check(weight_nonfinite(&w) == -1 && first_nonfinite(clean, 30000) == -1, "30,000 zeros are finite");
-    clean[29999] = -INFINITY;
-    check(weight_nonfinite(&w) == 29999, "the last number is looked at");
-    clean[4097] = NAN;
-    clean[8192] = INFINITY;
-    check(weight_nonfinite(&w) == 4097 && first_nonfinite(clean, 4097) == -1, "the first NaN is the one that is named");
+    /* The first of several bad numbers is named, wherever the blocks of the scan begin. */
+    enum { COUNT = 200000 };
+    static const float bad[2] = {-INFINITY, NAN};
+    static const int at[] = {COUNT - 1, 65537, 65536, 65535, 4097, 1, 0};
+    static float clean[COUNT];
+    for (int k = 0; k < FORMAT_COUNT; k++) {
+        const Format *f = &weight_format[k];
+        Weight w = {clean, NULL, (FormatId)k, 4, COUNT / 4};
+        memset(clean, 0, sizeof clean);
+        check(weight_nonfinite(&w) == -1 && first_nonfinite(clean, COUNT) == -1, "%s: zeros are finite", f->name);
+        for (int alone = 0; alone < 2; alone++)
+            for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+                if (alone) memset(clean, 0, sizeof clean);
+                f->encode((char *)clean + at[i] * f->block_bytes, &bad[i % 2], 1);
+                check(weight_nonfinite(&w) == at[i], "%s: number %d is the %s that is not finite", f->name, at[i],
+                      alone ? "one" : "first");
+            }
+    }
 }
 
 /* A merged folder is the base with the adapter in it: same files, same logits; nothing is overwritten, nothing torn is left. */

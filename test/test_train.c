@@ -702,6 +702,11 @@ static void test_large_batches(void) {
           "%d rows evaluated by sevens and at once: %lld and %lld tokens, loss %.7f and %.7f%s%s", ROWS,
           (long long)one.tokens, (long long)all.tokens, x, y, ok ? "" : ": ", ok ? "" : err.text);
     if (!ok) return;
+    /* A row's second token is learned: the first labelled row of its sequence must not count for the one before. */
+    x = one.record.mean_example_perplexity;
+    y = all.record.mean_example_perplexity;
+    check(one.examples == ROWS && all.examples == ROWS && fabs(x - y) < 1e-6 * x && x > one.record.perplexity,
+          "  mean perplexity of an example %.7f and %.7f, above the corpus's %.7f", x, y, one.record.perplexity);
     d.ids[5] = d.largest_id = m.config.vocab_size;
     ok = model_evaluate(&m, NULL, &w, &d, &b, ROWS, &all, &err);
     check(!ok && strstr(err.text, "token id 100 in a vocabulary of 100; the data, row 3"), "an id beyond: %s", ok
@@ -770,6 +775,32 @@ static void test_errors(void) {
     o.init_adapter = "test/golden/qwen3/adapter";
     ok = train(&o, NULL, &result, &err);
     check(!ok, "an adapter of another model: %s", ok ? "(no error)" : err.text);
+}
+
+/* What a family's own fields say decides a run; of the others those fields are not in the hash, as checkpoints of
+   earlier versions have it. */
+static void test_model_identity(void) {
+    static const char *const names[] = {"granite", "smollm3", "llama"};
+    for (int i = 0; i < 3; i++) {
+        char folder[64];
+        Error err;
+        Model m;
+        int64_t changed;
+        snprintf(folder, sizeof folder, "test/golden/%s", names[i]);
+        if (!model_open(&m, folder, &err)) { check(false, "%s", err.text); return; }
+        uint64_t was = checkpoint_model_hash(&m, &changed);
+        m.config.attention_scale *= 2;
+        uint64_t scaled = checkpoint_model_hash(&m, &changed);
+        m.config.attention_scale /= 2;
+        m.config.no_rope[0] = !m.config.no_rope[0];
+        uint64_t unrotated = checkpoint_model_hash(&m, &changed);
+        m.config.no_rope[0] = !m.config.no_rope[0];
+        m.config.rope_theta *= 2;
+        uint64_t theta = checkpoint_model_hash(&m, &changed);
+        check((scaled != was) == (i < 2) && (unrotated != was) == (i < 2) && theta != was,
+              "%s: what of its configuration decides a run", names[i]);
+        model_close(&m);
+    }
 }
 
 /* What is still to be evaluated counts in the time that is left. */
@@ -841,6 +872,7 @@ int main(void) {
     test_allocations();
     test_large_batches();
     test_schedules();
+    test_model_identity();
     test_evaluations_left();
     test_trl("trl_cosine");
     test_trl("trl_constant");
