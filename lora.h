@@ -413,12 +413,55 @@ void lm_head_loss(floatX *dx /*[N,C] or NULL*/, RowLoss *row_loss /*[M]*/, const
 void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/,
                     int N, int C, int V, Scratch scratch);
 
+/* ---- gradients of weights that are trained themselves --------------------------------------------------------------
+   Apart from the ops above, which do not know them: a run that trains adapters alone calls none of these. All add to
+   fp32 gradients (+=), in an order that depends on the sizes alone: no float atomics. */
+
+/* One projection of a group, columns [0,O) of rows of `stride` numbers (dy points at its first):
+     dW += dy^T x;   dbias += sum_n dy_n */
+void linear_weight_backward(float *dW /*[O,I]*/, float *dbias /*[O] or NULL*/, const floatX *dy /*[N,stride]*/,
+                            int stride, const floatX *x /*[N,I]*/, int N, int I, int O, Scratch scratch);
+/* dweight += factor * sum_n dout_n * x_n rstd_n;   rstd and x as in rmsnorm_backward */
+void rmsnorm_weight_backward(float *dweight /*[C]*/, const floatX *dout /*[N,C]*/, const float *rstd /*[N]*/,
+                             const floatX *x /*[N,C]*/, float factor, int N, int C, Scratch scratch);
+/* The norms of q and k: each head's gradient of the rotated values, rotated back, times the normalised q or k, summed
+   over tokens and heads. dout: what qk_norm_rope_backward gets (before it: that works in place). */
+void qk_norm_weight_backward(float *dq_weight /*[D]*/, float *dk_weight /*[D]*/, const floatX *dout /*[N,P]*/,
+                             const floatX *qkv /*[N,P]*/, float eps, const float *cos_table, const float *sin_table,
+                             const int32_t *positions /*[N] or NULL*/, int N, AttentionShape a, Scratch scratch);
+/* dembed[ids[n],:] += scale * dx[n,:], equal ids in the order of n. */
+void embedding_backward(float *dembed /*[V,C]*/, const int32_t *ids /*[N]*/, const floatX *dx /*[N,C]*/, float scale,
+                        int N, int C, int V);
+/* What the ops read of a trained weight: w->packed, and w->data where it is not NULL (both the backend's memory), from
+   fp32 values rounded to w->format, as weight_pack makes them of a file's. */
+void weight_set(Weight *w, const float *values /*[rows,cols], the backend's memory*/);
+/* out = factor * value rounded to format: norms and biases, which ops read in fp32. */
+void vector_set(float *out /*[count]*/, const float *values /*[count]*/, size_t count, FormatId format, float factor);
+
+/* ---- a head of few outputs: classification, regression, reward -------------------------------------------------- */
+
+/* logits[i,k] = x[rows[i],:] . score[k,:], in fp32. */
+void score_forward(float *logits /*[M,K]*/, const floatX *x /*[N,C]*/, const int32_t *rows /*[M]*/,
+                   const float *score /*[K,C]*/, int M, int K, int C);
+/* dx[rows[i],:] = sum_k dlogits[i,k] score[k,:]; every other row of dx gets 0; rows rise.
+   dscore[k,:] += sum_i dlogits[i,k] x[rows[i],:] */
+void score_backward(floatX *dx /*[N,C] or NULL*/, float *dscore /*[K,C] or NULL*/, const float *dlogits /*[M,K]*/,
+                    const floatX *x /*[N,C]*/, const int32_t *rows /*[M]*/, const float *score /*[K,C]*/, int M, int N,
+                    int K, int C);
+
 /* AdamW in PyTorch's order (Loshchilov & Hutter 2019; torch/optim/adamw.py), over a flat range; g is read as
    grad_scale * grad (clipping), step t counts from 1:
      p *= 1 - lr*wd;  m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2
      p -= lr / (1-b1^t) * m / (sqrt(v) / sqrt(1-b2^t) + eps) */
 void adamw_update(float *param /*[count]*/, float *m, float *v, const float *grad, size_t count, float grad_scale,
                   float lr, float beta1, float beta2, float eps, float weight_decay, int step);
+/* The same with both moments in 8 bits (Dettmers et al. 2022; bitsandbytes' AdamW8bit, block-wise): blocks of
+   ADAMW_BLOCK neighbours share an absmax, codes are the nearest of 256 numbers of the dynamic map (signed for m, unsigned
+   for v). */
+enum { ADAMW_BLOCK = 256 };
+void adamw_8bit_update(float *param /*[count]*/, uint8_t *m, uint8_t *v, float *m_absmax /*[blocks]*/, float *v_absmax,
+                       const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps,
+                       float weight_decay, int step);
 /* sqrt(sum g^2), in double, blocks of a fixed size summed in order. */
 double global_norm(const float *grad /*[count]*/, size_t count);
 
