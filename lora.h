@@ -456,8 +456,8 @@ void score_backward(floatX *dx /*[N,C] or NULL*/, float *dscore /*[K,C] or NULL*
 void adamw_update(float *param /*[count]*/, float *m, float *v, const float *grad, size_t count, float grad_scale,
                   float lr, float beta1, float beta2, float eps, float weight_decay, int step);
 /* The same with both moments in 8 bits (Dettmers et al. 2022; bitsandbytes' AdamW8bit, block-wise): blocks of
-   ADAMW_BLOCK neighbours share an absmax, codes are the nearest of 256 numbers of the dynamic map (signed for m, unsigned
-   for v). */
+   ADAMW_BLOCK neighbours share an absmax, codes are the nearest of 256 numbers of the dynamic map, which is signed for
+   m and unsigned for v. */
 enum { ADAMW_BLOCK = 256 };
 void adamw_8bit_update(float *param /*[count]*/, uint8_t *m, uint8_t *v, float *m_absmax /*[blocks]*/, float *v_absmax,
                        const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps,
