@@ -5316,11 +5316,11 @@ bool generator_open(Generator *g, const Model *m, const Adapter *a, int places, 
     if (!workspace_open(&g->work, m, a, most, cache->capacity, FORWARD_ONLY, allocate, NULL, err)) return false;
     g->bytes = g->work.arena_bytes + cache->bytes + (size_t)most * sizeof(int32_t);
     if (!allocate) return true;
-    if (cache->bytes > backend_memory() || !(cache->base = (floatX *)backend_alloc(cache->bytes)))
+    if (cache->bytes > backend_memory() || !(cache->base = (floatX *)backend_alloc(cache->bytes)) ||
+        !(cache->place = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t))))
         return fail(err, "no memory for the keys and values: %.2f GiB for %d sequences of %d tokens, %.2f GiB free; "
                          "memory; lower --batch-size or --max-new-tokens", (double)cache->bytes / 0x1p30, places,
                     cache->capacity, (double)backend_memory() / 0x1p30);
-    cache->place = (int32_t *)backend_alloc((size_t)most * sizeof(int32_t));
     g->work.cache = cache;
     return batch_alloc(&g->batch, most, places, err);
 }

@@ -3486,10 +3486,7 @@ static bool samples_open(Screen *screen, const TrainOptions *o, Error *err) {
     if (!config_open(&config, o->model, err) || !model_tokenizer(&screen->tokenizer, o->model, &config, err) ||
         !prompts_open(&screen->samples, path, screen->tokenizer, &o->data_options, err))
         return false;
-    for (; screen->samples.count > SAMPLES; screen->samples.count--) {
-        Prompt *last = &screen->samples.list[screen->samples.count - 1];
-        free(last->ids); free(last->dialogue); free(last->reference);
-    }
+    prompts_cut(&screen->samples, SAMPLES);
     return true;
 }
 static void samples_close(Screen *screen) {
@@ -4511,17 +4508,19 @@ enum { PROBES = 32 };
 static float *probe_logits(const Model *m, const Adapter *a, Error *err) {
     Batch b;
     Workspace w;
+    float *logits = NULL;
     memset(&w, 0, sizeof w);
-    if (!workspace_open(&w, m, a, PROBES, PROBES, FORWARD_ONLY, true, NULL, err) || !batch_alloc(&b, PROBES, 1, err))
-        return NULL;
+    if (!batch_alloc(&b, PROBES, 1, err)) return NULL;
     for (int i = 0; i < PROBES; i++) {
         b.ids[i] = (int32_t)((uint32_t)(i + 1) * 2654435761u % (uint32_t)m->config.vocab_size);
         b.positions[i] = i;
     }
     b.N = PROBES; b.S = 1;
     b.cu_seqlens[0] = 0; b.cu_seqlens[1] = PROBES;
-    float *logits = (float *)must_alloc((size_t)PROBES * (size_t)m->config.vocab_size * sizeof *logits);
-    model_logits(m, a, &w, logits, &b);
+    if (workspace_open(&w, m, a, PROBES, PROBES, FORWARD_ONLY, true, NULL, err)) {
+        logits = (float *)must_alloc((size_t)PROBES * (size_t)m->config.vocab_size * sizeof *logits);
+        model_logits(m, a, &w, logits, &b);
+    }
     workspace_close(&w);
     batch_free(&b);
     return logits;

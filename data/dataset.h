@@ -192,6 +192,7 @@ bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOp
 /* The same from JSON lines in memory; name is for messages. */
 bool prompts_parse(Prompts *p, const char *text, size_t bytes, const char *name, const Tokenizer *t,
                    const DataOptions *options, Error *err);
+void prompts_cut(Prompts *p, size_t count);      /* keeps the first `count` */
 void prompts_free(Prompts *p);
 
 #ifdef __cplusplus
@@ -1006,14 +1007,16 @@ static bool dialogue_from_text(DataWork *w, const Json *text, bool answered) {
     return text_string(&d->prompt, "") || data_row_memory(w);
 }
 
+/* The keys that make a row of text what it is: the first five hold a text, the others a list of messages. */
+static const char *const data_text_key[] = {"prompt", "completion", "text", "instruction", "output", "messages",
+                                            "conversations"};
+
 /* A table that was written column by column, pandas' default: its one object must not pass for a row. */
 static bool data_by_column(DataWork *w) {
-    static const char *const text[] = {"prompt", "completion", "text", "instruction", "output", "messages",
-                                       "conversations"};
     const Json *o = w->object, *first = o->child;
     bool columns = first && (data_is_key(first, "0") || (json_get(o, "columns") && json_get(o, "data")));
-    for (size_t i = 0; i < sizeof text / sizeof *text && !columns; i++) {
-        const Json *v = json_get(o, text[i]), *below = v ? v->child : NULL;
+    for (size_t i = 0; i < sizeof data_text_key / sizeof *data_text_key && !columns; i++) {
+        const Json *v = json_get(o, data_text_key[i]), *below = v ? v->child : NULL;
         columns = below && (v->type == JSON_OBJECT ? data_is_key(below, "0") : i < 5 && v->type == JSON_ARRAY &&
                             below->type == JSON_STRING);
     }
@@ -1024,12 +1027,15 @@ static bool data_by_column(DataWork *w) {
 static bool data_unknown_shape(DataWork *w) {
     char keys[240] = "";
     size_t n = 0;
+    bool shaped = false, nulls = false;
     if (json_get(w->object, "chosen") && json_get(w->object, "rejected"))
         return data_row_fail(w,
                              "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and "
                              "completion",
                              "preference data (chosen and rejected)");
-    for (const Json *k = w->object->child; k; k = k->next) {
+    for (size_t i = 0; i < sizeof data_text_key / sizeof *data_text_key; i++)
+        shaped |= json_get(w->object, data_text_key[i]) != NULL;
+    for (const Json *k = shaped ? NULL : w->object->child; k; k = k->next) {
         if (k->type != JSON_ARRAY || !k->child || k->child->type != JSON_OBJECT) continue;
         data_name(keys, 64, k->key, k->key_count);
         if (json_get(k->child, "paragraphs"))
@@ -1040,13 +1046,16 @@ static bool data_unknown_shape(DataWork *w) {
     for (const Json *k = w->object->child; k; k = k->next) {
         char key[sizeof keys];
         data_name(key, sizeof key, k->key, k->key_count);
-        bool room = n + strlen(key) + 8 <= sizeof keys;
-        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s", n ? ", " : "", room ? key : "...");
+        bool room = n + strlen(key) + 15 <= sizeof keys, null = k->type == JSON_NULL;
+        n += (size_t)snprintf(keys + n, sizeof keys - n, "%s%s%s", n ? ", " : "", room ? key : "...",
+                              room && null ? " (null)" : "");
+        nulls |= null;
         if (!room) break;
     }
-    return data_row_fail(w, "accepted are messages | conversations | prompt + completion | instruction (+ input) + "
-                            "output | text | input_ids (+ labels)",
-                         "none of the known row shapes (keys found: %s)", n ? keys : "none");
+    char todo[240];
+    snprintf(todo, sizeof todo, "accepted are messages | conversations | prompt + completion | instruction (+ input) + "
+             "output | text | input_ids (+ labels)%s", nulls ? "; null counts as absent: leave such rows out" : "");
+    return data_row_fail(w, todo, "none of the known row shapes (keys found: %s)", n ? keys : "none");
 }
 
 /* The row in work becomes w->dialogue. answered: it must have its answer. */
@@ -1641,12 +1650,15 @@ bool prompts_open(Prompts *p, const char *path, const Tokenizer *t, const DataOp
     data_rows_free(&r);
     return ok;
 }
-void prompts_free(Prompts *p) {
-    for (size_t i = 0; i < p->count; i++) {
-        Prompt *one = &p->list[i];
+void prompts_cut(Prompts *p, size_t count) {
+    while (p->count > count) {
+        Prompt *one = &p->list[--p->count];
         for (int k = 0; k < one->answer_count; k++) free(one->answers[k]);
         free(one->ids); free(one->dialogue); free(one->reference); free(one->answers); free(one->group);
     }
+}
+void prompts_free(Prompts *p) {
+    prompts_cut(p, 0);
     free(p->list);
     memset(p, 0, sizeof *p);
 }

@@ -90,6 +90,7 @@ typedef struct Comparison {
     bool characters;                        /* ROUGE-L and sentence BLEU are of characters: no words to count */
     Pieces pieces;                          /* of sentence BLEU */
     Prompts prompts;
+    char *label_list;                       /* what --labels says, cut into */
     const char **labels;                    /* stb_ds array */
     int *expected;                          /* [prompts]: label of the reference */
     Column *columns;
@@ -140,9 +141,9 @@ static bool column_loss(Column *column, const Model *m, const Adapter *a, const 
     int max_tokens = 0, max_sequences = 0;
     memset(&w, 0, sizeof w);
     dataset_grow_to_batches(d, NULL, batch_size, &max_tokens, &max_sequences);
-    if (!workspace_open(&w, m, a, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) ||
-        !batch_alloc(&b, max_tokens, max_sequences, err)) return false;
-    bool ok = model_evaluate(m, a, &w, d, &b, batch_size, &r, err);
+    if (!batch_alloc(&b, max_tokens, max_sequences, err)) return false;
+    bool ok = workspace_open(&w, m, a, max_tokens, (int)d->stats.longest, FORWARD_ONLY, true, NULL, err) &&
+              model_evaluate(m, a, &w, d, &b, batch_size, &r, err);
     workspace_close(&w);
     batch_free(&b);
     if (!ok) return false;
@@ -230,8 +231,8 @@ static bool column_answers(Column *column, Comparison *c, const Model *m, const 
 
 /* "a,b,c" into labels; every reference must be one of them. */
 static bool comparison_labels(Comparison *c, const char *text, Error *err) {
-    char *list = text_copy(text);
-    for (char *rest = list, *word = strtok_r(rest, ",", &rest); word; word = strtok_r(rest, ",", &rest)) {
+    c->label_list = text_copy(text);
+    for (char *rest = c->label_list, *word = strtok_r(rest, ",", &rest); word; word = strtok_r(rest, ",", &rest)) {
         while (*word == ' ') word++;
         arrput(c->labels, word);
     }
@@ -411,6 +412,8 @@ static void comparison_free(Comparison *c) {
     }
     free(c->columns);
     free(c->expected);
+    free(c->label_list);
+    arrfree(c->labels);
     prompts_free(&c->prompts);
 }
 

@@ -901,7 +901,12 @@ static void test_errors(void) {
     expect_error("unknown keys", "a.jsonl", "{\"text\":\"x\"}\n\n{\"prompt\":\"x\",\"chosen\":\"y\"}", plain, o,
                  "keys found: prompt, chosen", "row 2 (line 3)", "accepted are messages | conversations");
     expect_error("no keys", "a.jsonl", "{}", plain, o, "keys found: none", "row 1", NULL);
-    expect_error("null counts as absent", "a.jsonl", "{\"text\":null}", plain, o, "keys found: text", "row 1", NULL);
+    expect_error("null counts as absent", "a.jsonl", "{\"text\":null}", plain, o, "keys found: text (null))", "row 1",
+                 "null counts as absent: leave such rows out");
+    expect_error("a null is named", "a.jsonl", "{\"prompt\":null,\"completion\":\"b\"}", plain, o,
+                 "keys found: prompt (null), completion)", "row 1", NULL);
+    expect_error("so with a list of other things beside it", "a.jsonl", "{\"messages\":null,\"tools\":[{}]}", plain, o,
+                 "keys found: messages (null), tools)", "row 1", NULL);
     expect_error("many long keys", "a.jsonl",
                  "{\"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
                  "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\":1,"

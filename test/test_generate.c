@@ -411,6 +411,14 @@ static void test_prompts(void) {
         free(text);
     }
     check(p.count == 5 && !strcmp(p.list[0].dialogue, "[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"Q1\"}, {\"role\": \"assistant\", \"content\": \"A1\"}, {\"role\": \"user\", \"content\": \"Q2\"}]"), "the dialogue: %s", p.list[0].dialogue);
+    prompts_cut(&p, 2);
+    check(p.count == 2 && p.list[1].count > 0, "the first %zu prompts are kept", p.count);
+    prompts_free(&p);
+    static const char answered[] = "{\"prompt\": \"Q\", \"completion\": \"A\", \"answers\": [\"A\", \"B\"], \"group\": \"g\"}\n";
+    must(prompts_parse(&p, answered, strlen(answered), "rows", t, &options, &err), &err);
+    check(p.list[0].answer_count >= 2 && !strcmp(p.list[0].group, "g"), "a row with %d answers and a group",
+          p.list[0].answer_count);
+    prompts_cut(&p, 0);                     /* the sanitizer's build sees what is not given back */
     prompts_free(&p);
     Prompts zero;
     must(prompts_open(&zero, "data/hotel/test.jsonl", t, &options, &err), &err);
