@@ -40,7 +40,21 @@ typedef enum { LOSS_DEFAULT, LOSS_ON_COMPLETION, LOSS_ON_ASSISTANT, LOSS_ON_ALL,
 extern const char *const loss_on_name[LOSS_ON_COUNT];
 enum { DATA_IGNORE = -100 };                /* Hugging Face's label for "not learned" */
 
+/* What rows are for, by PEFT's task types: the next token (CAUSAL_LM), a label (SEQ_CLS), or which of two answers is
+   the better one (SEQ_CLS with one label, TRL's RewardTrainer). */
+typedef enum { TASK_CAUSAL_LM, TASK_CLASSIFICATION, TASK_REWARD, TASK_COUNT } Task;
+extern const char *const task_name[TASK_COUNT];
+/* transformers' config.problem_type. AUTO: what the labels are (see Dataset.target). */
+typedef enum { PROBLEM_AUTO, PROBLEM_SINGLE_LABEL, PROBLEM_MULTI_LABEL, PROBLEM_REGRESSION, PROBLEM_COUNT } Problem;
+extern const char *const problem_name[PROBLEM_COUNT];
+
 typedef struct DataOptions {
+    Task task;
+    Problem problem_type;                   /* of TASK_CLASSIFICATION */
+    char **label_names; int label_count;    /* [label_count], id2label of a model or of the training data, class 0
+                                               first; NULL: learned from the rows */
+    int pad_token_id;                       /* classification and reward pool at the last token that is another one; -1:
+                                               the tokenizer's, its end of text where it has none (TRL) */
     LossOn loss_on;
     int max_length;                         /* tokens; longer examples are cut at the end (TRL's default truncation) */
     bool truncate_prompt;                   /* cut the prompt's beginning instead: the last reply stays whole */
@@ -84,6 +98,7 @@ typedef struct DataStats {
     int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
     int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
+    int64_t same_pairs;                     /* reward: chosen and rejected are the same tokens */
     ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
     DataUses uses;
     DataColumns unread;
@@ -100,7 +115,20 @@ typedef struct Dataset {
     int32_t *slot;                          /* [slot_offset[slots]]: example numbers slot after slot; NULL: slot i is */
     size_t *slot_offset;                    /*   example i. [slots+1]: where each slot begins; NULL likewise */
     DataStats stats;
-    uint64_t hash;                          /* of ids and labels */
+    /* Classification and reward; `labels` are all -100 then. target: single_label_classification: the class;
+       multi_label_classification: 0 or 1 for each class; regression: the number; reward: the pair's margin, 0 where it
+       has none. Labels that are texts or truth values are classes, whole numbers too (1.0 is one); where one number is
+       a fraction all are a regression; lists of texts, or of 0 and 1 for every class, are multi-label. */
+    Task task;
+    Problem problem;                        /* never AUTO of classification */
+    float *target;                          /* [count * target_width]; NULL: language modelling */
+    int target_width;                       /* multi-label: label_count, else 1; 0 without */
+    char **label_names;                     /* [label_count] class 0 first: the options', else texts sorted as datasets'
+                                               class_encode_column does, numbers by value; NULL: regression, reward */
+    int64_t *label_rows;                    /* [label_count]: examples of each class in this data set */
+    int label_count;
+    int pad_token_id;                       /* the one that pooling skips; -1: there is none */
+    uint64_t hash;                          /* of ids and labels, and of targets */
     int32_t largest_id;                     /* and label */
     bool rebuilt;                           /* the token cache's file was damaged, and has been written again */
     void *map; size_t map_bytes;            /* a large data set lies in a file: ids, labels, offset and row point into
@@ -113,6 +141,11 @@ typedef struct Dataset {
      messages [{role, content}] | conversations [{from, value}] (ShareGPT: human/user, gpt/assistant, system) |
      prompt + completion (strings, or lists of messages as TRL allows) | instruction (+ input) + output | text |
      input_ids + labels (already tokenised)
+   Classification: text | prompt | messages | conversations | instruction (+ input) | input_ids, each + label (also
+   labels); a completion or output beside it is not read. Plain text is what tokenizer(text) makes of it, messages are
+   apply_chat_template's, a prompt of messages ends with the header of the answer.
+   Reward: (prompt +) chosen + rejected (+ margin), texts or messages: one slot of two examples, chosen first. Texts get
+   the end of text; pairs longer than max_length are dropped (TRL).
    Errors name the file and the row: unknown keys, wrong type, unknown role, invalid UTF-8, no example left, no labelled
    token in all. */
 bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err);
@@ -125,13 +158,23 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
    free both, d last. */
 bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err);
 /* What --packing does, for a data set opened without: best-fit-decreasing bins of `capacity` tokens become the
-   slots. */
+   slots. Not of reward pairs, which are slots of two already. */
 bool dataset_pack(Dataset *d, int capacity, Error *err);
 void dataset_free(Dataset *d);
+/* Training data needs two classes at least. eval, not NULL and with slots: the text names classes that it has none of,
+   or stays empty. */
+bool dataset_classes_check(const Dataset *train, const Dataset *eval, const char *path, Text *absent, Error *err);
+
+/* --class-weights: "balanced" (scikit-learn's: n / (K * rows of the class)), "w0,w1,..." one for each class in order,
+   or "label=weight,..." (others: 1). w: [label_count]. Errors: an unknown label, a weight that is negative or not
+   finite, all of them 0, another number of weights than classes, "balanced" with a class that has no row, a task
+   without classes. */
+bool class_weights_parse(float *w, const Dataset *d, const char *text, Error *err);
 
 /* The examples of a slot: for (SlotIterator i = slot_begin(d, s); slot_next(&i);) ... i.ids, i.labels, i.count */
 typedef struct SlotIterator {
     const int32_t *ids, *labels;            /* [count] */
+    const float *target;                    /* [target_width], or NULL */
     size_t count, example;                  /* example: its number */
     const Dataset *d;
     size_t next, end;
@@ -139,21 +182,30 @@ typedef struct SlotIterator {
 SlotIterator slot_begin(const Dataset *d, size_t slot);
 bool slot_next(SlotIterator *i);
 int64_t slot_labelled(const Dataset *d, size_t slot);          /* labelled targets: what batch_build will count */
+/* The row of ids[count] that stands for all: the rightmost that is not pad; 0 where all are, the last without a pad
+   token (pad -1), as transformers' GenericForSequenceClassification pools. */
+size_t batch_pooled(const int32_t *ids, size_t count, int pad);
 
 /* What the loss says of one labelled row: -log p(target), -sum p log p, and whether the target is the likeliest. */
 typedef struct RowLoss { double loss, entropy; int64_t correct; } RowLoss;
 
 /* A micro-batch: N tokens of S sequences, laid end to end. M of the rows are labelled: labels are shifted, so that row
-   n is to predict token n+1 of its sequence where that token has a label. Every other row has no part in the loss. */
+   n is to predict token n+1 of its sequence where that token has a label. Every other row has no part in the loss.
+   Classification and reward: M = S, labelled[s] is the pooled row of sequence s; of a reward pair the chosen one
+   first. */
 typedef struct Batch {
     int32_t *ids, *positions;               /* [N] */
     int32_t *cu_seqlens;                    /* [S+1] */
-    int32_t *labelled, *targets;            /* [M]: the labelled rows n, rising, and what each is to predict */
+    int32_t *labelled, *targets;            /* [M]: the labelled rows n, rising, and what each is to predict: a token,
+                                               or a class; 0 where target says it all */
+    float *target; int target_width;        /* [M * target_width] as in Dataset, after batch_alloc_targets; NULL, 0 */
     RowLoss *row_loss;                      /* [M]: what model_loss found at each of them */
     int64_t *row;                           /* [S]: row of the data file, for messages */
     int N, S, M, max_tokens, max_sequences;
 } Batch;
 bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
+/* Room for targets of the data set's width, before the first batch_build of one that has targets. */
+bool batch_alloc_targets(Batch *b, int target_width, Error *err);
 void batch_free(Batch *b);
 /* Lays `count` slots of the data set end to end. The batch must be large enough (see dataset_largest_batch). */
 void batch_build(Batch *b, const Dataset *d, const int64_t *slots /*[count]*/, int count);
@@ -205,6 +257,7 @@ void prompts_free(Prompts *p);
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <float.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -221,6 +274,10 @@ void prompts_free(Prompts *p);
 #define STB_DS_IMPLEMENTATION
 #include <stb/stb_ds.h>
 #undef STB_DS_IMPLEMENTATION                /* so that a program may include stb_ds.h for itself */
+
+const char *const task_name[TASK_COUNT] = {"causal_lm", "classification", "reward"};
+const char *const problem_name[PROBLEM_COUNT] = {"auto", "single_label_classification", "multi_label_classification",
+                                                 "regression"};
 
 /* ---- growable memory --------------------------------------------------------------------------------------------- */
 
@@ -1905,8 +1962,15 @@ bool slot_next(SlotIterator *i) {
     i->example = slot_example(d, i->next++);
     i->ids = d->ids + d->offset[i->example];
     i->labels = d->labels + d->offset[i->example];
+    i->target = d->target ? d->target + i->example * (size_t)d->target_width : NULL;
     i->count = d->offset[i->example + 1] - d->offset[i->example];
     return true;
+}
+
+size_t batch_pooled(const int32_t *ids, size_t count, int pad) {
+    size_t i = count;
+    while (i && ids[i - 1] == pad) i--;
+    return i ? i - 1 : 0;
 }
 
 int64_t slot_labelled(const Dataset *d, size_t slot) {
@@ -2133,6 +2197,109 @@ void dataset_free(Dataset *d) {
     memset(d, 0, sizeof *d);
 }
 
+/* ---- classes ----------------------------------------------------------------------------------------------------- */
+
+/* "a, b, c": the names of the classes, the first 20 of them, as a message shows them. */
+static void class_names_text(Text *t, char *const *names, int count) {
+    char shown[64];
+    for (int i = 0; i < count && i < 20; i++) {
+        data_name(shown, sizeof shown, names[i], strlen(names[i]));
+        text_print(t, "%s%s", i ? ", " : "", shown);
+    }
+    if (count > 20) text_print(t, " and %d more", count - 20);
+}
+static int class_find(char *const *names, int count, const char *name, size_t bytes) {
+    for (int i = 0; i < count; i++) if (strlen(names[i]) == bytes && !memcmp(names[i], name, bytes)) return i;
+    return -1;
+}
+
+bool dataset_classes_check(const Dataset *train, const Dataset *eval, const char *path, Text *absent, Error *err) {
+    if (train->problem != PROBLEM_SINGLE_LABEL && train->problem != PROBLEM_MULTI_LABEL) return true;
+    int there = 0, at = 0;
+    for (int i = 0; i < train->label_count; i++) if (train->label_rows[i]) { there++; at = i; }
+    if (train->problem == PROBLEM_SINGLE_LABEL && there < 2) {
+        char shown[64];
+        data_name(shown, sizeof shown, train->label_names[at], strlen(train->label_names[at]));
+        return fail(err, "one class only: all %zu examples have the label \"%s\"; %s; training needs rows of two "
+                         "classes at least", train->slots, shown, path);
+    }
+    for (int i = 0; eval && eval->slots && i < train->label_count; i++) {
+        char shown[64];
+        if (!train->label_rows[i] || eval->label_rows[i]) continue;
+        data_name(shown, sizeof shown, train->label_names[i], strlen(train->label_names[i]));
+        text_print(absent, "%s%s", absent->length ? ", " : "", shown);
+    }
+    return true;
+}
+
+/* One weight; the text of it is [s, end). */
+static bool class_weight(float *w, const char *s, const char *end, Error *err) {
+    char text[64], *stop;
+    size_t n = (size_t)(end - s);
+    snprintf(text, sizeof text, "%.*s", (int)(n < sizeof text ? n : sizeof text - 1), s);
+    double v = strtod(text, &stop);
+    if (stop == text || n >= sizeof text || stop[strspn(stop, " \t")] || !(v >= 0) || (float)v > FLT_MAX)
+        return fail(err, "bad weight '%s'; --class-weights; a weight is a number that is not negative", text);
+    *w = (float)v;
+    return true;
+}
+/* The class whose name and '=' the text begins with (names may hold commas and equal signs), or -1. */
+static int class_before_equal(const Dataset *d, const char *s) {
+    int found = -1;
+    for (int k = 0; k < d->label_count; k++) {
+        size_t n = strlen(d->label_names[k]);
+        bool longer = found < 0 || n > strlen(d->label_names[found]);
+        if (!strncmp(s, d->label_names[k], n) && s[n] == '=' && longer) found = k;
+    }
+    return found;
+}
+bool class_weights_parse(float *w, const Dataset *d, const char *text, Error *err) {
+    int K = d->label_count, given = 0;
+    const char *s = text;
+    float sum = 0;
+    if (!K) return fail(err, "a task without classes; --class-weights; leave it out");
+    if (!strcmp(text, "balanced")) {
+        double rows = 0;
+        for (int k = 0; k < K; k++) rows += (double)d->label_rows[k];
+        for (int k = 0; k < K; k++) {
+            if (!d->label_rows[k])
+                return fail(err, "no example of the class \"%.60s\"; --class-weights balanced; give weights for every "
+                                 "class", d->label_names[k]);
+            w[k] = (float)(rows / ((double)K * (double)d->label_rows[k]));
+        }
+        return true;
+    }
+    bool named = strchr(text, '=') != NULL, ok = true;
+    char *seen = (char *)must_alloc((size_t)K);
+    for (int k = 0; k < K; k++) w[k] = 1;
+    for (bool more = true; more && ok; given++) {
+        int k = named ? class_before_equal(d, s) : given;
+        const char *value = !named ? s : k < 0 ? s + strcspn(s, "=,") : s + strlen(d->label_names[k]) + 1;
+        const char *end = value + strcspn(value, ",");
+        more = *end == ',';
+        if (k < 0) {
+            Text known = TEXT_EMPTY;
+            class_names_text(&known, d->label_names, K);
+            ok = fail(err, "no class \"%.*s\"; --class-weights; the classes are %s", (int)(value - s), s, known.at);
+            text_free(&known);
+        } else if (k < K && seen[k])
+            ok = fail(err, "two weights for the class \"%.60s\"; --class-weights; give one", d->label_names[k]);
+        else if (k < K) { seen[k] = 1; ok = class_weight(&w[k], value, end, err); }    /* more of them: counted below */
+        s = end + 1;
+    }
+    free(seen);
+    if (!ok) return false;
+    if (!named && given != K) {
+        Text known = TEXT_EMPTY;
+        class_names_text(&known, d->label_names, K);
+        fail(err, "%d weights for %d classes; --class-weights; the classes are %s", given, K, known.at);
+        text_free(&known);
+        return false;
+    }
+    for (int k = 0; k < K; k++) sum += w[k];
+    return sum > 0 || fail(err, "every weight is 0; --class-weights; nothing would be learned");
+}
+
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
 
 bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
@@ -2152,13 +2319,23 @@ bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err) {
                 max_tokens);
 }
 
+bool batch_alloc_targets(Batch *b, int target_width, Error *err) {
+    size_t s = b->max_sequences > 0 ? (size_t)b->max_sequences : 1;
+    free(b->target);
+    b->target_width = target_width;
+    b->target = (float *)malloc((target_width ? s * (size_t)target_width : 1) * sizeof *b->target);
+    return b->target || fail(err, "out of memory; targets of %zu sequences; reduce --per-device-train-batch-size", s);
+}
+
 void batch_free(Batch *b) {
+    free(b->target);
     free(b->ids); free(b->positions); free(b->cu_seqlens);
     free(b->labelled); free(b->targets); free(b->row_loss); free(b->row);
     memset(b, 0, sizeof *b);
 }
 
 void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
+    size_t width = (size_t)d->target_width;
     b->N = b->S = b->M = 0;
     b->cu_seqlens[0] = 0;
     for (int k = 0; k < count; k++)
@@ -2170,6 +2347,11 @@ void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
                 if (i + 1 == e.count || e.labels[i + 1] == DATA_IGNORE) continue;
                 b->labelled[b->M] = at;
                 b->targets[b->M++] = e.labels[i + 1];
+            }
+            if (e.target) {
+                memcpy(b->target + (size_t)b->M * width, e.target, width * sizeof *e.target);
+                b->labelled[b->M] = b->N + (int)batch_pooled(e.ids, e.count, d->pad_token_id);
+                b->targets[b->M++] = d->problem == PROBLEM_SINGLE_LABEL ? (int32_t)*e.target : 0;
             }
             b->row[b->S++] = d->row[e.example];
             b->N += (int)e.count;

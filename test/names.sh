@@ -9,10 +9,10 @@ check() {       # what, command...
     shift
     if "$@"; then echo "ok    $what"; passed=$((passed + 1)); else echo "FAIL  $what"; failed=$((failed + 1)); fi
 }
-prefixes="adamw|adapter|attention|backend|batch|chat|checkpoint|config|cpu|data|dataset|dialogue|dropout|dtype|embedding|example|
+prefixes="adamw|adapter|attention|backend|batch|chat|checkpoint|class|config|cpu|data|dataset|dialogue|dropout|dtype|embedding|example|
 file|folder|format|gen|generate|generator|json|layer|linear|lm_head|log|lora|loss|machine|memory|merge|message|metric|model|module|name|
-objective|optimizer|pack|path|pattern|prompt|prompts|qk_norm_rope|rmsnorm|rope|run|safe|safetensors|sample|schedule|scratch|shots|
-sink|slot|stb|swiglu|team|temporary|tensor|tensors|text|tok|token|tokenizer|tokens|train|uni|utf8|weight|workspace"
+objective|optimizer|pack|path|pattern|problem|prompt|prompts|qk_norm_rope|rmsnorm|rope|run|safe|safetensors|sample|schedule|scratch|shots|
+sink|slot|stb|swiglu|task|team|temporary|tensor|tensors|text|tok|token|tokenizer|tokens|train|uni|utf8|weight|workspace"
 prefixes=$(tr -d '\n' <<<"$prefixes")
 source=build/names.c
 printf '#define TOKENIZER_IMPLEMENTATION\n#define LORA_IMPLEMENTATION\n#include "lora.h"\n' >$source
