@@ -691,9 +691,19 @@ extern const char *const strategy_name[STRATEGY_COUNT];    /* "no", "steps", "ep
 typedef enum { NONFINITE_STOP, NONFINITE_SKIP, NONFINITE_COUNT } OnNonfinite;
 extern const char *const nonfinite_name[NONFINITE_COUNT];
 
+/* The options that decide a run's numbers beside model, data, adapter and length: each is a field of TrainOptions and a
+   member of a checkpoint's identity, which a run that resumes must share. */
+#define TRAIN_DECIDES(_) \
+    _(double, learning_rate) _(Schedule, lr_scheduler_type) _(double, weight_decay) _(double, max_grad_norm) \
+    _(double, adam_beta1) _(double, adam_beta2) _(double, adam_epsilon) \
+    _(int, per_device_train_batch_size) _(int, gradient_accumulation_steps) _(int64_t, seed) _(bool, shuffle)
+
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise.
    train_defaults fills in the embedded default's. */
 typedef struct TrainOptions {
+#define TRAIN_FIELD(type, name) type name;
+    TRAIN_DECIDES(TRAIN_FIELD)
+#undef TRAIN_FIELD
     const char *model, *output, *init_adapter;     /* folders; init_adapter may be NULL */
     const char *data, *eval_data;           /* files; eval_data may be NULL, and data for a plan */
     const char *const *more_data; int more_data_count;     /* further training files */
@@ -702,13 +712,9 @@ typedef struct TrainOptions {
     double eval_split;                      /* without eval_data: this share of the training examples is held out for
                                                evaluation; 0: none */
     LoraConfig lora;
-    double learning_rate, warmup_ratio, weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm;
-    double num_train_epochs;
-    Schedule lr_scheduler_type;
+    double warmup_ratio, num_train_epochs;
     int warmup_steps, max_steps, logging_steps;       /* max_steps <= 0: off */
-    int per_device_train_batch_size, per_device_eval_batch_size, gradient_accumulation_steps;
-    bool shuffle;
-    int64_t seed;
+    int per_device_eval_batch_size;
     DataOptions data_options;
     Recompute recompute;
     bool fit;                               /* choose micro-batch and recompute level so that the run fits: the cheapest
@@ -4217,22 +4223,17 @@ static void run_identify(Run *run) {
     if (!run->model_hash) run->model_hash = checkpoint_model_hash(run->model, &run->files_changed);
 }
 
-/* The options that decide a run's numbers beside model, data and adapter, in the order of checkpoint.json's identity.
-   What is not here (paths, logging, saving) may differ from one part of a run to the next. Warm-up and length of the
-   run decide as the numbers of steps that they came to. */
-typedef enum { DECIDES_INT, DECIDES_INT64, DECIDES_BOOL, DECIDES_DOUBLE, DECIDES_SCHEDULE } DecidesType;
+/* What decides a run's numbers beside model, data and adapter: the options of TRAIN_DECIDES; warm-up and length of the
+   run as the numbers of steps that they came to. What is not here (paths, logging, saving) may differ from one part of
+   a run to the next. */
+typedef enum { DECIDES_int, DECIDES_int64_t, DECIDES_bool, DECIDES_double, DECIDES_Schedule } DecidesType;
 static const struct { const char *name; DecidesType type; bool of_plan; size_t at; } run_decides[] = {
-#define OPTION(name, type) {#name, type, false, offsetof(TrainOptions, name)}
-#define PLAN(name, field) {#name, DECIDES_INT64, true, offsetof(RunPlan, field)}
-    OPTION(learning_rate, DECIDES_DOUBLE), OPTION(lr_scheduler_type, DECIDES_SCHEDULE),
-    PLAN(warmup, warmup), PLAN(total_steps, total_steps),
-    OPTION(per_device_train_batch_size, DECIDES_INT), OPTION(gradient_accumulation_steps, DECIDES_INT),
-    {"packing", DECIDES_BOOL, false, offsetof(TrainOptions, data_options) + offsetof(DataOptions, packing)},
-    OPTION(weight_decay, DECIDES_DOUBLE), OPTION(adam_beta1, DECIDES_DOUBLE), OPTION(adam_beta2, DECIDES_DOUBLE),
-    OPTION(adam_epsilon, DECIDES_DOUBLE), OPTION(max_grad_norm, DECIDES_DOUBLE), OPTION(seed, DECIDES_INT64),
-    OPTION(shuffle, DECIDES_BOOL)
+#define OPTION(type, name) {#name, DECIDES_##type, false, offsetof(TrainOptions, name)},
+    TRAIN_DECIDES(OPTION)
 #undef OPTION
-#undef PLAN
+    {"packing", DECIDES_bool, false, offsetof(TrainOptions, data_options) + offsetof(DataOptions, packing)},
+    {"warmup", DECIDES_int64_t, true, offsetof(RunPlan, warmup)},
+    {"total_steps", DECIDES_int64_t, true, offsetof(RunPlan, total_steps)}
 };
 
 /* The options, the base model and the data that decide a run's numbers, as members of a JSON object. The adapter is the
@@ -4251,11 +4252,11 @@ static void checkpoint_identity(Text *t, const Run *run) {
         const char *name = run_decides[i].name;
         const void *at = (run_decides[i].of_plan ? (const char *)&run->plan : (const char *)o) + run_decides[i].at;
         switch (run_decides[i].type) {
-        case DECIDES_INT: json_print(t, name, "%d", *(const int *)at); break;
-        case DECIDES_INT64: json_print(t, name, "%lld", (long long)*(const int64_t *)at); break;
-        case DECIDES_BOOL: json_print(t, name, "%d", *(const bool *)at); break;
-        case DECIDES_DOUBLE: json_print(t, name, "%.12g", *(const double *)at); break;
-        case DECIDES_SCHEDULE: json_string(t, name, schedule_name[*(const Schedule *)at]); break;
+        case DECIDES_int: json_print(t, name, "%d", *(const int *)at); break;
+        case DECIDES_int64_t: json_print(t, name, "%lld", (long long)*(const int64_t *)at); break;
+        case DECIDES_bool: json_print(t, name, "%d", *(const bool *)at); break;
+        case DECIDES_double: json_print(t, name, "%.12g", *(const double *)at); break;
+        case DECIDES_Schedule: json_string(t, name, schedule_name[*(const Schedule *)at]); break;
         }
     }
 }
