@@ -495,9 +495,12 @@ typedef struct LayerActivations {
     uint8_t *kept_qkv, *kept_o, *kept_gate_up, *kept_down;  /* kept_bytes of each group: dropout masks; NULL: none */
 } LayerActivations;
 
-/* What PEFT does to the base when it attaches an adapter (init_lora_weights): nothing, or it takes the initial adapter
-   out of every adapted weight, W - scale B0 A0, so that training begins at the base model. */
-typedef enum { LORA_INIT_PLAIN, LORA_INIT_PISSA, LORA_INIT_OLORA } LoraInit;
+/* PEFT's init_lora_weights: where a new adapter begins. With the first two B = 0 and the base stays what it is. PiSSA
+   and OLoRA begin at a part of W, scale B0 A0, and take it out of the base, W - scale B0 A0, when an adapter is
+   attached and when one is loaded: training begins at the base model all the same. */
+typedef enum { LORA_INIT_TRUE, LORA_INIT_GAUSSIAN, LORA_INIT_PISSA, LORA_INIT_OLORA, LORA_INIT_COUNT } LoraInit;
+extern const char *const lora_init_name[LORA_INIT_COUNT];  /* "true", "gaussian", "pissa", "olora" */
+static inline bool lora_init_takes_out(LoraInit init) { return init >= LORA_INIT_PISSA; }
 
 typedef struct LoraPart { int rank; float alpha; } LoraPart;      /* of one projection; rank 0: not adapted */
 
@@ -625,8 +628,12 @@ void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, con
    5  THE ADAPTER AND THE OPTIMIZER
    ================================================================================================================== */
 
-/* A new adapter of the model, initialised as PEFT does (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0;
-   peft/tuners/lora/layer.py reset_lora_parameters). *a is zeroed, or an adapter, which is dropped first. */
+/* A new adapter of the model, initialised as PEFT does by config->init (peft/tuners/lora/layer.py):
+     true       A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0
+     gaussian   A ~ N(0, 1/r^2), B = 0
+     pissa      A = sqrt(S/scale) U^T, B = V sqrt(S/scale) of W = V S U^T, the r largest singular values
+     olora      A = R, B = Q of W = Q R, the first r rows and columns
+   *a is zeroed, or an adapter, which is dropped first. */
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err);
 /* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have
    (DoRA, modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the
@@ -948,6 +955,8 @@ const char *const module_name[MODULE_COUNT] = {"q_proj", "k_proj", "v_proj", "o_
                                                "gate_proj", "up_proj", "down_proj"};
 const char *const module_path[MODULE_COUNT] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
                                                "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+
+const char *const lora_init_name[LORA_INIT_COUNT] = {"true", "gaussian", "pissa", "olora"};
 
 size_t dtype_size(DType t) { return t == DTYPE_F32 || t == DTYPE_I32 ? 4 : 2; }
 
@@ -2534,20 +2543,34 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
     return true;
 }
 
+/* The i-th number of a new A [rank,in] of a projection, from four random ones of the block that it lies in: uniform, or
+   normal by Box and Muller (1958), whose two of a pair stand side by side. */
+static float lora_initial_number(const uint32_t random[4], size_t i, const Linear *p, int rank, LoraInit init) {
+    if (init == LORA_INIT_TRUE) {           /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
+        float bound = 1.0f / sqrtf((float)p->in);
+        return bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
+    }
+    const double turn = 2 * 3.14159265358979323846;
+    const uint32_t *pair = random + i % 4 / 2 * 2;
+    double radius = sqrt(-2 * log(((double)pair[0] + 0.5) * 0x1p-32)), angle = turn * (double)pair[1] * 0x1p-32;
+    return (float)(radius * (i % 2 ? sin(angle) : cos(angle)) / rank);
+}
+
+static bool adapter_take_out(Adapter *a, bool begin, Error *err);
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
     if (!adapter_layout(a, m, config, err)) return false;
+    if (lora_init_takes_out(config->init)) return adapter_take_out(a, true, err);
     if (m->shapes_only) return true;
     float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
     for (int k = 0; k < m->config.num_hidden_layers * MODULE_COUNT; k++) {
         const Linear *p = &m->layers[k / MODULE_COUNT].linear[k % MODULE_COUNT];
-        float bound = 1.0f / sqrtf((float)p->in);      /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
         size_t count = (size_t)a->lora[k].rank * (size_t)p->in;
         arrsetlen(values, count);
         for (size_t i = 0; i < count; i++) {
             uint32_t counter[4] = {(uint32_t)(i / 4), p->dropout_id, 0, UINT32_MAX};   /* no dropout mask's step */
             uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];
             philox4x32(random, counter, key);
-            values[i] = bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
+            values[i] = lora_initial_number(random, i, p, a->lora[k].rank, config->init);
         }
         if (count) backend_upload(a->lora[k].A, values, count * sizeof(float));
     }
@@ -2782,12 +2805,13 @@ static bool adapter_fields_check(const Json *root, const char *name, Error *err)
 
 /* What init_lora_weights means when an adapter is loaded: its own A and B come from the file, the base may change. */
 static bool adapter_init_parse(LoraInit *init, const Json *j, const char *name, Error *err) {
-    static const char *const plain[] = {"gaussian", "eva", "orthogonal", "mica"};
-    *init = LORA_INIT_PLAIN;
+    static const char *const plain[] = {"eva", "orthogonal", "mica"};
+    *init = LORA_INIT_TRUE;
     if (json_is_null(j) || j->type == JSON_TRUE || j->type == JSON_FALSE) return true;
     const char *s = j->type == JSON_STRING ? j->str : "(not a word)";
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) if (!strcasecmp(s, plain[i])) return true;
-    if (!strcmp(s, "pissa")) *init = LORA_INIT_PISSA;
+    if (!strcasecmp(s, "gaussian")) *init = LORA_INIT_GAUSSIAN;
+    else if (!strcmp(s, "pissa")) *init = LORA_INIT_PISSA;
     else if (!strcasecmp(s, "olora")) *init = LORA_INIT_OLORA;
     else return fail(err, "unsupported adapter field init_lora_weights '%s'; %s; the base weights that it was trained "
                           "on cannot be made again: save it with PEFT's path_initial_model_for_weight_conversion, "
@@ -2934,7 +2958,8 @@ static bool adapter_config_parse(LoraConfig *config, const Json *root, int layer
 
 /* ---- PiSSA and OLoRA: the base without the initial adapter ------------------------------------------------------
    Both begin with s B0 A0 = c Q Q^T W and train from W - s B0 A0 on. PiSSA (Meng et al. 2024): Q are the first r left
-   singular vectors of W, c = 1. OLoRA (Büyükakyüz 2024): Q of W = QR, first r columns, c = s. Everything in double. */
+   singular vectors of W, c = 1, the singular values shared by A0 and B0. OLoRA (Büyükakyüz 2024): Q of W = QR, first r
+   columns, c = s. Everything in double. Vectors have either sign, which changes neither B A nor how Adam trains it. */
 
 /* y [cols] = W^T v: columns in parallel, every sum from the first row to the last. */
 static void lora_transposed_times(double *y, const float *W, const double *v, int rows, int cols) {
@@ -3105,19 +3130,39 @@ static void lora_initial(float *A, float *B, const float *W, const Linear *p, co
     }
     for (int r = 0; r < rank; r++) {
         lora_transposed_times(y, W, Q + (size_t)r * out, p->out, p->in);
-        double factor = init == LORA_INIT_PISSA ? 1 / (double)a->scale : 1;
-        for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(factor * y[i]);
-        for (size_t o = 0; o < out; o++) B[o * (size_t)a->rank + (size_t)r] = (float)Q[(size_t)r * out + o];
+        double to_a = 1, to_b = 1, S = 0;   /* PiSSA: y is S times the right singular vector */
+        for (size_t i = 0; i < in; i++) S += y[i] * y[i];
+        if (init == LORA_INIT_PISSA) {
+            to_b = sqrt(sqrt(S) / (double)a->scale);
+            to_a = S > 0 ? to_b / sqrt(S) : 0;
+        }
+        for (size_t i = 0; i < in; i++) A[(size_t)r * in + i] = (float)(to_a * y[i]);
+        for (size_t o = 0; o < out; o++) B[o * (size_t)a->rank + (size_t)r] = (float)(to_b * Q[(size_t)r * out + o]);
     }
     free(Q);
     free(y);
 }
 
-/* Makes what is left of every adapted weight: fp32, as rounding it to 16 bits would be another model. */
-static bool adapter_take_out(Adapter *a, Error *err) {
+/* A new PiSSA or OLoRA adapter has a direction of W for every rank. */
+static bool lora_ranks_check(const Adapter *a, Error *err) {
+    for (int i = 0; i < a->model->config.num_hidden_layers * MODULE_COUNT; i++) {
+        const Linear *p = &a->model->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+        int most = p->in < p->out ? p->in : p->out;
+        if (a->lora[i].rank > most)
+            return fail(err, "rank %d, but %s has only %d singular values; --lora-r with --init-lora-weights %s; a rank "
+                             "up to %d", a->lora[i].rank, module_name[i % MODULE_COUNT], most,
+                        lora_init_name[a->config.init], most);
+    }
+    return true;
+}
+
+/* Makes what is left of every adapted weight: fp32, as rounding it to 16 bits would be another model. begin: A and B
+   become the initial adapter. */
+static bool adapter_take_out(Adapter *a, bool begin, Error *err) {
     const Model *m = a->model;
     int count = m->config.num_hidden_layers * MODULE_COUNT;
-    if (a->config.init == LORA_INIT_PLAIN) return true;
+    if (!lora_init_takes_out(a->config.init)) return true;
+    if (begin && !lora_ranks_check(a, err)) return false;
     for (int pass = 0; pass < 2; pass++) {
         size_t offset = 0;
         for (int i = 0; i < count; i++) {
@@ -3133,6 +3178,10 @@ static bool adapter_take_out(Adapter *a, Error *err) {
                 weight_decode(values, &p->w, 0, elements);
                 lora_initial(A, B, values, p, x, a->config.init);
                 lora_add_product(values, A, B, x->rank, -x->scale, p->in, 0, p->out);
+                if (begin) {
+                    backend_upload(x->A, A, (size_t)x->rank * (size_t)p->in * sizeof(float));
+                    backend_upload(x->B, B, (size_t)p->out * (size_t)x->rank * sizeof(float));
+                }
                 file_release_pages(p->w.data, weight_bytes(&p->w));
                 rest.data = values;
                 weight_pack(&rest, (char *)a->rest_arena + offset);
@@ -3143,7 +3192,8 @@ static bool adapter_take_out(Adapter *a, Error *err) {
             offset += model_round_up(weight_packed_bytes(&rest), 256);
         }
         a->rest_bytes = offset;
-        if (pass || m->shapes_only) return true;
+        if (m->shapes_only) return true;
+        if (pass) break;
         a->rest_arena = backend_alloc(offset);
         a->initial = (float *)must_alloc(a->param_count * sizeof(float));
         if (!a->rest_arena)
@@ -3151,6 +3201,7 @@ static bool adapter_take_out(Adapter *a, Error *err) {
                              "adapter with PEFT",
                         (double)offset / 0x1p30, m->folder);
     }
+    if (begin) adapter_changed(a);
     return true;
 }
 
@@ -3219,7 +3270,7 @@ bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
                        "another model", set.table[0].key, path);
     tensors_close(&set);
     if (ok && !m->shapes_only) adapter_changed(a);
-    return ok && adapter_take_out(a, err);
+    return ok && adapter_take_out(a, false, err);
 }
 
 /* What an adapter has projection by projection: the names, or those with another rank or alpha than the rest. */
@@ -3241,7 +3292,6 @@ static void adapter_parts_json(Text *t, const Adapter *a, int what) {
 /* adapter_config.json: the keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts
    them. */
 static void adapter_config_json(Text *t, const Adapter *a) {
-    static const char *const init[] = {NULL, "pissa", "olora"};
     const LoraConfig *c = &a->config;
     const Model *m = a->model;
     json_object(t, NULL, JSON_LINES);
@@ -3253,8 +3303,8 @@ static void adapter_config_json(Text *t, const Adapter *a) {
     json_string(t, "bias", "none");
     json_bool(t, "fan_in_fan_out", false);
     json_bool(t, "inference_mode", true);
-    if (init[c->init]) json_string(t, "init_lora_weights", init[c->init]);
-    else json_bool(t, "init_lora_weights", true);
+    if (c->init == LORA_INIT_TRUE) json_bool(t, "init_lora_weights", true);
+    else json_string(t, "init_lora_weights", lora_init_name[c->init]);
     json_string(t, "layer_replication", NULL);
     json_string(t, "layers_pattern", NULL);
     if (!c->layers || c->parts) json_string(t, "layers_to_transform", NULL);
@@ -4212,6 +4262,7 @@ static void checkpoint_lora_identity(Text *t, const LoraConfig *c, int layers) {
     json_print(t, "lora_r", "%d", c->r);
     json_print(t, "lora_alpha", "%.9g", (double)c->lora_alpha);
     json_print(t, "use_rslora", "%d", c->use_rslora);
+    if (c->init != LORA_INIT_TRUE) json_string(t, "init_lora_weights", lora_init_name[c->init]);
     json_bytes(t, "target_modules", modules.at, modules.length);
     json_bytes(t, "layers_to_transform", transformed.at, transformed.length);
     checkpoint_hex(t, "lora_parts", parts);

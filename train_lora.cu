@@ -2510,6 +2510,9 @@ static const Option option_table[] = {
     {"lora-alpha", NUMBER32(train.lora.lora_alpha, 1e-6, 1e6), RUN, "32", "scaling is alpha / r"},
     {"lora-dropout", NUMBER32(train.lora.lora_dropout, 0, 0.99), RUN, "0.05", "dropout on the adapter's input"},
     {"use-rslora", FLAG(train.lora.use_rslora), RUN, "false", "scaling alpha / sqrt(r)"},
+    {"init-lora-weights", CHOICE(train.lora.init, lora_init_name, LORA_INIT_COUNT), RUN, "true",
+     "where A and B begin (true: A uniform, B 0; gaussian: A normal, B 0; pissa, olora: at a part of W that the base is "
+     "then without)"},
     {"target-modules", TEXT(target_modules), RUN, "all-linear",
      "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
     {"layers-to-transform", TEXT(layers_to_transform), RUN, NULL,
@@ -2700,8 +2703,8 @@ static const Synonym synonym_table[] = {
     {"lora-target-modules|lora-modules|lora-target|target|modules", "target-modules", NULL},
     {"bias|lora-bias|train-bias|modules-to-save|lora-modules-to-save", NULL,
      "only A and B are trained, as PEFT's bias none"},
-    {"use-dora|dora|init-lora-weights|lora-plus-ratio|loraplus-lr-ratio|neftune-noise-alpha", NULL,
-     "LoRA and rsLoRA with PEFT's default initialisation are what there is"},
+    {"use-dora|dora|lora-plus-ratio|loraplus-lr-ratio|neftune-noise-alpha", NULL, "LoRA and rsLoRA are what there is"},
+    {"init|lora-init|pissa|use-pissa|use-olora|pissa-init|init-lora", "init-lora-weights", NULL},
     {"lr|max-lr|peak-lr", "learning-rate", NULL},
     {"scheduler|lr-scheduler|lr-schedule", "lr-scheduler-type", NULL},
     {"warmup|num-warmup-steps", "warmup-steps", NULL},
@@ -3526,8 +3529,8 @@ static void print_model(const Model *m, const Adapter *a, const char *folder) {
     size_t parameters = model_parameters(m);
     printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", folder, c->model_type,
            (double)parameters * 1e-6, weight_format[m->head.format].name, c->num_hidden_layers, c->hidden_size);
-    printf("%-8s r %d, alpha %g, dropout %g%s on", "adapter", l->r, (double)l->lora_alpha, (double)l->lora_dropout,
-           l->use_rslora ? ", rsLoRA" : "");
+    printf("%-8s r %d, alpha %g, dropout %g%s%s%s on", "adapter", l->r, (double)l->lora_alpha, (double)l->lora_dropout,
+           l->use_rslora ? ", rsLoRA" : "", l->init ? ", " : "", l->init ? lora_init_name[l->init] : "");
     for (int j = 0; j < MODULE_COUNT; j++)
         if (l->target[j]) printf(" %.*s", (int)strlen(module_name[j]) - 5, module_name[j]);
     printf(": %.2f M trainable parameters (%.2f %%)\n", (double)a->param_count * 1e-6,

@@ -3,7 +3,7 @@
 
     python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients; `models NAME ...`: those alone
     python dev/make_golden.py adapters    adapters as other people write them, and the logits that PEFT has with them
-    python dev/make_golden.py trl         whole SFTTrainer runs, step by step
+    python dev/make_golden.py trl         whole SFTTrainer runs, step by step; `trl NAME ...`: those alone
     python dev/make_golden.py labels      what SFTTrainer puts in the loss of pairs and of tokenised rows
     python dev/make_golden.py randperm    torch.randperm sequences
     python dev/make_golden.py trl_evaluation  SFTTrainer.evaluate(), with and without packing
@@ -13,6 +13,7 @@
 
 Needs exactly the versions in dev/requirements.txt. Everything is float32 on the CPU, one thread, fixed seeds, no network.
 """
+import contextlib
 import json
 import os
 import random
@@ -273,10 +274,16 @@ ADAPTERS = {
 }
 
 
-def adapters():
-    # PiSSA's SVD in float64: between two nearly equal singular values PEFT's own, in float32, is 4e-5 of the logits off
+@contextlib.contextmanager
+def exact_svd():
+    """PiSSA's SVD in float64: between two nearly equal singular values PEFT's own, in float32, is 4e-5 of the logits off"""
     svd = torch.linalg.svd
     torch.linalg.svd = lambda w, **k: tuple(x.float() for x in svd(w.double(), **k))
+    yield
+    torch.linalg.svd = svd
+
+
+def adapters():
     ids = torch.tensor([3, 17, 60, 95, 0, 41, 8, 77, 23])
     out = {"ids": ids.to(torch.int32)}
     for seed, (name, a) in enumerate(ADAPTERS.items()):
@@ -292,7 +299,7 @@ def adapters():
         tensors = {k: v.to(a.get("dtype", torch.float32)) for k, v in load_file(str(file)).items()}
         save_file(tensors, str(file), metadata={"format": "pt"})
         base = load_base(GOLDEN / a["model"])
-        with torch.no_grad():
+        with torch.no_grad(), exact_svd():
             before = base(ids[None], use_cache=False).logits[0]
             after = PeftModel.from_pretrained(base, str(folder)).eval()(ids[None], use_cache=False).logits[0]
         out[name] = after.contiguous()
@@ -300,7 +307,6 @@ def adapters():
             save_file({k.replace(".weight", ".default.weight"): v for k, v in tensors.items()}, str(file),
                       metadata={"format": "pt"})
         print(f"{name}: {len(tensors)} tensors, moves the logits by {(after - before).abs().max():.3f}")
-    torch.linalg.svd = svd
     save_file(out, str(GOLDEN / "adapters.safetensors"))
 
 
@@ -348,6 +354,13 @@ RUNS = {
     # logging_steps 4 and max_steps 26: what a record averages over, and what becomes of the last 2 steps
     "trl_logging": dict(model="qwen3", n=43, full=0.0, data_seed=1, args=dict(
         warmup_steps=2, max_steps=26, logging_steps=4, max_grad_norm=4.5, seed=3)),
+    # new adapters that begin at a part of the base, of fp32 and of bf16 weights
+    "trl_pissa": dict(model="qwen3", n=30, full=0.2, data_seed=5, init="pissa", args=dict(
+        num_train_epochs=5, learning_rate=1e-3, warmup_steps=2, weight_decay=0.1),
+        lora=dict(r=5, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"])),
+    "trl_olora": dict(model="mistral", n=30, full=0.2, data_seed=6, init="olora", args=dict(
+        num_train_epochs=5, learning_rate=1e-3),
+        lora=dict(r=3, lora_alpha=12, use_rslora=True, target_modules=["k_proj", "up_proj"])),
 }
 
 
@@ -403,7 +416,12 @@ def trl_run(name, run):
         (out / "eval.jsonl").write_text(dump(eval_rows))
 
     opts = {**BASE_RUN, **run["args"]}
-    model = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True)
+    if "init" in run:
+        config = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, init_lora_weights=run["init"], **run["lora"])
+        with exact_svd():
+            model = get_peft_model(base, config)
+    else:
+        model = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True)
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["HF_DATASETS_CACHE"] = tmp
         trainer = SFTTrainer(
@@ -465,7 +483,9 @@ def trl_run(name, run):
         "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")}
     pins = ["torch", "transformers", "peft", "trl", "accelerate", "datasets"]
     (out / "run.json").write_text(json.dumps({
-        "model": str(folder), "init_adapter": str(folder / "adapter"), "data": "data.jsonl",
+        "model": str(folder), "data": "data.jsonl",
+        **({"init_lora_weights": run["init"], "lora": run["lora"]} if "init" in run else
+           {"init_adapter": str(folder / "adapter")}),
         **({"eval_data": "eval.jsonl"} if eval_rows else {}),
         "args": opts, "total_steps": total, "steps_per_epoch": per_epoch,
         "resolved_warmup_steps": trainer.args.get_warmup_steps(total), "final_record": summary,
@@ -481,8 +501,8 @@ def trl():
     import logging
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    for name, run in RUNS.items():
-        trl_run(name, run)
+    for name in sys.argv[2:] or RUNS:
+        trl_run(name, RUNS[name])
 
 
 def trl_evaluation():

@@ -376,7 +376,7 @@ static void test_identity(void) {
         "model", "data", "eval-data", "eval-split", "max-train-samples", "max-eval-samples", "init-adapter",
         "max-length", "truncate-prompt", "loss-on", "chat-template", "prompt-template", "enable-thinking",
         "template-date", "split-turns", "lora-r", "lora-alpha", "lora-dropout", "use-rslora", "target-modules",
-        "layers-to-transform", "warmup-steps", "warmup-ratio", "num-train-epochs", "max-steps"};
+        "init-lora-weights", "layers-to-transform", "warmup-steps", "warmup-ratio", "num-train-epochs", "max-steps"};
     /* where things are kept, what is told and how often, which of the steps is taken at the end, memory */
     static const char *const indifferent[] = {
         "token-cache", "output", "config", "on-nonfinite", "eval-strategy", "eval-steps", "eval-on-start",
