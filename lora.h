@@ -189,12 +189,12 @@ typedef struct Tensor {
 } Tensor;
 
 typedef struct TensorEntry { char *key; Tensor value; } TensorEntry;
-typedef struct MappedFile { void *base; size_t bytes; char *path; } MappedFile;
+typedef struct SafetensorsFile { void *base; size_t bytes; char *path; } SafetensorsFile;
 
 /* All tensors of one or several mmapped .safetensors files, by name. */
 typedef struct TensorSet {
     TensorEntry *table;                     /* stb_ds string map */
-    MappedFile *files;                      /* stb_ds array */
+    SafetensorsFile *files;                      /* stb_ds array */
 } TensorSet;
 
 /* Adds the tensors of one file. Refused: bad header, unknown keys of the header, offsets that overlap, leave holes or
@@ -517,7 +517,7 @@ typedef struct LoraConfig {
 } LoraConfig;
 
 /* Where a forward pass first met a NaN or infinity. */
-typedef struct Probe { const char *tensor; int layer; int64_t index; int width; } Probe;
+typedef struct WorkspaceProbe { const char *tensor; int layer; int64_t index; int width; } WorkspaceProbe;
 
 /* Keys and values of the sequences being generated, in the backend's memory: layer l's begin at base + l * layer. */
 typedef struct Cache {
@@ -588,7 +588,7 @@ typedef struct Workspace {
     RowLoss *row_loss;                                      /* [M] */
     Scratch scratch;
     Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
-    Probe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once
+    WorkspaceProbe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once
                                                something went wrong) */
 } Workspace;
 
@@ -907,9 +907,9 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
                     bool (*on_text)(void *user, size_t prompt, const char *text, size_t bytes), void *user, Error *err);
 /* One token from logits [V], which are scratch afterwards. seen: the prompt's and the answer's tokens so far; prompt:
    its row; work: [V]. */
-typedef struct Candidate { float p; int32_t id; } Candidate;
+typedef struct GenCandidate { float p; int32_t id; } GenCandidate;
 int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o,
-                     uint64_t prompt, uint32_t position, Candidate *work);
+                     uint64_t prompt, uint32_t position, GenCandidate *work);
 
 #ifdef __cplusplus
 }
@@ -1510,18 +1510,18 @@ static bool config_owned(const Family *f, const char *key) {
 
 /* Every field of config.json that we know of. */
 typedef enum {
-    FIELD_INT,                              /* whole number in [low, high]; missing < low: there must be one */
-    FIELD_OFF,                              /* would change the arithmetic and we do not have it: refused, unless it is
+    CONFIG_FIELD_INT,                              /* whole number in [low, high]; missing < low: there must be one */
+    CONFIG_FIELD_OFF,                              /* would change the arithmetic and we do not have it: refused, unless it is
                                                `low` or null, false and the like. Better refused than silently wrong */
-    FIELD_READ,                             /* read by name in config_parse, config_rope or by its family */
-    FIELD_IGNORED                           /* changes nothing here, for the reason given */
-} FieldKind;
+    CONFIG_FIELD_READ,                             /* read by name in config_parse, config_rope or by its family */
+    CONFIG_FIELD_IGNORED                           /* changes nothing here, for the reason given */
+} ConfigFieldKind;
 #define CONFIG_INT(field, low, high, missing) \
-    {#field, FIELD_INT, offsetof(ModelConfig, field), low, high, missing, ""}
-#define CONFIG_OFF(key, off) {key, FIELD_OFF, 0, off, 0, 0, ""}
-#define CONFIG_READ(key, why) {key, FIELD_READ, 0, 0, 0, 0, why}
-#define CONFIG_IGNORED(key, why) {key, FIELD_IGNORED, 0, 0, 0, 0, why}
-static const struct { const char *key; FieldKind kind; size_t at; double low, high, missing; const char *why; }
+    {#field, CONFIG_FIELD_INT, offsetof(ModelConfig, field), low, high, missing, ""}
+#define CONFIG_OFF(key, off) {key, CONFIG_FIELD_OFF, 0, off, 0, 0, ""}
+#define CONFIG_READ(key, why) {key, CONFIG_FIELD_READ, 0, 0, 0, 0, why}
+#define CONFIG_IGNORED(key, why) {key, CONFIG_FIELD_IGNORED, 0, 0, 0, 0, why}
+static const struct { const char *key; ConfigFieldKind kind; size_t at; double low, high, missing; const char *why; }
 config_fields[] = {
     CONFIG_INT(hidden_size, 1, 1 << 20, 0),
     CONFIG_INT(intermediate_size, 1, 1 << 22, 0),
@@ -1583,12 +1583,12 @@ static bool config_table(ModelConfig *c, const Json *root, const char *name, Err
         const char *key = config_fields[i].key;
         double low = config_fields[i].low;
         const Json *j = json_get(root, key);
-        if (config_fields[i].kind == FIELD_INT) {
+        if (config_fields[i].kind == CONFIG_FIELD_INT) {
             int *out = (int *)(void *)((char *)c + config_fields[i].at);
             if (!config_int(out, root, key, (int64_t)low, (int64_t)config_fields[i].high,
                             (int64_t)config_fields[i].missing, name, err)) return false;
         }
-        if (config_fields[i].kind != FIELD_OFF || !j || json_is_unused(j) || config_owned(c->family, key)) continue;
+        if (config_fields[i].kind != CONFIG_FIELD_OFF || !j || json_is_unused(j) || config_owned(c->family, key)) continue;
         if (j->type == JSON_NUMBER && j->number == low) continue;
         return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", key, name);
     }
@@ -2219,7 +2219,7 @@ bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_toke
 
 /* ---- forward and backward ---------------------------------------------------------------------------------------- */
 
-static void workspace_probe(Probe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
+static void workspace_probe(WorkspaceProbe *p, const char *tensor, int layer, const floatX *x, int N, int width) {
     if (!p || p->tensor) return;
     size_t count = (size_t)N * (size_t)width;
     floatX *copy = (floatX *)must_alloc(count * sizeof(floatX));
@@ -2428,7 +2428,7 @@ void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits,
 
 void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key, char *text,
                              size_t bytes) {
-    Probe probe;
+    WorkspaceProbe probe;
     memset(&probe, 0, sizeof probe);
     w->probe = &probe;
     model_forward(m, a, w, b, key);
@@ -3486,7 +3486,7 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
 }
 
 /* params: the adapter's arena on the host; *bytes grows by what the tensors take. */
-static bool merge_shard(const Adapter *a, const MappedFile *file, const char *folder, DType dtype, const float *params,
+static bool merge_shard(const Adapter *a, const SafetensorsFile *file, const char *folder, DType dtype, const float *params,
                         size_t *bytes, Error *err) {
     char path[PATH_MAX];
     const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
@@ -4277,14 +4277,14 @@ static void run_identify(Run *run) {
 /* What decides a run's numbers beside model, data and adapter: the options of TRAIN_DECIDES; warm-up and length of the
    run as the numbers of steps that they came to. What is not here (paths, logging, saving) may differ from one part of
    a run to the next. */
-typedef enum { DECIDES_int, DECIDES_int64_t, DECIDES_bool, DECIDES_double, DECIDES_Schedule } DecidesType;
-static const struct { const char *name; DecidesType type; bool of_plan; size_t at; } run_decides[] = {
-#define OPTION(type, name) {#name, DECIDES_##type, false, offsetof(TrainOptions, name)},
+typedef enum { RUN_DECIDES_int, RUN_DECIDES_int64_t, RUN_DECIDES_bool, RUN_DECIDES_double, RUN_DECIDES_Schedule } RunDecidesType;
+static const struct { const char *name; RunDecidesType type; bool of_plan; size_t at; } run_decides[] = {
+#define OPTION(type, name) {#name, RUN_DECIDES_##type, false, offsetof(TrainOptions, name)},
     TRAIN_DECIDES(OPTION)
 #undef OPTION
-    {"packing", DECIDES_bool, false, offsetof(TrainOptions, data_options) + offsetof(DataOptions, packing)},
-    {"warmup", DECIDES_int64_t, true, offsetof(RunPlan, warmup)},
-    {"total_steps", DECIDES_int64_t, true, offsetof(RunPlan, total_steps)}
+    {"packing", RUN_DECIDES_bool, false, offsetof(TrainOptions, data_options) + offsetof(DataOptions, packing)},
+    {"warmup", RUN_DECIDES_int64_t, true, offsetof(RunPlan, warmup)},
+    {"total_steps", RUN_DECIDES_int64_t, true, offsetof(RunPlan, total_steps)}
 };
 
 /* The options, the base model and the data that decide a run's numbers, as members of a JSON object. The adapter is the
@@ -4303,11 +4303,11 @@ static void checkpoint_identity(Text *t, const Run *run) {
         const char *name = run_decides[i].name;
         const void *at = (run_decides[i].of_plan ? (const char *)&run->plan : (const char *)o) + run_decides[i].at;
         switch (run_decides[i].type) {
-        case DECIDES_int: json_print(t, name, "%d", *(const int *)at); break;
-        case DECIDES_int64_t: json_print(t, name, "%lld", (long long)*(const int64_t *)at); break;
-        case DECIDES_bool: json_print(t, name, "%d", *(const bool *)at); break;
-        case DECIDES_double: json_print(t, name, "%.12g", *(const double *)at); break;
-        case DECIDES_Schedule: json_string(t, name, schedule_name[*(const Schedule *)at]); break;
+        case RUN_DECIDES_int: json_print(t, name, "%d", *(const int *)at); break;
+        case RUN_DECIDES_int64_t: json_print(t, name, "%lld", (long long)*(const int64_t *)at); break;
+        case RUN_DECIDES_bool: json_print(t, name, "%d", *(const bool *)at); break;
+        case RUN_DECIDES_double: json_print(t, name, "%.12g", *(const double *)at); break;
+        case RUN_DECIDES_Schedule: json_string(t, name, schedule_name[*(const Schedule *)at]); break;
         }
     }
 }
@@ -5200,13 +5200,13 @@ bool generate_defaults(GenerateOptions *o, const char *folder, Error *err) {
 }
 
 static int gen_candidate_falls(const void *a, const void *b) {
-    const Candidate *x = (const Candidate *)a, *y = (const Candidate *)b;
+    const GenCandidate *x = (const GenCandidate *)a, *y = (const GenCandidate *)b;
     return x->p != y->p ? (x->p > y->p ? -1 : 1) : (x->id > y->id) - (x->id < y->id);
 }
 
 /* The k-th largest of z [n], k <= n: the top of a heap of the k largest so far, its smallest on top. heap: [k]. A sort
    of a whole vocabulary would take longer than the token itself on a GPU. */
-static float gen_kth_largest(const float *z, int n, int k, Candidate *heap) {
+static float gen_kth_largest(const float *z, int n, int k, GenCandidate *heap) {
     for (int v = 0; v < n; v++) {
         int at = v;
         if (v < k) for (; at && heap[(at - 1) / 2].p > z[v]; at = (at - 1) / 2) heap[at] = heap[(at - 1) / 2];
@@ -5225,7 +5225,7 @@ static float gen_kth_largest(const float *z, int n, int k, Candidate *heap) {
 }
 
 /* Keskar et al. 2019: what was seen becomes less likely, once a token, however often it was seen. work: [V]. */
-static void gen_penalise(float *logits, const int32_t *seen, int count, float penalty, Candidate *work) {
+static void gen_penalise(float *logits, const int32_t *seen, int count, float penalty, GenCandidate *work) {
     for (int i = 0; i < count; i++) work[seen[i]].p = logits[seen[i]];
     for (int i = 0; i < count; i++) {
         float z = work[seen[i]].p;
@@ -5234,20 +5234,20 @@ static void gen_penalise(float *logits, const int32_t *seen, int count, float pe
 }
 /* The tokens that top-k leaves: every one at least as likely as the k-th. Off: all but those that together weigh less
    than 2e-35. work: [V], their logits; returned is their number. */
-static int gen_candidates(Candidate *work, const float *logits, int V, float top, const GenerateOptions *o) {
+static int gen_candidates(GenCandidate *work, const float *logits, int V, float top, const GenerateOptions *o) {
     bool top_k = o->top_k > 0 && o->top_k < V;
     float least = top_k ? gen_kth_largest(logits, V, o->top_k, work) : -80 * (float)fmax(o->temperature, 1e-3);
     int count = 0;
     for (int v = 0; v < V; v++) {
         if (top_k ? !(logits[v] >= least) : !(logits[v] - top > least)) continue;
-        Candidate c = {logits[v], v};
+        GenCandidate c = {logits[v], v};
         work[count++] = c;
     }
     return count;
 }
 /* Holtzman et al. 2020: the fewest tokens that together have probability top_p, the likeliest first. What is rarer than
    `rest` weighs less than 1 - top_p together: none of it is among the fewest, and few are left to sort. */
-static int gen_top_p(Candidate *work, int count, double top_p, double *total) {
+static int gen_top_p(GenCandidate *work, int count, double top_p, double *total) {
     double rest = (1 - top_p) * *total / count, sum = 0;
     int likely = 0, keep = 0;
     for (int i = 0; i < count; i++) if ((double)work[i].p >= rest) work[likely++] = work[i];
@@ -5257,7 +5257,7 @@ static int gen_top_p(Candidate *work, int count, double top_p, double *total) {
     return keep;
 }
 /* At least min_p times the best one's probability, which is 1 here. */
-static int gen_min_p(Candidate *work, int count, double min_p, double *total) {
+static int gen_min_p(GenCandidate *work, int count, double min_p, double *total) {
     int keep = 0;
     *total = 0;
     for (int i = 0; i < count; i++) {
@@ -5269,7 +5269,7 @@ static int gen_min_p(Candidate *work, int count, double min_p, double *total) {
 }
 
 int32_t sample_token(float *logits, int V, const int32_t *seen, int seen_count, const GenerateOptions *o,
-                     uint64_t prompt, uint32_t position, Candidate *work) {
+                     uint64_t prompt, uint32_t position, GenCandidate *work) {
     if (o->repetition_penalty != 1) gen_penalise(logits, seen, seen_count, (float)o->repetition_penalty, work);
     int best = 0;
     for (int v = 1; v < V; v++) if (logits[v] > logits[best]) best = v;
@@ -5420,7 +5420,7 @@ typedef struct Generation {
     int32_t *place;                         /* [N]: of every token of the pass */
     int32_t *last, *next;                   /* [S]: the row whose logits choose a token, and whose token that is */
     float *logits;                          /* [S,V] */
-    Candidate *work;                        /* [V] */
+    GenCandidate *work;                        /* [V] */
 } Generation;
 
 static void gen_begin(Generation *n) {
@@ -5429,7 +5429,7 @@ static void gen_begin(Generation *n) {
     n->last = (int32_t *)must_alloc(places * sizeof *n->last);
     n->next = (int32_t *)must_alloc(places * sizeof *n->next);
     n->logits = (float *)must_alloc(places * V * sizeof *n->logits);
-    n->work = (Candidate *)must_alloc(V * sizeof *n->work);
+    n->work = (GenCandidate *)must_alloc(V * sizeof *n->work);
     n->sequences = (GenSequence *)must_alloc(places * sizeof *n->sequences);
     for (int s = 0; s < n->places; s++) n->sequences[s].prompt = -1;
 }

@@ -111,8 +111,8 @@ void folder_sync(const char *folder);                 /* the names in it survive
 
 /* ---- mapped files: known by name, for when one shrinks while it is read the system can only say where in memory
    (SIGBUS), and a program wants to say which file. NULL: errno ---- */
-typedef struct Mapping { const char *base, *path; size_t bytes; struct Mapping *next; } Mapping;
-extern Mapping *file_mappings;
+typedef struct FileMapping { const char *base, *path; size_t bytes; struct FileMapping *next; } FileMapping;
+extern FileMapping *file_mappings;
 void *map_file(int fd, size_t bytes, int flags, const char *path);
 void unmap_file(void *base, size_t bytes);
 void file_release_pages(const void *data, size_t bytes);      /* what has been copied elsewhere goes back to the file
@@ -824,12 +824,12 @@ bool make_folder(const char *path, Error *err) {
 
 /* ---- mapped files ---- */
 
-Mapping *file_mappings;
+FileMapping *file_mappings;
 
 void *map_file(int fd, size_t bytes, int flags, const char *path) {
     void *base = mmap(NULL, bytes, PROT_READ, flags, fd, 0);
     if (base == MAP_FAILED) return NULL;
-    Mapping *m = (Mapping *)must_alloc(sizeof *m);
+    FileMapping *m = (FileMapping *)must_alloc(sizeof *m);
     m->base = (const char *)base;
     m->bytes = bytes;
     m->path = text_copy(path);
@@ -838,8 +838,8 @@ void *map_file(int fd, size_t bytes, int flags, const char *path) {
     return base;
 }
 void unmap_file(void *base, size_t bytes) {
-    for (Mapping **at = &file_mappings; *at; at = &(*at)->next) {
-        Mapping *m = *at;
+    for (FileMapping **at = &file_mappings; *at; at = &(*at)->next) {
+        FileMapping *m = *at;
         if (m->base != base) continue;
         *at = m->next;
         free((char *)m->path);

@@ -2352,7 +2352,7 @@ static void on_signal(int number) { if (!interrupted) interrupted = number; }
 static void on_bus(int number, siginfo_t *info, void *context) {
     const char *at = (const char *)info->si_addr, *path = NULL;
     (void)context;
-    for (const Mapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
+    for (const FileMapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
     if (!path) { signal(number, SIG_DFL); return; }             /* the same again, and the system's verdict */
     const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path,
                                  "; leave it alone during a run\n"};

@@ -75,11 +75,11 @@ typedef struct DataOptions {
                                                content of its files, tokenizer and options; runs may share it */
 } DataOptions;
 
-/* Keys of rows that nothing reads, by path as "history" or "messages[].name": the first COLUMNS_UNREAD in alphabetical
+/* Keys of rows that nothing reads, by path as "history" or "messages[].name": the first DATA_COLUMNS in alphabetical
    order. */
-enum { COLUMNS_UNREAD = 24 };
+enum { DATA_COLUMNS = 24 };
 typedef struct DataColumns {
-    struct { char name[56]; int64_t rows; } list[COLUMNS_UNREAD];
+    struct { char name[56]; int64_t rows; } list[DATA_COLUMNS];
     int count;
     bool more;                              /* there are others */
 } DataColumns;
@@ -602,9 +602,9 @@ static void data_columns_add(DataColumns *c, const char *name, int64_t rows) {
     int at = 0, order = 1;
     while (at < c->count && (order = strcmp(c->list[at].name, name)) < 0) at++;
     if (at < c->count && !order) { c->list[at].rows += rows; return; }
-    c->more |= c->count == COLUMNS_UNREAD;
-    if (at == COLUMNS_UNREAD) return;
-    c->count += c->count < COLUMNS_UNREAD;
+    c->more |= c->count == DATA_COLUMNS;
+    if (at == DATA_COLUMNS) return;
+    c->count += c->count < DATA_COLUMNS;
     memmove(&c->list[at + 1], &c->list[at], (size_t)(c->count - 1 - at) * sizeof c->list[0]);
     memset(&c->list[at], 0, sizeof c->list[0]);
     snprintf(c->list[at].name, sizeof c->list[0].name, "%s", name);
@@ -1835,7 +1835,7 @@ static uint64_t tokens_checksum(const TokenHeader *h, const size_t *offset, cons
 }
 
 static bool data_columns_whole(const DataColumns *c) {
-    bool ok = c->count >= 0 && c->count <= COLUMNS_UNREAD && *(const unsigned char *)&c->more <= 1;
+    bool ok = c->count >= 0 && c->count <= DATA_COLUMNS && *(const unsigned char *)&c->more <= 1;
     for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
     return ok;
 }

@@ -71,7 +71,7 @@ int main(int argc, char **argv) {
     }
     enum { VOCAB = 151936, DRAWS = 100 };   /* Qwen3's, with the settings that its generation_config.json gives */
     float *logits = (float *)must_alloc(VOCAB * sizeof *logits), *scratch = (float *)must_alloc(VOCAB * sizeof *scratch);
-    Candidate *work = (Candidate *)must_alloc(VOCAB * sizeof *work);
+    GenCandidate *work = (GenCandidate *)must_alloc(VOCAB * sizeof *work);
     for (int i = 0; i < VOCAB; i++) logits[i] = (float)((uint32_t)i * 2654435761u >> 16) * 0x1p-12f;
     GenerateOptions sampling = o;
     sampling.temperature = 0.6; sampling.top_k = 20; sampling.top_p = 0.95;

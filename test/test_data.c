@@ -454,7 +454,7 @@ static void test_unread(void) {
         bool ok = dataset_open(&d, write_text("many.jsonl", file), plain, &o, &err);
         char *got = ok ? data_columns_text(&d.stats.unread) : NULL;
         if (threads == 1) snprintf(first, sizeof first, "%s", got ? got : "");
-        check(ok && got && d.stats.unread.count == COLUMNS_UNREAD && !strcmp(got, first) &&
+        check(ok && got && d.stats.unread.count == DATA_COLUMNS && !strcmp(got, first) &&
               !strncmp(got, "aa (39 rows), ab (39 rows)", 25) &&
               strstr(got, " and others"), "unread: more than are kept, %d threads: %.60s...", threads, got ? got :
                   err.text);
@@ -680,7 +680,7 @@ static void test_csv(void) {
     for (int c = 1; c < 200000; c++) wide[n++] = ',';
     clock_t start = clock();
     bool many = dataset_open(&d, write_bytes("wide.csv", wide, n), plain, &o, &err);
-    check(many && d.stats.unread.count == COLUMNS_UNREAD && d.stats.unread.more, "CSV: 200,000 columns (%.2f s)%s%s",
+    check(many && d.stats.unread.count == DATA_COLUMNS && d.stats.unread.more, "CSV: 200,000 columns (%.2f s)%s%s",
           (double)(clock() - start) / CLOCKS_PER_SEC, many ? "" : ": ", many ? "" : err.text);
     if (many) dataset_free(&d);
     free(wide);
@@ -763,7 +763,7 @@ static void test_token_file(void) {
 #define AT_MEMBER(member) offsetof(MadeFile, member), sizeof ((MadeFile *)0)->member
     static const struct { const char *what; size_t at, bytes; int64_t value; } damages[] = {
         {"as it was written", 0, 0, 0},
-        {"too many columns", AT_MEMBER(h.stats.unread.count), COLUMNS_UNREAD + 1},
+        {"too many columns", AT_MEMBER(h.stats.unread.count), DATA_COLUMNS + 1},
         {"fewer columns than none", AT_MEMBER(h.stats.unread.count), -1},
         {"a column's name without end", AT_MEMBER(h.stats.unread.list[0].name), 'x'},
         {"neither true nor false", AT_MEMBER(h.stats.unread.more), 41},

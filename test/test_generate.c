@@ -221,7 +221,7 @@ static void test_sampling(void) {
         int32_t *seen = ids_of(json_get(c, "seen"), &seen_count);
         double p[V], chi = 0;
         float z[V], logits[V];
-        Candidate work[V];
+        GenCandidate work[V];
         int v = 0;
         for (const Json *j = json_get(c, "logits")->child; j; j = j->next) z[v++] = (float)j->number;
         v = 0;
@@ -245,7 +245,7 @@ static void test_sampling(void) {
     }
     json_free(&doc);
     float z[4] = {1, 3, 3, 2};
-    Candidate work[4];
+    GenCandidate work[4];
     GenerateOptions o = greedy(1, 1);
     check(sample_token(z, 4, NULL, 0, &o, 1, 1, work) == 1, "greedy: the lowest id among equals");
 }
@@ -254,7 +254,7 @@ static void test_sampling(void) {
 static void test_large_vocabulary(void) {
     enum { V = 5000, DRAWS = 40 };
     float *logits = (float *)must_alloc(V * sizeof *logits), *z = (float *)must_alloc(V * sizeof *z);
-    Candidate *work = (Candidate *)must_alloc(V * sizeof *work), *all = (Candidate *)must_alloc(V * sizeof *all);
+    GenCandidate *work = (GenCandidate *)must_alloc(V * sizeof *work), *all = (GenCandidate *)must_alloc(V * sizeof *all);
     const struct { int top_k; double top_p; } cases[] = {{0, 0.9}, {0, 0.999999}, {0, 1e-9}, {1, 0.9}, {50, 0.95}, {7, 0.5}, {V - 1, 0.8}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         GenerateOptions o = greedy(1, 1);
