@@ -122,6 +122,11 @@ static struct Device {
 enum { WARP = 32, NORM_BLOCKS = 256, MAX_HEAD_DIM = 128 };
 
 static int div_up(int a, int b) { return (a + b - 1) / b; }
+/* Blocks of 256 threads for a flat range, which go on through it where there are not enough. */
+static int blocks_of(size_t count) {
+    size_t blocks = (count + 255) / 256;
+    return blocks < 1 ? 1 : blocks < 65536 ? (int)blocks : 65536;
+}
 
 /* =====================================================================================================================
    2  MATRIX INSTRUCTIONS AND TILES
@@ -424,6 +429,10 @@ __device__ __forceinline__ void load_floats(float v[CHUNK], const float *p, int 
         for (int k = 0; k < 4; k++) v[j + k] = x[k];
     }
 }
+/* v = m[row, column .. column+CHUNK) */
+__device__ __forceinline__ void load_row(float v[CHUNK], const Matrix &m, int row, int column) {
+    load_chunk(v, m.data + (size_t)row * m.stride, column, m.columns, m.aligned);
+}
 static bool rows_aligned(const void *p, int width) { return !p || ((uintptr_t)p % 16 == 0 && width % CHUNK == 0); }
 
 /* Sum over a block in a fixed order: butterflies within warps, then every thread over the warps. `shared`: 32 floats,
@@ -442,6 +451,63 @@ __device__ __forceinline__ float block_sum(float v, float *shared) {
     return sum;
 }
 static int row_threads(int width) { int t = div_up(div_up(width, CHUNK), WARP) * WARP; return t < 256 ? t : 256; }
+
+/* ---- sums over rows: gradients of what all tokens share ------------------------------------------------------------
+   No float is added atomically: where the tokens are split over blocks, every split writes its sum to scratch, and
+   `reduce` adds them in their order. How many there are depends on the sizes. */
+
+typedef struct Reduce { float *gradient; int rank, offset, columns; float scale; } Reduce;
+typedef struct Reduces { Reduce job[3]; } Reduces;
+
+/* gradient [rank, columns] (transposed: [columns, rank]) += scale * sum over the splits of rows offset.. of
+   partial [splits, R, width]. */
+__global__ void reduce_kernel(const __grid_constant__ Reduces reduces, const float *partial, int R, int width,
+                              int splits, bool transposed) {
+    const Reduce &p = reduces.job[blockIdx.y];
+    for (int i = blockIdx.x * blockDim.x + threadIdx.x; GUARD(i < p.rank * p.columns); i += gridDim.x * blockDim.x) {
+        int r = i / p.columns, n = i % p.columns;
+        float sum = 0;
+        for (int s = 0; s < splits; s++)
+            sum += partial[((size_t)s * (size_t)R + (size_t)(p.offset + r)) * (size_t)width + (size_t)n];
+        p.gradient[transposed ? n * p.rank + r : i] += p.scale * sum;
+    }
+}
+
+/* partial[split,c] = sum over the split's rows n of row(n, c). A lane takes CHUNK columns, so that a warp reads 512
+   bytes of a row; the block's 8 warps take its rows in turn, and their sums are joined in their order. */
+enum { SUM_WARPS = 8, SUM_COLUMNS = WARP * CHUNK, ROW_SPLITS = 64, HEAD_SPLITS = 128, SPLIT_ROWS = 32 };
+
+template <typename Row>
+__global__ void column_sums_kernel(float *partial, const __grid_constant__ Row row, int N, int C, int split) {
+    SHARED_MEMORY(memory);
+    float *sums = (float *)memory, sum[CHUNK], v[CHUNK];    /* [SUM_WARPS, SUM_COLUMNS] */
+    int warp = threadIdx.x / WARP, first = blockIdx.x * SUM_COLUMNS, own = threadIdx.x % WARP * CHUNK;
+    int last = min(N, (int)(blockIdx.y + 1) * split);
+    for (int j = 0; j < CHUNK; j++) sum[j] = 0;
+    if (GUARD(first + own < C))
+        for (int n = blockIdx.y * split + warp; n < last; n += SUM_WARPS) {
+            row(v, n, first + own);
+            for (int j = 0; j < CHUNK; j++) sum[j] += v[j];
+        }
+    for (int j = 0; j < CHUNK; j++) sums[warp * SUM_COLUMNS + own + j] = sum[j];
+    __syncthreads();
+    for (int c = threadIdx.x; c < SUM_COLUMNS && GUARD(first + c < C); c += SUM_WARPS * WARP) {
+        float total = 0;
+        for (int w = 0; w < SUM_WARPS; w++) total += sums[w * SUM_COLUMNS + c];
+        partial[(size_t)blockIdx.y * (size_t)C + (size_t)(first + c)] = total;
+    }
+}
+/* out[c] += factor * sum_n row(n, c) */
+template <typename Row>
+static void column_sums(float *out, const Row &row, float factor, int N, int C, ScratchCursor scratch) {
+    int split = max(div_up(N, ROW_SPLITS), (int)SPLIT_ROWS), splits = div_up(N, split);
+    float *partial = scratch_take(&scratch, (size_t)splits * (size_t)C);
+    Reduces sums = {{{out, 1, 0, C, factor}}};
+    dim3 grid(div_up(C, SUM_COLUMNS), splits);
+    auto kernel = column_sums_kernel<Row>;
+    LAUNCH(kernel, grid, SUM_WARPS * WARP, SUM_WARPS * SUM_COLUMNS * sizeof(float), partial, row, N, C, split);
+    LAUNCH(reduce_kernel, div_up(C, 256), 256, 0, sums, partial, 1, C, splits, false);
+}
 
 /* ---- memory: the ops' side of lora.h's contract ------------------------------------------------------------------ */
 
@@ -605,6 +671,67 @@ void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, flo
     copy_rows(out, (const floatX *)embed->packed, ids, false, scale, N, C);
 }
 
+/* dembed[ids[n],:] += scale dx[n,:]. A warp takes one token and 32 chunks of its columns, and looks through all ids 32
+   at a time. The first token that has an id adds up for all of them, in their order; the warps of the others end where
+   they meet it. 2 C bytes read a token, 8 C read and written an id that occurs; the ids, a few KB, stay in L1. */
+__global__ void embedding_backward_kernel(float *dembed, const int32_t *ids, const __grid_constant__ Matrix dx,
+                                          float scale, bool aligned) {
+    int lane = threadIdx.x % WARP, n = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    int C = dx.columns, at = (blockIdx.y * WARP + lane) * CHUNK;
+    if (!GUARD(n < dx.rows)) return;
+    float *row = dembed + (size_t)ids[n] * (size_t)C, sum[CHUNK], v[CHUNK];
+    bool inside = GUARD(at < C);
+    if (inside) load_floats(sum, row, at, C, aligned);
+    for (int base = 0; base < dx.rows; base += WARP) {
+        uint32_t same = __ballot_sync(0xffffffff, GUARD(base + lane < dx.rows) && ids[base + lane] == ids[n]);
+        for (; same; same &= same - 1) {    /* the lowest bit first */
+            int m = base + __ffs((int)same) - 1;
+            if (m < n) return;
+            if (!inside) continue;
+            load_row(v, dx, m, at);
+            for (int j = 0; j < CHUNK; j++) sum[j] += scale * v[j];
+        }
+    }
+    for (int j = 0; j < CHUNK && inside && GUARD(at + j < C); j++) row[at + j] = sum[j];
+}
+void embedding_backward(float *dembed, const int32_t *ids, const floatX *dx, float scale, int N, int C, int V) {
+    const int warps = 8;
+    (void)V;
+    dim3 grid(div_up(N, warps), div_up(C, WARP * CHUNK));
+    LAUNCH(embedding_backward_kernel, grid, warps * WARP, 0, dembed, ids, matrix(dx, (size_t)C, N, C), scale,
+           rows_aligned(dembed, C));
+}
+
+/* ---- weights that are trained: from the optimizer's fp32 to what the ops read ---------------------------------------
+   Once an optimizer step; a number is rounded to the format that the folder has it in, then, as weight_pack does, to
+   floatX. 4 bytes read, 2 written (4 where `data` is wanted too) a number: the copy bandwidth is the limit. */
+
+__device__ __forceinline__ float rounded(float v, FormatId format) {
+    return format == FORMAT_BF16 ? (float)(__nv_bfloat16)v : format == FORMAT_F16 ? (float)(__half)v : v;
+}
+__global__ void weight_set_kernel(floatX *packed, void *data, const float *values, size_t count, FormatId format) {
+    size_t first = (size_t)blockIdx.x * blockDim.x + threadIdx.x, step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = first; GUARD(i < count); i += step) {
+        float v = rounded(values[i], format);
+        if (packed) packed[i] = (floatX)v;
+        if (!data) continue;
+        if (format == FORMAT_BF16) ((__nv_bfloat16 *)data)[i] = (__nv_bfloat16)v;
+        else if (format == FORMAT_F16) ((__half *)data)[i] = (__half)v;
+        else ((float *)data)[i] = v;
+    }
+}
+void weight_set(Weight *w, const float *values) {
+    size_t count = (size_t)w->rows * (size_t)w->cols;
+    LAUNCH(weight_set_kernel, blocks_of(count), 256, 0, (floatX *)w->packed, (void *)w->data, values, count, w->format);
+}
+__global__ void vector_set_kernel(float *out, const float *values, size_t count, FormatId format, float factor) {
+    size_t first = (size_t)blockIdx.x * blockDim.x + threadIdx.x, step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = first; GUARD(i < count); i += step) out[i] = factor * rounded(values[i], format);
+}
+void vector_set(float *out, const float *values, size_t count, FormatId format, float factor) {
+    LAUNCH(vector_set_kernel, blocks_of(count), 256, 0, out, values, count, format, factor);
+}
+
 /* =====================================================================================================================
    4  RMSNORM
    Forward    s = x + residual;  rstd = 1 / sqrt(mean s^2 + eps);  out = weight * s * rstd
@@ -676,6 +803,23 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
                    rows_aligned(weight, C);
     LAUNCH(rmsnorm_backward_kernel, N, row_threads(C), WARP * sizeof(float), dx, dresidual, dout, rstd, x, weight, C,
            aligned);
+}
+
+/* Of a norm that is trained itself: dweight += factor sum_n dout_n x_n rstd_n. 4 C bytes read a token. */
+typedef struct NormRow {
+    Matrix dout, x;
+    const float *rstd;
+    __device__ void operator()(float v[CHUNK], int n, int c) const {
+        float d[CHUNK];
+        load_row(v, x, n, c);
+        load_row(d, dout, n, c);
+        for (int j = 0; j < CHUNK; j++) v[j] *= d[j] * rstd[n];
+    }
+} NormRow;
+void rmsnorm_weight_backward(float *dweight, const floatX *dout, const float *rstd, const floatX *x, float factor,
+                             int N, int C, Scratch scratch) {
+    NormRow row = {matrix(dout, (size_t)C, N, C), matrix(x, (size_t)C, N, C), rstd};
+    column_sums(dweight, row, factor, N, C, scratch_begin(scratch));
 }
 
 /* =====================================================================================================================
@@ -811,13 +955,15 @@ template <bool TRANSPOSED> __device__ __forceinline__ void gemm_load_b(FragB f[2
     if (TRANSPOSED) load_b_pair_transposed(f, stage + TILE * PANEL, PANEL, n, k);
     else load_b_pair(f, stage + TILE * PANEL, TILE, n, k);
 }
-/* A warp's 64 x 64 += 16 of depth. */
-template <bool TRANSPOSED>
+/* A warp's 64 x 64 += 16 of depth. A_TRANSPOSED: the other operand lies as [depth][rows], too (dW). */
+template <bool TRANSPOSED, bool A_TRANSPOSED = false>
 __device__ __forceinline__ void gemm_products(float acc[4][8][4], const floatX *stage, int warp_m, int warp_n, int k) {
     FragA a[4];
     FragB b[8];
 #pragma unroll
-    for (int i = 0; i < 4; i++) load_a(a[i], stage, TILE, warp_m + i * 16, k);
+    for (int i = 0; i < 4; i++)
+        if (A_TRANSPOSED) load_a_transposed(a[i], stage, PANEL, warp_m + i * 16, k);
+        else load_a(a[i], stage, TILE, warp_m + i * 16, k);
 #pragma unroll
     for (int j = 0; j < 8; j += 2) gemm_load_b<TRANSPOSED>(b + j, stage, warp_n + j * 8, k);
 #pragma unroll
@@ -1195,9 +1341,8 @@ lora_down_kernel(floatX *t, uint8_t *kept, int R, const __grid_constant__ Group 
 
 /* ---- lora_gradient: dB^T = t^T dy and dA = dt^T dropout(x) ----------------------------------------------------------
    The same thing twice: a tall thin matrix, transposed, times a tall wide one. The depth is the tokens, so blocks along
-   the width alone would be few: the tokens are split, each split writes its sum to scratch, and `lora_reduce` adds the
-   splits in their order (no atomics). A block takes 64 columns of the wide matrix, read once, for up to three slices of
-   the thin one. Group: part.t thin, part.x wide. */
+   the width alone would be few: the tokens are split, and `reduce` adds the splits. A block takes 64 columns of the
+   wide matrix, read once, for up to three slices of the thin one. Group: part.t thin, part.x wide. */
 
 __global__ void __launch_bounds__(LORA_THREADS)
 lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ Group g, const uint8_t *kept,
@@ -1276,22 +1421,6 @@ lora_gradient_kernel(float *partial, int R, int width, const __grid_constant__ G
     }
 }
 
-typedef struct Reduce { float *gradient; int rank, offset, columns; float scale; } Reduce;
-typedef struct Reduces { Reduce job[3]; } Reduces;
-
-/* gradient [rank, columns] (transposed: [columns, rank]) += scale * sum of the splits. */
-__global__ void lora_reduce_kernel(const __grid_constant__ Reduces reduces, const float *partial, int R, int width,
-                                   int splits, bool transposed) {
-    const Reduce &p = reduces.job[blockIdx.y];
-    for (int i = blockIdx.x * blockDim.x + threadIdx.x; GUARD(i < p.rank * p.columns); i += gridDim.x * blockDim.x) {
-        int r = i / p.columns, n = i % p.columns;
-        float sum = 0;
-        for (int s = 0; s < splits; s++)
-            sum += partial[((size_t)s * (size_t)R + (size_t)(p.offset + r)) * (size_t)width + (size_t)n];
-        p.gradient[transposed ? n * p.rank + r : i] += p.scale * sum;
-    }
-}
-
 /* Bytes of shared memory of lora_gradient, the hungrier of the two: in each stage a wide tile and three thin ones, and
    with dropout the wide one in three masked versions. */
 static size_t lora_shared(int stages, float dropout) {
@@ -1318,7 +1447,7 @@ static void lora_gradient(const Group &g, const Reduces &reduces, const uint8_t 
     dim3 grid(div_up(width, SLICE), rows, splits), reduce_grid(div_up(R * width, 256), g.count);
     LAUNCH(lora_gradient_kernel, grid, LORA_THREADS, shared, partial, R, width, g, kept, dropout, shared_x, tokens,
            stages);
-    LAUNCH(lora_reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, transposed);
+    LAUNCH(reduce_kernel, reduce_grid, 256, 0, reduces, partial, R, width, splits, transposed);
 }
 
 static void lora_down(floatX *t, uint8_t *kept, int R, const Group &g, bool shared_x, DropoutKey key) {
@@ -1446,6 +1575,89 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     if (dx) gemm_backward(dx, whole, kept, adapter ? key.dropout : 0, I);
 }
 
+/* ---- weight_gradient: dW += dy^T x, of weights that are trained themselves ------------------------------------------
+   The third product of a linear layer, 2 N I O FLOPs like the other two; its depth is the tokens, which both operands
+   have down their rows: ldmatrix transposes both on the way to the registers. Blocks, warps and the ring are gemm's;
+   the sums are fp32 to the end and are added to dW from the registers. Where dW has few tiles (135M parameters: 25 in
+   q_proj, a card has 132 multiprocessors) the tokens are split. */
+
+enum { WEIGHT_BLOCKS = 128, WEIGHT_TOKENS = 256 };        /* wanted in all; a split's at least, whole panels */
+
+template <int STAGES>
+__global__ void __launch_bounds__(GEMM_THREADS, 2)
+weight_gradient_kernel(float *out, bool add, const __grid_constant__ Matrix dy, const __grid_constant__ Matrix x,
+                       int O, int split) {
+    SHARED_MEMORY(memory);
+    floatX *ring = (floatX *)memory;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, I = x.columns;
+    int warp_m = warp / 2 * WARP_TILE, warp_n = warp % 2 * WARP_TILE, m0 = blockIdx.y * TILE, n0 = blockIdx.x * TILE;
+    int first = blockIdx.z * split, last = min(x.rows, first + split);
+    float acc[4][8][4];
+    for (int i = 0; i < 4; i++) for (int j = 0; j < 8; j++) for (int e = 0; e < 4; e++) acc[i][j][e] = 0;
+
+    auto load = [&](floatX *stage, int token) {
+        if (token < last) {
+            tile_load<PANEL, TILE>(stage, dy, token, m0);
+            tile_load<PANEL, TILE>(stage + TILE * PANEL, x, token, n0);
+        }
+        cp_async_commit();
+    };
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) load(ring + s * GEMM_STAGE, first + s * PANEL);
+    for (int token = first, from = 0, into = STAGES - 1; token < last; token += PANEL) {
+        cp_async_wait(STAGES - 2);
+        __syncthreads();
+        load(ring + into * GEMM_STAGE, token + (STAGES - 1) * PANEL);
+#pragma unroll
+        for (int k = 0; k < PANEL; k += 16)
+            gemm_products<true, true>(acc, ring + from * GEMM_STAGE, warp_m, warp_n, k);
+        from = from + 1 < STAGES ? from + 1 : 0;
+        into = into + 1 < STAGES ? into + 1 : 0;
+    }
+    out += (size_t)blockIdx.z * (size_t)O * (size_t)I;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int o = m0 + warp_m + i * 16 + frag_row(lane, e), c = n0 + warp_n + j * 8 + frag_column(lane, e);
+                if (!GUARD(o < O) || !GUARD(c < I)) continue;
+                float *to = out + (size_t)o * (size_t)I + (size_t)c;
+                *to = add ? *to + acc[i][j][e] : acc[i][j][e];
+            }
+        }
+    }
+}
+static int weight_splits(int N, int I, int O) {
+    int wanted = div_up(WEIGHT_BLOCKS, div_up(I, TILE) * div_up(O, TILE)), most = div_up(N, WEIGHT_TOKENS);
+    return wanted < most ? wanted : most;
+}
+/* dW [O,I] += dy^T x. dy: at least O columns; splits: of the tokens, each with a dW of its own in scratch. */
+static void weight_gradient(float *dW, const Matrix &dy, const Matrix &x, int O, int splits, ScratchCursor scratch) {
+    int N = x.rows, I = x.columns, split = div_up(div_up(N, splits), PANEL) * PANEL, stages = gemm_stages();
+    splits = div_up(N, split);
+    float *out = splits > 1 ? scratch_take(&scratch, (size_t)splits * (size_t)O * (size_t)I) : dW;
+    size_t shared = (size_t)stages * GEMM_STAGE * sizeof(floatX);
+    auto kernel = stages == 3 ? weight_gradient_kernel<3> : weight_gradient_kernel<2>;
+    dim3 grid(div_up(I, TILE), div_up(O, TILE), splits);
+    WITH_SHARED(kernel, shared);
+    LAUNCH(kernel, grid, GEMM_THREADS, shared, out, splits == 1, dy, x, O, split);
+    Reduces sum = {{{dW, O, 0, I, 1}}};
+    if (splits > 1) LAUNCH(reduce_kernel, div_up(O * I, 256), 256, 0, sum, out, O, I, splits, false);
+}
+
+typedef struct PlainRow {
+    Matrix m;
+    __device__ void operator()(float v[CHUNK], int n, int c) const { load_row(v, m, n, c); }
+} PlainRow;
+void linear_weight_backward(float *dW, float *dbias, const floatX *dy, int stride, const floatX *x, int N, int I,
+                            int O, Scratch scratch) {
+    PlainRow row = {matrix(dy, (size_t)stride, N, O)};
+    weight_gradient(dW, row.m, matrix(x, (size_t)I, N, I), O, weight_splits(N, I, O), scratch_begin(scratch));
+    if (dbias) column_sums(dbias, row, 1, N, O, scratch_begin(scratch));
+}
+
 /* =====================================================================================================================
    6  Q/K NORM AND ROTARY EMBEDDING
    Forward    x_hat = x rstd, z = weight x_hat (Qwen3; else z = x);
@@ -1513,12 +1725,16 @@ __global__ void qk_norm_rope_kernel(floatX *out, const floatX *qkv, const float 
     }
     if (active) for (int side = 0; side < 2; side++) store_chunk(out + at + side * half, g[side], d, half, aligned);
 }
+static int qk_norm_team(int D) {
+    int team = 1;
+    while (team * CHUNK < D / 2) team *= 2;
+    return team;
+}
 template <bool BACKWARD>
 static void qk_norm_rope_launch(floatX *out, const floatX *qkv, const float *q_weight, const float *k_weight,
                                 float eps, const float *cos_table, const float *sin_table, const int32_t *positions,
                                 int N, int H, int KV, int D) {
-    int team = 1;
-    while (team * CHUNK < D / 2) team *= 2;
+    int team = qk_norm_team(D);
     int64_t heads = (int64_t)N * (H + 2 * KV);
     int per_block = 256 / team;
     auto kernel = qk_norm_rope_kernel<BACKWARD>;
@@ -1536,6 +1752,64 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
                            const float *cos_table, const float *sin_table, const int32_t *positions, int N,
                                AttentionShape a) {
     qk_norm_rope_launch<true>(dqkv, qkv, q_weight, k_weight, eps, cos_table, sin_table, positions, N, a.H, a.KV, a.D);
+}
+
+/* Of norms that are trained themselves: dweight += sum over tokens and heads of (dout rotated back) x_hat. Teams as
+   above; each adds up every so many heads in registers, its block joins the teams' sums in their order. Row y = 0 of
+   the grid: the heads of q, 1: of k. partial [splits, 2, D] */
+__global__ void qk_norm_weight_kernel(float *partial, const floatX *dout, const floatX *qkv, float eps,
+                                      const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                                      int H, int KV, int D, int team, int split, bool aligned) {
+    SHARED_MEMORY(memory);
+    float *sums = (float *)memory;          /* [teams, D] */
+    int half = D / 2, d = threadIdx.x % team * CHUNK, own = threadIdx.x / team, teams = blockDim.x / team;
+    int heads = blockIdx.y ? KV : H, h0 = blockIdx.y ? H : 0;
+    int64_t first = (int64_t)blockIdx.x * split * heads, last = min(N, (int)(blockIdx.x + 1) * split);
+    float x[2][CHUNK], g[2][CHUNK], sum[2][CHUNK], cosine[CHUNK], sine[CHUNK];
+    for (int j = 0; j < CHUNK; j++) { sum[0][j] = sum[1][j] = cosine[j] = sine[j] = 0; }
+    for (int64_t at = first; at < last * heads; at += teams) {
+        int64_t number = at + own, n = number / heads;
+        bool active = GUARD(number < last * heads) && GUARD(d < half);         /* the others take part in the sums */
+        for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) x[side][j] = g[side][j] = 0;
+        if (active) {
+            size_t head = (size_t)(n * (H + 2 * KV) + h0 + number % heads) * (size_t)D;
+            size_t angles = (size_t)(positions ? positions[n] : 0) * (size_t)half;
+            for (int side = 0; side < 2; side++) {
+                load_chunk(x[side], qkv + head + side * half, d, half, aligned);
+                load_chunk(g[side], dout + head + side * half, d, half, aligned);
+            }
+            load_floats(cosine, cos_table + angles, d, half, aligned);
+            load_floats(sine, sin_table + angles, d, half, aligned);
+        }
+        float square = 0;
+        for (int side = 0; side < 2; side++) for (int j = 0; j < CHUNK; j++) square += x[side][j] * x[side][j];
+        float k = 1.0f / sqrtf(team_sum(square, team) / (float)D + eps);
+        for (int j = 0; j < CHUNK; j++) {
+            sum[0][j] += k * x[0][j] * (g[0][j] * cosine[j] + g[1][j] * sine[j]);
+            sum[1][j] += k * x[1][j] * (g[1][j] * cosine[j] - g[0][j] * sine[j]);
+        }
+    }
+    for (int side = 0; side < 2; side++)
+        for (int j = 0; j < CHUNK && GUARD(d + j < half); j++) sums[own * D + side * half + d + j] = sum[side][j];
+    __syncthreads();
+    for (int c = threadIdx.x; GUARD(c < D); c += blockDim.x) {
+        float total = 0;
+        for (int t = 0; t < teams; t++) total += sums[t * D + c];
+        partial[(size_t)(blockIdx.x * 2 + blockIdx.y) * (size_t)D + (size_t)c] = total;
+    }
+}
+void qk_norm_weight_backward(float *dq_weight, float *dk_weight, const floatX *dout, const floatX *qkv, float eps,
+                             const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                             AttentionShape a, Scratch scratch) {
+    int D = a.D, team = qk_norm_team(D), split = max(div_up(N, HEAD_SPLITS), (int)SPLIT_ROWS), splits = div_up(N, split);
+    bool aligned = rows_aligned(dout, D / 2) && rows_aligned(qkv, D / 2) && rows_aligned(cos_table, D / 2) &&
+                   rows_aligned(sin_table, D / 2);
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *partial = scratch_take(&cursor, (size_t)splits * 2 * (size_t)D);
+    LAUNCH(qk_norm_weight_kernel, dim3(splits, 2), 256, (size_t)(256 / team * D) * sizeof(float), partial, dout, qkv,
+           eps, cos_table, sin_table, positions, N, a.H, a.KV, D, team, split, aligned);
+    Reduces sums = {{{dq_weight, 1, 0, D, 1}, {dk_weight, 1, 1, D, 1}}};
+    LAUNCH(reduce_kernel, dim3(1, 2), 256, 0, sums, partial, 2, D, splits, false);
 }
 
 /* =====================================================================================================================
@@ -2193,6 +2467,70 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
     }
 }
 
+/* ---- a head of few outputs, in fp32 ---------------------------------------------------------------------------------
+   logits = x[rows] score^T;   dx[rows] = dlogits score;   dscore += dlogits^T x[rows]
+   One row a sequence, K of a few: microseconds beside a step of any model. So nothing is done for speed but that reads
+   are whole: a warp a logit, a thread CHUNK columns of dx and of dscore, sums in the order of k and i. */
+
+__global__ void score_forward_kernel(float *logits, const floatX *x, const int32_t *rows, const float *score, int64_t MK,
+                                     int K, int C, bool aligned) {
+    int64_t number = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    if (!GUARD(number < MK)) return;
+    const floatX *row = x + (size_t)rows[number / K] * (size_t)C;
+    const float *w = score + (size_t)(number % K) * (size_t)C;
+    float sum = 0, v[CHUNK], s[CHUNK];
+    for (int c = threadIdx.x % WARP * CHUNK; GUARD(c < C); c += WARP * CHUNK) {
+        load_chunk(v, row, c, C, aligned);
+        load_floats(s, w, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) sum += v[j] * s[j];
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % WARP == 0) logits[number] = sum;
+}
+void score_forward(float *logits, const floatX *x, const int32_t *rows, const float *score, int M, int K, int C) {
+    const int warps = 8;
+    int64_t MK = (int64_t)M * K;
+    bool aligned = rows_aligned(x, C) && rows_aligned(score, C);
+    LAUNCH(score_forward_kernel, (int)((MK + warps - 1) / warps), warps * WARP, 0, logits, x, rows, score, MK, K, C,
+           aligned);
+}
+
+__global__ void score_dx_kernel(floatX *dx, const float *dlogits, const int32_t *rows, const float *score, int K, int C,
+                                bool aligned) {
+    int c = (blockIdx.y * blockDim.x + threadIdx.x) * CHUNK;
+    if (!GUARD(c < C)) return;
+    float sum[CHUNK], s[CHUNK];
+    for (int j = 0; j < CHUNK; j++) sum[j] = 0;
+    for (int k = 0; k < K; k++) {
+        load_floats(s, score + (size_t)k * (size_t)C, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) sum[j] += dlogits[(size_t)blockIdx.x * (size_t)K + (size_t)k] * s[j];
+    }
+    store_chunk(dx + (size_t)rows[blockIdx.x] * (size_t)C, sum, c, C, aligned);
+}
+__global__ void score_weight_kernel(float *dscore, const float *dlogits, const floatX *x, const int32_t *rows, int M,
+                                    int K, int C, bool aligned) {
+    int c = (blockIdx.y * blockDim.x + threadIdx.x) * CHUNK, k = blockIdx.x;
+    if (!GUARD(c < C)) return;
+    float *to = dscore + (size_t)k * (size_t)C, sum[CHUNK], v[CHUNK];
+    load_floats(sum, to, c, C, aligned);
+    for (int i = 0; i < M; i++) {
+        load_chunk(v, x + (size_t)rows[i] * (size_t)C, c, C, aligned);
+        for (int j = 0; j < CHUNK; j++) sum[j] += dlogits[(size_t)i * (size_t)K + (size_t)k] * v[j];
+    }
+    for (int j = 0; j < CHUNK && GUARD(c + j < C); j++) to[c + j] = sum[j];
+}
+void score_backward(floatX *dx, float *dscore, const float *dlogits, const floatX *x, const int32_t *rows,
+                    const float *score, int M, int N, int K, int C) {
+    bool aligned = rows_aligned(dx, C) && rows_aligned(dscore, C) && rows_aligned(x, C) && rows_aligned(score, C);
+    int threads = row_threads(C), columns = div_up(C, threads * CHUNK);
+    if (dx) {
+        backend_zero(dx, (size_t)N * (size_t)C * sizeof(floatX));
+        LAUNCH(score_dx_kernel, dim3(M, columns), threads, 0, dx, dlogits, rows, score, K, C, aligned);
+    }
+    if (dscore)
+        LAUNCH(score_weight_kernel, dim3(K, columns), threads, 0, dscore, dlogits, x, rows, M, K, C, aligned);
+}
+
 /* =====================================================================================================================
    10  OPTIMIZER
    The adapter is one flat range of fp32: AdamW reads 16 bytes and writes 12 a parameter: 0.5 GB for 17 M of them. The
@@ -2208,8 +2546,7 @@ __global__ void adamw_kernel(float *param, float *m, float *v, const float *grad
 void adamw_update(float *param, float *m, float *v, const float *grad, size_t count, float grad_scale, float lr,
                   float beta1, float beta2, float eps, float weight_decay, int step) {
     AdamW a = adamw_at(lr, beta1, beta2, eps, weight_decay, step);
-    size_t blocks = (count + 255) / 256;
-    LAUNCH(adamw_kernel, (int)(blocks < 65536 ? blocks : 65536), 256, 0, param, m, v, grad, count, grad_scale, a);
+    LAUNCH(adamw_kernel, blocks_of(count), 256, 0, param, m, v, grad, count, grad_scale, a);
 }
 
 __global__ void global_norm_kernel(double *partial, const float *grad, size_t count) {
@@ -2242,8 +2579,13 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
     size_t linear = N * R * X + splits;
     size_t head = chunk * ((size_t)logits_width(vocab) + (size_t)hidden) * X;
     size_t attention = N * W * sizeof(float);         /* delta [N,H] */
-    size_t most = linear > head ? linear : head;
-    return (attention > most ? attention : most) + 4096;
+    /* splits of dW: as many tiles as WEIGHT_BLOCKS and those of one more, of at most W * W numbers each */
+    size_t tiles = 2 * (size_t)WEIGHT_BLOCKS * TILE * TILE, whole = (N + WEIGHT_TOKENS - 1) / WEIGHT_TOKENS * W * W;
+    size_t weights = N <= WEIGHT_TOKENS ? 0 : (tiles < whole ? tiles : whole) * sizeof(float);
+    size_t sums = (ROW_SPLITS * (W + (size_t)hidden) + 2 * HEAD_SPLITS * MAX_HEAD_DIM) * sizeof(float);
+    size_t all[] = {linear, head, attention, weights, sums}, most = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) if (all[i] > most) most = all[i];
+    return most + 4096;
 }
 #endif /* LORA_CUDA */
 

@@ -454,7 +454,13 @@ NEVER_INLINE static void sync_block() {
 __forceinline__ void __syncthreads() { emulator::sync_block(); }
 __forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) { emulator::full_mask(mask); emulator::sync_warp(); }
 template <typename T> __forceinline__ T __shfl_sync(unsigned mask, T value, int lane) { emulator::full_mask(mask); return emulator::shuffle(value, (unsigned)lane % 32); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 template <typename T> __forceinline__ T __shfl_xor_sync(unsigned mask, T value, int lanes) { emulator::full_mask(mask); return emulator::shuffle(value, emulator::current->lane ^ (unsigned)lanes); }
+__forceinline__ unsigned __ballot_sync(unsigned mask, bool mine) {
+    unsigned all = mine ? 1u << emulator::current->lane : 0;
+    for (int lanes = 1; lanes < 32; lanes *= 2) all |= __shfl_xor_sync(mask, all, lanes);
+    return all;
+}
 
 /* ---- the PTX of train_lora.cu, chapter 2 ------------------------------------------------------------------------------------------------------------------- */
 

@@ -38,10 +38,10 @@ while read -r what arch precision; do
         /bytes spill stores/ { spill[name] = $5 + $9 }
         /Used [0-9]+ registers/ { match($0, /Used [0-9]+/); registers[name] = substr($0, RSTART + 5, RLENGTH - 5) }
         END {
-            for (n in registers) if (n ~ /gemm|attention_(forward|keys|queries)|lora_(down|gradient)/) {
+            for (n in registers) if (n ~ /gemm|attention_(forward|keys|queries)|lora_(down|gradient)|weight_gradient/) {
                 hot++
                 if (spill[n] > 0) bad = bad sprintf(" %s spills %d bytes", n, spill[n])
-                if (n ~ /gemm/ || n ~ /<8>/ || n ~ /lora/) list = list sprintf("%s %d  ", n, registers[n])
+                if (n ~ /gemm/ || n ~ /<8>/ || n ~ /lora|weight_gradient/) list = list sprintf("%s %d  ", n, registers[n])
             }
             if (!hot) bad = " ptxas says nothing of the hot kernels"
             print (bad == "" ? "ok" : "FAIL") "|" bad "|" list
