@@ -75,21 +75,32 @@ static Lora random_adapter(const Linear *p, int rank) {
     return a;
 }
 
+typedef enum { PRODUCT_Y, PRODUCT_DX, PRODUCT_DW } Product;
 #ifdef WITH_CUBLAS
-/* y [N,O] = x [N,I] W^T, or dx [N,I] = dy [N,O] W. */
-static double cublas_seconds(floatX *y, const floatX *x, const floatX *w, int N, int O, int I, bool backward) {
+/* y [N,O] = x [N,I] W^T, dx [N,I] = dy [N,O] W, or, in fp32, dW [O,I] += dy^T x: y, x, w are then dW, dy, x. */
+static double cublas_seconds(void *y, const floatX *x, const floatX *w, int N, int O, int I, Product which) {
     static cublasHandle_t handle;
     if (!handle && cublasCreate(&handle) != CUBLAS_STATUS_SUCCESS) return NAN;
     const cudaDataType_t type = sizeof(floatX) == 4 ? CUDA_R_32F : LORA_LOSS_SCALE > 1 ? CUDA_R_16F : CUDA_R_16BF;
     const float one = 1, zero = 0;
     return seconds_of([&] {
-        if (!backward) cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, O, N, I, &one, w, type, I, x, type, I, &zero, y, type, O, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        if (which == PRODUCT_DW)
+            cublasGemmEx(handle, CUBLAS_OP_N, CUBLAS_OP_T, I, O, N, &one, w, type, I, x, type, O, &one, y, CUDA_R_32F, I,
+                         CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+        else if (which == PRODUCT_Y) cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, O, N, I, &one, w, type, I, x, type, I, &zero, y, type, O, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
         else cublasGemmEx(handle, CUBLAS_OP_N, CUBLAS_OP_N, I, N, O, &one, w, type, I, x, type, O, &zero, y, type, I, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
     }, false);
 }
 #else
-static double cublas_seconds(floatX *, const floatX *, const floatX *, int, int, int, bool) { return NAN; }
+static double cublas_seconds(void *, const floatX *, const floatX *, int, int, int, Product) { return NAN; }
 #endif
+
+/* Prints cuBLAS's rate where it was measured, and notes the ratio. */
+static void report_peer(double ours, double peer, double flops, double *ratios, int *ratio_count) {
+    if (!isfinite(peer)) return;
+    printf("  cuBLAS %6.1f (%.2f x)", flops / peer / 1e12, peer / ours);
+    ratios[(*ratio_count)++] = peer / ours;
+}
 
 static void bench_linear(const char *what, int N, int I, const int *outs, int count, double *ratios, int *ratio_count) {
     Linear group[3];
@@ -117,11 +128,23 @@ static void bench_linear(const char *what, int N, int I, const int *outs, int co
         key.dropout = 0.05f;               /* forward has left its masks in `kept` when backward comes */
         double dropped = seconds_of([&] { run(adapter); }, false);
         key.dropout = 0;
-        double peer = backward ? cublas_seconds(dx, y, all, N, O, I, true) : cublas_seconds(y, x, all, N, O, I, false);
+        double peer = backward ? cublas_seconds(dx, y, all, N, O, I, PRODUCT_DX)
+                               : cublas_seconds(y, x, all, N, O, I, PRODUCT_Y);
         printf("  %-8s %s [%d x %d x %d]  %6.1f TFLOP/s", what, backward ? "dx" : "y ", N, O, I, flops / base / 1e12);
-        if (isfinite(peer)) { printf("  cuBLAS %6.1f (%.2f x)", flops / peer / 1e12, peer / base); ratios[(*ratio_count)++] = peer / base; }
+        report_peer(base, peer, flops, ratios, ratio_count);
         printf("  with LoRA r 16 %+.1f %%, and dropout %+.1f %% time\n", (lora / base - 1) * 100, (dropped / base - 1) * 100);
     }
+    /* of weights that are trained themselves: each projection apart, out of dy's columns. cuBLAS makes all in one. */
+    float *dW = (float *)bytes_on_card((size_t)O * (size_t)I * sizeof(float));
+    double weights = seconds_of([&] {
+        size_t o = 0;
+        for (int j = 0; j < count; o += (size_t)outs[j++])
+            linear_weight_backward(dW + o * (size_t)I, NULL, y + o, O, x, N, I, outs[j], s);
+    }, false);
+    printf("  %-8s dW [%d x %d x %d]  %6.1f TFLOP/s", what, N, O, I, flops / weights / 1e12);
+    report_peer(weights, cublas_seconds(dW, y, x, N, O, I, PRODUCT_DW), flops, ratios, ratio_count);
+    printf("\n");
+    backend_free(dW, 0);
     for (int j = 0; j < count; j++) {
         backend_free(group[j].w.packed, 0); backend_free(adapter[j].packed, 0);
         backend_free(adapter[j].A, 0); backend_free(adapter[j].B, 0);
@@ -170,10 +193,26 @@ static void bench_elementwise(const Shape *m, int N) {
     report_bandwidth("q/k norm and rope back", 3.0 * N * P * (double)X,
                      seconds_of([&] { qk_norm_rope_backward(b, a, weight, weight, 1e-6f, table, table, positions, N,
                                                             shape); }, true));
+    Scratch s;
+    s.bytes = op_scratch_bytes(N, F > P ? F : P, 0, 1024, C);
+    s.base = bytes_on_card(s.bytes);
+    report_bandwidth("rmsnorm dweight", 2 * row,
+                     seconds_of([&] { rmsnorm_weight_backward(weight, a, rstd, b, 1, N, C, s); }, true));
+    report_bandwidth("q/k norm dweight", 2.0 * N * (m->H + m->KV) * D * (double)X,
+                     seconds_of([&] { qk_norm_weight_backward(weight, weight + D, b, a, 1e-6f, table, table, positions,
+                                                              N, shape, s); }, true));
+    backend_free(s.base, 0);
     size_t count = (size_t)20 << 20;
     float *state[4];
     for (int i = 0; i < 4; i++) state[i] = (float *)bytes_on_card(count * sizeof(float));
     report_bandwidth("AdamW", 28.0 * (double)count, seconds_of([&] { adamw_update(state[0], state[1], state[2], state[3], count, 1, 1e-4f, 0.9f, 0.999f, 1e-8f, 0, 1); }, true));
+    Weight trained;
+    memset(&trained, 0, sizeof trained);
+    trained.rows = 1 << 10; trained.cols = (int)(count >> 10); trained.format = FORMAT_BF16;
+    trained.packed = random_x(count, 1);
+    report_bandwidth("weight_set", (4.0 + (double)X) * (double)count,
+                     seconds_of([&] { weight_set(&trained, state[0]); }, true));
+    backend_free(trained.packed, 0);
     for (int i = 0; i < 4; i++) backend_free(state[i], 0);
     backend_free(a, 0); backend_free(b, 0); backend_free(c, 0); backend_free(weight, 0); backend_free(rstd, 0); backend_free(table, 0); backend_free(positions, 0);
 }
