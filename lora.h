@@ -404,11 +404,14 @@ void swiglu_backward(floatX *d_gate_up /*[N,2F]*/, const floatX *dh /*[N,F]*/, c
    memory. Labelled row i is row rows[i] of x and is to predict targets[i]:
      loss_i = log sum_v exp(z_v - max) + max - z_target;   entropy_i = -sum p log p
      correct_i: argmax (lowest index on ties) == target
-     dx[rows[i],:] = dloss * row_scale[i] * (softmax(z) - onehot(target)) W;   every other row of dx gets 0
-   rows rise. row_scale NULL: 1 everywhere. dx NULL: loss only. */
-void lm_head_loss(floatX *dx /*[N,C] or NULL*/, RowLoss *row_loss /*[M]*/, const floatX *x /*[N,C]*/,
-                  const int32_t *rows /*[M]*/, const int32_t *targets /*[M]*/, const float *row_scale /*[M] or NULL*/,
-                  const Weight *head /*[V,C]*/, float dloss, int M, int N, int C, int V, Scratch scratch);
+     dz_i = dloss * row_scale[i] * (softmax(z) - onehot(target))
+     dx[rows[i],:] = dz_i W;   every other row of dx gets 0
+     dhead += sum_i dz_i^T x[rows[i],:]
+   rows rise. row_scale NULL: 1 everywhere. dx and dhead NULL: loss only; dhead NULL: a head that is not trained. */
+void lm_head_loss(floatX *dx /*[N,C] or NULL*/, float *dhead /*[V,C] or NULL*/, RowLoss *row_loss /*[M]*/,
+                  const floatX *x /*[N,C]*/, const int32_t *rows /*[M]*/, const int32_t *targets /*[M]*/,
+                  const float *row_scale /*[M] or NULL*/, const Weight *head /*[V,C]*/, float dloss, int M, int N,
+                  int C, int V, Scratch scratch);
 /* logits = x W^T for every row (evaluation of small things, tests, generation). */
 void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C]*/, const Weight *head /*[V,C]*/,
                     int N, int C, int V, Scratch scratch);
@@ -1849,6 +1852,36 @@ LORA_HOST_DEVICE static inline void adamw_element(float *param, float *m, float 
     *param = *param * a.decay - a.rate * *m / (sqrtf(*v) * a.root + a.eps);
 }
 
+/* The dynamic map of 8-bit moments (Dettmers 2015, arXiv:1511.04561; bitsandbytes/functional.py, create_dynamic_map):
+   every decade from 1e-6 to 1 halves its range (0.1, 1) once more than the one below, and has the middles; 0 and 1
+   beside them. Signed, one bit is the sign's. fp32 arithmetic in torch's order, numbers rise. */
+static void adamw_map(float *map /*[256]*/, bool is_signed) {
+    enum { DECADES = 7, ZERO = 127 };
+    float *next = map + (is_signed ? ZERO : 0);
+    *next++ = 0;
+    for (int decade = 0; decade < DECADES; decade++) {
+        int steps = 1 << (is_signed ? decade : decade + 1);
+        float step = (1.0f - 0.1f) / (float)steps, scale = (float)pow(10, decade - (DECADES - 1));
+        for (int i = 0; i < steps; i++) {
+            float edge[2];                  /* torch.linspace(0.1, 1, steps + 1): its upper half counts from the end */
+            for (int j = 0; j < 2; j++)
+                edge[j] = 2 * (i + j) < steps + 1 ? 0.1f + step * (float)(i + j) : 1 - step * (float)(steps - i - j);
+            *next++ = scale * ((edge[0] + edge[1]) / 2);
+        }
+    }
+    *next = 1;
+    for (int i = 0; is_signed && i < ZERO; i++) map[i] = -map[2 * ZERO - i];
+}
+/* The index of the number of a map that is nearest to x, the lower one of two: that is bitsandbytes' rule on a card
+   with Triton and in PyTorch. (Its CUDA kernels differ in ties and in the sign of zeros, its CPU library rounds to a
+   grid of 2^-15 first, which takes small second moments for larger ones.) */
+LORA_HOST_DEVICE static inline int adamw_code(const float *map, float x) {
+    int above = 0;                          /* the first number that is not below x, or the last */
+    for (int step = 128; step; step /= 2) above += map[above + step - 1] < x ? step : 0;
+    int below = above ? above - 1 : 0;
+    return x - map[below] <= map[above] - x ? below : above;
+}
+
 /* =====================================================================================================================
    4  THE MODEL
    ================================================================================================================== */
@@ -2406,8 +2439,8 @@ LossStats model_loss(const Model *m, const Adapter *trained, Workspace *w, const
     float scale = trained ? dloss * trained->loss_scale : 0;
     backend_upload(w->labelled, b->labelled, M * sizeof(int32_t));
     backend_upload(w->targets, b->targets, M * sizeof(int32_t));
-    lm_head_loss(trained ? w->d_normed : NULL, w->row_loss, w->normed, w->labelled, w->targets, NULL, &m->head, scale,
-                 b->M, b->N, c->hidden_size, c->vocab_size, w->scratch);
+    lm_head_loss(trained ? w->d_normed : NULL, NULL, w->row_loss, w->normed, w->labelled, w->targets, NULL, &m->head,
+                 scale, b->M, b->N, c->hidden_size, c->vocab_size, w->scratch);
     backend_download(b->row_loss, w->row_loss, M * sizeof(RowLoss));
     return model_loss_sums(b->row_loss, b->M);
 }
@@ -5752,14 +5785,21 @@ static inline void cpu_transpose_block(float *out, const float *in) {
 #endif
 }
 
-/* Numbers change places, not their format: that takes formats of one number a block, 2 or 4 bytes. */
-void weight_pack(Weight *w, void *where) {
+/* The panels of w, of the numbers in w->data or of `values`, which then are rounded on their way, and go to w->data,
+   too. For formats of one number a block, 2 or 4 bytes. */
+static void cpu_pack(const Weight *w, const float *values) {
     int panels = (w->rows + CPU_NR - 1) / CPU_NR, I = w->cols;
-    size_t size = format_bytes(w->format, 1);
+    const size_t size = format_bytes(w->format, 1), in = values ? sizeof(float) : size;
+    const char *source = values ? (const char *)values : (const char *)w->data;
 #pragma omp parallel for schedule(static)
     for (int p = 0; p < panels; p++) {
         int rows = w->rows - p * CPU_NR < CPU_NR ? w->rows - p * CPU_NR : CPU_NR;
-        char *out = (char *)where + cpu_at(p, I) * CPU_NR * size;
+        for (int r = 0; values && w->data && r < rows; r++) {
+            size_t at = cpu_at(p * CPU_NR + r, I);
+            weight_format[w->format].encode((char *)w->data + at * size, values + at, (size_t)I);
+        }
+        if (!w->packed) continue;
+        char *out = (char *)w->packed + cpu_at(p, I) * CPU_NR * size;
         for (int begin = 0; begin < I; begin += CPU_NR) {
             /* A block is first brought together: its rows lie a power of two apart in memory and would evict each other
                from the cache while being transposed. */
@@ -5770,15 +5810,33 @@ void weight_pack(Weight *w, void *where) {
             if (rows < CPU_NR || width < CPU_NR) memset(block, 0, sizeof block);
             for (int r = 0; r < rows; r++) {
                 size_t at = cpu_at(p * CPU_NR + r, I) + (size_t)begin;
-                memcpy(from + (size_t)r * CPU_NR * size, (const char *)w->data + at * size, (size_t)width * size);
+                memcpy(from + (size_t)r * CPU_NR * in, source + at * in, (size_t)width * in);
             }
-            if (size == 4) cpu_transpose_block(transposed, block);
+            if (in == 4) cpu_transpose_block(transposed, block);
             else for (int i = 0; i < CPU_NR; i++) for (int r = 0; r < CPU_NR; r++)
                 memcpy(to + (i * CPU_NR + r) * 2, from + (r * CPU_NR + i) * 2, 2);
-            memcpy(out + (size_t)begin * CPU_NR * size, transposed, (size_t)width * CPU_NR * size);
+            char *there = out + (size_t)begin * CPU_NR * size;
+            if (values) weight_format[w->format].encode(there, transposed, (size_t)width * CPU_NR);
+            else memcpy(there, transposed, (size_t)width * CPU_NR * size);
         }
     }
+}
+void weight_pack(Weight *w, void *where) {
     w->packed = where;
+    cpu_pack(w, NULL);
+}
+void weight_set(Weight *w, const float *values) { cpu_pack(w, values); }
+
+void vector_set(float *out, const float *values, size_t count, FormatId format, float factor) {
+    enum { BLOCK = 256 };
+    for (size_t at = 0; at < count; at += BLOCK) {
+        size_t n = count - at < BLOCK ? count - at : BLOCK;
+        float rounded[BLOCK];
+        Weight w = {rounded, NULL, format, 1, (int)n};
+        weight_format[format].encode(rounded, values + at, n);
+        weight_decode(out + at, &w, 0, n);
+        for (size_t i = at; i < at + n; i++) out[i] *= factor;
+    }
 }
 
 /* The slice B[k0..k0+kc)[n0..n0+NR), zero-padded, as [kc][NR] floats: in `buffer`, or where it already lies. */
@@ -6007,7 +6065,9 @@ size_t op_scratch_bytes(int n, int widest, int rank, int vocab, int hidden) {
     size_t chunk = (size_t)cpu_logits_chunk(n, vocab) + CPU_MR;
     size_t packed = scratch_floats(N * W > W * R ? N * W : W * R);           /* A of any product: [N,I], [N,O], [O,N] */
     size_t linear = packed + scratch_floats(N * W) + scratch_floats(N * R);   /* + dropped input + dt */
-    size_t head = scratch_floats(chunk * (size_t)vocab) * 2 + scratch_floats(chunk * (size_t)hidden) * 2;
+    size_t V = (size_t)vocab + CPU_MR, back = (chunk - CPU_MR) * V;          /* dhead packs the logits by columns */
+    size_t head = scratch_floats(chunk * (size_t)vocab) + scratch_floats(chunk * (size_t)hidden) * 2 +
+                  scratch_floats(back > chunk * (size_t)vocab ? back : chunk * (size_t)vocab);
     size_t whole = scratch_floats(N * (size_t)hidden);                        /* lm_head_logits packs every row */
     size_t attention = scratch_floats((N + CPU_NR) * W) * 2;                  /* k and v transposed */
     size_t most = linear > head ? linear : head;
@@ -6024,6 +6084,36 @@ void embedding_forward(floatX *out, const int32_t *ids, const Weight *embed, flo
         float *row = out + cpu_at(n, C);
         weight_decode(row, embed, cpu_at(ids[n], C), (size_t)C);
         for (int c = 0; c < C && scale != 1; c++) row[c] *= scale;
+    }
+}
+
+/* Gradients that are sums over tokens: every thread has columns of its own and takes the tokens in order. */
+enum { CPU_COLUMNS = 64 };                  /* so many at a time: four cache lines of every row */
+static int cpu_columns(int first, int C) { return C - first < CPU_COLUMNS ? C - first : CPU_COLUMNS; }
+
+void embedding_backward(float *dembed, const int32_t *ids, const floatX *dx, float scale, int N, int C, int V) {
+    (void)V;
+#pragma omp parallel for schedule(static)
+    for (int first = 0; first < C; first += CPU_COLUMNS)
+        for (int n = 0, width = cpu_columns(first, C); n < N; n++) {
+            float *to = dembed + cpu_at(ids[n], C) + first;
+            const float *from = dx + cpu_at(n, C) + first;
+            for (int c = 0; c < width; c++) to[c] += scale * from[c];
+        }
+}
+/* sum[c] += factor * sum_n a[n,c] x[n,c] rstd[n], with x NULL factor * sum_n a[n,c]; rows of a are `stride` apart. */
+static void cpu_column_sums(float *sum, const float *a, size_t stride, const float *x, const float *rstd, float factor,
+                            int N, int C) {
+#pragma omp parallel for schedule(static)
+    for (int first = 0; first < C; first += CPU_COLUMNS) {
+        float total[CPU_COLUMNS] = {0};
+        int width = cpu_columns(first, C);
+        for (int n = 0; n < N; n++) {
+            const float *row = a + (size_t)n * stride + first, *other = x ? x + cpu_at(n, C) + first : NULL;
+            if (x) for (int c = 0; c < width; c++) total[c] += row[c] * (other[c] * rstd[n]);
+            else for (int c = 0; c < width; c++) total[c] += row[c];
+        }
+        for (int c = 0; c < width; c++) sum[first + c] += factor * total[c];
     }
 }
 
@@ -6064,6 +6154,13 @@ void rmsnorm_backward(floatX *dx, const floatX *dresidual, const floatX *dout, c
         for (c = 0; c < C; c++)
             to[c] = (more ? more[c] : 0) + k * (weight[c] * d[c] - row[c] * k * mean);
     }
+}
+
+/* d out_c / d weight_c = x_hat_c */
+void rmsnorm_weight_backward(float *dweight, const floatX *dout, const float *rstd, const floatX *x, float factor,
+                             int N, int C, Scratch scratch) {
+    (void)scratch;
+    cpu_column_sums(dweight, dout, (size_t)C, x, rstd, factor, N, C);
 }
 
 /* ---- linear with LoRA --------------------------------------------------------------------------------------------
@@ -6166,6 +6263,14 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     }
 }
 
+/* dW += dy^T x, [O,N] [N,I]: dy goes into the tiles by columns */
+void linear_weight_backward(float *dW, float *dbias, const floatX *dy, int stride, const floatX *x, int N, int I, int O,
+                            Scratch scratch) {
+    cpu_gemm(dW, (size_t)I, dy, 1, (size_t)stride, cpu_floats(x, (size_t)I, 1), O, I, N, 1, true,
+             scratch_begin(scratch));
+    if (dbias) cpu_column_sums(dbias, dy, (size_t)stride, NULL, NULL, 1, N, O);
+}
+
 /* ---- q/k norm and rotary embedding -------------------------------------------------------------------------------
    With x_hat = x rstd and z = weight x_hat the rotation is out = R z:  (u, v) -> (u cos - v sin, v cos + u sin).
    Backward: g = R^T dout, the rotation by the negative angle, then RMSNorm's derivative for one head. */
@@ -6217,6 +6322,40 @@ void qk_norm_rope_backward(floatX *dqkv, const floatX *qkv, const float *q_weigh
             for (int d = 0; d < D; d++) g[d] = k * (w[d] * g[d] - x[d] * k * mean);
         }
     }
+}
+
+/* dweight_d = sum over tokens and heads of g_d x_hat_d. Stripes of tokens have sums of their own, added in order. */
+void qk_norm_weight_backward(float *dq_weight, float *dk_weight, const floatX *dout, const floatX *qkv, float eps,
+                             const float *cos_table, const float *sin_table, const int32_t *positions, int N,
+                             AttentionShape a, Scratch scratch) {
+    int H = a.H, KV = a.KV, D = a.D, P = (H + 2 * KV) * D, half = D / 2, stripes = N < 64 ? N : 64;
+    ScratchCursor cursor = scratch_begin(scratch);
+    float *sums = scratch_take(&cursor, cpu_at(stripes, 2 * D));              /* [stripes,2,D]: of q, of k */
+#pragma omp parallel for schedule(static)
+    for (int s = 0; s < stripes; s++) {
+        float *sum = sums + cpu_at(s, 2 * D);
+        memset(sum, 0, (size_t)(2 * D) * sizeof(float));
+        int end = (int)((int64_t)N * (s + 1) / stripes);
+        for (int n = (int)((int64_t)N * s / stripes); n < end; n++) {
+            size_t angles = positions ? cpu_at(positions[n], half) : 0;
+            const float *cs = cos_table + angles, *sn = sin_table + angles;
+            for (int h = 0; h < H + KV; h++) {
+                size_t at = cpu_at(n, P) + cpu_at(h, D);
+                const float *x = qkv + at, *d_out = dout + at;
+                float *to = sum + (h < H ? 0 : D), k = 1.0f / sqrtf(cpu_dot(x, x, D) / (float)D + eps);
+                for (int d = 0; d < half; d++) {
+                    float u = d_out[d], v = d_out[d + half];
+                    to[d] += (u * cs[d] + v * sn[d]) * (x[d] * k);
+                    to[d + half] += (v * cs[d] - u * sn[d]) * (x[d + half] * k);
+                }
+            }
+        }
+    }
+    for (int s = 0; s < stripes; s++)
+        for (int d = 0; d < D; d++) {
+            dq_weight[d] += sums[cpu_at(s, 2 * D) + (size_t)d];
+            dk_weight[d] += sums[cpu_at(s, 2 * D) + (size_t)(D + d)];
+        }
 }
 
 /* ---- attention ---------------------------------------------------------------------------------------------------
@@ -6496,7 +6635,7 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
 /* ---- head and cross-entropy --------------------------------------------------------------------------------------
    Of the logits z [V] of one row: loss = log sum_v e^(z_v - top) + top - z_target,  p = softmax(z),
    entropy = -sum p log p = log sum - (sum e^(z - top) (z - top)) / sum,  dz = scale (p - onehot(target)).
-   dx = dz W, rows of a chunk at a time. */
+   dx = dz W,  dW += dz^T x, rows of a chunk at a time. */
 
 /* What one row of logits says of its target. backward: the row becomes, in place, scale * (softmax - onehot). */
 static RowLoss cpu_logits_row(float *z, int target, bool backward, float scale, int V) {
@@ -6535,9 +6674,10 @@ static RowLoss cpu_logits_row(float *z, int target, bool backward, float scale, 
     return r;
 }
 
-void lm_head_loss(floatX *dx, RowLoss *row_loss, const floatX *x, const int32_t *rows, const int32_t *targets,
-                  const float *row_scale, const Weight *head, float dloss, int M, int N, int C, int V,
-                  Scratch scratch) {
+void lm_head_loss(floatX *dx, float *dhead, RowLoss *row_loss, const floatX *x, const int32_t *rows,
+                  const int32_t *targets, const float *row_scale, const Weight *head, float dloss, int M, int N, int C,
+                  int V, Scratch scratch) {
+    bool backward = dx || dhead;
     int chunk = cpu_logits_chunk(N, V);
     size_t width = (size_t)C * sizeof(float), vocab = (size_t)V;
     ScratchCursor cursor = scratch_begin(scratch);
@@ -6552,8 +6692,10 @@ void lm_head_loss(floatX *dx, RowLoss *row_loss, const floatX *x, const int32_t 
 #pragma omp parallel for schedule(static)
         for (int i = 0; i < count; i++) {
             float scale = row_scale ? dloss * row_scale[first + i] : dloss;
-            row_loss[first + i] = cpu_logits_row(logits + (size_t)i * vocab, target[i], dx != NULL, scale, V);
+            row_loss[first + i] = cpu_logits_row(logits + (size_t)i * vocab, target[i], backward, scale, V);
         }
+        if (dhead) cpu_gemm(dhead, (size_t)C, logits, 1, vocab, cpu_floats(gathered, (size_t)C, 1), V, C, count, 1, true,
+                            cursor);
         if (!dx) continue;
         cpu_gemm(gathered, (size_t)C, logits, vocab, 1, cpu_frozen(head, true), count, C, V, 1, false, cursor);
         for (int i = 0; i < count; i++)
@@ -6565,6 +6707,33 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
     cpu_gemm(logits, (size_t)V, x, (size_t)C, 1, cpu_frozen(head, false), N, V, C, 1, false, scratch_begin(scratch));
 }
 
+/* ---- a head of few outputs --------------------------------------------------------------------------------------- */
+
+void score_forward(float *logits, const floatX *x, const int32_t *rows, const float *score, int M, int K, int C) {
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < M; i++)
+        for (int k = 0; k < K; k++)
+            logits[cpu_at(i, K) + (size_t)k] = cpu_dot(x + cpu_at(rows[i], C), score + cpu_at(k, C), C);
+}
+
+void score_backward(floatX *dx, float *dscore, const float *dlogits, const floatX *x, const int32_t *rows,
+                    const float *score, int M, int N, int K, int C) {
+    if (dx) memset(dx, 0, cpu_at(N, C) * sizeof(float));
+#pragma omp parallel for schedule(static)
+    for (int first = 0; first < C; first += CPU_COLUMNS) {
+        int width = cpu_columns(first, C);
+        for (int i = 0; i < M; i++) {
+            size_t row = cpu_at(rows[i], C) + (size_t)first;
+            for (int k = 0; k < K; k++) {
+                size_t at = cpu_at(k, C) + (size_t)first;
+                float d = dlogits[cpu_at(i, K) + (size_t)k];
+                for (int c = 0; dx && c < width; c++) dx[row + (size_t)c] += d * score[at + (size_t)c];
+                for (int c = 0; dscore && c < width; c++) dscore[at + (size_t)c] += d * x[row + (size_t)c];
+            }
+        }
+    }
+}
+
 /* ---- optimizer ---------------------------------------------------------------------------------------------------
    m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  p = p decay - rate m / (sqrt(v) root + eps): see adamw_element. */
 
@@ -6573,6 +6742,35 @@ void adamw_update(float *param, float *m, float *v, const float *grad, size_t co
     AdamW a = adamw_at(lr, beta1, beta2, eps, weight_decay, step);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < count; i++) adamw_element(&param[i], &m[i], &v[i], grad_scale * grad[i], a);
+}
+
+/* The codes of one moment, and what they are fractions of. */
+static inline void cpu_moment_encode(uint8_t *code, float *absmax, const float *moment, const float *map, int n) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = fabsf(moment[i]) > most ? fabsf(moment[i]) : most;
+    for (int i = 0; i < n; i++) code[i] = (uint8_t)adamw_code(map, most > 0 ? moment[i] / most : 0);
+    *absmax = most;
+}
+void adamw_8bit_update(float *param, uint8_t *m, uint8_t *v, float *m_absmax, float *v_absmax, const float *grad,
+                       size_t count, float grad_scale, float lr, float beta1, float beta2, float eps,
+                       float weight_decay, int step) {
+    AdamW a = adamw_at(lr, beta1, beta2, eps, weight_decay, step);
+    float m_map[256], v_map[256];
+    adamw_map(m_map, true);
+    adamw_map(v_map, false);
+#pragma omp parallel for schedule(static)
+    for (size_t block = 0; block < (count + ADAMW_BLOCK - 1) / ADAMW_BLOCK; block++) {
+        size_t at = block * ADAMW_BLOCK;
+        int n = count - at < ADAMW_BLOCK ? (int)(count - at) : ADAMW_BLOCK;
+        float first[ADAMW_BLOCK], second[ADAMW_BLOCK];
+        for (int i = 0; i < n; i++) {
+            first[i] = m_map[m[at + (size_t)i]] * m_absmax[block];
+            second[i] = v_map[v[at + (size_t)i]] * v_absmax[block];
+            adamw_element(&param[at + (size_t)i], &first[i], &second[i], grad_scale * grad[at + (size_t)i], a);
+        }
+        cpu_moment_encode(m + at, &m_absmax[block], first, m_map, n);
+        cpu_moment_encode(v + at, &v_absmax[block], second, v_map, n);
+    }
 }
 
 double global_norm(const float *grad, size_t count) {

@@ -2421,9 +2421,10 @@ static Group plain_group(const floatX *x, const Weight *w, int rows, int width, 
     return g;
 }
 
-void lm_head_loss(floatX *dx, RowLoss *row_loss, const floatX *x, const int32_t *rows, const int32_t *targets,
-                  const float *row_scale, const Weight *head, float dloss, int M, int N, int C, int V,
-                  Scratch scratch) {
+void lm_head_loss(floatX *dx, float *dhead, RowLoss *row_loss, const floatX *x, const int32_t *rows,
+                  const int32_t *targets, const float *row_scale, const Weight *head, float dloss, int M, int N, int C,
+                  int V, Scratch scratch) {
+    if (dhead) { fprintf(stderr, "error: the gradient of a head; no CUDA kernel makes it yet; train on the CPU\n"); abort(); }
     int chunk = logits_chunk(N, V), width = logits_width(V);
     size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
     ScratchCursor cursor = scratch_begin(scratch);

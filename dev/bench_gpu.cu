@@ -232,7 +232,7 @@ static void bench_head(const Shape *m, int N) {
     s.bytes = op_scratch_bytes(N, m->C, 0, m->V, m->C);
     s.base = bytes_on_card(s.bytes);
     double seconds = seconds_of([&] {
-        lm_head_loss(dx, row_loss, x, rows, targets, NULL, &p.w, 1e-4f, N, N, m->C, m->V, s);
+        lm_head_loss(dx, NULL, row_loss, x, rows, targets, NULL, &p.w, 1e-4f, N, N, m->C, m->V, s);
     }, false);
     printf("  head and loss, all %d rows labelled   %6.1f TFLOP/s, %.0f MB of workspace\n", N, 4.0 * N * m->C * m->V / seconds / 1e12, (double)s.bytes / 1e6);
     backend_free(p.w.packed, 0);

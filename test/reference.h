@@ -282,10 +282,10 @@ REF_UNUSED static void REF(lm_head_logits)(REAL *logits, const REAL *x, const We
     (void)scratch;
     for (int n = 0; n < N; n++) for (int v = 0; v < V; v++) { double z = 0; for (int c = 0; c < C; c++) z += (double)x[n * C + c] * REF(weight)(head, v, c); logits[n * V + v] = (REAL)z; }
 }
-REF_UNUSED static void REF(lm_head_loss)(REAL *dx, RowLoss *row_loss, const REAL *x, const int32_t *rows,
-                                         const int32_t *targets, const float *row_scale, const Weight *head,
-                                         float dloss, int M, int N, int C, int V, Scratch scratch) {
-    double *z = (double *)calloc((size_t)V, sizeof(double));
+REF_UNUSED static void REF(lm_head_loss)(REAL *dx, REAL *dhead, RowLoss *row_loss, const REAL *x,
+                                         const int32_t *rows, const int32_t *targets, const float *row_scale,
+                                         const Weight *head, float dloss, int M, int N, int C, int V, Scratch scratch) {
+    double *z = (double *)calloc((size_t)V, sizeof(double)), *dW = (double *)calloc((size_t)(V * C), sizeof(double));
     (void)scratch;
     for (int i = 0; dx && i < N * C; i++) dx[i] = 0;
     for (int i = 0; i < M; i++) {
@@ -311,8 +311,150 @@ REF_UNUSED static void REF(lm_head_loss)(REAL *dx, RowLoss *row_loss, const REAL
                 g += (exp(z[v] - top) / sum - (v == targets[i])) * REF(weight)(head, v, c);
             dx[rows[i] * C + c] = (REAL)(scale * g);
         }
+        for (int v = 0; dhead && v < V; v++)
+            for (int c = 0; c < C; c++)
+                dW[v * C + c] += scale * (exp(z[v] - top) / sum - (v == targets[i])) * (double)row[c];
     }
+    for (int i = 0; dhead && i < V * C; i++) dhead[i] = (REAL)((double)dhead[i] + dW[i]);
+    free(dW);
     free(z);
+}
+
+/* ---- gradients of weights that are trained themselves ---- */
+
+static void REF(linear_weight_backward)(REAL *dW, REAL *dbias, const REAL *dy, int stride, const REAL *x, int N, int I,
+                                        int O, Scratch scratch) {
+    (void)scratch;
+    for (int o = 0; o < O; o++) {
+        double bias = 0;
+        for (int n = 0; n < N; n++) bias += (double)dy[n * stride + o];
+        if (dbias) dbias[o] = (REAL)((double)dbias[o] + bias);
+        for (int i = 0; i < I; i++) {
+            double sum = 0;
+            for (int n = 0; n < N; n++) sum += (double)dy[n * stride + o] * (double)x[n * I + i];
+            dW[o * I + i] = (REAL)((double)dW[o * I + i] + sum);
+        }
+    }
+}
+static void REF(rmsnorm_weight_backward)(REAL *dweight, const REAL *dout, const float *rstd, const REAL *x,
+                                         float factor, int N, int C, Scratch scratch) {
+    (void)scratch;
+    for (int c = 0; c < C; c++) {
+        double sum = 0;
+        for (int n = 0; n < N; n++) sum += (double)dout[n * C + c] * (double)x[n * C + c] * (double)rstd[n];
+        dweight[c] = (REAL)((double)dweight[c] + (double)factor * sum);
+    }
+}
+static void REF(qk_norm_weight_backward)(REAL *dq_weight, REAL *dk_weight, const REAL *dout, const REAL *qkv, float eps,
+                                         const float *cos_table, const float *sin_table, const int32_t *positions,
+                                         int N, AttentionShape shape, Scratch scratch) {
+    int H = shape.H, KV = shape.KV, D = shape.D, P = (H + 2 * KV) * D, half = D / 2;
+    (void)scratch;
+    for (int d = 0; d < D; d++) {
+        int other = d < half ? d + half : d - half, angle = d < half ? d : d - half;
+        double sum[2] = {0, 0};             /* q, k */
+        for (int n = 0; n < N; n++)
+            for (int h = 0; h < H + KV; h++) {
+                const REAL *x = qkv + n * P + h * D, *g = dout + n * P + h * D;
+                double square = 0, c = (double)cos_table[(positions ? positions[n] : 0) * half + angle];
+                double s = (double)sin_table[(positions ? positions[n] : 0) * half + angle] * (d < half ? 1 : -1);
+                for (int j = 0; j < D; j++) square += (double)x[j] * (double)x[j];
+                sum[h >= H] += ((double)g[d] * c + (double)g[other] * s) * (double)x[d] / sqrt(square / D + (double)eps);
+            }
+        dq_weight[d] = (REAL)((double)dq_weight[d] + sum[0]);
+        dk_weight[d] = (REAL)((double)dk_weight[d] + sum[1]);
+    }
+}
+static void REF(embedding_backward)(REAL *dembed, const int32_t *ids, const REAL *dx, float scale, int N, int C,
+                                    int V) {
+    double *sum = (double *)calloc((size_t)(V * C), sizeof(double));
+    for (int n = 0; n < N; n++)
+        for (int c = 0; c < C; c++) sum[ids[n] * C + c] += (double)scale * (double)dx[n * C + c];
+    for (int i = 0; i < V * C; i++) dembed[i] = (REAL)((double)dembed[i] + sum[i]);
+    free(sum);
+}
+/* The copy in the file's order alone. */
+REF_UNUSED static void REF(weight_set)(Weight *w, const float *values) {
+    for (size_t i = 0; i < (size_t)w->rows * (size_t)w->cols; i++)
+        weight_format[w->format].encode((char *)w->data + format_bytes(w->format, i), values + i, 1);
+}
+REF_UNUSED static void REF(vector_set)(float *out, const float *values, size_t count, FormatId format, float factor) {
+    for (size_t i = 0; i < count; i++) {
+        float rounded;
+        Weight one = {&rounded, NULL, format, 1, 1};
+        weight_format[format].encode(&rounded, values + i, 1);
+        out[i] = (float)((double)factor * REF(weight)(&one, 0, 0));
+    }
+}
+
+static void REF(score_forward)(REAL *logits, const REAL *x, const int32_t *rows, const REAL *score, int M, int K,
+                               int C) {
+    for (int i = 0; i < M; i++)
+        for (int k = 0; k < K; k++) {
+            double sum = 0;
+            for (int c = 0; c < C; c++) sum += (double)x[rows[i] * C + c] * (double)score[k * C + c];
+            logits[i * K + k] = (REAL)sum;
+        }
+}
+static void REF(score_backward)(REAL *dx, REAL *dscore, const REAL *dlogits, const REAL *x, const int32_t *rows,
+                                const REAL *score, int M, int N, int K, int C) {
+    for (int i = 0; dx && i < N * C; i++) dx[i] = 0;
+    for (int c = 0; c < C; c++) {
+        for (int i = 0; dx && i < M; i++) {
+            double sum = 0;
+            for (int k = 0; k < K; k++) sum += (double)dlogits[i * K + k] * (double)score[k * C + c];
+            dx[rows[i] * C + c] = (REAL)sum;
+        }
+        for (int k = 0; dscore && k < K; k++) {
+            double sum = 0;
+            for (int i = 0; i < M; i++) sum += (double)dlogits[i * K + k] * (double)x[rows[i] * C + c];
+            dscore[k * C + c] = (REAL)((double)dscore[k * C + c] + sum);
+        }
+    }
+}
+
+/* The 256 numbers, one set of fractions for every decade, in any order and then sorted. */
+static int REF(rises)(const void *a, const void *b) { return *(const double *)a < *(const double *)b ? -1 : 1; }
+REF_UNUSED static void REF(adamw_map)(double *map, bool is_signed) {
+    int count = 0;
+    for (int decade = 0; decade < 7; decade++) {
+        int steps = (is_signed ? 1 : 2) << decade;
+        for (int i = 0; i < steps; i++)
+            for (int sign = 1; sign >= (is_signed ? -1 : 1); sign -= 2)
+                map[count++] = sign * pow(10, decade - 6) * (0.1 + 0.9 * (i + 0.5) / steps);
+    }
+    map[count++] = 0;
+    map[count++] = 1;
+    qsort(map, (size_t)count, sizeof *map, REF(rises));
+}
+REF_UNUSED static void REF(moment_encode)(uint8_t *code, float *absmax, const double *moment, const double *map, int n) {
+    double most = 0;
+    for (int i = 0; i < n; i++) most = fmax(most, fabs(moment[i]));
+    *absmax = (float)most;
+    for (int i = 0; i < n; i++) {
+        double x = most > 0 ? moment[i] / most : 0, nearest = INFINITY;
+        for (int j = 0; j < 256; j++) if (fabs(x - map[j]) < nearest) { nearest = fabs(x - map[j]); code[i] = (uint8_t)j; }
+    }
+}
+REF_UNUSED static void REF(adamw_8bit_update)(REAL *param, uint8_t *m, uint8_t *v, float *m_absmax, float *v_absmax,
+                                              const REAL *grad, size_t count, float grad_scale, float lr, float beta1,
+                                              float beta2, float eps, float weight_decay, int step) {
+    double m_map[256], v_map[256], b1 = (double)beta1, b2 = (double)beta2, m1[ADAMW_BLOCK], v1[ADAMW_BLOCK];
+    REF(adamw_map)(m_map, true);
+    REF(adamw_map)(v_map, false);
+    for (size_t at = 0; at < count; at += ADAMW_BLOCK, m_absmax++, v_absmax++) {
+        int n = count - at < ADAMW_BLOCK ? (int)(count - at) : ADAMW_BLOCK;
+        for (int i = 0; i < n; i++) {
+            double g = (double)grad_scale * (double)grad[at + (size_t)i], p = (double)param[at + (size_t)i];
+            m1[i] = b1 * m_map[m[at + (size_t)i]] * (double)*m_absmax + (1 - b1) * g;
+            v1[i] = b2 * v_map[v[at + (size_t)i]] * (double)*v_absmax + (1 - b2) * g * g;
+            p *= 1 - (double)lr * (double)weight_decay;
+            p -= (double)lr / (1 - pow(b1, step)) * m1[i] / (sqrt(v1[i]) / sqrt(1 - pow(b2, step)) + (double)eps);
+            param[at + (size_t)i] = (REAL)p;
+        }
+        REF(moment_encode)(m + at, m_absmax, m1, m_map, n);
+        REF(moment_encode)(v + at, v_absmax, v1, v_map, n);
+    }
 }
 
 REF_UNUSED static void REF(adamw_update)(REAL *param, REAL *m, REAL *v, const REAL *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps, float weight_decay, int step) {

@@ -46,7 +46,16 @@ SAME_SIGNATURE(swiglu_forward);
 SAME_SIGNATURE(swiglu_backward);
 SAME_SIGNATURE(lm_head_loss);
 SAME_SIGNATURE(lm_head_logits);
+SAME_SIGNATURE(linear_weight_backward);
+SAME_SIGNATURE(rmsnorm_weight_backward);
+SAME_SIGNATURE(qk_norm_weight_backward);
+SAME_SIGNATURE(embedding_backward);
+SAME_SIGNATURE(weight_set);
+SAME_SIGNATURE(vector_set);
+SAME_SIGNATURE(score_forward);
+SAME_SIGNATURE(score_backward);
 SAME_SIGNATURE(adamw_update);
+SAME_SIGNATURE(adamw_8bit_update);
 SAME_SIGNATURE(global_norm);
 
 static uint32_t random_state = 1;
@@ -177,7 +186,7 @@ static double f_loss(void *v) {
     Case *c = (Case *)v;
     RowLoss row[8];
     double sum = 0;
-    lm_head_loss_f64(NULL, row, c->x, c->rows, c->targets, NULL, c->head, 0, c->M, c->N, c->C, c->V, no_scratch);
+    lm_head_loss_f64(NULL, NULL, row, c->x, c->rows, c->targets, NULL, c->head, 0, c->M, c->N, c->C, c->V, no_scratch);
     for (int i = 0; i < c->M; i++) sum += 0.7 * (c->row_scale ? (double)c->row_scale[i] : 1) * row[i].loss;
     return sum;
 }
@@ -308,7 +317,7 @@ static void test_differences(void) {
     for (int i = 0; i < 24; i++) c.x[i] *= 4;
     for (int scaled = 0; scaled < 2; scaled++) {
         c.row_scale = scaled ? scales : NULL;
-        lm_head_loss_f64(gradient, row_loss, c.x, rows, targets, c.row_scale, &head, 0.7f, 3, 4, 6, 11, no_scratch);
+        lm_head_loss_f64(gradient, NULL, row_loss, c.x, rows, targets, c.row_scale, &head, 0.7f, 3, 4, 6, 11, no_scratch);
         for (int i = 0; i < 24; i++) gradient[i] *= 0.7 / (double)0.7f;
         compare_gradient(scaled ? "lm_head_loss, a factor for every row" : "lm_head_loss with a masked row", c.x, 24,
                          gradient, f_loss, &c);
@@ -620,11 +629,11 @@ static void test_head(int N, int C, int V, FormatId format, int masked, bool sca
 #ifdef EMULATED
     int64_t copies = emulator_copies;
 #endif
-    lm_head_loss(A, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    lm_head_loss(A, NULL, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
 #ifdef EMULATED
     check(emulator_copies == copies, "lm_head_loss copies nothing to the card and nothing from it");
 #endif
-    lm_head_loss_ref(b, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    lm_head_loss_ref(b, NULL, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
     float *la = losses_of(ra, M), *lb = losses_of(rb, M);
     LossStats p = model_loss_sums(ra, M), q = model_loss_sums(rb, M);
     lm_head_logits(za, X, &head, N, C, V, s);
@@ -642,7 +651,7 @@ static void test_head(int N, int C, int V, FormatId format, int masked, bool sca
           fabs(p.entropy_sum - q.entropy_sum) <= allowed * fmax(1, (double)q.tokens * log((double)V)),
           "  loss %.6f (%.6f), entropy %.6f (%.6f), %d of %d correct", p.loss_sum, q.loss_sum, p.entropy_sum, q.entropy_sum, (int)p.correct, (int)p.tokens);
     compare("  row_loss", la, lb, (size_t)M, allowed);
-    lm_head_loss(NULL, rb, X, l.rows, l.targets, NULL, &head, 0, M, N, C, V, s);
+    lm_head_loss(NULL, NULL, rb, X, l.rows, l.targets, NULL, &head, 0, M, N, C, V, s);
     shared_wait();
     check(!memcmp(ra, rb, (size_t)M * sizeof *ra), "  dx NULL: the same rows' losses, bit for bit");
     compare("  lm_head_logits", za, zb, (size_t)N * (size_t)V, x_bound(C, 1));
@@ -757,14 +766,14 @@ static void test_extremes(void) {
     int32_t zero = 0, two = 2, *row = integers(&zero, 1), *target = integers(&two, 1);
     RowLoss *loss = row_loss_poisoned(1);
     floatX *X = x_of(x, 1), *DX = x_poisoned(1);
-    lm_head_loss(DX, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
+    lm_head_loss(DX, NULL, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
     shared_wait();
     check(loss->loss == 32768 && (float)DX[0] == 32768, "target 32,768 below the maximum: loss %.1f, gradient %.1f", loss->loss, (double)(float)DX[0]);
     float tied[3] = {-2, -2, -3};           /* below zero: padding must not win */
     w.data = tied;
     weight_pack(&w, packed);
     *target = 0;
-    lm_head_loss(NULL, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
+    lm_head_loss(NULL, NULL, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
     shared_wait();
     check(loss->correct == 1, "a tie goes to the lowest index");
     /* More rows than gemv takes: padding's logits are 0, exp(0 - top) infinite, and must not be part of dz. */
@@ -778,14 +787,14 @@ static void test_extremes(void) {
     Scratch more = scratch_of(ROWS, 2, 1, 3, 1);
     w.data = low;
     weight_pack(&w, packed);
-    lm_head_loss(DX9, losses, X9, all.rows, all.targets, NULL, &w, 1, ROWS, ROWS, 1, 3, more);
+    lm_head_loss(DX9, NULL, losses, X9, all.rows, all.targets, NULL, &w, 1, ROWS, ROWS, 1, 3, more);
     shared_wait();
     LossStats p = model_loss_sums(losses, ROWS);
     check(isfinite((float)DX9[0]) && fabs(p.loss_sum - ROWS * log(3)) < 1e-3,
           "three logits of -1,000: loss %.6f, gradient %g", p.loss_sum / ROWS, (double)(float)DX9[0]);
     shared_free(all.rows); shared_free(all.targets); shared_free(losses); shared_free(X9); shared_free(DX9); shared_free(more.base);
     X[0] = (floatX)NAN;
-    lm_head_loss(DX, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
+    lm_head_loss(DX, NULL, loss, X, row, target, NULL, &w, 1, 1, 1, 1, 3, s);
     shared_wait();
     check(!isfinite(loss->loss), "a NaN in the input is a NaN in the loss");
     shared_free(packed); shared_free(s.base); shared_free(X); shared_free(DX); shared_free(target);
@@ -947,7 +956,7 @@ static void test_orders(void) {
         attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
         rmsnorm_forward(dx, rstd, NULL, X, NULL, weight, 1e-6f, N, I);
         bits_add(&all, (void *)dqkv, N * P * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, lse, N * H * sizeof(float));
-        lm_head_loss(dx, row_loss, X, label.rows, label.targets, NULL, &head, 0.1f, label.M, N, I, V, s);
+        lm_head_loss(dx, NULL, row_loss, X, label.rows, label.targets, NULL, &head, 0.1f, label.M, N, I, V, s);
         double norm = global_norm(dy, N * O);
         bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, row_loss, (size_t)label.M * sizeof *row_loss); bits_add(&all, &norm, sizeof norm);
         for (int j = 0; j < 3; j++) {
