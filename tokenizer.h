@@ -253,6 +253,7 @@ bool tokenizer_is_stop(const Tokenizer *t, int32_t id);           /* eos, or in 
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);        /* an added token with "special": true */
 
 enum { TOK_ADD_SPECIAL = 1 };   /* run the post-processor (BOS/EOS), as add_special_tokens=True does */
+size_t tokenizer_special_after(const Tokenizer *t);               /* how many tokens that puts behind a text */
 
 /* Replaces out->ids by the ids of text (bytes). Added tokens inside the text are recognised, as the library does. Safe
    to call from many threads on one tokenizer (each with its own out). Text that is not UTF-8: error with the byte
@@ -2485,6 +2486,7 @@ const char *tokenizer_token(const Tokenizer *t, int32_t id) {
 int32_t tokenizer_bos(const Tokenizer *t) { return t->bos; }
 int32_t tokenizer_eos(const Tokenizer *t) { return t->eos; }
 int32_t tokenizer_pad(const Tokenizer *t) { return t->pad; }
+size_t tokenizer_special_after(const Tokenizer *t) { return (size_t)t->nafter; }
 bool tokenizer_is_special(const Tokenizer *t, int32_t id) {
     return id >= 0 && id < t->nids && (t->flags[id] & TOK_SPECIAL);
 }

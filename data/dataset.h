@@ -10,8 +10,10 @@
      a row becomes a dialogue   one function for each shape: messages, prompt + completion, instruction, text, ids
      solved examples            dialogues in front of every row
      examples                   what is learned of a dialogue: byte ranges of its text, then labels
+     examples with a label      classification and reward: a text as a whole, and what its row says of it
      prompts                    a dialogue up to where the answer begins
      the tokens of a data set   in memory or in a token file
+     classes and targets        once all rows are known: names, numbers, what is wrong with them; class weights
      slots, packing             what a sampler shuffles: one example or, packed, several
      a data set                 opened, split
      batches, order             slots laid end to end; torch.randperm
@@ -456,7 +458,8 @@ static char data_csv_comma(const char *s, const char *end) {
 /* A column called "Prompt " is the one that rows call "prompt". */
 static bool data_csv_name(Json *name) {
     static const char *const known[] = {"messages", "conversations", "prompt", "completion", "instruction", "input",
-                                        "output", "text", "system", "history", "tools"};
+                                        "output", "text", "system", "history", "tools", "label", "labels",
+                                        "chosen", "rejected", "margin"};
     const char *s = name->str;
     size_t n = name->count;
     while (n && (*s == ' ' || *s == '\t')) { s++; n--; }
@@ -649,6 +652,7 @@ typedef struct DataWork {
     const Tokenizer *t;
     const DataOptions *o;
     const struct Shots *shots;              /* NULL, or what is put in front of every row */
+    Task task;                              /* what examples are made for; prompts are always the language model's */
     ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
     DataUses uses;
     DataColumns unread;                     /* of all rows */
@@ -1087,8 +1091,8 @@ static bool data_unknown_shape(DataWork *w) {
     bool shaped = false, nulls = false;
     if (json_get(w->object, "chosen") && json_get(w->object, "rejected"))
         return data_row_fail(w,
-                             "DPO is not there yet; to learn the chosen answers give prompt and chosen as prompt and "
-                             "completion",
+                             "--task reward learns which is the better one; DPO is not there yet; to learn the chosen "
+                             "answers give prompt and chosen as prompt and completion",
                              "preference data (chosen and rejected)");
     for (size_t i = 0; i < sizeof data_text_key / sizeof *data_text_key; i++)
         shaped |= json_get(w->object, data_text_key[i]) != NULL;
@@ -1109,10 +1113,19 @@ static bool data_unknown_shape(DataWork *w) {
         nulls |= null;
         if (!room) break;
     }
+    static const char *const accepted[TASK_COUNT] = {
+        "messages | conversations | prompt + completion | instruction (+ input) + output | text | input_ids (+ labels)",
+        "text | prompt | messages | conversations | instruction (+ input) | input_ids, each with label",
+        "(prompt +) chosen + rejected (+ margin)"};
     char todo[240];
-    snprintf(todo, sizeof todo, "accepted are messages | conversations | prompt + completion | instruction (+ input) + "
-             "output | text | input_ids (+ labels)%s", nulls ? "; null counts as absent: leave such rows out" : "");
+    snprintf(todo, sizeof todo, "accepted are %s%s", accepted[w->task],
+             nulls ? "; null counts as absent: leave such rows out" : "");
     return data_row_fail(w, todo, "none of the known row shapes (keys found: %s)", n ? keys : "none");
+}
+
+/* The answer that the row gives, or NULL. Beside a label it is not read: it may be the label in words. */
+static const Json *dialogue_answer(DataWork *w, const char *key) {
+    return w->task == TASK_CLASSIFICATION ? NULL : data_get(w->object, key);
 }
 
 /* The row in work becomes w->dialogue. answered: it must have its answer. */
@@ -1133,11 +1146,16 @@ static bool dialogue_read(DataWork *w, bool answered) {
     if (!w->t)
         return data_row_fail(w, "add the model's tokenizer.json, or give rows of input_ids and labels",
                              "the row is text, but the model folder has no tokenizer");
+    if (w->task == TASK_REWARD) {           /* two dialogues, one after the other: example_reward */
+        bool both = data_get(o, "chosen") && data_get(o, "rejected");
+        d->kind = DIALOGUE_TEXT;
+        return both || data_unknown_shape(w);
+    }
     if ((a = data_get(o, "messages"))) return dialogue_from_messages(w, a);
     if ((a = data_get(o, "conversations"))) return dialogue_from_conversations(w, a);
-    if ((a = data_get(o, "prompt")) && ((b = data_get(o, "completion")) || !answered))
+    if ((a = data_get(o, "prompt")) && ((b = dialogue_answer(w, "completion")) || !answered))
         return dialogue_from_pair(w, a, b);
-    if ((a = data_get(o, "instruction")) && ((b = data_get(o, "output")) || !answered))
+    if ((a = data_get(o, "instruction")) && ((b = dialogue_answer(w, "output")) || !answered))
         return dialogue_from_instruction(w, a, data_get(o, "input"), b);
     if ((a = data_get(o, "text"))) return dialogue_from_text(w, a, answered);
     return data_unknown_shape(w);
@@ -1296,6 +1314,17 @@ static bool shots_open(Shots *s, const Tokenizer *t, const DataOptions *o, Error
 
 /* ---- examples: what is learned of a dialogue --------------------------------------------------------------------- */
 
+/* What a row says of its class, its number or its margin, before all rows are known. */
+typedef enum { LABEL_NONE, LABEL_TEXT, LABEL_TRUTH, LABEL_NUMBER, LABEL_CELL, LABEL_NAMES, LABEL_FLAGS, LABEL_KINDS }
+    LabelKind;
+typedef struct DataLabel {
+    LabelKind kind;                         /* CELL: of a CSV file, a number unless others are texts */
+    size_t count;                           /* NAMES, FLAGS */
+    char *text;                             /* malloc'ed. TEXT, TRUTH, NUMBER, CELL: as it is written; NAMES: count
+                                               texts, each with its NUL; FLAGS: '0' or '1' [count] */
+    double number;                          /* NUMBER, CELL */
+} DataLabel;
+
 /* The example of one row before the arena. */
 typedef struct DataExample DataExample;
 struct DataExample {
@@ -1304,11 +1333,14 @@ struct DataExample {
     bool dated;                             /* as in DataStats */
     ChatTemplate chat;
     bool truncated, cut_reply, lost_reply;
-    DataExample *next;                      /* the same row's next turn, with split_turns; malloc'ed */
+    DataLabel label;                        /* of classification; reward: the margin, of the chosen one */
+    DataExample *next;                      /* the same row's next turn, with split_turns, or the rejected answer;
+                                               malloc'ed */
 };
 static void example_free(DataExample *e) {
     for (DataExample *n = e->next, *after; n; n = after) { after = n->next; free(n->ids); free(n); }
     free(e->ids);
+    free(e->label.text);
     memset(e, 0, sizeof *e);
 }
 /* Room for ids and labels [count]. */
@@ -1454,16 +1486,16 @@ static bool example_chat(DataWork *w, DataExample *e) {
 static bool example_ids(DataWork *w, DataExample *e) {
     enum { LABELS, ATTENTION, ASSISTANT, COMPLETION, COLUMNS };
     static const char *const name[COLUMNS] = {"labels", "attention_mask", "assistant_masks", "completion_mask"};
-    const Json *ids = w->dialogue.ids, *column[COLUMNS] = {data_get(w->object, name[LABELS]),
-                                                           data_get(w->object, name[ATTENTION]), NULL, NULL};
+    const Json *ids = w->dialogue.ids, *column[COLUMNS] = {NULL, data_get(w->object, name[ATTENTION]), NULL, NULL};
     double vocab = w->t ? tokenizer_vocab_size(w->t) : INT32_MAX;
-    bool on_completion = w->o->loss_on == LOSS_ON_COMPLETION;
-    if (!column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
+    bool tokens = w->task == TASK_CAUSAL_LM, on_completion = tokens && w->o->loss_on == LOSS_ON_COMPLETION;
+    if (tokens) column[LABELS] = data_get(w->object, name[LABELS]);
+    if (tokens && !column[LABELS]) column[ASSISTANT] = data_get(w->object, name[ASSISTANT]);
     if (!column[LABELS] && on_completion) column[COMPLETION] = data_get(w->object, name[COMPLETION]);
     bool answer = column[LABELS] || column[ASSISTANT] || column[COMPLETION];
     w->uses.labelled += column[LABELS] != NULL;
     if (!data_need(w, ids, "input_ids", JSON_ARRAY)) return false;
-    if (!answer && (on_completion || w->o->loss_on == LOSS_ON_ASSISTANT))
+    if (tokens && !answer && (on_completion || w->o->loss_on == LOSS_ON_ASSISTANT))
         return data_wrong_loss(w, "token ids without labels");
     for (int k = 0; k < COLUMNS; k++) {
         if (!column[k]) continue;
@@ -1502,14 +1534,176 @@ static bool example_ids(DataWork *w, DataExample *e) {
         }
         if (!attended) continue;
         e->ids[e->count] = (int32_t)id->number;
-        e->labels[e->count++] = label;
+        e->labels[e->count++] = tokens ? label : (int32_t)DATA_IGNORE;
     }
+    if (!tokens) return true;
     example_last_reply(NULL, e->labels, e->count, &reply, &end);
     example_cut(w, e, reply, answer ? end : reply);
     return true;
 }
 
+/* ---- examples with a label: classification and reward ------------------------------------------------------------ */
+
+/* A text as a whole: its tokens, none of them a label. */
+static bool example_whole(DataWork *w, DataExample *e, const char *text, size_t n, int flags) {
+    if (!tokenizer_encode(w->t, &w->tok, text, n, flags, &w->err)) return data_row_wrap(w);
+    e->count = w->tok.count;
+    if (!example_room(w, e, e->count)) return false;
+    for (size_t i = 0; i < e->count; i++) { e->ids[i] = w->tok.ids[i]; e->labels[i] = DATA_IGNORE; }
+    return true;
+}
+/* Cuts it to max_length as tokenizer(text, truncation=True) does: at the end, but for the tokens that the tokenizer put
+   there. With truncate_prompt at the beginning, behind a BOS. */
+static void example_cut_whole(const DataWork *w, DataExample *e, int flags) {
+    size_t limit = (size_t)w->o->max_length, kept = flags & TOK_ADD_SPECIAL ? tokenizer_special_after(w->t) : 0;
+    if (w->o->max_length <= 0 || e->count <= limit) return;
+    size_t gone = e->count - limit, at = limit > kept ? limit - kept : 0;
+    if (w->o->truncate_prompt) at = w->t && e->ids[0] == tokenizer_bos(w->t);
+    memmove(e->ids + at, e->ids + at + gone, (limit - at) * sizeof *e->ids);
+    e->count = limit;
+    e->truncated = true;
+}
+
+/* A text as a label. NUL ends the names of classes, so that it is none of them. */
+static bool label_text(DataWork *w, DataLabel *l, LabelKind kind, const Json *v) {
+    l->kind = kind;
+    l->text = text_copy_bytes(v->str, v->count);
+    return strlen(l->text) == v->count || data_row_fail(w, "leave it out", "\"label\" holds a NUL");
+}
+/* A list: names of classes, or 0 or 1 for every class. */
+static bool label_list(DataWork *w, DataLabel *l, const Json *list) {
+    Text text = TEXT_EMPTY;
+    bool names = !list->child || list->child->type == JSON_STRING;
+    const char *todo = "multi-label rows have a list of class names, or 0 or 1 for every class";
+    l->kind = names ? LABEL_NAMES : LABEL_FLAGS;
+    for (const Json *v = list->child; v; v = v->next, l->count++) {
+        bool one = v->type == JSON_TRUE || (v->type == JSON_NUMBER && v->number == 1);
+        bool zero = v->type == JSON_FALSE || (v->type == JSON_NUMBER && v->number == 0);
+        bool name = v->type == JSON_STRING && v->count && strlen(v->str) == v->count;
+        if (names ? !name : !one && !zero) {
+            text_free(&text);
+            return data_row_fail(w, todo, "label[%zu] is %.40s", l->count,
+                                 v->type == JSON_NUMBER ? v->str : names && v->type == JSON_STRING ? "no name"
+                                                                                          : data_type_name[v->type]);
+        }
+        if (names) text_append(&text, v->str, v->count + 1);
+        else text_append(&text, one ? "1" : "0", 1);
+    }
+    if (!text_append(&text, "", 1)) return data_row_memory(w);
+    l->text = text.at;
+    return true;
+}
+/* What a CSV file's cell spells: a number from its first to its last character, or none. */
+static bool label_cell_number(const char *s, double *number) {
+    char *end;
+    if (!*s || isspace((unsigned char)*s)) return false;
+    *number = strtod(s, &end);
+    return !*end && !strpbrk(s, "xXpP(");
+}
+/* The row's label, or labels. One that is not there is counted when all rows are: labels_fail_missing. */
+static bool label_read(DataWork *w, DataLabel *l, const Json *v) {
+    if (!v || (v->type == JSON_STRING && !v->count)) return true;
+    if (v->type == JSON_OBJECT)
+        return data_row_fail(w, "a label is a text, a number, true or false, or a list", "\"label\" is an object");
+    if (v->type == JSON_ARRAY || (v->type == JSON_STRING && w->rows->csv && *v->str == '['))
+        return (v = data_list(w, v, "label")) != NULL && label_list(w, l, v);
+    if (v->type == JSON_STRING) {
+        bool cell = w->rows->csv && label_cell_number(v->str, &l->number);
+        return label_text(w, l, cell ? LABEL_CELL : LABEL_TEXT, v);
+    }
+    l->kind = v->type == JSON_NUMBER ? LABEL_NUMBER : LABEL_TRUTH;
+    l->number = v->type == JSON_NUMBER ? v->number : v->type == JSON_TRUE;
+    l->text = text_copy(v->type == JSON_NUMBER ? v->str : v->type == JSON_TRUE ? "true" : "false");
+    return true;
+}
+
+/* A chat that ends with its own label gives the answer away. */
+static bool example_leak(DataWork *w, const DataLabel *l) {
+    const Dialogue *d = &w->dialogue;
+    const ChatMessage *last = d->count ? &d->messages[d->count - 1] : NULL;
+    if (!last || d->divided || strcmp(last->role, "assistant") || !l->text || l->kind > LABEL_CELL ||
+        last->content_bytes != strlen(l->text) || memcmp(last->content, l->text, last->content_bytes)) return true;
+    return data_row_fail(w, "leave that message out, or write prompt + completion + label: completions are not read",
+                         "the chat ends with an assistant who says the label");
+}
+
+/* A row with a label: plain text with the tokenizer's own tokens around it, as tokenizer(text); a chat as
+   apply_chat_template(messages) renders it, a prompt of messages up to where the answer begins. */
+static bool example_labelled(DataWork *w, DataExample *e) {
+    Dialogue *d = &w->dialogue;
+    const Json *label = data_get(w->object, "label");
+    int flags = 0;
+    if (!label) label = data_get(w->object, "labels");
+    if (!label_read(w, &e->label, label)) return false;
+    if (d->kind == DIALOGUE_IDS) {
+        if (!example_ids(w, e)) return false;
+    } else if (d->kind == DIALOGUE_CHAT) {
+        ChatText chat;
+        ChatOptions options = d->chat;
+        options.add_generation_prompt = d->divided;
+        if (!example_leak(w, &e->label) || !example_render(w, e, &chat, d->count, options)) return false;
+        bool ok = example_whole(w, e, chat.text, chat.bytes, 0);
+        chat_text_free(&chat);
+        if (!ok) return false;
+    } else {
+        flags = TOK_ADD_SPECIAL;
+        text_cut(&w->text, 0);
+        text_append(&w->text, d->prompt.at, d->prompt.length);
+        if (!text_append(&w->text, d->completion, d->completion_bytes)) return data_row_memory(w);
+        if (!example_whole(w, e, w->text.at, w->text.length, flags)) return false;
+    }
+    example_cut_whole(w, e, flags);
+    return true;
+}
+
+/* One answer of a pair, as TRL's RewardTrainer: prompt and answer are one chat, or one text that ends with the
+   tokenizer's end of text. */
+static bool example_side(DataWork *w, DataExample *e, const char *key) {
+    Dialogue *d = &w->dialogue;
+    const Json *prompt = data_get(w->object, "prompt"), *answer = data_get(w->object, key);
+    bool chat = answer->type == JSON_ARRAY;
+    d->count = 0;
+    if (prompt && (prompt->type == JSON_ARRAY) != chat)
+        return data_row_fail(w, "give both as texts or both as messages; leave out a prompt that the answers repeat",
+                             "\"prompt\" is %s, \"%s\" is %s", data_type_name[prompt->type], key,
+                             data_type_name[answer->type]);
+    if (chat) {
+        ChatText text;
+        if ((prompt && !dialogue_messages(w, prompt, "prompt")) || !dialogue_messages(w, answer, key) ||
+            !dialogue_chat(w) || !example_render(w, e, &text, d->count, d->chat)) return false;
+        bool ok = example_whole(w, e, text.text, text.bytes, 0);
+        chat_text_free(&text);
+        return ok;
+    }
+    if (!data_need(w, answer, key, JSON_STRING)) return false;
+    text_cut(&d->prompt, 0);
+    if (prompt && !dialogue_pair(w, prompt->str, prompt->count, NULL)) return false;
+    int32_t id = tokenizer_eos(w->t);
+    const char *eos = id >= 0 ? tokenizer_token(w->t, id) : NULL;
+    size_t n = eos ? strlen(eos) : 0;
+    bool ended = answer->count >= n && n && !memcmp(answer->str + answer->count - n, eos, n);
+    text_cut(&w->text, 0);
+    text_append(&w->text, d->prompt.at, d->prompt.length);
+    text_append(&w->text, answer->str, answer->count);
+    if (!text_append(&w->text, eos ? eos : "", ended ? 0 : n)) return data_row_memory(w);
+    return example_whole(w, e, w->text.at, w->text.length, TOK_ADD_SPECIAL);
+}
+static bool example_reward(DataWork *w, DataExample *e) {
+    const Json *margin = data_get(w->object, "margin");
+    if (margin && !label_read(w, &e->label, margin)) return false;
+    if (margin && e->label.kind != LABEL_NUMBER && e->label.kind != LABEL_CELL)
+        return data_row_fail(w, "it says by how much the chosen answer is the better one", "\"margin\" is no number");
+    if (!(e->next = (DataExample *)calloc(1, sizeof *e))) return data_row_memory(w);
+    if (!example_side(w, e, "chosen")) return false;
+    DataUses once = w->uses;                /* the row counts once */
+    bool ok = example_side(w, e->next, "rejected");
+    w->uses = once;
+    return ok;
+}
+
 static bool example_encode(DataWork *w, DataExample *e) {
+    if (w->task == TASK_REWARD) return example_reward(w, e);
+    if (w->task == TASK_CLASSIFICATION) return example_labelled(w, e);
     switch (w->dialogue.kind) {
         case DIALOGUE_IDS: return w->shots ? shots_refuse_ids(w) : example_ids(w, e);
         case DIALOGUE_CHAT: return example_chat(w, e);
@@ -1531,6 +1725,7 @@ static bool data_examples(DataExample *examples, DataStats *stats, const DataRow
         DataWork w;
         data_work_open(&w, rows, t, o);
         w.shots = shots;
+        w.task = o->task;
 #ifdef _OPENMP
 #pragma omp for schedule(dynamic, 16)
 #endif
@@ -1541,7 +1736,7 @@ static bool data_examples(DataExample *examples, DataStats *stats, const DataRow
 #endif
             limit = first_bad;
             if (i > limit) continue;        /* rows before the first bad one are read: one of them may be bad, too */
-            bool ok = data_row_begin(&w, i, true) && example_encode(&w, &examples[i - begin]);
+            bool ok = data_row_begin(&w, i, o->task != TASK_CLASSIFICATION) && example_encode(&w, &examples[i - begin]);
             data_row_end(&w, ok);
             if (ok) continue;
 #ifdef _OPENMP
@@ -1723,19 +1918,37 @@ void prompts_free(Prompts *p) {
 /* ---- the tokens of a data set ------------------------------------------------------------------------------------ */
 
 /* Where the tokens of a data set gather: in memory, and beyond TOKENS_IN_MEMORY or for a cache in a token file: header,
-   ids, labels, offset[count + 1], row[count]. Labels wait in a file of their own until the number of ids is known. */
+   ids, labels, offset[count + 1], row[count], target[count * width], names. Labels wait in a file of their own until
+   the number of ids is known. */
 enum { TOKENS_IN_MEMORY = 8 << 20 };
 typedef struct TokenHeader {
     char magic[8];
     uint64_t key, count, tokens, hash;
+    uint64_t task, problem, width, classes, names;      /* names: bytes of all classes' names, each with its NUL */
     int64_t largest_id;
     DataStats stats;
-    uint64_t checksum;                      /* of all above, offset and row; ids and labels have their hash */
+    uint64_t checksum;                      /* of all above, offset and row; the rest has its hash */
 } TokenHeader;
+
+/* Where in the data a row is, for messages. */
+typedef struct DataPlace { const char *path; size_t row, line /* 0: unknown */; } DataPlace;
+/* A label that was seen: its text, or what it is in words; interned, so that rows have a number of it. */
+typedef struct LabelSeen { double number; int64_t rows; DataPlace first; LabelKind kind; } LabelSeen;
 typedef struct TokenSink {
     int32_t *ids, *labels;                  /* stb_ds arrays: what is not in the files yet */
     size_t *offset;                         /* stb_ds array [count + 1] */
     int64_t *row;                           /* stb_ds array */
+    /* what rows say of their labels: labels_close makes classes and targets of it */
+    struct { char *key; int32_t value; } *seen_id;       /* stb_ds string map: text -> place in seen */
+    LabelSeen *seen;                        /* stb_ds array */
+    int32_t *said;                          /* stb_ds array: of every example its labels' places in seen; FLAGS: the
+                                               classes that are 1 */
+    size_t *said_end;                       /* stb_ds array [count] */
+    double *number;                         /* stb_ds array [count]: NUMBER and CELL */
+    int64_t of_kind[LABEL_KINDS];           /* rows */
+    DataPlace first[LABEL_KINDS];           /* with the first row of each */
+    DataPlace fraction, not_finite, wrong_flags;      /* the first such row */
+    size_t flags;                           /* of the first list of them */
     FILE *file, *label_file;
     char path[PATH_MAX];                    /* of file, "" where it has no name */
     bool failed;
@@ -1807,397 +2020,90 @@ static bool sink_count(DataStats *stats, const DataExample *e, const Tokenizer *
     return true;
 }
 
-/* One block of examples. first: row number of the first. */
-static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, size_t count, size_t first,
-                     const Tokenizer *t, const char *path, Error *err) {
+/* A label in words becomes its place among those that were seen. */
+static void sink_said(TokenSink *s, LabelKind kind, const char *text, double number, DataPlace at) {
+    if (!s->seen_id) sh_new_strdup(s->seen_id);
+    ptrdiff_t i = shgeti(s->seen_id, text);
+    LabelSeen seen = {number, 0, at, kind};
+    int32_t id = i >= 0 ? s->seen_id[i].value : (int32_t)arrlen(s->seen);
+    if (i < 0) { shput(s->seen_id, text, id); arrput(s->seen, seen); }
+    s->seen[id].rows++;
+    arrput(s->said, id);
+}
+/* What the row of an example says. Once there is a fraction numbers are no classes: their texts are not kept. */
+static void sink_label(TokenSink *s, const DataLabel *l, DataPlace at) {
+    if (!s->of_kind[l->kind]++) s->first[l->kind] = at;
+    bool number = l->kind == LABEL_NUMBER || l->kind == LABEL_CELL;
+    if (number && !s->not_finite.path && !(fabs(l->number) <= (double)FLT_MAX)) s->not_finite = at;
+    if (number && !s->fraction.path && l->number != rint(l->number)) s->fraction = at;
+    if (l->kind == LABEL_NAMES) {
+        const char *name = l->text;
+        for (size_t k = 0; k < l->count; k++, name += strlen(name) + 1) sink_said(s, LABEL_TEXT, name, 0, at);
+    } else if (l->kind == LABEL_FLAGS) {
+        if (s->of_kind[LABEL_FLAGS] == 1) s->flags = l->count;
+        if (l->count != s->flags && !s->wrong_flags.path) s->wrong_flags = at;
+        for (size_t k = 0; k < l->count; k++) if (l->text[k] == '1') arrput(s->said, (int32_t)k);
+    } else if (l->kind != LABEL_NONE && (l->kind != LABEL_NUMBER || !s->fraction.path))
+        sink_said(s, l->kind, l->text, l->number, at);
+    arrput(s->said_end, (size_t)arrlen(s->said));
+    arrput(s->number, l->number);
+}
+
+/* Classification and reward: the example's part in the statistics; false: it is dropped. A pair that is too long is
+   not cut, TRL leaves it out. */
+static bool sink_count_labelled(DataStats *stats, const DataExample *e, int32_t bos, int limit) {
+    bool pair = e->next != NULL, fits = true;
+    for (const DataExample *k = e; k; k = k->next)
+        fits = fits && k->count && !(pair && limit > 0 && k->count > (size_t)limit);
+    stats->truncated += e->truncated;
+    if (!fits) { stats->dropped++; return false; }
+    for (const DataExample *k = e; k; k = k->next) {
+        stats->tokens += (int64_t)k->count;
+        stats->labelled++;
+        stats->thoughts += (int64_t)k->thoughts;
+        stats->systems += (int64_t)k->systems;
+        stats->dated += k->dated;
+        if (k->chat != CHAT_NONE) stats->chat = k->chat;
+        if ((int64_t)k->count > stats->longest) stats->longest = (int64_t)k->count;
+        stats->double_bos += bos >= 0 && k->count > 1 && k->ids[0] == bos && k->ids[1] == bos;
+    }
+    stats->same_pairs += pair && e->count == e->next->count &&
+                         !memcmp(e->ids, e->next->ids, e->count * sizeof *e->ids);
+    return true;
+}
+
+/* The examples of rows [begin, end). before: rows of the files before this one. */
+static bool sink_add(Dataset *d, TokenSink *s, const DataExample *examples, const DataRows *rows, size_t begin,
+                     size_t end, size_t before, const Tokenizer *t, const DataOptions *o, Error *err) {
     if (!s->offset) arrput(s->offset, 0);
-    d->stats.rows += (int64_t)count;
-    for (size_t i = 0; i < count; i++) for (const DataExample *e = &examples[i]; e; e = e->next) {
-        if (!sink_count(&d->stats, e, t)) continue;
-        size_t bytes = e->count * sizeof *e->ids;
-        memcpy(arraddnptr(s->ids, e->count), e->ids, bytes);
-        memcpy(arraddnptr(s->labels, e->count), e->labels, bytes);
-        d->hash = hash_bytes(hash_bytes(d->hash, e->ids, bytes), e->labels, bytes);
-        for (size_t k = 0; k < e->count; k++) {
-            if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
-            if (e->labels[k] > d->largest_id) d->largest_id = e->labels[k];
-        }
-        arrput(s->row, (int64_t)(first + i));
-        arrput(s->offset, arrlast(s->offset) + e->count);
-        d->count++;
-    }
-    return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, path);
-}
-
-static uint64_t tokens_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
-    uint64_t sum = hash_bytes(HASH_START, h, offsetof(TokenHeader, checksum));
-    return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
-}
-
-static bool data_columns_whole(const DataColumns *c) {
-    bool ok = c->count >= 0 && c->count <= DATA_COLUMNS && *(const unsigned char *)&c->more <= 1;
-    for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
-    return ok;
-}
-
-/* Every value of a mapped token file is looked at: what memory and shapes will be made of must hold, and a damaged file
-   must not train. */
-static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
-    bool ok = d->offset[0] == 0 && d->offset[h->count] == h->tokens && h->count && h->count <= INT32_MAX &&
-              h->checksum == tokens_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
-    for (size_t i = 0; i < h->count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h->tokens;
-    uint64_t hash = HASH_START;
-    int64_t longest = 0, labelled = 0;
-    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
-    for (size_t i = 0; i < h->count && ok; i++) {
-        size_t from = d->offset[i], n = d->offset[i + 1] - from;
-        if (from - kept > (size_t)1 << 20) {
-            file_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
-            file_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
-            kept = from;
-        }
-        hash = hash_bytes(hash, d->ids + from, n * sizeof *d->ids);
-        hash = hash_bytes(hash, d->labels + from, n * sizeof *d->labels);
-        if ((int64_t)n > longest) longest = (int64_t)n;
-        for (size_t k = from; k < from + n; k++) {
-            int32_t id = d->ids[k], label = d->labels[k];
-            ok = ok && id >= 0 && id <= d->largest_id &&
-                 (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
-            labelled += k > from && label != DATA_IGNORE;
+    d->stats.rows += (int64_t)(end - begin);
+    int32_t bos = t ? tokenizer_bos(t) : -1;
+    for (size_t i = begin; i < end; i++) {
+        const DataExample *first = &examples[i - begin];
+        DataPlace at = {rows->path, i + 1, rows->row[i].line};
+        bool tokens = o->task == TASK_CAUSAL_LM;
+        if (!tokens && !sink_count_labelled(&d->stats, first, bos, o->max_length)) continue;
+        for (const DataExample *e = first; e; e = e->next) {
+            if (tokens && !sink_count(&d->stats, e, t)) continue;
+            if (!tokens) sink_label(s, &first->label, at);
+            size_t bytes = e->count * sizeof *e->ids;
+            memcpy(arraddnptr(s->ids, e->count), e->ids, bytes);
+            memcpy(arraddnptr(s->labels, e->count), e->labels, bytes);
+            d->hash = hash_bytes(hash_bytes(d->hash, e->ids, bytes), e->labels, bytes);
+            for (size_t k = 0; k < e->count; k++) {
+                if (e->ids[k] > d->largest_id) d->largest_id = e->ids[k];
+                if (e->labels[k] > d->largest_id) d->largest_id = e->labels[k];
+            }
+            arrput(s->row, (int64_t)(before + i + 1));
+            arrput(s->offset, arrlast(s->offset) + e->count);
+            d->count++;
         }
     }
-    return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&
-           h->stats.tokens == (int64_t)h->tokens && h->stats.examples == (int64_t)h->count &&
-           data_columns_whole(&h->stats.unread);
+    return d->count <= INT32_MAX || fail(err, "more than %d examples; %s; split the file", INT32_MAX, rows->path);
 }
 
-/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at
-   then. */
-static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char *path, Error *err) {
-    struct stat st;
-    TokenHeader h;
-    bool ok = !fstat(fd, &st) && pread(fd, &h, sizeof h, 0) == (ssize_t)sizeof h &&
-              !memcmp(h.magic, "LORATOK2", 8) && h.key == key &&
-              h.tokens <= (uint64_t)st.st_size / 8 && h.count <= (uint64_t)st.st_size / 16;
-    if (!ok || (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) +
-                                       h.count * sizeof(int64_t))
-        return fail(err, "not a whole token file; %s; delete it", path);
-    void *map = map_file(fd, (size_t)st.st_size, MAP_SHARED, path);
-    if (!map) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
-    memset(d, 0, sizeof *d);
-    d->hash = h.hash;
-    d->largest_id = (int32_t)h.largest_id;
-    d->stats = h.stats;
-    d->count = d->slots = h.count;
-    d->map = map;
-    d->map_bytes = (size_t)st.st_size;
-    d->ids = (int32_t *)((char *)map + sizeof h);
-    d->labels = d->ids + h.tokens;
-    d->offset = (size_t *)(void *)(d->labels + h.tokens);
-    d->row = (int64_t *)(d->offset + h.count + 1);
-    if (ours || tokens_whole(d, &h)) return true;
-    unmap_file(map, (size_t)st.st_size);
-    memset(d, 0, sizeof *d);
-    return fail(err, "a damaged token file; %s; delete it", path);
-}
-
-/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and
-   mapped. */
-static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache_path, Error *err) {
-    size_t tokens = (size_t)d->stats.tokens;
-    d->slots = d->count;
-    d->stats.examples = (int64_t)d->count;
-    if (!s->file && !cache_path) {
-        d->ids = (int32_t *)malloc(tokens * sizeof *d->ids);
-        d->labels = (int32_t *)malloc(tokens * sizeof *d->labels);
-        d->offset = (size_t *)malloc((d->count + 1) * sizeof *d->offset);
-        d->row = (int64_t *)malloc(d->count * sizeof *d->row);
-        if (!d->ids || !d->labels || !d->offset || !d->row) return data_memory(err, "data set");
-        memcpy(d->ids, s->ids, tokens * sizeof *d->ids);
-        memcpy(d->labels, s->labels, tokens * sizeof *d->labels);
-        memcpy(d->offset, s->offset, (d->count + 1) * sizeof *d->offset);
-        memcpy(d->row, s->row, d->count * sizeof *d->row);
-        return true;
-    }
-    if (!sink_spill(s, cache_path, err)) return false;
-    TokenHeader h;
-    memset(&h, 0, sizeof h);
-    memcpy(h.magic, "LORATOK2", 8);
-    h.key = key;
-    h.count = d->count;
-    h.tokens = tokens;
-    h.hash = d->hash;
-    h.largest_id = d->largest_id;
-    h.stats = d->stats;
-    h.checksum = tokens_checksum(&h, s->offset, s->row);
-    char *buffer = (char *)must_alloc(1 << 20);
-    rewind(s->label_file);
-    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) sink_write(s, s->file, buffer, 1, n);
-    free(buffer);
-    sink_write(s, s->file, s->offset, sizeof *s->offset, d->count + 1);
-    sink_write(s, s->file, s->row, sizeof *s->row, d->count);
-    rewind(s->file);
-    sink_write(s, s->file, &h, sizeof h, 1);
-    s->failed |= fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
-    if (s->failed) return sink_failed(s, err);
-    *s->path = 0;
-    return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
-}
-
-/* ---- slots ------------------------------------------------------------------------------------------------------- */
-
-/* The example at place `at` of the slots laid one behind the other. */
-static size_t slot_example(const Dataset *d, size_t at) { return d->slot ? (size_t)d->slot[at] : at; }
-SlotIterator slot_begin(const Dataset *d, size_t slot) {
-    SlotIterator i;
-    memset(&i, 0, sizeof i);
-    i.d = d;
-    i.next = d->slot ? d->slot_offset[slot] : slot;
-    i.end = d->slot ? d->slot_offset[slot + 1] : slot + 1;
-    return i;
-}
-bool slot_next(SlotIterator *i) {
-    const Dataset *d = i->d;
-    if (i->next == i->end) return false;
-    i->example = slot_example(d, i->next++);
-    i->ids = d->ids + d->offset[i->example];
-    i->labels = d->labels + d->offset[i->example];
-    i->target = d->target ? d->target + i->example * (size_t)d->target_width : NULL;
-    i->count = d->offset[i->example + 1] - d->offset[i->example];
-    return true;
-}
-
-size_t batch_pooled(const int32_t *ids, size_t count, int pad) {
-    size_t i = count;
-    while (i && ids[i - 1] == pad) i--;
-    return i ? i - 1 : 0;
-}
-
-int64_t slot_labelled(const Dataset *d, size_t slot) {
-    int64_t labelled = 0;
-    for (SlotIterator i = slot_begin(d, slot); slot_next(&i);)
-        for (size_t k = 1; k < i.count; k++) labelled += i.labels[k] != DATA_IGNORE;  /* the first is never a target */
-    return labelled;
-}
-static void slot_size(const Dataset *d, size_t slot, size_t *tokens, size_t *sequences) {
-    *tokens = *sequences = 0;
-    for (SlotIterator i = slot_begin(d, slot); slot_next(&i);) { *tokens += i.count; ++*sequences; }
-}
-
-/* ---- packing ----------------------------------------------------------------------------------------------------- */
-
-/* The rooms 1..capacity that some bin has: a tournament tree, its leaves the rooms (0: no bin has it), every other node
-   the larger of the two below it. */
-typedef struct PackRooms { int32_t *best; size_t leaves; } PackRooms;                  /* best [2 * leaves] */
-static void pack_rooms_set(PackRooms *r, int32_t room, bool there) {
-    size_t at = r->leaves + (size_t)room - 1;
-    r->best[at] = there ? room : 0;
-    while (at >>= 1) r->best[at] = r->best[2 * at] > r->best[2 * at + 1] ? r->best[2 * at] : r->best[2 * at + 1];
-}
-/* The least of them that holds `length`; the largest of all does. */
-static int32_t pack_rooms_least(const PackRooms *r, int32_t length) {
-    size_t at = 1;
-    while (at < r->leaves) at = r->best[2 * at] >= length ? 2 * at : 2 * at + 1;
-    return r->best[at];
-}
-
-/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length
-   (equal ones in their order); each goes into the bin with the least room that still holds it, among equals the one
-   that has had that room longest; else into a new bin. */
-bool dataset_pack(Dataset *d, int capacity, Error *err) {
-    size_t n = d->slots, bins = 0, rooms = (size_t)capacity + 2;
-    PackRooms tree = {NULL, 1};
-    while (tree.leaves < (size_t)capacity) tree.leaves *= 2;
-    int32_t *block = (int32_t *)calloc(tree.leaves * 2 + 3 * rooms + 4 * n, sizeof *block), *packed = NULL;
-    size_t *offset = (size_t *)calloc(n + 1, sizeof *offset);
-    if (block && offset) packed = (int32_t *)malloc((n ? n : 1) * sizeof *packed);
-    if (!packed) { free(block); free(offset); return data_memory(err, "packing"); }
-    tree.best = block;
-    /* The bins with some room wait in a queue, first and last [room]; bins count from 1, 0 ends a queue. */
-    int32_t *first = block + tree.leaves * 2, *last = first + rooms, *start = last + rooms;
-    int32_t *order = start + rooms, *length = order + n, *next = length + n, *bin_of = next + n;
-    for (size_t i = 0; i < n; i++) {                                           /* a slot is one example until now */
-        size_t e = slot_example(d, i);
-        length[i] = (int32_t)(d->offset[e + 1] - d->offset[e]);
-        start[capacity - length[i] + 1]++;
-    }
-    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];             /* counting sort */
-    for (size_t i = 0; i < n; i++) order[start[capacity - length[i]]++] = (int32_t)i;
-    pack_rooms_set(&tree, capacity, true);                                         /* a new bin is always to be had */
-    for (size_t k = 0; k < n; k++) {
-        int32_t i = order[k], room = pack_rooms_least(&tree, length[i]), bin;
-        if (room < capacity) {
-            bin = first[room];
-            first[room] = next[bin - 1];
-            if (!first[room]) pack_rooms_set(&tree, room, false);
-        } else bin = (int32_t)++bins;
-        bin_of[i] = bin;
-        offset[bin]++;
-        room -= length[i];
-        next[bin - 1] = 0;
-        if (room == 0) continue;
-        if (first[room]) next[last[room] - 1] = bin;
-        else { first[room] = bin; pack_rooms_set(&tree, room, true); }
-        last[room] = bin;
-    }
-    for (size_t b = 0; b < bins; b++) offset[b + 1] += offset[b];
-    memset(next, 0, n * sizeof *next);                                        /* now: examples already in a bin */
-    for (size_t k = 0; k < n; k++) {
-        size_t bin = (size_t)bin_of[order[k]] - 1;
-        packed[offset[bin] + (size_t)next[bin]++] = (int32_t)slot_example(d, (size_t)order[k]);
-    }
-    free(block);
-    free(d->slot);
-    free(d->slot_offset);
-    d->slot = packed;
-    d->slot_offset = offset;
-    d->slots = bins;
-    return true;
-}
-
-/* ---- a data set -------------------------------------------------------------------------------------------------- */
-
-static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o,
-                         const Shots *shots, const char *cache_path, Error *err) {
-    const size_t BLOCK = 16384;
-    size_t before = (size_t)d->stats.rows;
-    if (!data_rows_read(r, err)) return false;
-    if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
-    if (o->max_rows && r->count > (size_t)o->max_rows - before) r->count = (size_t)o->max_rows - before;
-    DataExample *examples = (DataExample *)calloc(r->count < BLOCK ? r->count : BLOCK, sizeof *examples);
-    bool ok = examples || data_memory(err, r->path);
-    for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
-        size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
-        ok = data_examples(examples, &d->stats, r, begin, end, t, o, shots, err);
-        ok = ok && sink_add(d, s, examples, end - begin, before + begin + 1, t, r->path, err);
-        ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
-        for (size_t i = 0; i < end - begin; i++) example_free(&examples[i]);
-        if (r->mapped) file_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
-    }
-    free(examples);
-    return ok;
-}
-
-/* By what a token file is found again: all that decides the tokens but the files' own content. */
-static uint64_t tokens_key(const Tokenizer *t, const DataOptions *o, const Shots *shots) {
-    uint64_t key = HASH_START, about[] = {
-        t ? tokenizer_fingerprint(t) : 0, (uint64_t)o->loss_on, (uint64_t)o->max_length, (uint64_t)o->chat_template,
-        (uint64_t)o->enable_thinking, o->split_turns, sizeof(TokenHeader)};
-    const char *texts[] = {o->prompt_template, o->template_date};
-    key = hash_bytes(hash_bytes(key, about, sizeof about), &o->max_rows, sizeof o->max_rows);
-    key = hash_bytes(key, &o->truncate_prompt, sizeof o->truncate_prompt);
-    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
-    if (shots->text.length) key = hash_bytes(key, shots->text.at, shots->text.length);
-    for (size_t i = 0; i < shots->count; i++) {
-        const ChatMessage *m = &shots->messages[i];
-        key = hash_bytes(key, m->role, strlen(m->role) + 1);
-        key = hash_bytes(key, m->content, m->content_bytes + 1);
-        key = hash_bytes(key, m->reasoning, m->reasoning_bytes);
-    }
-    return key;
-}
-
-bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *o,
-                        Error *err) {
-    TokenSink sink;
-    memset(d, 0, sizeof *d);
-    memset(&sink, 0, sizeof sink);
-    d->hash = HASH_START;
-    if (o->prompt_template && !strstr(o->prompt_template, "{prompt}"))
-        return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer "
-                         "follows after the last character");
-    if (o->packing && o->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
-    DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
-    char cache_path[PATH_MAX] = "", name[64];
-    Shots shots;
-    bool ok = shots_open(&shots, t, o, err), cached = false, rebuilt = false;
-    ok = ok && (!o->token_cache || make_folder(o->token_cache, err));
-    uint64_t key = tokens_key(t, o, &shots);
-    for (int i = 0; i < count && ok; i++) {
-        rows[i].path = paths[i];
-        ok = data_text_open(&rows[i], err);
-        if (!ok || !o->token_cache) continue;
-        key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
-    }
-    if (ok && o->token_cache) {
-        snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
-        path_in(cache_path, sizeof cache_path, o->token_cache, name);
-        int fd = open(cache_path, O_RDONLY);
-        cached = fd >= 0 && dataset_map(d, fd, key, false, cache_path, NULL);
-        rebuilt = fd >= 0 && !cached;
-        if (fd >= 0) close(fd);
-        if (!cached) d->hash = HASH_START;
-    }
-    const char *cache = *cache_path ? cache_path : NULL;
-    for (int i = 0; i < count; i++) {
-        bool read = ok && !cached && !(o->max_rows && d->stats.rows == o->max_rows);
-        if (read) ok = dataset_read(d, &sink, &rows[i], t, o, o->few_shot ? &shots : NULL, cache, err);
-        data_rows_free(&rows[i]);
-    }
-    if (ok && !d->count)
-        ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise "
-                       "--max-length, or check --loss-on and that the answers are not empty "
-                       "(evaluate --generate shows the model's own)",
-                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, o->max_length);
-    ok = ok && (cached || sink_close(d, &sink, key, cache, err));
-    if (sink.file) fclose(sink.file);
-    if (sink.label_file) fclose(sink.label_file);
-    if (*sink.path) unlink(sink.path);
-    arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
-    free(rows);
-    shots_free(&shots);
-    if (ok && o->packing) ok = dataset_pack(d, o->max_length, err);
-    if (!ok) dataset_free(d);
-    d->rebuilt = ok && rebuilt;
-    return ok;
-}
-bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
-    return dataset_open_files(d, &path, 1, t, options, err);
-}
-
-bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err) {
-    size_t n = d->count, out = (size_t)ceil(share * (double)n);
-    if (!out || out >= n)
-        return fail(err, "nothing left on one side of %zu examples; --eval-split %g; give a share between 0 and 1",
-                    n, share);
-    int64_t *order = (int64_t *)must_alloc(n * sizeof *order);
-    char *held = (char *)must_alloc(n);
-    torch_randperm(order, (int64_t)n, seed);
-    for (size_t i = 0; i < out; i++) held[order[i]] = 1;
-    free(order);
-    *held_out = *d;
-    held_out->shared = true;
-    Dataset *side[2] = {d, held_out};
-    for (int k = 0; k < 2; k++) {           /* both keep the order of the file */
-        Dataset *e = side[k];
-        e->slots = 0;
-        e->slot = (int32_t *)must_alloc(n * sizeof *e->slot);
-        e->slot_offset = (size_t *)must_alloc((n + 1) * sizeof *e->slot_offset);
-        e->stats.tokens = e->stats.labelled = e->stats.longest = 0;
-        for (size_t i = 0; i < n; i++) {
-            if (held[i] != k) continue;
-            int64_t length = (int64_t)(d->offset[i + 1] - d->offset[i]);
-            e->slot[e->slots++] = (int32_t)i;
-            e->slot_offset[e->slots] = e->slots;
-            e->stats.tokens += length;
-            e->stats.labelled += slot_labelled(e, e->slots - 1);
-            if (length > e->stats.longest) e->stats.longest = length;
-        }
-        e->stats.examples = (int64_t)e->slots;
-        e->hash = hash_bytes(d->hash, e->slot, e->slots * sizeof *e->slot);
-    }
-    free(held);
-    return true;
-}
-
-void dataset_free(Dataset *d) {
-    if (d->map && !d->shared) unmap_file(d->map, d->map_bytes);
-    if (!d->map && !d->shared) { free(d->ids); free(d->labels); free(d->offset); free(d->row); }
-    free(d->slot); free(d->slot_offset);
-    memset(d, 0, sizeof *d);
-}
-
-/* ---- classes ----------------------------------------------------------------------------------------------------- */
+/* ---- classes and targets -------------------------------------------------------------------------------------------
+   What the labels of all rows are together: their kind decides the problem, their texts or numbers are the classes. */
 
 /* "a, b, c": the names of the classes, the first 20 of them, as a message shows them. */
 static void class_names_text(Text *t, char *const *names, int count) {
@@ -2208,9 +2114,237 @@ static void class_names_text(Text *t, char *const *names, int count) {
     }
     if (count > 20) text_print(t, " and %d more", count - 20);
 }
-static int class_find(char *const *names, int count, const char *name, size_t bytes) {
-    for (int i = 0; i < count; i++) if (strlen(names[i]) == bytes && !memcmp(names[i], name, bytes)) return i;
+/* Names [count], one behind the other with a NUL after each, as one block to free; NULL where there are none. */
+static char **class_names_copy(const char *text, size_t bytes, int count) {
+    if (!count) return NULL;
+    char **names = (char **)must_alloc((size_t)count * sizeof *names + bytes), *at = (char *)(names + count);
+    memcpy(at, text, bytes);
+    for (int k = 0; k < count; k++, at += strlen(at) + 1) names[k] = at;
+    return names;
+}
+static size_t class_names_bytes(const Dataset *d) {
+    size_t bytes = 0;
+    for (int k = 0; k < d->label_count; k++) bytes += strlen(d->label_names[k]) + 1;
+    return bytes;
+}
+
+/* Examples of every class, of this data set's slots. */
+static void dataset_count_classes(Dataset *d) {
+    size_t K = (size_t)d->label_count, width = (size_t)d->target_width;
+    if (!K) return;
+    d->label_rows = (int64_t *)must_alloc(K * sizeof *d->label_rows);
+    for (size_t i = 0; i < d->slots; i++)
+        for (SlotIterator e = slot_begin(d, i); slot_next(&e);) {
+            if (d->problem == PROBLEM_SINGLE_LABEL) d->label_rows[(size_t)*e.target]++;
+            else for (size_t k = 0; k < width; k++) d->label_rows[k] += e.target[k] != 0;
+        }
+}
+
+static const char *data_place_text(char out[400], DataPlace at) {
+    char line[32] = "";
+    if (at.line) snprintf(line, sizeof line, " (line %zu)", at.line);
+    snprintf(out, 400, "%.300s row %zu%s", at.path, at.row, line);
+    return out;
+}
+
+static const char *const label_kind_name[LABEL_KINDS] = {"not there", "a text", "a truth value", "a number", "a number",
+                                                         "a list of texts", "a list of numbers"};
+
+static bool labels_fail_missing(const Dataset *d, const TokenSink *s, Error *err) {
+    char place[400];
+    long long missing = s->of_kind[LABEL_NONE];
+    data_place_text(place, s->first[LABEL_NONE]);
+    if ((size_t)missing < d->count)
+        return fail(err, "%lld of %zu rows have no label (null counts as none, NaN too), the first is %s; write it as "
+                         "\"label\" or \"labels\", or leave them out", missing, d->count, place);
+    char *columns = data_columns_text(&d->stats.unread);
+    fail(err, "no row has a label; %s; the column must be called label or labels%s%s", place,
+         columns ? ", and there are " : "", columns ? columns : "");
+    free(columns);
+    return false;
+}
+/* What all labels are. LABEL_NONE: they differ, or some are missing. */
+static LabelKind labels_kind(const Dataset *d, TokenSink *s, Error *err) {
+    LabelKind cell = s->of_kind[LABEL_TEXT] ? LABEL_TEXT : LABEL_NUMBER, kind = LABEL_NONE;
+    char here[400], there[400];
+    if (!s->of_kind[cell]) s->first[cell] = s->first[LABEL_CELL];
+    s->of_kind[cell] += s->of_kind[LABEL_CELL];
+    s->of_kind[LABEL_CELL] = 0;
+    if (s->of_kind[LABEL_NONE]) { labels_fail_missing(d, s, err); return LABEL_NONE; }
+    for (int k = LABEL_NONE + 1; k < LABEL_KINDS; k++) {
+        if (!s->of_kind[k]) continue;
+        if (kind != LABEL_NONE) {
+            fail(err, "the label is %s in some rows and %s in others; %s, %s; give all rows labels of one kind",
+                 label_kind_name[kind], label_kind_name[k], data_place_text(here, s->first[kind]),
+                 data_place_text(there, s->first[k]));
+            return LABEL_NONE;
+        }
+        kind = (LabelKind)k;
+    }
+    return kind;
+}
+/* The problem that labels of a kind pose, and whether it is the one that was asked for. */
+static bool labels_problem(Dataset *d, const TokenSink *s, LabelKind kind, const DataOptions *o, Error *err) {
+    char place[400];
+    bool list = kind == LABEL_NAMES || kind == LABEL_FLAGS, number = kind == LABEL_NUMBER, named = o->label_count > 0;
+    Problem is = list ? PROBLEM_MULTI_LABEL : number && s->fraction.path && !named ? PROBLEM_REGRESSION
+                                                                                   : PROBLEM_SINGLE_LABEL;
+    d->problem = o->problem_type ? o->problem_type : is;
+    bool fits = d->problem == PROBLEM_REGRESSION ? number : list == (d->problem == PROBLEM_MULTI_LABEL);
+    if (!fits)
+        return fail(err, "the labels are no %s: the label is %s; %s; --problem-type auto takes what they are",
+                    problem_name[d->problem], label_kind_name[kind], data_place_text(place, s->first[kind]));
+    if (number && s->not_finite.path)
+        return fail(err, "the label is not a finite number; %s; correct the row or leave it out",
+                    data_place_text(place, s->not_finite));
+    if (number && d->problem == PROBLEM_SINGLE_LABEL && s->fraction.path)
+        return fail(err, "a class is a whole number or a text, and the label is a fraction; %s; --problem-type "
+                         "regression learns numbers", data_place_text(place, s->fraction));
+    if (kind == LABEL_FLAGS && s->wrong_flags.path)
+        return fail(err, "the label has not the %zu numbers that the first row's has; %s; write 0 or 1 for every class",
+                    s->flags, data_place_text(place, s->wrong_flags));
+    return true;
+}
+
+typedef struct LabelOrder { const char *text; double number; int32_t seen; bool by_number; } LabelOrder;
+static int label_order_compare(const void *a, const void *b) {
+    const LabelOrder *x = (const LabelOrder *)a, *y = (const LabelOrder *)b;
+    if (x->by_number) return (x->number > y->number) - (x->number < y->number);
+    return strcmp(x->text, y->text);
+}
+/* Classes from what was seen: texts in the order of their bytes, numbers by value. to: [seen], what each one is. */
+static void labels_learn(Dataset *d, const TokenSink *s, LabelKind kind, int32_t *to) {
+    size_t n = (size_t)arrlen(s->seen);
+    Text names = TEXT_EMPTY;
+    char number[32];
+    if (kind == LABEL_FLAGS) {
+        for (size_t k = 0; k < s->flags; k++)
+            text_append(&names, number, 1 + (size_t)snprintf(number, sizeof number, "%zu", k));
+        d->label_count = (int)s->flags;
+    } else {
+        LabelOrder *order = (LabelOrder *)must_alloc((n ? n : 1) * sizeof *order);
+        for (size_t i = 0; i < n; i++)
+            order[i] = (LabelOrder){s->seen_id[i].key, s->seen[i].number, (int32_t)i, kind == LABEL_NUMBER};
+        qsort(order, n, sizeof *order, label_order_compare);
+        for (size_t i = 0; i < n; i++) {
+            bool again = i && !label_order_compare(&order[i - 1], &order[i]);
+            to[order[i].seen] = again ? d->label_count - 1 : d->label_count++;
+            if (again) continue;
+            snprintf(number, sizeof number, "%.17g", order[i].number + 0.0);          /* -0 is 0 */
+            const char *name = kind == LABEL_NUMBER ? number : order[i].text;
+            text_append(&names, name, strlen(name) + 1);
+        }
+        free(order);
+    }
+    d->label_names = class_names_copy(names.at, names.length, d->label_count);
+    text_free(&names);
+}
+static int class_find(const Dataset *d, const char *name) {
+    for (int k = 0; k < d->label_count; k++) if (!strcmp(d->label_names[k], name)) return k;
     return -1;
+}
+/* Classes that are given: a text is the class of that name; so is a number, and where no name is a number it is the
+   class's own. */
+static bool labels_look_up(Dataset *d, const TokenSink *s, LabelKind kind, const DataOptions *o, int32_t *to,
+                           Error *err) {
+    Text names = TEXT_EMPTY, known = TEXT_EMPTY;
+    char place[400], number[32], shown[64];
+    bool numbers = false;
+    double ignored;
+    int64_t unknown = 0;
+    int first = -1, n = (int)arrlen(s->seen);
+    for (int k = 0; k < o->label_count; k++) {
+        text_append(&names, o->label_names[k], strlen(o->label_names[k]) + 1);
+        numbers |= label_cell_number(o->label_names[k], &ignored);
+    }
+    d->label_count = o->label_count;
+    d->label_names = class_names_copy(names.at, names.length, d->label_count);
+    text_free(&names);
+    if (kind == LABEL_FLAGS && s->flags != (size_t)d->label_count)
+        return fail(err, "%zu numbers in the label of %d classes; %s; write 0 or 1 for every class", s->flags,
+                    d->label_count, data_place_text(place, s->first[kind]));
+    for (int i = 0; i < n && kind != LABEL_FLAGS; i++) {
+        double v = s->seen[i].number;
+        snprintf(number, sizeof number, "%.17g", v + 0.0);
+        to[i] = class_find(d, s->seen_id[i].key);
+        bool valued = to[i] < 0 && (kind == LABEL_NUMBER || kind == LABEL_TRUTH);
+        if (valued && kind == LABEL_NUMBER) to[i] = class_find(d, number);
+        if (valued && to[i] < 0 && !numbers && v >= 0 && v < d->label_count) to[i] = (int32_t)v;
+        if (to[i] >= 0) continue;
+        unknown += s->seen[i].rows;
+        if (first < 0) first = i;
+    }
+    if (first < 0) return true;
+    class_names_text(&known, d->label_names, d->label_count);
+    data_name(shown, sizeof shown, s->seen_id[first].key, strlen(s->seen_id[first].key));
+    fail(err, "%lld rows have a label that is none of %s; %s: \"%s\"; correct them or leave them out",
+         (long long)unknown, known.at, data_place_text(place, s->seen[first].first), shown);
+    text_free(&known);
+    return false;
+}
+
+/* targets [count * width] of what the rows said. */
+static bool labels_targets(Dataset *d, const TokenSink *s, const int32_t *to, LabelKind kind, Error *err) {
+    size_t width = (size_t)d->target_width, said = 0;
+    d->target = (float *)calloc(d->count * width, sizeof *d->target);
+    if (!d->target) return fail(err, "out of memory; %zu targets of %zu examples; use a smaller data file",
+                                d->count * width, d->count);
+    for (size_t i = 0; i < d->count; said = s->said_end[i++]) {
+        if (d->label_count)
+            for (; said < s->said_end[i]; said++) {
+                int32_t k = kind == LABEL_FLAGS ? s->said[said] : to[s->said[said]];
+                if (d->problem == PROBLEM_SINGLE_LABEL) d->target[i] = (float)k;
+                else d->target[i * width + (size_t)k] = 1;
+            }
+        else d->target[i] = (float)s->number[i];
+    }
+    d->hash = hash_bytes(d->hash, d->target, d->count * width * sizeof *d->target);
+    if (d->label_count) d->hash = hash_bytes(d->hash, d->label_names[0], class_names_bytes(d));
+    return true;
+}
+
+static bool labels_close_classes(Dataset *d, TokenSink *s, const DataOptions *o, const char *path, Error *err) {
+    LabelKind kind = labels_kind(d, s, err);
+    if (kind == LABEL_NONE || !labels_problem(d, s, kind, o, err)) return false;
+    size_t seen = (size_t)arrlen(s->seen);
+    int32_t *to = (int32_t *)must_alloc((seen ? seen : 1) * sizeof *to);
+    bool ok = true, learned = d->problem != PROBLEM_REGRESSION && !o->label_count;
+    if (learned) labels_learn(d, s, kind, to);
+    else if (d->problem != PROBLEM_REGRESSION) ok = labels_look_up(d, s, kind, o, to, err);
+    long long K = d->label_count, rows = (long long)d->count;
+    if (ok && learned && !K)
+        ok = fail(err, "no class in any row: every list is empty; %s; name the classes of some", path);
+    else if (ok && learned && !o->problem_type && kind != LABEL_FLAGS && K > 50 && 2 * K > rows)
+        ok = fail(err, "%lld different labels in %lld rows are hardly classes; %s; --problem-type %s takes them as "
+                       "they are%s", K, rows, path, problem_name[d->problem],
+                  kind == LABEL_NUMBER ? ", --problem-type regression as numbers" : "");
+    d->target_width = d->problem == PROBLEM_MULTI_LABEL ? d->label_count : 1;
+    ok = ok && labels_targets(d, s, to, kind, err);
+    free(to);
+    return ok;
+}
+/* Reward: the margins, of all pairs or of none. */
+static bool labels_close_margins(Dataset *d, TokenSink *s, Error *err) {
+    char place[400];
+    int64_t none = s->of_kind[LABEL_NONE];
+    d->target_width = 1;
+    if (none && (size_t)none < d->count)
+        return fail(err, "some pairs have a margin and others have none; %s; give all or none",
+                    data_place_text(place, s->first[LABEL_NONE]));
+    if (s->not_finite.path)
+        return fail(err, "the margin is not a finite number; %s; correct the row",
+                    data_place_text(place, s->not_finite));
+    return labels_targets(d, s, NULL, LABEL_NUMBER, err);
+}
+/* All rows are known: targets, and the names of classes. */
+static bool labels_close(Dataset *d, TokenSink *s, const DataOptions *o, const char *path, Error *err) {
+    d->task = o->task;
+    switch (o->task) {
+        case TASK_CLASSIFICATION: return labels_close_classes(d, s, o, path, err);
+        case TASK_REWARD: return labels_close_margins(d, s, err);
+        case TASK_CAUSAL_LM: case TASK_COUNT: break;
+    }
+    return true;
 }
 
 bool dataset_classes_check(const Dataset *train, const Dataset *eval, const char *path, Text *absent, Error *err) {
@@ -2298,6 +2432,472 @@ bool class_weights_parse(float *w, const Dataset *d, const char *text, Error *er
     }
     for (int k = 0; k < K; k++) sum += w[k];
     return sum > 0 || fail(err, "every weight is 0; --class-weights; nothing would be learned");
+}
+
+/* ---- the token file, and the data set's arrays ------------------------------------------------------------------- */
+
+static uint64_t tokens_checksum(const TokenHeader *h, const size_t *offset, const int64_t *row) {
+    uint64_t sum = hash_bytes(HASH_START, h, offsetof(TokenHeader, checksum));
+    return hash_bytes(hash_bytes(sum, offset, (h->count + 1) * sizeof *offset), row, h->count * sizeof *row);
+}
+
+static bool data_columns_whole(const DataColumns *c) {
+    bool ok = c->count >= 0 && c->count <= DATA_COLUMNS && *(const unsigned char *)&c->more <= 1;
+    for (int i = 0; ok && i < c->count; i++) ok = memchr(c->list[i].name, 0, sizeof c->list[i].name) != NULL;
+    return ok;
+}
+
+/* A target is what its problem knows; of a pair both have the same, and come from the same row. */
+static bool target_whole(const Dataset *d, size_t i) {
+    const float *t = d->target ? d->target + i * (size_t)d->target_width : NULL;
+    if (!t) return true;
+    bool ok = true;
+    for (size_t k = 0; k < (size_t)d->target_width; k++) {
+        bool class_number = t[k] >= 0 && t[k] < (float)d->label_count && t[k] == rintf(t[k]);
+        if (d->problem == PROBLEM_SINGLE_LABEL) ok = ok && class_number;
+        else if (d->problem == PROBLEM_MULTI_LABEL) ok = ok && (t[k] == 0 || t[k] == 1);
+        else ok = ok && fabsf(t[k]) <= FLT_MAX;
+    }
+    return ok && (d->task != TASK_REWARD || !(i & 1) || (d->row[i] == d->row[i - 1] && t[0] == t[-1]));
+}
+/* The task's own part of a header: how wide targets are, and how many classes have a name. */
+static bool tokens_task_whole(const TokenHeader *h, const char *names) {
+    uint64_t width = h->task == TASK_CAUSAL_LM ? 0 : h->problem == PROBLEM_MULTI_LABEL ? h->classes : 1, ends = 0;
+    bool named = h->problem == PROBLEM_SINGLE_LABEL || h->problem == PROBLEM_MULTI_LABEL;
+    if (h->task >= TASK_COUNT || h->problem >= PROBLEM_COUNT || h->width != width || named != (h->classes > 0) ||
+        (h->task == TASK_CLASSIFICATION) != (h->problem != PROBLEM_AUTO) || (h->names && names[h->names - 1]))
+        return false;
+    for (uint64_t i = 0; i < h->names; i++) ends += !names[i];
+    return ends == h->classes && (h->task != TASK_REWARD || h->count % 2 == 0);
+}
+
+/* Every value of a mapped token file is looked at: what memory and shapes will be made of must hold, and a damaged file
+   must not train. */
+static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
+    bool ok = d->offset[0] == 0 && d->offset[h->count] == h->tokens && h->count && h->count <= INT32_MAX &&
+              h->checksum == tokens_checksum(h, d->offset, d->row) && h->largest_id >= 0 && h->largest_id <= INT32_MAX;
+    for (size_t i = 0; i < h->count && ok; i++) ok = d->offset[i] < d->offset[i + 1] && d->offset[i + 1] <= h->tokens;
+    uint64_t hash = HASH_START;
+    int64_t longest = 0, labelled = 0;
+    size_t kept = 0;                        /* the pages of the tokens before it are the system's again */
+    for (size_t i = 0; i < h->count && ok; i++) {
+        size_t from = d->offset[i], n = d->offset[i + 1] - from;
+        if (from - kept > (size_t)1 << 20) {
+            file_release_pages(d->ids + kept, (from - kept) * sizeof *d->ids);
+            file_release_pages(d->labels + kept, (from - kept) * sizeof *d->labels);
+            kept = from;
+        }
+        hash = hash_bytes(hash, d->ids + from, n * sizeof *d->ids);
+        hash = hash_bytes(hash, d->labels + from, n * sizeof *d->labels);
+        if ((int64_t)n > longest) longest = (int64_t)n;
+        for (size_t k = from; k < from + n; k++) {
+            int32_t id = d->ids[k], label = d->labels[k];
+            ok = ok && id >= 0 && id <= d->largest_id &&
+                 (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
+            labelled += k > from && label != DATA_IGNORE;
+        }
+    }
+    if (d->target) labelled = (int64_t)h->count;
+    for (size_t i = 0; i < h->count && ok; i++) ok = target_whole(d, i);
+    if (d->target) hash = hash_bytes(hash, d->target, h->count * h->width * sizeof *d->target);
+    if (h->names) hash = hash_bytes(hash, d->target + h->count * h->width, h->names);
+    return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&
+           h->stats.tokens == (int64_t)h->tokens && h->stats.examples == (int64_t)h->count &&
+           data_columns_whole(&h->stats.unread);
+}
+
+/* The data set lies in an open token file. ours: this process has just written it, from tokens that it looked at
+   then. */
+static bool dataset_map(Dataset *d, int fd, uint64_t key, bool ours, const char *path, Error *err) {
+    struct stat st;
+    TokenHeader h;
+    bool ok = !fstat(fd, &st) && pread(fd, &h, sizeof h, 0) == (ssize_t)sizeof h &&
+              !memcmp(h.magic, "LORATOK3", 8) && h.key == key &&
+              h.tokens <= (uint64_t)st.st_size / 8 && h.count <= (uint64_t)st.st_size / 16 &&
+              h.names <= (uint64_t)st.st_size && (!h.count || h.width <= (uint64_t)st.st_size / 4 / h.count) &&
+              h.width <= INT_MAX;
+    if (!ok || (uint64_t)st.st_size != sizeof h + h.tokens * 8 + (h.count + 1) * sizeof(size_t) +
+                                       h.count * sizeof(int64_t) + h.count * h.width * sizeof(float) + h.names)
+        return fail(err, "not a whole token file; %s; delete it", path);
+    void *map = map_file(fd, (size_t)st.st_size, MAP_SHARED, path);
+    if (!map) return fail(err, "cannot map the tokens; %s: %s; free some memory", path, strerror(errno));
+    memset(d, 0, sizeof *d);
+    d->hash = h.hash;
+    d->largest_id = (int32_t)h.largest_id;
+    d->stats = h.stats;
+    d->count = d->slots = h.count;
+    d->map = map;
+    d->map_bytes = (size_t)st.st_size;
+    d->ids = (int32_t *)((char *)map + sizeof h);
+    d->labels = d->ids + h.tokens;
+    d->offset = (size_t *)(void *)(d->labels + h.tokens);
+    d->row = (int64_t *)(d->offset + h.count + 1);
+    float *target = (float *)(void *)(d->row + h.count);
+    const char *names = (const char *)(target + h.count * h.width);
+    if (ours || tokens_task_whole(&h, names)) {
+        d->task = (Task)h.task;
+        d->problem = (Problem)h.problem;
+        d->target = h.width ? target : NULL;
+        d->target_width = (int)h.width;
+        d->label_count = (int)h.classes;
+        d->label_names = class_names_copy(names, h.names, d->label_count);
+        if (ours || tokens_whole(d, &h)) return true;
+    }
+    free(d->label_names);
+    unmap_file(map, (size_t)st.st_size);
+    memset(d, 0, sizeof *d);
+    return fail(err, "a damaged token file; %s; delete it", path);
+}
+
+/* The gathered tokens become the data set's arrays: taken over from memory, or the file completed, given its name and
+   mapped. */
+static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache_path, Error *err) {
+    size_t tokens = (size_t)d->stats.tokens;
+    d->slots = d->count;
+    d->stats.examples = (int64_t)d->count;
+    if (!s->file && !cache_path) {
+        d->ids = (int32_t *)malloc(tokens * sizeof *d->ids);
+        d->labels = (int32_t *)malloc(tokens * sizeof *d->labels);
+        d->offset = (size_t *)malloc((d->count + 1) * sizeof *d->offset);
+        d->row = (int64_t *)malloc(d->count * sizeof *d->row);
+        if (!d->ids || !d->labels || !d->offset || !d->row) return data_memory(err, "data set");
+        memcpy(d->ids, s->ids, tokens * sizeof *d->ids);
+        memcpy(d->labels, s->labels, tokens * sizeof *d->labels);
+        memcpy(d->offset, s->offset, (d->count + 1) * sizeof *d->offset);
+        memcpy(d->row, s->row, d->count * sizeof *d->row);
+        return true;
+    }
+    if (!sink_spill(s, cache_path, err)) return false;
+    TokenHeader h;
+    memset(&h, 0, sizeof h);
+    memcpy(h.magic, "LORATOK3", 8);
+    h.key = key;
+    h.count = d->count;
+    h.tokens = tokens;
+    h.hash = d->hash;
+    h.task = (uint64_t)d->task;
+    h.problem = (uint64_t)d->problem;
+    h.width = (uint64_t)d->target_width;
+    h.classes = (uint64_t)d->label_count;
+    h.names = class_names_bytes(d);
+    h.largest_id = d->largest_id;
+    h.stats = d->stats;
+    h.checksum = tokens_checksum(&h, s->offset, s->row);
+    char *buffer = (char *)must_alloc(1 << 20);
+    rewind(s->label_file);
+    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) sink_write(s, s->file, buffer, 1, n);
+    free(buffer);
+    sink_write(s, s->file, s->offset, sizeof *s->offset, d->count + 1);
+    sink_write(s, s->file, s->row, sizeof *s->row, d->count);
+    sink_write(s, s->file, d->target, sizeof *d->target, d->count * h.width);
+    if (h.names) sink_write(s, s->file, d->label_names[0], 1, h.names);
+    free(d->target); free(d->label_names);  /* the map has them */
+    d->target = NULL;
+    d->label_names = NULL;
+    rewind(s->file);
+    sink_write(s, s->file, &h, sizeof h, 1);
+    s->failed |= fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
+    if (s->failed) return sink_failed(s, err);
+    *s->path = 0;
+    return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
+}
+
+/* ---- slots ------------------------------------------------------------------------------------------------------- */
+
+/* The example at place `at` of the slots laid one behind the other. */
+static size_t slot_example(const Dataset *d, size_t at) { return d->slot ? (size_t)d->slot[at] : at; }
+SlotIterator slot_begin(const Dataset *d, size_t slot) {
+    SlotIterator i;
+    memset(&i, 0, sizeof i);
+    i.d = d;
+    i.next = d->slot ? d->slot_offset[slot] : slot;
+    i.end = d->slot ? d->slot_offset[slot + 1] : slot + 1;
+    return i;
+}
+bool slot_next(SlotIterator *i) {
+    const Dataset *d = i->d;
+    if (i->next == i->end) return false;
+    i->example = slot_example(d, i->next++);
+    i->ids = d->ids + d->offset[i->example];
+    i->labels = d->labels + d->offset[i->example];
+    i->target = d->target ? d->target + i->example * (size_t)d->target_width : NULL;
+    i->count = d->offset[i->example + 1] - d->offset[i->example];
+    return true;
+}
+
+size_t batch_pooled(const int32_t *ids, size_t count, int pad) {
+    size_t i = count;
+    while (i && ids[i - 1] == pad) i--;
+    return i ? i - 1 : 0;
+}
+
+int64_t slot_labelled(const Dataset *d, size_t slot) {
+    int64_t labelled = 0;
+    if (d->target) return d->slot ? (int64_t)(d->slot_offset[slot + 1] - d->slot_offset[slot]) : 1;
+    for (SlotIterator i = slot_begin(d, slot); slot_next(&i);)
+        for (size_t k = 1; k < i.count; k++) labelled += i.labels[k] != DATA_IGNORE;  /* the first is never a target */
+    return labelled;
+}
+static void slot_size(const Dataset *d, size_t slot, size_t *tokens, size_t *sequences) {
+    *tokens = *sequences = 0;
+    for (SlotIterator i = slot_begin(d, slot); slot_next(&i);) { *tokens += i.count; ++*sequences; }
+}
+
+/* ---- packing ----------------------------------------------------------------------------------------------------- */
+
+/* The rooms 1..capacity that some bin has: a tournament tree, its leaves the rooms (0: no bin has it), every other node
+   the larger of the two below it. */
+typedef struct PackRooms { int32_t *best; size_t leaves; } PackRooms;                  /* best [2 * leaves] */
+static void pack_rooms_set(PackRooms *r, int32_t room, bool there) {
+    size_t at = r->leaves + (size_t)room - 1;
+    r->best[at] = there ? room : 0;
+    while (at >>= 1) r->best[at] = r->best[2 * at] > r->best[2 * at + 1] ? r->best[2 * at] : r->best[2 * at + 1];
+}
+/* The least of them that holds `length`; the largest of all does. */
+static int32_t pack_rooms_least(const PackRooms *r, int32_t length) {
+    size_t at = 1;
+    while (at < r->leaves) at = r->best[2 * at] >= length ? 2 * at : 2 * at + 1;
+    return r->best[at];
+}
+
+/* Best-fit-decreasing bins, in exactly the order of TRL's pack_dataset(strategy="bfd"): examples by falling length
+   (equal ones in their order); each goes into the bin with the least room that still holds it, among equals the one
+   that has had that room longest; else into a new bin. */
+bool dataset_pack(Dataset *d, int capacity, Error *err) {
+    size_t n = d->slots, bins = 0, rooms = (size_t)capacity + 2;
+    if (d->task == TASK_REWARD)
+        return fail(err, "a pair is a slot of its own; --packing with --task reward; leave it out: batches are never "
+                         "padded");
+    PackRooms tree = {NULL, 1};
+    while (tree.leaves < (size_t)capacity) tree.leaves *= 2;
+    int32_t *block = (int32_t *)calloc(tree.leaves * 2 + 3 * rooms + 4 * n, sizeof *block), *packed = NULL;
+    size_t *offset = (size_t *)calloc(n + 1, sizeof *offset);
+    if (block && offset) packed = (int32_t *)malloc((n ? n : 1) * sizeof *packed);
+    if (!packed) { free(block); free(offset); return data_memory(err, "packing"); }
+    tree.best = block;
+    /* The bins with some room wait in a queue, first and last [room]; bins count from 1, 0 ends a queue. */
+    int32_t *first = block + tree.leaves * 2, *last = first + rooms, *start = last + rooms;
+    int32_t *order = start + rooms, *length = order + n, *next = length + n, *bin_of = next + n;
+    for (size_t i = 0; i < n; i++) {                                           /* a slot is one example until now */
+        size_t e = slot_example(d, i);
+        length[i] = (int32_t)(d->offset[e + 1] - d->offset[e]);
+        start[capacity - length[i] + 1]++;
+    }
+    for (int i = 1; i <= capacity; i++) start[i] += start[i - 1];             /* counting sort */
+    for (size_t i = 0; i < n; i++) order[start[capacity - length[i]]++] = (int32_t)i;
+    pack_rooms_set(&tree, capacity, true);                                         /* a new bin is always to be had */
+    for (size_t k = 0; k < n; k++) {
+        int32_t i = order[k], room = pack_rooms_least(&tree, length[i]), bin;
+        if (room < capacity) {
+            bin = first[room];
+            first[room] = next[bin - 1];
+            if (!first[room]) pack_rooms_set(&tree, room, false);
+        } else bin = (int32_t)++bins;
+        bin_of[i] = bin;
+        offset[bin]++;
+        room -= length[i];
+        next[bin - 1] = 0;
+        if (room == 0) continue;
+        if (first[room]) next[last[room] - 1] = bin;
+        else { first[room] = bin; pack_rooms_set(&tree, room, true); }
+        last[room] = bin;
+    }
+    for (size_t b = 0; b < bins; b++) offset[b + 1] += offset[b];
+    memset(next, 0, n * sizeof *next);                                        /* now: examples already in a bin */
+    for (size_t k = 0; k < n; k++) {
+        size_t bin = (size_t)bin_of[order[k]] - 1;
+        packed[offset[bin] + (size_t)next[bin]++] = (int32_t)slot_example(d, (size_t)order[k]);
+    }
+    free(block);
+    free(d->slot);
+    free(d->slot_offset);
+    d->slot = packed;
+    d->slot_offset = offset;
+    d->slots = bins;
+    return true;
+}
+
+/* ---- a data set -------------------------------------------------------------------------------------------------- */
+
+static bool dataset_read(Dataset *d, TokenSink *s, DataRows *r, const Tokenizer *t, const DataOptions *o,
+                         const Shots *shots, const char *cache_path, Error *err) {
+    const size_t BLOCK = 16384;
+    size_t before = (size_t)d->stats.rows;
+    if (!data_rows_read(r, err)) return false;
+    if (!r->count) return fail(err, "no rows; %s; expected at least one example", r->path);
+    if (o->max_rows && r->count > (size_t)o->max_rows - before) r->count = (size_t)o->max_rows - before;
+    DataExample *examples = (DataExample *)calloc(r->count < BLOCK ? r->count : BLOCK, sizeof *examples);
+    bool ok = examples || data_memory(err, r->path);
+    for (size_t begin = 0; begin < r->count && ok; begin += BLOCK) {
+        size_t end = begin + BLOCK < r->count ? begin + BLOCK : r->count;
+        ok = data_examples(examples, &d->stats, r, begin, end, t, o, shots, err);
+        ok = ok && sink_add(d, s, examples, r, begin, end, before, t, o, err);
+        ok = ok && ((!s->file && !cache_path && arrlen(s->ids) <= TOKENS_IN_MEMORY) || sink_spill(s, cache_path, err));
+        for (size_t i = 0; i < end - begin; i++) example_free(&examples[i]);
+        if (r->mapped) file_release_pages(r->row[begin].text, (size_t)(r->row[end - 1].text - r->row[begin].text));
+    }
+    free(examples);
+    return ok;
+}
+
+/* By what a token file is found again: all that decides the tokens but the files' own content. */
+static uint64_t tokens_key(const Tokenizer *t, const DataOptions *o, const Shots *shots) {
+    uint64_t key = HASH_START, about[] = {
+        t ? tokenizer_fingerprint(t) : 0, (uint64_t)o->loss_on, (uint64_t)o->max_length, (uint64_t)o->chat_template,
+        (uint64_t)o->enable_thinking, o->split_turns, sizeof(TokenHeader), (uint64_t)o->task,
+        (uint64_t)o->problem_type, (uint64_t)o->label_count};
+    const char *texts[] = {o->prompt_template, o->template_date};
+    key = hash_bytes(hash_bytes(key, about, sizeof about), &o->max_rows, sizeof o->max_rows);
+    key = hash_bytes(key, &o->truncate_prompt, sizeof o->truncate_prompt);
+    for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
+    for (int i = 0; i < o->label_count; i++)
+        key = hash_bytes(key, o->label_names[i], strlen(o->label_names[i]) + 1);
+    if (shots->text.length) key = hash_bytes(key, shots->text.at, shots->text.length);
+    for (size_t i = 0; i < shots->count; i++) {
+        const ChatMessage *m = &shots->messages[i];
+        key = hash_bytes(key, m->role, strlen(m->role) + 1);
+        key = hash_bytes(key, m->content, m->content_bytes + 1);
+        key = hash_bytes(key, m->reasoning, m->reasoning_bytes);
+    }
+    return key;
+}
+
+/* Two examples a slot. */
+static bool dataset_pairs(Dataset *d, Error *err) {
+    d->slots = d->count / 2;
+    d->slot = (int32_t *)malloc(d->count * sizeof *d->slot);
+    d->slot_offset = (size_t *)malloc((d->slots + 1) * sizeof *d->slot_offset);
+    if (!d->slot || !d->slot_offset) return data_memory(err, "pairs");
+    for (size_t i = 0; i < d->count; i++) d->slot[i] = (int32_t)i;
+    for (size_t i = 0; i <= d->slots; i++) d->slot_offset[i] = 2 * i;
+    return true;
+}
+
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *o,
+                        Error *err) {
+    TokenSink sink;
+    memset(d, 0, sizeof *d);
+    memset(&sink, 0, sizeof sink);
+    d->hash = HASH_START;
+    if (o->prompt_template && !strstr(o->prompt_template, "{prompt}"))
+        return fail(err, "no {prompt} in it; --prompt-template; write {prompt} where the prompt belongs, the answer "
+                         "follows after the last character");
+    if (o->task != TASK_CAUSAL_LM && o->few_shot)
+        return fail(err, "solved examples are for a model that writes its answer; --few-shot with --task %s; leave it "
+                         "out", task_name[o->task]);
+    if (o->packing && o->max_length <= 0) return fail(err, "packing needs a length; --packing; give --max-length");
+    DataRows *rows = (DataRows *)must_alloc((size_t)count * sizeof *rows);
+    char cache_path[PATH_MAX] = "", name[64];
+    Shots shots;
+    bool ok = shots_open(&shots, t, o, err), cached = false, rebuilt = false;
+    ok = ok && (!o->token_cache || make_folder(o->token_cache, err));
+    uint64_t key = tokens_key(t, o, &shots);
+    for (int i = 0; i < count && ok; i++) {
+        rows[i].path = paths[i];
+        ok = data_text_open(&rows[i], err);
+        if (!ok || !o->token_cache) continue;
+        key = hash_bytes(hash_bytes(key, &rows[i].bytes, sizeof rows[i].bytes), rows[i].text, rows[i].bytes);
+    }
+    if (ok && o->token_cache) {
+        snprintf(name, sizeof name, "%016llx.tokens", (unsigned long long)key);
+        path_in(cache_path, sizeof cache_path, o->token_cache, name);
+        int fd = open(cache_path, O_RDONLY);
+        cached = fd >= 0 && dataset_map(d, fd, key, false, cache_path, NULL);
+        rebuilt = fd >= 0 && !cached;
+        if (fd >= 0) close(fd);
+        if (!cached) d->hash = HASH_START;
+    }
+    const char *cache = *cache_path ? cache_path : NULL;
+    for (int i = 0; i < count; i++) {
+        bool read = ok && !cached && !(o->max_rows && d->stats.rows == o->max_rows);
+        if (read) ok = dataset_read(d, &sink, &rows[i], t, o, o->few_shot ? &shots : NULL, cache, err);
+        data_rows_free(&rows[i]);
+    }
+    if (ok && !d->count && o->task != TASK_CAUSAL_LM)
+        ok = fail(err, o->task == TASK_REWARD
+                       ? "every one of %lld pairs is longer than %d tokens; %s; raise --max-length"
+                       : "no token in any of %lld rows; --max-length %d; %s; check that the texts are not empty",
+                  (long long)d->stats.rows, o->max_length, paths[0]);
+    else if (ok && !d->count)
+        ok = fail(err, "no token to learn in any of %lld rows; %s: %lld rows were cut at %d tokens; raise "
+                       "--max-length, or check --loss-on and that the answers are not empty "
+                       "(evaluate --generate shows the model's own)",
+                  (long long)d->stats.rows, paths[0], (long long)d->stats.truncated, o->max_length);
+    ok = ok && (cached || (labels_close(d, &sink, o, paths[0], err) && sink_close(d, &sink, key, cache, err)));
+    if (sink.file) fclose(sink.file);
+    if (sink.label_file) fclose(sink.label_file);
+    if (*sink.path) unlink(sink.path);
+    arrfree(sink.ids); arrfree(sink.labels); arrfree(sink.offset); arrfree(sink.row);
+    arrfree(sink.seen); arrfree(sink.said); arrfree(sink.said_end); arrfree(sink.number);
+    shfree(sink.seen_id);
+    free(rows);
+    shots_free(&shots);
+    if (ok) {
+        int end = t && tokenizer_pad(t) < 0 ? tokenizer_eos(t) : t ? tokenizer_pad(t) : -1;
+        d->pad_token_id = o->pad_token_id >= 0 ? o->pad_token_id : end;
+        if (d->task == TASK_REWARD) ok = dataset_pairs(d, err);
+    }
+    if (ok) dataset_count_classes(d);
+    if (ok && d->label_count && !o->label_count) ok = dataset_classes_check(d, NULL, paths[0], NULL, err);
+    if (ok && o->packing) ok = dataset_pack(d, o->max_length, err);
+    if (!ok) dataset_free(d);
+    d->rebuilt = ok && rebuilt;
+    return ok;
+}
+bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {
+    return dataset_open_files(d, &path, 1, t, options, err);
+}
+
+bool dataset_split(Dataset *d, Dataset *held_out, double share, uint64_t seed, Error *err) {
+    size_t n = d->slots, out = (size_t)ceil(share * (double)n);
+    const char *what = d->task == TASK_REWARD ? "pairs" : "examples";
+    if (!out || out >= n)
+        return fail(err, "nothing left on one side of %zu %s; --eval-split %g; give a share between 0 and 1", n, what,
+                    share);
+    int64_t *order = (int64_t *)must_alloc(n * sizeof *order);
+    char *held = (char *)must_alloc(n);
+    torch_randperm(order, (int64_t)n, seed);
+    for (size_t i = 0; i < out; i++) held[order[i]] = 1;
+    free(order);
+    const Dataset whole = *d;
+    *held_out = *d;
+    held_out->shared = true;
+    held_out->label_names = class_names_copy(d->label_count ? d->label_names[0] : NULL, class_names_bytes(d),
+                                             d->label_count);
+    Dataset *side[2] = {d, held_out};
+    for (int k = 0; k < 2; k++) {           /* both keep the order of the file */
+        Dataset *e = side[k];
+        size_t examples = 0;
+        e->slots = 0;
+        e->slot = (int32_t *)must_alloc(d->count * sizeof *e->slot);
+        e->slot_offset = (size_t *)must_alloc((n + 1) * sizeof *e->slot_offset);
+        e->label_rows = NULL;
+        e->stats.tokens = e->stats.labelled = e->stats.longest = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (held[i] != k) continue;
+            for (SlotIterator one = slot_begin(&whole, i); slot_next(&one);) {
+                e->slot[examples++] = (int32_t)one.example;
+                e->stats.tokens += (int64_t)one.count;
+                if ((int64_t)one.count > e->stats.longest) e->stats.longest = (int64_t)one.count;
+            }
+            e->slot_offset[++e->slots] = examples;
+            e->stats.labelled += slot_labelled(e, e->slots - 1);
+        }
+        e->stats.examples = (int64_t)examples;
+        e->hash = hash_bytes(d->hash, e->slot, examples * sizeof *e->slot);
+        dataset_count_classes(e);
+    }
+    free(whole.slot); free(whole.slot_offset); free(whole.label_rows);
+    free(held);
+    return true;
+}
+
+void dataset_free(Dataset *d) {
+    if (d->map && !d->shared) unmap_file(d->map, d->map_bytes);
+    if (!d->map && !d->shared) { free(d->ids); free(d->labels); free(d->offset); free(d->row); free(d->target); }
+    free(d->slot); free(d->slot_offset);
+    free(d->label_names); free(d->label_rows);
+    memset(d, 0, sizeof *d);
 }
 
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
@@ -2449,7 +3049,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size) memcpy(&h, data, size < sizeof h ? size : sizeof h);
     bool given = h.key & 1;
     h.count = 1 + h.count % 8; h.tokens = h.count + h.tokens % 64; h.key = 7; h.hash = HASH_START;
-    memcpy(h.magic, "LORATOK2", 8);
+    memcpy(h.magic, "LORATOK3", 8);
     size_t bytes = sizeof h + h.tokens * 8 + (2 * h.count + 1) * 8;
     char *file = (char *)calloc(1, bytes);
     if (!file || !make_folder(FUZZ_FOLDER, &err)) abort();

@@ -36,7 +36,7 @@ END
             { cat "$corpus/seed"; printf '\0'; cat test/golden/llama/adapter/adapter_model.safetensors; } \
                 >"$corpus/moments" ;;
         TOKENS) head -c 4096 /dev/zero >"$corpus/zeros"             # one example of one token
-                printf 'LORATOK2\0\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\11' | cat - "$corpus/zeros" >"$corpus/four" ;;
+                printf 'LORATOK3\0\0\0\0\0\0\0\0\3\0\0\0\0\0\0\0\11' | cat - "$corpus/zeros" >"$corpus/four" ;;
         SAFETENSORS) for f in test/golden/*/adapter/adapter_model.safetensors; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
         TOKENIZER) find test/golden/tokenizer data/base -name tokenizer.json | while read -r f; do cp "$f" "$corpus/$(echo "$f" | tr / _)"; done ;;
         CHAT) chat='\2Be kind.\377\0Hi\377\1<think>why</think>Hello'      # what the bytes mean is said in fuzz_chat

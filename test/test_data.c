@@ -783,7 +783,7 @@ static void test_token_file(void) {
         Error err = {""};
         char *at = (char *)&f + damages[i].at;
         memset(&f, 0, sizeof f);
-        memcpy(f.h.magic, "LORATOK2", 8);
+        memcpy(f.h.magic, "LORATOK3", 8);
         f.h.key = 7; f.h.count = 1; f.h.tokens = 3; f.h.largest_id = 5;
         f.h.stats.examples = 1; f.h.stats.tokens = f.h.stats.longest = 3; f.h.stats.labelled = 2;
         f.h.stats.unread.count = 1; f.h.stats.unread.more = true;
@@ -812,7 +812,7 @@ static void test_token_file(void) {
         Dataset d;
         Error err = {""};
         memset(&two, 0, sizeof two);
-        memcpy(two.h.magic, "LORATOK2", 8);
+        memcpy(two.h.magic, "LORATOK3", 8);
         two.h.key = 7; two.h.count = 2; two.h.tokens = 3; two.h.largest_id = 5;
         two.h.stats.examples = 2; two.h.stats.tokens = 3;
         two.h.stats.longest = borders[i].longest; two.h.stats.labelled = borders[i].labelled;
@@ -835,7 +835,7 @@ static void test_token_file(void) {
     Dataset d;
     Error err = {""};
     memset(&none, 0, sizeof none);
-    memcpy(none.h.magic, "LORATOK2", 8);
+    memcpy(none.h.magic, "LORATOK3", 8);
     none.h.key = 7; none.h.hash = HASH_START; none.h.largest_id = 5;
     none.h.checksum = tokens_checksum(&none.h, none.offset, NULL);
     int fd = open(write_bytes("made.tokens", (const char *)&none, sizeof none), O_RDONLY);
