@@ -2550,6 +2550,61 @@ void adamw_update(float *param, float *m, float *v, const float *grad, size_t co
     LAUNCH(adamw_kernel, blocks_of(count), 256, 0, param, m, v, grad, count, grad_scale, a);
 }
 
+/* With moments of 8 bits: 12 bytes read and written for param and grad, 4 for the moments, 16 a number instead of 28.
+   A warp takes a block of ADAMW_BLOCK, 8 numbers a lane, and needs no other: maxima by shuffles. Finding the two codes
+   of a number takes 8 steps of bisection each in the maps, which lie in shared memory: those are expected to take longer
+   than the bytes. */
+enum { MAP = 256, BLOCK_NUMBERS = ADAMW_BLOCK / WARP, ADAMW_WARPS = 8 };
+typedef struct MomentMaps { float of[2][MAP]; } MomentMaps;       /* of m, of v */
+
+__global__ void __launch_bounds__(ADAMW_WARPS * WARP)
+adamw_8bit_kernel(float *param, uint8_t *m, uint8_t *v, float *m_absmax, float *v_absmax, const float *grad,
+                  size_t count, float grad_scale, AdamW a, const __grid_constant__ MomentMaps maps) {
+    SHARED_MEMORY(memory);
+    float (*map)[MAP] = (float (*)[MAP])memory;
+    int lane = threadIdx.x % WARP;
+    for (int i = threadIdx.x; i < 2 * MAP; i += ADAMW_WARPS * WARP) map[i / MAP][i % MAP] = maps.of[i / MAP][i % MAP];
+    __syncthreads();
+    size_t blocks = (count + ADAMW_BLOCK - 1) / ADAMW_BLOCK;
+    size_t block = (size_t)blockIdx.x * ADAMW_WARPS + threadIdx.x / WARP;
+    for (; GUARD(block < blocks); block += (size_t)gridDim.x * ADAMW_WARPS) {
+        float moment[2][BLOCK_NUMBERS], most[2] = {0, 0}, absmax[2] = {m_absmax[block], v_absmax[block]};
+        size_t first = block * ADAMW_BLOCK + (size_t)lane;
+#pragma unroll
+        for (int j = 0; j < BLOCK_NUMBERS; j++) {
+            size_t i = first + (size_t)j * WARP;
+            if (!GUARD(i < count)) break;
+            moment[0][j] = map[0][m[i]] * absmax[0];
+            moment[1][j] = map[1][v[i]] * absmax[1];
+            adamw_element(&param[i], &moment[0][j], &moment[1][j], grad_scale * grad[i], a);
+            for (int k = 0; k < 2; k++) most[k] = fmaxf(most[k], fabsf(moment[k][j]));
+        }
+        for (int k = 0; k < 2; k++)
+            for (int offset = WARP / 2; offset; offset /= 2)
+                most[k] = fmaxf(most[k], __shfl_xor_sync(0xffffffff, most[k], offset));
+        if (lane == 0) { m_absmax[block] = most[0]; v_absmax[block] = most[1]; }
+#pragma unroll
+        for (int j = 0; j < BLOCK_NUMBERS; j++) {
+            size_t i = first + (size_t)j * WARP;
+            if (!GUARD(i < count)) break;
+            m[i] = (uint8_t)adamw_code(map[0], most[0] > 0 ? moment[0][j] / most[0] : 0);
+            v[i] = (uint8_t)adamw_code(map[1], most[1] > 0 ? moment[1][j] / most[1] : 0);
+        }
+    }
+}
+void adamw_8bit_update(float *param, uint8_t *m, uint8_t *v, float *m_absmax, float *v_absmax, const float *grad,
+                       size_t count, float grad_scale, float lr, float beta1, float beta2, float eps,
+                       float weight_decay, int step) {
+    MomentMaps maps;
+    adamw_map(maps.of[0], true);
+    adamw_map(maps.of[1], false);
+    size_t blocks = (count + ADAMW_BLOCK * ADAMW_WARPS - 1) / (ADAMW_BLOCK * ADAMW_WARPS);
+    size_t most = 8 * (size_t)device.processors;        /* as many as run at once: each reads the maps */
+    LAUNCH(adamw_8bit_kernel, (int)(blocks < 1 ? 1 : blocks < most ? blocks : most), ADAMW_WARPS * WARP,
+           sizeof maps, param, m, v, m_absmax, v_absmax, grad, count, grad_scale,
+           adamw_at(lr, beta1, beta2, eps, weight_decay, step), maps);
+}
+
 __global__ void global_norm_kernel(double *partial, const float *grad, size_t count) {
     SHARED_MEMORY(memory);
     double *sums = (double *)memory, sum = 0;
