@@ -2335,7 +2335,7 @@ void swiglu_backward(floatX *d_gate_up, const floatX *dh, const floatX *gate_up,
 /* =====================================================================================================================
    9  HEAD AND CROSS-ENTROPY
    loss = log sum exp(z - max) + max - z_target;  entropy = log sum - sum p (z - max)
-   dz = dloss (softmax(z) - onehot), written over z;  dx = dz W
+   dz = dloss (softmax(z) - onehot), written over z;  dx = dz W;  dW += dz^T x, where the head is trained
    Rows without a target are left out before the product: with prompts masked that is often half of 2 x 2 C V FLOPs a
    token, a fifth of the whole step of a small model. The logits come a chunk of rows at a time, at most logits_bytes of
    them, in floatX as transformers has them. A block takes a row: one pass for maximum and sums (rescaled as the maximum
@@ -2424,7 +2424,6 @@ static Group plain_group(const floatX *x, const Weight *w, int rows, int width, 
 void lm_head_loss(floatX *dx, float *dhead, RowLoss *row_loss, const floatX *x, const int32_t *rows,
                   const int32_t *targets, const float *row_scale, const Weight *head, float dloss, int M, int N, int C,
                   int V, Scratch scratch) {
-    if (dhead) { fprintf(stderr, "error: the gradient of a head; no CUDA kernel makes it yet; train on the CPU\n"); abort(); }
     int chunk = logits_chunk(N, V), width = logits_width(V);
     size_t shared = LOSS_THREADS / WARP * sizeof(Softmax);
     ScratchCursor cursor = scratch_begin(scratch);
@@ -2437,7 +2436,10 @@ void lm_head_loss(floatX *dx, float *dhead, RowLoss *row_loss, const floatX *x, 
         copy_rows(gathered, x, rows + first, false, 1, count, C);
         gemm_forward(logits, plain_group(gathered, head, count, width, false), C);
         LAUNCH(loss_kernel, count, LOSS_THREADS, shared, row_loss + first, logits, width, targets + first, scale,
-               dloss, dx != NULL, V);
+               dloss, dx || dhead, V);
+        if (dhead)                          /* before dx takes the place of the gathered rows */
+            weight_gradient(dhead, matrix(logits, (size_t)width, count, width), matrix(gathered, (size_t)C, count, C), V,
+                            1, cursor);
         if (!dx) continue;
         gemm_backward(gathered, plain_group(logits, head, count, width, true), NULL, 0, C);
         copy_rows(dx, gathered, rows + first, true, 1, count, C);
