@@ -130,19 +130,27 @@ typedef struct Linear {
     uint32_t dropout_id;                          /* layer * MODULE_COUNT + module: names the dropout mask */
 } Linear;
 
-/* What an adapter adds to one projection: scale * dropout(x) A^T B^T. rank 0: nothing. */
+/* What an adapter makes of one projection. It adds scale * dropout(x) A^T B^T (rank 0: nothing), and where the weight or
+   the bias is trained itself it has its own in their place. */
 typedef struct Lora {
     float *A, *B;                           /* [R, I], [O, R]: views into the adapter's parameter arena */
     float *dA, *dB;                         /* the same views into its gradient arena */
     int rank;                               /* R */
     float scale;                            /* lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA */
     void *packed;                           /* A and B in the backend's layout, see adapter_pack */
-    Weight rest;                            /* PiSSA, OLoRA: W - scale B0 A0, which then stands in for W; else packed is
-                                               NULL */
+    Weight rest;                            /* [O, I] stands in for W: the trained one, or PiSSA's and OLoRA's
+                                               W - scale B0 A0; packed NULL: W stays what it is */
+    const float *bias;                      /* [O] stands in for the bias: the trained one; or NULL */
+    float *dW, *dbias;                      /* [O, I], [O] in the gradient arena; NULL where they are not trained */
 } Lora;
+/* What the ops read of a projection with an adapter (NULL: without one). */
 LORA_HOST_DEVICE static inline const Weight *lora_weight(const Linear *p, const Lora *a) {
     return a && a->rest.packed ? &a->rest : &p->w;
 }
+LORA_HOST_DEVICE static inline const float *lora_bias(const Linear *p, const Lora *a) {
+    return a && a->bias ? a->bias : p->bias;
+}
+static inline const Lora *lora_at(const Lora *first, int module) { return first ? first + module : NULL; }
 
 /* Columns that a projection of that rank takes in t: a multiple of 8, so that rows of 16-bit numbers begin at multiples
    of 16 bytes whatever the ranks are. Those from the rank on are 0. */
@@ -166,7 +174,7 @@ typedef struct AttentionShape { int H, KV, D; float scale; } AttentionShape;
 typedef struct LossStats { double loss_sum, entropy_sum; int64_t tokens, correct; } LossStats;
 
 /* The seven places LoRA can go, in forward order. */
-enum { LORA_GROUPS = 4 };                   /* q|k|v, o, gate|up, down: those of one group read the same input */
+enum { GROUP_QKV, GROUP_O, GROUP_GATE_UP, GROUP_DOWN, LORA_GROUPS };     /* those of one group read the same input */
 enum { MODULE_Q, MODULE_K, MODULE_V, MODULE_O, MODULE_GATE, MODULE_UP, MODULE_DOWN, MODULE_COUNT };
 extern const char *const module_name[MODULE_COUNT];        /* "q_proj" ... "down_proj" */
 extern const char *const module_path[MODULE_COUNT];        /* "self_attn.q_proj" ... "mlp.down_proj" */
@@ -207,8 +215,8 @@ void tensors_close(TensorSet *set);
    other than F32, F16, BF16 is an error that shows expected and found. */
 const Tensor *tensors_get(const TensorSet *set, const char *name, int64_t rows, int64_t columns, Error *err);
 Weight tensor_weight(const Tensor *t);      /* its numbers as a weight, [shape[0], the rest] */
-/* Writes count tensors (F32) as one safetensors file with metadata {"format":"pt"}: to a temporary name, fsync,
-   rename. */
+/* Writes count tensors (F32; columns 0: one-dimensional) as one safetensors file with metadata {"format":"pt"}: to a
+   temporary name, fsync, rename. */
 bool safetensors_write(const char *path, const char *const *names, const float *const *data,
                        const int64_t (*shapes)[2], int count, Error *err);
 
@@ -253,7 +261,9 @@ void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int p
 /* One tensor that a model of some configuration has in its files. All of them, in the order of a file, are walked by
        for (TensorSpec t = model_tensors(c, "model."); tensor_next(&t);) ...
    whoever loads, packs, counts, invents or looks for the tensors of a model goes this way. */
-typedef enum { TENSOR_EMBED, TENSOR_FINAL_NORM, TENSOR_HEAD, TENSOR_NORM, TENSOR_WEIGHT, TENSOR_BIAS } TensorKind;
+typedef enum { TENSOR_EMBED, TENSOR_FINAL_NORM, TENSOR_HEAD, TENSOR_NORM, TENSOR_WEIGHT, TENSOR_BIAS,
+               TENSOR_LORA_A, TENSOR_LORA_B           /* an adapter's own: no walk comes to these */
+} TensorKind;
 typedef struct TensorSpec {
     char name[224];                         /* "model.layers.3.self_attn.q_proj.weight" */
     TensorKind kind;
@@ -507,7 +517,17 @@ static inline bool lora_init_takes_out(LoraInit init) { return init >= LORA_INIT
 
 typedef struct LoraPart { int rank; float alpha; } LoraPart;      /* of one projection; rank 0: not adapted */
 
-/* The adapter's shape, with PEFT's names (adapter_config.json). */
+/* What is trained (--train), to be or-ed. LoRA, norms, head and embeddings go together, and what stands beside LoRA is
+   PEFT's modules_to_save; the last layers and everything stand alone. A tied head and embedding are one matrix; beside
+   LoRA, as in PEFT, the one that is trained is a copy. */
+enum { TRAIN_LORA = 1, TRAIN_NORMS = 2, TRAIN_HEAD = 4, TRAIN_EMBEDDINGS = 8,
+       TRAIN_LAST = 16,                     /* every tensor of the last layers, and the final norm */
+       TRAIN_FULL = 32 };
+/* "lora,head", "last:2"; false: err says what is wrong with it. */
+bool train_parse(int *train, int *last_layers, const char *text, Error *err);
+void train_text(Text *t, int train, int last_layers);
+
+/* What is trained and the adapter's shape, with PEFT's names (adapter_config.json). */
 typedef struct LoraConfig {
     int r;
     float lora_alpha, lora_dropout;
@@ -517,6 +537,9 @@ typedef struct LoraConfig {
     LoraPart *parts;                        /* stb_ds array [L * MODULE_COUNT]: projection by projection, where one r
                                                and alpha on every target of every layer do not say it; NULL: they do */
     LoraInit init;
+    int train, last_layers;                 /* TRAIN_, 0: TRAIN_LORA; N of last:N */
+    uint8_t *tensors;                       /* stb_ds array of 0/1, in the order of model_tensors: those trained
+                                               themselves where `train` does not say it, NULL: it does */
 } LoraConfig;
 
 /* Where a forward pass first met a NaN or infinity. */
@@ -551,25 +574,38 @@ typedef struct Model {
    arenas. Who trains something else writes another rule that makes the list (see adapter_rule_lora): saving, loading
    and the optimizer go by it. */
 typedef struct Trainable {
-    char name[120];
-    int64_t shape[2];
+    char name[224];
+    int64_t shape[2];                       /* shape[1] 0: one-dimensional */
     size_t offset;
     float rate, decay;                      /* factors on the learning rate and on the weight decay */
+    TensorKind kind;                        /* which tensor it is */
+    int layer, place;                       /* as in TensorSpec; of A and B, too */
+    Weight base;                            /* the model's own tensor, as its file has it; data NULL: A or B */
 } Trainable;
+size_t trainable_count(const Trainable *t);                /* elements */
+
+/* The norms of a layer that an adapter trains, and their gradients; NULL: the model's. */
+typedef struct TrainedNorms { const float *norm[NORM_COUNT]; float *d_norm[NORM_COUNT]; } TrainedNorms;
 
 /* What is trained beside one Model, which it leaves as it is: any number of adapters may stand over one. Four identical
-   arenas, so that zeroing, clipping and AdamW are flat ranges. Begin with a zeroed one. */
+   arenas, so that zeroing, clipping and AdamW are flat ranges. Of a tensor of the model that is trained itself, `param`
+   has the fp32 values, and copy_arena what the ops read in place of the model's: the same, rounded to the format that
+   the folder has it in, so that training and what is saved are one model. Begin with a zeroed one. */
 typedef struct Adapter {
     const Model *model;                     /* whose projections it adapts; NULL: there is none */
     LoraConfig config;
     Trainable *list;                        /* stb_ds array, in the order of the arenas */
     Lora *lora;                             /* [L * MODULE_COUNT] in forward order */
+    TrainedNorms *norms;                    /* [L] */
+    Weight embed, head;                     /* [V,C] copies; rows 0: the model's */
+    const float *final_norm;                /* [C] copy, or NULL: the model's */
+    float *d_embed, *d_head, *d_final_norm; /* in `grad`, or NULL; the same matrix of a tied model without LoRA */
     float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
     size_t param_count;
     float *initial;                         /* PiSSA, OLoRA: [param_count] in ordinary memory, the adapter that every
                                                Lora.rest is without; else NULL */
-    void *rest_arena, *packed_arena;        /* every Lora.rest in fp32; every Lora.packed */
-    size_t rest_bytes, packed_bytes;
+    void *rest_arena, *packed_arena, *copy_arena;     /* every Lora.rest of PiSSA in fp32; Lora.packed; the copies */
+    size_t rest_bytes, packed_bytes, copy_bytes;
     const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
     int adam_step;                          /* optimizer steps taken */
     float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the
@@ -615,11 +651,11 @@ void workspace_close(Workspace *w);
 
 /* From the batch's ids to the final norm's output, w->normed [N,C]. a NULL: the base alone. */
 void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key);
-/* The head and the token losses of w->normed. `trained`: the adapter whose gradient model_backward is to add, that of
-   dloss * (sum of the losses): its loss scale goes into w->d_normed; NULL: the losses alone. b->row_loss gets
-   the loss row by row. */
-LossStats model_loss(const Model *m, const Adapter *trained, Workspace *w, const Batch *b, float dloss);
-/* From w->d_normed down to the lowest layer with an adapter: dA and dB are added to a->grad. */
+/* The head (the adapter's where it trains one) and the token losses of w->normed. dloss: model_backward is to add the
+   gradient of dloss * (sum of the losses) to a->grad: w->d_normed gets it times the loss scale, the head's is added
+   here. 0: the losses alone. b->row_loss gets the loss row by row. */
+LossStats model_loss(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss);
+/* From w->d_normed, which a loss with dloss has left, down to the lowest tensor that is trained: added to a->grad. */
 void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key);
 /* logits [N,V] of every token. */
 void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits, const Batch *b);
@@ -648,8 +684,11 @@ void adapter_file(char *path, size_t size, const char *folder, const char *name)
 void adapter_drop(Adapter *a);
 /* To be called by whoever writes to a->param past the functions above. */
 void adapter_changed(Adapter *a);
-/* Writes the adapter as PEFT's save_pretrained does. */
+/* Writes the adapter as PEFT's save_pretrained does; without LoRA the whole model as a Hugging Face folder, see
+   adapter_merge, its floats in `dtype` (DTYPE_COUNT: each in the base's own). An earlier output there makes way when
+   everything is on the disk. */
 bool adapter_save(const Adapter *a, const char *folder, Error *err);
+bool adapter_save_as(const Adapter *a, const char *folder, DType dtype, Error *err);
 /* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards and tensors,
    tokenizer and configuration beside them; every float tensor in `dtype` (DTYPE_COUNT: each in its own). fp32
    arithmetic, one tensor at a time. The folder must not exist yet; it gets its name when everything is on the disk.
@@ -798,9 +837,9 @@ typedef struct Objective {
     const char *name;
     /* What a slot adds to the divisor of its step's loss, which must be known before the step's first gradient. */
     int64_t (*weight)(const Dataset *d, size_t slot);
-    /* After model_forward: the losses of a batch; `trained`, not NULL: also w->d_normed for model_backward, the
-       gradient of dloss * (sum of the losses). */
-    LossStats (*loss)(const Model *m, const Adapter *trained, Workspace *w, const Batch *b, float dloss);
+    /* After model_forward: the losses of a batch, with the head that the adapter has; dloss not 0: also w->d_normed for
+       model_backward, the gradient of dloss * (sum of the losses). */
+    LossStats (*loss)(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss);
     /* Adds a micro-batch's metrics, those that are means OVER_MICRO_BATCHES, to a record that sums them. */
     void (*measure)(LogRecord *sums, const LossStats *s);
 } Objective;
@@ -1320,12 +1359,14 @@ bool safetensors_write(const char *path, const char *const *names, const float *
     if (!safe_open(&s, path, err)) return false;
     safetensors_begin(&header);
     for (int i = 0; i < count; i++, begin = end) {
-        end += (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float);
-        safetensors_entry(&header, names[i], "F32", shapes[i], 2, begin, end);
+        int ndim = shapes[i][1] ? 2 : 1;
+        end += (size_t)(shapes[i][0] * (ndim > 1 ? shapes[i][1] : 1)) * sizeof(float);
+        safetensors_entry(&header, names[i], "F32", shapes[i], ndim, begin, end);
     }
     text_bytes(&header, "}", 1);
     safetensors_header(&s, &header);
-    for (int i = 0; i < count; i++) safe_write(&s, data[i], (size_t)(shapes[i][0] * shapes[i][1]) * sizeof(float));
+    for (int i = 0; i < count; i++)
+        safe_write(&s, data[i], (size_t)(shapes[i][0] * (shapes[i][1] ? shapes[i][1] : 1)) * sizeof(float));
     return safe_close(&s, err);
 }
 
@@ -1945,8 +1986,8 @@ static bool model_place(Model *m, const TensorSpec *t, float **next, Error *err)
         linear->bias = bias;
         return ok;
     }
+    default: return false;
     }
-    return false;
 }
 
 static bool model_weights_equal(const Weight *a, const Weight *b) {
@@ -2124,10 +2165,32 @@ static int adapter_width(const Adapter *a, int l, int group) {                /*
         r += rank_width(a->lora[l * MODULE_COUNT + lora_group[group].first + j].rank);
     return r;
 }
-static bool adapter_touches(const Adapter *a, int l) {
-    int r = 0;
-    for (int g = 0; g < LORA_GROUPS; g++) r += adapter_width(a, l, g);
-    return r > 0;
+/* Has anything of modules first..first+count of layer l, or one of its norms, a gradient? */
+static bool adapter_trains_modules(const Adapter *a, int l, int first, int count) {
+    for (const Lora *x = &a->lora[l * MODULE_COUNT + first], *end = x + count; x < end; x++)
+        if (x->rank || x->dW || x->dbias) return true;
+    return false;
+}
+static bool adapter_trains_norm(const Adapter *a, int l, int place) { return a->norms[l].d_norm[place] != NULL; }
+/* Of the attention block of layer l: what is trained behind its first norm, and with that norm. */
+static bool adapter_trains_attention(const Adapter *a, int l) {
+    return adapter_trains_modules(a, l, MODULE_Q, 4) || adapter_trains_norm(a, l, NORM_Q) ||
+           adapter_trains_norm(a, l, NORM_K) || adapter_trains_norm(a, l, NORM_ATTENTION);
+}
+static bool adapter_trains_layer(const Adapter *a, int l) {
+    return adapter_trains_attention(a, l) || adapter_trains_norm(a, l, NORM_MLP) ||
+           adapter_trains_modules(a, l, MODULE_GATE, 3);
+}
+/* The lowest layer that needs the gradient of its output: -1 where the embedding is trained, L where no layer is. */
+static int adapter_lowest(const Adapter *a) {
+    int l = 0, L = a->model->config.num_hidden_layers;
+    if (a->d_embed) return -1;
+    while (l < L && !adapter_trains_layer(a, l)) l++;
+    return l;
+}
+/* Is anything below the head trained? */
+static bool adapter_wants_normed(const Adapter *a) {
+    return a->d_final_norm || adapter_lowest(a) < a->model->config.num_hidden_layers;
 }
 
 /* What the dropout masks of one group of projections need in any layer: layers may differ in their adapters, and under
@@ -2273,14 +2336,26 @@ static void workspace_probe(WorkspaceProbe *p, const char *tensor, int layer, co
    The additions are fused into the norm that follows (the `residual` of rmsnorm_forward). Backward goes through the
    same blocks from the last to the first; w->d_residual is the gradient of the residual stream where it has got to. */
 
-static const Lora *lora_at(const Lora *layer, int module) { return layer ? layer + module : NULL; }
 static const Lora *adapter_layer(const Adapter *a, int l) { return a ? &a->lora[l * MODULE_COUNT] : NULL; }
+/* The adapter's own norm, head or embedding, or the model's. */
+static const float *adapter_norm(const Model *m, const Adapter *a, int l, int place) {
+    return a && a->norms[l].norm[place] ? a->norms[l].norm[place] : m->layers[l].norm[place];
+}
+static const float *adapter_final_norm(const Model *m, const Adapter *a) {
+    return a && a->final_norm ? a->final_norm : m->final_norm;
+}
+static const Weight *adapter_head(const Model *m, const Adapter *a) { return a && a->head.rows ? &a->head : &m->head; }
+static const Weight *adapter_embed(const Model *m, const Adapter *a) {
+    return a && a->embed.rows ? &a->embed : &m->embed;
+}
 
 /* q, k, v, rotary embedding, attention, o. In: w->normed [N,C]. Out: w->projected [N,C]. */
-static void attention_block_forward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b,
+static void attention_block_forward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b,
                                     DropoutKey key) {
     const ModelConfig *c = &m->config;
     const Layer *layer = &m->layers[l];
+    const Lora *lora = adapter_layer(a, l);
+    const float *q_norm = adapter_norm(m, a, l, NORM_Q), *k_norm = adapter_norm(m, a, l, NORM_K);
     LayerActivations *s = &w->layers[l];
     AttentionShape shape = config_attention(c);
     const int32_t *rotary = c->no_rope[l] ? NULL : w->positions;
@@ -2292,8 +2367,8 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
     linear_forward(s->qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q], lora_at(lora, MODULE_Q), 3, key,
                    N, w->scratch);
     workspace_probe(w->probe, "q, k, v", l, s->qkv, N, (shape.H + 2 * shape.KV) * shape.D);
-    qk_norm_rope_forward(w->rotated, s->qkv, layer->norm[NORM_Q], layer->norm[NORM_K], c->rms_norm_eps, w->cos_table,
-                         w->sin_table, rotary, N, shape);
+    qk_norm_rope_forward(w->rotated, s->qkv, q_norm, k_norm, c->rms_norm_eps, w->cos_table, w->sin_table, rotary, N,
+                         shape);
     /* [N,P] -> [N,H,D]: over the batch's own sequences, or one new token each over what the cache holds */
     if (cache) cache_store(keys, w->rotated, cache->place, w->positions, cache->capacity, N, shape);
     if (cache && cache->decode)
@@ -2307,8 +2382,9 @@ static void attention_block_forward(const Model *m, const Lora *lora, Workspace 
 }
 
 /* gate, up, silu(gate) * up, down. In: w->normed [N,C]. Out: w->projected [N,C]. */
-static void mlp_block_forward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b, DropoutKey key) {
+static void mlp_block_forward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key) {
     const Layer *layer = &m->layers[l];
+    const Lora *lora = adapter_layer(a, l);
     LayerActivations *s = &w->layers[l];
     int N = b->N, F = m->config.intermediate_size;
     /* [N,C] -> [N,2F], gate|up side by side */
@@ -2326,72 +2402,106 @@ static void mlp_block_forward(const Model *m, const Lora *lora, Workspace *w, in
    before the last layer's MLP, whose output still has to be added; NULL: the layer's input s->x is complete. */
 static void layer_forward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key,
                           const floatX *previous) {
-    const Layer *layer = &m->layers[l];
     LayerActivations *s = &w->layers[l];
     int N = b->N, C = m->config.hidden_size;
     float eps = m->config.rms_norm_eps;
-    const float *norm1 = layer->norm[NORM_ATTENTION], *norm2 = layer->norm[NORM_MLP];
+    const float *norm1 = adapter_norm(m, a, l, NORM_ATTENTION), *norm2 = adapter_norm(m, a, l, NORM_MLP);
     if (previous) rmsnorm_forward(w->normed, s->rstd1, s->x, previous, w->projected, norm1, eps, N, C);
     else rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, norm1, eps, N, C);
-    attention_block_forward(m, adapter_layer(a, l), w, l, b, key);
+    attention_block_forward(m, a, w, l, b, key);
     rmsnorm_forward(w->normed, s->rstd2, s->after_attention, s->x, w->projected, norm2, eps, N, C);
-    mlp_block_forward(m, adapter_layer(a, l), w, l, b, key);
+    mlp_block_forward(m, a, w, l, b, key);
 }
 
-/* w->d_normed [N,C], the gradient of the MLP's input, from w->d_residual [N,C], that of its output. w->normed: as
-   forward had it. */
-static void mlp_block_backward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b, DropoutKey key) {
+/* Gradients of the weights and biases of a group that are trained themselves. dy: [N,O], x: [N,I], as linear_backward
+   has them. */
+static void group_weight_backward(const Layer *layer, const Lora *lora, int group, const floatX *dy, const floatX *x,
+                                  int N, Scratch scratch) {
+    int first = lora_group[group].first, count = lora_group[group].count, O = 0, o = 0;
+    for (int j = first; j < first + count; j++) O += layer->linear[j].out;
+    for (int j = first; j < first + count; j++) {
+        const Linear *p = &layer->linear[j];
+        if (lora[j].dW) linear_weight_backward(lora[j].dW, lora[j].dbias, dy + o, O, x, N, p->in, p->out, scratch);
+        o += p->out;
+    }
+}
+
+/* w->d_normed [N,C], the gradient of the MLP's input (wants_dx false: not wanted), from w->d_residual [N,C], that of its
+   output. w->normed: as forward had it. */
+static void mlp_block_backward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key,
+                               bool wants_dx) {
     const Layer *layer = &m->layers[l];
+    const Lora *lora = adapter_layer(a, l);
     LayerActivations *s = &w->layers[l];
     int N = b->N, F = m->config.intermediate_size;
     if (w->recompute == RECOMPUTE_GATE_UP)
         linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
                        lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
     swiglu_forward(w->h, s->gate_up, N, F);                                    /* again: elementwise work is cheap */
+    group_weight_backward(layer, lora, GROUP_DOWN, w->d_residual, w->h, N, w->scratch);
     linear_backward(w->d_h, w->d_residual, s->t_down, s->kept_down, w->h, &layer->linear[MODULE_DOWN],
                     lora_at(lora, MODULE_DOWN), 1, key, N, w->scratch);        /* d_h [N,F] */
     swiglu_backward(s->gate_up, w->d_h, s->gate_up, N, F);                     /* in place: its own gradient now */
-    linear_backward(w->d_normed, s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
-                    lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
+    group_weight_backward(layer, lora, GROUP_GATE_UP, s->gate_up, w->normed, N, w->scratch);
+    linear_backward(wants_dx ? w->d_normed : NULL, s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed,
+                    &layer->linear[MODULE_GATE], lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
 }
 
 /* The gradient of the attention block's input in w->d_normed [N,C] (wants_dx false: not wanted), from w->d_residual
    [N,C], that of its output. Leaves the block's input in w->normed. */
-static void attention_block_backward(const Model *m, const Lora *lora, Workspace *w, int l, const Batch *b,
+static void attention_block_backward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b,
                                      DropoutKey key, bool wants_dx) {
     const ModelConfig *c = &m->config;
     const Layer *layer = &m->layers[l];
+    const Lora *lora = adapter_layer(a, l);
     LayerActivations *s = &w->layers[l];
     AttentionShape shape = config_attention(c);
     const int32_t *rotary = c->no_rope[l] ? NULL : w->positions;
-    const float *q_norm = layer->norm[NORM_Q], *k_norm = layer->norm[NORM_K];
+    const float *q_norm = adapter_norm(m, a, l, NORM_Q), *k_norm = adapter_norm(m, a, l, NORM_K);
+    float *dq_norm = a->norms[l].d_norm[NORM_Q], *dk_norm = a->norms[l].d_norm[NORM_K];
     float eps = c->rms_norm_eps;
     int N = b->N;
+    group_weight_backward(layer, lora, GROUP_O, w->d_residual, s->attention, N, w->scratch);
     linear_backward(w->d_attention, w->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O],
                     lora_at(lora, MODULE_O), 1, key, N, w->scratch);           /* d_attention [N,H,D] */
     qk_norm_rope_forward(w->rotated, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
     attention_backward(w->d_qkv, w->d_attention, s->attention, s->lse, w->rotated, w->cu_seqlens, b->S, N, shape,
                        w->scratch);                                            /* d_qkv [N,P], of the rotated ones */
+    if (dq_norm && dk_norm)
+        qk_norm_weight_backward(dq_norm, dk_norm, w->d_qkv, s->qkv, eps, w->cos_table, w->sin_table, rotary, N, shape,
+                                w->scratch);
     qk_norm_rope_backward(w->d_qkv, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
-    rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, layer->norm[NORM_ATTENTION], eps, N, c->hidden_size);
+    rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, adapter_norm(m, a, l, NORM_ATTENTION), eps, N,
+                    c->hidden_size);
+    group_weight_backward(layer, lora, GROUP_QKV, w->d_qkv, w->normed, N, w->scratch);
     linear_backward(wants_dx ? w->d_normed : NULL, w->d_qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q],
                     lora_at(lora, MODULE_Q), 3, key, N, w->scratch);
+}
+
+/* One norm on the way down: its weight's gradient where it has one, and the residual stream's where something below
+   wants it. */
+static void norm_backward(Workspace *w, float *d_weight, const float *rstd, const floatX *x, const float *weight,
+                          bool wants_dx, int N, int C) {
+    if (d_weight) rmsnorm_weight_backward(d_weight, w->d_normed, rstd, x, 1, N, C, w->scratch);
+    if (wants_dx) rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, rstd, x, weight, N, C);
 }
 
 /* w->d_residual [N,C]: in, the gradient of the layer's output; out, of its input (left unfinished where nothing below
    wants it). A residual stream passes its gradient on: each block's is added to it, through its norm. */
 static void layer_backward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key,
                            bool wants_dx) {
-    const Layer *layer = &m->layers[l];
     LayerActivations *s = &w->layers[l];
-    const float *norm1 = layer->norm[NORM_ATTENTION], *norm2 = layer->norm[NORM_MLP];
+    const float *norm1 = adapter_norm(m, a, l, NORM_ATTENTION), *norm2 = adapter_norm(m, a, l, NORM_MLP);
+    float *const *d_norm = a->norms[l].d_norm;
     int N = b->N, C = m->config.hidden_size;
+    bool wants_attention = wants_dx || adapter_trains_attention(a, l);
     if (w->recompute == RECOMPUTE_LAYER) layer_forward(m, a, w, l, b, key, NULL);
     rmsnorm_forward(w->normed, s->rstd2, NULL, s->after_attention, NULL, norm2, m->config.rms_norm_eps, N, C);
-    mlp_block_backward(m, adapter_layer(a, l), w, l, b, key);
-    rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd2, s->after_attention, norm2, N, C);
-    attention_block_backward(m, adapter_layer(a, l), w, l, b, key, wants_dx);
-    if (wants_dx) rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, s->rstd1, s->x, norm1, N, C);
+    mlp_block_backward(m, a, w, l, b, key, wants_attention || d_norm[NORM_MLP]);
+    norm_backward(w, d_norm[NORM_MLP], s->rstd2, s->after_attention, norm2, wants_attention, N, C);
+    if (!wants_attention) return;
+    attention_block_backward(m, a, w, l, b, key, wants_dx || d_norm[NORM_ATTENTION]);
+    norm_backward(w, d_norm[NORM_ATTENTION], s->rstd1, s->x, norm1, wants_dx, N, C);
 }
 
 /* A batch or an adapter that the workspace has no room for is a bug of the caller's, not a user's error. */
@@ -2413,12 +2523,13 @@ void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *
     backend_upload(w->ids, b->ids, bytes);
     backend_upload(w->positions, b->positions, bytes);
     backend_upload(w->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
-    embedding_forward(w->layers[0].x, w->ids, &m->embed, c->embedding_scale, N, C);      /* [N] -> [N,C] */
+    const Weight *embed = adapter_embed(m, a);
+    embedding_forward(w->layers[0].x, w->ids, embed, c->embedding_scale, N, C);          /* [N] -> [N,C] */
     /* What this batch has read of the file goes back: else the whole table creeps into memory. */
-    file_release_pages(m->embed.data, weight_bytes(&m->embed));
+    if (embed == &m->embed) file_release_pages(embed->data, weight_bytes(embed));
     for (int l = 0; l < L; l++) layer_forward(m, a, w, l, b, key, l ? w->layers[l - 1].after_attention : NULL);
-    rmsnorm_forward(w->normed, w->final_rstd, w->final_x, w->layers[L - 1].after_attention, w->projected, m->final_norm,
-                    c->rms_norm_eps, N, C);
+    rmsnorm_forward(w->normed, w->final_rstd, w->final_x, w->layers[L - 1].after_attention, w->projected,
+                    adapter_final_norm(m, a), c->rms_norm_eps, N, C);
     workspace_probe(w->probe, "final norm", L, w->normed, N, C);
 }
 
@@ -2433,30 +2544,38 @@ static LossStats model_loss_sums(const RowLoss *row, int M) {
 }
 
 /* Token cross-entropy over the batch's labelled rows. */
-LossStats model_loss(const Model *m, const Adapter *trained, Workspace *w, const Batch *b, float dloss) {
+LossStats model_loss(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss) {
     const ModelConfig *c = &m->config;
     size_t M = (size_t)b->M;
-    float scale = trained ? dloss * trained->loss_scale : 0;
+    bool backward = a && dloss != 0, wants_dx = backward && adapter_wants_normed(a);
     backend_upload(w->labelled, b->labelled, M * sizeof(int32_t));
     backend_upload(w->targets, b->targets, M * sizeof(int32_t));
-    lm_head_loss(trained ? w->d_normed : NULL, NULL, w->row_loss, w->normed, w->labelled, w->targets, NULL, &m->head,
-                 scale, b->M, b->N, c->hidden_size, c->vocab_size, w->scratch);
+    lm_head_loss(wants_dx ? w->d_normed : NULL, backward ? a->d_head : NULL, w->row_loss, w->normed, w->labelled,
+                 w->targets, NULL, adapter_head(m, a), backward ? dloss * a->loss_scale : 0, b->M, b->N,
+                 c->hidden_size, c->vocab_size, w->scratch);
     backend_download(b->row_loss, w->row_loss, M * sizeof(RowLoss));
     return model_loss_sums(b->row_loss, b->M);
 }
 
+/* Nothing below the lowest tensor that is trained is computed. */
 void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key) {
-    int L = m->config.num_hidden_layers, lowest = 0;
-    rmsnorm_backward(w->d_residual, NULL, w->d_normed, w->final_rstd, w->final_x, m->final_norm, b->N,
-                     m->config.hidden_size);
-    while (lowest < L && !adapter_touches(a, lowest)) lowest++;               /* nothing below wants a gradient */
-    for (int l = L - 1; l >= lowest; l--) layer_backward(m, a, w, l, b, key, l > lowest);
+    const ModelConfig *c = &m->config;
+    int L = c->num_hidden_layers, lowest = adapter_lowest(a), N = b->N, C = c->hidden_size;
+    if (!adapter_wants_normed(a)) return;
+    if (a->d_final_norm)
+        rmsnorm_weight_backward(a->d_final_norm, w->d_normed, w->final_rstd, w->final_x, c->logits_scale, N, C,
+                                w->scratch);
+    if (lowest == L) return;
+    rmsnorm_backward(w->d_residual, NULL, w->d_normed, w->final_rstd, w->final_x, adapter_final_norm(m, a), N, C);
+    for (int l = L - 1; l >= 0 && l >= lowest; l--) layer_backward(m, a, w, l, b, key, l > lowest);
+    if (a->d_embed) embedding_backward(a->d_embed, w->ids, w->d_residual, c->embedding_scale, N, C, c->vocab_size);
 }
 
 void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits, const Batch *b) {
     DropoutKey none = {0, 0, 0, 0};
     model_forward(m, a, w, b, none);
-    lm_head_logits(logits, w->normed, &m->head, b->N, m->config.hidden_size, m->config.vocab_size, w->scratch);
+    lm_head_logits(logits, w->normed, adapter_head(m, a), b->N, m->config.hidden_size, m->config.vocab_size,
+                   w->scratch);
 }
 
 void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, const Batch *b, DropoutKey key, char *text,
@@ -2481,33 +2600,84 @@ void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, con
    5  THE ADAPTER AND THE OPTIMIZER
    ================================================================================================================== */
 
-void adapter_drop(Adapter *a) {
-    size_t bytes = a->param_count * sizeof(float);
-    const char *about = a->about;
-    backend_free(a->param, bytes); backend_free(a->grad, bytes);
-    backend_free(a->adam_m, bytes); backend_free(a->adam_v, bytes);
-    backend_free(a->rest_arena, a->rest_bytes);
-    backend_free(a->packed_arena, a->packed_bytes);
-    free(a->initial);
-    free(a->lora);
-    arrfree(a->list);
-    arrfree(a->config.layers);
-    arrfree(a->config.parts);
-    memset(a, 0, sizeof *a);
-    a->about = about;
+/* ---- what is trained --------------------------------------------------------------------------------------------- */
+
+static const struct { const char *name; int bit; } train_sets[] = {
+    {"lora", TRAIN_LORA}, {"norms", TRAIN_NORMS}, {"head", TRAIN_HEAD}, {"embeddings", TRAIN_EMBEDDINGS},
+    {"full", TRAIN_FULL}, {"last", TRAIN_LAST}};
+enum { TRAIN_SETS = sizeof train_sets / sizeof *train_sets, TRAIN_ALONE = TRAIN_LAST | TRAIN_FULL };
+
+bool train_parse(int *train, int *last_layers, const char *text, Error *err) {
+    const char *sets = "give lora, norms, head, embeddings or several of them with commas, or full, or last:N";
+    *train = *last_layers = 0;
+    for (const char *word = text; word;) {
+        int n = (int)strcspn(word, ","), i = 0;
+        while (i < TRAIN_SETS && ((int)strlen(train_sets[i].name) != n || strncmp(word, train_sets[i].name, (size_t)n)))
+            i++;
+        if (n > 5 && !strncmp(word, "last:", 5)) {
+            char *end;
+            long layers = strtol(word + 5, &end, 10);
+            if (end != word + n || layers < 1 || layers > CONFIG_MAX_LAYERS)
+                return fail(err, "'%.*s' names no layers; --train; give last:N, N from 1 on", n, word);
+            *last_layers = (int)layers;
+            i = TRAIN_SETS - 1;
+        } else if (i == TRAIN_SETS - 1) return fail(err, "'last' does not say how many layers; --train; give last:N");
+        if (i == TRAIN_SETS) return fail(err, "'%.*s' is no set of weights; --train; %s", n, word, sets);
+        if (*train & train_sets[i].bit) return fail(err, "'%.*s' is there twice; --train; %s", n, word, sets);
+        *train |= train_sets[i].bit;
+        word = word[n] ? word + n + 1 : NULL;
+    }
+    return !(*train & TRAIN_ALONE) || !(*train & (*train - 1)) ||
+           fail(err, "'%s': full and last:N stand alone; --train; %s", text, sets);
 }
 
-/* The matrix products read A and B in the backend's layout: they follow every change at once. */
-void adapter_changed(Adapter *a) {
-    for (int l = 0; l < a->model->config.num_hidden_layers; l++)
-        adapter_pack(a->model->layers[l].linear, &a->lora[l * MODULE_COUNT], MODULE_COUNT);
+void train_text(Text *t, int train, int last_layers) {
+    const char *comma = "";
+    for (int i = 0; i < TRAIN_SETS; i++) {
+        if (!((train ? train : TRAIN_LORA) & train_sets[i].bit)) continue;
+        text_print(t, "%s%s", comma, train_sets[i].name);
+        if (train_sets[i].bit == TRAIN_LAST) text_print(t, ":%d", last_layers);
+        comma = ",";
+    }
 }
 
-static void adapter_train(Adapter *a, const char *name, int64_t rows, int64_t cols) {
-    Trainable t = {"", {rows, cols}, a->param_count, 1, 1};
+static bool adapter_has_lora(const LoraConfig *c) { return !c->train || (c->train & TRAIN_LORA); }
+
+/* Is this tensor of the model, number `index` of its walk, trained itself? Of a tied pair without LoRA the embedding
+   stands for both. */
+static bool adapter_trains(const LoraConfig *c, const TensorSpec *t, int index) {
+    int train = c->train & TRAIN_FULL ? TRAIN_NORMS | TRAIN_HEAD | TRAIN_EMBEDDINGS : c->train;
+    bool last = c->train & TRAIN_FULL || (c->train & TRAIN_LAST &&
+                                          t->layer >= t->config->num_hidden_layers - c->last_layers);
+    bool shared = t->optional && !adapter_has_lora(c);
+    if (c->tensors) return c->tensors[index];
+    switch (t->kind) {
+    case TENSOR_EMBED: return train & (shared ? TRAIN_EMBEDDINGS | TRAIN_HEAD : TRAIN_EMBEDDINGS);
+    case TENSOR_HEAD: return train & TRAIN_HEAD && !shared;
+    case TENSOR_FINAL_NORM: return train & (TRAIN_NORMS | TRAIN_LAST);
+    case TENSOR_NORM: return train & TRAIN_NORMS || last;
+    default: return last;
+    }
+}
+
+size_t trainable_count(const Trainable *t) { return (size_t)t->shape[0] * (size_t)(t->shape[1] ? t->shape[1] : 1); }
+
+/* Adds a tensor to the list. */
+static Trainable *adapter_train(Adapter *a, const char *name, TensorKind kind, int layer, int place, int64_t rows,
+                                int64_t cols) {
+    Trainable t;
+    memset(&t, 0, sizeof t);
     snprintf(t.name, sizeof t.name, "%s", name);
+    t.shape[0] = rows;
+    t.shape[1] = cols;
+    t.offset = a->param_count;
+    t.rate = t.decay = 1;
+    t.kind = kind;
+    t.layer = layer;
+    t.place = place;
     arrput(a->list, t);
-    a->param_count += (size_t)rows * (size_t)cols;
+    a->param_count += trainable_count(&t);
+    return &arrlast(a->list);
 }
 
 /* The rule of LoRA: A [r, in] and B [out, r] of every adapted projection, by PEFT's names; fills in a->lora but for
@@ -2527,9 +2697,155 @@ static void adapter_rule_lora(Adapter *a) {
         for (int b = 0; b < 2; b++) {
             snprintf(name, sizeof name, "base_model.model.model.layers.%d.%s.lora_%c.weight", l, module_path[j],
                      "AB"[b]);
-            adapter_train(a, name, b ? p->out : part.rank, b ? part.rank : p->in);
+            adapter_train(a, name, b ? TENSOR_LORA_B : TENSOR_LORA_A, l, j, b ? p->out : part.rank,
+                          b ? part.rank : p->in);
         }
     }
+}
+
+/* A tensor of the model as its file has it; of a tied pair, of which the file may have one, the other serves. */
+static Weight adapter_base(const Model *m, const TensorSpec *t) {
+    const Tensor *file = t->kind == TENSOR_EMBED || t->kind == TENSOR_HEAD ? NULL
+                       : tensors_get(&m->files, t->name, t->rows, t->cols, NULL);
+    Weight w = file ? tensor_weight(file) : t->kind == TENSOR_HEAD ? m->head : m->embed;
+    w.packed = NULL;
+    return w;
+}
+/* Does the embedding that is trained serve as the head, too? Beside LoRA, and where both are named, each is its own. */
+static bool adapter_shares(const Adapter *a) {
+    const LoraConfig *c = &a->config;
+    return a->model->config.tie_word_embeddings && !adapter_has_lora(c) && !(c->tensors && c->tensors[TENSOR_HEAD]);
+}
+
+/* The rule of all else: tensors of the model, by the names of its folder, or beside LoRA by PEFT's. No decay of norms
+   and biases, as in transformers' Trainer (get_decay_parameter_names). */
+static void adapter_rule_tensors(Adapter *a) {
+    const Model *m = a->model;
+    bool peft = adapter_has_lora(&a->config);
+    TensorSpec canonical = model_tensors(&m->config, "model.");
+    char name[224 + 32];
+    int index = 0;
+    for (TensorSpec t = model_tensors(&m->config, m->prefix); tensor_next(&t) && tensor_next(&canonical); index++) {
+        if (!adapter_trains(&a->config, &t, index)) continue;
+        TensorSpec named = t;               /* of a tied pair the one that the folder has */
+        if (!peft && adapter_shares(a) && !tensors_get(&m->files, t.name, t.rows, t.cols, NULL))
+            tensor_outside(&named, TENSOR_HEAD);
+        snprintf(name, sizeof name, peft ? "base_model.model.%s" : "%s", peft ? canonical.name : named.name);
+        Trainable *x = adapter_train(a, name, t.kind, t.layer, t.place, t.rows, t.cols);
+        x->base = adapter_base(m, &t);
+        if (!t.cols) x->decay = 0;
+    }
+}
+
+/* ---- where it lies ----------------------------------------------------------------------------------------------- */
+
+void adapter_drop(Adapter *a) {
+    size_t bytes = a->param_count * sizeof(float);
+    const char *about = a->about;
+    backend_free(a->param, bytes); backend_free(a->grad, bytes);
+    backend_free(a->adam_m, bytes); backend_free(a->adam_v, bytes);
+    backend_free(a->rest_arena, a->rest_bytes);
+    backend_free(a->packed_arena, a->packed_bytes);
+    backend_free(a->copy_arena, a->copy_bytes);
+    free(a->initial);
+    free(a->lora);
+    free(a->norms);
+    arrfree(a->list);
+    arrfree(a->config.layers);
+    arrfree(a->config.parts);
+    arrfree(a->config.tensors);
+    memset(a, 0, sizeof *a);
+    a->about = about;
+}
+
+/* A trained matrix as the ops read it: *w, its packed and, where rows of it are looked up in a table, its data at
+   `memory` (NULL: no more than the bytes, which are returned). */
+static size_t adapter_copy_matrix(Weight *w, const Trainable *t, bool table, bool product, char *memory) {
+    Weight copy = {NULL, NULL, t->base.format, (int)t->shape[0], (int)t->shape[1]};
+    size_t of_table = table ? embedding_packed_bytes(&copy) : 0;
+    size_t packed = model_round_up(product ? weight_packed_bytes(&copy) : of_table, 256);
+    size_t data = table && !of_table ? model_round_up(weight_bytes(&copy), 256) : 0;
+    if (!memory) return packed + data;
+    if (packed) copy.packed = memory;
+    if (data) copy.data = memory + packed;
+    *w = copy;
+    return packed + data;
+}
+
+/* Where the copy of a trained tensor of the model and its gradient are looked for by forward and backward; the copy
+   lies at `memory` (NULL: no more than the bytes, which are returned). */
+static size_t adapter_copy(Adapter *a, const Trainable *t, char *memory) {
+    bool shared = t->kind == TENSOR_EMBED && adapter_shares(a);
+    float *copy = (float *)(void *)memory, *grad = memory ? a->grad + t->offset : NULL;
+    Lora *x = &a->lora[t->layer * MODULE_COUNT];
+    size_t vector = model_round_up(trainable_count(t) * sizeof(float), 256), bytes;
+    switch (t->kind) {
+    case TENSOR_EMBED:
+        a->d_embed = grad;
+        bytes = adapter_copy_matrix(&a->embed, t, true, shared, memory);
+        if (shared) { a->head = a->embed; a->d_head = grad; }
+        return bytes;
+    case TENSOR_HEAD:
+        a->d_head = grad;
+        return adapter_copy_matrix(&a->head, t, false, true, memory);
+    case TENSOR_FINAL_NORM:
+        a->final_norm = copy;
+        a->d_final_norm = grad;
+        return vector;
+    case TENSOR_NORM:
+        a->norms[t->layer].norm[t->place] = copy;
+        a->norms[t->layer].d_norm[t->place] = grad;
+        return vector;
+    case TENSOR_WEIGHT:
+        x[t->place].dW = grad;
+        return adapter_copy_matrix(&x[t->place].rest, t, false, true, memory);
+    case TENSOR_BIAS:
+        x[t->place].bias = copy;
+        x[t->place].dbias = grad;
+        return vector;
+    default: return 0;                      /* A and B are read as they are, or from Lora.packed */
+    }
+}
+
+/* What the ops read follows every change at once: A and B in the layout for the matrix products, the copies of the
+   model's tensors. */
+void adapter_changed(Adapter *a) {
+    for (int l = 0; l < a->model->config.num_hidden_layers; l++)
+        adapter_pack(a->model->layers[l].linear, &a->lora[l * MODULE_COUNT], MODULE_COUNT);
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
+        const float *values = a->param + t->offset, *vector = NULL;
+        Lora *x = &a->lora[t->layer * MODULE_COUNT];
+        float factor = 1;
+        switch (t->kind) {
+        case TENSOR_EMBED: weight_set(&a->embed, values); break;
+        case TENSOR_HEAD: weight_set(&a->head, values); break;
+        case TENSOR_WEIGHT: weight_set(&x[t->place].rest, values); break;
+        case TENSOR_FINAL_NORM: vector = a->final_norm; factor = a->model->config.logits_scale; break;
+        case TENSOR_NORM: vector = a->norms[t->layer].norm[t->place]; break;
+        case TENSOR_BIAS: vector = x[t->place].bias; break;
+        default: break;
+        }
+        if (vector) vector_set((float *)(uintptr_t)vector, values, trainable_count(t), t->base.format, factor);
+    }
+}
+
+/* Sizes of what the ops read beside `param`, then (place) where each lies. */
+static void adapter_place(Adapter *a, bool place) {
+    const Model *m = a->model;
+    size_t packed = 0, copies = 0;
+    for (int i = 0; i < m->config.num_hidden_layers * MODULE_COUNT; i++) {
+        const Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+        if (place && a->packed_arena && a->lora[i].rank) a->lora[i].packed = (char *)a->packed_arena + packed;
+        packed += model_round_up(adapter_packed_bytes(p, &a->lora[i]), 256);
+    }
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
+        Lora *x = &a->lora[t->layer * MODULE_COUNT + t->place];
+        if (place && t->kind == TENSOR_LORA_A) { x->A = a->param + t->offset; x->dA = a->grad + t->offset; }
+        if (place && t->kind == TENSOR_LORA_B) { x->B = a->param + t->offset; x->dB = a->grad + t->offset; }
+        copies += adapter_copy(a, t, place && a->copy_arena ? (char *)a->copy_arena + copies : NULL);
+    }
+    a->packed_bytes = packed;
+    a->copy_bytes = copies;
 }
 
 /* Lists what is trained and takes the four arenas: parameters, gradients and both moments have the same layout, so the
@@ -2540,39 +2856,37 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
     a->model = m;
     a->loss_scale = LORA_LOSS_SCALE;
     a->config = *config;
-    a->config.layers = NULL;
+    a->config.layers = a->config.tensors = NULL;
     a->config.parts = NULL;
     if (config->layers) { arrsetlen(a->config.layers, L); memcpy(a->config.layers, config->layers, L); }
     if (config->parts) {
         arrsetlen(a->config.parts, L * MODULE_COUNT);
         memcpy(a->config.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
     }
+    if (config->tensors) {
+        arrsetlen(a->config.tensors, arrlenu(config->tensors));
+        memcpy(a->config.tensors, config->tensors, arrlenu(config->tensors));
+    }
     a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
-    adapter_rule_lora(a);
-    if (!a->param_count)
+    a->norms = (TrainedNorms *)must_alloc(L * sizeof(TrainedNorms));
+    if (config->train & TRAIN_LAST && config->last_layers > (int)L)
+        return fail(err, "last:%d of a model with %zu layers; --train; give last:N, N from 1 to %zu, or full",
+                    config->last_layers, L, L);
+    if (adapter_has_lora(config)) adapter_rule_lora(a);
+    if (adapter_has_lora(config) && !a->param_count)
         return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one "
                          "module and one layer");
-    for (size_t i = 0; i < L * MODULE_COUNT; i++)
-        a->packed_bytes += model_round_up(adapter_packed_bytes(&m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT],
-                                                               &a->lora[i]), 256);
+    adapter_rule_tensors(a);
+    adapter_place(a, false);
     if (m->shapes_only) return true;
     float **arenas[] = {&a->param, &a->grad, &a->adam_m, &a->adam_v};
-    bool ok = !a->packed_bytes || (a->packed_arena = backend_alloc(a->packed_bytes));
+    bool ok = (!a->packed_bytes || (a->packed_arena = backend_alloc(a->packed_bytes))) &&
+              (!a->copy_bytes || (a->copy_arena = backend_alloc(a->copy_bytes)));
     for (int i = 0; i < 4 && ok; i++) ok = (*arenas[i] = (float *)backend_alloc(a->param_count * sizeof(float)));
-    if (!ok) return fail(err, "out of memory for an adapter of %zu parameters; --lora-r; choose a smaller rank",
-                         a->param_count);
-    char *packed = (char *)a->packed_arena;
-    const Trainable *t = a->list;           /* A and B of the next adapted projection */
-    for (size_t i = 0; i < L * MODULE_COUNT; i++) {
-        Lora *x = &a->lora[i];
-        if (!x->rank) continue;
-        x->A = a->param + t[0].offset; x->dA = a->grad + t[0].offset;
-        x->B = a->param + t[1].offset; x->dB = a->grad + t[1].offset;
-        t += 2;
-        x->packed = packed;
-        const Linear *p = &m->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
-        if (packed) packed += model_round_up(adapter_packed_bytes(p, x), 256);
-    }
+    if (!ok) return fail(err, "out of memory for %zu trained parameters; %s", a->param_count,
+                         config->train & ~TRAIN_LORA ? "--train; train less: last:N, or lora"
+                                                     : "--lora-r; choose a smaller rank");
+    adapter_place(a, true);
     return true;
 }
 
@@ -2590,9 +2904,25 @@ static float lora_initial_number(const uint32_t random[4], size_t i, const Linea
 }
 
 static bool adapter_take_out(Adapter *a, bool begin, Error *err);
+
+/* `count` values of a weight as its file has them, from `at` on, to `to` in the backend's memory. */
+static void adapter_values(float *to, const Weight *from) {
+    size_t count = (size_t)from->rows * (size_t)from->cols, block = (size_t)1 << 20;
+    float *values = (float *)must_alloc((count < block ? count : block) * sizeof(float));
+    for (size_t at = 0; at < count; at += block) {
+        size_t n = count - at < block ? count - at : block;
+        weight_decode(values, from, at, n);
+        backend_upload(to + at, values, n * sizeof(float));
+    }
+    free(values);
+    file_release_pages(from->data, weight_bytes(from));
+}
+
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
     if (!adapter_layout(a, m, config, err)) return false;
-    if (lora_init_takes_out(config->init)) return adapter_take_out(a, true, err);
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end && !m->shapes_only; t++)
+        if (t->base.data) adapter_values(a->param + t->offset, &t->base);
+    if (adapter_has_lora(config) && lora_init_takes_out(config->init)) return adapter_take_out(a, true, err);
     if (m->shapes_only) return true;
     float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
     for (int k = 0; k < m->config.num_hidden_layers * MODULE_COUNT; k++) {
@@ -2813,13 +3143,13 @@ static bool lora_list_of_names(const Json *j) {
 /* What to do with a field that is not read: */
 static const struct { const char *names, *why; } adapter_fields[] = {
     {"|alora_invocation_tokens|arrow_config|fan_in_fan_out|kasa_config|layer_replication|lora_bias|megatron_config|"
-     "modules_to_save|monteclora_config|target_parameters|trainable_token_indices|use_bdlora|use_dora|use_qalora|"
+     "monteclora_config|target_parameters|trainable_token_indices|use_bdlora|use_dora|use_qalora|"
      "velora_config|", "only plain LoRA adapters can be loaded"},
     {"|auto_mapping|base_model_name_or_path|corda_config|ensure_weight_tying|eva_config|inference_mode|loftq_config|"
      "lora_ga_config|megatron_core|peft_version|qalora_group_size|revision|runtime_config|task_type|", NULL},
          /* no matter */
     {"|alpha_pattern|bias|exclude_modules|init_lora_weights|layers_pattern|layers_to_transform|lora_alpha|lora_dropout|"
-     "peft_type|r|rank_pattern|target_modules|use_rslora|", NULL},      /* read below */
+     "modules_to_save|peft_type|r|rank_pattern|target_modules|use_rslora|", NULL},      /* read below */
 };
 static bool adapter_fields_check(const Json *root, const char *name, Error *err) {
     for (const Json *j = root->child; j; j = j->next) {
@@ -2965,7 +3295,44 @@ static bool adapter_targets_parse(LoraConfig *config, const Json *root, int laye
     return true;
 }
 
-static bool adapter_config_parse(LoraConfig *config, const Json *root, int layers, const char *name, Error *err) {
+/* Does modules_to_save name the module, or one that it is part of? PEFT takes every ending, "norm" of "q_norm" too. */
+static bool lora_saves(const char *saved, const char *module) {
+    size_t k = strlen(saved);
+    for (size_t n = 1; k && n <= strlen(module); n++)
+        if ((!module[n] || module[n] == '.') && n >= k && !strncmp(module + n - k, saved, k)) return true;
+    return false;
+}
+/* modules_to_save: which tensors of the model are trained themselves. */
+static bool adapter_saved_parse(LoraConfig *config, const Json *saved, const ModelConfig *model, const char *name,
+                                Error *err) {
+    if (json_is_null(saved) || !saved->count) return true;
+    if (!lora_list_of_names(saved)) return fail(err, "modules_to_save must be a list of names; %s; check the file", name);
+    for (const Json *e = saved->child; e; e = e->next) {
+        bool found = false;
+        int index = 0;
+        for (TensorSpec t = model_tensors(model, "model."); tensor_next(&t); index++) {
+            char module[sizeof t.name];
+            snprintf(module, sizeof module, "%.*s", (int)(strrchr(t.name, '.') - t.name), t.name);
+            if (arrlen(config->tensors) <= index) arrput(config->tensors, 0);
+            if (!lora_saves(e->str, module)) continue;
+            LoraPart part = {0, 0};
+            if (t.kind == TENSOR_WEIGHT && config->parts) part = config->parts[t.layer * MODULE_COUNT + t.place];
+            else if (t.kind == TENSOR_WEIGHT && config->target[t.place] && (!config->layers || config->layers[t.layer]))
+                part.rank = config->r;
+            if (part.rank)
+                return fail(err, "modules_to_save and target_modules both name '%s'; %s; PEFT refuses it too", module,
+                            name);
+            config->tensors[index] = found = true;
+        }
+        if (!found) return fail(err, "modules_to_save names '%s', which is nowhere in this model; %s; the adapter was "
+                                     "made for another model", e->str, name);
+    }
+    return true;
+}
+
+static bool adapter_config_parse(LoraConfig *config, const Json *root, const ModelConfig *model, const char *name,
+                                 Error *err) {
+    int layers = model->num_hidden_layers;
     memset(config, 0, sizeof *config);
     const char *type = config_string(root, "peft_type");
     if (!type || strcmp(type, "LORA"))
@@ -2983,9 +3350,11 @@ static bool adapter_config_parse(LoraConfig *config, const Json *root, int layer
         !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
     config->lora_alpha = (float)alpha;
     config->lora_dropout = (float)dropout;
-    if (adapter_targets_parse(config, root, layers, name, err)) return true;
+    if (adapter_targets_parse(config, root, layers, name, err) &&
+        adapter_saved_parse(config, json_get(root, "modules_to_save"), model, name, err)) return true;
     arrfree(config->parts);
     arrfree(config->layers);
+    arrfree(config->tensors);
     return false;
 }
 
@@ -3238,19 +3607,22 @@ static bool adapter_take_out(Adapter *a, bool begin, Error *err) {
     return true;
 }
 
-/* The adapter's two files cannot be renamed in one step. adapter_save writes them into a folder of their own,
-   adapter.*.tmp, takes the old configuration away, and moves the new files to their place, the configuration last: new
-   weights never stand beside an old configuration. Where a crash came in between, the missing file is found in that
-   folder. */
+/* An adapter's files cannot be renamed in one step. adapter_save writes them into a folder of their own, adapter.*.tmp,
+   takes the old configuration away, and moves the new files to their place, the configuration last: new weights never
+   stand beside an old configuration. Where a crash came in between, the missing file is found in that folder; a whole
+   model stays in it until its last file is in place. */
+static bool adapter_is_whole(const char *folder, const char *name) {
+    bool peft = file_exists(folder, "adapter_config.json"), model = file_exists(folder, "config.json");
+    return !strncmp(name, "adapter_", 8) ? peft : !strcmp(name, "config.json") ? model : peft || model;
+}
 void adapter_file(char *path, size_t size, const char *folder, const char *name) {
     char part[PATH_MAX], best[PATH_MAX] = "";
     path_in(path, size, folder, name);
-    if (file_exists(folder, "adapter_config.json")) return;
+    if (adapter_is_whole(folder, name)) return;
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
         path_in(part, sizeof part, folder, e->d_name);
-        if (!temporary_of(e->d_name, "adapter")) continue;
-        if (!file_exists(part, "adapter_config.json")) continue;              /* not whole yet */
+        if (!temporary_of(e->d_name, "adapter") || !adapter_is_whole(part, name)) continue;    /* not whole yet */
         if (!*best || file_exists(part, "adapter_model.safetensors")) memcpy(best, part, sizeof best);
     }
     if (d) closedir(d);
@@ -3265,13 +3637,29 @@ static const Tensor *adapter_tensor(TensorSet *set, const Trainable *t, Error *e
     return tensors_get(set, other ? named : t->name, t->shape[0], t->shape[1], err);
 }
 
-bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
+/* The values of everything that is trained, from the tensors of a file or a folder, which the list's names are looked
+   for in. Those that were taken are taken out of the set. */
+static bool adapter_read(Adapter *a, TensorSet *set, const char *path, Error *err) {
+    for (const Trainable *x = a->list, *end = x + arrlen(a->list); x < end; x++) {
+        const Tensor *t = adapter_tensor(set, x, err);
+        if (!t) return false;
+        Weight w = tensor_weight(t);
+        if (weight_nonfinite(&w) >= 0)
+            return fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", x->name, path);
+        if (!a->model->shapes_only) adapter_values(a->param + x->offset, &w);
+        shdel(set->table, t->name);
+    }
+    if (!a->model->shapes_only) adapter_changed(a);
+    return true;
+}
+
+/* A PEFT folder. */
+static bool adapter_load_peft(Adapter *a, const Model *m, const char *folder, const char *config_path, Error *err) {
     char path[PATH_MAX];
-    adapter_file(path, sizeof path, folder, "adapter_config.json");
     JsonDoc doc;
     LoraConfig config;
-    if (!json_read(&doc, path, err)) return false;
-    bool ok = adapter_config_parse(&config, doc.root, m->config.num_hidden_layers, path, err);
+    if (!json_read(&doc, config_path, err)) return false;
+    bool ok = adapter_config_parse(&config, doc.root, &m->config, config_path, err);
     json_free(&doc);
     if (!ok) return false;
     if (!file_exists(folder, "adapter_model.safetensors") && file_exists(folder, "adapter_model.bin"))
@@ -3280,30 +3668,110 @@ bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
     ok = ok && adapter_layout(a, m, &config, err);
     arrfree(config.layers);
     arrfree(config.parts);
+    arrfree(config.tensors);
     TensorSet set;
     memset(&set, 0, sizeof set);
     adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
-    ok = ok && tensors_add_file(&set, path, err);
-    for (ptrdiff_t i = 0; i < arrlen(a->list) && ok; i++) {
-        const Tensor *t = adapter_tensor(&set, &a->list[i], err);
-        if (!t) { ok = false; break; }
-        Weight w = tensor_weight(t);
-        if (weight_nonfinite(&w) >= 0)
-            ok = fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", t->name, path);
-        if (!m->shapes_only) {
-            float *values = (float *)must_alloc(t->count * sizeof(float));
-            weight_decode(values, &w, 0, t->count);
-            backend_upload(a->param + a->list[i].offset, values, t->count * sizeof(float));
-            free(values);
-        }
-        shdel(set.table, t->name);          /* what is left over at the end has no place in this model */
-    }
-    if (ok && shlen(set.table))
+    ok = ok && tensors_add_file(&set, path, err) && adapter_read(a, &set, path, err);
+    if (ok && shlen(set.table))             /* what is left over at the end has no place in this model */
         ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for "
                        "another model", set.table[0].key, path);
     tensors_close(&set);
-    if (ok && !m->shapes_only) adapter_changed(a);
     return ok && adapter_take_out(a, false, err);
+}
+
+/* The trained weights of a checkpoint without LoRA: what is in the file is what is trained. */
+static bool adapter_load_trained(Adapter *a, const Model *m, const char *path, Error *err) {
+    LoraConfig config;
+    TensorSet set;
+    memset(&config, 0, sizeof config);
+    memset(&set, 0, sizeof set);
+    if (!tensors_add_file(&set, path, err)) return false;
+    config.train = TRAIN_FULL;
+    for (TensorSpec t = model_tensors(&m->config, m->prefix); tensor_next(&t);)
+        arrput(config.tensors, shgeti(set.table, t.name) >= 0);
+    /* a tied pair whose one matrix the folder calls the head */
+    if (m->config.tie_word_embeddings && m->embed.data == m->head.data && config.tensors[TENSOR_HEAD] &&
+        !config.tensors[TENSOR_EMBED]) { config.tensors[TENSOR_EMBED] = 1; config.tensors[TENSOR_HEAD] = 0; }
+    bool ok = adapter_layout(a, m, &config, err) && adapter_read(a, &set, path, err);
+    if (ok && (shlen(set.table) || !a->param_count))
+        ok = fail(err, "tensor '%s' is not one of this model's; %s; the weights belong to another model",
+                  shlen(set.table) ? set.table[0].key : "", path);
+    arrfree(config.tensors);
+    tensors_close(&set);
+    return ok;
+}
+
+/* Are two weights the same numbers, in whatever format? */
+static bool adapter_same_values(const Weight *x, const Weight *y) {
+    float a[4096], b[4096];
+    const size_t block = sizeof a / sizeof *a;
+    size_t count = (size_t)x->rows * (size_t)x->cols;
+    bool same = true;
+    for (size_t at = 0; at < count && same; at += block) {
+        size_t n = count - at < block ? count - at : block;
+        weight_decode(a, x, at, n);
+        weight_decode(b, y, at, n);
+        same = !memcmp(a, b, n * sizeof *a);
+    }
+    return same;
+}
+
+/* A whole model folder as what was trained of this one: every tensor in which they differ. */
+static bool adapter_load_model(Adapter *a, const Model *m, const char *folder, Error *err) {
+    LoraConfig config;
+    Model other;
+    memset(&config, 0, sizeof config);
+    config.train = TRAIN_FULL;
+    if (!model_plan(&other, folder, err)) return false;
+    bool ok = true, untied = m->config.tie_word_embeddings && !other.config.tie_word_embeddings, any = false;
+    TensorSpec theirs = model_tensors(&other.config, other.prefix);
+    for (TensorSpec t = model_tensors(&m->config, m->prefix); ok && tensor_next(&t);) {
+        Weight mine = adapter_base(m, &t), its;
+        ok = tensor_next(&theirs) && theirs.kind == t.kind && theirs.place == t.place && theirs.layer == t.layer;
+        if (ok) its = adapter_base(&other, &theirs);
+        if (!ok || mine.rows != its.rows || mine.cols != its.cols) {
+            fail(err, "tensor '%s' has another shape in %s than in %s; --adapter; it is no version of that model: "
+                      "give it as --model", t.name, folder, m->folder);
+            ok = false;
+            break;
+        }
+        bool outside = t.kind == TENSOR_EMBED || t.kind == TENSOR_HEAD;
+        bool differs = outside && untied ? true : !adapter_same_values(&mine, &its);
+        if (t.kind == TENSOR_HEAD && m->config.tie_word_embeddings && !untied) differs = false;   /* the embedding is */
+        arrput(config.tensors, differs);
+        any |= differs;
+        file_release_pages(mine.data, weight_bytes(&mine));
+        file_release_pages(its.data, weight_bytes(&its));
+    }
+    if (ok && !any) {
+        arrsetlen(config.tensors, 0);
+        ok = fail(err, "no tensor differs from those of %s; %s; it is the same model", m->folder, folder);
+    }
+    ok = ok && adapter_layout(a, m, &config, err);
+    for (const Trainable *x = a->list, *end = x + (ok ? arrlen(a->list) : 0); x < end && !m->shapes_only; x++) {
+        TensorSpec t = model_tensors(&other.config, other.prefix);
+        while (tensor_next(&t) && (t.kind != x->kind || t.layer != x->layer || t.place != x->place)) {}
+        Weight w = adapter_base(&other, &t);
+        adapter_values(a->param + x->offset, &w);
+        ok = ok && weight_nonfinite(&w) < 0;
+        if (!ok) fail(err, "tensor '%s' holds a NaN or infinity; %s; the weights are damaged", t.name, folder);
+    }
+    if (ok && !m->shapes_only) adapter_changed(a);
+    arrfree(config.tensors);
+    model_close(&other);
+    return ok;
+}
+
+bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err) {
+    char path[PATH_MAX], trained[PATH_MAX], model[PATH_MAX];
+    adapter_file(path, sizeof path, folder, "adapter_config.json");
+    path_in(trained, sizeof trained, folder, "trained.safetensors");
+    adapter_file(model, sizeof model, folder, "config.json");
+    if (access(path, F_OK) && !access(trained, F_OK)) return adapter_load_trained(a, m, trained, err);
+    if (!access(path, F_OK) || access(model, F_OK)) return adapter_load_peft(a, m, folder, path, err);
+    *strrchr(model, '/') = 0;
+    return adapter_load_model(a, m, model, err);
 }
 
 /* What an adapter has projection by projection: the names, or those with another rank or alpha than the rest. */
@@ -3320,6 +3788,25 @@ static void adapter_parts_json(Text *t, const Adapter *a, int what) {
         if (what == ADAPTER_RANKS) json_print(t, name, "%d", part.rank);
         if (what == ADAPTER_ALPHAS) json_print(t, name, "%.9g", (double)part.alpha);
     }
+}
+
+/* modules_to_save: what is trained beside LoRA, by the shortest names that mean it. */
+static void adapter_saved_json(Text *t, const Adapter *a) {
+    static const struct { int bit; const char *name; } short_names[] = {
+        {TRAIN_EMBEDDINGS, "embed_tokens"}, {TRAIN_HEAD, "lm_head"}, {TRAIN_NORMS, "norm"}};
+    const size_t front = strlen("base_model.model.");
+    char last[sizeof a->list->name] = "";
+    if (a->list[arrlen(a->list) - 1].kind >= TENSOR_LORA_A) { json_string(t, "modules_to_save", NULL); return; }
+    json_list(t, "modules_to_save", JSON_LINES);
+    for (int i = 0; i < 3 && !a->config.tensors; i++)
+        if (a->config.train & short_names[i].bit) json_string(t, NULL, short_names[i].name);
+    for (const Trainable *x = a->list, *end = x + arrlen(a->list); x < end && a->config.tensors; x++) {
+        char module[sizeof x->name];
+        snprintf(module, sizeof module, "%.*s", (int)(strrchr(x->name, '.') - x->name), x->name);
+        if (x->base.data && strcmp(module, last)) json_string(t, NULL, module + front);
+        memcpy(last, module, sizeof last);
+    }
+    json_end(t);
 }
 
 /* adapter_config.json: the keys that every PEFT since 0.6, vLLM and llama.cpp's converter know, sorted as PEFT sorts
@@ -3352,7 +3839,7 @@ static void adapter_config_json(Text *t, const Adapter *a) {
     json_print(t, "lora_dropout", "%.7g", (double)c->lora_dropout);
     json_string(t, "megatron_config", NULL);
     json_string(t, "megatron_core", "megatron.core");
-    json_string(t, "modules_to_save", NULL);
+    adapter_saved_json(t, a);
     json_string(t, "peft_type", "LORA");
     json_print(t, "r", "%d", c->r);
     json_object(t, "rank_pattern", JSON_LINES);
@@ -3370,101 +3857,92 @@ static void adapter_config_json(Text *t, const Adapter *a) {
     text_string(t, "\n");
 }
 
-/* The two files, into a folder that nobody reads yet. */
-static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
-    Text t = TEXT_EMPTY;
-    adapter_config_json(&t, a);
-
-    size_t count = (size_t)arrlen(a->list);
-    const char **names = (const char **)must_alloc(count * sizeof *names);
-    const float **data = (const float **)must_alloc(count * sizeof *data);
-    int64_t (*shapes)[2] = (int64_t (*)[2])must_alloc(count * sizeof *shapes);
-    float *values = (float *)must_alloc(a->param_count * sizeof(float));
-    backend_download(values, a->param, a->param_count * sizeof(float));
-    for (size_t i = 0; i < count; i++) {
-        names[i] = a->list[i].name;
-        data[i] = values + a->list[i].offset;
-        memcpy(shapes[i], a->list[i].shape, sizeof shapes[i]);
+/* Everything that is trained, in fp32, as one file. */
+static bool adapter_tensors_write(const Adapter *a, const char *path, Error *err) {
+    const size_t block = (size_t)1 << 20;
+    Text header = TEXT_EMPTY;
+    SafeFile f;
+    if (!safe_open(&f, path, err)) return false;
+    safetensors_begin(&header);
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++)
+        safetensors_entry(&header, t->name, "F32", t->shape, t->shape[1] ? 2 : 1, t->offset * sizeof(float),
+                          (t->offset + trainable_count(t)) * sizeof(float));
+    text_bytes(&header, "}", 1);
+    safetensors_header(&f, &header);
+    float *values = (float *)must_alloc(block * sizeof(float));
+    for (size_t at = 0; at < a->param_count; at += block) {
+        size_t n = a->param_count - at < block ? a->param_count - at : block;
+        backend_download(values, a->param + at, n * sizeof(float));
+        safe_write(&f, values, n * sizeof(float));
     }
-    char path[PATH_MAX];
-    path_in(path, sizeof path, folder, "adapter_model.safetensors");
-    /* Weights first: a configuration without its weights would look like a whole adapter. */
-    bool ok = safetensors_write(path, names, data, (const int64_t (*)[2])shapes, (int)count, err);
-    path_in(path, sizeof path, folder, "run.json");
-    if (ok && a->about) ok = write_file(path, a->about, strlen(a->about), err);
-    if (ok) ok = text_write(&t, folder, "adapter_config.json", err);
-    else text_free(&t);
-    free(names); free(data); free(shapes); free(values);
-    return ok;
+    free(values);
+    return safe_close(&f, err);
 }
 
-bool adapter_save(const Adapter *a, const char *folder, Error *err) {
-    static const char *const files[3] = {"adapter_model.safetensors", "run.json", "adapter_config.json"};
-    char from[PATH_MAX], to[PATH_MAX];
-    SafeFolder f;
-    path_in(to, sizeof to, folder, "adapter");
-    if (!make_folder(folder, err) || !folder_begin(&f, to, err)) return false;
-    if (!adapter_write(a, f.temporary, err)) { folder_discard(f.temporary); return false; }
-    folder_sync(f.temporary);
-    folder_sync(folder);
-    CRASH_POINT();
-    DIR *d = opendir(folder);               /* what earlier crashes have left would be taken for the new adapter's */
-    for (struct dirent *e; d && (e = readdir(d));) {
-        path_in(from, sizeof from, folder, e->d_name);
-        if (!temporary_of(e->d_name, "adapter") || !strcmp(from, f.temporary)) continue;
-        path_in(to, sizeof to, from, files[2]);
-        unlink(to);                         /* first: without it the rest counts for nothing */
-        CRASH_POINT();
-        folder_discard(from);
-    }
-    if (d) closedir(d);
-    path_in(to, sizeof to, folder, files[2]);
-    if (unlink(to) && errno != ENOENT) {
-        fail(err, "cannot write; %s: %s; give another --output", to, strerror(errno));
-        folder_discard(f.temporary);
-        return false;
-    }
-    CRASH_POINT();
-    for (int i = 0; i < 3; i++) {
-        if (i == 1 && !a->about) continue;
-        path_in(from, sizeof from, f.temporary, files[i]);
-        path_in(to, sizeof to, folder, files[i]);
-        if (rename(from, to)) return fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
-        CRASH_POINT();
-    }
-    folder_discard(f.temporary);
-    folder_sync(folder);
-    return true;
+/* What is trained and nothing else, into a folder that nobody reads yet: a PEFT folder, or trained.safetensors. */
+static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
+    bool peft = adapter_has_lora(&a->config);
+    char path[PATH_MAX];
+    Text t = TEXT_EMPTY;
+    path_in(path, sizeof path, folder, peft ? "adapter_model.safetensors" : "trained.safetensors");
+    /* Weights first: a configuration without its weights would look like a whole adapter. */
+    bool ok = adapter_tensors_write(a, path, err);
+    path_in(path, sizeof path, folder, "run.json");
+    if (ok && a->about) ok = write_file(path, a->about, strlen(a->about), err);
+    if (peft) adapter_config_json(&t, a);
+    if (ok && peft) return text_write(&t, folder, "adapter_config.json", err);
+    text_free(&t);
+    return ok;
 }
 
 /* ---- merging: every shard is written again, its header as it was, its tensors one after the other ---------------- */
 
-/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on; params is the adapter's arena on the
-   host. */
-static void merge_rows(float *rows, const Adapter *a, const Linear *p, const Lora *x, const float *params, int first,
-                       int count) {
-    size_t A = (size_t)(x->A - a->param), B = (size_t)(x->B - a->param),
-        in = (size_t)p->in;
+/* A whole model folder in the making. */
+typedef struct Merge {
+    const Adapter *a;
+    const char *folder;                     /* where it is written */
+    DType dtype;                            /* of every float; DTYPE_COUNT: each as it was */
+    const float *params;                    /* A and B of every projection: the front of the adapter's arena, here */
+    size_t bytes;                           /* of all tensors written so far */
+    TensorSpec untied;                      /* the head or embedding that the folder has to have although the base's has
+                                               it not: a tied pair of which one was trained apart; name "": none */
+    Text map;                               /* with it, the members of the index's weight_map */
+} Merge;
+
+/* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on. */
+static void merge_rows(float *rows, const Merge *g, const Linear *p, const Lora *x, int first, int count) {
+    const Adapter *a = g->a;
+    size_t A = (size_t)(x->A - a->param), B = (size_t)(x->B - a->param), in = (size_t)p->in;
     weight_decode(rows, &p->w, (size_t)first * in, (size_t)count * in);
     if (a->initial) lora_add_product(rows, a->initial + A, a->initial + B, x->rank, -x->scale, p->in, first, count);
-    lora_add_product(rows, params + A, params + B, x->rank, x->scale, p->in, first, count);
+    lora_add_product(rows, g->params + A, g->params + B, x->rank, x->scale, p->in, first, count);
 }
 
-/* The number of the adapted projection that a tensor's name means, or -1. */
-static int merge_projection(const Adapter *a, const Tensor *t) {
-    for (TensorSpec s = model_tensors(&a->model->config, a->model->prefix); tensor_next(&s);) {
-        if (s.kind != TENSOR_WEIGHT || strcmp(s.name, t->name)) continue;
-        int i = s.layer * MODULE_COUNT + s.place;
-        return a->lora[i].rank ? i : -1;
+/* The place in the model of the tensor of that name; false: it has none. */
+static bool merge_place(TensorSpec *s, const Model *m, const char *name) {
+    *s = model_tensors(&m->config, m->prefix);
+    while (tensor_next(s)) if (!strcmp(s->name, name)) return true;
+    return false;
+}
+/* The tensor of the list that stands for this place in a merged model, or NULL. */
+static const Trainable *merge_trained(const Adapter *a, const TensorSpec *s) {
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
+        bool same = t->kind == s->kind || (t->kind == TENSOR_EMBED && s->kind == TENSOR_HEAD && adapter_shares(a));
+        if (same && t->base.data && t->layer == s->layer && t->place == s->place) return t;
     }
-    return -1;
+    return NULL;
 }
 
-/* One tensor, with the adapter (params: its arena on the host) in it where it has one, as `dtype`. */
-static bool merge_tensor(SafeFile *f, const Adapter *a, const Tensor *t, DType dtype, const float *params, Error *err) {
-    int at = merge_projection(a, t);
-    const Linear *p = at < 0 ? NULL : &a->model->layers[at / MODULE_COUNT].linear[at % MODULE_COUNT];
-    if (!p && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
+/* One tensor, trained or with the adapter in it where it is one of those, as `dtype`. */
+static bool merge_tensor(SafeFile *f, const Merge *g, const Tensor *t, DType dtype, Error *err) {
+    TensorSpec s;
+    const Adapter *a = g->a;
+    bool known = merge_place(&s, a->model, t->name);
+    int at = known && s.kind == TENSOR_WEIGHT ? s.layer * MODULE_COUNT + s.place : -1;
+    const Linear *p = at < 0 ? NULL : &a->model->layers[s.layer].linear[s.place];
+    const Trainable *own = known ? merge_trained(a, &s) : NULL;
+    if (p && !a->lora[at].rank) p = NULL;
+    if (!p && !own && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
     size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
     float *values = (float *)must_alloc(block * width * sizeof(float));
     Weight w = tensor_weight(t);
@@ -3473,13 +3951,14 @@ static bool merge_tensor(SafeFile *f, const Adapter *a, const Tensor *t, DType d
     bool ok = true;
     for (size_t first = 0; first < rows && ok; first += block) {
         size_t count = rows - first < block ? rows - first : block, elements = count * width;
-        if (p) merge_rows(values, a, p, &a->lora[at], params, (int)first, (int)count);
+        if (own) backend_download(values, a->param + own->offset + first, elements * sizeof(float));
+        else if (p) merge_rows(values, g, p, &a->lora[at], (int)first, (int)count);
         else weight_decode(values, &w, first * width, elements);
         weight_format[to].encode(out, values, elements);
         Weight written = {out, NULL, to, (int)count, (int)width};
         if (weight_nonfinite(&written) >= 0)
             ok = fail(err, "a merged weight does not fit its dtype %s; tensor '%s'; %s", dtype_name[dtype], t->name,
-                      dtype == DTYPE_F16 ? "merge with --dtype bf16 or f32" : "the adapter is not usable");
+                      dtype == DTYPE_F16 ? "write it with --dtype bf16 or f32" : "the adapter is not usable");
         safe_write(f, out, weight_bytes(&written));
     }
     free(values);
@@ -3487,7 +3966,8 @@ static bool merge_tensor(SafeFile *f, const Adapter *a, const Tensor *t, DType d
     return ok;
 }
 
-/* Eight bytes of length and the header that lists the tensors [count] in order, their floats as `dtype`. */
+/* Eight bytes of length and the header that lists the tensors [count] in order, their floats as `dtype` (DTYPE_COUNT:
+   each as it is). */
 static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DType dtype, const char *path,
                          Error *err) {
     Text t = TEXT_EMPTY;
@@ -3498,7 +3978,7 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
     json_end(&t);
     for (ptrdiff_t i = 0; i < count; i++) {
         const Tensor *x = &tensors[i];
-        DType d = dtype_format(x->dtype) != FORMAT_COUNT ? dtype : x->dtype;
+        DType d = dtype_format(x->dtype) != FORMAT_COUNT && dtype != DTYPE_COUNT ? dtype : x->dtype;
         if (d == DTYPE_COUNT) {
             text_free(&t);
             return fail(err, "tensor '%s' is neither F32, F16, BF16 nor I32; %s; merge without --dtype", x->name, path);
@@ -3518,25 +3998,34 @@ static bool merge_header(SafeFile *f, const Tensor *tensors, ptrdiff_t count, DT
     return true;
 }
 
-/* params: the adapter's arena on the host; *bytes grows by what the tensors take. */
-static bool merge_shard(const Adapter *a, const SafetensorsFile *file, const char *folder, DType dtype, const float *params,
-                        size_t *bytes, Error *err) {
+/* One file of the base, written anew. */
+static bool merge_shard(Merge *g, const SafetensorsFile *file, Error *err) {
     char path[PATH_MAX];
-    const char *name = strrchr(file->path, '/'), *base = (const char *)file->base;
-    path_in(path, sizeof path, folder, name ? name + 1 : file->path);
+    const Model *m = g->a->model;
+    const char *slash = strrchr(file->path, '/'), *base = (const char *)file->base;
+    const char *name = slash ? slash + 1 : file->path;
+    path_in(path, sizeof path, g->folder, name);
     Tensor *tensors = NULL;
     SafeFile f;
     if (!safetensors_parse(&tensors, base, file->bytes, file->path, err) || !safe_open(&f, path, err)) return false;
     size_t data = file->bytes;              /* the tensors lie in the order of the list; where the first begins */
     if (arrlen(tensors)) data = (size_t)((const char *)tensors[0].data - base);
-    bool ok = true;
-    if (dtype == DTYPE_COUNT) safe_write(&f, base, data);
-    else ok = merge_header(&f, tensors, arrlen(tensors), dtype, file->path, err);
+    bool ok = true, grown = false;
+    for (ptrdiff_t i = 0; i < arrlen(tensors) && *g->untied.name && !grown; i++) {
+        if (tensors[i].data != m->embed.data) continue;           /* beside the other of the pair */
+        Tensor t = tensors[i];
+        t.name = text_copy(g->untied.name);
+        arrput(tensors, t);
+        grown = true;
+    }
+    if (g->dtype == DTYPE_COUNT && !grown) safe_write(&f, base, data);
+    else ok = merge_header(&f, tensors, arrlen(tensors), g->dtype, file->path, err);
     for (ptrdiff_t i = 0; i < arrlen(tensors); i++) {
         const Tensor *t = &tensors[i];
-        DType d = dtype == DTYPE_COUNT || dtype_format(t->dtype) == FORMAT_COUNT ? t->dtype : dtype;
-        ok = ok && merge_tensor(&f, a, t, d, params, err);
-        *bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
+        DType d = g->dtype == DTYPE_COUNT || dtype_format(t->dtype) == FORMAT_COUNT ? t->dtype : g->dtype;
+        ok = ok && merge_tensor(&f, g, t, d, err);
+        g->bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
+        json_string(&g->map, t->name, name);
         file_release_pages(t->data, t->bytes);
         free(t->name);
     }
@@ -3585,28 +4074,35 @@ double merged_tolerance(FormatId format, int layers) {
     return 1e-5 + weight_format[format].rounding * sqrt(2.0 * layers + 3);
 }
 
-bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err) {
-    const Model *m = a->model;
-    char from[PATH_MAX], to[PATH_MAX];
-    struct stat st;
-    SafeFolder f;
-    if (!stat(folder, &st))
-        return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
-    if (!folder_begin(&f, folder, err)) return false;
-    float *params = (float *)must_alloc(a->param_count * sizeof(float));
-    backend_download(params, a->param, a->param_count * sizeof(float));
+/* config.json and the index, as far as the merged folder differs in them; other files as they are. text: theirs, freed. */
+static char *merge_text(Merge *g, const char *name, char *text) {
     static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
     char size[32];
-    size_t all = 0;
+    snprintf(size, sizeof size, "%zu", g->bytes);
+    if (!strcmp(name, "config.json")) {
+        if (g->dtype != DTYPE_COUNT) text = json_with(json_with(text, "dtype", torch[g->dtype]), "torch_dtype",
+                                                      torch[g->dtype]);
+        if (*g->untied.name) text = json_with(text, "tie_word_embeddings", "false");
+    } else if (!strcmp(name, "model.safetensors.index.json") && *g->untied.name) {
+        Text t = TEXT_EMPTY;
+        text_print(&t, "{\"metadata\": {\"total_size\": %s}, \"weight_map\": %s}\n", size, g->map.at);
+        free(text);
+        text = t.at;
+    } else if (!strcmp(name, "model.safetensors.index.json") && g->dtype != DTYPE_COUNT)
+        text = json_with(text, "total_size", size);
+    return text;
+}
+
+/* The other files of the base's folder. */
+static bool merge_others(Merge *g, Error *err) {
+    const Model *m = g->a->model;
+    char from[PATH_MAX], to[PATH_MAX];
+    struct stat st;
     bool ok = true;
-    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++)
-        ok = merge_shard(a, &m->files.files[i], f.temporary, dtype, params, &all, err);
-    snprintf(size, sizeof size, "%zu", all);
-    free(params);
     DIR *d = opendir(m->folder);
     for (struct dirent *e; d && ok && (e = readdir(d));) {
         path_in(from, sizeof from, m->folder, e->d_name);
-        path_in(to, sizeof to, f.temporary, e->d_name);
+        path_in(to, sizeof to, g->folder, e->d_name);
         if (!merge_copies(e->d_name) || stat(from, &st) || !S_ISREG(st.st_mode)) continue;
         if (lstat(from, &st) || (S_ISLNK(st.st_mode) && !merge_follows(m->folder, e->d_name))) {
             print_warning("%s is a link to somewhere else and is not copied", from);
@@ -3614,19 +4110,155 @@ bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err
         }
         size_t bytes;
         char *text = read_file(from, &bytes, err);
-        bool config = !strcmp(e->d_name, "config.json"), index = !strcmp(e->d_name, "model.safetensors.index.json");
-        if (text && dtype != DTYPE_COUNT && config) text = json_with(json_with(text, "dtype", torch[dtype]),
-                                                                     "torch_dtype", torch[dtype]);
-        if (text && dtype != DTYPE_COUNT && index) text = json_with(text, "total_size", size);
-        if (text && dtype != DTYPE_COUNT && (config || index)) bytes = strlen(text);
+        bool ours = !strcmp(e->d_name, "config.json") || !strcmp(e->d_name, "model.safetensors.index.json");
+        if (text && ours && (g->dtype != DTYPE_COUNT || *g->untied.name)) {
+            text = merge_text(g, e->d_name, text);
+            bytes = strlen(text);
+        }
         ok = text && write_file(to, text, bytes, err);
         free(text);
     }
     if (d) closedir(d);
+    return ok;
+}
+
+/* The whole model folder, into one that is there and empty. */
+static bool merge_write(const Adapter *a, const char *folder, DType dtype, Error *err) {
+    const Model *m = a->model;
+    Merge g = {a, folder, dtype, NULL, 0, model_tensors(&m->config, m->prefix), TEXT_EMPTY};
+    size_t lora = 0;                        /* parameters of A and B, which come first */
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
+        if (!t->base.data) lora = t->offset + trainable_count(t);
+        bool apart = m->config.tie_word_embeddings && !adapter_shares(a);
+        if (!apart || (t->kind != TENSOR_EMBED && t->kind != TENSOR_HEAD)) continue;
+        for (int kind = TENSOR_EMBED; kind <= TENSOR_HEAD; kind += TENSOR_HEAD - TENSOR_EMBED) {
+            tensor_outside(&g.untied, (TensorKind)kind);
+            if (!tensors_get(&m->files, g.untied.name, m->embed.rows, m->embed.cols, NULL)) break;
+            *g.untied.name = 0;             /* the folder has both */
+        }
+    }
+    float *params = (float *)must_alloc(lora * sizeof(float));
+    if (lora) backend_download(params, a->param, lora * sizeof(float));
+    g.params = params;
+    bool ok = true;
+    json_object(&g.map, NULL, JSON_LINES);
+    for (ptrdiff_t i = 0; i < arrlen(m->files.files) && ok; i++) ok = merge_shard(&g, &m->files.files[i], err);
+    json_end(&g.map);
+    ok = ok && merge_others(&g, err);
+    text_free(&g.map);
+    free(params);
+    return ok;
+}
+
+bool adapter_merge(const Adapter *a, const char *folder, DType dtype, Error *err) {
+    struct stat st;
+    SafeFolder f;
+    if (!stat(folder, &st))
+        return fail(err, "it exists already; %s; give a new folder, nothing is overwritten", folder);
+    if (!folder_begin(&f, folder, err)) return false;
+    bool ok = merge_write(a, f.temporary, dtype, err);
     if (!ok) folder_discard(f.temporary);
     return ok && folder_commit(&f, false, err);
 }
 
+/* ---- saving ------------------------------------------------------------------------------------------------------ */
+
+/* Moves one file of `part` into `folder`; where the system can, it stays in both. */
+static bool adapter_move(const char *part, const char *folder, const char *name, bool both, Error *err) {
+    char from[PATH_MAX], to[PATH_MAX], other[PATH_MAX];
+    path_in(from, sizeof from, part, name);
+    path_in(to, sizeof to, folder, name);
+    path_in(other, sizeof other, part, ".link");
+    bool ok = both && !link(from, other) ? !rename(other, to) : !rename(from, to);
+    CRASH_POINT();
+    return ok || fail(err, "cannot write; %s: %s; it is whole as %s", to, strerror(errno), from);
+}
+
+/* Is it a file of a model's weights? */
+static bool adapter_weights_file(const char *name) {
+    size_t n = strlen(name);
+    return !strcmp(name, "model.safetensors.index.json") ||
+           (!strncmp(name, "model", 5) && n > 12 && !strcmp(name + n - 12, ".safetensors"));
+}
+
+/* What earlier crashes have left in an output folder would be taken for the new adapter's. */
+static void adapter_clear(const char *folder, const char *keep) {
+    static const char *const configs[] = {"adapter_config.json", "config.json"};
+    char part[PATH_MAX], path[PATH_MAX];
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_in(part, sizeof part, folder, e->d_name);
+        if (!temporary_of(e->d_name, "adapter") || !strcmp(part, keep)) continue;
+        for (int i = 0; i < 2; i++) {       /* first: without it the rest counts for nothing */
+            path_in(path, sizeof path, part, configs[i]);
+            unlink(path);
+        }
+        CRASH_POINT();
+        folder_discard(part);
+    }
+    if (d) closedir(d);
+}
+
+/* Takes away what an earlier output of the folder was known by, and, where a whole model comes, its weights: no shard of
+   an earlier model, and no adapter, may stand beside the new one. */
+static bool adapter_take_away(const char *folder, bool peft, Error *err) {
+    static const char *const old[] = {"adapter_config.json", "config.json", "adapter_model.safetensors"};
+    char path[PATH_MAX];
+    for (int i = 0; i < (peft ? 1 : 3); i++) {
+        path_in(path, sizeof path, folder, old[i]);
+        if (unlink(path) && errno != ENOENT)
+            return fail(err, "cannot write; %s: %s; give another --output", path, strerror(errno));
+        CRASH_POINT();
+    }
+    DIR *d = peft ? NULL : opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        path_in(path, sizeof path, folder, e->d_name);
+        if (adapter_weights_file(e->d_name)) unlink(path);
+    }
+    if (d) closedir(d);
+    return true;
+}
+
+/* The files of `part` to their places in `folder`, the configuration last. */
+static bool adapter_place_files(const char *part, const char *folder, bool peft, Error *err) {
+    const char *last = peft ? "adapter_config.json" : "config.json";
+    char **names = NULL;
+    DIR *d = opendir(part);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (*e->d_name != '.' && strcmp(e->d_name, last)) arrput(names, text_copy(e->d_name));
+    if (d) closedir(d);
+    bool ok = d != NULL || fail(err, "cannot read; %s: %s; try again", part, strerror(errno));
+    for (ptrdiff_t i = 0; i < arrlen(names); i++) {
+        ok = ok && adapter_move(part, folder, names[i], !peft, err);
+        free(names[i]);
+    }
+    arrfree(names);
+    return ok && adapter_move(part, folder, last, !peft, err);
+}
+
+bool adapter_save_as(const Adapter *a, const char *folder, DType dtype, Error *err) {
+    bool peft = adapter_has_lora(&a->config);
+    char to[PATH_MAX];
+    SafeFolder f;
+    path_in(to, sizeof to, folder, "adapter");
+    if (!make_folder(folder, err) || !folder_begin(&f, to, err)) return false;
+    bool ok = peft ? adapter_write(a, f.temporary, err) : merge_write(a, f.temporary, dtype, err);
+    path_in(to, sizeof to, f.temporary, "run.json");
+    if (ok && !peft && a->about) ok = write_file(to, a->about, strlen(a->about), err);
+    if (!ok) { folder_discard(f.temporary); return false; }
+    folder_sync(f.temporary);
+    folder_sync(folder);
+    CRASH_POINT();
+    adapter_clear(folder, f.temporary);
+    if (!adapter_take_away(folder, peft, err)) { folder_discard(f.temporary); return false; }
+    if (!adapter_place_files(f.temporary, folder, peft, err)) return false;
+    folder_discard(f.temporary);
+    folder_sync(folder);
+    return true;
+}
+bool adapter_save(const Adapter *a, const char *folder, Error *err) {
+    return adapter_save_as(a, folder, DTYPE_COUNT, err);
+}
 
 /* ---- the optimizer ----------------------------------------------------------------------------------------------- */
 
@@ -3829,7 +4461,7 @@ static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const
         if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) break;
         batch_build(b, d, slots + begin, count);
         model_forward(m, a, w, b, none);
-        LossStats s = objective->loss(m, NULL, w, b, 0);
+        LossStats s = objective->loss(m, a, w, b, 0);
         if (!isfinite(s.loss_sum)) {
             char where[256];
             model_explain_nonfinite(m, a, w, b, none, where, sizeof where);
@@ -4124,7 +4756,7 @@ static double train_micro_batches(Run *run, int64_t begin, int64_t end, int64_t 
         batch_build(b, &run->train, run->order + first, slots);               /* N tokens of S sequences, M labelled */
         model_forward(m, a, w, b, key);                                       /* w->normed [N,C] */
         LossStats s = objective->loss(m, a, w, b, dloss);                     /* w->d_normed [N,C] */
-        model_backward(m, a, w, b, key);                                      /* a->grad [param_count] += */
+        if (dloss != 0) model_backward(m, a, w, b, key);                      /* a->grad [param_count] += */
         r->num_tokens += b->N;
         run->flops += train_flops(m, a, b);
         run->step_padded += run_padded_tokens(run, b);
@@ -5509,7 +6141,7 @@ static void gen_forward(Generation *n) {
     const DropoutKey none = {0, 0, 0, 0};
     Workspace *w = &n->g->work;
     const Batch *b = &n->g->batch;
-    const Weight *head = &n->m->head;
+    const Weight *head = adapter_head(n->m, n->a);
     int V = n->m->config.vocab_size, C = n->m->config.hidden_size;
     backend_upload(n->g->cache.place, n->place, (size_t)b->N * sizeof *n->place);
     model_forward(n->m, n->a, w, b, none);
@@ -6204,13 +6836,14 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         const Lora *a = lora && lora[j].rank ? &lora[j] : NULL;
-        CpuMatrix Wt = cpu_frozen(lora_weight(p, a), false);
+        const float *bias = lora_bias(p, lora_at(lora, j));
+        CpuMatrix Wt = cpu_frozen(lora_weight(p, lora_at(lora, j)), false);
         ScratchCursor s = scratch_begin(scratch);
-        if (p->bias) {
+        if (bias) {
 #pragma omp parallel for schedule(static)
-            for (int n = 0; n < N; n++) memcpy(y + cpu_at(n, O) + (size_t)o, p->bias, (size_t)p->out * sizeof(float));
+            for (int n = 0; n < N; n++) memcpy(y + cpu_at(n, O) + (size_t)o, bias, (size_t)p->out * sizeof(float));
         }
-        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, Wt, N, p->out, I, 1, p->bias != NULL, s);
+        cpu_gemm(y + o, (size_t)O, x, (size_t)I, 1, Wt, N, p->out, I, 1, bias != NULL, s);
         if (a) {
             CpuMatrix At = cpu_floats(a->A, 1, (size_t)I), Bt = cpu_floats(a->B, 1, (size_t)a->rank);
             const float *in = x;
@@ -6237,7 +6870,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     for (int j = 0; j < count; j++) {
         const Linear *p = &group[j];
         const Lora *a = lora && lora[j].rank ? &lora[j] : NULL;
-        CpuMatrix W = cpu_frozen(lora_weight(p, a), true);
+        CpuMatrix W = cpu_frozen(lora_weight(p, lora_at(lora, j)), true);
         ScratchCursor s = scratch_begin(scratch);
         if (dx) cpu_gemm(dx, (size_t)I, dy + o, (size_t)O, 1, W, N, I, p->out, 1, j > 0, s);
         if (a) {

@@ -1508,9 +1508,9 @@ void linear_forward(floatX *y, floatX *t, uint8_t *kept, const floatX *x, const 
         const Lora *a = lora && lora[j].rank ? &lora[j] : &none;
         int rank = rank_width(a->rank);
         Pack q = packed(p, a);
-        Matrix w = matrix((const floatX *)lora_weight(p, a)->packed, (size_t)I, p->out, I);
-        Part part = {matrix(x, (size_t)I, N, I), w, no_matrix(), no_matrix(), no_matrix(), p->bias, rank, p->out, o,
-                     p->dropout_id, mask};
+        Matrix w = matrix((const floatX *)lora_weight(p, lora_at(lora, j))->packed, (size_t)I, p->out, I);
+        Part part = {matrix(x, (size_t)I, N, I), w, no_matrix(), no_matrix(), no_matrix(),
+                     lora_bias(p, lora_at(lora, j)), rank, p->out, o, p->dropout_id, mask};
         if (rank) {
             part.t = matrix(t + r, (size_t)R, N, rank);
             part.up = matrix(q.b, (size_t)rank, p->out, rank);
@@ -1547,7 +1547,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
         const Lora *a = lora && lora[j].rank ? &lora[j] : &none;
         int rank = rank_width(a->rank);
         Pack q = packed(p, a);
-        Matrix w = matrix((const floatX *)lora_weight(p, a)->packed, (size_t)I, p->out, I);
+        Matrix w = matrix((const floatX *)lora_weight(p, lora_at(lora, j))->packed, (size_t)I, p->out, I);
         Part part = {matrix(dy + o, (size_t)O, N, p->out), w, no_matrix(), no_matrix(), no_matrix(), NULL, rank, I, r,
                      p->dropout_id, mask};
         if (rank) {
@@ -2817,6 +2817,7 @@ static const char *metric_name[2 * LOG_METRICS + 1];
 struct Options {
     const Verb *verb;
     TrainOptions train;
+    const char *trained, *modules_to_save;
     const char *target_modules, *layers_to_transform, *chat_template, *sample_prompts, *on_finish, *config;
     int threads, examples, report_to;
     bool dry_run;
@@ -2905,7 +2906,12 @@ static const Option option_table[] = {
     {"split-turns", FLAG(train.data_options.split_turns), RUN | INSPECT | MEASURES | KEPT, "false",
      "every answer of a chat is an example of its own, as the template asks for it"},
     {"examples", INTEGER(examples, 0, 1e9), INSPECT, "3", "inspect: how many examples to show"},
-    HEADING("The adapter"),
+    HEADING("What is trained"),
+    {"train", TEXT(trained), RUN, "lora",
+     "lora; norms, head, embeddings, alone, together or with lora, as lora,head; last:N (the last N layers and the "
+     "final norm); full (everything). Without lora the output is a whole model folder"},
+    {"modules-to-save", TEXT(modules_to_save), RUN, NULL,
+     "PEFT's name of what is trained whole beside LoRA: comma list of lm_head, embed_tokens, norm"},
     {"lora-r", INTEGER(train.lora.r, 1, 4096), RUN, "16", "rank"},
     {"lora-alpha", NUMBER32(train.lora.lora_alpha, 1e-6, 1e6), RUN, "32", "scaling is alpha / r"},
     {"lora-dropout", NUMBER32(train.lora.lora_dropout, 0, 0.99), RUN, "0.05", "dropout on the adapter's input"},
@@ -3101,8 +3107,10 @@ static const Synonym synonym_table[] = {
     {"dropout", "lora-dropout", NULL},
     {"rslora", "use-rslora", NULL},
     {"lora-target-modules|lora-modules|lora-target|target|modules", "target-modules", NULL},
-    {"bias|lora-bias|train-bias|modules-to-save|lora-modules-to-save", NULL,
-     "only A and B are trained, as PEFT's bias none"},
+    {"bias|lora-bias|train-bias", NULL, "biases are trained with all else by --train full and last:N alone"},
+    {"lora-modules-to-save|additional-target", "modules-to-save", NULL},
+    {"finetuning-type|full-finetuning|freeze|freeze-layers|unfreeze-layers|num-layers|fine-tune-type|freeze-trainable-layers",
+     "train", "--train full, or last:N"},
     {"use-dora|dora|lora-plus-ratio|loraplus-lr-ratio|neftune-noise-alpha", NULL, "LoRA and rsLoRA are what there is"},
     {"init|lora-init|pissa|use-pissa|use-olora|pissa-init|init-lora", "init-lora-weights", NULL},
     {"lr|max-lr|peak-lr", "learning-rate", NULL},
@@ -3574,6 +3582,34 @@ static void resolve_modules(LoraConfig *lora, const char *list) {
                         near ? near : "", near ? "? " : "");
     }
 }
+/* --train and --modules-to-save. What only LoRA uses is unset where there is none: it would be written into run.json as
+   if it had done something. */
+static const char *const lora_options[] = {"lora-r", "lora-alpha", "lora-dropout", "use-rslora", "init-lora-weights",
+                                           "target-modules", "layers-to-transform", "modules-to-save"};
+enum { LORA_OPTIONS = sizeof lora_options / sizeof *lora_options };
+static void resolve_trained(Options *o) {
+    static const struct { const char *name; int bit; } saved[] = {
+        {"lm_head", TRAIN_HEAD}, {"embed_tokens", TRAIN_EMBEDDINGS}, {"norm", TRAIN_NORMS}};
+    LoraConfig *lora = &o->train.lora;
+    Error err;
+    char text[1024];
+    if (!train_parse(&lora->train, &lora->last_layers, o->trained, &err)) usage_error("%s", err.text);
+    if (!(lora->train & TRAIN_LORA)) for (int i = 0; i < LORA_OPTIONS; i++) {
+        const char *origin = option_origin(o, lora_options[i]);
+        if (origin && strcmp(option_origin(o, "train"), "--sweep"))
+            usage_error("--%s is of LoRA, --train %s has none; %s; leave it out, or train lora", lora_options[i],
+                        o->trained, origin);
+        option_unset(o, option_find(lora_options[i]));
+    }
+    snprintf(text, sizeof text, "%s", o->modules_to_save ? o->modules_to_save : "");
+    for (char *rest = text, *word = strtok_r(rest, ", ", &rest); word; word = strtok_r(rest, ", ", &rest)) {
+        int i = 0;
+        while (i < 3 && strcmp(word, saved[i].name)) i++;
+        if (i == 3)
+            usage_error("no module '%s'; --modules-to-save; they are lm_head, embed_tokens and norm (every norm)", word);
+        lora->train |= saved[i].bit;
+    }
+}
 /* "0,4-7": of a model whose layers are counted in its config.json. */
 static void resolve_layers(LoraConfig *lora, const char *list, const char *model) {
     ModelConfig config;
@@ -3600,7 +3636,8 @@ static void options_resolve(Options *o) {
     t->data = o->data[0];
     t->more_data = o->data + 1;
     t->more_data_count = (int)arrlen(o->data) - 1;
-    resolve_modules(&t->lora, o->target_modules);
+    resolve_trained(o);
+    if (o->target_modules) resolve_modules(&t->lora, o->target_modules);
     if (o->layers_to_transform) resolve_layers(&t->lora, o->layers_to_transform, t->model);
     if (o->chat_template && !chat_template_by_name(o->chat_template, &d->chat_template, &err))
         usage_error("%s", err.text);
@@ -3929,6 +3966,14 @@ static void print_model(const Model *m, const Adapter *a, const char *folder) {
     size_t parameters = model_parameters(m);
     printf("%-8s %s: %s, %.1f M parameters in %s, %d layers, %d wide\n", "model", folder, c->model_type,
            (double)parameters * 1e-6, weight_format[m->head.format].name, c->num_hidden_layers, c->hidden_size);
+    if (!adapter_has_lora(l)) {
+        Text trained = TEXT_EMPTY;
+        train_text(&trained, l->train, l->last_layers);
+        printf("%-8s %s: %.2f M of them (%.2f %%)\n", "trained", trained.at, (double)a->param_count * 1e-6,
+               100.0 * (double)a->param_count / (double)parameters);
+        text_free(&trained);
+        return;
+    }
     printf("%-8s r %d, alpha %g, dropout %g%s%s%s on", "adapter", l->r, (double)l->lora_alpha, (double)l->lora_dropout,
            l->use_rslora ? ", rsLoRA" : "", l->init ? ", " : "", l->init ? lora_init_name[l->init] : "");
     for (int j = 0; j < MODULE_COUNT; j++)

@@ -74,7 +74,7 @@ static void REF(linear_forward)(REAL *y, REAL *t, uint8_t *kept, const REAL *x, 
             }
             for (int r = rank; r < rank_width(rank); r++) t[n * R + r0 + r] = 0;
             for (int o = 0; o < p->out; o++) {
-                double sum = p->bias ? (double)p->bias[o] : 0;
+                double sum = lora_bias(p, a) ? (double)lora_bias(p, a)[o] : 0;
                 for (int i = 0; i < I; i++) sum += (double)x[n * I + i] * REF(weight)(lora_weight(p, a), o, i);
                 for (int r = 0; r < rank; r++)
                     sum += (double)a->scale * (double)t[n * R + r0 + r] * (double)a->B[o * rank + r];

@@ -191,18 +191,20 @@ static void adapter_config(const char *fields, char text[1024]) {
     char json[1024];
     JsonDoc doc;
     LoraConfig config;
+    ModelConfig model;
     Error err;
+    must(config_open(&model, "test/golden/llama", &err), &err);               /* of two layers */
     snprintf(json, sizeof json, "{'peft_type': 'LORA', 'r': 4, 'lora_alpha': 8, %s}", fields);
     for (char *c = json; *c; c++) if (*c == '\'') *c = '"';
     must(json_parse(&doc, json, strlen(json), "test", 1, &err), &err);
-    bool ok = adapter_config_parse(&config, doc.root, 2, "test", &err);
+    bool ok = adapter_config_parse(&config, doc.root, &model, "test", &err);
     snprintf(text, 1024, "%s", ok ? "" : err.text);
     for (int i = 0; ok && i < 2 * MODULE_COUNT; i++) {
         bool on = config.parts ? config.parts[i].rank > 0 : config.target[i % MODULE_COUNT] &&
             (!config.layers || config.layers[i / MODULE_COUNT]);
         snprintf(text + strlen(text), 2, "%d", on);
     }
-    if (ok) { arrfree(config.layers); arrfree(config.parts); }
+    if (ok) { arrfree(config.layers); arrfree(config.parts); arrfree(config.tensors); }
     json_free(&doc);
 }
 static void test_adapter_config(void) {
