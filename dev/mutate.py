@@ -6,11 +6,11 @@ place is changed, and some test must fail.
     dev/mutate.py --count 40 --seed 7 --files lora.h --lines 2800-3700
 
 All mutants are compiled at once, each behind a switch (MUTANT=k in the environment turns mutant k on), so that a test
-program is built once. A first run of every test notes which mutants it reaches: only those tests are run with a mutant,
-the quickest first, until one fails, crashes or takes ten times as long. What no test notices is listed with its line:
+program is built once. A first run of every test notes which mutants it reaches: only those tests are run with a mutant, the
+quickest first, up to the first check that fails, a crash, or three times the computing. What no test notices is listed with its line:
 kill it with a test, or argue that it changes nothing. The kernels (the LORA_CUDA half of train_lora.cu) have mutants of
 their own: test/mutants.h."""
-import argparse, concurrent.futures, glob, os, random, re, shutil, subprocess, sys, time
+import argparse, concurrent.futures, glob, math, os, random, re, resource, shutil, subprocess, sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TREE = os.path.join(ROOT, "build/mutate")
@@ -107,13 +107,21 @@ def candidates(text):
 
 
 def run(command, environment, seconds, log=None):
-    process = subprocess.Popen(command, cwd=TREE, env=dict(os.environ, **environment), stdout=log or subprocess.DEVNULL, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+    """(exit status, seconds of processor). One that computes for longer than that, or sleeps, is ended with -9."""
+    def limit():
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds)))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(command, cwd=TREE, env=dict(os.environ, **environment), stdout=log or subprocess.DEVNULL,
+                               stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
+                               preexec_fn=limit)
     try:
-        return process.wait(seconds)
+        status = process.wait(60 + 5 * seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, 9)
         process.wait()
-        return -9
+        status = -9
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return status, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main():
@@ -188,10 +196,8 @@ def main():
     quiet = {"ASAN_OPTIONS": "verify_asan_link_order=0", "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2" if o.jobs == 1 else "1")}
     for name, command in commands.items():
         record = f"{TREE}/build/{name}.reached"
-        begin = time.time()
         with open(f"{TREE}/build/{name}.log", "w") as log:
-            status = run(command, dict(quiet, MUTANT_REACHED=record), 3600, log)
-        seconds[name] = time.time() - begin
+            status, seconds[name] = run(command, dict(quiet, MUTANT_REACHED=record), 3600, log)
         if status:
             sys.exit(f"error: {name} fails without any mutant; {TREE}/build/{name}.log; is `make test` green?")
         reached[name] = {int(k) for k in open(record).read().split()}
@@ -199,9 +205,9 @@ def main():
 
     def verdict(k):
         for name in sorted((n for n in commands if k in reached[n]), key=seconds.get):
-            status = run(commands[name], dict(quiet, MUTANT=str(k)), 10 + 10 * seconds[name])
+            status, _ = run(commands[name], dict(quiet, MUTANT=str(k), STOP_AT_FAILURE="1"), 5 + 3 * seconds[name])
             if status:
-                return k, f"killed by {name}" + (" (too slow)" if status == -9 else "")
+                return k, f"killed by {name}" + (" (too slow)" if status in (-9, -24) else "")
         return k, "survived" if any(k in r for r in reached.values()) else "not reached"
 
     killed, survivors = 0, []

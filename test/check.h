@@ -27,7 +27,7 @@ static bool check(bool ok, const char *format, ...) {
     if (ok) checks_passed++;
     else checks_failed++;
     fflush(stdout);
-    if (!ok && stop_at_failure) exit(1);
+    if (!ok && (stop_at_failure || getenv("STOP_AT_FAILURE"))) exit(1);
     return ok;
 }
 

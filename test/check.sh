@@ -13,6 +13,7 @@ check() {
             echo "FAIL  $what"
             echo "      not so: ${command[*]}"
             failed=$((failed + 1))
+            [ -z "${STOP_AT_FAILURE-}" ] || exit 1
             return
         fi
         command=()
