@@ -4577,8 +4577,10 @@ typedef struct Session {
     const Options *o;
 } Session;
 
-/* talks: text goes in or out. Merging needs no tokenizer and no way to generate. */
-static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
+/* Merging needs no tokenizer and no way to generate; measuring no tokenizer where the rows are token ids and the folder
+   has none. */
+typedef enum { SESSION_MERGES, SESSION_MEASURES, SESSION_TALKS } SessionUse;
+static bool session_open(Session *s, const Options *o, SessionUse use, Error *err) {
     ModelConfig config;
     const char *folder = o->train.model;
     memset(s, 0, sizeof *s);
@@ -4586,10 +4588,11 @@ static bool session_open(Session *s, const Options *o, bool talks, Error *err) {
     phase_to = STDERR_FILENO;
     phase_of("loading %s", folder);
     if (!config_open(&config, folder, err)) return false;
-    if (talks && (!model_tokenizer(&s->tokenizer, folder, &config, err) ||
-                  !generate_defaults(&s->generate, folder, err))) return false;
+    bool reads = use == SESSION_TALKS || (use == SESSION_MEASURES && file_exists(folder, "tokenizer.json"));
+    if (reads && !model_tokenizer(&s->tokenizer, folder, &config, err)) return false;
+    if (use != SESSION_MERGES && !generate_defaults(&s->generate, folder, err)) return false;
     if (!model_open(&s->model, folder, err)) return false;
-    if (talks) options_generate(&s->generate, o);
+    if (use != SESSION_MERGES) options_generate(&s->generate, o);
     return true;
 }
 static void session_close(Session *s) {
@@ -4898,8 +4901,8 @@ static bool replies_make(Replies *r, Session *s, bool stream, Error *err) {
     answers_free(r->answers, p->count);
     phase_show(NULL);
     double seconds = seconds_now() - start;
-    fprintf(stderr, "%s%s: %lld tokens in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", r->adapter,
-            (long long)r->tokens, seconds, (double)r->tokens / fmax(seconds, 1e-9));
+    fprintf(stderr, "%s%s: %lld token%s in %.1f s, %.1f tokens/s\n", stream ? "\n" : "", r->adapter,
+            (long long)r->tokens, r->tokens == 1 ? "" : "s", seconds, (double)r->tokens / fmax(seconds, 1e-9));
     return true;
 }
 /* The prompts of the options, answered by each of the adapters in turn. */
@@ -4941,7 +4944,7 @@ static int verb_generate(Options *o) {
     generate_sources(o);
     if (option_given(o, "output") && !stat(o->train.output, &there) && S_ISDIR(there.st_mode))
         usage_error("the answers would take the place of a folder; --output %s; name a file", o->train.output);
-    if (!session_open(&s, o, true, &err)) return failed(&err);
+    if (!session_open(&s, o, SESSION_TALKS, &err)) return failed(&err);
     const char *const *adapters = arrlen(o->adapter) ? o->adapter : only_base;
     if (!o->chat) status = generate_all(&s, adapters, arrlen(o->adapter) ? (int)arrlen(o->adapter) : 1);
     else status = session_adapter(&s, adapters[0], &err) ? talk(&s) : failed(&err);
@@ -5005,7 +5008,7 @@ static int verb_merge(Options *o) {
     if (arrlen(o->adapter) != 1 || !option_given(o, "output"))
         usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output "
                     "FOLDER");
-    if (!session_open(&s, o, false, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
+    if (!session_open(&s, o, SESSION_MERGES, &err) || !session_adapter(&s, o->adapter[0], &err)) return failed(&err);
     if (!s.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
     float *want = probe_logits(&s.model, s.adapter, &err);
     phase_of("writing %s", folder);
@@ -5133,7 +5136,7 @@ static int verb_evaluate(Options *o) {
         usage_error("nothing to compare with the base; command line; give --adapter FOLDER");
     one_data_file(o);
     evaluate_names(&c, o, compare);
-    if (!session_open(&s, o, true, &err)) return failed(&err);
+    if (!session_open(&s, o, answers ? SESSION_TALKS : SESSION_MEASURES, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
     c.generate = &s.generate;
     if (!evaluate_reads(&c, &d, &references, o, s.tokenizer, answers, &err)) return failed(&err);

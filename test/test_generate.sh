@@ -128,6 +128,14 @@ run evaluate --model data/base --data "$work/gold.jsonl" --limit 1 --generate --
 check "the second of two right answers: $(grep ^exact "$work/out" | tr -s ' ')" says '^exact_match *1\.0000'
 printf '{"prompt": "P", "completion": "x", "answers": [7]}\n' >"$work/bad.jsonl"
 refused "an answer that is no text" 1 "answers" evaluate --model data/base --data "$work/bad.jsonl" --generate
+mkdir "$work/wordless" && ln -s "$PWD"/data/base/* "$work/wordless/" && rm "$work/wordless/tokenizer.json"
+echo '{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}' >"$work/ids.jsonl"
+run evaluate --model data/base --data "$work/ids.jsonl" && cp "$said" "$work/with"
+run evaluate --model "$work/wordless" --data "$work/ids.jsonl"
+check "rows of token ids are measured without a tokenizer: $(told ^token_loss)" \
+    ended 0 , says '^token_loss *[0-9]' , cmp -s "$work/with" "$said"
+refused "text is not" 1 "no tokenizer" evaluate --model "$work/wordless" --data "$work/gold.jsonl"
+refused "nor can it answer" 1 "tokenizer.json" evaluate --model "$work/wordless" --data "$work/ids.jsonl" --generate
 echo '{"prompt": "P", "completion": "学习并且按时温习"}' >"$work/chinese.jsonl"
 run evaluate --model data/base --data "$work/chinese.jsonl" --generate --max-new-tokens 2
 check "$(grep ^hint "$work/err")" grep -q '^hint: .*--bleu-tokenize zh' "$work/err"
