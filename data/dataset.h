@@ -2277,8 +2277,8 @@ static bool labels_look_up(Dataset *d, const TokenSink *s, LabelKind kind, const
     if (first < 0) return true;
     class_names_text(&known, d->label_names, d->label_count);
     data_name(shown, sizeof shown, s->seen_id[first].key, strlen(s->seen_id[first].key));
-    fail(err, "%lld rows have a label that is none of %s; %s: \"%s\"; correct them or leave them out",
-         (long long)unknown, known.at, data_place_text(place, s->seen[first].first), shown);
+    fail(err, "labels that are none of %s: %lld, the first is \"%s\"; %s; correct them or leave the rows out", known.at,
+         (long long)unknown, shown, data_place_text(place, s->seen[first].first));
     text_free(&known);
     return false;
 }
@@ -2448,7 +2448,7 @@ static bool data_columns_whole(const DataColumns *c) {
 }
 
 /* A target is what its problem knows; of a pair both have the same, and come from the same row. */
-static bool target_whole(const Dataset *d, size_t i) {
+static bool data_target_whole(const Dataset *d, size_t i) {
     const float *t = d->target ? d->target + i * (size_t)d->target_width : NULL;
     if (!t) return true;
     bool ok = true;
@@ -2498,7 +2498,7 @@ static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
         }
     }
     if (d->target) labelled = (int64_t)h->count;
-    for (size_t i = 0; i < h->count && ok; i++) ok = target_whole(d, i);
+    for (size_t i = 0; i < h->count && ok; i++) ok = data_target_whole(d, i);
     if (d->target) hash = hash_bytes(hash, d->target, h->count * h->width * sizeof *d->target);
     if (h->names) hash = hash_bytes(hash, d->target + h->count * h->width, h->names);
     return ok && hash == h->hash && h->stats.longest == longest && h->stats.labelled == labelled &&

@@ -1177,6 +1177,445 @@ static void test_batches(void) {
     check(d.ids == NULL && d.count == 0, "dataset_free leaves zeros");
 }
 
+/* ---- classification and reward ----------------------------------------------------------------------------------- */
+
+/* The whole of a data set of labels in a line: the problem's first letter, its classes, then every slot's examples with
+   '>' before the token that is pooled, and their targets. "s no,yes: a>b=1 | >c=0". */
+static const char *described(const Dataset *d) {
+    static char text[4096];
+    char *p = text + sprintf(text, "%c ", d->task == TASK_REWARD ? 'p' : problem_name[d->problem][0]);
+    for (int k = 0; k < d->label_count; k++) p += sprintf(p, "%s%s", k ? "," : "", d->label_names[k]);
+    p += sprintf(p, ":");
+    for (size_t s = 0; s < d->slots; s++) {
+        if (s) p += sprintf(p, " |");
+        for (SlotIterator e = slot_begin(d, s); slot_next(&e);) {
+            size_t pooled = batch_pooled(e.ids, e.count, d->pad_token_id);
+            *p++ = ' ';
+            for (size_t i = 0; i < e.count; i++) {
+                if (i == pooled) *p++ = '>';
+                if (e.ids[i] < 256) *p++ = (char)e.ids[i];
+                else p += sprintf(p, "%s", special_text[e.ids[i] - 256]);
+                if (e.labels[i] != DATA_IGNORE) p += sprintf(p, "<label %d>", e.labels[i]);
+            }
+            for (int k = 0; k < d->target_width; k++) p += sprintf(p, "%c%g", k ? ',' : '=', (double)e.target[k]);
+        }
+    }
+    *p = 0;
+    return text;
+}
+static DataOptions options_of_task(Task task, Problem problem, ChatTemplate chat) {
+    DataOptions o = options_of(LOSS_DEFAULT, chat);
+    o.task = task;
+    o.problem_type = problem;
+    o.pad_token_id = -1;
+    return o;
+}
+static void expect_labels(const char *what, const char *name, const char *file, const Tokenizer *t, DataOptions o,
+                          const char *want) {
+    Dataset d;
+    Error err;
+    bool ok = dataset_open(&d, write_text(name, file), t, &o, &err);
+    const char *got = ok ? described(&d) : err.text;
+    bool same = ok && !strcmp(got, want);
+    check(same, "labels: %s%s%s%s%s", what, same ? "" : ": got ", same ? "" : got, same ? "" : " want ",
+          same ? "" : want);
+    if (ok) dataset_free(&d);
+}
+
+#define AN(label) "{\"text\":\"n\",\"label\":" label "}\n"
+#define BN(label) "{\"text\":\"bb\",\"label\":" label "}\n"
+static void test_labels(void) {
+    DataOptions o = options_of_task(TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_CHATML), given = o, cut = o;
+    static char no[] = "no", yes[] = "yes", one[] = "1", two[] = "2", *names[] = {no, yes}, *numbers[] = {one, two};
+    /* What the labels are. */
+    static const struct { const char *what, *name, *file; Problem problem; const char *want; } cases[] = {
+        {"texts, sorted", "l.jsonl", AN("\"yes\"") BN("\"no\"") AN("\"yes\""), PROBLEM_AUTO,
+         "s no,yes: >n=1 | b>b=0 | >n=1"},
+        {"by bytes, as Python sorts", "l.jsonl", AN("\"b\"") AN("\"B\"") AN("\"\xC3\xA4\"") AN("\"a\""), PROBLEM_AUTO,
+         "s B,a,b,\xC3\xA4: >n=2 | >n=0 | >n=3 | >n=1"},
+        {"whole numbers are themselves", "l.jsonl", AN("1") BN("0") AN("2"), PROBLEM_AUTO,
+         "s 0,1,2: >n=1 | b>b=0 | >n=2"},
+        {"others by value, not by their digits", "l.jsonl", AN("10") BN("9") AN("-1") AN("9.0"), PROBLEM_AUTO,
+         "s -1,9,10: >n=2 | b>b=1 | >n=0 | >n=1"},
+        {"1.0 and 1e0 are the class 1", "l.jsonl", AN("1.0") BN("2.0") AN("1e0") AN("1"), PROBLEM_AUTO,
+         "s 1,2: >n=0 | b>b=1 | >n=0 | >n=0"},
+        {"0 and -0 are one", "l.jsonl", AN("0") BN("1") AN("-0") AN("-0.0"), PROBLEM_AUTO,
+         "s 0,1: >n=0 | b>b=1 | >n=0 | >n=0"},
+        {"false and true", "l.jsonl", AN("true") BN("false"), PROBLEM_AUTO, "s false,true: >n=1 | b>b=0"},
+        {"a fraction makes numbers of all", "l.jsonl", AN("1") BN("0.5") AN("-2"), PROBLEM_AUTO,
+         "r : >n=1 | b>b=0.5 | >n=-2"},
+        {"or the option does", "l.jsonl", AN("1") BN("3"), PROBLEM_REGRESSION, "r : >n=1 | b>b=3"},
+        {"lists of names", "l.jsonl", AN("[\"x\",\"a\"]") BN("[]") AN("[\"x\"]"), PROBLEM_AUTO,
+         "m a,x: >n=1,1 | b>b=0,0 | >n=0,1"},
+        {"lists of 0 and 1", "l.jsonl", AN("[0,1,1]") BN("[1.0,0.0,0.0]") AN("[false,true,false]"), PROBLEM_AUTO,
+         "m 0,1,2: >n=0,1,1 | b>b=1,0,0 | >n=0,1,0"},
+        {"called labels", "l.jsonl", "{\"text\":\"n\",\"labels\":\"p\"}\n{\"text\":\"n\",\"labels\":\"q\"}\n",
+         PROBLEM_AUTO, "s p,q: >n=0 | >n=1"},
+        {"a label is not a language model's labels", "l.jsonl",
+         "{\"input_ids\":[7,8],\"labels\":3}\n{\"input_ids\":[65,66,0],\"attention_mask\":[1,1,0],\"label\":4}\n",
+         PROBLEM_AUTO, "s 3,4: \a>\b=0 | A>B=1"},
+        {"CSV: numbers", "l.csv", "text,label\na,1\nb,0\n", PROBLEM_AUTO, "s 0,1: >a=1 | >b=0"},
+        {"CSV: a fraction", "l.csv", "text,label\na,1\nb,0.25\n", PROBLEM_AUTO, "r : >a=1 | >b=0.25"},
+        {"CSV: a text among numbers makes texts of all", "l.csv", "text,label\na,10\nb,9\nc,n/a\n", PROBLEM_AUTO,
+         "s 10,9,n/a: >a=0 | >b=1 | >c=2"},
+        {"CSV: nan is a text there", "l.csv", "text,label\na,nan\nb,up\n", PROBLEM_AUTO, "s nan,up: >a=0 | >b=1"},
+        {"CSV: lists as JSON", "l.csv", "Text , Label\na,\"[\"\"u\"\"]\"\nb,\"[\"\"v\"\",\"\"u\"\"]\"\n", PROBLEM_AUTO,
+         "m u,v: >a=1,0 | >b=1,1"},
+        {"a prompt; a completion beside it is not read", "l.jsonl",
+         "{\"prompt\":\"q\",\"completion\":\"no\",\"label\":\"no\"}\n"
+         "{\"prompt\":\"r\",\"label\":\"yes\"}\n", PROBLEM_AUTO,
+         "s no,yes: >q=0 | >r=1"},
+        {"a prompt of messages ends where the answer begins", "l.jsonl",
+         "{\"prompt\":[" SAYS("user", "a") "],\"completion\":[" SAYS("assistant", "no") "],\"label\":0}\n"
+         "{\"messages\":[" SAYS("user", "a") "," SAYS("assistant", "b") "],\"label\":1}\n", PROBLEM_AUTO,
+         "s 0,1: <|im_start|>user\na<|im_end|>\n<|im_start|>assistant>\n=0 | "
+         "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>>\n=1"},
+        {"an instruction without its output; ShareGPT", "l.jsonl",
+         "{\"instruction\":\"a\",\"input\":\"b\",\"output\":\"z\",\"label\":0}\n"
+         "{\"conversations\":[{\"from\":\"human\",\"value\":\"c\"}],\"label\":1}\n", PROBLEM_AUTO,
+         "s 0,1: <|im_start|>user\na\nb<|im_end|>>\n=0 | <|im_start|>user\nc<|im_end|>>\n=1"},
+        {"a row without a token is left out", "l.jsonl", AN("\"a\"") "{\"text\":\"\",\"label\":\"c\"}\n" BN("\"b\""),
+         PROBLEM_AUTO, "s a,b: >n=0 | b>b=1"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        o.problem_type = cases[i].problem;
+        expect_labels(cases[i].what, cases[i].name, cases[i].file, plain, o, cases[i].want);
+    }
+    o.problem_type = PROBLEM_AUTO;
+
+    /* Pooling: the rightmost token that is not the pad token, which is the end of text where the tokenizer has none. */
+    expect_labels("an end that is the pad token is passed over", "l.jsonl",
+                  "{\"text\":\"ab<|im_end|><|im_end|>\",\"label\":0}\n"
+                  "{\"text\":\"<|im_end|>a<|im_end|>\",\"label\":1}\n"
+                  "{\"text\":\"<|im_end|>\",\"label\":1}\n", plain, o,
+                  "s 0,1: a>b<|im_end|><|im_end|>=0 | <|im_end|>>a<|im_end|>=1 | ><|im_end|>=1");
+    given.pad_token_id = 'b';
+    expect_labels("another pad token is the options'", "l.jsonl",
+                  "{\"text\":\"abb\",\"label\":0}\n{\"text\":\"a<|im_end|>\",\"label\":1}\n", plain, given,
+                  "s 0,1: >abb=0 | a><|im_end|>=1");
+    static const int32_t pooled[] = {5, 6, 7};
+    check(batch_pooled(pooled, 3, -1) == 2 && batch_pooled(pooled, 3, 7) == 1 && batch_pooled(pooled, 1, 5) == 0,
+          "labels: without a pad token the last is pooled");
+
+    /* Classes that are given. */
+    given = o;
+    given.label_names = names;
+    given.label_count = 2;
+    expect_labels("given names, one of them in no row", "l.jsonl", AN("\"yes\"") BN("\"yes\""), plain, given,
+                  "s no,yes: >n=1 | b>b=1");
+    expect_labels("a number is the class's own where names are words", "l.jsonl", AN("1") BN("0.0"), plain, given,
+                  "s no,yes: >n=1 | b>b=0");
+    expect_labels("so is a truth value", "l.jsonl", AN("true") BN("false"), plain, given, "s no,yes: >n=1 | b>b=0");
+    expect_labels("and lists", "l.jsonl", AN("[\"yes\"]") BN("[]"), plain, given, "m no,yes: >n=0,1 | b>b=0,0");
+    given.label_names = numbers;
+    expect_labels("a number is the class of that name where names are numbers", "l.jsonl", AN("1") BN("2.0"), plain,
+                  given, "s 1,2: >n=0 | b>b=1");
+
+    /* BOS, and cuts: at the end, as tokenizer(text, truncation=True); with --truncate-prompt at the beginning. */
+    expect_labels("plain text gets a BOS, and no end", "l.jsonl", AN("0") BN("1"), with_bos, o,
+                  "s 0,1: <s>>n=0 | <s>b>b=1");
+    cut.max_length = 3;
+    static const char longer[] = "{\"text\":\"abcd\",\"label\":0}\n{\"text\":\"ef\",\"label\":1}\n";
+    expect_labels("cut at the end", "l.jsonl", longer, with_bos, cut, "s 0,1: <s>a>b=0 | <s>e>f=1");
+    cut.truncate_prompt = true;
+    expect_labels("cut at the beginning, but for the BOS", "l.jsonl", longer, with_bos, cut,
+                  "s 0,1: <s>c>d=0 | <s>e>f=1");
+    expect_labels("cut at the beginning", "l.jsonl", longer, plain, cut, "s 0,1: bc>d=0 | e>f=1");
+
+    /* What is counted: statistics, classes, columns that nothing reads. */
+    Dataset d;
+    Error err;
+    cut.truncate_prompt = false;
+    static const char counted[] = "{\"text\":\"abcd\",\"label\":\"no\",\"id\":1,\"completion\":\"x\"}\n"
+                                  "{\"text\":\"\",\"label\":\"no\"}\n"
+                                  "{\"text\":\"ef\",\"label\":\"yes\"}\n" BN("\"no\"");
+    bool ok = dataset_open(&d, write_text("l.jsonl", counted), plain, &cut, &err);
+    char *columns = ok ? data_columns_text(&d.stats.unread) : NULL;
+    check(ok && d.count == 3 && d.stats.rows == 4 && d.stats.dropped == 1 && d.stats.truncated == 1 &&
+          d.stats.tokens == 7 && d.stats.labelled == 3 && d.stats.longest == 3 && d.row[1] == 3 &&
+          d.label_rows[0] == 2 && d.label_rows[1] == 1 && slot_labelled(&d, 2) == 1 && columns &&
+          !strcmp(columns, "completion (1 row), id (1 row)"), "labels: what is counted: %s", ok ? columns : err.text);
+    free(columns);
+    if (ok) dataset_free(&d);
+}
+
+static void test_label_errors(void) {
+    DataOptions o = options_of_task(TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_CHATML), given = o;
+    static char no[] = "no", yes[] = "yes", *names[] = {no, yes};
+    static const struct { const char *what, *name, *file; Problem problem; const char *a, *b, *c; } cases[] = {
+        {"no label anywhere", "a.csv", "text,sentiment\nx,1\ny,0\n", PROBLEM_AUTO, "no row has a label; ",
+         "a.csv row 1 (line 2); the column must be called label or labels, and there are sentiment (2 rows)", NULL},
+        {"some without one", "a.jsonl", AN("1") "{\"text\":\"x\"}\n" AN("null") AN("0"), PROBLEM_AUTO,
+         "2 of 4 rows have no label", "the first is", "a.jsonl row 2 (line 2)"},
+        {"an empty cell", "a.csv", "text,label\nx,1\ny,\n", PROBLEM_AUTO, "1 of 2 rows have no label", "row 2 (line 3)",
+         NULL},
+        {"NaN", "a.jsonl", AN("NaN") AN("1") AN("2"), PROBLEM_AUTO, "1 of 3 rows have no label", "NaN too", "row 1"},
+        {"a CSV file's inf among numbers", "a.csv", "text,label\nx,1\ny,inf\n", PROBLEM_AUTO, "not a finite number",
+         "row 2 (line 3)", NULL},
+        {"and nan", "a.csv", "text,label\nx,0.5\ny,nan\n", PROBLEM_AUTO, "not a finite number", "row 2", NULL},
+        {"a number beyond float", "a.jsonl", AN("0.5") AN("1e39"), PROBLEM_AUTO, "not a finite number", "row 2", NULL},
+        {"one class", "a.jsonl", AN("\"no\"") BN("\"no\""), PROBLEM_AUTO, "one class only: all 2 examples", "\"no\"",
+         "a.jsonl"},
+        {"a list among texts", "a.jsonl", AN("\"a\"") AN("\"b\"") AN("[\"a\"]"), PROBLEM_AUTO,
+         "a text in some rows and a list of texts in others", "row 1 (line 1)", "row 3 (line 3)"},
+        {"a number among texts", "a.jsonl", AN("\"a\"") AN("1"), PROBLEM_AUTO,
+         "a text in some rows and a number in others", "row 1", "row 2"},
+        {"a truth value among numbers", "a.jsonl", AN("1") AN("true"), PROBLEM_AUTO, "a truth value in some rows",
+         "row 2", "row 1"},
+        {"an object", "a.jsonl", AN("{\"a\":1}"), PROBLEM_AUTO, "\"label\" is an object", "row 1", NULL},
+        {"a NUL", "a.jsonl", AN("\"a\\u0000b\""), PROBLEM_AUTO, "holds a NUL", "row 1", NULL},
+        {"class numbers in a list", "a.jsonl", AN("[0,2]"), PROBLEM_AUTO, "label[1] is 2", "row 1",
+         "0 or 1 for every class"},
+        {"a list of both", "a.jsonl", AN("[\"a\",1]"), PROBLEM_AUTO, "label[1] is 1", "row 1", NULL},
+        {"a name of nothing", "a.jsonl", AN("[\"a\",\"\"]"), PROBLEM_AUTO, "label[1] is no name", "row 1", NULL},
+        {"0 and 1 of another length", "a.jsonl", AN("[0,1]") AN("[0,1,0]"), PROBLEM_AUTO,
+         "not the 2 numbers", "row 2", NULL},
+        {"lists that are all empty", "a.jsonl", AN("[]") AN("[]"), PROBLEM_AUTO, "no class in any row", "a.jsonl",
+         NULL},
+        {"Python's list in a CSV file", "a.csv", "text,label\nx,\"['a']\"\n", PROBLEM_AUTO, "is no JSON", "row 1",
+         "json.dumps"},
+        {"texts as regression", "a.jsonl", AN("\"a\"") AN("\"b\""), PROBLEM_REGRESSION,
+         "the labels are no regression: the label is a text", "row 1", NULL},
+        {"fractions as classes", "a.jsonl", AN("1") AN("0.5"), PROBLEM_SINGLE_LABEL, "the label is a fraction", "row 2",
+         "--problem-type regression"},
+        {"a text as multi-label", "a.jsonl", AN("\"a\""), PROBLEM_MULTI_LABEL, "no multi_label_classification", "row 1",
+         NULL},
+        {"a list as single label", "a.jsonl", AN("[\"a\"]"), PROBLEM_SINGLE_LABEL, "no single_label_classification",
+         "a list of texts", "row 1"},
+        {"no shape", "a.jsonl", "{\"sentence\":\"x\",\"label\":1}\n", PROBLEM_AUTO, "none of the known row shapes",
+         "sentence, label", "text | prompt | messages"},
+        {"the answer in the chat", "a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":"
+         "\"assistant\",\"content\":\"no\"}],\"label\":\"no\"}\n", PROBLEM_AUTO, "an assistant who says the label",
+         "row 1", "prompt + completion + label"},
+        {"no token in any row", "a.jsonl", "{\"text\":\"\",\"label\":1}\n", PROBLEM_AUTO, "no token in any of 1 rows",
+         "a.jsonl", NULL}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        o.problem_type = cases[i].problem;
+        expect_error(cases[i].what, cases[i].name, cases[i].file, plain, o, cases[i].a, cases[i].b, cases[i].c);
+    }
+    o.problem_type = PROBLEM_AUTO;
+    given.label_names = names;
+    given.label_count = 2;
+    expect_error("a class that is not given", "a.jsonl", AN("\"no\"") AN("\"maybe\"") AN("\"Yes\"") AN("\"maybe\""),
+                 plain, given, "labels that are none of no, yes: 3, the first is \"maybe\"", "row 2 (line 2)", NULL);
+    expect_error("a number beyond the given", "a.jsonl", AN("1") AN("2"), plain, given, "none of no, yes: 1, the first is \"2\"", "row 2", NULL);
+    expect_error("a fraction of them", "a.jsonl", AN("0.5"), plain, given, "the label is a fraction", "row 1", NULL);
+    expect_error("flags of other classes", "a.jsonl", AN("[0,1,0]"), plain, given,
+                 "3 numbers in the label of 2 classes", "row 1", NULL);
+    char many[8192] = "";
+    for (int i = 0; i < 60; i++) sprintf(many + strlen(many), AN("%d"), i);
+    expect_error("60 numbers in 60 rows", "a.jsonl", many, plain, o,
+                 "60 different labels in 60 rows are hardly classes", "--problem-type single_label_classification",
+                 "regression as numbers");
+    o.problem_type = PROBLEM_SINGLE_LABEL;
+    Dataset d;
+    Error err;
+    bool ok = dataset_open(&d, write_text("a.jsonl", many), plain, &o, &err);
+    check(ok && d.label_count == 60 && d.target[59] == 59, "labels: 60 classes, where they are said to be");
+    if (ok) dataset_free(&d);
+    o.problem_type = PROBLEM_AUTO;
+    o.few_shot = 1;
+    o.shots = "a.jsonl";
+    expect_error("solved examples", "a.jsonl", AN("1") AN("0"), plain, o, "--few-shot with --task classification", NULL,
+                 NULL);
+}
+
+/* TRL's RewardTrainer: prompt and answer as one text with its end, or as one chat; long pairs are left out. */
+static void test_pairs(void) {
+    DataOptions o = options_of_task(TASK_REWARD, PROBLEM_AUTO, CHAT_CHATML), dressed = o, cut = o;
+    expect_labels("pairs: a prompt and two answers, each with its end", "p.jsonl",
+                  "{\"prompt\":\"q \",\"chosen\":\"good\",\"rejected\":\"b<|im_end|>\"}\n", plain, o,
+                  "p : q goo>d<|im_end|>=0 q >b<|im_end|>=0");
+    expect_labels("pairs: the prompt is in the answers", "p.csv", "chosen,rejected\nqa,qb\nc,d\n", with_bos, o,
+                  "p : <s>q>a<|im_end|>=0 <s>q>b<|im_end|>=0 | <s>>c<|im_end|>=0 <s>>d<|im_end|>=0");
+    dressed.prompt_template = "U {prompt} A ";
+    expect_labels("pairs: a template dresses the prompt", "p.jsonl",
+                  "{\"prompt\":\"q\",\"chosen\":\"x\",\"rejected\":\"y\"}\n", plain, dressed,
+                  "p : U q A >x<|im_end|>=0 U q A >y<|im_end|>=0");
+    expect_labels("pairs: chats", "p.jsonl",
+                  "{\"prompt\":[" SAYS("user", "q") "],\"chosen\":[" SAYS("assistant", "x") "],\"rejected\":["
+                  SAYS("assistant", "y") "]}\n{\"chosen\":[" SAYS("user", "q") "," SAYS("assistant", "x")
+                  "],\"rejected\":[" SAYS("user", "q") "," SAYS("assistant", "y") "]}\n", plain, o,
+                  "p : <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nx<|im_end|>>\n=0 "
+                  "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\ny<|im_end|>>\n=0 | "
+                  "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nx<|im_end|>>\n=0 "
+                  "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\ny<|im_end|>>\n=0");
+    expect_labels("pairs: margins", "p.jsonl", "{\"chosen\":\"a\",\"rejected\":\"b\",\"margin\":0.5}\n"
+                  "{\"chosen\":\"c\",\"rejected\":\"d\",\"margin\":2}\n", plain, o,
+                  "p : >a<|im_end|>=0.5 >b<|im_end|>=0.5 | >c<|im_end|>=2 >d<|im_end|>=2");
+    cut.max_length = 4;
+    static const char rows[] = "{\"chosen\":\"abc\",\"rejected\":\"d\"}\n{\"chosen\":\"a\",\"rejected\":\"bcde\"}\n"
+                               "{\"chosen\":\"abcd\",\"rejected\":\"e\"}\n{\"chosen\":\"f\",\"rejected\":\"f\"}\n"
+                               "{\"chosen\":\"g\",\"rejected\":\"hi\"}\n";
+    expect_labels("pairs: those with a side that is too long are left out", "p.jsonl", rows, plain, cut,
+                  "p : ab>c<|im_end|>=0 >d<|im_end|>=0 | >f<|im_end|>=0 >f<|im_end|>=0 | "
+                  ">g<|im_end|>=0 h>i<|im_end|>=0");
+    Dataset d, held;
+    Batch b;
+    Error err;
+    bool ok = dataset_open(&d, write_text("p.jsonl", rows), plain, &cut, &err);
+    check(ok && d.slots == 3 && d.count == 6 && d.stats.dropped == 2 && d.stats.truncated == 0 && d.stats.rows == 5 &&
+          d.stats.same_pairs == 1 && d.stats.examples == 6 && d.row[1] == 1 && d.row[2] == 4 &&
+          slot_labelled(&d, 0) == 2, "pairs: what is counted%s%s", ok ? "" : ": ", ok ? "" : err.text);
+    if (!ok) return;
+    int tokens, sequences;
+    int64_t order[] = {2, 0};
+    dataset_largest_batch(&d, 2, &tokens, &sequences);
+    check(tokens == 11 && sequences == 4, "pairs: the largest batch of 2: %d tokens, %d sequences", tokens, sequences);
+    ok = batch_alloc(&b, tokens, sequences, &err) && batch_alloc_targets(&b, d.target_width, &err);
+    batch_build(&b, &d, order, 2);
+    static const int32_t rows_of[] = {0, 3, 7, 9}, cu[] = {0, 2, 5, 9, 11};
+    check(ok && b.S == 4 && b.M == 4 && b.N == 11 && !memcmp(b.labelled, rows_of, sizeof rows_of) &&
+          !memcmp(b.cu_seqlens, cu, sizeof cu), "pairs: a batch has the pooled row of every answer, chosen first");
+    batch_free(&b);
+    check(!dataset_pack(&d, 100, &err) && strstr(err.text, "--packing with --task reward"), "pairs: %s", err.text);
+    ok = dataset_split(&d, &held, 0.3, 1, &err);
+    check(ok && d.slots == 2 && held.slots == 1 && d.stats.examples == 4 && held.stats.examples == 2 &&
+          d.slot[0] / 2 == d.slot[1] / 2 && d.slot[1] == d.slot[0] + 1 && held.slot[1] == held.slot[0] + 1 &&
+          held.stats.labelled == 2 && d.slot_offset[2] == 4, "pairs: a split takes both answers");
+    if (ok) dataset_free(&held);
+    dataset_free(&d);
+    expect_error("pairs: of different kinds", "p.jsonl", "{\"prompt\":\"q\",\"chosen\":[" SAYS("assistant", "x")
+                 "],\"rejected\":[" SAYS("assistant", "y") "]}\n", plain, o,
+                 "\"prompt\" is a string, \"chosen\" is a list", "row 1", "leave out a prompt");
+    expect_error("pairs: one answer", "p.jsonl", "{\"prompt\":\"q\",\"chosen\":\"x\"}\n", plain, o,
+                 "none of the known row shapes", "row 1", "chosen + rejected");
+    expect_error("pairs: a margin here and there", "p.jsonl", "{\"chosen\":\"a\",\"rejected\":\"b\",\"margin\":1}\n"
+                 "{\"chosen\":\"a\",\"rejected\":\"b\"}\n", plain, o, "some pairs have a margin",
+                 "row 2 (line 2)", NULL);
+    expect_error("pairs: a margin in words", "p.jsonl", "{\"chosen\":\"a\",\"rejected\":\"b\",\"margin\":\"1\"}\n",
+                 plain, o, "\"margin\" is no number", "row 1", NULL);
+    cut.max_length = 2;
+    expect_error("pairs: all too long", "p.jsonl", "{\"chosen\":\"abc\",\"rejected\":\"b\"}\n", plain, cut,
+                 "every one of 1 pairs is longer than 2 tokens", "p.jsonl", "--max-length");
+}
+
+/* A file of tokens brings all of it back; a split and a packed data set keep targets beside their examples. */
+static void test_label_sets(void) {
+    static const struct { const char *what, *file; Task task; } cases[] = {
+        {"classes", AN("\"yes\"") BN("\"no\"") AN("\"no\"") BN("\"yes\""), TASK_CLASSIFICATION},
+        {"lists", AN("[\"a\",\"b\"]") BN("[]") AN("[\"b\"]"), TASK_CLASSIFICATION},
+        {"numbers", AN("0.5") BN("-1") AN("7"), TASK_CLASSIFICATION},
+        {"pairs", "{\"chosen\":\"a\",\"rejected\":\"bc\",\"margin\":1.5}\n", TASK_REWARD}};
+    char cache[96], made[4096];
+    snprintf(cache, sizeof cache, "%s/label_tokens", folder);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        DataOptions o = options_of_task(cases[i].task, PROBLEM_AUTO, CHAT_CHATML);
+        const char *path = write_text("cached.jsonl", cases[i].file);
+        uint64_t hash[3] = {0, 1, 2};
+        bool ok = true;
+        Error err;
+        for (int k = 0; k < 3 && ok; k++) { /* in memory; the file is written; it is read */
+            Dataset d;
+            o.token_cache = k ? cache : NULL;
+            ok = dataset_open(&d, path, plain, &o, &err);
+            if (!ok) break;
+            ok = k ? !strcmp(made, described(&d)) && d.map && !d.rebuilt : !d.map;
+            strcpy(made, described(&d));
+            hash[k] = d.hash;
+            dataset_free(&d);
+        }
+        check(ok && hash[0] == hash[1] && hash[1] == hash[2], "labels: a token file of %s: %s", cases[i].what, made);
+    }
+    /* The same rows with other labels are other data. */
+    DataOptions o = options_of_task(TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_CHATML);
+    Dataset a, b, held;
+    Error err;
+    bool ok = dataset_open(&a, write_text("a.jsonl", AN("0") BN("1")), plain, &o, &err) &&
+              dataset_open(&b, write_text("b.jsonl", AN("1") BN("0")), plain, &o, &err);
+    check(ok && a.hash != b.hash, "labels: they are in the hash");
+    dataset_free(&a);
+    dataset_free(&b);
+    ok = dataset_open(&a, write_text("a.jsonl", AN("0") BN("1")), plain, &o, &err) &&
+         dataset_open(&b, write_text("b.jsonl", AN("\"0\"") BN("\"x\"")), plain, &o, &err);
+    check(ok && a.hash != b.hash, "labels: so are the classes' names");
+    dataset_free(&a);
+    dataset_free(&b);
+
+    char rows[2048] = "";
+    for (int i = 0; i < 12; i++)
+        sprintf(rows + strlen(rows), "{\"text\":\"%.*s\",\"label\":%d}\n", 1 + i % 4, "abcd", i % 3);
+    for (int packed = 0; packed < 2; packed++) {
+        ok = dataset_open(&a, write_text("a.jsonl", rows), plain, &o, &err) &&
+             dataset_split(&a, &held, 0.25, 3, &err) && (!packed || dataset_pack(&a, 6, &err));
+        int64_t seen[3] = {0}, all[12];
+        bool right = ok && held.slots == 3 && (!packed || a.slots < 9);
+        Batch batch;
+        for (int side = 0; side < 2 && ok; side++) {
+            const Dataset *d = side ? &held : &a;
+            right = right && batch_alloc(&batch, 100, 12, &err) && batch_alloc_targets(&batch, 1, &err);
+            for (size_t k = 0; k < d->slots; k++) all[k] = (int64_t)k;
+            batch_build(&batch, d, all, (int)d->slots);
+            right = right && batch.M == batch.S && d->label_rows[0] + d->label_rows[1] + d->label_rows[2] == batch.S;
+            int64_t here[3] = {0};
+            for (int k = 0; k < batch.S; k++) {
+                int64_t row = batch.row[k] - 1;
+                right = right && batch.target[k] == (float)(row % 3) && batch.targets[k] == row % 3 &&
+                        batch.labelled[k] == batch.cu_seqlens[k + 1] - 1 &&
+                        batch.ids[batch.labelled[k]] == "abcd"[row % 4];
+                here[row % 3]++;
+                seen[row % 3]++;
+            }
+            right = right && !memcmp(here, d->label_rows, sizeof here);
+            batch_free(&batch);
+        }
+        check(right && seen[0] == 4 && seen[1] == 4 && seen[2] == 4, "labels: a split%s, and batches of it%s%s",
+              packed ? ", packed" : "", ok ? "" : ": ", ok ? "" : err.text);
+        if (ok) dataset_free(&held);
+        dataset_free(&a);
+    }
+}
+
+/* --class-weights, and what training asks of the classes. */
+static void test_class_weights(void) {
+    DataOptions o = options_of_task(TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_CHATML);
+    Dataset d, eval, numbers;
+    Error err;
+    float w[3];
+    bool ok = dataset_open(&d, write_text("w.jsonl", AN("\"a\"") AN("\"b,c=d\"") AN("\"a\"") AN("\"b\"")
+                                                 AN("\"a\"")), plain, &o, &err);
+    if (!check(ok, "class weights: %s", ok ? "three classes" : err.text)) return;
+    static const struct { const char *text; float want[3]; } good[] = {
+        {"balanced", {5 / 9.f, 5 / 3.f, 5 / 3.f}}, {"1,2,0.5", {1, 2, .5f}}, {" 1 , 2e0 ,0", {1, 2, 0}},
+        {"b=3", {1, 3, 1}}, {"b,c=d=4,a=0.25", {.25f, 1, 4}}, {"b=2,b,c=d=3", {1, 2, 3}}};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        ok = class_weights_parse(w, &d, good[i].text, &err);
+        check(ok && !memcmp(w, good[i].want, sizeof w), "class weights: %s: %g, %g, %g%s%s", good[i].text, (double)w[0],
+              (double)w[1], (double)w[2], ok ? "" : ": ", ok ? "" : err.text);
+    }
+    static const struct { const char *text, *what; } bad[] = {
+        {"1,2", "2 weights for 3 classes; --class-weights; the classes are a, b, b,c=d"},
+        {"1,2,3,4", "4 weights for 3 classes"}, {"", "bad weight ''"}, {"1,,2", "bad weight ''"},
+        {"1,2,", "bad weight ''"}, {"1,nan,1", "bad weight 'nan'"}, {"1,-1,1", "bad weight '-1'"},
+        {"1,inf,1", "bad weight 'inf'"}, {"1,1e39,1", "bad weight '1e39'"}, {"1,2x,1", "bad weight '2x'"},
+        {"a=", "bad weight ''"}, {"a=x", "bad weight 'x'"},
+        {"c=1", "no class \"c\"; --class-weights; the classes are a"},
+        {"a=1,z=2", "no class \"z\""}, {"a=1,2", "no class \"2\""}, {"=1", "no class \"\""},
+        {"a=1,a=2", "two weights for the class \"a\""}, {"0,0,0", "every weight is 0"}, {"Balanced", "bad weight"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check(!class_weights_parse(w, &d, bad[i].text, &err) && strstr(err.text, bad[i].what),
+              "class weights: '%s': %s", bad[i].text, err.text);
+
+    /* Evaluation has the classes of training; those that it lacks are named. */
+    Text absent = TEXT_EMPTY;
+    DataOptions other = o;
+    other.label_names = d.label_names;
+    other.label_count = d.label_count;
+    ok = dataset_open(&eval, write_text("e.jsonl", AN("\"b\"") AN("\"b\"")), plain, &other, &err);
+    ok = ok && dataset_classes_check(&d, &eval, "w.jsonl", &absent, &err);
+    check(ok && absent.at && !strcmp(absent.at, "a, b,c=d"), "classes absent from evaluation: %s", absent.at ? absent.at : "none");
+    text_free(&absent);
+    check(!dataset_classes_check(&eval, NULL, "w.jsonl", NULL, &err) && strstr(err.text, "one class only: all 2"),
+          "one class of several to train on: %s", err.text);
+    check(!class_weights_parse(w, &eval, "balanced", &err) && strstr(err.text, "no example of the class \"a\""),
+          "balanced without a class's rows: %s", err.text);
+    dataset_free(&eval);
+    ok = dataset_open(&numbers, write_text("e.jsonl", AN("0.5") AN("1")), plain, &o, &err);
+    check(ok && !class_weights_parse(w, &numbers, "balanced", &err) && strstr(err.text, "a task without classes"),
+          "class weights of a regression: %s", err.text);
+    dataset_free(&numbers);
+    dataset_free(&d);
+}
+
 static void test_randperm(void) {
     /* torch 2.15: torch.randperm(n, generator=torch.Generator().manual_seed(seed)) */
     static const struct { uint64_t seed; int n; int order[17]; } known[] = {
@@ -1297,6 +1736,11 @@ int main(void) {
     test_errors();
     test_packing();
     test_batches();
+    test_labels();
+    test_label_errors();
+    test_pairs();
+    test_label_sets();
+    test_class_weights();
     test_randperm();
     test_base();
     tokenizer_free(plain);
