@@ -137,6 +137,28 @@ static double difference_float(float *x, Scalar f, void *context) {
     *x = keep;
     return (high - low) / ((double)plus - (double)minus);
 }
+/* Four points for what is not linear: *x must be a multiple of the step, so that every point is exact. */
+static double difference_fine(float *x, Scalar f, void *context) {
+    static const float at[4] = {-2, -1, 1, 2};
+    static const double factor[4] = {1, -8, 8, -1};
+    const float keep = *x, h = 0x1p-7f;
+    double sum = 0;
+    for (int i = 0; i < 4; i++) { *x = keep + at[i] * h; sum += factor[i] * f(context); }
+    *x = keep;
+    return sum / (12 * (double)h);
+}
+/* The gradient of a weight that forward reads as floats. factor: what forward has beside the trained value. */
+static void compare_weight_gradient(const char *what, float *x, size_t count, const double *gradient, double factor,
+                                    double (*derivative)(float *, Scalar, void *), Scalar f, void *context) {
+    double worst = 0, scale = 0;
+    for (size_t i = 0; i < count; i++) {
+        double g = derivative(&x[i], f, context) * factor;
+        worst = fmax(worst, isfinite(gradient[i]) ? fabs(g - gradient[i]) : INFINITY);
+        scale = fmax(scale, fabs(g));
+    }
+    check(scale > 0 && worst <= 1e-6 * scale, "finite differences: %s, %zu weights, relative error %.1e", what, count,
+          worst / scale);
+}
 static void compare_gradient(const char *what, double *x, size_t count, const double *gradient, Scalar f,
                              void *context) {
     double worst = 0, scale = 0;
@@ -149,7 +171,7 @@ static void compare_gradient(const char *what, double *x, size_t count, const do
 }
 
 typedef struct Case {
-    double *x, *out, *weight, *residual;
+    double *x, *out, *weight, *residual, *score;
     float *stat, *norm, *norm2, *cs, *sn;
     int32_t *positions, *cu, *rows, *targets;
     float *row_scale;
@@ -191,6 +213,17 @@ static double f_loss(void *v) {
     return sum;
 }
 
+static double f_embedding(void *v) {
+    Case *c = (Case *)v;
+    embedding_forward_f64(c->out, c->rows, c->head, 1.5f, c->N, c->C);
+    return weighted(c);
+}
+static double f_score(void *v) {
+    Case *c = (Case *)v;
+    score_forward_f64(c->out, c->x, c->rows, c->score, c->M, c->V, c->C);
+    return weighted(c);
+}
+
 static Linear random_linear(int in, int out, FormatId format, bool bias, uint32_t dropout_id) {
     Linear p;
     memset(&p, 0, sizeof p);
@@ -228,6 +261,76 @@ static void lora_zero(const Linear *group, Lora *lora) {
 static AttentionShape attention_shape(int H, int KV, int D) {
     AttentionShape a = {H, KV, D, 0.8f / sqrtf((float)D)};
     return a;
+}
+
+/* Gradients of the weights themselves; += on zeros. */
+static void test_weight_differences(void) {
+    enum { MOST = 512 };
+    Case c;
+    memset(&c, 0, sizeof c);
+    c.x = doubles(MOST); c.out = doubles(MOST); c.weight = doubles(MOST); c.score = doubles(64);
+    c.stat = poisoned(MOST); c.norm = random_floats(16, 1); c.norm2 = random_floats(16, 1);
+    char what[96];
+    for (int N = 1; N <= 3; N += 2) {
+        Linear group[3] = {random_linear(9, 5, FORMAT_F32, true, 1), random_linear(9, 3, FORMAT_F32, true, 2),
+                           random_linear(9, 4, FORMAT_F32, true, 3)};
+        c.N = N; c.group = group; c.count = 3; c.lora = NULL; c.outputs = (size_t)(12 * N);
+        for (int j = 0, o = 0; j < 3; o += group[j++].out) {
+            double *dW = (double *)calloc(45, sizeof *dW), dbias[5] = {0};
+            int O = group[j].out;
+            linear_weight_backward_f64(dW, dbias, c.weight + o, 12, c.x, N, 9, O, no_scratch);
+            snprintf(what, sizeof what, "linear dW, %d tokens, outputs %d to %d of 12", N, o, o + O - 1);
+            compare_weight_gradient(what, (float *)group[j].w.data, (size_t)(9 * O), dW, 1, difference_float, f_linear,
+                                    &c);
+            compare_weight_gradient("  dbias", (float *)group[j].bias, (size_t)O, dbias, 1, difference_float, f_linear,
+                                    &c);
+            free(dW);
+        }
+        for (int j = 0; j < 3; j++) { weight_free(&group[j].w); shared_free(group[j].bias); }
+
+        double dnorm[7] = {0};
+        c.C = 7; c.outputs = (size_t)(7 * N);
+        f_rmsnorm(&c);
+        rmsnorm_weight_backward_f64(dnorm, c.weight, c.stat, c.x, 1.25f, N, 7, no_scratch);
+        snprintf(what, sizeof what, "rmsnorm's weight, %d tokens, factor 1.25", N);
+        compare_weight_gradient(what, c.norm, 7, dnorm, 1.25, difference_float, f_rmsnorm, &c);
+    }
+    int32_t positions[5] = {0, 1, 2, 0, 1};
+    float *angles = random_floats(9, 3), *cs = random_floats(9, 1), *sn = random_floats(9, 1);
+    for (int i = 0; i < 9; i++) { cs[i] = cosf(angles[i]); sn[i] = sinf(angles[i]); }
+    for (int rope = 0; rope < 2; rope++) {
+        double dq[6] = {0}, dk[6] = {0};
+        c.N = 5; c.a = attention_shape(3, 1, 6); c.cs = cs; c.sn = sn; c.positions = rope ? positions : NULL;
+        c.outputs = 5 * 30;
+        qk_norm_weight_backward_f64(dq, dk, c.weight, c.x, 1e-5f, cs, sn, c.positions, 5, c.a, no_scratch);
+        snprintf(what, sizeof what, "q's norm, %s rope", rope ? "with" : "without");
+        compare_weight_gradient(what, c.norm, 6, dq, 1, difference_float, f_rope, &c);
+        compare_weight_gradient("  k's norm", c.norm2, 6, dk, 1, difference_float, f_rope, &c);
+    }
+    Weight embed = random_weight(11, 6, FORMAT_F32);
+    int32_t ids[5] = {4, 10, 4, 0, 4};
+    double dembed[66] = {0}, dhead[66] = {0}, dx[24], dscore[18] = {0};
+    c.head = &embed; c.rows = ids; c.C = 6; c.outputs = 30;
+    embedding_backward_f64(dembed, ids, c.weight, 1.5f, 5, 6, 11);
+    compare_weight_gradient("embedding, an id three times", (float *)embed.data, 66, dembed, 1, difference_float,
+                            f_embedding, &c);
+
+    int32_t rows[3] = {0, 2, 3}, targets[3] = {3, 0, 10};
+    float scales[3] = {2.5f, -0.5f, 0};
+    RowLoss row_loss[3];
+    c.rows = rows; c.targets = targets; c.row_scale = scales; c.M = 3; c.N = 4; c.V = 11;
+    for (int i = 0; i < 66; i++) ((float *)embed.data)[i] = rintf(((float *)embed.data)[i] * 4096) / 4096;
+    lm_head_loss_f64(NULL, dhead, row_loss, c.x, rows, targets, scales, &embed, 0.7f, 3, 4, 6, 11, no_scratch);
+    compare_weight_gradient("lm_head_loss' head, a factor for every row", (float *)embed.data, 66, dhead,
+                            (double)0.7f / 0.7, difference_fine, f_loss, &c);
+    weight_free(&embed);
+
+    c.V = 3; c.outputs = 9;
+    score_backward_f64(dx, dscore, c.weight, c.x, rows, c.score, 3, 4, 3, 6);
+    compare_gradient("score, a row without a label: x", c.x, 24, dx, f_score, &c);
+    compare_gradient("  score", c.score, 18, dscore, f_score, &c);
+    free(c.x); free(c.out); free(c.weight); free(c.score);
+    shared_free(c.stat); shared_free(c.norm); shared_free(c.norm2); shared_free(angles); shared_free(cs); shared_free(sn);
 }
 
 static void test_differences(void) {
@@ -350,6 +453,7 @@ static void test_rmsnorm(int N, int C) {
     size_t count = (size_t)N * (size_t)C;
     float *x = random_floats(count, 2), *res = random_floats(count, 2), *w = random_floats((size_t)C, 1), *d = random_floats(count, 1);
     floatX *X = x_of(x, count), *RES = x_of(res, count), *D = x_of(d, count), *A = x_poisoned(count), *S = x_poisoned(count), *G = x_poisoned(count), *alias = x_poisoned(count);
+    Scratch s = scratch_of(N, C, 0, 64, C);
     float *b = poisoned(count), *sum = poisoned(count), *ra = poisoned((size_t)N), *rb = poisoned((size_t)N), *g = poisoned(count);
     for (int residual = 0; residual < 2; residual++) {
         rmsnorm_forward(A, ra, residual ? S : NULL, X, residual ? RES : NULL, w, 1e-6f, N, C);
@@ -366,6 +470,11 @@ static void test_rmsnorm(int N, int C) {
         rmsnorm_backward_ref(g, residual ? res : NULL, d, rb, residual ? sum : x, w, N, C);
         snprintf(what, sizeof what, "rmsnorm_backward [%d,%d]%s", N, C, residual ? " + residual" : "");
         compare_x(what, G, g, count, x_bound(C, 1));
+        float *dw = random_floats((size_t)C, 1), *want = copied(dw, (size_t)C);
+        rmsnorm_weight_backward(dw, D, rb, residual ? S : X, 1.75f, N, C, s);
+        rmsnorm_weight_backward_ref(want, d, rb, residual ? sum : x, 1.75f, N, C, s);
+        compare("  rmsnorm_weight_backward", dw, want, (size_t)C, bound(N));
+        shared_free(dw); shared_free(want);
         if (!residual) continue;
         memcpy((void *)alias, (const void *)RES, count * sizeof(floatX));
         rmsnorm_backward(alias, alias, D, rb, S, w, N, C);
@@ -375,7 +484,7 @@ static void test_rmsnorm(int N, int C) {
         same_bits("  sum in the place of residual", alias, S, count);
     }
     shared_free(x); shared_free(res); shared_free(w); shared_free(d); shared_free(X); shared_free(RES); shared_free(D); shared_free(A); shared_free(S); shared_free(G); shared_free(alias);
-    shared_free(b); shared_free(sum); shared_free(ra); shared_free(rb); shared_free(g);
+    shared_free(b); shared_free(sum); shared_free(ra); shared_free(rb); shared_free(g); shared_free(s.base);
 }
 
 static void test_swiglu(int N, int F) {
@@ -473,6 +582,29 @@ static void test_linear(LinearCase k, FormatId format) {
     shared_free(kept);
 }
 
+/* dy: O columns of rows that are `more` wider; what is beside them must not be read. */
+static void test_linear_weight(int N, int I, int O, int more) {
+    char what[96];
+    int stride = O + more;
+    size_t count = (size_t)N * (size_t)stride, nx = (size_t)N * (size_t)I, nw = (size_t)O * (size_t)I;
+    float *dy = random_floats(count, 1), *x = random_floats(nx, 1);
+    float *dW = random_floats(nw, 1), *want = copied(dW, nw), *dbias = random_floats((size_t)O, 1);
+    float *want_bias = copied(dbias, (size_t)O), *twice = copied(dW, nw);
+    for (size_t i = 0; i < count; i++) if (i % (size_t)stride >= (size_t)O) dy[i] = NAN;
+    floatX *DY = x_of(dy, count), *X = x_of(x, nx);
+    Scratch s = scratch_of(N, O > I ? O : I, 0, 64, 64);
+    linear_weight_backward(dW, dbias, DY, stride, X, N, I, O, s);
+    linear_weight_backward_ref(want, want_bias, dy, stride, x, N, I, O, s);
+    snprintf(what, sizeof what, "linear_weight_backward N=%d I=%d O=%d of %d: dW", N, I, O, stride);
+    compare(what, dW, want, nw, bound(N));
+    compare("  dbias", dbias, want_bias, (size_t)O, bound(N));
+    linear_weight_backward(twice, NULL, DY, stride, X, N, I, O, s);
+    shared_wait();
+    check(!memcmp(twice, dW, nw * sizeof *dW), "  dbias NULL: the same dW, bit for bit");
+    shared_free(dy); shared_free(x); shared_free(dW); shared_free(want); shared_free(dbias); shared_free(want_bias);
+    shared_free(twice); shared_free(DY); shared_free(X); shared_free(s.base);
+}
+
 #ifdef LORA_CUDA
 /* The fast product against the plain one, y and dx of one projection with the ranks as more depth. */
 static void test_gemm(int M, int N, int K, int R) {
@@ -537,6 +669,8 @@ static void test_attention(AttentionCase k) {
     compare_x(what, A, b, no, x_bound(length, 2));                            /* p, out */
     compare("  lse", la, lb, (size_t)(N * H), bound(length));
     floatX *OUT = x_of(b, no);              /* the same saved output for both */
+    float *dout_p = random_floats(nq, 1);
+    floatX *DOUT_P = x_of(dout_p, nq);
     attention_backward(G, DOUT, OUT, lb, QKV, cu, S, N, shape, s);
     attention_backward_ref(db, dout, b, lb, qkv, cu, S, N, shape, s);
     compare_x("  backward", G, db, nq, x_bound(length, 3));                   /* p, ds, dqkv */
@@ -555,7 +689,16 @@ static void test_attention(AttentionCase k) {
         qk_norm_rope_backward_ref(want, qkv, norm ? qw : NULL, norm ? kw : NULL, 1e-6f, cs, sn, at, N, shape);
         compare_x("  qk_norm_rope_backward", G, want, nq, x_bound(D, 1));
         shared_free(want);
+        if (variant == 0) continue;         /* without norm there is no weight */
+        float *dw = random_floats((size_t)(2 * D), 1), *dw_ref = copied(dw, (size_t)(2 * D));
+        qk_norm_weight_backward(dw, dw + D, DOUT_P, QKV, 1e-6f, cs, sn, at, N, shape, s);
+        qk_norm_weight_backward_ref(dw_ref, dw_ref + D, dout_p, qkv, 1e-6f, cs, sn, at, N, shape, s);
+        compare(still ? "  qk_norm_weight_backward without positions: q" : "  qk_norm_weight_backward: q", dw, dw_ref,
+                (size_t)D, bound(N * H + D));
+        compare("    k", dw + D, dw_ref + D, (size_t)D, bound(N * KV + D));
+        shared_free(dw); shared_free(dw_ref);
     }
+    shared_free(dout_p); shared_free(DOUT_P);
     shared_free(cu); shared_free(positions); shared_free(qkv); shared_free(dout); shared_free(b); shared_free(la); shared_free(lb); shared_free(db); shared_free(cs); shared_free(sn); shared_free(qw); shared_free(kw);
     shared_free(QKV); shared_free(DOUT); shared_free(A); shared_free(G); shared_free(OUT); shared_free(s.base);
 }
@@ -629,11 +772,13 @@ static void test_head(int N, int C, int V, FormatId format, int masked, bool sca
 #ifdef EMULATED
     int64_t copies = emulator_copies;
 #endif
-    lm_head_loss(A, NULL, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    size_t nw = (size_t)V * (size_t)C;
+    float *dhead = random_floats(nw, 1e-3f), *want = copied(dhead, nw), *alone = copied(dhead, nw);
+    lm_head_loss(A, dhead, ra, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
 #ifdef EMULATED
     check(emulator_copies == copies, "lm_head_loss copies nothing to the card and nothing from it");
 #endif
-    lm_head_loss_ref(b, NULL, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    lm_head_loss_ref(b, want, rb, x, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
     float *la = losses_of(ra, M), *lb = losses_of(rb, M);
     LossStats p = model_loss_sums(ra, M), q = model_loss_sums(rb, M);
     lm_head_logits(za, X, &head, N, C, V, s);
@@ -651,6 +796,11 @@ static void test_head(int N, int C, int V, FormatId format, int masked, bool sca
           fabs(p.entropy_sum - q.entropy_sum) <= allowed * fmax(1, (double)q.tokens * log((double)V)),
           "  loss %.6f (%.6f), entropy %.6f (%.6f), %d of %d correct", p.loss_sum, q.loss_sum, p.entropy_sum, q.entropy_sum, (int)p.correct, (int)p.tokens);
     compare("  row_loss", la, lb, (size_t)M, allowed);
+    compare("  dhead", dhead, want, nw, masked == 2 ? 0 : allowed + bound(M) + 2 * x_epsilon());
+    lm_head_loss(NULL, alone, rb, X, l.rows, l.targets, scale, &head, 0.01f, M, N, C, V, s);
+    shared_wait();
+    check(!memcmp(dhead, alone, nw * sizeof *dhead), "  dx NULL: the same dhead, bit for bit");
+    shared_free(dhead); shared_free(want); shared_free(alone);
     lm_head_loss(NULL, NULL, rb, X, l.rows, l.targets, NULL, &head, 0, M, N, C, V, s);
     shared_wait();
     check(!memcmp(ra, rb, (size_t)M * sizeof *ra), "  dx NULL: the same rows' losses, bit for bit");
@@ -676,6 +826,85 @@ static void test_embedding(FormatId format) {
     }
     shared_free(A); shared_free(b); shared_free(ids);
     weight_free(&w);
+}
+
+static void test_embedding_backward(int N, int C, int V) {
+    char what[96];
+    size_t count = (size_t)N * (size_t)C, nw = (size_t)V * (size_t)C;
+    int32_t *ids = (int32_t *)shared_alloc((size_t)N * sizeof *ids);
+    for (int n = 0; n < N; n++) ids[n] = n % 3 ? (int32_t)((n * 7919) % V) : V - 1;
+    float *dx = random_floats(count, 1), *dembed = random_floats(nw, 1), *want = copied(dembed, nw);
+    floatX *DX = x_of(dx, count);
+    embedding_backward(dembed, ids, DX, 1.5f, N, C, V);
+    embedding_backward_ref(want, ids, dx, 1.5f, N, C, V);
+    snprintf(what, sizeof what, "embedding_backward N=%d C=%d V=%d, an id %d times", N, C, V, (N + 2) / 3);
+    compare(what, dembed, want, nw, bound(N));
+    shared_free(ids); shared_free(dx); shared_free(dembed); shared_free(want); shared_free(DX);
+}
+
+static void test_score(int M, int N, int K, int C) {
+    char what[96];
+    size_t count = (size_t)N * (size_t)C, nw = (size_t)K * (size_t)C, nz = (size_t)M * (size_t)K;
+    int32_t *rows = (int32_t *)shared_alloc((size_t)M * sizeof *rows);
+    for (int i = 0; i < M; i++) rows[i] = N - 1 - (M - 1 - i) * (N / M);
+    float *x = random_floats(count, 1), *score = random_floats(nw, 1), *dz = random_floats(nz, 1);
+    float *z = poisoned(nz), *z_ref = poisoned(nz), *dx = poisoned(count), *dscore = random_floats(nw, 1);
+    float *want = copied(dscore, nw), *alone = copied(dscore, nw);
+    floatX *X = x_of(x, count), *DX = x_poisoned(count), *DX2 = x_poisoned(count);
+    score_forward(z, X, rows, score, M, K, C);
+    score_forward_ref(z_ref, x, rows, score, M, K, C);
+    snprintf(what, sizeof what, "score_forward M=%d of N=%d, K=%d C=%d", M, N, K, C);
+    compare(what, z, z_ref, nz, bound(C));
+    score_backward(DX, dscore, dz, X, rows, score, M, N, K, C);
+    score_backward_ref(dx, want, dz, x, rows, score, M, N, K, C);
+    compare_x("  score_backward: dx", DX, dx, count, x_bound(K, 1));
+    compare("  dscore", dscore, want, nw, bound(M));
+    score_backward(NULL, alone, dz, X, rows, score, M, N, K, C);
+    score_backward(DX2, NULL, dz, X, rows, score, M, N, K, C);
+    same_bits("  dscore NULL", DX2, DX, count);
+    check(!memcmp(alone, dscore, nw * sizeof *alone), "  dx NULL: the same bits");
+    shared_free(rows); shared_free(x); shared_free(score); shared_free(dz); shared_free(z); shared_free(z_ref);
+    shared_free(dx); shared_free(dscore); shared_free(want); shared_free(alone);
+    shared_free(X); shared_free(DX); shared_free(DX2);
+}
+
+/* The copy that ops read of a trained weight is what weight_pack makes of the file that its values would be saved in. */
+static void test_weight_set(int rows, int cols, FormatId format) {
+    char what[96];
+    size_t count = (size_t)rows * (size_t)cols, bytes = format_bytes(format, count);
+    float *values = random_floats(count, 1), *out = poisoned(count), *want = poisoned(count);
+    for (size_t i = 0; i < count; i++) {
+        if (i % 5 == 0) values[i] *= 0x1p-20f;                                /* subnormal in F16 */
+        if (i % 7 == 0) values[i] = 1 + (float)(i % 64) * 0x1p-11f;           /* halfway in F16 and, of 2^-8, in BF16 */
+    }
+    Weight file = {shared_alloc(bytes), NULL, format, rows, cols}, w = file;
+    size_t packed = weight_packed_bytes(&w);
+    weight_set_ref(&file, values);
+    weight_pack(&file, shared_alloc(packed));
+    w.data = shared_alloc(bytes);
+    for (int which = 1; which <= 3; which++) {      /* data, packed, both */
+        void *data = (void *)w.data;
+        w.packed = shared_alloc(packed);
+        memset(data, 0xff, bytes);
+        memset(w.packed, 0xff, packed);
+        Weight part = w;
+        if (!(which & 1)) part.data = NULL;
+        if (!(which & 2)) part.packed = NULL;
+        weight_set(&part, values);
+        shared_wait();
+        bool ok = (!(which & 1) || !memcmp(data, file.data, bytes)) &&
+                  (!(which & 2) || !memcmp(w.packed, file.packed, packed));
+        snprintf(what, sizeof what, "weight_set [%d,%d] %s, %s", rows, cols, weight_format[format].name,
+                 which == 1 ? "as in the file" : which == 2 ? "packed" : "both");
+        check(ok, "%s: the bits of a file with these values", what);
+        shared_free(w.packed);
+    }
+    vector_set(out, values, count, format, 0.3f);
+    vector_set_ref(want, values, count, format, 0.3f);
+    shared_wait();
+    check(!memcmp(out, want, count * sizeof *out), "  vector_set, times 0.3: the bits of the reference");
+    shared_free(values); shared_free(out); shared_free(want);
+    shared_free(file.data); shared_free(file.packed); shared_free(w.data);
 }
 
 #ifdef EMULATED
@@ -805,6 +1034,53 @@ static void test_extremes(void) {
     check(worst <= 3 * FLT_EPSILON, "cpu_exp from -87 to 88.5: worst relative error %.1e", (double)worst);
     check(cpu_exp(cpu_splat(-INFINITY))[0] == 0 && cpu_exp(cpu_splat(0))[0] == 1 && isnan(cpu_exp(cpu_splat(NAN))[0]), "cpu_exp(-inf) = 0, cpu_exp(0) = 1, cpu_exp(NaN) = NaN");
 #endif
+}
+
+/* Every step begins at the same state in both, so that a code that is rounded the other way (fp32 against double, at a
+   midpoint) does not make another run of it. */
+static void test_adamw_8bit(size_t count) {
+    size_t blocks = (count + ADAMW_BLOCK - 1) / ADAMW_BLOCK;
+    float *p = random_floats(count, 1), *p2 = copied(p, count), *g = poisoned(count);
+    float *most = random_floats(2 * blocks, 0), *most2 = poisoned(2 * blocks);
+    uint8_t *code = (uint8_t *)shared_alloc(2 * count), *code2 = (uint8_t *)shared_alloc(2 * count);
+    memset(code, 0, 2 * count);
+    size_t apart = 0, far = 0;
+    double worst_p = 0, worst_most = 0;
+    for (int step = 1; step <= 6; step++) {
+        for (size_t i = 0; i < count; i++) g[i] = i / ADAMW_BLOCK == 1 ? 0 : uniform() * expf(8 * uniform());
+        memcpy(p2, p, count * sizeof *p);
+        memcpy(most2, most, 2 * blocks * sizeof *most);
+        memcpy(code2, code, 2 * count);
+        adamw_8bit_update(p, code, code + count, most, most + blocks, g, count, 0.5f, 1e-2f, 0.9f, 0.99f, 1e-6f, 0.1f,
+                          step);
+        adamw_8bit_update_ref(p2, code2, code2 + count, most2, most2 + blocks, g, count, 0.5f, 1e-2f, 0.9f, 0.99f,
+                              1e-6f, 0.1f, step);
+        shared_wait();
+        worst_p = fmax(worst_p, relative_error(p, p2, count));
+        worst_most = fmax(worst_most, relative_error(most, most2, 2 * blocks));
+        for (size_t i = 0; i < 2 * count; i++) { apart += code[i] != code2[i]; far += abs(code[i] - code2[i]) > 1; }
+    }
+    check(worst_p <= bound(1) && worst_most <= bound(1), "adamw_8bit_update of %zu, 6 steps: parameters %.1e, absmax %.1e",
+          count, worst_p, worst_most);
+    check(apart <= count * 12 / 500 && !far, "  codes: %zu of %zu are the neighbour of the reference's", apart, 12 * count);
+    shared_free(p); shared_free(p2); shared_free(g); shared_free(most); shared_free(most2); shared_free(code); shared_free(code2);
+}
+static void test_adamw_map(void) {
+    float map[256];
+    double want[256];
+    for (int is_signed = 0; is_signed < 2; is_signed++) {
+        int right = 0, nearest = 0;
+        adamw_map(map, is_signed);
+        adamw_map_ref(want, is_signed);
+        for (int i = 0; i < 256; i++) {
+            right += fabs((double)map[i] - want[i]) <= 2 * FLT_EPSILON * fabs(want[i]);
+            float down = i ? (map[i - 1] + map[i]) / 2 : -1, up = i < 255 ? (map[i] + map[i + 1]) / 2 : 1;
+            nearest += adamw_code(map, map[i]) == i && adamw_code(map, down + (map[i] - down) * 0.01f) == i &&
+                       adamw_code(map, up - (up - map[i]) * 0.01f) == i;
+        }
+        check(right == 256 && nearest == 256, "the %s map: %d numbers of 256 are right, %d are the nearest up to the middle",
+              is_signed ? "signed" : "unsigned", right, nearest);
+    }
 }
 
 static void test_optimizer(void) {
@@ -940,6 +1216,10 @@ static void test_orders(void) {
     memset(&key, 0, sizeof key);
     key.dropout = 0.2f;
     Bits first = {NULL, 0};
+    enum { K = 5, WEIGHTS = O * I + O + I + 2 * D + V * I + K * I + V * I };
+    float *gradients = random_floats(WEIGHTS, 0), *weights = random_floats(K * I, 1), *angles = random_floats(D, 1);
+    float *absmax = random_floats(2 * K * I, 0);
+    uint8_t *codes = (uint8_t *)shared_alloc((size_t)(2 * K * I));
     uint8_t *kept = (uint8_t *)shared_alloc(kept_bytes(group, lora, 3, N));
     for (int order = 0; order < 5; order++) {
 #ifdef EMULATED
@@ -956,7 +1236,23 @@ static void test_orders(void) {
         attention_backward(dqkv, out, out, lse, QKV, cu, 2, N, attention_shape(H, KV, D), s);
         rmsnorm_forward(dx, rstd, NULL, X, NULL, weight, 1e-6f, N, I);
         bits_add(&all, (void *)dqkv, N * P * sizeof(floatX)); bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, lse, N * H * sizeof(float));
-        lm_head_loss(dx, NULL, row_loss, X, label.rows, label.targets, NULL, &head, 0.1f, label.M, N, I, V, s);
+        float *d = gradients;
+        memset(d, 0, WEIGHTS * sizeof *d);
+        linear_weight_backward(d, d + O * I, DY, O, X, N, I, O, s);
+        rmsnorm_weight_backward(d += O * I + O, X, rstd, X, 1, N, I, s);
+        qk_norm_weight_backward(d + I, d + I + D, dqkv, QKV, 1e-6f, angles, angles + D / 2, NULL, N,
+                                attention_shape(H, KV, D), s);
+        embedding_backward(d += I + 2 * D, label.targets, X, 2, label.M, I, V);
+        score_backward(NULL, d += V * I, dy, X, label.rows, weights, label.M, N, K, I);
+        lm_head_loss(dx, d += K * I, row_loss, X, label.rows, label.targets, NULL, &head, 0.1f, label.M, N, I, V, s);
+        memcpy(weights, dy, sizeof(float) * K * I);
+        memset(codes, 0, (size_t)(2 * K * I));
+        memset(absmax, 0, sizeof(float) * 2 * K * I);
+        adamw_8bit_update(weights, codes, codes + K * I, absmax, absmax + K * I, d, K * I, 1, 0.1f, 0.9f, 0.99f, 1e-6f,
+                          0.1f, 1);
+        bits_add(&all, gradients, WEIGHTS * sizeof *d);
+        bits_add(&all, weights, sizeof(float) * K * I);
+        bits_add(&all, codes, (size_t)(2 * K * I));
         double norm = global_norm(dy, N * O);
         bits_add(&all, (void *)dx, N * I * sizeof(floatX)); bits_add(&all, row_loss, (size_t)label.M * sizeof *row_loss); bits_add(&all, &norm, sizeof norm);
         for (int j = 0; j < 3; j++) {
@@ -964,7 +1260,12 @@ static void test_orders(void) {
             bits_add(&all, lora[j].dB, (size_t)(lora[j].rank * group[j].out) * 4);
         }
         if (!order) first = all;
-        else { check(all.count == first.count && !memcmp(first.at, all.at, all.count), "order %d (CPU: %d threads): linear, attention, rmsnorm, head and norm have the same bits", order, 1 + order); free(all.at); }
+        else {
+            check(all.count == first.count && !memcmp(first.at, all.at, all.count),
+                  "order %d (CPU: %d threads): linear, attention, rmsnorm, head, norm and the gradients of weights have "
+                  "the same bits", order, 1 + order);
+            free(all.at);
+        }
     }
 #ifdef EMULATED
     emulator_order = 0;
@@ -978,6 +1279,7 @@ static void test_orders(void) {
     shared_free(out); shared_free(dqkv); shared_free(cu);
     shared_free(label.rows); shared_free(label.targets); shared_free(s.base);
     shared_free(kept);
+    shared_free(gradients); shared_free(weights); shared_free(angles); shared_free(absmax); shared_free(codes);
 }
 #else
 static void test_orders(void) {}          /* one thread: one order */
@@ -993,6 +1295,9 @@ static const LinearCase linear_cases[] = {
     {150, 24, {1100}, {8}, 1, 0, true, true}, {135, 1100, {24}, {8}, 1, 0.2f, true, true},
     /* ranks that 8 does not divide */
     {33, 72, {40, 24}, {4, 12}, 2, 0.1f, true, false}, {3, 72, {40, 24}, {12, 4}, 2, 0, true, false}};
+/* N, I, O, columns beside: the odd ones, then whole tiles, several splits of the tokens, one weight that is narrow. */
+static const int weight_cases[][4] = {{1, 37, 53, 0}, {13, 41, 29, 9}, {97, 3, 1, 2}, {301, 131, 139, 7},
+                                      {256, 256, 128, 128}, {560, 72, 136, 8}, {33, 264, 5, 3}};
 static const int head_shapes[][3] = {{1, 1, 8}, {4, 1, 12}, {6, 3, 32}, {2, 1, 48}, {8, 2, 64}, {4, 4, 80}, {8, 1, 96}, {2, 1, 128}};
 
 /* A case of the mutation test, which runs each several times: the numbers are the same every time. */
@@ -1015,6 +1320,7 @@ static void test_all(bool quick) {
     if (!quick) test_offences();
 #endif
     if (!quick) test_differences();
+    if (!quick) test_weight_differences();
 #ifdef LORA_CUDA
     if (!quick) { test_gemm(37, 53, 70, 8); test_gemm(200, 136, 264, 16); test_gemm(5, 40, 24, 8); }
 #endif
@@ -1023,6 +1329,18 @@ static void test_all(bool quick) {
     for (int d = 0; d < FORMAT_COUNT; d++) test_few_rows((FormatId)d);
 #endif
     for (int d = 0; d < FORMAT_COUNT; d++) CASE(test_embedding((FormatId)d));
+    for (int d = 0; d < FORMAT_COUNT; d++) CASE(test_weight_set(45, 77, (FormatId)d));
+    CASE(test_weight_set(1, 3, FORMAT_BF16));
+    CASE(test_weight_set(64, 128, FORMAT_BF16));
+    CASE(test_embedding_backward(1, 5, 2));
+    CASE(test_embedding_backward(97, 131, 19));
+    CASE(test_score(1, 1, 1, 5));
+    CASE(test_score(3, 11, 7, 131));
+    CASE(test_score(5, 64, 2, 264));
+    for (size_t i = 0; i < sizeof weight_cases / sizeof *weight_cases; i++) {
+        const int *k = weight_cases[i];
+        if (!quick || i % 2) CASE(test_linear_weight(k[0], k[1], k[2], k[3]));
+    }
     int sizes[][2] = {{1, 3}, {1, 37}, {13, 64}, {97, 53}, {3, 1000}, {2, 4096}};
     for (int i = quick ? 3 : 0; i < 6; i++) {
         CASE(test_rmsnorm(sizes[i][0], sizes[i][1]));
@@ -1065,6 +1383,9 @@ static void test_all(bool quick) {
     if (!quick) test_attention(sharp);
     CASE(test_extremes());
     CASE(test_optimizer());
+    test_adamw_map();
+    const size_t adam_counts[] = {1, 256, 1003};
+    for (int i = 0; i < 3; i++) CASE(test_adamw_8bit(adam_counts[i]));
     if (!quick) test_orders();
 #ifndef LORA_CUDA
     check(allocations == 0 && !cpu_taken, "no op allocates: %zu allocations, %zu bytes", allocations, cpu_taken);
