@@ -330,7 +330,8 @@ static void test_weight_differences(void) {
     compare_gradient("score, a row without a label: x", c.x, 24, dx, f_score, &c);
     compare_gradient("  score", c.score, 18, dscore, f_score, &c);
     free(c.x); free(c.out); free(c.weight); free(c.score);
-    shared_free(c.stat); shared_free(c.norm); shared_free(c.norm2); shared_free(angles); shared_free(cs); shared_free(sn);
+    shared_free(c.stat); shared_free(c.norm); shared_free(c.norm2);
+    shared_free(angles); shared_free(cs); shared_free(sn);
 }
 
 static void test_differences(void) {
@@ -868,7 +869,8 @@ static void test_score(int M, int N, int K, int C) {
     shared_free(X); shared_free(DX); shared_free(DX2);
 }
 
-/* The copy that ops read of a trained weight is what weight_pack makes of the file that its values would be saved in. */
+/* The copy that ops read of a trained weight is what weight_pack makes of the file that its values would be saved
+   in. */
 static void test_weight_set(int rows, int cols, FormatId format) {
     char what[96];
     size_t count = (size_t)rows * (size_t)cols, bytes = format_bytes(format, count);
@@ -1060,10 +1062,12 @@ static void test_adamw_8bit(size_t count) {
         worst_most = fmax(worst_most, relative_error(most, most2, 2 * blocks));
         for (size_t i = 0; i < 2 * count; i++) { apart += code[i] != code2[i]; far += abs(code[i] - code2[i]) > 1; }
     }
-    check(worst_p <= bound(1) && worst_most <= bound(1), "adamw_8bit_update of %zu, 6 steps: parameters %.1e, absmax %.1e",
-          count, worst_p, worst_most);
-    check(apart <= count * 12 / 500 && !far, "  codes: %zu of %zu are the neighbour of the reference's", apart, 12 * count);
-    shared_free(p); shared_free(p2); shared_free(g); shared_free(most); shared_free(most2); shared_free(code); shared_free(code2);
+    check(worst_p <= bound(1) && worst_most <= bound(1),
+          "adamw_8bit_update of %zu, 6 steps: parameters %.1e, absmax %.1e", count, worst_p, worst_most);
+    check(apart <= count * 12 / 500 && !far, "  codes: %zu of %zu are the neighbour of the reference's", apart,
+          12 * count);
+    shared_free(p); shared_free(p2); shared_free(g); shared_free(most); shared_free(most2);
+    shared_free(code); shared_free(code2);
 }
 static void test_adamw_map(void) {
     float map[256];
@@ -1078,7 +1082,8 @@ static void test_adamw_map(void) {
             nearest += adamw_code(map, map[i]) == i && adamw_code(map, down + (map[i] - down) * 0.01f) == i &&
                        adamw_code(map, up - (up - map[i]) * 0.01f) == i;
         }
-        check(right == 256 && nearest == 256, "the %s map: %d numbers of 256 are right, %d are the nearest up to the middle",
+        check(right == 256 && nearest == 256,
+              "the %s map: %d numbers of 256 are right, %d are the nearest up to the middle",
               is_signed ? "signed" : "unsigned", right, nearest);
     }
 }
@@ -1262,8 +1267,8 @@ static void test_orders(void) {
         if (!order) first = all;
         else {
             check(all.count == first.count && !memcmp(first.at, all.at, all.count),
-                  "order %d (CPU: %d threads): linear, attention, rmsnorm, head, norm and the gradients of weights have "
-                  "the same bits", order, 1 + order);
+                  "order %d (CPU: %d threads): linear, attention, rmsnorm, head, norm and the gradients of weights "
+                  "have the same bits", order, 1 + order);
             free(all.at);
         }
     }
