@@ -12,7 +12,7 @@ LIBS     = -lm
 # stb_ds.h, the only library: Debian's libstb-dev, or a copy as .stb/stb/stb_ds.h on machines without packages.
 INCLUDE  = -I. -isystem .stb
 STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h .stb/stb/stb_ds.h)
-HEADERS  = lora.h data/dataset.h tokenizer.h
+HEADERS  = lora.h data/dataset.h data/classify.h tokenizer.h
 PROGRAM  = data/report.h data/score.h data/inspect.h data/evaluate.h
 
 BUILD     = build
@@ -128,7 +128,7 @@ $(BUILD)/count_work.o: test/count_work.c
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) -O2 -c $< -o $@
 
-$(BUILD)/test_score $(BUILD)/asan/test_score: data/score.h
+$(BUILD)/test_score $(BUILD)/asan/test_score: data/score.h data/classify.h
 $(BUILD)/test_train $(BUILD)/asan/test_train: test/allocations.h
 $(BUILD)/test_options $(BUILD)/asan/test_options: train_lora.cu $(PROGRAM) $(BUILD)/pages.h
 $(BUILD)/asan/test_options: OPTIMISE = -O0

@@ -44,7 +44,8 @@
      6  training                      options, objectives, the loop, the log, checkpoints
      7  generation                    sampling, answers
      then, under LORA_IMPLEMENTATION, the same chapters with their code, then 8: the CPU ops, and 9: fuzz entries.
-   Rows, masks, examples, batches and prompts are data/dataset.h's; files, JSON and tokenizers tokenizer.h's.
+   Rows, masks, examples, batches and prompts are data/dataset.h's, losses and metrics of classes data/classify.h's,
+   files, JSON and tokenizers tokenizer.h's.
 
    DIMENSIONS
      N  tokens of a batch, laid end to end (never padded)     S  sequences in it; cu_seqlens[S+1] are their borders in N
@@ -65,8 +66,10 @@
 #ifndef DATASET_IMPLEMENTATION
 #define DATASET_IMPLEMENTATION
 #endif
+#define CLASSIFY_IMPLEMENTATION
 #endif
 #include "data/dataset.h"    /* Dataset, Batch, Prompts; includes tokenizer.h: Error, Json, Tokenizer, files */
+#include "data/classify.h"   /* losses and metrics of a head of few outputs */
 
 #ifdef __cplusplus
 extern "C" {

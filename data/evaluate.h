@@ -207,7 +207,7 @@ static void column_score(Column *column, const Comparison *c) {
     }
     if (labels && references) {
         LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
-        column->score[SCORE_ACCURACY] = score_labels(each, &macro, &weighted, column->confusion, labels);
+        column->score[SCORE_ACCURACY] = label_scores(each, &macro, &weighted, column->confusion, labels);
         column->score[SCORE_MACRO] = macro.f1;
         free(each);
     }
@@ -252,7 +252,7 @@ static bool comparison_labels(Comparison *c, const char *text, Error *err) {
 /* Precision, recall and F1 of each label, and what was answered where it was expected. */
 static void confusion_print(const Column *column, const char *const *label, int labels) {
     LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
-    score_labels(each, &macro, &weighted, column->confusion, labels);
+    label_scores(each, &macro, &weighted, column->confusion, labels);
     printf("\n%s\n%-20s %9s %9s %9s %9s   answered:", column->name, "expected", "precision", "recall", "f1", "support");
     for (int j = 0; j <= labels; j++) printf(" %10.10s", j < labels ? label[j] : "(none)");
     printf("\n");

@@ -11,7 +11,7 @@
                             split at white space, or by nltk's word_tokenize
    chrF                     sacrebleu's corpus_chrf (chrF2: 6 characters, beta 2)      0 to 100
    ROUGE-L                  rouge_score's F measure, without stemming                  0 to 1
-   labels                   scikit-learn's precision_recall_fscore_support and confusion_matrix
+   labels                   which one an answer means; data/classify.h has scikit-learn's scores of them
 
    An answer may have several references (SQuAD's gold answers): exact match, F1 and ROUGE-L take the best of them, chrF
    the one that it scores highest with, BLEU clips by the most that any of them has and takes the nearest length, as the
@@ -24,6 +24,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "tokenizer.h"
+#if defined(SCORE_IMPLEMENTATION) && !defined(CLASSIFY_IMPLEMENTATION)
+#define CLASSIFY_IMPLEMENTATION
+#endif
+#include "classify.h"         /* LabelScore, label_scores: of labels that were answered in words */
 
 /* What was expected: count > 0 texts, any of which is right. */
 typedef struct References { const char *const *text; int count; } References;
@@ -67,11 +71,6 @@ int score_characters(const char *text);
 /* Which of `count` labels an answer means: the one it equals, case, white space and surrounding punctuation aside;
    else the only one that stands in it as a word; else -1. */
 int score_label(const char *answer, const char *const *labels, int count);
-typedef struct LabelScore { double precision, recall, f1; int64_t support; } LabelScore;
-/* From counts [labels][labels + 1] (row: expected, column: answered, the last: none of them): a score for each label,
-   the unweighted mean and the mean by support. 0/0 is 0. Returns the accuracy. */
-double score_labels(LabelScore *each /*[labels]*/, LabelScore *macro, LabelScore *weighted, const int64_t *counts,
-                    int labels);
 
 #endif /* SCORE_H */
 
@@ -741,28 +740,6 @@ int score_label(const char *answer, const char *const *labels, int count) {
     }
     free(a.at);
     return equal >= 0 ? equal : hits == 1 ? found : -1;
-}
-double score_labels(LabelScore *each, LabelScore *macro, LabelScore *weighted, const int64_t *counts, int labels) {
-    int64_t right = 0, all = 0;
-    memset(macro, 0, sizeof *macro);
-    memset(weighted, 0, sizeof *weighted);
-    for (int k = 0; k < labels; k++) {
-        int64_t answered = 0, expected = 0, hit = counts[k * (labels + 1) + k];
-        for (int j = 0; j < labels; j++) answered += counts[j * (labels + 1) + k];
-        for (int j = 0; j <= labels; j++) expected += counts[k * (labels + 1) + j];
-        double p = answered ? (double)hit / (double)answered : 0, r = expected ? (double)hit / (double)expected : 0;
-        LabelScore s = {p, r, p + r > 0 ? 2 * p * r / (p + r) : 0, expected};
-        each[k] = s;
-        right += hit;
-        all += expected;
-        macro->precision += p / labels; macro->recall += r / labels; macro->f1 += s.f1 / labels;
-        weighted->precision += p * (double)expected;
-        weighted->recall += r * (double)expected;
-        weighted->f1 += s.f1 * (double)expected;
-    }
-    macro->support = weighted->support = all;
-    if (all) { weighted->precision /= (double)all; weighted->recall /= (double)all; weighted->f1 /= (double)all; }
-    return all ? (double)right / (double)all : 0;
 }
 
 #endif /* SCORE_IMPLEMENTATION */

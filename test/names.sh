@@ -28,7 +28,7 @@ gcc $flags -E -dD $source | awk '/^# [0-9]/ { ours = $3 ~ /"(lora|tokenizer|data
 # Types and enumerators of our own headers that are not within a function: the debugger's list of them.
 { readelf --debug-dump=rawline build/names.o; readelf --debug-dump=info build/names.o; } | awk '
     /File Name Table/ { files = 1; next }
-    files && /^  [0-9]/ { ours[$1] = $NF ~ /^(lora|tokenizer|dataset)[.]h$/; next }
+    files && /^  [0-9]/ { ours[$1] = $NF ~ /^(lora|tokenizer|dataset|classify)[.]h$/; next }
     files && !NF { files = 0 }
     /^ <[0-9]+><[0-9a-f]+>: Abbrev/ { level = substr($0, 3, 1); tag = $NF; name = ""; if (level == 1) mine = 0 }
     /DW_AT_name/ { name = $NF; if (level == 2 && mine && tag ~ /enumerator/) print name }

@@ -1,4 +1,5 @@
-/* test_score.c - data/score.h against the libraries that people use for these scores (test/golden/scores.json, made by dev/make_score_golden.py).
+/* test_score.c - data/score.h against the libraries that people use for these scores (test/golden/scores.json, made by dev/make_score_golden.py),
+   and data/classify.h (test/golden/classify.json, made by dev/make_classify_golden.py).
    gcc -std=gnu11 -O2 -I. test/test_score.c -o build/test_score -lm && build/test_score      (from the repository root) */
 #define TOKENIZER_IMPLEMENTATION
 #include "tokenizer.h"
@@ -27,6 +28,181 @@ static size_t tokens(const char *text) {
     Words w = treebank_words(text);
     free(w.at);
     return w.count;
+}
+
+/* ---- data/classify.h: scikit-learn's metrics, torch's losses ------------------------------------------------------- */
+
+/* The numbers of a list, or of lists in a list, one after the other; truth values are 0 and 1. */
+static size_t numbers_in(double *to, const Json *list) {
+    size_t n = 0;
+    for (const Json *e = list ? list->child : NULL; e; e = e->next) {
+        if (e->type == JSON_ARRAY) { n += numbers_in(to + n, e); continue; }
+        to[n++] = e->type == JSON_NUMBER ? e->number : e->type == JSON_TRUE;
+    }
+    return n;
+}
+static size_t numbers(double *to, const Json *o, const char *key) { return numbers_in(to, json_get(o, key)); }
+static bool near(double got, double want) { return fabs(got - want) <= 1e-12 * fmax(1, fabs(want)); }
+static int score_agrees(const LabelScore *s, const double want[3]) {
+    return near(s->precision, want[0]) && near(s->recall, want[1]) && near(s->f1, want[2]);
+}
+static int scores_agree(const LabelScore *each, const LabelScore *macro, const LabelScore *weighted, const Json *o,
+                        int labels) {
+    double want[64], means[2][3];
+    int right = 0;
+    numbers(want, o, "each");
+    numbers(means[0], o, "macro");
+    numbers(means[1], o, "weighted");
+    for (int k = 0; k < labels; k++)
+        right += score_agrees(&each[k], want + 4 * k) && (double)each[k].support == want[4 * k + 3];
+    return right == labels && score_agrees(macro, means[0]) && score_agrees(weighted, means[1]);
+}
+
+static bool classes_agree(const Json *o) {
+    double expected[64], answered[64], confusion[64];
+    size_t count = numbers(expected, o, "expected");
+    int K = (int)number(o, "labels"), same = 0;
+    int64_t counts[64] = {0};
+    LabelScore each[8], macro, weighted;
+    numbers(answered, o, "answered");
+    numbers(confusion, o, "confusion");
+    for (size_t i = 0; i < count; i++) counts[(int)expected[i] * (K + 1) + (int)answered[i]]++;
+    for (int k = 0; k < K; k++)
+        for (int j = 0; j < K; j++) same += (double)counts[k * (K + 1) + j] == confusion[k * K + j];
+    double accuracy = label_scores(each, &macro, &weighted, counts, K);
+    return same == K * K && near(accuracy, number(o, "accuracy")) &&
+           near(class_balanced_accuracy(counts, K), number(o, "balanced_accuracy")) &&
+           scores_agree(each, &macro, &weighted, o, K);
+}
+static bool ranking_agrees(const Json *o) {
+    double score[64], yes[64];
+    bool positive[64];
+    size_t count = numbers(score, o, "score");
+    numbers(yes, o, "positive");
+    for (size_t i = 0; i < count; i++) positive[i] = yes[i] != 0;
+    ClassRanking r = class_ranking(score, positive, count);
+    return near(r.roc_auc, number(o, "roc_auc")) && near(r.average_precision, number(o, "average_precision")) &&
+           near(r.threshold, number(o, "threshold")) && near(r.threshold_f1, number(o, "threshold_f1"));
+}
+static bool regression_agrees(const Json *o) {
+    double x[64], y[64];
+    size_t count = numbers(x, o, "x");
+    numbers(y, o, "y");
+    ClassRegression r = class_regression(x, y, count);
+    return near(r.mse, number(o, "mse")) && near(r.mae, number(o, "mae")) && near(r.r2, number(o, "r2")) &&
+           near(r.pearson, number(o, "pearson")) && near(r.spearman, number(o, "spearman"));
+}
+static bool multi_agrees(const Json *o) {
+    double numbers_of[2][128];
+    bool answered[128], expected[128];
+    LabelScore each[8];
+    size_t count = json_get(o, "answered")->count, all = numbers(numbers_of[0], o, "answered");
+    numbers(numbers_of[1], o, "expected");
+    for (size_t i = 0; i < all; i++) { answered[i] = numbers_of[0][i] != 0; expected[i] = numbers_of[1][i] != 0; }
+    int K = (int)(all / count);
+    ClassMulti m = class_multi(each, answered, expected, count, K);
+    return near(m.micro_f1, number(o, "micro_f1")) && near(m.subset_accuracy, number(o, "subset_accuracy")) &&
+           scores_agree(each, &m.macro, &m.weighted, o, K);
+}
+
+/* One loss of the golden file, at z. gamma < 0: not the focal loss. */
+typedef struct LossCase { const char *kind; double target[4], smoothing, gamma; float weight[4]; bool weighted; int K; }
+    LossCase;
+static double loss_value(const LossCase *c, double *dz, const double *z) {
+    const float *weight = c->weighted ? c->weight : NULL;
+    float y[4];
+    for (int k = 0; k < 4; k++) y[k] = (float)c->target[k];
+    if (c->gamma >= 0) return loss_focal(dz, z, (int)c->target[0], weight, c->gamma, c->K);
+    if (!strcmp(c->kind, "softmax")) return loss_softmax(dz, z, (int)c->target[0], weight, c->smoothing, c->K);
+    if (!strcmp(c->kind, "logistic")) return loss_logistic(dz, z, y, weight, c->K);
+    if (!strcmp(c->kind, "pair")) return loss_pair(dz, z, c->target[0]);
+    return loss_squared(dz, z[0], c->target[0]);
+}
+/* The derivative against four-point differences. */
+static bool derivative_agrees(const LossCase *c, const double *z, const double *dz) {
+    const double h = 1e-3;
+    for (int k = 0; k < c->K; k++) {
+        double at[4], sum = 0;
+        static const double step[4] = {-2, -1, 1, 2}, factor[4] = {1, -8, 8, -1};
+        for (int i = 0; i < 4; i++) {
+            memcpy(at, z, (size_t)c->K * sizeof *at);
+            at[k] += step[i] * h;
+            sum += factor[i] * loss_value(c, NULL, at);
+        }
+        if (!(fabs(sum / (12 * h) - dz[k]) <= 1e-9 * fmax(1, fabs(dz[k])))) return false;
+    }
+    return true;
+}
+static void test_losses(const Json *list) {
+    int losses = 0, right = 0, derivatives = 0, focal = 0, focal_right = 0;
+    for (const Json *o = list->child; o; o = o->next, losses++) {
+        LossCase c;
+        double z[4], dz[4], want[4], weight[4];
+        memset(&c, 0, sizeof c);
+        c.kind = text(o, "kind");
+        c.gamma = -1;
+        c.K = (int)numbers(z, o, "z");
+        c.smoothing = json_get(o, "smoothing") ? number(o, "smoothing") : 0;
+        if (!numbers(c.target, o, "target")) c.target[0] = number(o, "target");
+        c.weighted = numbers(weight, o, "weight") > 0;
+        for (int k = 0; k < c.K; k++) c.weight[k] = (float)weight[k];
+        double loss = loss_value(&c, dz, z);
+        numbers(want, o, "dz");
+        int same = near(loss, number(o, "loss"));
+        for (int k = 0; k < c.K; k++) same += near(dz[k], want[k]);
+        if (same == c.K + 1) right++;
+        else printf("      %s: loss %.15g, expected %.15g\n", c.kind, loss, number(o, "loss"));
+        bool smooth = fabs(z[0]) < 10 && fabs(z[1]) < 10;
+        derivatives += !smooth || derivative_agrees(&c, z, dz);
+        if (strcmp(c.kind, "softmax") || c.smoothing > 0) continue;
+        for (double gamma = 0; gamma < 4; gamma += 0.5, focal++) {
+            double df[4], p[4];
+            c.gamma = gamma;
+            double f = loss_value(&c, df, z), t = (int)c.target[0];
+            class_probabilities(p, z, c.K);
+            bool zero = gamma > 0 || (near(f, loss) && near(df[0], dz[0]) && near(df[2], dz[2]));
+            double formula = pow(1 - p[(int)t], gamma) * loss;
+            focal_right += zero && fabs(f - formula) <= 1e-9 * fmax(1, loss) && isfinite(df[0]) &&
+                           (!smooth || derivative_agrees(&c, z, df));
+        }
+    }
+    check(right == losses && losses == 27, "losses and derivatives: %d of %d agree with torch to 1e-12", right, losses);
+    check(derivatives == losses, "derivatives: %d of %d agree with differences", derivatives, losses);
+    check(focal_right == focal && focal == 48, "focal loss: %d of %d agree with its formula and differences",
+          focal_right, focal);
+    const double sure[2] = {800, 0};
+    double dz[2];
+    double loss = loss_focal(dz, sure, 0, NULL, 0.5, 2);
+    check(loss == 0 && dz[0] == 0 && dz[1] == 0, "focal loss of a certain row: 0, and no gradient");
+}
+
+static void test_classify(void) {
+    Error err;
+    JsonDoc doc;
+    if (!check(json_read(&doc, "test/golden/classify.json", &err), "test/golden/classify.json")) return;
+    static const struct { const char *name; bool (*agrees)(const Json *); int count; } kinds[] = {
+        {"classes", classes_agree, 5}, {"rankings", ranking_agrees, 6}, {"regressions", regression_agrees, 2},
+        {"multi", multi_agrees, 2}};
+    for (int i = 0; i < 4; i++) {
+        int right = 0, all = 0;
+        for (const Json *o = json_get(doc.root, kinds[i].name)->child; o; o = o->next, all++) {
+            bool agrees = kinds[i].agrees(o);
+            if (!agrees) printf("      %s %d\n", kinds[i].name, all);
+            right += agrees;
+        }
+        check(right == all && all == kinds[i].count, "%s: %d of %d agree with scikit-learn to 1e-12", kinds[i].name,
+              right, all);
+    }
+    test_losses(json_get(doc.root, "losses"));
+    json_free(&doc);
+    const double x[3] = {1, 2, 3}, flat[3] = {1, 1, 1}, bad[3] = {1, NAN, 0};
+    const bool all_yes[3] = {true, true, true}, some[3] = {true, false, true};
+    const int64_t none[6] = {0};
+    ClassRegression r = class_regression(x, flat, 3);
+    check(r.mse > 1 && isnan(r.r2) && isnan(r.pearson) && isnan(r.spearman) &&
+          isnan(class_ranking(x, all_yes, 3).roc_auc) && isnan(class_ranking(x, all_yes, 3).threshold) &&
+          isnan(class_ranking(bad, some, 3).average_precision) && isnan(class_balanced_accuracy(none, 2)),
+          "what has no value is NaN: one class alone, numbers that do not vary, scores that are not numbers");
 }
 
 int main(void) {
@@ -109,7 +285,7 @@ int main(void) {
         LabelScore each[8], macro, weighted;
         const Json *g = json_get(c, "answered")->child;
         for (const Json *e = json_get(c, "expected")->child; e; e = e->next, g = g->next) counts[(int)e->number * (n + 1) + (g->number < 0 ? n : (int)g->number)]++;
-        ok &= agree(score_labels(each, &macro, &weighted, counts, n), number(c, "accuracy"), "accuracy", "labels");
+        ok &= agree(label_scores(each, &macro, &weighted, counts, n), number(c, "accuracy"), "accuracy", "labels");
         int k = 0;
         for (const Json *r = json_get(c, "matrix")->child; r; r = r->next) for (const Json *v = r->child; v; v = v->next, k++) ok &= counts[k] == (int64_t)v->number;
         k = 0;
@@ -230,5 +406,6 @@ int main(void) {
     }
     check(same == 5, "bytes that are not UTF-8: %d of 5", same);
     json_free(&doc);
+    test_classify();
     return finish();
 }
