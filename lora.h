@@ -5675,6 +5675,9 @@ static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
     const TrainOptions *o = run->o;
     DataOptions unpacked = o->data_options;
     unpacked.packing = false;
+    if (unpacked.task != TASK_CAUSAL_LM && run->objective == &objective_tokens)
+        return fail(err, "rows with labels, and an objective that learns tokens; --task %s; choose the objective too",
+                    task_name[unpacked.task]);
     int files = 1 + o->more_data_count, capacity = o->data_options.max_length;
     if (o->data) {
         const char **paths = (const char **)must_alloc((size_t)files * sizeof *paths);
@@ -5685,6 +5688,11 @@ static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
         bool ok = dataset_open_files(&run->train, paths, files, t, &unpacked, err);
         free(paths);
         if (!ok) return false;
+        if (run->train.label_count) {       /* evaluation has the classes of training */
+            unpacked.label_names = run->train.label_names;
+            unpacked.label_count = run->train.label_count;
+        }
+        if (unpacked.task == TASK_CLASSIFICATION) unpacked.problem_type = run->train.problem;
     }
     if (o->eval_data) {
         unpacked.max_rows = o->max_eval_samples;
@@ -5692,6 +5700,7 @@ static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
     } else if (o->data && o->eval_split > 0) {
         if (!dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err)) return false;
     }
+    if (o->data && !dataset_classes_check(&run->train, NULL, o->data, NULL, err)) return false;
     if (!o->data_options.packing) return true;
     if (o->data && !dataset_pack(&run->train, capacity, err)) return false;
     return !run->eval.slots || dataset_pack(&run->eval, capacity, err);       /* TRL does: eval_loss depends on it */

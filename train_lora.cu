@@ -2886,6 +2886,12 @@ static const Option option_table[] = {
      "PEFT adapter folder to start from (its r, alpha and modules count)"},
     {"config", TEXT(config), EVERY | ONCE | FIXED, NULL, "JSON file of these options; the command line wins"},
     HEADING("How rows become examples"),
+    {"task", CHOICE(train.data_options.task, task_name, TASK_COUNT), RUN | INSPECT | MEASURES, "causal_lm",
+     "what rows teach: the next token, the label beside a text or chat, or which of two answers is the better one; "
+     "PEFT's SEQ_CLS and CAUSAL_LM will do"},
+    {"problem-type", CHOICE(train.data_options.problem_type, problem_name, PROBLEM_COUNT), RUN | INSPECT | MEASURES,
+     "auto", "classification: what labels are (auto: whole numbers and texts are classes, fractions a regression, "
+     "lists multi-label)"},
     {"max-length", INTEGER(train.data_options.max_length, 2, 1 << 20), RUN | INSPECT | MEASURES | KEPT, "1024",
      "tokens; longer examples are cut at the end"},
     {"truncate-prompt", FLAG(train.data_options.truncate_prompt), RUN | INSPECT | MEASURES | KEPT, "false",
@@ -3130,6 +3136,10 @@ static const Synonym synonym_table[] = {
     {"eps|epsilon", "adam-epsilon", NULL},
     {"random-seed|data-seed", "seed", NULL},
     {"optim|optimizer", NULL, "the optimizer is AdamW, as adamw_torch"},
+    {"task-type", "task", NULL},
+    {"label-column|label-column-name|label-name|text-column-names", NULL,
+     "the columns are called text and label: rename them in the data file"},
+    {"num-labels|label-list", NULL, "the labels of the training data are the classes"},
     {"beta|dpo-beta|loss-type|rpo-alpha", NULL, "preference training (DPO) is not there yet"},
     {"evaluation-strategy|do-eval", "eval-strategy", NULL},
     {"early-stopping|patience", "early-stopping-patience", NULL},
@@ -3176,9 +3186,15 @@ static const Synonym *synonym_find(const char *word, const Verb *verb) {
     return NULL;
 }
 
+/* Other words for a value. */
+static const struct { const char *option, *word, *value; } value_table[] = {
+    {"task", "CAUSAL_LM", "causal_lm"}, {"task", "SEQ_CLS", "classification"},
+    {"task", "sequence_classification", "classification"}, {"task", "reward_modeling", "reward"}};
 /* Position of a value among the option's names; an error where it is none of them. */
 static int option_choice(const Option *d, const char *value, const char *where) {
     int count = names_count(d);
+    for (size_t i = 0; i < sizeof value_table / sizeof *value_table; i++)
+        if (!strcmp(d->name, value_table[i].option) && !strcmp(value, value_table[i].word)) value = value_table[i].value;
     for (int i = 0; i < count; i++) if (!strcmp(value, d->names[i])) return i;
     char word[128];
     Text list = TEXT_EMPTY;
@@ -3636,6 +3652,7 @@ static void options_resolve(Options *o) {
     t->data = o->data[0];
     t->more_data = o->data + 1;
     t->more_data_count = (int)arrlen(o->data) - 1;
+    d->pad_token_id = -1;                   /* the tokenizer's */
     resolve_trained(o);
     if (o->target_modules) resolve_modules(&t->lora, o->target_modules);
     if (o->layers_to_transform) resolve_layers(&t->lora, o->layers_to_transform, t->model);
@@ -3807,13 +3824,21 @@ static void print_memory(const MemoryTable *memory) {
 }
 
 static void print_data(const char *label, const char *path, const Dataset *d) {
+    static const char *const dropped[TASK_COUNT] = {"dropped without a labelled token", "dropped without a token",
+                                                    "dropped beyond max-length"};
     const DataStats *s = &d->stats;
-    printf("%-8s %s: %lld examples, %lld tokens, %.1f %% in the loss", label, path, (long long)s->examples,
-           (long long)s->tokens, s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
+    bool pairs = d->task == TASK_REWARD;
+    long long examples = pairs ? (long long)d->slots : (long long)s->examples;
+    printf("%-8s %s: %lld %s, %lld tokens", label, path, examples, pairs ? "pairs" : "examples", (long long)s->tokens);
+    if (!d->target) printf(", %.1f %% in the loss", s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0);
     if (s->truncated) printf(", %lld cut at max-length", (long long)s->truncated);
-    if (s->dropped) printf(", %lld dropped without a labelled token", (long long)s->dropped);
-    if ((int64_t)d->slots != s->examples) printf(", packed into %zu", d->slots);
+    if (s->dropped) printf(", %lld %s", (long long)s->dropped, dropped[d->task]);
+    if ((long long)d->slots != examples) printf(", packed into %zu", d->slots);
     printf("\n");
+    Text labels = TEXT_EMPTY;
+    inspect_labels(&labels, d);
+    if (labels.at) printf("%-8s %s\n", "labels", labels.at);
+    text_free(&labels);
 }
 
 /* What a file brought and nobody will see: keys that nothing reads, what the chat template takes out of a conversation
@@ -3834,15 +3859,20 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
     const char *no_chat = "no row is a chat";
     char unknown[96];
     snprintf(unknown, sizeof unknown, "it is unknown to the chat template %s", chat_template_name(s->chat));
-    int64_t chats = s->uses.chats, dressed = s->uses.dressed, unlabelled = s->rows - s->uses.labelled;
+    bool tokens = o->task == TASK_CAUSAL_LM, pairs = o->task == TASK_REWARD;
+    const char *whole = "a row with a label is one example", *no_loss = "the loss is on the labels";
+    int64_t chats = s->uses.chats, dressed = s->uses.dressed, unlabelled = tokens ? s->rows - s->uses.labelled : 0;
     const struct { bool given; const char *name; int64_t rows; const char *none, *others; } told[] = {
         {o->prompt_template != NULL, "prompt-template", dressed, chats ? "the rows are chats" : "no row is a prompt",
          "chats or have no prompt"},
         {o->chat_template != CHAT_NONE, "chat-template", chats, no_chat, NULL},
-        {o->split_turns, "split-turns", chats, no_chat, NULL},
+        {o->split_turns, "split-turns", tokens ? chats : 0, tokens ? no_chat : whole, NULL},
+        {o->truncate_prompt && pairs, "truncate-prompt", 0, "pairs are not cut", NULL},
+        {o->problem_type && o->task != TASK_CLASSIFICATION, "problem-type", 0, "it is --task classification's", NULL},
         {o->enable_thinking >= 0, "enable-thinking", thinks ? chats : 0, chats ? unknown : no_chat, NULL},
         {o->template_date != NULL, "template-date", dates ? chats : 0, chats ? unknown : no_chat, NULL},
-        {o->loss_on != LOSS_DEFAULT, "loss-on", unlabelled, "the rows have labels", "tokens with labels"}};
+        {o->loss_on != LOSS_DEFAULT, "loss-on", unlabelled, tokens ? "the rows have labels" : no_loss,
+         "tokens with labels"}};
     for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
         if (told[i].given && !told[i].rows)
             fprintf(to, "note: --%s changes nothing: %s; %s\n", told[i].name, told[i].none, path);
@@ -3853,7 +3883,17 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
     if (s->dated)
         fprintf(to, "note: %lld chats say that today is 26 Jul 2024, where transformers writes the day of the run; %s; "
                     "--template-date says another\n", (long long)s->dated, path);
-    if (!s->truncated) return;
+    if (pairs && s->dropped)
+        fprintf(to, "warning: %lld of %lld pairs are left out, longer than --max-length %d; %s; raise it\n",
+                (long long)s->dropped, (long long)s->rows, o->max_length, path);
+    if (s->same_pairs)
+        fprintf(to, "warning: in %lld pairs chosen and rejected are the same; %s; nothing is learned of them\n",
+                (long long)s->same_pairs, path);
+    if (s->truncated && !tokens)
+        fprintf(to, "warning: %lld of %lld rows are cut at --max-length %d, at their %s; %s; raise it%s\n",
+                (long long)s->truncated, (long long)s->rows, o->max_length, o->truncate_prompt ? "beginning" : "end",
+                path, o->truncate_prompt ? "" : ", or let --truncate-prompt cut the beginning instead");
+    if (!s->truncated || !tokens) return;
     fprintf(to, "warning: %lld %sof %lld rows are cut at --max-length %d, %lld of them in their last reply, "
                 "%lld before it; %s; raise it",
             (long long)s->truncated, o->split_turns ? "turns " : "", (long long)s->rows, o->max_length,
@@ -3992,6 +4032,11 @@ static void print_files(Screen *screen, const TrainOptions *o, const Dataset *tr
     fflush(stdout);
     if (o->data) print_lost(stderr, name, &train->stats, &o->data_options);
     if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats, &o->data_options);
+    Text absent = TEXT_EMPTY;
+    if (o->data && eval && dataset_classes_check(train, eval, name, &absent, NULL) && absent.at)
+        fprintf(stderr, "warning: classes of the training data without a row to evaluate: %s; %s; scores say nothing of "
+                        "them\n", absent.at, o->eval_data ? o->eval_data : "--eval-split");
+    text_free(&absent);
 }
 /* How, and in how much memory. */
 static void print_plan(const TrainOptions *o, const MemoryTable *memory, int64_t total_steps) {

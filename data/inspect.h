@@ -96,48 +96,157 @@ static const char *paint_end(const Paint *p, bool learned, bool special) {
     return special ? learned ? "\xC2\xBB]" : "\xC2\xBB" : learned ? "]" : "";
 }
 
-/* One example, its lines no longer than width. */
-static void inspect_example(const Tokenizer *t, const Dataset *d, size_t e, const Paint *paint, int width,
-                            bool byte_level) {
-    const int32_t *ids = d->ids + d->offset[e], *labels = d->labels + d->offset[e];
-    size_t n = d->offset[e + 1] - d->offset[e], in_loss = 0;
+/* A line of shown tokens, and its columns on a terminal. */
+typedef struct InspectLine { Text text; int columns; } InspectLine;
+
+/* Is token i in the loss? pooled: the one that stands for its row, or SIZE_MAX. */
+static bool inspect_learned(const SlotIterator *e, size_t i, size_t pooled) {
+    return i == pooled || (i > 0 && e->labels[i] != DATA_IGNORE);
+}
+/* The tokens of an example as lines no longer than width, an stb_ds array; lines_free. */
+static InspectLine *inspect_lines(const Tokenizer *t, const SlotIterator *e, size_t pooled, const Paint *paint,
+                                  int width, bool byte_level) {
+    const int32_t *ids = e->ids;
+    InspectLine *lines = NULL, empty = {TEXT_EMPTY, 0};
     Text text = TEXT_EMPTY;
-    for (size_t i = 1; i < n; i++) in_loss += labels[i] != DATA_IGNORE;
-    printf("\nrow %lld: %zu tokens, %zu in the loss\n  ", (long long)d->row[e], n, in_loss);
-    for (size_t i = 0, column = 2; i < n; i++) {
+    arrput(lines, empty);
+    for (size_t i = 0; i < e->count; i++) {
         char bytes[1024];
-        bool learned = i > 0 && labels[i] != DATA_IGNORE, special = tokenizer_is_special(t, ids[i]);
+        bool learned = inspect_learned(e, i, pooled), special = tokenizer_is_special(t, ids[i]);
         size_t count = inspect_bytes(bytes, sizeof bytes, t, ids[i], byte_level), more;
         /* A character whose bytes are several tokens is shown whole, with those tokens as one. */
-        for (; !special && i + 1 < n && inspect_cut(bytes, count); i++, count += more) {
-            if (learned != (labels[i + 1] != DATA_IGNORE) || tokenizer_is_special(t, ids[i + 1])) break;
+        for (; !special && i + 1 < e->count && inspect_cut(bytes, count); i++, count += more) {
+            if (learned != inspect_learned(e, i + 1, pooled) || tokenizer_is_special(t, ids[i + 1])) break;
             more = inspect_bytes(bytes + count, sizeof bytes - count, t, ids[i + 1], byte_level);
             if (!more || (bytes[count] & 0xC0) != 0x80) break;
         }
         bool newline = count && bytes[count - 1] == '\n';
         text_cut(&text, 0);
         int wide = text_add_shown(&text, bytes, count, false) + (paint->colour ? 0 : 2 * learned + 2 * special);
-        if (column > 2 && column + (size_t)wide > (size_t)width) { printf("\n  "); column = 2; }
-        printf("%s%s%s", special ? learned ? paint->special : paint->special_masked
-                                 : learned ? paint->learned : paint->masked,
-               text.at ? text.at : "", paint_end(paint, learned, special));
-        column += (size_t)wide;
-        if (newline && i + 1 < n) { printf("\n  "); column = 2; }
+        if (arrlast(lines).columns && arrlast(lines).columns + wide > width) arrput(lines, empty);
+        text_print(&arrlast(lines).text, "%s%s%s",
+                   special ? learned ? paint->special : paint->special_masked
+                           : learned ? paint->learned : paint->masked,
+                   text.at ? text.at : "", paint_end(paint, learned, special));
+        arrlast(lines).columns += wide;
+        if (newline && i + 1 < e->count) arrput(lines, empty);
+    }
+    text_free(&text);
+    return lines;
+}
+static void inspect_lines_free(InspectLine *lines) {
+    for (ptrdiff_t i = 0; i < arrlen(lines); i++) text_free(&lines[i].text);
+    arrfree(lines);
+}
+
+/* What a row is, in words: its class, its classes or its number. */
+static void inspect_target(Text *t, const Dataset *d, const float *target) {
+    bool first = true;
+    if (d->problem == PROBLEM_REGRESSION) text_print(t, "%g", (double)*target);
+    for (int k = 0; k < d->label_count; k++) {
+        bool is = d->problem == PROBLEM_SINGLE_LABEL ? (int)*target == k : target[k] != 0;
+        if (!is) continue;
+        if (!first) text_print(t, ", ");
+        text_add_shown(t, d->label_names[k], strlen(d->label_names[k]), false);
+        first = false;
+    }
+    if (first && d->label_count) text_print(t, "none");
+}
+
+/* Example `number`, its lines no longer than width. */
+static void inspect_example(const Tokenizer *t, const Dataset *d, size_t number, const Paint *paint, int width,
+                            bool byte_level) {
+    Dataset unpacked = *d;                  /* in the file's order: a slot is an example */
+    unpacked.slot = NULL;
+    unpacked.slot_offset = NULL;
+    SlotIterator e = slot_begin(&unpacked, number);
+    slot_next(&e);
+    size_t in_loss = 0, pooled = e.target ? batch_pooled(e.ids, e.count, d->pad_token_id) : SIZE_MAX;
+    for (size_t i = 1; i < e.count; i++) in_loss += e.labels[i] != DATA_IGNORE;
+    printf("\nrow %lld: %zu tokens, ", (long long)d->row[e.example], e.count);
+    if (e.target) {
+        Text is = TEXT_EMPTY;
+        inspect_target(&is, d, e.target);
+        printf("token %zu is pooled, label %s\n", pooled + 1, is.at);
+        text_free(&is);
+    } else printf("%zu in the loss\n", in_loss);
+    InspectLine *lines = inspect_lines(t, &e, pooled, paint, width - 2, byte_level);
+    for (ptrdiff_t i = 0; i < arrlen(lines); i++) printf("  %s\n", lines[i].text.at ? lines[i].text.at : "");
+    inspect_lines_free(lines);
+}
+
+/* The two answers of a pair beside each other. */
+static void inspect_pair(const Tokenizer *t, const Dataset *d, size_t slot, const Paint *paint, int width,
+                         bool byte_level) {
+    static const char *const name[2] = {"chosen", "rejected"};
+    InspectLine *lines[2];
+    SlotIterator e = slot_begin(d, slot);
+    int half = (width - 5) / 2;             /* "  chosen | rejected" */
+    for (int k = 0; k < 2 && slot_next(&e); k++) {
+        size_t pooled = batch_pooled(e.ids, e.count, d->pad_token_id);
+        lines[k] = inspect_lines(t, &e, pooled, paint, half, byte_level);
+        if (!k) printf("\nrow %lld, margin %g\n", (long long)d->row[e.example], (double)*e.target);
+        int shown = printf("%s%s: %zu tokens, token %zu is pooled", k ? " | " : "  ", name[k], e.count, pooled + 1);
+        printf("%*s", k ? 0 : half + 2 - shown, "");
     }
     printf("\n");
-    text_free(&text);
+    for (ptrdiff_t i = 0; i < arrlen(lines[0]) || i < arrlen(lines[1]); i++) {
+        const InspectLine empty = {TEXT_EMPTY, 0}, *left = i < arrlen(lines[0]) ? &lines[0][i] : &empty;
+        const InspectLine *right = i < arrlen(lines[1]) ? &lines[1][i] : &empty;
+        printf("  %s%*s | %s\n", left->text.at ? left->text.at : "", left->columns < half ? half - left->columns : 0,
+               "", right->text.at ? right->text.at : "");
+    }
+    for (int k = 0; k < 2; k++) inspect_lines_free(lines[k]);
+}
+
+/* The classes and the share of each, in a line: "no 72.0 %, yes 28.0 %"; numbers: where they lie. Nothing for language
+   modelling. A class with less than half of the rows that the largest has makes it imbalanced. */
+static void inspect_labels(Text *t, const Dataset *d) {
+    enum { SHOWN = 20 };
+    int64_t most = 0, least = INT64_MAX, rows = 0;
+    if (d->problem == PROBLEM_REGRESSION && d->slots) {
+        double sum = 0, squares = 0, low = INFINITY, high = -INFINITY, n = 0;
+        for (size_t i = 0; i < d->slots; i++)
+            for (SlotIterator e = slot_begin(d, i); slot_next(&e);) {
+                double v = (double)*e.target;
+                sum += v; squares += v * v; n++;
+                low = v < low ? v : low;
+                high = v > high ? v : high;
+            }
+        double spread = squares / n - sum / n * (sum / n);
+        text_print(t, "numbers from %g to %g, mean %.4g, standard deviation %.4g", low, high, sum / n,
+                   sqrt(spread > 0 ? spread : 0));
+    }
+    for (size_t i = 0; i < d->slots && d->label_count; i++)
+        rows += d->slot ? (int64_t)(d->slot_offset[i + 1] - d->slot_offset[i]) : 1;
+    for (int k = 0; k < d->label_count; k++) {
+        int64_t n = d->label_rows[k];
+        most = n > most ? n : most;
+        least = n < least ? n : least;
+        if (k >= SHOWN) continue;
+        if (k) text_print(t, ", ");
+        text_add_shown(t, d->label_names[k], strlen(d->label_names[k]), false);
+        text_print(t, " %.1f %%", rows ? 100.0 * (double)n / (double)rows : 0.0);
+    }
+    if (d->label_count > SHOWN)
+        text_print(t, " and %d more, all between %lld and %lld rows", d->label_count - SHOWN, (long long)least,
+                   (long long)most);
+    if (d->problem == PROBLEM_MULTI_LABEL) text_print(t, " (multi-label)");
+    if (d->problem == PROBLEM_SINGLE_LABEL && 2 * least < most) text_print(t, "; imbalanced: see --class-weights");
 }
 
 /* What became of the file, and what of it should make one wonder. */
 static void inspect_totals(const Dataset *d) {
     const DataStats *s = &d->stats;
     size_t n = d->count, *length = (size_t *)malloc((n ? n : 1) * sizeof *length);
+    static const char *const dropped[TASK_COUNT] = {"no token in the loss", "no token", "pairs beyond --max-length"};
     printf("\n  rows               %12lld\n  examples           %12zu\n", (long long)s->rows, n);
-    printf("  dropped            %12lld   no token in the loss\n", (long long)s->dropped);
+    printf("  dropped            %12lld   %s\n", (long long)s->dropped, dropped[d->task]);
     printf("  truncated          %12lld   cut at --max-length\n", (long long)s->truncated);
     printf("  tokens             %12lld\n", (long long)s->tokens);
-    printf("  in the loss        %12lld   %.1f %%\n", (long long)s->labelled,
-           s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0.0);
+    if (!d->target)
+        printf("  in the loss        %12lld   %.1f %%\n", (long long)s->labelled,
+               s->tokens ? 100.0 * (double)s->labelled / (double)s->tokens : 0.0);
     printf("  longest            %12lld tokens\n", (long long)s->longest);
     if (length && n) {
         for (size_t i = 0; i < n; i++) length[i] = d->offset[i + 1] - d->offset[i];
@@ -146,14 +255,18 @@ static void inspect_totals(const Dataset *d) {
                length[(n - 1) / 2], length[(n - 1) * 90 / 100], length[(n - 1) * 99 / 100], length[0]);
     }
     free(length);
-    if (d->slot)
+    if (d->slot && d->task != TASK_REWARD)
         printf("  packed into        %12zu slots, %.1f examples in each\n", d->slots, (double)n / (double)d->slots);
-    printf("  stop token trained %12lld of %zu\n", (long long)s->stop_trained, n);
+    if (!d->target) printf("  stop token trained %12lld of %zu\n", (long long)s->stop_trained, n);
     printf("  double BOS         %12lld of %zu\n", (long long)s->double_bos, n);
-    if (!s->stop_trained)
+    Text labels = TEXT_EMPTY;
+    inspect_labels(&labels, d);
+    if (labels.at) printf("  labels             %12d   %s\n", d->label_count, labels.at);
+    text_free(&labels);
+    if (!d->target && !s->stop_trained)
         printf("warning: no example ends its loss with a stop token; the tuned model will not know when to stop; "
                "check the chat template, the tokenizer's eos_token, and --max-length\n");
-    else if (s->stop_trained < (int64_t)n)
+    else if (!d->target && s->stop_trained < (int64_t)n)
         printf("note: %lld of %zu examples do not end with a stop token (cut at --max-length, or other text follows)\n",
                (long long)((int64_t)n - s->stop_trained), n);
     if (s->double_bos)
@@ -161,7 +274,7 @@ static void inspect_totals(const Dataset *d) {
                "take it out of the data\n", (long long)s->double_bos);
 }
 
-/* Prints the first `examples` examples and the totals. */
+/* Prints the first `examples` examples, or pairs, and the totals. */
 static void inspect_print(const Tokenizer *t, const Dataset *d, int examples, bool colour) {
     static const Paint colours = {true, "\033[1;30;42m", "\033[2m", "\033[1;37;45m", "\033[2;35m"};
     static const Paint signs = {false, "[", "", "[\xC2\xAB", "\xC2\xAB"};
@@ -169,13 +282,18 @@ static void inspect_print(const Tokenizer *t, const Dataset *d, int examples, bo
     int width = inspect_columns();
     /* U+0120 is the space of GPT-2's alphabet */
     bool byte_level = tokenizer_id(t, "\xC4\xA0") >= 0 && tokenizer_id(t, "<0x0A>") < 0;
-    size_t show = examples > 0 ? (size_t)examples : 0;
-    if (show > d->count) show = d->count;
+    size_t show = examples > 0 ? (size_t)examples : 0, there = d->task == TASK_REWARD ? d->slots : d->count;
+    const char *in = d->target ? "pooled: it stands for all" : "in the loss";
+    const char *out = d->target ? "" : " not in the loss";
+    if (show > there) show = there;
     if (show)
-        printf("%stoken%s in the loss   %stoken%s not in the loss   %sspecial%s   \xE2\x8F\x8E newline\n",
-               p->learned, paint_end(p, true, false), p->masked, paint_end(p, false, false), p->special_masked,
+        printf("%stoken%s %s   %stoken%s%s   %sspecial%s   \xE2\x8F\x8E newline\n", p->learned,
+               paint_end(p, true, false), in, p->masked, paint_end(p, false, false), out, p->special_masked,
                paint_end(p, false, true));
-    for (size_t e = 0; e < show; e++) inspect_example(t, d, e, p, width, byte_level);
+    for (size_t i = 0; i < show; i++) {
+        if (d->task == TASK_REWARD) inspect_pair(t, d, i, p, width, byte_level);
+        else inspect_example(t, d, i, p, width, byte_level);
+    }
     inspect_totals(d);
 }
 

@@ -1397,7 +1397,8 @@ static void test_label_errors(void) {
     given.label_count = 2;
     expect_error("a class that is not given", "a.jsonl", AN("\"no\"") AN("\"maybe\"") AN("\"Yes\"") AN("\"maybe\""),
                  plain, given, "labels that are none of no, yes: 3, the first is \"maybe\"", "row 2 (line 2)", NULL);
-    expect_error("a number beyond the given", "a.jsonl", AN("1") AN("2"), plain, given, "none of no, yes: 1, the first is \"2\"", "row 2", NULL);
+    expect_error("a number beyond the given", "a.jsonl", AN("1") AN("2"), plain, given,
+                 "none of no, yes: 1, the first is \"2\"", "row 2", NULL);
     expect_error("a fraction of them", "a.jsonl", AN("0.5"), plain, given, "the label is a fraction", "row 1", NULL);
     expect_error("flags of other classes", "a.jsonl", AN("[0,1,0]"), plain, given,
                  "3 numbers in the label of 2 classes", "row 1", NULL);
@@ -1602,7 +1603,8 @@ static void test_class_weights(void) {
     other.label_count = d.label_count;
     ok = dataset_open(&eval, write_text("e.jsonl", AN("\"b\"") AN("\"b\"")), plain, &other, &err);
     ok = ok && dataset_classes_check(&d, &eval, "w.jsonl", &absent, &err);
-    check(ok && absent.at && !strcmp(absent.at, "a, b,c=d"), "classes absent from evaluation: %s", absent.at ? absent.at : "none");
+    check(ok && absent.at && !strcmp(absent.at, "a, b,c=d"), "classes absent from evaluation: %s",
+          absent.at ? absent.at : "none");
     text_free(&absent);
     check(!dataset_classes_check(&eval, NULL, "w.jsonl", NULL, &err) && strstr(err.text, "one class only: all 2"),
           "one class of several to train on: %s", err.text);
