@@ -52,10 +52,11 @@ endif
 # array-bounds: nvcc's host code forgets that stb_ds.h is a system header, and gcc sees ghosts in it.
 NVCCFLAGS  = -std=c++17 -O3 -gencode $(GPU_CODE) -DPRECISION_$(PRECISION) \
              -Xcompiler -fopenmp,-Wall,-Wextra,-Wno-unused-function,-Wno-array-bounds $(INCLUDE)
-# Changing any of these builds the trainer again.
-CONFIGURED = $(if $(filter 1,$(CUDA)),CUDA sm_$(CUDA_ARCH) $(PRECISION),CPU)
-ifneq ($(CONFIGURED),$(shell cat $(BUILD)/configured 2>/dev/null))
-$(shell mkdir -p $(BUILD); echo "$(CONFIGURED)" >$(BUILD)/configured)
+# What the last make was told: with anything else, what that made is made again. `make install` takes what is there.
+ifeq ($(filter install uninstall,$(MAKECMDGOALS)),)
+remember = $(shell mkdir -p $(BUILD); [ "$$(cat $(BUILD)/$(1) 2>&1)" = '$(2)' ] || echo '$(2)' >$(BUILD)/$(1))
+$(call remember,configured,$(if $(filter 1,$(CUDA)),CUDA sm_$(CUDA_ARCH) $(PRECISION),CPU))
+$(call remember,flags,$(CC) $(CFLAGS) $(OPENMP))
 endif
 
 .DEFAULT_GOAL := train_lora
@@ -63,7 +64,7 @@ endif
 .PHONY: test single test-programs test-gpu soak test-mutants nvcc-check nvcc-command test-compilers fuzz mutate bench bench-peer golden clean help stb
 
 ## train_lora      the trainer (for everybody): for the GPU where there is nvcc and one, else for the CPU. CUDA=0|1 CUDA_ARCH=90 PRECISION=BF16|FP16|FP32 decide otherwise
-train_lora: train_lora.cu $(HEADERS) $(PROGRAM) $(BUILD)/pages.h $(BUILD)/configured | stb
+train_lora: train_lora.cu $(HEADERS) $(PROGRAM) $(BUILD)/pages.h $(BUILD)/configured $(BUILD)/flags | stb
 ifeq ($(CUDA),1)
 	$(if $(NVCC),,@echo "error: no nvcc; Makefile, CUDA=1; install the CUDA toolkit or put nvcc on the PATH" >&2; exit 1)
 	@echo "building for the GPU: sm_$(CUDA_ARCH), $(PRECISION)$(WHY_PTX)$(if $(DETECTED),, (no GPU found here; CUDA_ARCH chooses another))"
@@ -72,7 +73,7 @@ else
 	@echo "building for the CPU: $(WHY_CPU)"
 	$(CC) $(WARN) $(CFLAGS) $(OPENMP) $(INCLUDE) -x c $< -o $@ $(LIBS)
 endif
-$(BUILD)/configured:
+$(BUILD)/configured $(BUILD)/flags:
 
 # The pages of data/ as texts in C.
 PAGES = $(wildcard data/*.html)
@@ -81,7 +82,7 @@ $(BUILD)/pages.h: $(PAGES)
 	@for page in $(PAGES); do echo "static const char $$(basename $$page .html)_page[] ="; sed 's/\\/\\\\/g; s/"/\\"/g; s/?/\\?/g; s/.*/"&\\n"/' $$page; echo ";"; done >$@.tmp && mv $@.tmp $@
 
 ## data/convert    the converter of published data sets into rows for training (data/convert --help)
-data/convert: data/convert.c tokenizer.h | stb
+data/convert: data/convert.c tokenizer.h $(BUILD)/flags | stb
 	$(CC) $(WARN) $(CFLAGS) $(INCLUDE) $< -o $@ $(LIBS)
 
 # Installs stb_ds.h when it can, else says how.
@@ -113,7 +114,7 @@ test-programs: $(TESTS:%=$(BUILD)/%) $(TESTS:%=$(BUILD)/asan/%) $(PROGRAM_TESTS:
     $(BUILD)/mutants $(BUILD)/crash.so $(BUILD)/lora.h $(BUILD)/gemm_ladder $(BUILD)/attention_ladder
 
 KERNEL_TESTS = train_lora.cu test/cuda_on_cpu.h test/backend.h test/check.h test/reference.h
-$(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h | stb
+$(BUILD)/%: test/%.c $(HEADERS) test/check.h test/backend.h test/reference.h $(BUILD)/flags | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(STRICT) $(CFLAGS) $(COUNTED) $(OPENMP) $(INCLUDE) $< $(filter %.o,$^) -o $@ $(LIBS)
 
@@ -235,10 +236,10 @@ $(BUILD)/bench_generate: dev/bench_generate.c train_lora.cu $(HEADERS) | stb
 	@mkdir -p $(BUILD)
 	$(or $(NVCC),nvcc) $(NVCCFLAGS) -x cu $< -o $@ $(LIBS)
 endif
-$(BUILD)/bench_%: dev/bench_%.c $(HEADERS) | stb
+$(BUILD)/bench_%: dev/bench_%.c $(HEADERS) $(BUILD)/flags | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(WARN) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
-$(BUILD)/make_random_model: dev/make_random_model.c $(HEADERS) | stb
+$(BUILD)/make_random_model: dev/make_random_model.c $(HEADERS) $(BUILD)/flags | stb
 	@mkdir -p $(BUILD)
 	$(CC) $(WARN) $(CFLAGS) $(OPENMP) $(INCLUDE) $< -o $@ $(LIBS)
 
