@@ -3433,9 +3433,9 @@ static void lora_tridiagonal_eigen(double *d, double *e, double *S, int k) {
                 d[i + 1] = g + (p = s * r);
                 g = c * r - b;
                 for (int row = 0; row < k; row++) {
-                    double *x = S + (size_t)row * (size_t)k + (size_t)i, turned = x[1];
-                    x[1] = s * x[0] + c * turned;
-                    x[0] = c * x[0] - s * turned;
+                    double *x = S + (size_t)row * (size_t)k + (size_t)i, right = x[1];
+                    x[1] = s * x[0] + c * right;
+                    x[0] = c * x[0] - s * right;
                 }
             }
             if (i >= low) continue;

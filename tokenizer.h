@@ -3511,7 +3511,6 @@ static ChatTurn chat_turn(const ChatMessage *m, bool inside) {
         if (open < t.thought.n) { t.thought.s += open + 7; t.thought.n -= open + 7; }
         t.content.s += last + 8; t.content.n -= last + 8;
         t.content = chat_lstrip_newlines(t.content);
-        t.thought = chat_lstrip_newlines(t.thought);
     }
     t.thinks = t.thought.n > 0;
     t.thought = chat_rstrip_newlines(chat_lstrip_newlines(t.thought));
