@@ -4,8 +4,8 @@
      data/convert dstc11 logs.json labels.json --output dialogues.jsonl --split eval=0.1
      data/convert --help
 
-   Contents: settings and errors, text, a conversation and how it is written, reading rows, one function per format,
-   choosing, writing, command line.
+   Contents: settings and errors, text, a conversation and how it is written, rows with a label, reading rows, one
+   function per format, choosing, writing, command line.
    --split and --sample follow from the content of a row and --seed, not from its place. Crowd and forum dialogues
    lose white space around their turns; all other text stays byte for byte.
    Texts live until the program ends: it takes a few times the memory of its input. */
@@ -24,7 +24,7 @@
 /* ---- settings and errors ----------------------------------------------------------------------------------------- */
 
 static struct {
-    const char *output, *shape, *system, *split, **against /* stb_ds */;
+    const char *output, *shape, *system, *split, *classes, *imbalance, **against /* stb_ds */;
     bool with_knowledge, labels, each_reply, dedup, strict, help;
     uint64_t sample, max_examples, seed;    /* UINT64_MAX: all */
 } o = {.shape = "messages", .sample = UINT64_MAX, .max_examples = UINT64_MAX, .seed = 42};
@@ -124,7 +124,7 @@ static const char *const role_name[] = {"system", "user", "assistant", "tool"},
                          *const role_label[] = {"", "User: ", "Assistant: ", "Tool: "};
 typedef struct Turn { Role role; Str text; } Turn;
 /* draw: its lot for --sample; a group goes into one part of --split */
-typedef struct Example { Str line; uint64_t group, draw; int part; } Example;
+typedef struct Example { Str line, label; uint64_t group, draw; int part; } Example;
 typedef struct Piece { double index; int speaker /* -1: not given */; Str text; } Piece;
 typedef struct Pieces { Piece *piece; size_t row; Str emotion; } Pieces;
 
@@ -144,7 +144,8 @@ struct Converter {
     Turn *turns;                            /* stb_ds; the conversation in work */
     Str group, label, *answers;             /* what else its rows say: "group", "label", and "answers" (stb_ds) where
                                                several are right */
-    size_t untold;                          /* tags that are in no row: --labels writes them */
+    size_t untold;                          /* tags that are in no row: --labels and --classes read them */
+    size_t unclassed;                       /* rows whose tags are in none of --classes */
     Example *examples;                      /* stb_ds */
     /* normalised prompts, owned by texts; 1: of this run, 2: of a --dedup-against file */
     struct { char *key; char value; } *seen;
@@ -235,13 +236,138 @@ static void keep(Converter *c, Text *line, const Turn *prompt, size_t n, uint64_
     if (known) { text_free(line); return; }
     put(line, str("}\n"));
     Str text = take(line);
-    arrput(c->examples, ((Example){text, group, hash(o.seed + 1, text), 0}));
+    arrput(c->examples, ((Example){text, c->label, group, hash(o.seed + 1, text), 0}));
 }
 /* Conversations that begin with the same words share a group: one may be the other's beginning. */
 static uint64_t group_of(const Turn *t, size_t n) {
     size_t i = 0;
     while (i + 1 < n && t[i].role != USER) i++;
     return hash(o.seed, normalised(t[i].text));
+}
+
+/* ---- rows with a label -------------------------------------------------------------------------------------------
+   For a model that writes the label (prompt and completion) and for a classification head (prompt and "label") alike.
+   --classes maps what a data set says, tags or emotions, to few classes: "yes=CQ,FQ,IR;no=*"; * is everything else. */
+
+typedef struct Class {
+    Str name, *tags;                        /* stb_ds */
+    size_t *seen, rows;                     /* stb_ds: rows with each of the tags; of the class */
+    bool rest;                              /* everything else is in it */
+} Class;
+static Class *classes;                      /* stb_ds */
+static const char *class_question;          /* of the map in use */
+
+static const struct ClassMap { const char *name, *map, *question; } class_maps[] = {
+    /* MSDialog-Intent's tags for posts that ask: clarifying question, follow-up question, information request */
+    {"initiative", "yes=CQ,FQ,IR;no=*",
+     "Does the agent take the initiative in the next post, with a question of its own?"},
+    /* EmpatheticDialogues' emotions; anticipating, nostalgic, sentimental and surprised may be either */
+    {"valence",
+     "negative=afraid,angry,annoyed,anxious,apprehensive,ashamed,devastated,disappointed,disgusted,embarrassed,furious,"
+     "guilty,jealous,lonely,sad,terrified;"
+     "positive=caring,confident,content,excited,faithful,grateful,hopeful,impressed,joyful,prepared,proud,trusting",
+     "How does this person feel?"}};
+enum { CLASS_MAPS = sizeof class_maps / sizeof *class_maps };
+
+/* The text up to one of `ends`, and *s behind it. */
+static Str class_word(const char **s, const char *ends) {
+    Str word = trim((Str){*s, strcspn(*s, ends)});
+    *s += strcspn(*s, ends);
+    return word;
+}
+static void classes_parse(const char *text, const char *question) {
+    const char *s = text;
+    class_question = question;
+    for (int i = 0; i < CLASS_MAPS; i++)
+        if (!strcmp(text, class_maps[i].name)) { s = class_maps[i].map; class_question = class_maps[i].question; }
+    const char *todo = "give initiative, valence or NAME=TAG,TAG;NAME=* with two classes at least";
+    do {
+        Class k = {.name = class_word(&s, "=;")};
+        if (!k.name.n || *s++ != '=') die(2, "bad value '%s' of --classes; command line; %s", text, todo);
+        do {
+            Str tag = class_word(&s, ",;");
+            if (!tag.n) die(2, "bad value '%s' of --classes; command line; %s", text, todo);
+            if (same(tag, str("*"))) k.rest = true;
+            else { arrput(k.tags, tag); arrput(k.seen, 0); }
+            for (ptrdiff_t i = 0; i < arrlen(classes); i++) {
+                bool twice = same(classes[i].name, k.name) || (k.rest && classes[i].rest);
+                for (ptrdiff_t j = 0; j < arrlen(classes[i].tags); j++) twice |= same(classes[i].tags[j], tag);
+                if (twice) die(2, "'%.*s' is in two classes; --classes %s; name it once", (int)tag.n, tag.s, text);
+            }
+        } while (*s == ',' && *++s);
+        arrput(classes, k);
+    } while (*s == ';' && *++s);
+    if (*s || arrlen(classes) < 2) die(2, "bad value '%s' of --classes; command line; %s", text, todo);
+}
+/* The class of tags as "IR FQ": the first that has one of them, else the one for the rest; NULL: none. */
+static Class *class_of(Str tags) {
+    Class *found = NULL;
+    for (ptrdiff_t i = 0; i < arrlen(classes); i++)
+        for (ptrdiff_t j = 0; j < arrlen(classes[i].tags); j++)
+            for (size_t at = 0, n; at < tags.n; at += n + 1) {
+                for (n = 0; at + n < tags.n && !space(tags.s[at + n]);) n++;
+                if (!same(classes[i].tags[j], (Str){tags.s + at, n})) continue;
+                classes[i].seen[j]++;
+                if (!found) found = &classes[i];
+            }
+    for (ptrdiff_t i = 0; i < arrlen(classes) && !found; i++) if (classes[i].rest) found = &classes[i];
+    return found;
+}
+
+static void put_turns(Text *out, const char *name, const Turn *t, size_t n, bool labels);
+static void put_about(const Converter *c, Text *out);
+static void keep(Converter *c, Text *line, const Turn *prompt, size_t n, uint64_t group);
+/* A text, its label as the answer and as "label"; in text shape the label alone. group_by as for emit_grouped. */
+static bool emit_label(Converter *c, Str text, Str label, Str group_by) {
+    Text line = TEXT_EMPTY;
+    arrsetlen(c->turns, 0);
+    say(&c->turns, USER, text);
+    put_system(&c->turns);
+    say(&c->turns, ASSISTANT, label);
+    c->label = label;
+    size_t n = arrlenu(c->turns) - 1;
+    put_char(&line, '{');
+    if (is_text()) {
+        Text plain = TEXT_EMPTY;
+        put_plain(&plain, c->turns, n, false, false);
+        put(&line, str("\"text\": "));
+        put_json(&line, trim((Str){plain.at, plain.length}));
+        text_free(&plain);
+    } else {
+        put_turns(&line, "prompt", c->turns, n, false);
+        put(&line, str(", "));
+        put_turns(&line, "completion", &c->turns[n], 1, false);
+    }
+    put_about(c, &line);
+    keep(c, &line, c->turns, n, hash(o.seed, normalised(group_by)));
+    return true;
+}
+/* The same with the class of its tags, and a question with the classes' names behind the text. */
+static bool emit_class(Converter *c, Str text, Str tags, Str group_by) {
+    Class *k = class_of(tags);
+    Text asked = TEXT_EMPTY;
+    if (!k) { c->unclassed++; return true; }
+    k->rows++;
+    put(&asked, trim(text)); put(&asked, str("\n\n")); put(&asked, str(class_question));
+    put(&asked, str(" Answer with one of: "));
+    for (ptrdiff_t i = 0; i < arrlen(classes); i++) { put(&asked, str(i ? ", " : "")); put(&asked, classes[i].name); }
+    put_char(&asked, '.');
+    return emit_label(c, take(&asked), k->name, group_by);
+}
+/* What went where: "classes: yes = CQ FQ IR, 12 rows; no = everything else, 30 rows", and tags of the map in no row. */
+static void classes_print(void) {
+    for (ptrdiff_t i = 0; i < arrlen(classes); i++) {
+        fprintf(stderr, "%s%.*s =", i ? "; " : "classes: ", (int)classes[i].name.n, classes[i].name.s);
+        for (ptrdiff_t j = 0; j < arrlen(classes[i].tags); j++)
+            fprintf(stderr, " %.*s", (int)classes[i].tags[j].n, classes[i].tags[j].s);
+        fprintf(stderr, "%s, %zu rows", classes[i].rest ? " everything else" : "", classes[i].rows);
+    }
+    fprintf(stderr, "\n");
+    for (ptrdiff_t i = 0; i < arrlen(classes); i++)
+        for (ptrdiff_t j = 0; j < arrlen(classes[i].tags); j++)
+            if (!classes[i].seen[j])
+                fprintf(stderr, "note: no row has \"%.*s\", which --classes names\n", (int)classes[i].tags[j].n,
+                        classes[i].tags[j].s);
 }
 
 /* c->turns becomes one example, or with --each-reply one for every answer. An answer to nothing at the start and a
@@ -574,12 +700,11 @@ static bool dpo_row(Converter *c, const Json *row) {
 /* MSDialog, Complete or Intent: {"1": {"title": "...", "utterances": [{"actor_type": "User", "utterance": "It
    crashes."}, {"actor_type": "Agent", "utterance": "Which build?"}]}}
    -> {"messages": [{"role": "user", "content": "It crashes."}, {"role": "assistant", "content": "Which build?"}]}
-   With --labels every post that has "tags" (Intent: "OQ", or "PA FD") becomes a row: the posts up to it,
-       and its tags as the
-   answer
-   -> {"messages": [{"role": "user",
-                     "content": "User: It crashes.\nAgent: Which build?\n\nWhat does the last post do?"},
-       {"role": "assistant", "content": "IR"}], "label": "IR"} */
+   With --labels every post that has "tags" (Intent: "OQ", or "PA FD") becomes a row: the posts up to it, and its tags
+   as the answer
+   -> {"prompt": [{"role": "user",
+                   "content": "User: It crashes.\nAgent: Which build?\n\nWhat does the last post do?"}],
+       "completion": [{"role": "assistant", "content": "IR"}], "label": "IR"} */
 static bool msdialog_labels(Converter *c, const Json *dialog) {
     const Json *list = list_of(c, dialog, "utterances");
     Text so_far = TEXT_EMPTY;
@@ -597,19 +722,50 @@ static bool msdialog_labels(Converter *c, const Json *dialog) {
         Text copy = TEXT_EMPTY;
         put(&copy, (Str){so_far.at, so_far.length});
         put(&copy, str("\nWhat does the last post do?"));
-        arrsetlen(c->turns, 0);
-        say(&c->turns, USER, take(&copy));
-        say(&c->turns, ASSISTANT, trim(tags));
-        c->label = trim(tags);
-        ok = emit_grouped(c, &first);
+        ok = emit_label(c, take(&copy), trim(tags), first);
         rows++;
     }
     text_free(&so_far);
     return ok && (rows || fail(&c->err, "no post has \"tags\""));
 }
+/* With --classes every turn of the agent (posts of one person in a row are one) becomes a row: what was said before it,
+   and the class of its tags. */
+static bool msdialog_classes(Converter *c, const Json *dialog) {
+    const Json *list = list_of(c, dialog, "utterances");
+    Text so_far = TEXT_EMPTY, tags = TEXT_EMPTY;
+    Str first = {NULL, 0}, before = {NULL, 0};
+    bool ok = list != NULL, tagged = false, asked = false;
+    for (const Json *u = list ? list->child : NULL; u && ok; u = u->next) {
+        Str actor, text, tag;
+        ok = text_of(c, u, "actor_type", &actor) && optional_text(c, u, "utterance", &text) &&
+            optional_text(c, u, "tags", &tag);
+        bool user = ok && same(actor, str("User"));
+        if (ok && !user && !same(actor, str("Agent"))) ok = fail(&c->err, "unknown actor_type \"%.60s\"", actor.s);
+        if (!ok || !trim(text).n) continue;
+        tagged |= trim(tag).n > 0;
+        if (!first.n) first = text;
+        if (user && before.n) {             /* the agent's turn has ended */
+            if (tags.length) emit_class(c, before, (Str){tags.at, tags.length}, first);
+            before.n = 0;
+        } else if (!user && asked && !before.n) {
+            Text copy = TEXT_EMPTY;
+            put(&copy, (Str){so_far.at, so_far.length});
+            before = take(&copy);
+            text_cut(&tags, 0);
+        }
+        if (!user && trim(tag).n) { put(&tags, trim(tag)); put_char(&tags, ' '); }
+        asked |= user;
+        put(&so_far, actor); put(&so_far, str(": ")); put(&so_far, trim(text)); put(&so_far, str("\n"));
+    }
+    if (ok && before.n && tags.length) emit_class(c, before, (Str){tags.at, tags.length}, first);
+    text_free(&so_far);
+    text_free(&tags);
+    return ok && (tagged || fail(&c->err, "no post has \"tags\""));
+}
 static bool msdialog_row(Converter *c, const Json *dialog) {
     const Json *list = list_of(c, dialog, "utterances");
     if (o.labels) return msdialog_labels(c, dialog);
+    if (o.classes) return msdialog_classes(c, dialog);
     for (const Json *u = list ? list->child : NULL; u; u = u->next) {
         Str actor, text;
         c->untold += json_get(u, "tags") != NULL;
@@ -849,6 +1005,13 @@ static Str emotion_of(const Json *row) {
             return str(emotions[(int)n]);
     return (Str){NULL, 0};
 }
+/* With --classes: what the speaker begins with, and the class of the emotion. */
+static bool empathetic_emit(Converter *c) {
+    if (!o.classes) return emit(c);
+    if (!c->group.n) return fail(&c->err, "the conversation has no emotion");
+    if (!arrlen(c->turns) || c->turns[0].role != USER) return fail(&c->err, "the speaker does not begin");
+    return emit_class(c, c->turns[0].text, c->group, c->turns[0].text);
+}
 /* prompt,utterance_data,speaker_utterance,emotion,emotion_label,speaker_info  with  I got a job,I got a job!Great!
    Where?,I got a job!,8,joyful,"[0, 1]"
    -> {"messages": [{"role": "user", "content": "I got a job!"}, {"role": "assistant", "content": "Great! Where?"}]} */
@@ -874,7 +1037,7 @@ static bool empathetic_joined(Converter *c, const Json *row) {
         say_joined(&c->turns, who[i] ? ASSISTANT : USER,
                    unquoted((Str){text.s + starts[i], starts[i + 1] - starts[i]}));
     c->group = emotion_of(row);
-    return emit(c);
+    return empathetic_emit(c);
 }
 /* A row for each turn: conv_id,utterance_idx,prompt,utterance,label (the first release has speaker_idx too)
      hit:3_conv:6,1,I got a job,Guess what_comma_ I got a job!,8     and     hit:3_conv:6,2,I got a job,Great! Where?,8
@@ -921,7 +1084,7 @@ static void empathetic_run(Converter *c) {
             c->row = c->conversations[k].row;
             c->read--;                                       /* its rows were counted when they were read */
             c->group = c->conversations[k].emotion;
-            row_done(c, ok && emit(c));
+            row_done(c, ok && empathetic_emit(c));
         }
         arrfree(c->conversations);
         shfree(c->index);
@@ -990,6 +1153,42 @@ static void sample(Converter *c) {
     Lot *lots = lots_of(c, false);
     for (size_t i = o.sample; i < count; i++) c->examples[lots[i].index].part = -1;
     for (size_t i = 0; i < count; i++) if (c->examples[i].part >= 0) c->examples[left++] = c->examples[i];
+    arrsetlen(c->examples, left);
+    arrfree(lots);
+}
+
+/* --imbalance LABEL=N: N rows of that class for every row of the other; what is too many of one is left out by lot. */
+static void imbalance(Converter *c) {
+    const char *equal = strrchr(o.imbalance, '=');
+    char *end = NULL;
+    double ratio = equal ? strtod(equal + 1, &end) : 0;
+    Str name = {o.imbalance, equal ? (size_t)(equal - o.imbalance) : 0};
+    size_t many = 0, few = 0;
+    if (!equal || !name.n || end == equal + 1 || *end || !(ratio > 0) || !(ratio <= 1e6))
+        die(2, "bad value '%s' of --imbalance; command line; give LABEL=N as negative=3", o.imbalance);
+    Str other = {NULL, 0};
+    bool third = false;
+    for (ptrdiff_t i = 0; i < arrlen(c->examples); i++) {
+        Str label = c->examples[i].label;
+        bool is = same(label, name);
+        many += is, few += !is;
+        if (!is && !other.n) other = label;
+        third |= !is && !same(label, other);
+    }
+    if (!many || !few)
+        die(1, "%zu rows have the label %.*s, %zu another; --imbalance; both are needed", many, (int)name.n, name.s,
+            few);
+    if (third) die(2, "more than two labels; --imbalance; leave it out, or map them to two with --classes");
+    size_t want[2] = {(size_t)fmin((double)few, floor((double)many / ratio)),
+                      (size_t)fmin((double)many, floor((double)few * ratio))}, had[2] = {0, 0}, left = 0;
+    Lot *lots = lots_of(c, false);
+    for (ptrdiff_t i = 0; i < arrlen(lots); i++) {
+        Example *e = &c->examples[lots[i].index];
+        int is = same(e->label, name);
+        if (had[is]++ >= want[is]) e->part = -1;
+    }
+    for (ptrdiff_t i = 0; i < arrlen(c->examples); i++)
+        if (c->examples[i].part >= 0) c->examples[left++] = c->examples[i];
     arrsetlen(c->examples, left);
     arrfree(lots);
 }
@@ -1099,6 +1298,11 @@ static const struct {
      "dstc11: the reviews and FAQs that the label names as system message (knowledge.json is read only with this)"},
     {"labels", 'f', &o.labels, NULL,
      "msdialog: a row for every post with tags, which are the answer and its \"label\""},
+    {"classes", 't', &o.classes, "MAP",
+     "msdialog: a row for every turn of the agent, what was said before it and the class of its tags; empathetic: what "
+     "the speaker begins with and the class of the emotion. MAP: initiative, valence, or as 'yes=CQ,FQ,IR;no=*'. The "
+     "class is the answer and \"label\", for train --task causal_lm and classification; in text shape \"label\" alone"},
+    {"imbalance", 't', &o.imbalance, "LABEL=N", "of two labels: N rows of LABEL for every row of the other"},
     {"each-reply", 'f', &o.each_reply, NULL,
      "dialogues: an example for every reply, with all before it, instead of one for the conversation"},
     {"split", 't', &o.split, "PARTS",
@@ -1127,11 +1331,14 @@ static void help(void) {
     printf("\nOptions:\n");
     for (int i = 0; i < OPTIONS; i++)
         printf("  --%-14s %-6s %s\n", options[i].name, options[i].value ? options[i].value : "", options[i].help);
-    printf("\nOrder: read, leave out duplicates, --sample, --max-examples, --split. Malformed rows are skipped and "
-           "reported.\nExit status: 0 done, 1 a file or its data is at fault, 2 the command line is.\n\n"
+    printf("\nMaps of --classes:\n");
+    for (int i = 0; i < CLASS_MAPS; i++) printf("  %-14s %s\n", class_maps[i].name, class_maps[i].map);
+    printf("\nOrder: read, leave out duplicates, --imbalance, --sample, --max-examples, --split. Malformed rows are "
+           "skipped and reported.\nExit status: 0 done, 1 a file or its data is at fault, 2 the command line is.\n\n"
            "  data/convert dstc11 logs.json labels.json knowledge.json --with-knowledge --output dstc11.jsonl --split "
            "eval=0.1\n"
            "  data/convert empathetic train.csv --each-reply --dedup --dedup-against test.jsonl --output train.jsonl\n"
+           "  data/convert msdialog MSDialog-Intent.json --classes initiative --split eval=0.1 --output rows.jsonl\n"
            "  data/convert squad train-v2.0.json --shape prompt-completion --sample 5000 --seed 7 > squad.jsonl\n");
 }
 
@@ -1187,6 +1394,16 @@ int main(int argc, char **argv) {
     if (is_text() && c.format->row == dpo_row)
         die(2, "--shape text of preferences; command line; give messages or prompt-completion");
     if (o.labels && c.format->run != msdialog_run) die(2, "--labels is for msdialog; command line; leave it out");
+    if (o.classes && c.format->run != msdialog_run && c.format->run != empathetic_run)
+        die(2, "--classes is for msdialog and empathetic; command line; leave it out");
+    if (o.labels && o.classes) die(2, "--labels and --classes exclude each other; command line; give one of them");
+    if (o.imbalance && !o.labels && !o.classes)
+        die(2, "--imbalance without labels; command line; add --classes MAP");
+    if (o.each_reply && (o.labels || o.classes))
+        die(2, "--each-reply of rows with a label; command line; leave it out");
+    if (o.classes)
+        classes_parse(o.classes, c.format->run == msdialog_run ? "What does the agent's next post do?"
+                                                               : "How does this person feel?");
     if (o.with_knowledge && c.format->run != dstc11_run)
         die(2, "--with-knowledge is for dstc11; command line; leave it out");
     if (o.each_reply && !c.format->dialogue)
@@ -1210,6 +1427,7 @@ int main(int argc, char **argv) {
             "files",
             c.read, c.skipped, c.duplicates, c.known);
     size_t made = arrlenu(c.examples);
+    if (o.imbalance) imbalance(&c);
     sample(&c);
     if (arrlenu(c.examples) > o.max_examples) arrsetlen(c.examples, o.max_examples);
     if (o.split) split(&c, parts);
@@ -1220,10 +1438,12 @@ int main(int argc, char **argv) {
         fprintf(stderr, "%s%.*s %zu", p ? ", " : " (", (int)parts[p].name.n, parts[p].name.s, parts[p].count);
     fprintf(stderr, "%s, %zu skipped, %zu duplicates", o.split ? ")" : "", c.skipped, c.duplicates);
     if (o.against) fprintf(stderr, ", %zu in --dedup-against", c.known);
-    if (c.untold) fprintf(stderr, ", %zu tags left out (--labels makes rows of them)", c.untold);
+    if (c.untold) fprintf(stderr, ", %zu tags left out (--labels and --classes make rows of them)", c.untold);
+    if (c.unclassed) fprintf(stderr, ", %zu in no class", c.unclassed);
     if (c.without) fprintf(stderr, ", %zu without a response", c.without);
     if (made > arrlenu(c.examples)) fprintf(stderr, ", %zu not chosen", made - arrlenu(c.examples));
     fprintf(stderr, "\n");
+    if (o.classes) classes_print();
     arrfree(parts);
     return 0;
 }

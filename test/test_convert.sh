@@ -61,11 +61,51 @@ verdict "$(grep -q '"content": "It crashed\.[\\n ]*Help!"}, {"role": "assistant"
 cat >intent.json <<'X'
 {"1": {"utterances": [{"actor_type": "User", "utterance": "It crashed.", "tags": "OQ"}, {"actor_type": "Agent", "utterance": "Which build?", "tags": " IR FQ "}, {"actor_type": "User", "utterance": "7"}]}}
 X
-gives "msdialog --labels" '{"messages": [{"role": "user", "content": "User: It crashed.\n\nWhat does the last post do?"}, {"role": "assistant", "content": "OQ"}], "label": "OQ"}
-{"messages": [{"role": "user", "content": "User: It crashed.\nAgent: Which build?\n\nWhat does the last post do?"}, {"role": "assistant", "content": "IR FQ"}], "label": "IR FQ"}' \
+gives "msdialog --labels" '{"prompt": [{"role": "user", "content": "User: It crashed.\n\nWhat does the last post do?"}], "completion": [{"role": "assistant", "content": "OQ"}], "label": "OQ"}
+{"prompt": [{"role": "user", "content": "User: It crashed.\nAgent: Which build?\n\nWhat does the last post do?"}], "completion": [{"role": "assistant", "content": "IR FQ"}], "label": "IR FQ"}' \
     msdialog intent.json --labels
+gives "as text without the answer" '{"text": "User: It crashed.\n\nWhat does the last post do?", "label": "OQ"}
+{"text": "User: It crashed.\nAgent: Which build?\n\nWhat does the last post do?", "label": "IR FQ"}' \
+    msdialog intent.json --labels --shape text
+cat >turns.json <<'X'
+{"1": {"utterances": [{"actor_type": "Agent", "utterance": "Welcome", "tags": "GG"}, {"actor_type": "User", "utterance": "It crashed.", "tags": "CQ"}, {"actor_type": "Agent", "utterance": "Sorry", "tags": "GG"}, {"actor_type": "Agent", "utterance": "Which?", "tags": "PA  CQ"}, {"actor_type": "Agent", "utterance": " "}, {"actor_type": "User", "utterance": "7"}, {"actor_type": "Agent", "utterance": "Restart", "tags": "PA"}, {"actor_type": "User", "utterance": "Hm"}, {"actor_type": "Agent", "utterance": "Well"}]},
+ "2": {"utterances": [{"actor_type": "User", "utterance": "Hi"}, {"actor_type": "Agent", "utterance": "Hi"}]},
+ "3": {"utterances": [{"actor_type": "User", "utterance": "Hi"}, {"actor_type": "Bot", "utterance": "Hi", "tags": "CQ"}]}}
+X
+asks="Does the agent take the initiative in the next post, with a question of its own? Answer with one of: yes, no."
+gives "msdialog --classes initiative: what was said before the agent's turn, and whether it asks" '{"prompt": [{"role": "user", "content": "Agent: Welcome\nUser: It crashed.\n\n'"$asks"'"}], "completion": [{"role": "assistant", "content": "yes"}], "label": "yes"}
+{"prompt": [{"role": "user", "content": "Agent: Welcome\nUser: It crashed.\nAgent: Sorry\nAgent: Which?\nUser: 7\n\n'"$asks"'"}], "completion": [{"role": "assistant", "content": "no"}], "label": "no"}' \
+    msdialog turns.json --classes initiative
+"$convert" msdialog turns.json --classes initiative >out 2>err
+verdict "$(grep -q '^classes: yes = CQ FQ IR, 1 rows; no = everything else, 1 rows$' err && grep -q 'no row has "FQ"' err && grep -q 'row 2: no post has "tags"' err && grep -q 'row 3: unknown actor_type "Bot"' err; echo $?)" "the map is printed: $(grep ^classes err)"
+gives "a map of one's own" '{"prompt": "S\n\nAgent: Welcome\nUser: It crashed.\n\nWhat does the agent'"'"'s next post do? Answer with one of: thanks, answers.\n", "completion": "thanks", "label": "thanks"}
+{"prompt": "S\n\nAgent: Welcome\nUser: It crashed.\nAgent: Sorry\nAgent: Which?\nUser: 7\n\nWhat does the agent'"'"'s next post do? Answer with one of: thanks, answers.\n", "completion": "answers", "label": "answers"}' \
+    msdialog turns.json --classes 'thanks=GG; answers = PA' --shape prompt-completion --system S
+gives "empathetic --classes: what the speaker begins with" '{"text": "My dog is gone, sadly\n\nHow does this person feel? Answer with one of: low, high.", "group": "sad", "label": "low"}
+{"text": "I won\n\nHow does this person feel? Answer with one of: low, high.", "group": "joy", "label": "high"}' \
+    empathetic ed.csv --classes 'low=sad;high=joy,proud' --shape text
+"$convert" empathetic ed.csv --classes 'low=sad;high=proud' >out 2>err
+verdict "$([ "$(wc -l <out)" = 1 ] && grep -q '1 in no class' err && grep -q 'no row has "proud"' err; echo $?)" "what is in no class is counted: $(head -n 1 err)"
+for i in $(seq 100); do printf '%s,1,%s,p,1,opening %s,5|5,\n%s,2,x,p,2,reply,5|5,\n' $i "$([ $((i % 2)) = 0 ] && echo sad || echo proud)" $i $i; done | cat <(echo conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags) - >even.csv
+for want in "sad=3 16 50" "sad=0.5 50 25" "sad=1 50 50" "proud=4 50 12"; do
+    set -- $want
+    "$convert" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance $1 --shape text >out 2>err
+    verdict "$([ "$(grep -c '"label": "proud"' out)" = $2 ] && [ "$(grep -c '"label": "sad"' out)" = $3 ]; echo $?)" "--imbalance $1 of 50 and 50: $(grep -c '"label": "sad"' out) sad, $(grep -c '"label": "proud"' out) proud"
+done
+"$convert" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance sad=3 --shape text --seed 9 >other 2>err
+"$convert" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance sad=3 --shape text >again 2>err
+verdict "$([ "$(wc -l <other)" = 66 ] && ! cmp -s other again; echo $?)" "who is left out is drawn by the seed"
+refused "a label that no row has" 1 "0 rows have the label glad" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance glad=3
+refused "an imbalance of three" 2 "more than two labels" msdialog turns.json --labels --imbalance GG=2
+for bad in sad sad= =3 sad=0 sad=-1 sad=x sad=nan; do refused "--imbalance $bad" 2 "LABEL=N" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance $bad; done
+for bad in yes yes=a "yes=a;" "yes=a;no" "=a;no=b" "yes=;no=b" "yes=a,;no=b" ""; do refused "--classes '$bad'" 2 "two classes at least" msdialog intent.json --classes "$bad"; done
+for bad in "a=x;b=x" "a=x;a=y" "a=*;b=*"; do refused "--classes '$bad'" 2 "in two classes" msdialog intent.json --classes "$bad"; done
+refused "--classes of another format" 2 "msdialog and empathetic" alpaca alpaca.jsonl --classes initiative
+refused "--classes with --labels" 2 "exclude each other" msdialog intent.json --classes initiative --labels
+refused "--imbalance without labels" 2 "add --classes" empathetic even.csv --imbalance sad=3
+refused "--each-reply of labels" 2 "rows with a label" msdialog intent.json --labels --each-reply
 "$convert" msdialog intent.json >out 2>err
-verdict "$(grep -q '2 tags left out (--labels' err; echo $?)" "without --labels the tags are counted: $(tail -n 1 err)"
+verdict "$(grep -q '2 tags left out (--labels' err; echo $?)" "without --labels and --classes the tags are counted: $(tail -n 1 err)"
 refused "--labels of posts without tags" 1 "no post has" msdialog ms.json --labels --strict
 refused "--labels of another format" 2 "msdialog" alpaca alpaca.jsonl --labels
 refused "preferences as text" 2 "--shape text" dpo alpaca.jsonl --shape text
