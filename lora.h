@@ -584,11 +584,18 @@ typedef struct Trainable {
     TensorKind kind;                        /* which tensor it is */
     int layer, place;                       /* as in TensorSpec; of A and B, too */
     Weight base;                            /* the model's own tensor, as its file has it; data NULL: A or B */
+    size_t moment;                          /* where its moments begin in adam_m and adam_v */
+    bool eight_bits;                        /* they are a code an element, then absmax: adamw_8bit_update */
 } Trainable;
 size_t trainable_count(const Trainable *t);                /* elements */
 
 /* The norms of a layer that an adapter trains, and their gradients; NULL: the model's. */
 typedef struct TrainedNorms { const float *norm[NORM_COUNT]; float *d_norm[NORM_COUNT]; } TrainedNorms;
+
+/* What keeps AdamW's moments: fp32, or as bitsandbytes' 8-bit AdamW under transformers' Trainer: 8 bits of a tensor with
+   at least 4096 elements that is no embedding (a quarter of the memory), fp32 of the others. */
+typedef enum { OPTIMIZER_ADAMW, OPTIMIZER_ADAMW_8BIT, OPTIMIZER_COUNT } OptimizerType;
+extern const char *const optimizer_name[OPTIMIZER_COUNT];  /* "adamw", "adamw_8bit" */
 
 /* What is trained beside one Model, which it leaves as it is: any number of adapters may stand over one. Four identical
    arenas, so that zeroing, clipping and AdamW are flat ranges. Of a tensor of the model that is trained itself, `param`
@@ -603,13 +610,15 @@ typedef struct Adapter {
     Weight embed, head;                     /* [V,C] copies; rows 0: the model's */
     const float *final_norm;                /* [C] copy, or NULL: the model's */
     float *d_embed, *d_head, *d_final_norm; /* in `grad`, or NULL; the same matrix of a tied model without LoRA */
-    float *param, *grad, *adam_m, *adam_v;  /* [param_count] */
-    size_t param_count;
+    float *param, *grad;                    /* [param_count] */
+    float *adam_m, *adam_v;                 /* [moment_count]: the same, but for 8 bits, which take less */
+    size_t param_count, moment_count;
     float *initial;                         /* PiSSA, OLoRA: [param_count] in ordinary memory, the adapter that every
                                                Lora.rest is without; else NULL */
     void *rest_arena, *packed_arena, *copy_arena;     /* every Lora.rest of PiSSA in fp32; Lora.packed; the copies */
     size_t rest_bytes, packed_bytes, copy_bytes;
     const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
+    OptimizerType optim;                    /* to be set before adapter_attach and adapter_load */
     int adam_step;                          /* optimizer steps taken */
     float loss_scale;                       /* factor on every gradient of the backward pass, taken out again by the
                                                optimizer: 1 except with fp16 */
@@ -683,7 +692,7 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
 bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
 /* Where a file of an adapter folder is, also after a crash between its two renames: path[size]. */
 void adapter_file(char *path, size_t size, const char *folder, const char *name);
-/* Gives back what it holds; *a is zeroed but for `about`. */
+/* Gives back what it holds; *a is zeroed but for `about` and `optim`. */
 void adapter_drop(Adapter *a);
 /* To be called by whoever writes to a->param past the functions above. */
 void adapter_changed(Adapter *a);
@@ -707,6 +716,11 @@ void adapter_zero_grad(Adapter *a);
 double adapter_grad_norm(const Adapter *a);
 /* Name in the safetensors file of the parameter at `index` of the arenas: for messages. */
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes);
+
+/* Factors on the learning rate. LoRA+ (Hayou et al. 2024): that of B, and of norms and biases beside it, as
+   peft/optimizers/loraplus.py groups them; embedding_rate: of a trained embedding and head. 1: none; else it is an error
+   where nothing of the kind is trained. */
+bool adapter_rates(Adapter *a, double lora_plus_ratio, double embedding_rate, Error *err);
 
 /* AdamW and clipping; max_grad_norm 0: none. */
 typedef struct Optimizer { double beta1, beta2, epsilon, weight_decay, max_grad_norm; } Optimizer;
@@ -748,7 +762,9 @@ extern const char *const nonfinite_name[NONFINITE_COUNT];
 #define TRAIN_DECIDES(_) \
     _(double, learning_rate) _(Schedule, lr_scheduler_type) _(double, weight_decay) _(double, max_grad_norm) \
     _(double, adam_beta1) _(double, adam_beta2) _(double, adam_epsilon) \
-    _(int, per_device_train_batch_size) _(int, gradient_accumulation_steps) _(int64_t, seed) _(bool, shuffle)
+    _(int, per_device_train_batch_size) _(int, gradient_accumulation_steps) _(int64_t, seed) _(bool, shuffle) \
+    _(OptimizerType, optim) _(TrainGiven, lora_plus_ratio) _(TrainGiven, embedding_learning_rate)
+typedef double TrainGiven;                  /* 0: it was not given, and then nothing tells of it */
 
 /* Names, meanings and defaults are those of TRL's SFTConfig and PEFT's LoraConfig unless a comment says otherwise.
    train_defaults fills in the embedded default's. */
@@ -2277,7 +2293,9 @@ void model_memory(const Model *m, const Adapter *a, MemoryTable *table) {
     size_t arena = a ? a->param_count * sizeof(float) : 0;
     memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + (a ? a->rest_bytes : 0));
     memory_add(table, "adapter and its gradient", 2 * arena);
-    memory_add(table, "AdamW moments", 2 * arena);
+    bool eight_bits = a && a->optim == OPTIMIZER_ADAMW_8BIT;
+    memory_add(table, eight_bits ? "AdamW moments in 8 bits" : "AdamW moments",
+               a ? 2 * a->moment_count * sizeof(float) : 0);
     if (a && a->packed_bytes) memory_add(table, "adapter for the matrix products", a->packed_bytes);
 }
 
@@ -2665,6 +2683,11 @@ static bool adapter_trains(const LoraConfig *c, const TensorSpec *t, int index) 
 
 size_t trainable_count(const Trainable *t) { return (size_t)t->shape[0] * (size_t)(t->shape[1] ? t->shape[1] : 1); }
 
+/* Moments in 8 bits lie in the arenas as so many floats' worth of codes, then one absmax a block. */
+enum { ADAMW_8BIT_LEAST = 4096 };           /* elements of a tensor; smaller ones keep 32 bits */
+static size_t adamw_code_words(size_t count) { return (count + sizeof(float) - 1) / sizeof(float); }
+static size_t adamw_blocks(size_t count) { return (count + ADAMW_BLOCK - 1) / ADAMW_BLOCK; }
+
 /* Adds a tensor to the list. */
 static Trainable *adapter_train(Adapter *a, const char *name, TensorKind kind, int layer, int place, int64_t rows,
                                 int64_t cols) {
@@ -2678,8 +2701,12 @@ static Trainable *adapter_train(Adapter *a, const char *name, TensorKind kind, i
     t.kind = kind;
     t.layer = layer;
     t.place = place;
+    size_t count = trainable_count(&t);
+    t.moment = a->moment_count;
+    t.eight_bits = a->optim == OPTIMIZER_ADAMW_8BIT && count >= ADAMW_8BIT_LEAST && kind != TENSOR_EMBED;
     arrput(a->list, t);
-    a->param_count += trainable_count(&t);
+    a->param_count += count;
+    a->moment_count += t.eight_bits ? adamw_code_words(count) + adamw_blocks(count) : count;
     return &arrlast(a->list);
 }
 
@@ -2745,7 +2772,9 @@ static void adapter_rule_tensors(Adapter *a) {
 void adapter_drop(Adapter *a) {
     size_t bytes = a->param_count * sizeof(float);
     const char *about = a->about;
+    OptimizerType optim = a->optim;
     backend_free(a->param, bytes); backend_free(a->grad, bytes);
+    bytes = a->moment_count * sizeof(float);
     backend_free(a->adam_m, bytes); backend_free(a->adam_v, bytes);
     backend_free(a->rest_arena, a->rest_bytes);
     backend_free(a->packed_arena, a->packed_bytes);
@@ -2759,6 +2788,7 @@ void adapter_drop(Adapter *a) {
     arrfree(a->config.tensors);
     memset(a, 0, sizeof *a);
     a->about = about;
+    a->optim = optim;
 }
 
 /* A trained matrix as the ops read it: *w, its packed and, where rows of it are looked up in a table, its data at
@@ -2885,7 +2915,8 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
     float **arenas[] = {&a->param, &a->grad, &a->adam_m, &a->adam_v};
     bool ok = (!a->packed_bytes || (a->packed_arena = backend_alloc(a->packed_bytes))) &&
               (!a->copy_bytes || (a->copy_arena = backend_alloc(a->copy_bytes)));
-    for (int i = 0; i < 4 && ok; i++) ok = (*arenas[i] = (float *)backend_alloc(a->param_count * sizeof(float)));
+    for (int i = 0; i < 4 && ok; i++)
+        ok = (*arenas[i] = (float *)backend_alloc((i < 2 ? a->param_count : a->moment_count) * sizeof(float)));
     if (!ok) return fail(err, "out of memory for %zu trained parameters; %s", a->param_count,
                          config->train & ~TRAIN_LORA ? "--train; train less: last:N, or lora"
                                                      : "--lora-r; choose a smaller rank");
@@ -4267,17 +4298,43 @@ bool adapter_save(const Adapter *a, const char *folder, Error *err) {
 
 static const float OPTIMIZER_LOSS_SCALE_MAX = 0x1p40f;
 
-/* Ranges of the arenas whose trainables have the same rate and decay: AdamW is one call for each. */
+const char *const optimizer_name[OPTIMIZER_COUNT] = {"adamw", "adamw_8bit"};
+
+/* Ranges of the arenas whose trainables have the same rate and decay: AdamW is one call for each; with 8 bits one for
+   each tensor, as a block ends with it. */
 static void optimizer_update(Adapter *a, const Optimizer *o, double rate, float grad_scale) {
     ptrdiff_t count = arrlen(a->list);
     for (ptrdiff_t i = 0, next; i < count; i = next) {
-        const Trainable *t = &a->list[i];
-        for (next = i + 1; next < count && a->list[next].rate == t->rate && a->list[next].decay == t->decay;) next++;
-        size_t begin = t->offset, end = next < count ? a->list[next].offset : a->param_count;
-        adamw_update(a->param + begin, a->adam_m + begin, a->adam_v + begin, a->grad + begin, end - begin, grad_scale,
-                     (float)(rate * (double)t->rate), (float)o->beta1, (float)o->beta2, (float)o->epsilon,
-                     (float)(o->weight_decay * (double)t->decay), a->adam_step);
+        const Trainable *t = &a->list[i], *n = t + 1;
+        for (next = i + 1; next < count && !t->eight_bits && !n->eight_bits && n->rate == t->rate &&
+                           n->decay == t->decay; n++) next++;
+        size_t begin = t->offset, size = (next < count ? n->offset : a->param_count) - begin;
+        float *param = a->param + begin, *m = a->adam_m + t->moment, *v = a->adam_v + t->moment;
+        float lr = (float)(rate * (double)t->rate), decay = (float)(o->weight_decay * (double)t->decay);
+        float beta1 = (float)o->beta1, beta2 = (float)o->beta2, epsilon = (float)o->epsilon;
+        size_t codes = adamw_code_words(size);
+        if (t->eight_bits)
+            adamw_8bit_update(param, (uint8_t *)m, (uint8_t *)v, m + codes, v + codes, a->grad + begin, size,
+                              grad_scale, lr, beta1, beta2, epsilon, decay, a->adam_step);
+        else adamw_update(param, m, v, a->grad + begin, size, grad_scale, lr, beta1, beta2, epsilon, decay,
+                          a->adam_step);
     }
+}
+
+bool adapter_rates(Adapter *a, double lora_plus_ratio, double embedding_rate, Error *err) {
+    bool pairs = false, embeddings = false;
+    for (ptrdiff_t i = 0; i < arrlen(a->list); i++) {
+        Trainable *t = &a->list[i];
+        bool b = t->kind == TENSOR_LORA_B, embedding = t->kind == TENSOR_EMBED || t->kind == TENSOR_HEAD;
+        t->rate = (float)(b || !t->shape[1] ? lora_plus_ratio : embedding ? embedding_rate : 1);
+        pairs |= b;
+        embeddings |= embedding;
+    }
+    if (lora_plus_ratio != 1 && !pairs)
+        return fail(err, "a ratio of rates, but no A and B are trained; --lora-plus-ratio; leave it out");
+    return embedding_rate == 1 || embeddings ||
+           fail(err, "a rate of the embedding, but neither it nor the head is trained; --embedding-learning-rate; leave "
+                     "it out");
 }
 
 StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate, double *norm) {
@@ -4945,7 +5002,8 @@ static void run_identify(Run *run) {
 /* What decides a run's numbers beside model, data and adapter: the options of TRAIN_DECIDES; warm-up and length of the
    run as the numbers of steps that they came to. What is not here (paths, logging, saving) may differ from one part of
    a run to the next. */
-typedef enum { RUN_DECIDES_int, RUN_DECIDES_int64_t, RUN_DECIDES_bool, RUN_DECIDES_double, RUN_DECIDES_Schedule } RunDecidesType;
+typedef enum { RUN_DECIDES_int, RUN_DECIDES_int64_t, RUN_DECIDES_bool, RUN_DECIDES_double, RUN_DECIDES_TrainGiven,
+               RUN_DECIDES_Schedule, RUN_DECIDES_OptimizerType } RunDecidesType;
 static const struct { const char *name; RunDecidesType type; bool of_plan; size_t at; } run_decides[] = {
 #define OPTION(type, name) {#name, RUN_DECIDES_##type, false, offsetof(TrainOptions, name)},
     TRAIN_DECIDES(OPTION)
@@ -4975,7 +5033,13 @@ static void checkpoint_identity(Text *t, const Run *run) {
         case RUN_DECIDES_int64_t: json_print(t, name, "%lld", (long long)*(const int64_t *)at); break;
         case RUN_DECIDES_bool: json_print(t, name, "%d", *(const bool *)at); break;
         case RUN_DECIDES_double: json_print(t, name, "%.12g", *(const double *)at); break;
+        case RUN_DECIDES_TrainGiven:
+            if (*(const TrainGiven *)at > 0) json_print(t, name, "%.12g", *(const TrainGiven *)at);
+            break;
         case RUN_DECIDES_Schedule: json_string(t, name, schedule_name[*(const Schedule *)at]); break;
+        case RUN_DECIDES_OptimizerType:
+            if (*(const OptimizerType *)at) json_string(t, name, optimizer_name[*(const OptimizerType *)at]);
+            break;
         }
     }
 }
@@ -5126,14 +5190,14 @@ static void run_tidy(const char *output) {
     if (d) closedir(d);
 }
 
-/* Of the moments [param_count], the adapter and its configuration; the text of checkpoint.json behind its first line
+/* Of the moments [moment_count], the adapter and its configuration; the text of checkpoint.json behind its first line
    comes after them. */
 static bool checkpoint_hash(uint64_t *hash, const Adapter *a, const float *first, const float *second,
                             const char *folder, Error *err) {
-    size_t bytes = a->param_count * sizeof(float), length;
+    size_t bytes = a->param_count * sizeof(float), moments = a->moment_count * sizeof(float), length;
     float *param = (float *)must_alloc(bytes);
     backend_download(param, a->param, bytes);
-    *hash = hash_bytes(hash_bytes(hash_bytes(HASH_START, first, bytes), second, bytes), param, bytes);
+    *hash = hash_bytes(hash_bytes(hash_bytes(HASH_START, first, moments), second, moments), param, bytes);
     free(param);
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "adapter_config.json");
@@ -5143,19 +5207,23 @@ static bool checkpoint_hash(uint64_t *hash, const Adapter *a, const float *first
     return text != NULL;
 }
 
-/* Writes optimizer.safetensors: AdamW's two moments, [param_count] each. *hash: what checkpoint_hash says of it. */
+/* The moments' names in optimizer.safetensors; what is "F32" of those in 8 bits are the bits of the arenas. */
+static const char *const *checkpoint_moment_names(const Adapter *a) {
+    static const char *const names[OPTIMIZER_COUNT][2] = {{"adam_m", "adam_v"}, {"adam_m_8bit", "adam_v_8bit"}};
+    return names[a->optim];
+}
+/* Writes optimizer.safetensors: AdamW's two moments, [moment_count] each. *hash: what checkpoint_hash says of it. */
 static bool checkpoint_moments_write(const Run *run, const char *folder, uint64_t *hash, Error *err) {
     const Adapter *a = &run->adapter;
-    size_t bytes = a->param_count * sizeof(float);
+    size_t bytes = a->moment_count * sizeof(float);
     float *first = (float *)must_alloc(bytes), *second = (float *)must_alloc(bytes);
     backend_download(first, a->adam_m, bytes);
     backend_download(second, a->adam_v, bytes);
-    static const char *const names[2] = {"adam_m", "adam_v"};
     const float *const data[2] = {first, second};
-    const int64_t shapes[2][2] = {{(int64_t)a->param_count, 1}, {(int64_t)a->param_count, 1}};
+    const int64_t shapes[2][2] = {{(int64_t)a->moment_count, 1}, {(int64_t)a->moment_count, 1}};
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "optimizer.safetensors");
-    bool ok = safetensors_write(path, names, data, shapes, 2, err) &&
+    bool ok = safetensors_write(path, checkpoint_moment_names(a), data, shapes, 2, err) &&
               checkpoint_hash(hash, a, first, second, folder, err);
     free(first);
     free(second);
@@ -5332,23 +5400,24 @@ static bool checkpoint_history(Run *run, TrainResult *result, const Json *root) 
     return true;
 }
 
-/* AdamW's moments [param_count] from optimizer.safetensors; *hash: what checkpoint_hash says of them. */
+/* AdamW's moments [moment_count] from optimizer.safetensors; *hash: what checkpoint_hash says of them. */
 static bool checkpoint_moments_read(Run *run, const char *folder, uint64_t *hash, Error *err) {
     Adapter *a = &run->adapter;
-    int64_t count = (int64_t)a->param_count;
+    const char *const *names = checkpoint_moment_names(a);
+    int64_t count = (int64_t)a->moment_count;
     TensorSet set;
     memset(&set, 0, sizeof set);
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "optimizer.safetensors");
     bool ok = tensors_add_file(&set, path, err);
-    const Tensor *first = ok ? tensors_get(&set, "adam_m", count, 1, err) : NULL;
-    const Tensor *second = first ? tensors_get(&set, "adam_v", count, 1, err) : NULL;
+    const Tensor *first = ok ? tensors_get(&set, names[0], count, 1, err) : NULL;
+    const Tensor *second = first ? tensors_get(&set, names[1], count, 1, err) : NULL;
     ok = second != NULL;
     if (ok && (first->dtype != DTYPE_F32 || second->dtype != DTYPE_F32))
         ok = fail(err, "the moments are not F32; %s; resume from an earlier checkpoint", path);
     if (ok) {
-        backend_upload(a->adam_m, first->data, a->param_count * sizeof(float));
-        backend_upload(a->adam_v, second->data, a->param_count * sizeof(float));
+        backend_upload(a->adam_m, first->data, a->moment_count * sizeof(float));
+        backend_upload(a->adam_v, second->data, a->moment_count * sizeof(float));
         ok = checkpoint_hash(hash, a, (const float *)first->data, (const float *)second->data, folder, err);
     }
     tensors_close(&set);
@@ -5735,9 +5804,12 @@ static bool run_open_model(Run *run, const ModelConfig *config, const char *star
     run_phase(run, "loading %s", o->model);
     if (mine && !(run->plan_only ? model_plan(&run->own, o->model, err) : model_open(&run->own, o->model, err)))
         return false;
+    a->optim = o->optim;
     if (!(start ? adapter_load(a, run->model, start, err)
                 : adapter_attach(a, run->model, &o->lora, (uint64_t)o->seed, err))) return false;
     if (start) a->config.lora_dropout = o->lora.lora_dropout;
+    double embedding = o->embedding_learning_rate > 0 ? o->embedding_learning_rate / o->learning_rate : 1;
+    if (!adapter_rates(a, o->lora_plus_ratio > 0 ? o->lora_plus_ratio : 1, embedding, err)) return false;
     memory_add(&run->memory, name, before);
     return true;
 }

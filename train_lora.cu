@@ -2930,7 +2930,13 @@ static const Option option_table[] = {
     {"layers-to-transform", TEXT(layers_to_transform), RUN, NULL,
      "comma list of layers and ranges, as 0,4-7; all when not given"},
     HEADING("The optimizer"),
+    {"optim", CHOICE(train.optim, optimizer_name, OPTIMIZER_COUNT), RUN, "adamw",
+     "adamw_8bit keeps the moments in a quarter of the memory, as bitsandbytes does"},
     {"learning-rate", NUMBER(train.learning_rate, 0, 1e30), RUN, "2e-4", "peak learning rate"},
+    {"lora-plus-ratio", NUMBER(train.lora_plus_ratio, 1e-3, 1e6), RUN, NULL,
+     "LoRA+: the learning rate of B is so many times that of A (not given: the same)"},
+    {"embedding-learning-rate", NUMBER(train.embedding_learning_rate, 1e-30, 1e30), RUN, NULL,
+     "peak learning rate of a trained embedding and head (not given: learning-rate)"},
     {"lr-scheduler-type", CHOICE(train.lr_scheduler_type, schedule_name, SCHEDULE_COUNT), RUN, "linear", "schedule"},
     {"warmup-steps", INTEGER(train.warmup_steps, 0, 1e9), RUN, "0",
      "optimizer steps of warm-up (wins over the ratio)"},
@@ -3117,7 +3123,9 @@ static const Synonym synonym_table[] = {
     {"lora-modules-to-save|additional-target", "modules-to-save", NULL},
     {"finetuning-type|full-finetuning|freeze|freeze-layers|unfreeze-layers|num-layers|fine-tune-type|freeze-trainable-layers",
      "train", "--train full, or last:N"},
-    {"use-dora|dora|lora-plus-ratio|loraplus-lr-ratio|neftune-noise-alpha", NULL, "LoRA and rsLoRA are what there is"},
+    {"use-dora|dora|neftune-noise-alpha", NULL, "LoRA, rsLoRA, LoRA+, PiSSA and OLoRA are what there is"},
+    {"loraplus-lr-ratio|loraplus-ratio|loraplus|lora-plus|use-loraplus", "lora-plus-ratio", NULL},
+    {"loraplus-lr-embedding|embedding-lr|embedding-rate", "embedding-learning-rate", NULL},
     {"init|lora-init|pissa|use-pissa|use-olora|pissa-init|init-lora", "init-lora-weights", NULL},
     {"lr|max-lr|peak-lr", "learning-rate", NULL},
     {"scheduler|lr-scheduler|lr-schedule", "lr-scheduler-type", NULL},
@@ -3135,11 +3143,16 @@ static const Synonym synonym_table[] = {
     {"beta2", "adam-beta2", NULL},
     {"eps|epsilon", "adam-epsilon", NULL},
     {"random-seed|data-seed", "seed", NULL},
-    {"optim|optimizer", NULL, "the optimizer is AdamW, as adamw_torch"},
     {"task-type", "task", NULL},
     {"label-column|label-column-name|label-name|text-column-names", NULL,
      "the columns are called text and label: rename them in the data file"},
     {"num-labels|label-list", NULL, "the labels of the training data are the classes"},
+    {"optimizer|optimizer-name|optimizer-type", "optim", NULL},
+    {"optim=adamw_hf|optim=adamw_torch_4bit|optim=adamw_torch_8bit|optim=adamw_anyprecision|optim=stable_adamw", NULL,
+     "that AdamW has other numbers than PyTorch's and bitsandbytes'"},
+    {"optim=adafactor|optim=sgd|optim=adam|optim=lion|optim=lion_32bit|optim=lion_8bit|optim=paged_lion_8bit|optim=muon|"
+     "optim=galore_adamw|optim=apollo_adamw|optim=lomo|optim=adalomo|optim=schedule_free_adamw|optim=rmsprop|"
+     "optim=adagrad|optim=ademamix|optim=ademamix_8bit", NULL, "AdamW is the optimizer; adamw_8bit needs less memory"},
     {"beta|dpo-beta|loss-type|rpo-alpha", NULL, "preference training (DPO) is not there yet"},
     {"evaluation-strategy|do-eval", "eval-strategy", NULL},
     {"early-stopping|patience", "early-stopping-patience", NULL},
@@ -3186,15 +3199,26 @@ static const Synonym *synonym_find(const char *word, const Verb *verb) {
     return NULL;
 }
 
-/* Other words for a value. */
-static const struct { const char *option, *word, *value; } value_table[] = {
-    {"task", "CAUSAL_LM", "causal_lm"}, {"task", "SEQ_CLS", "classification"},
-    {"task", "sequence_classification", "classification"}, {"task", "reward_modeling", "reward"}};
+/* Other words for a choice's value: Hugging Face's. why: what is to be said of it, or NULL. */
+static const struct { const char *option, *words, *value, *why; } value_table[] = {
+    {"task", "CAUSAL_LM", "causal_lm", NULL},
+    {"task", "SEQ_CLS|sequence_classification", "classification", NULL},
+    {"task", "reward_modeling", "reward", NULL},
+    {"optim", "adamw_torch|adamw_torch_fused|adamw_torch_xla|adamw_torch_npu_fused", "adamw", "the same numbers"},
+    {"optim", "paged_adamw|paged_adamw_32bit", "adamw", "the same numbers; all memory is taken before the first step"},
+    {"optim", "adamw_bnb_8bit", "adamw_8bit", "the same numbers"},
+    {"optim", "paged_adamw_8bit", "adamw_8bit", "the same numbers; all memory is taken before the first step"},
+};
 /* Position of a value among the option's names; an error where it is none of them. */
 static int option_choice(const Option *d, const char *value, const char *where) {
     int count = names_count(d);
-    for (size_t i = 0; i < sizeof value_table / sizeof *value_table; i++)
-        if (!strcmp(d->name, value_table[i].option) && !strcmp(value, value_table[i].word)) value = value_table[i].value;
+    for (size_t i = 0; i < sizeof value_table / sizeof *value_table; i++) {
+        if (strcmp(d->name, value_table[i].option) || !one_of(value_table[i].words, value)) continue;
+        if (value_table[i].why)
+            complain_of("note", "--%s %s is %s: %s", d->name, value, value_table[i].value, value_table[i].why);
+        value = value_table[i].value;
+        break;
+    }
     for (int i = 0; i < count; i++) if (!strcmp(value, d->names[i])) return i;
     char word[128];
     Text list = TEXT_EMPTY;
@@ -3704,6 +3728,10 @@ static void options_check(const Options *o) {
          "--sample-prompts without evaluation data; command line; they are answered at every evaluation: add "
          "--eval-data FILE or --eval-split 0.1"},
         {t->resume_force && !t->resume, "--resume-force without --resume; command line; say what to resume"},
+        {t->embedding_learning_rate > 0 && !(t->learning_rate > 0),
+         "--embedding-learning-rate beside --learning-rate 0; command line; it is a share of that rate: give one"},
+        {t->lora.init && t->init_adapter,
+         "--init-lora-weights and --init-adapter exclude each other; command line; an adapter begins where it is"},
         {t->resume && t->init_adapter,
          "--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter"},
         {o->dry_run && !arrlen(o->sweep),
@@ -4041,9 +4069,13 @@ static void print_files(Screen *screen, const TrainOptions *o, const Dataset *tr
 /* How, and in how much memory. */
 static void print_plan(const TrainOptions *o, const MemoryTable *memory, int64_t total_steps) {
     int accumulation = o->gradient_accumulation_steps, batch = o->per_device_train_batch_size;
+    char of_others[64] = "";
+    if (o->lora_plus_ratio > 0)
+        snprintf(of_others, sizeof of_others, " (of B %g)", o->lora_plus_ratio * o->learning_rate);
     if (o->data)
-        printf("%-8s %lld steps of %d x %d examples, learning rate %g %s, seed %lld\n", "run", (long long)total_steps,
-               accumulation, batch, o->learning_rate, schedule_name[o->lr_scheduler_type], (long long)o->seed);
+        printf("%-8s %lld steps of %d x %d examples, learning rate %g %s%s, seed %lld\n", "run", (long long)total_steps,
+               accumulation, batch, o->learning_rate, schedule_name[o->lr_scheduler_type], of_others,
+               (long long)o->seed);
     else printf("%-8s %d x %d examples of %d tokens\n", "run", accumulation, batch, o->data_options.max_length);
     if (o->fit)
         printf("%-8s %d x %d examples, --recompute %s\n", "fit", accumulation, batch, recompute_name[o->recompute]);

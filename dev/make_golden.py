@@ -4,6 +4,7 @@
     python dev/make_golden.py models      tiny models, adapters, logits, loss, gradients; `models NAME ...`: those alone
     python dev/make_golden.py adapters    adapters as other people write them, and the logits that PEFT has with them
     python dev/make_golden.py trl         whole SFTTrainer runs, step by step; `trl NAME ...`: those alone
+    python dev/make_golden.py adamw_8bit  steps of bitsandbytes' AdamW8bit
     python dev/make_golden.py labels      what SFTTrainer puts in the loss of pairs and of tokenised rows
     python dev/make_golden.py randperm    torch.randperm sequences
     python dev/make_golden.py trl_evaluation  SFTTrainer.evaluate(), with and without packing
@@ -51,6 +52,7 @@ os.chdir(HERE.parent)  # paths written into the files are relative to the reposi
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from peft.optimizers import create_loraplus_optimizer  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModelForCausalLM,
@@ -361,6 +363,13 @@ RUNS = {
     "trl_olora": dict(model="mistral", n=30, full=0.2, data_seed=6, init="olora", args=dict(
         num_train_epochs=5, learning_rate=1e-3),
         lora=dict(r=3, lora_alpha=12, use_rslora=True, target_modules=["k_proj", "up_proj"])),
+    # moments in 8 bits; v_proj's tensors and q_proj's A in layer 1 are below 4096 elements and keep 32
+    "trl_adamw_8bit": dict(model="qwen3", n=30, full=0.2, data_seed=8, start=dict(
+        r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], rank_pattern={"layers.0.self_attn.q_proj": 128}),
+        args=dict(num_train_epochs=5, learning_rate=2e-3, weight_decay=0.1, warmup_steps=2, optim="adamw_bnb_8bit")),
+    # B learns 8 times as fast as A
+    "trl_loraplus": dict(model="qwen2", n=30, full=0.2, data_seed=7, loraplus_lr_ratio=8, args=dict(
+        num_train_epochs=5, learning_rate=1e-3, weight_decay=0.1, lr_scheduler_type="cosine")),
 }
 
 
@@ -396,6 +405,52 @@ def tiny_tokenizer(vocab):
                                    bos_token="<s>", eos_token="</s>")
 
 
+@contextlib.contextmanager
+def nearest_codes():
+    """bitsandbytes' CPU looks its codes up in a table of 65536 places; those of its other backends are the nearest."""
+    from bitsandbytes.backends.cpu import ops
+
+    quantize = torch.ops.bitsandbytes.quantize_blockwise.default
+    portable = torch._C.DispatchKeySet(torch._C.DispatchKey.CompositeExplicitAutograd)
+
+    def nearest(x, code, absmax, codes, block):
+        q, largest = quantize.redispatch(portable, x, code, block)
+        codes.copy_(q)
+        absmax.copy_(largest)
+
+    table = ops._quant_blockwise_fp32_direct
+    ops._quant_blockwise_fp32_direct = nearest
+    yield
+    ops._quant_blockwise_fp32_direct = table
+
+
+def adamw_8bit():
+    """Steps of bitsandbytes' AdamW8bit: gradients of every size, a last block of 88, one of zeros, one all zeros at first."""
+    import bitsandbytes
+
+    gen, n, steps, t = torch.Generator().manual_seed(77), 856, 12, {}
+    p = torch.nn.Parameter(torch.randn(n, generator=gen))
+    t["param"] = p.detach().clone()
+    grad = torch.randn(steps, n, generator=gen) * 10 ** (-6 * torch.rand(n, generator=gen)) * 0.1
+    grad[:, 256:512] = 0
+    grad[:4, 512:768] = 0
+    optimizer = bitsandbytes.optim.AdamW8bit([p], lr=1e-2, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.1,
+                                             min_8bit_size=1)
+    after = []
+    with nearest_codes():
+        for g in grad:
+            p.grad = 0.5 * g
+            optimizer.step()
+            after.append(p.detach().clone())
+    state = optimizer.state[p]
+    assert state["state1"].dtype == torch.uint8
+    t |= {"grad": grad, "after": torch.stack(after), "m": state["state1"].int(), "v": state["state2"].int(),
+          "m_absmax": state["absmax1"], "v_absmax": state["absmax2"],
+          "m_map": optimizer.name2qmap["dynamic"], "v_map": optimizer.name2qmap["udynamic"]}
+    save_file({k: v.contiguous() for k, v in t.items()}, str(GOLDEN / "adamw_8bit.safetensors"))
+    print(f"adamw_8bit: {n} parameters moved by {(after[-1] - t['param']).abs().max():.3f} in {steps} steps")
+
+
 def trl_run(name, run):
     import datasets
     from trl import SFTConfig, SFTTrainer
@@ -416,17 +471,27 @@ def trl_run(name, run):
         (out / "eval.jsonl").write_text(dump(eval_rows))
 
     opts = {**BASE_RUN, **run["args"]}
+    start = folder / "adapter"
+    if "start" in run:
+        start = out / "start"
+        random_adapter(load_base(folder), run["start"], torch.Generator().manual_seed(run["data_seed"]), start)
     if "init" in run:
         config = LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, init_lora_weights=run["init"], **run["lora"])
         with exact_svd():
             model = get_peft_model(base, config)
     else:
-        model = PeftModel.from_pretrained(base, str(folder / "adapter"), is_trainable=True)
+        model = PeftModel.from_pretrained(base, str(start), is_trainable=True)
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["HF_DATASETS_CACHE"] = tmp
+        optimizer = None
+        if "loraplus_lr_ratio" in run:
+            optimizer = create_loraplus_optimizer(
+                model, torch.optim.AdamW, lr=opts["learning_rate"], loraplus_lr_ratio=run["loraplus_lr_ratio"],
+                loraplus_weight_decay=opts["weight_decay"], betas=(opts["adam_beta1"], opts["adam_beta2"]),
+                eps=opts["adam_epsilon"])
         trainer = SFTTrainer(
             model=model, args=SFTConfig(output_dir=tmp, **opts), processing_class=tiny_tokenizer(vocab),
-            train_dataset=datasets.Dataset.from_list(rows),
+            optimizers=(optimizer, None), train_dataset=datasets.Dataset.from_list(rows),
             eval_dataset=datasets.Dataset.from_list(eval_rows) if eval_rows else None)
 
         # which lines of data.jsonl the trainer kept, and what it cut them to
@@ -452,7 +517,8 @@ def trl_run(name, run):
             return batches, items
 
         trainer.get_batch_samples = spy
-        trainer.train()
+        with nearest_codes():
+            trainer.train()
         trainer.save_state()
         shutil.copy(Path(tmp) / "trainer_state.json", out / "trainer_state.json")
         model.save_pretrained(str(out / "adapter"))
@@ -485,7 +551,8 @@ def trl_run(name, run):
     (out / "run.json").write_text(json.dumps({
         "model": str(folder), "data": "data.jsonl",
         **({"init_lora_weights": run["init"], "lora": run["lora"]} if "init" in run else
-           {"init_adapter": str(folder / "adapter")}),
+           {"init_adapter": str(start)}),
+        **({"loraplus_lr_ratio": run["loraplus_lr_ratio"]} if "loraplus_lr_ratio" in run else {}),
         **({"eval_data": "eval.jsonl"} if eval_rows else {}),
         "args": opts, "total_steps": total, "steps_per_epoch": per_epoch,
         "resolved_warmup_steps": trainer.args.get_warmup_steps(total), "final_record": summary,
@@ -684,7 +751,7 @@ def few_shot():
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
-    makers = (models, adapters, trl, labels, randperm, generation, few_shot, trl_evaluation)
+    makers = (models, adapters, trl, adamw_8bit, labels, randperm, generation, few_shot, trl_evaluation)
     if what not in ("all", *(f.__name__ for f in makers)):
         sys.exit(__doc__)
     for f in makers if what == "all" else (globals()[what],):

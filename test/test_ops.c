@@ -1088,6 +1088,44 @@ static void test_adamw_map(void) {
     }
 }
 
+/* Twelve steps of bitsandbytes' own AdamW8bit (dev/make_golden.py adamw_8bit): a block without gradients, one that has
+   none at first, a last one of 88. Where rounding decides between two codes, or turns a tie, an element may have
+   another than there. */
+static void test_adamw_8bit_golden(void) {
+    TensorSet set;
+    Error err;
+    memset(&set, 0, sizeof set);
+    if (!tensors_add_file(&set, "test/golden/adamw_8bit.safetensors", &err)) { check(false, "%s", err.text); return; }
+    static const char *const names[] = {"param", "grad", "after", "m", "v", "m_absmax", "v_absmax"};
+    const Tensor *t[7];
+    for (int i = 0; i < 7; i++) t[i] = &set.table[shgeti(set.table, names[i])].value;
+    size_t count = t[0]->count, blocks = t[5]->count, steps = t[1]->count / count;
+    float *p = (float *)shared_alloc(count * sizeof(float)), *g = (float *)shared_alloc(count * sizeof(float));
+    float *absmax = (float *)shared_alloc(2 * blocks * sizeof(float));
+    uint8_t *code = (uint8_t *)shared_alloc(2 * count);
+    memset(absmax, 0, 2 * blocks * sizeof(float));
+    memset(code, 0, 2 * count);
+    memcpy(p, t[0]->data, count * sizeof(float));
+    size_t off = 0, other = 0;
+    for (size_t step = 0; step < steps; step++) {
+        memcpy(g, (const float *)t[1]->data + step * count, count * sizeof(float));
+        adamw_8bit_update(p, code, code + count, absmax, absmax + blocks, g, count, 0.5f, 1e-2f, 0.9f, 0.99f, 1e-6f, 0.1f,
+                          (int)step + 1);
+        shared_wait();
+        const float *want = (const float *)t[2]->data + step * count;
+        for (size_t i = 0; i < count; i++) off += !(fabsf(p[i] - want[i]) <= 2e-6f);
+    }
+    for (size_t i = 0; i < 2 * count; i++)
+        other += code[i] != ((const int32_t *)t[i < count ? 3 : 4]->data)[i < count ? i : i - count];
+    check(steps == 12 && off <= steps * count / 200, "adamw_8bit_update: %d steps as bitsandbytes', %d of %d numbers "
+          "not", (int)steps, (int)off, (int)(steps * count));
+    check(other <= 2 * count / 200, "  its codes, %d of %d not", (int)other, (int)(2 * count));
+    compare("  absmax of m", absmax, (const float *)t[5]->data, blocks, 1e-5);
+    compare("  and of v", absmax + blocks, (const float *)t[6]->data, blocks, 1e-5);
+    shared_free(p); shared_free(g); shared_free(absmax); shared_free(code);
+    tensors_close(&set);
+}
+
 static void test_optimizer(void) {
     enum { COUNT = 1003 };
     float *p = random_floats(COUNT, 1), *m = random_floats(COUNT, 0), *v = random_floats(COUNT, 0), *g = random_floats(COUNT, 1), *p2 = copied(p, COUNT), *m2 = copied(m, COUNT), *v2 = copied(v, COUNT);
@@ -1397,6 +1435,7 @@ static void test_all(bool quick) {
     free(must_alloc(1));
     check(allocations == 1, "  and one that does would be seen");
 #endif
+    CASE(test_adamw_8bit_golden());         /* reads a file, which allocates */
 }
 
 #ifdef MUTATED
