@@ -248,6 +248,8 @@ typedef struct ModelConfig {
     bool tie_word_embeddings, qk_norm;      /* qk_norm: RMSNorm of each head's q and k (Qwen3) */
     bool bias[MODULE_COUNT];                /* which projections have one */
     const Family *family;
+    int pad_token_id;                       /* -1: none. Its row of a trained embedding stays as it is looked up, as
+                                               that of nn.Embedding's padding_idx */
     float embedding_scale, attention_scale, logits_scale;     /* factors on the embedding, the scores, the logits */
     bool no_rope[CONFIG_MAX_LAYERS];        /* [L] layers whose q and k are not rotated */
 } ModelConfig;
@@ -637,6 +639,7 @@ typedef struct Workspace {
     float *final_rstd, *cos_table, *sin_table;              /* [N] [positions, D/2] */
     int32_t *ids, *positions, *cu_seqlens, *labelled, *targets;   /* [N] [N] [S+1] [M] [M]: the batch, here */
     RowLoss *row_loss;                                      /* [M] */
+    float *pad_row;                         /* [C], in ordinary memory: see embedding_gradient */
     Scratch scratch;
     Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
     WorkspaceProbe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once
@@ -1592,6 +1595,7 @@ config_fields[] = {
     CONFIG_INT(num_attention_heads, 1, 65536, 0),
     CONFIG_INT(vocab_size, 1, 1 << 24, 0),
     CONFIG_INT(max_position_embeddings, 1, 1 << 30, 2048),
+    CONFIG_INT(pad_token_id, -1, 1 << 24, -1),
 
     CONFIG_OFF("quantization_config", NAN),
     CONFIG_OFF("num_local_experts", 0),
@@ -1636,7 +1640,6 @@ config_fields[] = {
     CONFIG_IGNORED("pretraining_tp", "the same product in slices"),
     CONFIG_IGNORED("bos_token_id", "the tokenizer's and generation_config.json's"),
     CONFIG_IGNORED("eos_token_id", "the tokenizer's and generation_config.json's"),
-    CONFIG_IGNORED("pad_token_id", "nothing is padded"),
 };
 enum { CONFIG_FIELDS = sizeof config_fields / sizeof *config_fields };
 
@@ -2302,6 +2305,7 @@ void model_memory(const Model *m, const Adapter *a, MemoryTable *table) {
 void workspace_close(Workspace *w) {
     backend_free(w->arena, w->arena_bytes);
     free(w->layers);
+    free(w->pad_row);
     memset(w, 0, sizeof *w);
 }
 
@@ -2309,6 +2313,7 @@ bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_toke
                     Recompute recompute, bool allocate, MemoryTable *table, Error *err) {
     workspace_close(w);
     w->layers = (LayerActivations *)must_alloc((size_t)m->config.num_hidden_layers * sizeof(LayerActivations));
+    w->pad_row = (float *)must_alloc((size_t)m->config.hidden_size * sizeof(float));
     w->max_tokens = max_tokens;
     w->max_positions = max_positions;
     w->recompute = recompute;
@@ -2578,6 +2583,18 @@ LossStats model_loss(const Model *m, const Adapter *a, Workspace *w, const Batch
     return model_loss_sums(b->row_loss, b->M);
 }
 
+/* The embedding's gradient. What looking up the padding token would add is none: its row comes back as it was. */
+static void embedding_gradient(const Model *m, const Adapter *a, Workspace *w, const Batch *b) {
+    const ModelConfig *c = &m->config;
+    size_t C = (size_t)c->hidden_size, bytes = C * sizeof(float);
+    bool padding = false;
+    for (int n = 0; n < b->N; n++) padding |= b->ids[n] == c->pad_token_id;
+    float *at = padding ? a->d_embed + (size_t)c->pad_token_id * C : NULL, *row = padding ? w->pad_row : NULL;
+    if (padding) backend_download(row, at, bytes);
+    embedding_backward(a->d_embed, w->ids, w->d_residual, c->embedding_scale, b->N, c->hidden_size, c->vocab_size);
+    if (padding) backend_upload(at, row, bytes);
+}
+
 /* Nothing below the lowest tensor that is trained is computed. */
 void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key) {
     const ModelConfig *c = &m->config;
@@ -2589,7 +2606,7 @@ void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, Dr
     if (lowest == L) return;
     rmsnorm_backward(w->d_residual, NULL, w->d_normed, w->final_rstd, w->final_x, adapter_final_norm(m, a), N, C);
     for (int l = L - 1; l >= 0 && l >= lowest; l--) layer_backward(m, a, w, l, b, key, l > lowest);
-    if (a->d_embed) embedding_backward(a->d_embed, w->ids, w->d_residual, c->embedding_scale, N, C, c->vocab_size);
+    if (a->d_embed) embedding_gradient(m, a, w, b);
 }
 
 void model_logits(const Model *m, const Adapter *a, Workspace *w, float *logits, const Batch *b) {
@@ -4934,10 +4951,10 @@ static bool train_step(Run *run, int64_t begin, int64_t end, LogRecord *r, Error
 }
 
 /* ---- checkpoints --------------------------------------------------------------------------------------------------
-   output/checkpoint-N holds a PEFT adapter, optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run
-   was, its history, and the options that decide its numbers. It is written under another name and renamed when every
-   file is on the disk: a folder that is called checkpoint-N is whole. Resumed, a run goes on to the very bits of one
-   that was never stopped. */
+   output/checkpoint-N holds a PEFT adapter (without LoRA trained.safetensors: what is trained, in fp32),
+   optimizer.safetensors (AdamW's moments) and checkpoint.json: where the run was, its history, and the options that
+   decide its numbers. It is written under another name and renamed when every file is on the disk: a folder that is
+   called checkpoint-N is whole. Resumed, a run goes on to the very bits of one that was never stopped. */
 
 /* The first line of checkpoint.json; the checksum is over the moments, the adapter, its configuration and the lines
    below. */
@@ -4995,6 +5012,19 @@ static void checkpoint_lora_identity(Text *t, const LoraConfig *c, int layers) {
     text_free(&transformed);
 }
 
+/* Which tensors of the model are trained themselves; nothing where LoRA is all. */
+static void checkpoint_trained_identity(Text *t, const Adapter *a, const LoraConfig *config) {
+    uint64_t hash = HASH_START;
+    for (const Trainable *x = a->list, *end = x + arrlen(a->list); x < end; x++)
+        if (x->base.data) hash = hash_bytes(hash, x->name, strlen(x->name));
+    if (hash == HASH_START) return;
+    Text train = TEXT_EMPTY;
+    train_text(&train, config->train, config->last_layers);
+    json_string(t, "train", train.at);
+    checkpoint_hex(t, "trained", hash);
+    text_free(&train);
+}
+
 static void run_identify(Run *run) {
     if (!run->model_hash) run->model_hash = checkpoint_model_hash(run->model, &run->files_changed);
 }
@@ -5023,7 +5053,8 @@ static void checkpoint_identity(Text *t, const Run *run) {
     checkpoint_hex(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
     const LoraConfig *lora = o->init_adapter ? &run->adapter.config : &o->lora;
     checkpoint_lora_identity(t, lora, run->model->config.num_hidden_layers);
-    json_print(t, "lora_dropout", "%.9g", (double)o->lora.lora_dropout);
+    json_print(t, "lora_dropout", "%.9g", adapter_has_lora(lora) ? (double)o->lora.lora_dropout : 0);
+    checkpoint_trained_identity(t, &run->adapter, lora);
     if (run->objective != &objective_tokens) json_string(t, "objective", run->objective->name);
     for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
         const char *name = run_decides[i].name;
@@ -5133,7 +5164,8 @@ static bool checkpoint_record_parse(LogRecord *r, const Json *j) {
    checkpoint.json goes first: without it the folder is no checkpoint any more. */
 static void checkpoint_remove(const char *folder) {
     static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors",
-                                        "optimizer.safetensors", "run.json"};
+                                        "trained.safetensors", "optimizer.safetensors", "run.json"};
+    const int count = sizeof files / sizeof *files;
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, files[0]);
     unlink(path);
@@ -5141,7 +5173,7 @@ static void checkpoint_remove(const char *folder) {
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
         bool ours = false;
-        for (int i = 0; i < 5; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
+        for (int i = 0; i < count; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
         path_in(path, sizeof path, folder, e->d_name);
         if (ours) unlink(path);
         CRASH_POINT();
@@ -5199,6 +5231,7 @@ static bool checkpoint_hash(uint64_t *hash, const Adapter *a, const float *first
     backend_download(param, a->param, bytes);
     *hash = hash_bytes(hash_bytes(hash_bytes(HASH_START, first, moments), second, moments), param, bytes);
     free(param);
+    if (!adapter_has_lora(&a->config)) return true;               /* the values are all that there is */
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, "adapter_config.json");
     char *text = read_file(path, &length, err);
@@ -5808,6 +5841,10 @@ static bool run_open_model(Run *run, const ModelConfig *config, const char *star
     if (!(start ? adapter_load(a, run->model, start, err)
                 : adapter_attach(a, run->model, &o->lora, (uint64_t)o->seed, err))) return false;
     if (start) a->config.lora_dropout = o->lora.lora_dropout;
+    if (o->resume && !adapter_has_lora(&o->lora) && !adapter_has_lora(&a->config)) {       /* a file does not say it */
+        a->config.train = o->lora.train;
+        a->config.last_layers = o->lora.last_layers;
+    }
     double embedding = o->embedding_learning_rate > 0 ? o->embedding_learning_rate / o->learning_rate : 1;
     if (!adapter_rates(a, o->lora_plus_ratio > 0 ? o->lora_plus_ratio : 1, embedding, err)) return false;
     memory_add(&run->memory, name, before);

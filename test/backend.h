@@ -62,3 +62,24 @@ __attribute__((unused)) static void backend_ready(void) {
 #endif
 }
 #endif
+
+/* How far values are from a probe of dev/make_trained_golden.py, [sum of x_i cos(i + 1), sum of |x_i|, the first 8]: the
+   sums relative to the second, the values to their mean size. */
+static double probe_error(const float *x, size_t count, const Json *want) {
+    double sum = 0, size = 0, worst = 0;
+    if (!want || want->type != JSON_ARRAY || want->count < 3) return INFINITY;
+    for (size_t i = 0; i < count; i++) {
+        sum += (double)x[i] * cos((double)i + 1);
+        size += fabs((double)x[i]);
+    }
+    const Json *e = want->child;
+    double all = e->next->number, mean = all / (double)count, errors[2] = {fabs(sum - e->number) / all,
+                                                                         fabs(size - all) / all};
+    for (int i = 0; i < 2; i++) if (!(errors[i] <= worst)) worst = isfinite(errors[i]) ? errors[i] : INFINITY;
+    e = e->next->next;
+    for (size_t i = 0; e && i < count; i++, e = e->next) {
+        double error = fabs((double)x[i] - e->number) / mean;
+        if (!(error <= worst)) worst = isfinite(error) ? error : INFINITY;
+    }
+    return worst;
+}
