@@ -619,6 +619,8 @@ typedef struct Adapter {
                                                Lora.rest is without; else NULL */
     void *rest_arena, *packed_arena, *copy_arena;     /* every Lora.rest of PiSSA in fp32; Lora.packed; the copies */
     size_t rest_bytes, packed_bytes, copy_bytes;
+    bool frozen;                            /* set before it is loaded: there are no gradients and no moments, it cannot
+                                               be trained */
     const char *about;                      /* NULL, or what adapter_save writes as run.json beside the adapter */
     OptimizerType optim;                    /* to be set before adapter_attach and adapter_load */
     int adam_step;                          /* optimizer steps taken */
@@ -695,7 +697,7 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
 bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
 /* Where a file of an adapter folder is, also after a crash between its two renames: path[size]. */
 void adapter_file(char *path, size_t size, const char *folder, const char *name);
-/* Gives back what it holds; *a is zeroed but for `about` and `optim`. */
+/* Gives back what it holds; *a is zeroed but for `about`, `optim` and `frozen`. */
 void adapter_drop(Adapter *a);
 /* To be called by whoever writes to a->param past the functions above. */
 void adapter_changed(Adapter *a);
@@ -2295,11 +2297,14 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
 void model_memory(const Model *m, const Adapter *a, MemoryTable *table) {
     size_t arena = a ? a->param_count * sizeof(float) : 0;
     memory_add(table, "base weights", m->weight_bytes + m->norm_bytes + (a ? a->rest_bytes : 0));
-    memory_add(table, "adapter and its gradient", 2 * arena);
+    bool trained = a && a->copy_bytes;      /* weights of the model, not adapters alone */
+    memory_add(table, trained ? "trained weights and their gradients" : "adapter and its gradient",
+               (a && a->frozen ? 1 : 2) * arena);
     bool eight_bits = a && a->optim == OPTIMIZER_ADAMW_8BIT;
     memory_add(table, eight_bits ? "AdamW moments in 8 bits" : "AdamW moments",
-               a ? 2 * a->moment_count * sizeof(float) : 0);
+               a && !a->frozen ? 2 * a->moment_count * sizeof(float) : 0);
     if (a && a->packed_bytes) memory_add(table, "adapter for the matrix products", a->packed_bytes);
+    if (trained) memory_add(table, "trained weights as they are read", a->copy_bytes);
 }
 
 void workspace_close(Workspace *w) {
@@ -2790,6 +2795,7 @@ void adapter_drop(Adapter *a) {
     size_t bytes = a->param_count * sizeof(float);
     const char *about = a->about;
     OptimizerType optim = a->optim;
+    bool frozen = a->frozen;
     backend_free(a->param, bytes); backend_free(a->grad, bytes);
     bytes = a->moment_count * sizeof(float);
     backend_free(a->adam_m, bytes); backend_free(a->adam_v, bytes);
@@ -2806,6 +2812,7 @@ void adapter_drop(Adapter *a) {
     memset(a, 0, sizeof *a);
     a->about = about;
     a->optim = optim;
+    a->frozen = frozen;
 }
 
 /* A trained matrix as the ops read it: *w, its packed and, where rows of it are looked up in a table, its data at
@@ -2826,7 +2833,7 @@ static size_t adapter_copy_matrix(Weight *w, const Trainable *t, bool table, boo
    lies at `memory` (NULL: no more than the bytes, which are returned). */
 static size_t adapter_copy(Adapter *a, const Trainable *t, char *memory) {
     bool shared = t->kind == TENSOR_EMBED && adapter_shares(a);
-    float *copy = (float *)(void *)memory, *grad = memory ? a->grad + t->offset : NULL;
+    float *copy = (float *)(void *)memory, *grad = memory && a->grad ? a->grad + t->offset : NULL;
     Lora *x = &a->lora[t->layer * MODULE_COUNT];
     size_t vector = model_round_up(trainable_count(t) * sizeof(float), 256), bytes;
     switch (t->kind) {
@@ -2890,17 +2897,17 @@ static void adapter_place(Adapter *a, bool place) {
     }
     for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
         Lora *x = &a->lora[t->layer * MODULE_COUNT + t->place];
-        if (place && t->kind == TENSOR_LORA_A) { x->A = a->param + t->offset; x->dA = a->grad + t->offset; }
-        if (place && t->kind == TENSOR_LORA_B) { x->B = a->param + t->offset; x->dB = a->grad + t->offset; }
+        float *grad = place && a->grad ? a->grad + t->offset : NULL;
+        if (place && t->kind == TENSOR_LORA_A) { x->A = a->param + t->offset; x->dA = grad; }
+        if (place && t->kind == TENSOR_LORA_B) { x->B = a->param + t->offset; x->dB = grad; }
         copies += adapter_copy(a, t, place && a->copy_arena ? (char *)a->copy_arena + copies : NULL);
     }
     a->packed_bytes = packed;
     a->copy_bytes = copies;
 }
 
-/* Lists what is trained and takes the four arenas: parameters, gradients and both moments have the same layout, so the
-   optimizer sees flat ranges. */
-static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config, Error *err) {
+/* Lists what is trained and sizes what it takes; nothing is taken. */
+static void adapter_list(Adapter *a, const Model *m, const LoraConfig *config) {
     size_t L = (size_t)m->config.num_hidden_layers;
     adapter_drop(a);
     a->model = m;
@@ -2919,24 +2926,72 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
     }
     a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
     a->norms = (TrainedNorms *)must_alloc(L * sizeof(TrainedNorms));
-    if (config->train & TRAIN_LAST && config->last_layers > (int)L)
-        return fail(err, "last:%d of a model with %zu layers; --train; give last:N, N from 1 to %zu, or full",
-                    config->last_layers, L, L);
     if (adapter_has_lora(config)) adapter_rule_lora(a);
-    if (adapter_has_lora(config) && !a->param_count)
-        return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one "
-                         "module and one layer");
     adapter_rule_tensors(a);
     adapter_place(a, false);
+}
+
+/* Bytes of everything that adapter_layout takes. */
+static size_t adapter_bytes(const Adapter *a) {
+    size_t own = a->frozen ? a->param_count : 2 * (a->param_count + a->moment_count);
+    return own * sizeof(float) + a->packed_bytes + a->copy_bytes;
+}
+
+/* What of this model could be trained in so many bytes, for a message: as --train and --optim have it. */
+static void adapter_advice(char *text, size_t size, const Adapter *a, size_t room) {
+    Adapter other;
+    memset(&other, 0, sizeof other);
+    LoraConfig config = a->config;
+    int L = a->model->config.num_hidden_layers, n = config.train & TRAIN_LAST ? config.last_layers : L;
+    snprintf(text, size, "train less: --train lora");
+    config.tensors = NULL;
+    if (!(config.train & (TRAIN_LAST | TRAIN_FULL))) return;
+    for (int eight = a->optim == OPTIMIZER_ADAMW_8BIT; eight < 2; eight++) {
+        other.optim = eight ? OPTIMIZER_ADAMW_8BIT : a->optim;
+        for (int last = a->optim == other.optim ? n - 1 : n; last > 0; last--) {
+            if (last < n) { config.train = TRAIN_LAST; config.last_layers = last; }
+            else { config.train = a->config.train; config.last_layers = a->config.last_layers; }
+            adapter_list(&other, a->model, &config);
+            bool fits = adapter_bytes(&other) <= room;
+            adapter_drop(&other);
+            if (!fits) continue;
+            Text what = TEXT_EMPTY;
+            train_text(&what, config.train, config.last_layers);
+            snprintf(text, size, "--train %s%s would fit, or --train lora", what.at,
+                     eight && a->optim != OPTIMIZER_ADAMW_8BIT ? " --optim adamw_8bit" : "");
+            text_free(&what);
+            return;
+        }
+    }
+}
+
+/* Takes the four arenas: parameters, gradients and both moments have the same layout, so the optimizer sees flat
+   ranges. */
+static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config, Error *err) {
+    int L = m->config.num_hidden_layers;
+    char advice[160];
+    adapter_list(a, m, config);
+    if (config->train & TRAIN_LAST && config->last_layers > L)
+        return fail(err, "last:%d of a model with %d layers; --train; give last:N, N from 1 to %d, or full",
+                    config->last_layers, L, L);
+    if (adapter_has_lora(config) && (!a->param_count || a->list[0].base.data))
+        return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one "
+                         "module and one layer");
     if (m->shapes_only) return true;
+    bool ok = !a->copy_bytes || adapter_bytes(a) <= backend_memory();
+    size_t counts[] = {a->param_count, a->param_count, a->moment_count, a->moment_count};
     float **arenas[] = {&a->param, &a->grad, &a->adam_m, &a->adam_v};
-    bool ok = (!a->packed_bytes || (a->packed_arena = backend_alloc(a->packed_bytes))) &&
-              (!a->copy_bytes || (a->copy_arena = backend_alloc(a->copy_bytes)));
-    for (int i = 0; i < 4 && ok; i++)
-        ok = (*arenas[i] = (float *)backend_alloc((i < 2 ? a->param_count : a->moment_count) * sizeof(float)));
+    if (!ok) {
+        adapter_advice(advice, sizeof advice, a, backend_memory());
+        return fail(err, "what is trained does not fit: %.2f GiB needed, %.2f GiB free; --train; %s",
+                    (double)adapter_bytes(a) / 0x1p30, (double)backend_memory() / 0x1p30, advice);
+    }
+    ok = (!a->packed_bytes || (a->packed_arena = backend_alloc(a->packed_bytes))) &&
+         (!a->copy_bytes || (a->copy_arena = backend_alloc(a->copy_bytes)));
+    for (int i = 0; i < (a->frozen ? 1 : 4) && ok; i++)
+        ok = (*arenas[i] = (float *)backend_alloc(counts[i] * sizeof(float)));
     if (!ok) return fail(err, "out of memory for %zu trained parameters; %s", a->param_count,
-                         config->train & ~TRAIN_LORA ? "--train; train less: last:N, or lora"
-                                                     : "--lora-r; choose a smaller rank");
+                         a->copy_bytes ? "--train; train less" : "--lora-r; choose a smaller rank");
     adapter_place(a, true);
     return true;
 }
@@ -5735,7 +5790,7 @@ static bool run_fit(Run *run, Error *err) {
     size_t least = 0, held = run->memory.total;
     if (!run->model->shapes_only)
         held += run->model->weight_bytes + run->model->norm_bytes + run->adapter.rest_bytes +
-                4 * run->adapter.param_count * sizeof(float);
+                adapter_bytes(&run->adapter) - run->adapter.packed_bytes;
     size_t limit = o->device_memory ? o->device_memory : held + backend_memory() / 20 * 19;
     for (int level = RECOMPUTE_NONE; level <= RECOMPUTE_LAYER; level++) {
         for (int size = effective < 4096 ? effective : 4096; size >= 1; size--) {
@@ -5856,8 +5911,16 @@ static bool run_open_memory(Run *run, Error *err) {
     int max_tokens, max_sequences, longest;
     run_sizes(run, &max_tokens, &max_sequences, &longest);
     if (!run->plan_only) run->ceiling = backend_ceiling();
-    return batch_alloc(&run->batch, max_tokens, max_sequences, err) &&
-           run_memory(run, max_tokens, longest, !run->plan_only, &run->memory, err);
+    if (!batch_alloc(&run->batch, max_tokens, max_sequences, err) ||
+        !run_memory(run, max_tokens, longest, !run->plan_only, &run->memory, err)) return false;
+    size_t limit = run->o->device_memory ? run->o->device_memory : backend_memory(), mine = adapter_bytes(&run->adapter);
+    if (run->plan_only && run->adapter.copy_bytes && limit && run->memory.total > limit) {
+        char advice[160];
+        size_t others = run->memory.total - mine;
+        adapter_advice(advice, sizeof advice, &run->adapter, limit > others ? limit - others : 0);
+        run_warn(run, "of %s not everything that is to be trained fits; --train; %s", run->o->model, advice);
+    }
+    return true;
 }
 
 /* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading

@@ -4687,12 +4687,14 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
     char path[PATH_MAX];
     JsonDoc doc;
     adapter_file(path, sizeof path, adapter, "adapter_config.json");
-    if (!json_read(&doc, path, err)) return false;
-    const Json *base = json_get(doc.root, "base_model_name_or_path");
+    bool peft = !access(path, F_OK);        /* else weights that were trained whole, which do not say of what */
+    if (peft && !json_read(&doc, path, err)) return false;
+    const Json *base = peft ? json_get(doc.root, "base_model_name_or_path") : NULL;
     if (base && base->type == JSON_STRING && *base->str && strcmp(base_name(base->str), base_name(s->o->train.model)))
         complain_of("warning", "the adapter %s was trained on %s, this model is %s", adapter, base->str,
                     s->o->train.model);
-    json_free(&doc);
+    if (peft) json_free(&doc);
+    s->loaded.frozen = true;
     if (!adapter_load(&s->loaded, &s->model, adapter, err)) return false;
     s->adapter = &s->loaded;
     return true;
