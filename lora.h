@@ -174,7 +174,11 @@ typedef struct Scratch { void *base; size_t bytes; } Scratch;
 typedef struct AttentionShape { int H, KV, D; float scale; } AttentionShape;
 
 /* Sums over the labelled rows of one micro-batch. */
-typedef struct LossStats { double loss_sum, entropy_sum; int64_t tokens, correct; } LossStats;
+typedef struct LossStats {
+    double loss_sum, entropy_sum; int64_t tokens, correct;
+    double weight;                          /* what loss_sum is to be divided by */
+    double rewards, margins, least, most;   /* of pairs: sums, the lowest and the highest reward */
+} LossStats;
 
 /* The seven places LoRA can go, in forward order. */
 enum { GROUP_QKV, GROUP_O, GROUP_GATE_UP, GROUP_DOWN, LORA_GROUPS };     /* those of one group read the same input */
@@ -250,6 +254,7 @@ typedef struct ModelConfig {
     const Family *family;
     int pad_token_id;                       /* -1: none. Its row of a trained embedding stays as it is looked up, as
                                                that of nn.Embedding's padding_idx */
+    float initializer_range;                /* standard deviation of new weights: a classification head's */
     float embedding_scale, attention_scale, logits_scale;     /* factors on the embedding, the scores, the logits */
     bool no_rope[CONFIG_MAX_LAYERS];        /* [L] layers whose q and k are not rotated */
 } ModelConfig;
@@ -267,7 +272,7 @@ void rope_tables(float *cos_table, float *sin_table, const ModelConfig *c, int p
        for (TensorSpec t = model_tensors(c, "model."); tensor_next(&t);) ...
    whoever loads, packs, counts, invents or looks for the tensors of a model goes this way. */
 typedef enum { TENSOR_EMBED, TENSOR_FINAL_NORM, TENSOR_HEAD, TENSOR_NORM, TENSOR_WEIGHT, TENSOR_BIAS,
-               TENSOR_LORA_A, TENSOR_LORA_B           /* an adapter's own: no walk comes to these */
+               TENSOR_SCORE, TENSOR_LORA_A, TENSOR_LORA_B     /* an adapter's own: no walk comes to these */
 } TensorKind;
 typedef struct TensorSpec {
     char name[224];                         /* "model.layers.3.self_attn.q_proj.weight" */
@@ -532,6 +537,15 @@ enum { TRAIN_LORA = 1, TRAIN_NORMS = 2, TRAIN_HEAD = 4, TRAIN_EMBEDDINGS = 8,
 bool train_parse(int *train, int *last_layers, const char *text, Error *err);
 void train_text(Text *t, int train, int last_layers);
 
+/* A head of few outputs in place of the language model's: classification, regression, reward. transformers' num_labels,
+   problem_type, id2label and pad_token_id. */
+typedef struct ClassConfig {
+    int num_labels;                         /* K; 0: there is no such head */
+    Problem problem_type;                   /* AUTO: not known, or a reward model */
+    char **names;                           /* [K] class 0 first; NULL: not known, or no classes */
+    int pad_token_id;                       /* pooling is at the last token that is another one; -1: at the last */
+} ClassConfig;
+
 /* What is trained and the adapter's shape, with PEFT's names (adapter_config.json). */
 typedef struct LoraConfig {
     int r;
@@ -545,6 +559,7 @@ typedef struct LoraConfig {
     int train, last_layers;                 /* TRAIN_, 0: TRAIN_LORA; N of last:N */
     uint8_t *tensors;                       /* stb_ds array of 0/1, in the order of model_tensors: those trained
                                                themselves where `train` does not say it, NULL: it does */
+    ClassConfig classes;                    /* with a classification head, which is always trained */
 } LoraConfig;
 
 /* Where a forward pass first met a NaN or infinity. */
@@ -568,6 +583,9 @@ typedef struct Model {
     char prefix[64];                        /* of the tensors' names: "model.", or what another program wrote */
     Weight embed, head;                     /* [V,C] both; the same data when tied */
     float *final_norm;                      /* [C] */
+    ClassConfig classes;                    /* of a ...ForSequenceClassification, */
+    float *score;                           /* [K,C] and its head in fp32; NULL: there is none */
+    bool no_head;                           /* and the files have no lm_head beside it: `head` is the embedding */
     Layer *layers;                          /* [L] */
     void *weight_arena, *norm_arena;        /* packed matrices; norms and biases in fp32 */
     size_t weight_bytes, norm_bytes;
@@ -612,6 +630,7 @@ typedef struct Adapter {
     Weight embed, head;                     /* [V,C] copies; rows 0: the model's */
     const float *final_norm;                /* [C] copy, or NULL: the model's */
     float *d_embed, *d_head, *d_final_norm; /* in `grad`, or NULL; the same matrix of a tied model without LoRA */
+    float *score, *d_score;                 /* [K,C] in `param` and in `grad`, or NULL; K is config.classes.num_labels */
     float *param, *grad;                    /* [param_count] */
     float *adam_m, *adam_v;                 /* [moment_count]: the same, but for 8 bits, which take less */
     size_t param_count, moment_count;
@@ -644,6 +663,7 @@ typedef struct Workspace {
     float *pad_row;                         /* [C], in ordinary memory: see embedding_gradient */
     Scratch scratch;
     Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
+    struct Classifier *classifier;          /* not NULL: what a classification head's losses work in (chapter 6) */
     WorkspaceProbe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once
                                                something went wrong) */
 } Workspace;
@@ -781,7 +801,9 @@ typedef struct TrainOptions {
     const char *data, *eval_data;           /* files; eval_data may be NULL, and data for a plan */
     const char *const *more_data; int more_data_count;     /* further training files */
     int max_train_samples, max_eval_samples;       /* rows of data and of eval_data, from the first; 0: all */
-    const struct Objective *objective;      /* what is learned; NULL: objective_tokens */
+    const struct Objective *objective;      /* what is learned; NULL: by data_options.task */
+    const char *class_weights;              /* classification: see class_weights_parse; NULL: none. And these two: see */
+    double label_smoothing, focal_gamma;    /* loss_softmax, loss_focal; 0: off */
     double eval_split;                      /* without eval_data: this share of the training examples is held out for
                                                evaluation; 0: none */
     LoraConfig lora;
@@ -817,15 +839,24 @@ typedef struct TrainOptions {
                                                the system's temporary folder */
 } TrainOptions;
 
+/* What is learned, as far as it decides which metrics there are. */
+enum { METRICS_OF_TOKENS, METRICS_OF_TWO_CLASSES, METRICS_OF_CLASSES, METRICS_OF_LABELS /* several of them a row */,
+       METRICS_OF_NUMBERS, METRICS_OF_PAIRS };
 /* One line of the log: HF's log_history. A training record has loss, an evaluation record has eval_loss. Checkpoints
    keep every number of it in this order, all from epoch on being doubles: new ones go to the end. */
 typedef struct LogRecord {
     bool eval;
+    uint8_t of;                             /* METRICS_OF_ that was learned: which metrics it has */
     int64_t step, total_steps, num_tokens;
     double epoch, loss, grad_norm, learning_rate, mean_token_accuracy, entropy;
     double token_loss, token_accuracy, token_entropy, perplexity, mean_example_perplexity;     /* of an evaluation */
     double tokens_per_second, seconds, eta;
     double ceiling_share;                   /* share of backend_ceiling that useful arithmetic took */
+    /* classification, regression and reward; NAN: has no value, and is in no log */
+    double accuracy, balanced_accuracy, precision, recall, f1, macro_f1, weighted_f1;
+    double roc_auc, average_precision, best_threshold, best_threshold_f1, micro_f1, subset_accuracy;
+    double mse, mae, r2, pearson, spearman;
+    double margin, min_reward, mean_reward, max_reward;
 } LogRecord;
 
 /* What a number of a LogRecord is. Log lines, trainer_state.json, the terminal, TensorBoard, a log line's averages and
@@ -844,8 +875,9 @@ typedef struct Metric {
     MetricMean mean;                        /* what a log line's value is a mean over; OVER_NOTHING: the last step's */
     const char *log;                        /* format in the log */
     const char *train_text, *eval_text;     /* format on the terminal; NULL: not there */
+    int of;                                 /* bits 1 << METRICS_OF_: who has it */
 } Metric;
-enum { LOG_METRICS = 14 };
+enum { LOG_METRICS = 36 };
 extern const Metric log_metric[LOG_METRICS];        /* in the log's order */
 /* The metric of that name ("eval_" in front or not) that may choose the best model, or NULL. */
 const Metric *metric_find(const char *name);
@@ -855,19 +887,43 @@ void log_record_text(Text *t, const LogRecord *r);
 /* And for log.jsonl: one object. */
 void log_record_json(Text *t, const LogRecord *r);
 
+/* How the loss of a head of few outputs is meant, and what it works in beside a Workspace, whose `classifier` it is. */
+typedef struct Classifier {
+    Task task;
+    Problem problem;
+    int K, of;                              /* of: METRICS_OF_ */
+    float *class_weights;                   /* [K], or NULL: 1 everywhere */
+    double label_smoothing, focal_gamma;    /* gamma 0: cross-entropy */
+    float *logits;                          /* [rows,K] the backend's: logits, then their gradient */
+    float *host; double *row;               /* [rows,K] the same here; [4 K] of one row or pair */
+    int rows;
+} Classifier;
+/* For batches of at most `rows` sequences of data like d, with a head of its classes; o: class_weights, label_smoothing
+   and focal_gamma, or NULL; 0: no memory is taken. *c is zeroed, or an open one, which is closed first. Errors: see class_weights_parse;
+   label smoothing or focal loss where there are no classes, or both. */
+struct TrainOptions;
+bool classifier_open(Classifier *c, const Dataset *d, const struct TrainOptions *o, int rows, Error *err);
+void classifier_close(Classifier *c);
+
+struct EvalResult;
 /* What a run learns from its slots. The loop knows nothing else of it: another objective is another one of these, with
    rows of log_metric for what it measures. */
 typedef struct Objective {
     const char *name;
     /* What a slot adds to the divisor of its step's loss, which must be known before the step's first gradient. */
-    int64_t (*weight)(const Dataset *d, size_t slot);
+    double (*weight)(const Classifier *c, const Dataset *d, size_t slot);
     /* After model_forward: the losses of a batch, with the head that the adapter has; dloss not 0: also w->d_normed for
        model_backward, the gradient of dloss * (sum of the losses). */
     LossStats (*loss)(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss);
     /* Adds a micro-batch's metrics, those that are means OVER_MICRO_BATCHES, to a record that sums them. */
     void (*measure)(LogRecord *sums, const LossStats *s);
+    /* The end of an evaluation: what is of all its rows together. */
+    void (*finish)(struct EvalResult *result, const LossStats *sums, const Classifier *c, const Dataset *d);
 } Objective;
 extern const Objective objective_tokens;    /* cross-entropy of the labelled tokens: all of a step count alike */
+/* classes, several labels a row, or numbers, by the data's problem: mean of the rows' losses, weighted by their class;
+   pairs: -log sigmoid(chosen - rejected - margin) (TRL's RewardTrainer) */
+extern const Objective objective_classes, objective_pairs;
 
 /* What the loop tells the program; any may be NULL. */
 typedef struct TrainHooks {
@@ -888,6 +944,8 @@ typedef struct TrainHooks {
     /* before on_begin: memory that the hooks need beside the run's, as rows of the table; allocate: to be taken now, as
        nothing is taken once the steps have begun. --fit asks several times */
     bool (*on_plan)(void *user, const Model *m, const Adapter *a, bool allocate, MemoryTable *memory, Error *err);
+    /* before on_log of an evaluation: all of it, the logits of a classification head with it */
+    void (*on_evaluation)(void *user, const struct EvalResult *result, const Dataset *eval);
 } TrainHooks;
 
 typedef struct TrainResult {
@@ -914,10 +972,15 @@ bool train_ids_check(const Dataset *d, int vocab, const char *path, Error *err);
                                       of each one's own mean, the loss weighted by the batch's slots. They depend on
                                       batch_size, and on packing, as theirs do
      token_loss, token_accuracy, token_entropy    every token counts alike, however examples fall into batches
-   perplexity = exp(token_loss); mean_example_perplexity = mean over examples of exp(its own mean loss). */
+   perplexity = exp(token_loss); mean_example_perplexity = mean over examples of exp(its own mean loss).
+   Classification and reward (the data set has targets): loss is the mean over all rows, by class_weights; the metrics
+   are scikit-learn's over all rows, those of pairs TRL's, means over the batches. */
 typedef struct EvalResult {
     LogRecord record;                       /* its metrics; where the run was is the caller's to fill in */
     int64_t tokens, examples;               /* labelled tokens; examples that have any */
+    double perplexities;                    /* sum over examples of exp of its own mean loss */
+    double *logits; int K;                  /* [examples,K] of a classification head, slot after slot; malloc'ed, to be
+                                               freed; NULL: of tokens */
 } EvalResult;
 bool model_evaluate(const Model *m, const Adapter *a /* NULL: the base alone */, Workspace *w, const Dataset *d,
                     Batch *b, int batch_size, EvalResult *result, Error *err);
@@ -1456,7 +1519,7 @@ enum {
     FAMILY_WINDOW_SWITCH = 8                /* use_sliding_window says whether; else sliding_window itself does */
 };
 struct Family {
-    const char *model_type;
+    const char *model_type, *classifier;    /* transformers' class with a classification head; NULL: it has none */
     const char *norm[NORM_COUNT];           /* the tensors at these places of a layer; NULL: nothing is there */
     const char *activation;                 /* what hidden_act must say */
     int flags;
@@ -1548,15 +1611,15 @@ static bool config_granite(ModelConfig *c, const Json *root, const char *name, E
 #define CONFIG_NORMS "input_layernorm", "post_attention_layernorm"
 #define CONFIG_QK_NORMS "self_attn.q_norm", "self_attn.k_norm"
 static const Family config_families[] = {
-    /* model_type, norms, activation, flags, head_dim, rope_theta, tied, own fields and who reads them */
-    {"llama", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false, {NULL}, NULL},
-    {"qwen2", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, 1e4, false, {NULL}, NULL},
-    {"qwen3", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH,
+    /* model_type, classifier, norms, activation, flags, head_dim, rope_theta, tied, own fields and who reads them */
+    {"llama", "LlamaForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false, {NULL}, NULL},
+    {"qwen2", "Qwen2ForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, 1e4, false, {NULL}, NULL},
+    {"qwen3", "Qwen3ForSequenceClassification", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH,
      128, 1e4, false, {NULL}, NULL},
-    {"mistral", {CONFIG_NORMS, NULL, NULL}, "silu", 0, 0, 1e4, false, {NULL}, NULL},
-    {"smollm3", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS | FAMILY_WINDOW_SWITCH,
+    {"mistral", "MistralForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", 0, 0, 1e4, false, {NULL}, NULL},
+    {"smollm3", "SmolLM3ForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS | FAMILY_WINDOW_SWITCH,
      0, 2e6, true, {"no_rope_layers", "no_rope_layer_interval"}, config_smollm3},
-    {"granite", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false,
+    {"granite", NULL, {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false,
      {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}, config_granite},
 };
 enum { CONFIG_FAMILIES = sizeof config_families / sizeof *config_families };
@@ -1636,7 +1699,7 @@ config_fields[] = {
     CONFIG_IGNORED("architectures", "model_type says it"),
     CONFIG_IGNORED("transformers_version", "who wrote the file"),
     CONFIG_IGNORED("_name_or_path", "where it came from"),
-    CONFIG_IGNORED("initializer_range", "the weights are read, not drawn"),
+    CONFIG_IGNORED("initializer_range", "read below, for a new classification head"),
     CONFIG_IGNORED("use_cache", "generation always has one"),
     CONFIG_IGNORED("max_window_layers", "there are no windows"),
     CONFIG_IGNORED("pretraining_tp", "the same product in slices"),
@@ -1715,6 +1778,8 @@ bool config_parse(ModelConfig *c, const Json *root, const char *name, Error *err
         !config_int(&c->head_dim, root, "head_dim", 2, 4096, head_dim, name, err) ||
         !config_number(&eps, root, "rms_norm_eps", 1e-6, name, err) ||
         !config_bool(&c->tie_word_embeddings, root, "tie_word_embeddings", f->tied, name, err)) return false;
+    const Json *range = json_get(root, "initializer_range");
+    c->initializer_range = range && range->type == JSON_NUMBER && range->number > 0 ? (float)range->number : 0.02f;
     c->rms_norm_eps = (float)eps;
     if (heads % c->num_key_value_heads)
         return fail(err, "num_attention_heads %d is not a multiple of num_key_value_heads %d; %s; check the file",
@@ -2037,11 +2102,107 @@ static bool model_tie(Model *m, Error *err) {
     return true;
 }
 
+/* ---- a classification head: score.weight [K,C] and what its outputs are called ------------------------------------ */
+
+static void class_config_free(ClassConfig *c) {
+    free(c->names);
+    memset(c, 0, sizeof *c);
+}
+static void class_config_name(ClassConfig *c, const char *const *names, int count) {
+    Text t = TEXT_EMPTY;
+    for (int k = 0; k < count; k++) text_append(&t, names[k], strlen(names[k]) + 1);
+    free(c->names);
+    c->names = class_names_copy(t.at, t.length, count);
+    text_free(&t);
+}
+static void class_config_copy(ClassConfig *to, const ClassConfig *from) {
+    *to = *from;
+    to->names = NULL;
+    if (from->names) class_config_name(to, (const char *const *)from->names, from->num_labels);
+}
+/* problem_type and names of a file, of a head of c->num_labels: config.json's id2label {"0": "no", ...}, or the list
+   label_names of the run.json that we write beside an adapter. */
+static bool class_config_parse(ClassConfig *c, const Json *root, const char *name, Error *err) {
+    const Json *names = json_get(root, "label_names"), *ids = json_get(root, "id2label"), *e;
+    const Json *problem = json_get(root, "problem_type"), *pad = json_get(root, "pad_token_id");
+    int K = c->num_labels;
+    for (int i = 0; problem && problem->type == JSON_STRING && i < PROBLEM_COUNT; i++)
+        if (!strcmp(problem->str, problem_name[i])) c->problem_type = (Problem)i;
+    if (pad && pad->type == JSON_NUMBER) c->pad_token_id = (int)pad->number;
+    if (ids && ids->type == JSON_OBJECT) names = ids;
+    if (json_is_null(names) || K == 1) return true;
+    const char **list = (const char **)must_alloc((size_t)K * sizeof *list);
+    bool ok = (names->type == JSON_ARRAY || names->type == JSON_OBJECT) && (int)names->count == K;
+    int next = 0;
+    for (e = ok ? names->child : NULL; e && ok; e = e->next) {
+        char *end = NULL;
+        long at = names == ids ? strtol(e->key, &end, 10) : next++;
+        ok = e->type == JSON_STRING && at >= 0 && at < K && !list[at] && !(end && *end);
+        if (ok) list[at] = e->str;
+    }
+    if (ok) class_config_name(c, list, K);
+    free(list);
+    return ok || fail(err, "the names are not those of %d labels; %s; check id2label, or label_names", K, name);
+}
+/* Those of a file of the folder; one that is not there says nothing. */
+static bool class_config_read(ClassConfig *c, const char *folder, const char *file, Error *err) {
+    char path[PATH_MAX];
+    JsonDoc doc;
+    adapter_file(path, sizeof path, folder, file);
+    if (access(path, F_OK)) return true;
+    if (!json_read(&doc, path, err)) return false;
+    bool ok = class_config_parse(c, doc.root, path, err);
+    json_free(&doc);
+    return ok;
+}
+
+/* Its tensor in a model's files, which stands beside what begins with "model."; NULL: there is none. *K: its rows. */
+static const Tensor *model_score_tensor(const Model *m, int *K, Error *err) {
+    char name[sizeof m->prefix + 16];
+    size_t n = strlen(m->prefix), k = strlen("model.");
+    if (n >= k && !strcmp(m->prefix + n - k, "model.")) n -= k;
+    snprintf(name, sizeof name, "%.*sscore.weight", (int)n, m->prefix);
+    TensorSet s = m->files;                 /* shgeti wants an lvalue */
+    ptrdiff_t at = shgeti(s.table, name);
+    const Tensor *t = at < 0 ? NULL : &s.table[at].value;
+    *K = t && t->ndim == 2 && t->shape[0] > 0 && t->shape[0] <= 1 << 20 ? (int)t->shape[0] : 1;
+    return t ? tensors_get(&m->files, name, *K, m->config.hidden_size, err) : NULL;
+}
+/* Has the folder a head of its own? Then the lm_head may be missing, and the embedding stands for it. */
+static bool model_find_score(Model *m, Error *err) {
+    int K;
+    Error bad;
+    bad.text[0] = 0;
+    if (!model_score_tensor(m, &K, &bad)) return !*bad.text || fail(err, "%s", bad.text);
+    m->classes.num_labels = K;
+    m->classes.pad_token_id = -1;
+    TensorSpec t = model_tensors(&m->config, m->prefix);
+    tensor_outside(&t, TENSOR_HEAD);
+    m->no_head = shgeti(m->files.table, t.name) < 0;
+    if (m->no_head) m->config.tie_word_embeddings = true;
+    return class_config_read(&m->classes, m->folder, "config.json", err);
+}
+static bool model_load_score(Model *m, float *to, Error *err) {
+    int K;
+    const Tensor *t = model_score_tensor(m, &K, err);
+    if (!t || m->shapes_only) return t != NULL;
+    Weight w = tensor_weight(t);
+    if (weight_nonfinite(&w) >= 0)
+        return fail(err, "tensor '%s' holds a NaN or infinity; %s; the weights are damaged", t->name, m->folder);
+    float *values = (float *)must_alloc(t->count * sizeof(float));
+    weight_decode(values, &w, 0, t->count);
+    backend_upload(to, values, t->count * sizeof(float));
+    free(values);
+    m->score = to;
+    return true;
+}
+
 static bool model_load(Model *m, Error *err) {
     const ModelConfig *c = &m->config;
     m->layers = (Layer *)must_alloc((size_t)c->num_hidden_layers * sizeof(Layer));
     for (TensorSpec t = model_tensors(c, m->prefix); tensor_next(&t);)
         if (!t.cols) m->norm_bytes += tensor_count(&t) * sizeof(float);
+    m->norm_bytes += (size_t)m->classes.num_labels * (size_t)c->hidden_size * sizeof(float);
     m->norm_arena = m->shapes_only ? NULL : backend_alloc(m->norm_bytes);
     if (!m->norm_arena && !m->shapes_only)
         return fail(err, "out of memory for %zu bytes of norm weights; %s; use a smaller model", m->norm_bytes,
@@ -2051,6 +2212,7 @@ static bool model_load(Model *m, Error *err) {
         if (t.optional && shgeti(m->files.table, t.name) < 0) continue;
         if (!model_place(m, &t, &next, err)) return false;
     }
+    if (m->classes.num_labels && !model_load_score(m, next, err)) return false;
     return !c->tie_word_embeddings || model_tie(m, err);
 }
 
@@ -2119,6 +2281,9 @@ static void model_name_unused(const Model *m) {
         ptrdiff_t at = shgeti(table, t.name);
         if (at >= 0) used[at] = true;
     }
+    int K;
+    const Tensor *score = model_score_tensor(m, &K, NULL);
+    if (score) used[shgeti(table, score->name)] = true;
     for (ptrdiff_t i = shlen(table) - 1; i >= 0; i--) {
         if (used[i] || !table[i].value.count || strstr(table[i].key, "rotary_emb.inv_freq")) continue;
         first = i;
@@ -2136,7 +2301,7 @@ static bool model_read(Model *m, const char *folder, bool shapes_only, Error *er
     bool ok = config_open(&m->config, folder, err) && (shapes_only || backend_open(&m->config, err)) &&
               tensors_open_folder(&m->files, folder, err);
     if (ok) model_find_prefix(m);
-    ok = ok && model_load(m, err) && model_pack(m, err);
+    ok = ok && model_find_score(m, err) && model_load(m, err) && model_pack(m, err);
     if (ok) model_name_unused(m);
     if (!ok) model_close(m);
     return ok;
@@ -2167,6 +2332,7 @@ void model_close(Model *m) {
     backend_free(m->weight_arena, m->weight_bytes);
     backend_free(m->norm_arena, m->norm_bytes);
     tensors_close(&m->files);
+    class_config_free(&m->classes);
     free(m->layers);
     free(m->folder);
     memset(m, 0, sizeof *m);
@@ -2565,7 +2731,10 @@ void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *
 }
 
 static LossStats model_loss_sums(const RowLoss *row, int M) {
-    LossStats sum = {0, 0, M, 0};
+    LossStats sum;
+    memset(&sum, 0, sizeof sum);
+    sum.tokens = M;
+    sum.weight = M;
     for (int i = 0; i < M; i++) {
         sum.loss_sum += row[i].loss;
         sum.entropy_sum += row[i].entropy;
@@ -2690,6 +2859,7 @@ static bool adapter_has_lora(const LoraConfig *c) { return !c->train || (c->trai
    stands for both. */
 static bool adapter_trains(const LoraConfig *c, const TensorSpec *t, int index) {
     int train = c->train & TRAIN_FULL ? TRAIN_NORMS | TRAIN_HEAD | TRAIN_EMBEDDINGS : c->train;
+    if (c->classes.num_labels) train &= ~TRAIN_HEAD;       /* nothing reads the language model's */
     bool last = c->train & TRAIN_FULL || (c->train & TRAIN_LAST &&
                                           t->layer >= t->config->num_hidden_layers - c->last_layers);
     bool shared = t->optional && !adapter_has_lora(c);
@@ -2789,6 +2959,17 @@ static void adapter_rule_tensors(Adapter *a) {
     }
 }
 
+/* The rule of a classification head: it is always trained, beside LoRA as PEFT's SEQ_CLS names it. */
+static void adapter_rule_score(Adapter *a) {
+    const Model *m = a->model;
+    int K = a->config.classes.num_labels, rows;
+    if (!K) return;
+    const Tensor *base = m->classes.num_labels ? model_score_tensor(m, &rows, NULL) : NULL;
+    Trainable *t = adapter_train(a, adapter_has_lora(&a->config) ? "base_model.model.score.weight" : "score.weight",
+                                 TENSOR_SCORE, 0, 0, K, m->config.hidden_size);
+    if (base) t->base = tensor_weight(base);
+}
+
 /* ---- where it lies ----------------------------------------------------------------------------------------------- */
 
 void adapter_drop(Adapter *a) {
@@ -2809,6 +2990,7 @@ void adapter_drop(Adapter *a) {
     arrfree(a->config.layers);
     arrfree(a->config.parts);
     arrfree(a->config.tensors);
+    class_config_free(&a->config.classes);
     memset(a, 0, sizeof *a);
     a->about = about;
     a->optim = optim;
@@ -2900,10 +3082,21 @@ static void adapter_place(Adapter *a, bool place) {
         float *grad = place && a->grad ? a->grad + t->offset : NULL;
         if (place && t->kind == TENSOR_LORA_A) { x->A = a->param + t->offset; x->dA = grad; }
         if (place && t->kind == TENSOR_LORA_B) { x->B = a->param + t->offset; x->dB = grad; }
+        if (place && t->kind == TENSOR_SCORE) { a->score = a->param + t->offset; a->d_score = grad; }
         copies += adapter_copy(a, t, place && a->copy_arena ? (char *)a->copy_arena + copies : NULL);
     }
     a->packed_bytes = packed;
     a->copy_bytes = copies;
+}
+
+/* Can the model have a head of K labels? */
+static bool adapter_classes_check(const Model *m, int K, Error *err) {
+    if (!m->config.family->classifier)
+        return fail(err, "no classification with %s models; %s; transformers has none of this family either",
+                    m->config.model_type, m->folder);
+    return !m->classes.num_labels || m->classes.num_labels == K ||
+           fail(err, "the model has a head of %d labels where %d are asked for; %s; give data with those labels, or the "
+                     "model without its head", m->classes.num_labels, K, m->folder);
 }
 
 /* Lists what is trained and sizes what it takes; nothing is taken. */
@@ -2924,10 +3117,12 @@ static void adapter_list(Adapter *a, const Model *m, const LoraConfig *config) {
         arrsetlen(a->config.tensors, arrlenu(config->tensors));
         memcpy(a->config.tensors, config->tensors, arrlenu(config->tensors));
     }
+    class_config_copy(&a->config.classes, &config->classes);
     a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
     a->norms = (TrainedNorms *)must_alloc(L * sizeof(TrainedNorms));
     if (adapter_has_lora(config)) adapter_rule_lora(a);
     adapter_rule_tensors(a);
+    adapter_rule_score(a);
     adapter_place(a, false);
 }
 
@@ -2974,7 +3169,8 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
     if (config->train & TRAIN_LAST && config->last_layers > L)
         return fail(err, "last:%d of a model with %d layers; --train; give last:N, N from 1 to %d, or full",
                     config->last_layers, L, L);
-    if (adapter_has_lora(config) && (!a->param_count || a->list[0].base.data))
+    if (config->classes.num_labels && !adapter_classes_check(m, config->classes.num_labels, err)) return false;
+    if (adapter_has_lora(config) && (!a->param_count || a->list[0].kind < TENSOR_LORA_A))
         return fail(err, "the adapter has no parameters; --target-modules, --layers-to-transform; name at least one "
                          "module and one layer");
     if (m->shapes_only) return true;
@@ -2996,17 +3192,39 @@ static bool adapter_layout(Adapter *a, const Model *m, const LoraConfig *config,
     return true;
 }
 
-/* The i-th number of a new A [rank,in] of a projection, from four random ones of the block that it lies in: uniform, or
-   normal by Box and Muller (1958), whose two of a pair stand side by side. */
+/* The i-th of normal numbers, from the four random ones of its block of four, by Box and Muller (1958), whose two of a
+   pair stand side by side. */
+static double adapter_normal(const uint32_t random[4], size_t i) {
+    const double turn = 2 * 3.14159265358979323846;
+    const uint32_t *pair = random + i % 4 / 2 * 2;
+    double radius = sqrt(-2 * log(((double)pair[0] + 0.5) * 0x1p-32)), angle = turn * (double)pair[1] * 0x1p-32;
+    return radius * (i % 2 ? sin(angle) : cos(angle));
+}
+/* The i-th number of a new A [rank,in] of a projection: uniform, or normal. */
 static float lora_initial_number(const uint32_t random[4], size_t i, const Linear *p, int rank, LoraInit init) {
     if (init == LORA_INIT_TRUE) {           /* kaiming_uniform_(a = sqrt(5)) of an [r, in] matrix */
         float bound = 1.0f / sqrtf((float)p->in);
         return bound * ((float)(random[i % 4] >> 8) * 0x1p-23f - 1.0f);
     }
-    const double turn = 2 * 3.14159265358979323846;
-    const uint32_t *pair = random + i % 4 / 2 * 2;
-    double radius = sqrt(-2 * log(((double)pair[0] + 0.5) * 0x1p-32)), angle = turn * (double)pair[1] * 0x1p-32;
-    return (float)(radius * (i % 2 ? sin(angle) : cos(angle)) / rank);
+    return (float)(adapter_normal(random, i) / rank);
+}
+/* Four random numbers of block `block` of the new tensor `id`: those of dropout masks have another last counter. */
+static void adapter_random(uint32_t random[4], size_t block, uint32_t id, uint64_t seed) {
+    uint32_t counter[4] = {(uint32_t)block, id, 0, UINT32_MAX}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    philox4x32(random, counter, key);
+}
+/* A new classification head: normal numbers of transformers' standard deviation. */
+static void adapter_begin_score(const Adapter *a, uint64_t seed) {
+    const ModelConfig *c = &a->model->config;
+    size_t count = (size_t)a->config.classes.num_labels * (size_t)c->hidden_size;
+    float *values = (float *)must_alloc(count * sizeof(float));
+    for (size_t i = 0; i < count; i++) {
+        uint32_t random[4];
+        adapter_random(random, i / 4, (uint32_t)(c->num_hidden_layers * MODULE_COUNT), seed);
+        values[i] = (float)(adapter_normal(random, i) * (double)c->initializer_range);
+    }
+    backend_upload(a->score, values, count * sizeof(float));
+    free(values);
 }
 
 static bool adapter_take_out(Adapter *a, bool begin, Error *err);
@@ -3028,6 +3246,7 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
     if (!adapter_layout(a, m, config, err)) return false;
     for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end && !m->shapes_only; t++)
         if (t->base.data) adapter_values(a->param + t->offset, &t->base);
+    if (a->score && !m->score) adapter_begin_score(a, seed);
     if (adapter_has_lora(config) && lora_init_takes_out(config->init)) return adapter_take_out(a, true, err);
     if (m->shapes_only) return true;
     float *values = NULL;                   /* stb_ds array: one A, on its way to the backend */
@@ -3036,9 +3255,8 @@ bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64
         size_t count = (size_t)a->lora[k].rank * (size_t)p->in;
         arrsetlen(values, count);
         for (size_t i = 0; i < count; i++) {
-            uint32_t counter[4] = {(uint32_t)(i / 4), p->dropout_id, 0, UINT32_MAX};   /* no dropout mask's step */
-            uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, random[4];
-            philox4x32(random, counter, key);
+            uint32_t random[4];
+            adapter_random(random, i / 4, p->dropout_id, seed);
             values[i] = lora_initial_number(random, i, p, a->lora[k].rank, config->init);
         }
         if (count) backend_upload(a->lora[k].A, values, count * sizeof(float));
@@ -3414,8 +3632,9 @@ static bool adapter_saved_parse(LoraConfig *config, const Json *saved, const Mod
     if (json_is_null(saved) || !saved->count) return true;
     if (!lora_list_of_names(saved)) return fail(err, "modules_to_save must be a list of names; %s; check the file", name);
     for (const Json *e = saved->child; e; e = e->next) {
-        bool found = false;
+        bool found = !strcmp(e->str, "score") || !strcmp(e->str, "classifier");        /* adapter_find_score's */
         int index = 0;
+        if (found) continue;
         for (TensorSpec t = model_tensors(model, "model."); tensor_next(&t); index++) {
             char module[sizeof t.name];
             snprintf(module, sizeof module, "%.*s", (int)(strrchr(t.name, '.') - t.name), t.name);
@@ -3759,6 +3978,20 @@ static bool adapter_read(Adapter *a, TensorSet *set, const char *path, Error *er
     return true;
 }
 
+/* The classification head among the tensors of a file, by that name, and what run.json beside it says of the labels. */
+static bool adapter_find_score(ClassConfig *c, const TensorSet *set, const char *name, const char *folder, Error *err) {
+    TensorSet s = *set;                     /* shgeti wants an lvalue */
+    ptrdiff_t at = s.table ? shgeti(s.table, name) : -1;
+    memset(c, 0, sizeof *c);
+    if (at < 0) return true;
+    const Tensor *t = &s.table[at].value;
+    if (t->ndim != 2 || t->shape[0] < 1 || t->shape[0] > 1 << 20)
+        return fail(err, "tensor '%s' is not a matrix of labels; %s; the adapter is damaged", name, folder);
+    c->num_labels = (int)t->shape[0];
+    c->pad_token_id = -1;
+    return class_config_read(c, folder, "run.json", err);
+}
+
 /* A PEFT folder. */
 static bool adapter_load_peft(Adapter *a, const Model *m, const char *folder, const char *config_path, Error *err) {
     char path[PATH_MAX];
@@ -3771,14 +4004,16 @@ static bool adapter_load_peft(Adapter *a, const Model *m, const char *folder, co
     if (!file_exists(folder, "adapter_model.safetensors") && file_exists(folder, "adapter_model.bin"))
         ok = fail(err, "adapter_model.bin is not read; %s; save the adapter as safetensors: PeftModel's "
                        "save_pretrained does", folder);
-    ok = ok && adapter_layout(a, m, &config, err);
-    arrfree(config.layers);
-    arrfree(config.parts);
-    arrfree(config.tensors);
     TensorSet set;
     memset(&set, 0, sizeof set);
     adapter_file(path, sizeof path, folder, "adapter_model.safetensors");
-    ok = ok && tensors_add_file(&set, path, err) && adapter_read(a, &set, path, err);
+    ok = ok && tensors_add_file(&set, path, err) &&
+         adapter_find_score(&config.classes, &set, "base_model.model.score.weight", folder, err) &&
+         adapter_layout(a, m, &config, err) && adapter_read(a, &set, path, err);
+    arrfree(config.layers);
+    arrfree(config.parts);
+    arrfree(config.tensors);
+    class_config_free(&config.classes);
     if (ok && shlen(set.table))             /* what is left over at the end has no place in this model */
         ok = fail(err, "tensor '%s' belongs to no adapted projection of this model; %s; the adapter was made for "
                        "another model", set.table[0].key, path);
@@ -3799,11 +4034,15 @@ static bool adapter_load_trained(Adapter *a, const Model *m, const char *path, E
     /* a tied pair whose one matrix the folder calls the head */
     if (m->config.tie_word_embeddings && m->embed.data == m->head.data && config.tensors[TENSOR_HEAD] &&
         !config.tensors[TENSOR_EMBED]) { config.tensors[TENSOR_EMBED] = 1; config.tensors[TENSOR_HEAD] = 0; }
-    bool ok = adapter_layout(a, m, &config, err) && adapter_read(a, &set, path, err);
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
+    bool ok = adapter_find_score(&config.classes, &set, "score.weight", folder, err) &&
+              adapter_layout(a, m, &config, err) && adapter_read(a, &set, path, err);
     if (ok && (shlen(set.table) || !a->param_count))
         ok = fail(err, "tensor '%s' is not one of this model's; %s; the weights belong to another model",
                   shlen(set.table) ? set.table[0].key : "", path);
     arrfree(config.tensors);
+    class_config_free(&config.classes);
     tensors_close(&set);
     return ok;
 }
@@ -3845,26 +4084,32 @@ static bool adapter_load_model(Adapter *a, const Model *m, const char *folder, E
         bool outside = t.kind == TENSOR_EMBED || t.kind == TENSOR_HEAD;
         bool differs = outside && untied ? true : !adapter_same_values(&mine, &its);
         if (t.kind == TENSOR_HEAD && m->config.tie_word_embeddings && !untied) differs = false;   /* the embedding is */
+        if (t.kind == TENSOR_HEAD && other.classes.num_labels) differs = false;       /* nothing reads it there */
         arrput(config.tensors, differs);
         any |= differs;
         file_release_pages(mine.data, weight_bytes(&mine));
         file_release_pages(its.data, weight_bytes(&its));
     }
-    if (ok && !any) {
+    int labels;
+    const Tensor *score = ok && other.classes.num_labels ? model_score_tensor(&other, &labels, err) : NULL;
+    if (score) class_config_copy(&config.classes, &other.classes);
+    if (ok && !any && !score) {
         arrsetlen(config.tensors, 0);
         ok = fail(err, "no tensor differs from those of %s; %s; it is the same model", m->folder, folder);
     }
     ok = ok && adapter_layout(a, m, &config, err);
     for (const Trainable *x = a->list, *end = x + (ok ? arrlen(a->list) : 0); x < end && !m->shapes_only; x++) {
         TensorSpec t = model_tensors(&other.config, other.prefix);
-        while (tensor_next(&t) && (t.kind != x->kind || t.layer != x->layer || t.place != x->place)) {}
-        Weight w = adapter_base(&other, &t);
+        bool is_score = x->kind == TENSOR_SCORE;
+        while (!is_score && tensor_next(&t) && (t.kind != x->kind || t.layer != x->layer || t.place != x->place)) {}
+        Weight w = is_score ? tensor_weight(score) : adapter_base(&other, &t);
         adapter_values(a->param + x->offset, &w);
         ok = ok && weight_nonfinite(&w) < 0;
-        if (!ok) fail(err, "tensor '%s' holds a NaN or infinity; %s; the weights are damaged", t.name, folder);
+        if (!ok) fail(err, "tensor '%s' holds a NaN or infinity; %s; the weights are damaged", x->name, folder);
     }
     if (ok && !m->shapes_only) adapter_changed(a);
     arrfree(config.tensors);
+    class_config_free(&config.classes);
     model_close(&other);
     return ok;
 }
@@ -3902,16 +4147,17 @@ static void adapter_saved_json(Text *t, const Adapter *a) {
         {TRAIN_EMBEDDINGS, "embed_tokens"}, {TRAIN_HEAD, "lm_head"}, {TRAIN_NORMS, "norm"}};
     const size_t front = strlen("base_model.model.");
     char last[sizeof a->list->name] = "";
-    if (a->list[arrlen(a->list) - 1].kind >= TENSOR_LORA_A) { json_string(t, "modules_to_save", NULL); return; }
+    if (arrlast(a->list).kind >= TENSOR_LORA_A) { json_string(t, "modules_to_save", NULL); return; }
     json_list(t, "modules_to_save", JSON_LINES);
     for (int i = 0; i < 3 && !a->config.tensors; i++)
         if (a->config.train & short_names[i].bit) json_string(t, NULL, short_names[i].name);
     for (const Trainable *x = a->list, *end = x + arrlen(a->list); x < end && a->config.tensors; x++) {
         char module[sizeof x->name];
         snprintf(module, sizeof module, "%.*s", (int)(strrchr(x->name, '.') - x->name), x->name);
-        if (x->base.data && strcmp(module, last)) json_string(t, NULL, module + front);
+        if (x->kind < TENSOR_SCORE && strcmp(module, last)) json_string(t, NULL, module + front);
         memcpy(last, module, sizeof last);
     }
+    if (a->score) { json_string(t, NULL, "classifier"); json_string(t, NULL, "score"); }       /* as PEFT does */
     json_end(t);
 }
 
@@ -3956,7 +4202,7 @@ static void adapter_config_json(Text *t, const Adapter *a) {
     if (c->parts) adapter_parts_json(t, a, ADAPTER_NAMES);
     for (int j = 0; j < MODULE_COUNT && !c->parts; j++) if (c->target[j]) json_string(t, NULL, module_name[j]);
     json_end(t);
-    json_string(t, "task_type", "CAUSAL_LM");
+    json_string(t, "task_type", a->score ? "SEQ_CLS" : "CAUSAL_LM");
     json_bool(t, "use_dora", false);
     json_bool(t, "use_rslora", c->use_rslora);
     json_end(t);
@@ -3985,6 +4231,17 @@ static bool adapter_tensors_write(const Adapter *a, const char *path, Error *err
     return safe_close(&f, err);
 }
 
+/* What nothing else in the folder of an adapter says of its labels. */
+static void adapter_classes_json(Text *t, const ClassConfig *c) {
+    json_object(t, NULL, JSON_LINES);
+    if (c->problem_type != PROBLEM_AUTO) json_string(t, "problem_type", problem_name[c->problem_type]);
+    if (c->names) json_list(t, "label_names", JSON_LINES);
+    for (int k = 0; c->names && k < c->num_labels; k++) json_string(t, NULL, c->names[k]);
+    if (c->names) json_end(t);
+    json_end(t);
+    text_string(t, "\n");
+}
+
 /* What is trained and nothing else, into a folder that nobody reads yet: a PEFT folder, or trained.safetensors. */
 static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
     bool peft = adapter_has_lora(&a->config);
@@ -3995,6 +4252,11 @@ static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
     bool ok = adapter_tensors_write(a, path, err);
     path_in(path, sizeof path, folder, "run.json");
     if (ok && a->about) ok = write_file(path, a->about, strlen(a->about), err);
+    else if (ok && a->score) {              /* the program's run.json has these, too */
+        adapter_classes_json(&t, &a->config.classes);
+        ok = write_file(path, t.at, t.length, err);
+        text_free(&t);
+    }
     if (peft) adapter_config_json(&t, a);
     if (ok && peft) return text_write(&t, folder, "adapter_config.json", err);
     text_free(&t);
@@ -4012,7 +4274,8 @@ typedef struct Merge {
     size_t bytes;                           /* of all tensors written so far */
     TensorSpec untied;                      /* the head or embedding that the folder has to have although the base's has
                                                it not: a tied pair of which one was trained apart; name "": none */
-    Text map;                               /* with it, the members of the index's weight_map */
+    TensorSpec head;                        /* a classification head's folder has no lm_head; name "": it has */
+    Text map;                               /* the members of the index's weight_map, where they change */
 } Merge;
 
 /* rows [count,in] = W - scale B0 A0 + scale B A in fp32, from row `first` on. */
@@ -4023,6 +4286,8 @@ static void merge_rows(float *rows, const Merge *g, const Linear *p, const Lora 
     if (a->initial) lora_add_product(rows, a->initial + A, a->initial + B, x->rank, -x->scale, p->in, first, count);
     lora_add_product(rows, g->params + A, g->params + B, x->rank, x->scale, p->in, first, count);
 }
+
+static const char merge_score[] = "score.weight";
 
 /* The place in the model of the tensor of that name; false: it has none. */
 static bool merge_place(TensorSpec *s, const Model *m, const char *name) {
@@ -4043,6 +4308,17 @@ static const Trainable *merge_trained(const Adapter *a, const TensorSpec *s) {
 static bool merge_tensor(SafeFile *f, const Merge *g, const Tensor *t, DType dtype, Error *err) {
     TensorSpec s;
     const Adapter *a = g->a;
+    if (!t->data) {                         /* the classification head: F32, or what is asked for */
+        Trainable score = arrlast(a->list);
+        float *values = (float *)must_alloc(t->count * sizeof(float));
+        char *out = (char *)must_alloc(t->count * sizeof(float));
+        backend_download(values, a->param + score.offset, t->count * sizeof(float));
+        weight_format[dtype_format(dtype)].encode(out, values, t->count);
+        safe_write(f, out, t->count * dtype_size(dtype));
+        free(values);
+        free(out);
+        return true;
+    }
     bool known = merge_place(&s, a->model, t->name);
     int at = known && s.kind == TENSOR_WEIGHT ? s.layer * MODULE_COUNT + s.place : -1;
     const Linear *p = at < 0 ? NULL : &a->model->layers[s.layer].linear[s.place];
@@ -4117,12 +4393,29 @@ static bool merge_shard(Merge *g, const SafetensorsFile *file, Error *err) {
     size_t data = file->bytes;              /* the tensors lie in the order of the list; where the first begins */
     if (arrlen(tensors)) data = (size_t)((const char *)tensors[0].data - base);
     bool ok = true, grown = false;
-    for (ptrdiff_t i = 0; i < arrlen(tensors) && *g->untied.name && !grown; i++) {
+    for (ptrdiff_t i = 0; i < arrlen(tensors) && g->a->score; i++) {
+        bool base_score = g->a->model->score && strstr(tensors[i].name, merge_score);
+        if ((strcmp(tensors[i].name, g->head.name) && !base_score) || tensors[i].data == m->embed.data) continue;
+        free(tensors[i].name);
+        arrdel(tensors, i);
+        i--;
+        grown = true;
+    }
+    if (g->a->score && file == &arrlast(m->files.files)) {
+        Tensor t = {text_copy(merge_score), NULL, 0, 0, {g->a->config.classes.num_labels, m->config.hidden_size, 0, 0},
+                    2, DTYPE_F32};
+        t.count = (size_t)t.shape[0] * (size_t)t.shape[1];
+        t.bytes = t.count * sizeof(float);
+        arrput(tensors, t);
+        grown = true;
+    }
+    for (ptrdiff_t i = 0; i < arrlen(tensors) && *g->untied.name; i++) {
         if (tensors[i].data != m->embed.data) continue;           /* beside the other of the pair */
         Tensor t = tensors[i];
         t.name = text_copy(g->untied.name);
         arrput(tensors, t);
         grown = true;
+        break;
     }
     if (g->dtype == DTYPE_COUNT && !grown) safe_write(&f, base, data);
     else ok = merge_header(&f, tensors, arrlen(tensors), g->dtype, file->path, err);
@@ -4132,7 +4425,7 @@ static bool merge_shard(Merge *g, const SafetensorsFile *file, Error *err) {
         ok = ok && merge_tensor(&f, g, t, d, err);
         g->bytes += d == t->dtype ? t->bytes : t->count * dtype_size(d);
         json_string(&g->map, t->name, name);
-        file_release_pages(t->data, t->bytes);
+        if (t->data) file_release_pages(t->data, t->bytes);
         free(t->name);
     }
     arrfree(tensors);
@@ -4180,6 +4473,47 @@ double merged_tolerance(FormatId format, int layers) {
     return 1e-5 + weight_format[format].rounding * sqrt(2.0 * layers + 3);
 }
 
+/* config.json of a ...ForSequenceClassification: what it was but for these. text: the base's, freed. */
+static char *merge_classes(const Adapter *a, char *text) {
+    const ClassConfig *c = &a->config.classes;
+    const char *type = a->model->config.family->classifier;
+    JsonDoc doc;
+    Text t = TEXT_EMPTY;
+    char label[32];
+    if (!json_parse(&doc, text, strlen(text), "config.json", 1, NULL)) return text;
+    json_object(&t, NULL, JSON_LINES);
+    json_list(&t, "architectures", JSON_LINES);
+    json_string(&t, NULL, type);
+    json_end(&t);
+    for (int names = 0; names < 2; names++) {
+        json_object(&t, names ? "label2id" : "id2label", JSON_LINES);
+        for (int k = 0; k < c->num_labels; k++) {
+            char key[16];
+            snprintf(label, sizeof label, "LABEL_%d", k);
+            snprintf(key, sizeof key, "%d", k);
+            if (names) json_print(&t, c->names ? c->names[k] : label, "%d", k);
+            else json_string(&t, key, c->names ? c->names[k] : label);
+        }
+        json_end(&t);
+    }
+    if (c->problem_type != PROBLEM_AUTO) json_string(&t, "problem_type", problem_name[c->problem_type]);
+    if (c->pad_token_id >= 0) json_print(&t, "pad_token_id", "%d", c->pad_token_id);
+    static const char *const ours[] = {"architectures", "id2label", "label2id", "problem_type", "num_labels"};
+    for (const Json *j = doc.root->child; j; j = j->next) {
+        bool written = c->pad_token_id >= 0 && !strcmp(j->key, "pad_token_id");
+        for (size_t i = 0; i < sizeof ours / sizeof *ours; i++) written |= !strcmp(j->key, ours[i]);
+        Text value = TEXT_EMPTY;
+        json_dumps(&value, j, 0);
+        if (!written) json_print(&t, j->key, "%s", value.at);
+        text_free(&value);
+    }
+    json_end(&t);
+    text_string(&t, "\n");
+    json_free(&doc);
+    free(text);
+    return t.at;
+}
+
 /* config.json and the index, as far as the merged folder differs in them; other files as they are. text: theirs, freed. */
 static char *merge_text(Merge *g, const char *name, char *text) {
     static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
@@ -4189,7 +4523,8 @@ static char *merge_text(Merge *g, const char *name, char *text) {
         if (g->dtype != DTYPE_COUNT) text = json_with(json_with(text, "dtype", torch[g->dtype]), "torch_dtype",
                                                       torch[g->dtype]);
         if (*g->untied.name) text = json_with(text, "tie_word_embeddings", "false");
-    } else if (!strcmp(name, "model.safetensors.index.json") && *g->untied.name) {
+        if (g->a->score) text = merge_classes(g->a, text);
+    } else if (!strcmp(name, "model.safetensors.index.json") && (*g->untied.name || g->a->score)) {
         Text t = TEXT_EMPTY;
         text_print(&t, "{\"metadata\": {\"total_size\": %s}, \"weight_map\": %s}\n", size, g->map.at);
         free(text);
@@ -4217,7 +4552,7 @@ static bool merge_others(Merge *g, Error *err) {
         size_t bytes;
         char *text = read_file(from, &bytes, err);
         bool ours = !strcmp(e->d_name, "config.json") || !strcmp(e->d_name, "model.safetensors.index.json");
-        if (text && ours && (g->dtype != DTYPE_COUNT || *g->untied.name)) {
+        if (text && ours && (g->dtype != DTYPE_COUNT || *g->untied.name || g->a->score)) {
             text = merge_text(g, e->d_name, text);
             bytes = strlen(text);
         }
@@ -4231,10 +4566,12 @@ static bool merge_others(Merge *g, Error *err) {
 /* The whole model folder, into one that is there and empty. */
 static bool merge_write(const Adapter *a, const char *folder, DType dtype, Error *err) {
     const Model *m = a->model;
-    Merge g = {a, folder, dtype, NULL, 0, model_tensors(&m->config, m->prefix), TEXT_EMPTY};
+    TensorSpec none = model_tensors(&m->config, m->prefix);
+    Merge g = {a, folder, dtype, NULL, 0, none, none, TEXT_EMPTY};
+    if (a->score) tensor_outside(&g.head, TENSOR_HEAD);
     size_t lora = 0;                        /* parameters of A and B, which come first */
     for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
-        if (!t->base.data) lora = t->offset + trainable_count(t);
+        if (t->kind >= TENSOR_LORA_A) lora = t->offset + trainable_count(t);
         bool apart = m->config.tie_word_embeddings && !adapter_shares(a);
         if (!apart || (t->kind != TENSOR_EMBED && t->kind != TENSOR_HEAD)) continue;
         for (int kind = TENSOR_EMBED; kind <= TENSOR_HEAD; kind += TENSOR_HEAD - TENSOR_EMBED) {
@@ -4492,27 +4829,66 @@ bool train_ids_check(const Dataset *d, int vocab, const char *path, Error *err) 
 /* ---- metrics: rows of a table ---------------------------------------------------------------------------------- */
 
 #define METRIC(name, field) #name, offsetof(LogRecord, field)
+enum { METRIC_OF_TOKENS = 1 << METRICS_OF_TOKENS, METRIC_OF_TWO_CLASSES = 1 << METRICS_OF_TWO_CLASSES,
+       METRIC_OF_ONE_CLASS = METRIC_OF_TWO_CLASSES | 1 << METRICS_OF_CLASSES,
+       METRIC_OF_LABELS = 1 << METRICS_OF_LABELS, METRIC_OF_NUMBERS = 1 << METRICS_OF_NUMBERS,
+       METRIC_OF_PAIRS = 1 << METRICS_OF_PAIRS, METRIC_OF_ALL = ~0,
+       METRIC_SCORE = METRIC_EVAL | METRIC_BEST | METRIC_GREATER };
 const Metric log_metric[LOG_METRICS] = {
     {METRIC(loss, loss), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST, OVER_STEPS,
-     "%.9g", "loss %.4f", "loss %.4f"},
-    {METRIC(grad_norm, grad_norm), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "grad_norm %.3f", NULL},
-    {METRIC(learning_rate, learning_rate), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "lr %.2e", NULL},
-    {METRIC(tokens_per_second, tokens_per_second), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.1f", NULL, NULL},
-    {METRIC(ceiling_share, ceiling_share), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL},
-    {METRIC(token_loss, token_loss), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "per token %.4f"},
-    {METRIC(perplexity, perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "perplexity %.2f"},
+     "%.9g", "loss %.4f", "loss %.4f", METRIC_OF_ALL},
+    {METRIC(grad_norm, grad_norm), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "grad_norm %.3f", NULL, METRIC_OF_ALL},
+    {METRIC(learning_rate, learning_rate), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "lr %.2e", NULL, METRIC_OF_ALL},
+    {METRIC(tokens_per_second, tokens_per_second), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.1f", NULL, NULL, METRIC_OF_ALL},
+    {METRIC(ceiling_share, ceiling_share), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL, METRIC_OF_ALL},
+    {METRIC(token_loss, token_loss), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "per token %.4f", METRIC_OF_TOKENS},
+    {METRIC(perplexity, perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "perplexity %.2f", METRIC_OF_TOKENS},
     {METRIC(mean_example_perplexity, mean_example_perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING,
-     "%.9g", NULL, NULL},
+     "%.9g", NULL, NULL, METRIC_OF_TOKENS},
     {METRIC(token_accuracy, token_accuracy), METRIC_EVAL | METRIC_GREATER | METRIC_PERCENT, OVER_NOTHING,
-     "%.9g", NULL, "token accuracy %.1f %%"},
-    {METRIC(token_entropy, token_entropy), METRIC_EVAL, OVER_NOTHING, "%.9g", NULL, NULL},
-    {METRIC(runtime, seconds), METRIC_EVAL, OVER_NOTHING, "%.4f", NULL, NULL},
-    {METRIC(seconds, seconds), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL},
+     "%.9g", NULL, "token accuracy %.1f %%", METRIC_OF_TOKENS},
+    {METRIC(token_entropy, token_entropy), METRIC_EVAL, OVER_NOTHING, "%.9g", NULL, NULL, METRIC_OF_TOKENS},
+    {METRIC(runtime, seconds), METRIC_EVAL, OVER_NOTHING, "%.4f", NULL, NULL, METRIC_OF_ALL},
+    {METRIC(seconds, seconds), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL, METRIC_OF_ALL},
     {METRIC(mean_token_accuracy, mean_token_accuracy),
      METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST | METRIC_GREATER, OVER_MICRO_BATCHES,
-     "%.9g", "accuracy %.3f", NULL},
+     "%.9g", "accuracy %.3f", NULL, METRIC_OF_TOKENS},
     {METRIC(entropy, entropy), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST, OVER_MICRO_BATCHES,
-     "%.9g", "entropy %.3f", NULL},
+     "%.9g", "entropy %.3f", NULL, METRIC_OF_TOKENS},
+    /* training's are means over micro-batches; evaluation's of all rows together, but for those of pairs */
+    {METRIC(accuracy, accuracy), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST | METRIC_GREATER,
+     OVER_MICRO_BATCHES, "%.9g", "accuracy %.3f", "accuracy %.4f", METRIC_OF_ONE_CLASS | METRIC_OF_PAIRS},
+    {METRIC(subset_accuracy, subset_accuracy), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST | METRIC_GREATER,
+     OVER_MICRO_BATCHES, "%.9g", "all right %.3f", "all right %.4f", METRIC_OF_LABELS},
+    {METRIC(balanced_accuracy, balanced_accuracy), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "balanced %.4f",
+     METRIC_OF_ONE_CLASS},
+    {METRIC(precision, precision), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, NULL, METRIC_OF_TWO_CLASSES},
+    {METRIC(recall, recall), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, NULL, METRIC_OF_TWO_CLASSES},
+    {METRIC(f1, f1), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "f1 %.4f", METRIC_OF_TWO_CLASSES},
+    {METRIC(macro_f1, macro_f1), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "macro f1 %.4f",
+     METRIC_OF_ONE_CLASS | METRIC_OF_LABELS},
+    {METRIC(weighted_f1, weighted_f1), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, NULL,
+     METRIC_OF_ONE_CLASS | METRIC_OF_LABELS},
+    {METRIC(micro_f1, micro_f1), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "micro f1 %.4f", METRIC_OF_LABELS},
+    {METRIC(roc_auc, roc_auc), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "roc auc %.4f", METRIC_OF_TWO_CLASSES},
+    {METRIC(average_precision, average_precision), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, NULL,
+     METRIC_OF_TWO_CLASSES},
+    {METRIC(best_threshold, best_threshold), METRIC_EVAL, OVER_NOTHING, "%.9g", NULL, NULL, METRIC_OF_TWO_CLASSES},
+    {METRIC(best_threshold_f1, best_threshold_f1), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, NULL,
+     METRIC_OF_TWO_CLASSES},
+    {METRIC(mse, mse), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, NULL, METRIC_OF_NUMBERS},
+    {METRIC(mae, mae), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "mae %.4f", METRIC_OF_NUMBERS},
+    {METRIC(r2, r2), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "r2 %.4f", METRIC_OF_NUMBERS},
+    {METRIC(pearson, pearson), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, "pearson %.4f", METRIC_OF_NUMBERS},
+    {METRIC(spearman, spearman), METRIC_SCORE, OVER_NOTHING, "%.9g", NULL, NULL, METRIC_OF_NUMBERS},
+    {METRIC(margin, margin), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST | METRIC_GREATER,
+     OVER_MICRO_BATCHES, "%.9g", "margin %.3f", "margin %.4f", METRIC_OF_PAIRS},
+    {METRIC(min_reward, min_reward), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG, OVER_MICRO_BATCHES, "%.9g", NULL, NULL,
+     METRIC_OF_PAIRS},
+    {METRIC(mean_reward, mean_reward), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG, OVER_MICRO_BATCHES, "%.9g", NULL,
+     "reward %.4f", METRIC_OF_PAIRS},
+    {METRIC(max_reward, max_reward), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG, OVER_MICRO_BATCHES, "%.9g", NULL, NULL,
+     METRIC_OF_PAIRS},
 };
 #undef METRIC
 
@@ -4522,57 +4898,322 @@ const Metric *metric_find(const char *name) {
         if (log_metric[i].is & METRIC_BEST && !strcmp(name, log_metric[i].name)) return &log_metric[i];
     return NULL;
 }
+/* Has a record of that kind, METRICS_OF_, the metric? */
+static bool metric_is_of(const Metric *m, int of) { return m->of >> of & 1; }
 static double *log_metric_at(LogRecord *r, const Metric *m) { return (double *)((char *)r + m->at); }
 double metric_value(const LogRecord *r, const Metric *m) { return *(const double *)((const char *)r + m->at); }
 
 /* ---- what is learned ------------------------------------------------------------------------------------------- */
 
+static double train_tokens_weight(const Classifier *c, const Dataset *d, size_t slot) {
+    (void)c;
+    return (double)slot_labelled(d, slot);
+}
 static void train_tokens_measure(LogRecord *sums, const LossStats *s) {
     if (!s->tokens) return;
     sums->mean_token_accuracy += (double)s->correct / (double)s->tokens;
     sums->entropy += s->entropy_sum / (double)s->tokens;
 }
-const Objective objective_tokens = {"tokens", slot_labelled, model_loss, train_tokens_measure};
+static void train_tokens_finish(EvalResult *result, const LossStats *s, const Classifier *c, const Dataset *d) {
+    LogRecord *r = &result->record;
+    double n = s->tokens ? (double)s->tokens : 1, examples = (double)result->examples;
+    (void)c; (void)d;
+    r->token_loss = s->loss_sum / n;
+    r->token_accuracy = (double)s->correct / n;
+    r->token_entropy = s->entropy_sum / n;
+    r->perplexity = fmin(exp(r->token_loss), DBL_MAX);                        /* JSON knows no infinity */
+    r->mean_example_perplexity = result->examples ? fmin(result->perplexities / examples, DBL_MAX) : 1;
+}
+const Objective objective_tokens = {"tokens", train_tokens_weight, model_loss, train_tokens_measure,
+                                    train_tokens_finish};
+
+/* ---- classification and reward: a head of few outputs ------------------------------------------------------------
+   Its losses are plain formulas of one row or pair (data/classify.h): the logits come to the host, their gradient goes
+   back. */
+
+void classifier_close(Classifier *c) {
+    backend_free(c->logits, (size_t)c->rows * (size_t)c->K * sizeof *c->logits);
+    free(c->host);
+    free(c->row);
+    free(c->class_weights);
+    memset(c, 0, sizeof *c);
+}
+bool classifier_open(Classifier *c, const Dataset *d, const TrainOptions *o, int rows, Error *err) {
+    classifier_close(c);
+    bool classes = d->task == TASK_CLASSIFICATION && d->problem == PROBLEM_SINGLE_LABEL;
+    c->task = d->task;
+    c->problem = d->problem;
+    c->K = d->label_count ? d->label_count : 1;
+    c->of = d->task == TASK_REWARD ? METRICS_OF_PAIRS : d->problem == PROBLEM_REGRESSION ? METRICS_OF_NUMBERS
+          : d->problem == PROBLEM_MULTI_LABEL ? METRICS_OF_LABELS
+          : c->K == 2 ? METRICS_OF_TWO_CLASSES : METRICS_OF_CLASSES;
+    c->label_smoothing = o ? o->label_smoothing : 0;
+    c->focal_gamma = o ? o->focal_gamma : 0;
+    c->rows = rows;
+    if (!(c->label_smoothing >= 0 && c->label_smoothing < 1))
+        return fail(err, "label smoothing is %g; --label-smoothing; give a share from 0 to below 1", c->label_smoothing);
+    if (!(c->focal_gamma >= 0 && isfinite(c->focal_gamma)))
+        return fail(err, "gamma of the focal loss is %g; --focal-gamma; give 0 or more", c->focal_gamma);
+    if (!classes && (c->label_smoothing > 0 || c->focal_gamma > 0))
+        return fail(err, "the loss of %s has neither label smoothing nor gamma; --label-smoothing, --focal-gamma; leave "
+                         "them out", d->task == TASK_REWARD ? "pairs" : problem_name[d->problem]);
+    if (c->label_smoothing > 0 && c->focal_gamma > 0)
+        return fail(err, "label smoothing and focal loss at once; --label-smoothing, --focal-gamma; choose one");
+    if (o && o->class_weights) {
+        c->class_weights = (float *)must_alloc((size_t)c->K * sizeof(float));
+        if (!class_weights_parse(c->class_weights, d, o->class_weights, err)) return false;
+    }
+    size_t count = (size_t)rows * (size_t)c->K;
+    c->host = (float *)must_alloc(count * sizeof *c->host);
+    c->row = (double *)must_alloc(4 * (size_t)c->K * sizeof *c->row);
+    if (rows) c->logits = (float *)backend_alloc(count * sizeof *c->logits);
+    return !rows || c->logits || fail(err, "out of memory for the logits of %d rows; use a smaller batch", rows);
+}
+
+static const ClassConfig *adapter_classes(const Model *m, const Adapter *a) {
+    return a && a->score ? &a->config.classes : &m->classes;
+}
+/* The logits of the batch's pooled rows, [M,K] to c->host. */
+static void train_logits(const Model *m, const Adapter *a, Workspace *w, const Batch *b) {
+    Classifier *c = w->classifier;
+    backend_upload(w->labelled, b->labelled, (size_t)b->M * sizeof(int32_t));
+    score_forward(c->logits, w->normed, w->labelled, a && a->score ? a->score : m->score, b->M, c->K,
+                  m->config.hidden_size);
+    backend_download(c->host, c->logits, (size_t)b->M * (size_t)c->K * sizeof *c->host);
+}
+/* And back: c->host holds the gradient of the sum of the losses by the logits, [M,K]. */
+static void train_logits_backward(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss) {
+    Classifier *c = w->classifier;
+    size_t count = (size_t)b->M * (size_t)c->K;
+    for (size_t i = 0; i < count; i++) c->host[i] *= dloss * a->loss_scale;
+    backend_upload(c->logits, c->host, count * sizeof *c->host);
+    score_backward(adapter_wants_normed(a) ? w->d_normed : NULL, a->d_score, c->logits, w->normed, w->labelled,
+                   a->score, b->M, b->N, c->K, m->config.hidden_size);
+}
+
+/* What a row adds to the divisor of the loss: torch's weighted mean of cross-entropies, else every row is one. */
+static double train_row_weight(const Classifier *c, const float *target) {
+    return c->class_weights && c->problem == PROBLEM_SINGLE_LABEL ? (double)c->class_weights[(int)*target] : 1;
+}
+static double train_classes_weight(const Classifier *c, const Dataset *d, size_t slot) {
+    double weight = 0;
+    for (SlotIterator e = slot_begin(d, slot); slot_next(&e);) weight += train_row_weight(c, e.target);
+    return weight;
+}
+/* The loss of a row of logits; dz [K] or NULL. */
+static double train_row_loss(const Classifier *c, double *dz, const double *z, const float *target) {
+    if (c->problem == PROBLEM_REGRESSION) return loss_squared(dz, *z, (double)*target);
+    if (c->problem == PROBLEM_MULTI_LABEL) return loss_logistic(dz, z, target, c->class_weights, c->K);
+    if (c->focal_gamma > 0) return loss_focal(dz, z, (int)*target, c->class_weights, c->focal_gamma, c->K);
+    return loss_softmax(dz, z, (int)*target, c->class_weights, c->label_smoothing, c->K);
+}
+/* Is a row's answer the right one, with every label? A label is there where its probability is above a half. */
+static bool train_row_right(const Classifier *c, const double *z, const float *target) {
+    if (c->problem == PROBLEM_REGRESSION) return false;
+    if (c->problem == PROBLEM_SINGLE_LABEL) return class_likeliest(z, c->K) == (int)*target;
+    for (int k = 0; k < c->K; k++) if ((z[k] > 0) != (target[k] != 0)) return false;
+    return true;
+}
+static LossStats train_classes_loss(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss) {
+    Classifier *c = w->classifier;
+    LossStats s;
+    bool backward = a && dloss != 0;
+    double *z = c->row, *dz = c->row + c->K;
+    memset(&s, 0, sizeof s);
+    s.tokens = b->M;
+    train_logits(m, a, w, b);
+    for (int i = 0; i < b->M; i++) {
+        float *logits = c->host + (size_t)i * (size_t)c->K;
+        const float *target = b->target + (size_t)i * (size_t)b->target_width;
+        for (int k = 0; k < c->K; k++) z[k] = (double)logits[k];
+        double loss = train_row_loss(c, backward ? dz : NULL, z, target);
+        for (int k = 0; k < c->K && backward; k++) logits[k] = (float)dz[k];
+        b->row_loss[i].loss = loss;
+        s.loss_sum += loss;
+        s.weight += train_row_weight(c, target);
+        s.correct += train_row_right(c, z, target);
+    }
+    if (backward) train_logits_backward(m, a, w, b, dloss);
+    return s;
+}
+static void train_classes_measure(LogRecord *sums, const LossStats *s) {
+    if (!s->tokens) return;
+    sums->accuracy += (double)s->correct / (double)s->tokens;
+    sums->subset_accuracy += (double)s->correct / (double)s->tokens;          /* of several labels a row */
+}
+
+static double train_pairs_weight(const Classifier *c, const Dataset *d, size_t slot) {
+    (void)c; (void)d; (void)slot;
+    return 1;
+}
+static LossStats train_pairs_loss(const Model *m, const Adapter *a, Workspace *w, const Batch *b, float dloss) {
+    Classifier *c = w->classifier;
+    LossStats s;
+    bool backward = a && dloss != 0;
+    memset(&s, 0, sizeof s);
+    s.tokens = b->M / 2;
+    s.weight = (double)s.tokens;
+    s.least = INFINITY;
+    s.most = -INFINITY;
+    train_logits(m, a, w, b);
+    for (int i = 0; i + 1 < b->M; i += 2) {
+        double z[2] = {(double)c->host[i], (double)c->host[i + 1]}, dz[2];
+        double loss = loss_pair(dz, z, (double)b->target[(size_t)i * (size_t)b->target_width]);
+        b->row_loss[i].loss = b->row_loss[i + 1].loss = loss;
+        s.loss_sum += loss;
+        s.correct += z[0] > z[1];
+        s.margins += z[0] - z[1];
+        s.rewards += z[0] + z[1];
+        s.least = fmin(s.least, fmin(z[0], z[1]));
+        s.most = fmax(s.most, fmax(z[0], z[1]));
+        for (int k = 0; k < 2 && backward; k++) c->host[i + k] = (float)dz[k];
+    }
+    if (backward) train_logits_backward(m, a, w, b, dloss);
+    return s;
+}
+static void train_pairs_measure(LogRecord *sums, const LossStats *s) {
+    double pairs = (double)s->tokens;
+    if (!s->tokens) return;
+    sums->accuracy += (double)s->correct / pairs;
+    sums->margin += s->margins / pairs;
+    sums->mean_reward += s->rewards / (2 * pairs);
+    sums->min_reward += s->least;
+    sums->max_reward += s->most;
+}
+
+/* counts [K][K+1] of the likeliest classes of an evaluation's rows, as label_scores reads them. */
+static void class_counts(int64_t *counts, const EvalResult *e, const Dataset *d) {
+    const double *z = e->logits;
+    memset(counts, 0, (size_t)e->K * (size_t)(e->K + 1) * sizeof *counts);
+    for (size_t i = 0; i < d->slots; i++)
+        for (SlotIterator s = slot_begin(d, i); slot_next(&s); z += e->K)
+            counts[(int)*s.target * (e->K + 1) + class_likeliest(z, e->K)]++;
+}
+static void train_finish_classes(EvalResult *e, const Dataset *d) {
+    LogRecord *r = &e->record;
+    int K = e->K;
+    size_t n = 0;
+    int64_t *counts = (int64_t *)must_alloc((size_t)K * (size_t)(K + 1) * sizeof *counts);
+    LabelScore *each = (LabelScore *)must_alloc((size_t)K * sizeof *each), macro, weighted;
+    class_counts(counts, e, d);
+    r->accuracy = label_scores(each, &macro, &weighted, counts, K);
+    r->balanced_accuracy = class_balanced_accuracy(counts, K);
+    r->macro_f1 = macro.f1;
+    r->weighted_f1 = weighted.f1;
+    if (K == 2) {                           /* of the second class, as scikit-learn's "binary" */
+        double *score = (double *)must_alloc((size_t)e->examples * sizeof *score), p[2];
+        bool *positive = (bool *)must_alloc((size_t)e->examples * sizeof *positive);
+        for (size_t i = 0; i < d->slots; i++)
+            for (SlotIterator s = slot_begin(d, i); slot_next(&s); n++) {
+                class_probabilities(p, e->logits + 2 * n, 2);
+                score[n] = p[1];
+                positive[n] = *s.target != 0;
+            }
+        ClassRanking ranking = class_ranking(score, positive, n);
+        r->precision = each[1].precision;
+        r->recall = each[1].recall;
+        r->f1 = each[1].f1;
+        r->roc_auc = ranking.roc_auc;
+        r->average_precision = ranking.average_precision;
+        r->best_threshold = ranking.threshold;
+        r->best_threshold_f1 = ranking.threshold_f1;
+        free(score);
+        free(positive);
+    }
+    free(counts);
+    free(each);
+}
+/* each [K]: the scores of every label of several a row. */
+static ClassMulti class_labels(LabelScore *each, const EvalResult *e, const Dataset *d) {
+    size_t K = (size_t)e->K, count = (size_t)e->examples * K, n = 0;
+    bool *answered = (bool *)must_alloc(count * sizeof *answered), *expected = (bool *)must_alloc(count);
+    for (size_t i = 0; i < d->slots; i++)
+        for (SlotIterator s = slot_begin(d, i); slot_next(&s);)
+            for (size_t k = 0; k < K; k++, n++) {
+                answered[n] = e->logits[n] > 0;
+                expected[n] = s.target[k] != 0;
+            }
+    ClassMulti multi = class_multi(each, answered, expected, n / K, e->K);
+    free(answered);
+    free(expected);
+    return multi;
+}
+static void train_finish_labels(EvalResult *e, const Dataset *d) {
+    LogRecord *r = &e->record;
+    LabelScore *each = (LabelScore *)must_alloc((size_t)e->K * sizeof *each);
+    ClassMulti multi = class_labels(each, e, d);
+    r->subset_accuracy = multi.subset_accuracy;
+    r->micro_f1 = multi.micro_f1;
+    r->macro_f1 = multi.macro.f1;
+    r->weighted_f1 = multi.weighted.f1;
+    free(each);
+}
+static void train_finish_numbers(EvalResult *e, const Dataset *d) {
+    LogRecord *r = &e->record;
+    double *y = (double *)must_alloc((size_t)e->examples * sizeof *y);
+    size_t n = 0;
+    for (size_t i = 0; i < d->slots; i++) for (SlotIterator s = slot_begin(d, i); slot_next(&s);) y[n++] = *s.target;
+    ClassRegression x = class_regression(e->logits, y, n);
+    r->mse = x.mse;
+    r->mae = x.mae;
+    r->r2 = x.r2;
+    r->pearson = x.pearson;
+    r->spearman = x.spearman;
+    free(y);
+}
+static void train_classes_finish(EvalResult *e, const LossStats *s, const Classifier *c, const Dataset *d) {
+    e->record.loss = s->weight > 0 ? s->loss_sum / s->weight : NAN;
+    if (c->of == METRICS_OF_NUMBERS) train_finish_numbers(e, d);
+    else if (c->of == METRICS_OF_LABELS) train_finish_labels(e, d);
+    else train_finish_classes(e, d);
+}
+static void train_pairs_finish(EvalResult *e, const LossStats *s, const Classifier *c, const Dataset *d) {
+    (void)e; (void)s; (void)c; (void)d;
+}
+const Objective objective_classes = {"classification", train_classes_weight, train_classes_loss,
+                                     train_classes_measure, train_classes_finish};
+const Objective objective_pairs = {"reward", train_pairs_weight, train_pairs_loss, train_pairs_measure,
+                                   train_pairs_finish};
+static const Objective *objective_of(Task task) {
+    return task == TASK_REWARD ? &objective_pairs : task == TASK_CLASSIFICATION ? &objective_classes
+         : &objective_tokens;
+}
 
 /* ---- evaluation ------------------------------------------------------------------------------------------------ */
 
-/* What an evaluation adds up over its batches, beside its record: sums over tokens, and over examples of exp of an
-   example's own mean loss. */
-typedef struct EvalSums { LossStats tokens; double perplexities, batches; } EvalSums;
+/* What an evaluation adds up over its batches, beside its record. */
+typedef struct EvalSums { LossStats all; double batches; } EvalSums;
 
 /* A batch of `count` of the data set's slots joins the sums. */
 static void train_evaluate_add(EvalResult *result, EvalSums *sums, const Objective *objective, const Batch *b,
                                LossStats s, int count, size_t slots) {
     LogRecord *r = &result->record;
-    r->loss += s.loss_sum / (s.tokens ? (double)s.tokens : 1) * count / (double)slots;
+    r->loss += s.loss_sum / (s.weight > 0 ? s.weight : 1) * count / (double)slots;
     objective->measure(r, &s);
     sums->batches++;
-    sums->tokens.loss_sum += s.loss_sum;
-    sums->tokens.entropy_sum += s.entropy_sum;
-    sums->tokens.tokens += s.tokens;
-    sums->tokens.correct += s.correct;
+    sums->all.loss_sum += s.loss_sum;
+    sums->all.entropy_sum += s.entropy_sum;
+    sums->all.tokens += s.tokens;
+    sums->all.correct += s.correct;
+    sums->all.weight += s.weight;
     for (int i = 0, k = 0; i < b->S; i++) {                                   /* k: labelled rows, one after another */
         double loss = 0;
         int64_t tokens = 0;
         for (; k < b->M && b->labelled[k] < b->cu_seqlens[i + 1]; k++, tokens++)
             loss += (double)(float)b->row_loss[k].loss;
         if (!tokens) continue;
-        sums->perplexities += exp(loss / (double)tokens);
+        result->perplexities += exp(loss / (double)tokens);
         result->examples++;
     }
 }
-static void train_evaluate_mean(EvalResult *result, const EvalSums *sums) {
+static void train_evaluate_mean(EvalResult *result, const EvalSums *sums, const Objective *objective,
+                                const Classifier *c, const Dataset *d) {
     LogRecord *r = &result->record;
-    const LossStats *s = &sums->tokens;
-    double n = s->tokens ? (double)s->tokens : 1, batches = fmax(sums->batches, 1), examples = (double)result->examples;
     for (int i = 0; i < LOG_METRICS; i++)
-        if (log_metric[i].mean == OVER_MICRO_BATCHES) *log_metric_at(r, &log_metric[i]) /= batches;
-    r->token_loss = s->loss_sum / n;
-    r->token_accuracy = (double)s->correct / n;
-    r->token_entropy = s->entropy_sum / n;
-    r->perplexity = fmin(exp(r->token_loss), DBL_MAX);                        /* JSON knows no infinity */
-    r->mean_example_perplexity = result->examples ? fmin(sums->perplexities / examples, DBL_MAX) : 1;
-    result->tokens = s->tokens;
+        if (log_metric[i].mean == OVER_MICRO_BATCHES && metric_is_of(&log_metric[i], r->of))
+            *log_metric_at(r, &log_metric[i]) /= fmax(sums->batches, 1);
+    objective->finish(result, &sums->all, c, d);
+    result->tokens = sums->all.tokens;
 }
 
 /* hooks: NULL, or a run's, whose stop is asked before every batch; where *stopped then, *result is of no use. */
@@ -4584,9 +5225,16 @@ static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const
     memset(&sums, 0, sizeof sums);
     memset(result, 0, sizeof *result);
     result->record.eval = true;
+    const Classifier *c = d->target ? w->classifier : NULL;
+    if (c) {
+        result->record.of = (uint8_t)c->of;
+        result->K = c->K;
+    }
     if (!train_ids_check(d, m->config.vocab_size, "the data", err)) return false;
     bool ok = true;
     int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);         /* in the order of the file */
+    double *logits = NULL;
+    if (c) result->logits = logits = (double *)must_alloc(d->count * (size_t)c->K * sizeof *logits);
     for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
     for (size_t begin = 0; begin < d->slots && ok; begin += (size_t)batch_size) {
         int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
@@ -4600,14 +5248,30 @@ static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const
             ok = fail(err, "the evaluation loss is not finite; %s; lower --learning-rate", where);
         }
         train_evaluate_add(result, &sums, objective, b, s, count, d->slots);
+        for (int i = 0; c && i < b->M * c->K; i++) *logits++ = (double)c->host[i];
     }
     free(slots);
-    train_evaluate_mean(result, &sums);
+    if (ok && !(stopped && *stopped)) train_evaluate_mean(result, &sums, objective, c, d);
+    else { free(result->logits); result->logits = NULL; }
     return ok;
 }
 bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Dataset *d, Batch *b, int batch_size,
                     EvalResult *result, Error *err) {
-    return train_evaluate(m, a, w, &objective_tokens, d, b, batch_size, NULL, NULL, result, err);
+    Classifier c, *before = w->classifier;
+    memset(&c, 0, sizeof c);
+    const ClassConfig *head = adapter_classes(m, a);
+    int K = d->label_count ? d->label_count : 1;
+    if (d->task != TASK_CAUSAL_LM && head->num_labels != K)
+        return fail(err, "the head has %d labels, the data %d; %s; give a model or adapter with a head for them",
+                    head->num_labels, K, m->folder);
+    if (d->target && !before) {
+        if (!classifier_open(&c, d, NULL, b->max_sequences, err)) return false;
+        w->classifier = &c;
+    }
+    bool ok = train_evaluate(m, a, w, objective_of(d->task), d, b, batch_size, NULL, NULL, result, err);
+    w->classifier = before;
+    classifier_close(&c);
+    return ok;
 }
 
 /* ---- the log -----------------------------------------------------------------------------------------------------
@@ -4621,6 +5285,7 @@ void log_record_json(Text *t, const LogRecord *r) {
     json_print(t, "epoch", "%.10g", r->epoch);
     for (int i = 0; i < LOG_METRICS; i++) {
         if (!(log_metric[i].is & (r->eval ? METRIC_EVAL : METRIC_TRAIN))) continue;
+        if (!metric_is_of(&log_metric[i], r->of) || (r->of && !isfinite(metric_value(r, &log_metric[i])))) continue;
         snprintf(name, sizeof name, "%s%s", r->eval ? "eval_" : "", log_metric[i].name);
         json_print(t, name, log_metric[i].log, metric_value(r, &log_metric[i]));
     }
@@ -4632,7 +5297,7 @@ void log_record_text(Text *t, const LogRecord *r) {
     for (int i = 0; i < LOG_METRICS; i++) {
         const char *format = r->eval ? log_metric[i].eval_text : log_metric[i].train_text;
         double value = metric_value(r, &log_metric[i]);
-        if (!format) continue;
+        if (!format || !metric_is_of(&log_metric[i], r->of) || (r->of && !isfinite(value))) continue;
         text_print(t, "%s", gap);
         text_print(t, format, log_metric[i].is & METRIC_PERCENT ? 100 * value : value);
         gap = r->eval ? ", " : "  ";
@@ -4654,7 +5319,7 @@ static LogBest log_best(const LogRecord *history, const TrainOptions *o) {
     for (ptrdiff_t i = 0; i < arrlen(history); i++) {
         if (!history[i].eval || !history[i].step) continue;
         double value = metric_value(&history[i], m);
-        bool better = !best.step || (greater ? value > best.value : value < best.value);
+        bool better = isfinite(value) && (!best.step || (greater ? value > best.value : value < best.value));
         bool enough = better && (!best.step || fabs(value - best.value) > o->early_stopping_threshold);
         best.in_vain = enough ? 0 : best.in_vain + 1;
         if (better) { best.step = history[i].step; best.value = value; }
@@ -4672,6 +5337,7 @@ typedef struct Run {
     Model own;
     Adapter adapter;
     Workspace work;
+    Classifier classifier;                  /* of classification and reward */
     Dataset train, eval;
     Batch batch;
     RunPlan plan;
@@ -4760,7 +5426,8 @@ static void log_result_json(Text *t, const Run *run, const TrainResult *result) 
     json_print(t, "total_flos", "%.1f", run_total_flos(run));
     for (int i = 0; i < LOG_METRICS && run->window_micro; i++) {              /* TRL adds what came after the last */
         const Metric *m = &log_metric[i];
-        if (m->mean == OVER_MICRO_BATCHES) json_print(t, m->name, m->log, metric_value(&run->window, m) / micro);
+        if (m->mean == OVER_MICRO_BATCHES && metric_is_of(m, run->classifier.of))
+            json_print(t, m->name, m->log, metric_value(&run->window, m) / micro);
     }
     if (run->window_micro) json_print(t, "num_tokens", "%lld", (long long)run->num_tokens);
     json_end(t);
@@ -4847,7 +5514,9 @@ static bool run_evaluate(Run *run, TrainResult *result, Error *err) {
     r->seconds = seconds_now() - start;
     if (!isfinite(result->first_eval_loss)) result->first_eval_loss = r->loss;
     result->last_eval_loss = r->loss;
+    if (run->hooks && run->hooks->on_evaluation) run->hooks->on_evaluation(run->hooks->user, &e, &run->eval);
     run_log(run, r);
+    free(e.logits);
     run->eval_seconds += seconds_now() - start;          /* with what the hook does at an evaluation */
     run->eval_count++;
     run->best = log_best(run->history, run->o);
@@ -4863,11 +5532,12 @@ static double train_flops(const Model *m, const Adapter *a, const Batch *b) {
     const ModelConfig *c = &m->config;
     double weights = (double)m->layer_weights, N = (double)b->N, squares = 0;
     double L = (double)c->num_hidden_layers, H = (double)c->num_attention_heads, D = (double)c->head_dim;
+    double outputs = a->score ? (double)a->config.classes.num_labels : (double)c->vocab_size;
     for (int s = 0; s < b->S; s++) {
         double length = (double)(b->cu_seqlens[s + 1] - b->cu_seqlens[s]);
         squares += length * length;
     }
-    return 4 * weights * N + 4 * (double)c->vocab_size * (double)c->hidden_size * (double)b->M +
+    return 4 * weights * N + 4 * outputs * (double)c->hidden_size * (double)b->M +
            6 * (double)a->param_count * N + 7 * squares * H * D * L;
 }
 
@@ -4914,14 +5584,16 @@ static void train_reduce(Run *run, LogRecord *r, double *loss) {
    step's loss is sum of losses / sum of weights over all its micro-batches, so that how they are cut changes nothing.
    *r: loss (not finite as soon as one is not), tokens, metrics summed over micro-batches. */
 static void train_gradient(Run *run, int64_t begin, int64_t end, int64_t size, DropoutKey key, LogRecord *r) {
-    int64_t weight = 0;
-    for (int64_t i = begin; i < end; i++) weight += run->objective->weight(&run->train, (size_t)run->order[i]);
+    double weight = 0;
+    for (int64_t i = begin; i < end; i++)
+        weight += run->objective->weight(&run->classifier, &run->train, (size_t)run->order[i]);
     memset(r, 0, sizeof *r);
+    r->of = (uint8_t)run->classifier.of;
     run->step_padded = 0;
     adapter_zero_grad(&run->adapter);
-    double loss = train_micro_batches(run, begin, end, size, key, weight ? 1.0f / (float)weight : 0, r);
+    double loss = train_micro_batches(run, begin, end, size, key, weight > 0 ? 1.0f / (float)weight : 0, r);
     train_reduce(run, r, &loss);
-    r->loss = weight ? loss / (double)weight : 0;
+    r->loss = weight > 0 ? loss / weight : 0;
 }
 
 /* Writes slots [begin, end) of run->order, and the adapter that met them, as OUTPUT/nonfinite-STEP: `folder`, whose
@@ -5111,6 +5783,13 @@ static void checkpoint_identity(Text *t, const Run *run) {
     json_print(t, "lora_dropout", "%.9g", adapter_has_lora(lora) ? (double)o->lora.lora_dropout : 0);
     checkpoint_trained_identity(t, &run->adapter, lora);
     if (run->objective != &objective_tokens) json_string(t, "objective", run->objective->name);
+    if (run->classifier.K) {
+        checkpoint_hex(t, "class_weights", run->classifier.class_weights ?
+                       hash_bytes(HASH_START, run->classifier.class_weights, (size_t)run->classifier.K *
+                                  sizeof(float)) : 0);
+        json_print(t, "label_smoothing", "%.9g", run->classifier.label_smoothing);
+        json_print(t, "focal_gamma", "%.9g", run->classifier.focal_gamma);
+    }
     for (size_t i = 0; i < sizeof run_decides / sizeof *run_decides; i++) {
         const char *name = run_decides[i].name;
         const void *at = (run_decides[i].of_plan ? (const char *)&run->plan : (const char *)o) + run_decides[i].at;
@@ -5186,32 +5865,44 @@ static bool checkpoint_number_parse(const CheckpointNumber *n, const Json *root)
     return true;
 }
 
-/* Every field of a record, exactly (the log's own lines round): four whole numbers, then its doubles. */
-enum { CHECKPOINT_RECORD_DOUBLES = (sizeof(LogRecord) - offsetof(LogRecord, epoch)) / sizeof(double) };
+/* Every field of a record, exactly (the log's own lines round): four whole numbers, then its doubles, null where one has
+   no value. Zeros at the end are left out, as are the fields that an earlier version did not know. */
+enum { CHECKPOINT_RECORD_DOUBLES = (sizeof(LogRecord) - offsetof(LogRecord, epoch)) / sizeof(double),
+       CHECKPOINT_RECORD_LEAST = (offsetof(LogRecord, accuracy) - offsetof(LogRecord, epoch)) / sizeof(double) };
 static void checkpoint_record_json(Text *t, const char *name, const LogRecord *r) {
     const double *v = (const double *)((const char *)r + offsetof(LogRecord, epoch));
+    int count = CHECKPOINT_RECORD_DOUBLES;
+    while (count > CHECKPOINT_RECORD_LEAST && v[count - 1] == 0) count--;
     json_list(t, name, JSON_LINE);
     json_print(t, NULL, "%d", r->eval);
     json_print(t, NULL, "%lld", (long long)r->step);
     json_print(t, NULL, "%lld", (long long)r->total_steps);
     json_print(t, NULL, "%lld", (long long)r->num_tokens);
-    for (int i = 0; i < CHECKPOINT_RECORD_DOUBLES; i++) json_print(t, NULL, "%.17g", v[i]);
+    for (int i = 0; i < count; i++) {
+        if (isfinite(v[i]) || !r->of) json_print(t, NULL, "%.17g", v[i]);
+        else json_string(t, NULL, NULL);
+    }
     json_end(t);
 }
-static bool checkpoint_record_parse(LogRecord *r, const Json *j) {
-    if (!j || j->type != JSON_ARRAY || j->count != 4 + CHECKPOINT_RECORD_DOUBLES) return false;
-    double v[4 + CHECKPOINT_RECORD_DOUBLES];
+/* of: METRICS_OF_ that the run learns. */
+static bool checkpoint_record_parse(LogRecord *r, const Json *j, int of) {
+    const int whole = 4;
+    if (!j || j->type != JSON_ARRAY || (int)j->count < whole + CHECKPOINT_RECORD_LEAST ||
+        (int)j->count > whole + CHECKPOINT_RECORD_DOUBLES) return false;
+    double v[4 + CHECKPOINT_RECORD_DOUBLES] = {0};
     int i = 0;
     for (const Json *e = j->child; e; e = e->next) {
-        if (e->type != JSON_NUMBER) return false;
-        v[i++] = e->number;
+        bool none = e->type == JSON_NULL && i >= whole && of;
+        if (e->type != JSON_NUMBER && !none) return false;
+        v[i++] = none ? NAN : e->number;
     }
-    for (i = 1; i < 4; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;
+    for (i = 1; i < whole; i++) if (!(v[i] >= 0 && v[i] <= 0x1p53 && v[i] == floor(v[i]))) return false;
     r->eval = v[0] != 0;
+    r->of = (uint8_t)of;
     r->step = (int64_t)v[1];
     r->total_steps = (int64_t)v[2];
     r->num_tokens = (int64_t)v[3];
-    memcpy((char *)r + offsetof(LogRecord, epoch), v + 4, CHECKPOINT_RECORD_DOUBLES * sizeof *v);
+    memcpy((char *)r + offsetof(LogRecord, epoch), v + whole, CHECKPOINT_RECORD_DOUBLES * sizeof *v);
     return true;
 }
 
@@ -5475,11 +6166,11 @@ static bool checkpoint_position(Run *run, TrainResult *result, const Json *root)
 
 /* The log so far, and the sums since its last line. */
 static bool checkpoint_history(Run *run, TrainResult *result, const Json *root) {
-    if (!checkpoint_record_parse(&run->window, json_get(root, "window"))) return false;
+    if (!checkpoint_record_parse(&run->window, json_get(root, "window"), run->classifier.of)) return false;
     const Json *history = json_get(root, "history");
     for (const Json *e = history ? history->child : NULL; e; e = e->next) {
         LogRecord r;
-        if (!checkpoint_record_parse(&r, e)) return false;
+        if (!checkpoint_record_parse(&r, e, run->classifier.of)) return false;
         arrput(run->history, r);
     }
     run->best = log_best(run->history, run->o);
@@ -5742,6 +6433,8 @@ static void run_close(Run *run) {
     arrfree(run->history);
     free(run->order);
     batch_free(&run->batch);
+    classifier_close(&run->classifier);
+    class_config_free(&run->o->lora.classes);
     dataset_free(&run->eval);               /* may share the training data's tokens */
     dataset_free(&run->train);
     workspace_close(&run->work);
@@ -5832,6 +6525,13 @@ static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
     const TrainOptions *o = run->o;
     DataOptions unpacked = o->data_options;
     unpacked.packing = false;
+    ClassConfig *known = &run->o->lora.classes;        /* what the classes are called, where a head has them already */
+    if (!unpacked.label_names && known->names) {
+        unpacked.label_names = known->names;
+        unpacked.label_count = known->num_labels;
+    }
+    if (unpacked.problem_type == PROBLEM_AUTO) unpacked.problem_type = known->problem_type;
+    if (unpacked.pad_token_id < 0 && known->num_labels) unpacked.pad_token_id = known->pad_token_id;
     if (unpacked.task != TASK_CAUSAL_LM && run->objective == &objective_tokens)
         return fail(err, "rows with labels, and an objective that learns tokens; --task %s; choose the objective too",
                     task_name[unpacked.task]);
@@ -5857,17 +6557,63 @@ static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
     } else if (o->data && o->eval_split > 0) {
         if (!dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err)) return false;
     }
-    if (o->data && !dataset_classes_check(&run->train, NULL, o->data, NULL, err)) return false;
+    Text absent = TEXT_EMPTY;
+    bool ok = !o->data || dataset_classes_check(&run->train, run->eval.slots ? &run->eval : NULL, o->data, &absent, err);
+    if (ok && absent.length) run_warn(run, "the evaluation data have no row of the class %s", absent.at);
+    text_free(&absent);
+    if (!ok) return false;
     if (!o->data_options.packing) return true;
     if (o->data && !dataset_pack(&run->train, capacity, err)) return false;
     return !run->eval.slots || dataset_pack(&run->eval, capacity, err);       /* TRL does: eval_loss depends on it */
 }
-static bool run_open_data(Run *run, const ModelConfig *config, Error *err) {
+/* What a head that is there already calls its labels: the adapter's that the run starts from, else the model's. */
+static bool run_known_classes(Run *run, const char *start, Error *err) {
+    ClassConfig *c = &run->o->lora.classes;
+    TensorSet set;
+    char path[PATH_MAX];
+    memset(&set, 0, sizeof set);
+    memset(c, 0, sizeof *c);
+    if (run->o->data_options.task == TASK_CAUSAL_LM) return true;
+    bool ok = true;
+    if (start) {
+        adapter_file(path, sizeof path, start, "adapter_model.safetensors");
+        if (access(path, F_OK)) path_in(path, sizeof path, start, "trained.safetensors");
+        ok = access(path, F_OK) || (tensors_add_file(&set, path, err) &&
+             adapter_find_score(c, &set, "base_model.model.score.weight", start, err) &&
+             (c->num_labels || adapter_find_score(c, &set, "score.weight", start, err)));
+        tensors_close(&set);
+    }
+    if (!ok || c->num_labels) return ok;
+    Model m;
+    if (!model_plan(&m, run->o->model, err)) return false;
+    class_config_copy(c, &m.classes);
+    model_close(&m);
+    return true;
+}
+/* The head that the data ask for: *c gets its labels in place of what was known of an earlier one. */
+static void run_new_classes(ClassConfig *c, const Dataset *d) {
+    class_config_free(c);
+    if (d->task == TASK_CAUSAL_LM) return;
+    c->num_labels = d->label_count ? d->label_count : 1;
+    c->problem_type = d->task == TASK_CLASSIFICATION ? d->problem : PROBLEM_AUTO;
+    c->pad_token_id = d->pad_token_id;
+    if (d->label_names) class_config_name(c, (const char *const *)d->label_names, d->label_count);
+}
+/* Options of one task are no use to another. */
+static bool run_task_check(const TrainOptions *o, Error *err) {
+    bool given = o->class_weights || o->label_smoothing != 0 || o->focal_gamma != 0 || o->data_options.label_count;
+    if (o->data_options.task == TASK_CAUSAL_LM && given)
+        return fail(err, "class weights, label smoothing, focal loss and label names are of classification; "
+                         "--class-weights, --label-smoothing, --focal-gamma, --label-names; add --task classification, "
+                         "or leave them out");
+    return true;
+}
+static bool run_open_data(Run *run, const ModelConfig *config, const char *start, Error *err) {
     const TrainOptions *o = run->o;
     Tokenizer *t = NULL;                    /* rows of input_ids need none */
     if (file_exists(o->model, "tokenizer.json") && !model_tokenizer(&t, o->model, config, err)) return false;
     run->tokenizer_hash = t ? tokenizer_fingerprint(t) : 0;
-    bool ok = run_read_data(run, t, err);
+    bool ok = run_task_check(o, err) && run_known_classes(run, start, err) && run_read_data(run, t, err);
     if (t) tokenizer_free(t);
     if (!ok || !train_ids_check(&run->train, config->vocab_size, o->data, err) ||
         !train_ids_check(&run->eval, config->vocab_size, o->eval_data, err)) return false;
@@ -5877,6 +6623,7 @@ static bool run_open_data(Run *run, const ModelConfig *config, Error *err) {
         return fail(err, "an example has %lld tokens but the model was made for %d; %s; set --max-length %d", longest,
                     positions, o->data, positions);
     run->order = (int64_t *)must_alloc((size_t)run->train.slots * sizeof(int64_t));
+    run_new_classes(&run->o->lora.classes, &run->train);
     return true;
 }
 
@@ -5885,6 +6632,7 @@ static bool run_open_model(Run *run, const ModelConfig *config, const char *star
     const TrainOptions *o = run->o;
     Adapter *a = &run->adapter;
     const char *name;
+    const Model *m = run->model;
     bool mine = run->model == &run->own;
     /* a plan needs no device, but takes the one that is there */
     if (!backend_open(config, run->plan_only ? NULL : err) && !run->plan_only) return false;
@@ -5900,6 +6648,15 @@ static bool run_open_model(Run *run, const ModelConfig *config, const char *star
         a->config.train = o->lora.train;
         a->config.last_layers = o->lora.last_layers;
     }
+    if (a->config.classes.num_labels != o->lora.classes.num_labels || (m->no_head && !a->score)) {
+        int has = a->score ? a->config.classes.num_labels : m->classes.num_labels, want = o->lora.classes.num_labels;
+        if (want) return fail(err, "the head has %d labels, the data %d; %s; give data with those labels, or begin "
+                                   "without that adapter", has, want, start ? start : o->model);
+        return fail(err, "a classification head of %d labels, no language model's; %s; add --task classification, or "
+                         "reward", has, start ? start : o->model);
+    }
+    class_config_free(&a->config.classes);  /* names of this run's, not of an earlier one's file */
+    class_config_copy(&a->config.classes, &o->lora.classes);
     double embedding = o->embedding_learning_rate > 0 ? o->embedding_learning_rate / o->learning_rate : 1;
     if (!adapter_rates(a, o->lora_plus_ratio > 0 ? o->lora_plus_ratio : 1, embedding, err)) return false;
     memory_add(&run->memory, name, before);
@@ -5913,6 +6670,8 @@ static bool run_open_memory(Run *run, Error *err) {
     if (!run->plan_only) run->ceiling = backend_ceiling();
     if (!batch_alloc(&run->batch, max_tokens, max_sequences, err) ||
         !run_memory(run, max_tokens, longest, !run->plan_only, &run->memory, err)) return false;
+    if (run->classifier.K) run->work.classifier = &run->classifier;
+    if (run->train.target_width && !batch_alloc_targets(&run->batch, run->train.target_width, err)) return false;
     size_t limit = run->o->device_memory ? run->o->device_memory : backend_memory(), mine = adapter_bytes(&run->adapter);
     if (run->plan_only && run->adapter.copy_bytes && limit && run->memory.total > limit) {
         char advice[160];
@@ -5921,6 +6680,17 @@ static bool run_open_memory(Run *run, Error *err) {
         run_warn(run, "of %s not everything that is to be trained fits; --train; %s", run->o->model, advice);
     }
     return true;
+}
+/* What a classification head's losses work in. */
+static bool run_open_classifier(Run *run, Error *err) {
+    const TrainOptions *o = run->o;
+    int max_tokens, max_sequences, longest;
+    if (o->data_options.task == TASK_CAUSAL_LM) return true;
+    run_sizes(run, &max_tokens, &max_sequences, &longest);
+    if (!classifier_open(&run->classifier, &run->train, o, run->plan_only ? 0 : max_sequences, err)) return false;
+    const Metric *m = metric_find(o->metric_for_best_model ? o->metric_for_best_model : "loss");
+    return metric_is_of(m, run->classifier.of) ||
+           fail(err, "this run does not measure %s; --metric-for-best-model; see which metrics its log has", m->name);
 }
 
 /* Everything up to the first step. Cheap checks come first: a misspelt data file must not cost a minute of loading
@@ -5936,11 +6706,13 @@ static bool run_open(Run *run, TrainResult *result, Error *err) {
                     "--output", o->output, o->output);
     if (!config_open(&config, o->model, err)) return false;
     if (!run->plan_only && !run->team.rank && !run_open_output(run, err)) return false;
-    if (!run_open_data(run, &config, err)) return false;
-    if (!run_open_model(run, &config, o->resume ? checkpoint : o->init_adapter, err)) return false;
+    const char *start = o->resume ? checkpoint : o->init_adapter;
+    if (!run_open_data(run, &config, start, err)) return false;
+    if (!run_open_model(run, &config, start, err)) return false;
     run->plan = run_plan(o, &run->train);
     if (o->fit && !run_fit(run, err)) return false;
     run->plan = run_plan(o, &run->train);   /* of the micro-batch that fits */
+    if (!run_open_classifier(run, err)) return false;
     if (o->resume && !run->plan_only && !checkpoint_read(run, checkpoint, result, err)) return false;
     return run_open_memory(run, err);
 }
@@ -5954,7 +6726,9 @@ bool train_run(const TrainOptions *o, const TrainHooks *hooks, TrainResult *resu
     o = &own;
     run.hooks = hooks;
     run.team.size = 1;
-    run.objective = o->objective ? o->objective : &objective_tokens;
+    run.objective = o->objective ? o->objective : objective_of(o->data_options.task);
+    own.lora.classes.num_labels = 0;        /* the data say what they are */
+    own.lora.classes.names = NULL;
     run.model = hooks && hooks->model ? hooks->model : &run.own;
     run.plan_only = hooks && hooks->plan_only;
     result->first_eval_loss = result->last_eval_loss = NAN;
@@ -6646,7 +7420,7 @@ void weight_set(Weight *w, const float *values) { cpu_pack(w, values); }
 void vector_set(float *out, const float *values, size_t count, FormatId format, float factor) {
     enum { BLOCK = 256 };
     for (size_t at = 0; at < count; at += BLOCK) {
-        size_t n = count - at < BLOCK ? count - at : (size_t)BLOCK;
+        size_t n = count - at < BLOCK ? count - at : BLOCK;
         float rounded[BLOCK];
         Weight w = {rounded, NULL, format, 1, (int)n};
         weight_format[format].encode(rounded, values + at, n);
@@ -7561,63 +8335,32 @@ void adamw_update(float *param, float *m, float *v, const float *grad, size_t co
     for (size_t i = 0; i < count; i++) adamw_element(&param[i], &m[i], &v[i], grad_scale * grad[i], a);
 }
 
-/* adamw_code without its eight steps, each of which waits for the one before: 4 times as fast. A float's sign, exponent
-   and first 7 bits say between which two numbers of the map it is, as no such bin has the middles of more than one
-   pair; one comparison is left. */
-enum { CPU_BIN_FIRST = (127 - 24) << 7, CPU_BINS = (127 << 7) - CPU_BIN_FIRST + 1 };    /* 2^-24, still 0's, to 1 */
-typedef struct CpuMomentMap {
-    float number[256], middle[256];         /* middle[i]: the last float whose code is i */
-    uint8_t lowest[2][CPU_BINS];            /* code of the lowest float of a bin; [1]: of negative ones */
-} CpuMomentMap;
-static CpuMomentMap cpu_moment_map(bool is_signed) {
-    CpuMomentMap m;
-    adamw_map(m.number, is_signed);
-    for (int i = 0; i < 255; i++) {
-        float x = nextafterf((m.number[i] + m.number[i + 1]) / 2, 2);         /* as adamw_code rounds there: search */
-        while (adamw_code(m.number, x) > i) x = nextafterf(x, -2);
-        m.middle[i] = x;
-    }
-    m.middle[255] = INFINITY;
-    for (int bin = 1 - CPU_BINS, code = 0; bin <= CPU_BINS; bin++) {          /* -1 to -2^-24, then 2^-24 to 1 */
-        bool negative = bin <= 0;
-        uint32_t bits = (uint32_t)(CPU_BIN_FIRST + (negative ? -bin : bin - 1)) << 16;
-        float x = format_float(negative ? 1u << 31 | bits | 0xFFFF : bits);
-        while (x > m.middle[code]) code++;
-        m.lowest[negative][negative ? -bin : bin - 1] = (uint8_t)code;
-    }
-    return m;
-}
-static inline int cpu_moment_code(const CpuMomentMap *m, float x) {
-    int bin = (int)(format_bits(x) << 1 >> 17) - CPU_BIN_FIRST;
-    bin = bin < 0 ? 0 : bin < CPU_BINS ? bin : CPU_BINS - 1;
-    int code = m->lowest[format_bits(x) >> 31][bin];
-    return code + (x > m->middle[code]);
-}
-/* The codes of a block of one moment, and what they are fractions of. */
-static inline void cpu_moment_encode(uint8_t *code, float *absmax, const float *moment, const CpuMomentMap *m, int n) {
+/* The codes of one moment, and what they are fractions of. */
+static inline void cpu_moment_encode(uint8_t *code, float *absmax, const float *moment, const float *map, int n) {
     float most = 0;
     for (int i = 0; i < n; i++) most = fabsf(moment[i]) > most ? fabsf(moment[i]) : most;
-    for (int i = 0; i < n; i++) code[i] = (uint8_t)cpu_moment_code(m, most > 0 ? moment[i] / most : 0);
+    for (int i = 0; i < n; i++) code[i] = (uint8_t)adamw_code(map, most > 0 ? moment[i] / most : 0);
     *absmax = most;
 }
 void adamw_8bit_update(float *param, uint8_t *m, uint8_t *v, float *m_absmax, float *v_absmax, const float *grad,
                        size_t count, float grad_scale, float lr, float beta1, float beta2, float eps,
                        float weight_decay, int step) {
     AdamW a = adamw_at(lr, beta1, beta2, eps, weight_decay, step);
-    const CpuMomentMap m_map = cpu_moment_map(true), v_map = cpu_moment_map(false);
+    float m_map[256], v_map[256];
+    adamw_map(m_map, true);
+    adamw_map(v_map, false);
 #pragma omp parallel for schedule(static)
     for (size_t block = 0; block < (count + ADAMW_BLOCK - 1) / ADAMW_BLOCK; block++) {
         size_t at = block * ADAMW_BLOCK;
         int n = count - at < ADAMW_BLOCK ? (int)(count - at) : ADAMW_BLOCK;
         float first[ADAMW_BLOCK], second[ADAMW_BLOCK];
         for (int i = 0; i < n; i++) {
-            first[i] = m_map.number[m[at + (size_t)i]] * m_absmax[block];
-            second[i] = v_map.number[v[at + (size_t)i]] * v_absmax[block];
-        }
-        for (int i = 0; i < n; i++)
+            first[i] = m_map[m[at + (size_t)i]] * m_absmax[block];
+            second[i] = v_map[v[at + (size_t)i]] * v_absmax[block];
             adamw_element(&param[at + (size_t)i], &first[i], &second[i], grad_scale * grad[at + (size_t)i], a);
-        cpu_moment_encode(m + at, &m_absmax[block], first, &m_map, n);
-        cpu_moment_encode(v + at, &v_absmax[block], second, &v_map, n);
+        }
+        cpu_moment_encode(m + at, &m_absmax[block], first, m_map, n);
+        cpu_moment_encode(v + at, &v_absmax[block], second, v_map, n);
     }
 }
 

@@ -2886,12 +2886,15 @@ static const Option option_table[] = {
      "PEFT adapter folder to start from (its r, alpha and modules count)"},
     {"config", TEXT(config), EVERY | ONCE | FIXED, NULL, "JSON file of these options; the command line wins"},
     HEADING("How rows become examples"),
-    {"task", CHOICE(train.data_options.task, task_name, TASK_COUNT), RUN | INSPECT | MEASURES, "causal_lm",
+    {"task", CHOICE(train.data_options.task, task_name, TASK_COUNT), RUN | INSPECT | MEASURES | KEPT, "causal_lm",
      "what rows teach: the next token, the label beside a text or chat, or which of two answers is the better one; "
      "PEFT's SEQ_CLS and CAUSAL_LM will do"},
     {"problem-type", CHOICE(train.data_options.problem_type, problem_name, PROBLEM_COUNT), RUN | INSPECT | MEASURES,
      "auto", "classification: what labels are (auto: whole numbers and texts are classes, fractions a regression, "
      "lists multi-label)"},
+    {"label-names", LIST(train.data_options.label_names), RUN | INSPECT | MEASURES, NULL,
+     "classification: the classes in order, each with its own --label-names (not given: as the head has them, else the "
+     "data's, sorted)"},
     {"max-length", INTEGER(train.data_options.max_length, 2, 1 << 20), RUN | INSPECT | MEASURES | KEPT, "1024",
      "tokens; longer examples are cut at the end"},
     {"truncate-prompt", FLAG(train.data_options.truncate_prompt), RUN | INSPECT | MEASURES | KEPT, "false",
@@ -2929,6 +2932,13 @@ static const Option option_table[] = {
      "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
     {"layers-to-transform", TEXT(layers_to_transform), RUN, NULL,
      "comma list of layers and ranges, as 0,4-7; all when not given"},
+    {"class-weights", TEXT(train.class_weights), RUN, NULL,
+     "classification: how much a row of a class counts, balanced (all classes alike), w0,w1,... or label=weight,...; "
+     "multi-label: of a label that is there"},
+    {"label-smoothing", NUMBER(train.label_smoothing, 0, 0.999999), RUN, "0",
+     "classification: share of the target that goes to all classes alike"},
+    {"focal-gamma", NUMBER(train.focal_gamma, 0, 100), RUN, "0",
+     "classification: focal loss, rows count by (1 - p)^gamma (0: cross-entropy)"},
     HEADING("The optimizer"),
     {"optim", CHOICE(train.optim, optimizer_name, OPTIMIZER_COUNT), RUN, "adamw",
      "adamw_8bit keeps the moments in a quarter of the memory, as bitsandbytes does"},
@@ -3144,6 +3154,10 @@ static const Synonym synonym_table[] = {
     {"eps|epsilon", "adam-epsilon", NULL},
     {"random-seed|data-seed", "seed", NULL},
     {"task-type", "task", NULL},
+    {"label-smoothing-factor", "label-smoothing", NULL},
+    {"class-weight|weighted-loss|label-weights|pos-weight", "class-weights", NULL},
+    {"gamma|focal-loss", "focal-gamma", NULL},
+    {"labels|id2label|class-names|num-labels", "label-names", "each with its own --label-names"},
     {"label-column|label-column-name|label-name|text-column-names", NULL,
      "the columns are called text and label: rename them in the data file"},
     {"num-labels|label-list", NULL, "the labels of the training data are the classes"},
@@ -3676,6 +3690,7 @@ static void options_resolve(Options *o) {
     t->data = o->data[0];
     t->more_data = o->data + 1;
     t->more_data_count = (int)arrlen(o->data) - 1;
+    d->label_count = (int)arrlen(d->label_names);
     d->pad_token_id = -1;                   /* the tokenizer's */
     resolve_trained(o);
     if (o->target_modules) resolve_modules(&t->lora, o->target_modules);
@@ -4088,7 +4103,13 @@ static bool outputs_open(Screen *screen, const Model *m, Adapter *a, const Train
     char model[PATH_MAX + 128], adapter[128];
     Options own = *screen->o;
     own.train = *o;                         /* with what --fit chose */
+    const char **names = NULL;              /* and what the labels turned out to be */
+    for (int k = 0; k < train->label_count; k++) arrput(names, train->label_names[k]);
+    own.train.data_options.label_names = (char **)(uintptr_t)names;
+    own.train.data_options.problem_type = train->problem;
+    own.origin[option_find("label-names") - option_table] = names ? from_default : NULL;
     screen->about = options_text(&own);
+    arrfree(names);
     a->about = screen->about.at;            /* run.json belongs to the adapter and is written with it */
     snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, m->config.model_type,
              (double)model_parameters(m) * 1e-6, weight_format[m->head.format].name);
@@ -4158,6 +4179,10 @@ static void on_log(void *user, const LogRecord *r) {
     text_free(&metrics);
     fflush(stdout);
     if (r->eval && r->step < r->total_steps) phase_show("training");
+}
+/* What an evaluation says of every class goes to the page. */
+static void on_evaluation(void *user, const EvalResult *result, const Dataset *eval) {
+    (void)user; (void)result; (void)eval;
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 
@@ -4311,7 +4336,7 @@ static int run_train(Options *o, const Model *model, TrainResult *result) {
         o->train.data = o->train.eval_data = NULL;         /* full length, then */
     screen.bar = isatty(1);
     TrainHooks hooks = {&screen, on_begin, on_step, on_log, on_warning, on_stop, model, plan_only, on_phase,
-                        samples_plan};
+                        samples_plan, on_evaluation};
     if (!model) print_version();
     if (o->train.init_adapter) {
         Text other = adapter_differs(o, o->train.init_adapter, true);

@@ -160,7 +160,7 @@ static void test_trained_gradients(const char *name) {
         adapter_zero_grad(&a);
         double loss = 0;
         int64_t labelled = 0;
-        for (size_t i = 0; i < 4; i++) labelled += objective_tokens.weight(&d, i);
+        for (size_t i = 0; i < 4; i++) labelled += slot_labelled(&d, i);
         int parts = recompute == RECOMPUTE_NONE ? 1 : 2;
         for (int part = 0; part < parts; part++) {
             batch_build(&b, &d, rows + part * 4 / parts, 4 / parts);

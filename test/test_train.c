@@ -454,14 +454,19 @@ static void test_nonfinite(void) {
 /* The loop knows of what it trains only what the objective says: one that weighs every slot double has half the loss
    and half the gradient of the first step, to the last bit; what it measures stands in the log; a checkpoint of one
    objective is not resumed with another. */
-static int64_t double_weight(const Dataset *d, size_t slot) { return 2 * objective_tokens.weight(d, slot); }
+static double double_weight(const Classifier *c, const Dataset *d, size_t slot) {
+    return 2 * objective_tokens.weight(c, d, slot);
+}
 static void measure_ones(LogRecord *sums, const LossStats *s) {
     (void)s;
     sums->entropy += 1;
     sums->mean_token_accuracy += 3;
 }
+static void finish_nothing(EvalResult *result, const LossStats *sums, const Classifier *c, const Dataset *d) {
+    (void)result; (void)sums; (void)c; (void)d;
+}
 static void test_objective(void) {
-    static const Objective halved = {"halved", double_weight, model_loss, measure_ones};
+    static const Objective halved = {"halved", double_weight, model_loss, measure_ones, finish_nothing};
     Error err;
     TrainResult result;
     Log log[2];
@@ -495,9 +500,11 @@ static void test_objective(void) {
 /* Every metric stands in the log under its name with its own value, on the terminal where its row says so, and comes
    back from a checkpoint to the last bit. */
 static void test_metrics(void) {
-    for (int eval = 0; eval < 2; eval++) {
+    for (int kind = 0; kind < 2 * (METRICS_OF_PAIRS + 1); kind++) {
         LogRecord r, back;
+        int eval = kind % 2, of = kind / 2;
         memset(&r, 0, sizeof r);
+        r.of = (uint8_t)of;
         r.eval = eval; r.step = 7; r.total_steps = 9; r.num_tokens = 123456789; r.epoch = 1.0 / 3;
         for (int i = 0; i < LOG_METRICS; i++)
             *log_metric_at(&r, &log_metric[i]) = 1.0 / (3 + i);                 /* the same field: the last */
@@ -512,12 +519,12 @@ static void test_metrics(void) {
             check(false, "a record's JSON: %s", err.text);
             return;
         }
-        int found = 0, wrong = 0, in_text = 0, count = (int)doc.root->count;
+        int found = 0, wrong = 0, in_text = 0, to_show = 0, count = (int)doc.root->count;
         for (int i = 0; i < LOG_METRICS; i++) {
             const Metric *m = &log_metric[i];
             char name[64], value[64];
             double v = metric_value(&r, m);
-            bool here = m->is & (eval ? METRIC_EVAL : METRIC_TRAIN);
+            bool here = m->is & (eval ? METRIC_EVAL : METRIC_TRAIN) && m->of >> of & 1;
             const char *format = eval ? m->eval_text : m->train_text;
             snprintf(name, sizeof name, "%s%s", eval ? "eval_" : "", m->name);
             snprintf(value, sizeof value, m->log, v);
@@ -527,12 +534,25 @@ static void test_metrics(void) {
             if (!format) continue;
             snprintf(value, sizeof value, format, m->is & METRIC_PERCENT ? 100 * v : v);
             in_text += here && strstr(shown.at, value);
+            to_show += here;
         }
-        check(!wrong && count == found + 3 && in_text == 4 + !eval, "%s record: %d metrics in the log and %d on the "
-              "terminal, beside step, epoch and tokens", eval ? "an evaluation's" : "a training", found, in_text);
-        check(checkpoint_record_parse(&back, numbers.root) && !memcmp((char *)&back + offsetof(LogRecord, step),
+        check(!wrong && count == found + 3 && in_text == to_show && (of || in_text == 4 + !eval),
+              "%s record of kind %d: %d metrics in the log and %d on the terminal, beside step, epoch and tokens",
+              eval ? "an evaluation's" : "a training", of, found, in_text);
+        check(checkpoint_record_parse(&back, numbers.root, of) && back.of == of && !memcmp((char *)&back + offsetof(LogRecord, step),
               (char *)&r + offsetof(LogRecord, step), sizeof r - offsetof(LogRecord, step)) && back.eval == r.eval,
               "  and back from a checkpoint, bit for bit");
+        json_free(&numbers);
+        text_free(&kept);
+        r.roc_auc = NAN;                    /* has no value; nothing comes behind it */
+        memset(&r.average_precision, 0, sizeof r - offsetof(LogRecord, average_precision));
+        if (!of) r.roc_auc = 0;
+        for (double *v = &r.accuracy; v < &r.roc_auc && !of; v++) *v = 0;
+        checkpoint_record_json(&kept, NULL, &r);
+        if (!json_parse(&numbers, kept.at, kept.length, "history", 1, &err)) { check(false, "%s", err.text); return; }
+        int members = (int)numbers.root->count;
+        check(checkpoint_record_parse(&back, numbers.root, of) && (of ? isnan(back.roc_auc) && members > 20 :
+              members == 19) && back.f1 == r.f1, "  without what has no value: %d numbers", members);
         json_free(&doc);
         json_free(&numbers);
         text_free(&line); text_free(&shown); text_free(&kept);
@@ -545,7 +565,7 @@ static void test_metrics(void) {
         best += may && metric_find(name) == &log_metric[i] && metric_find(name + 5) == &log_metric[i];
         if (!may) best -= metric_find(name) != NULL;
     }
-    check(best == 6 && !metric_find("bleu") && !metric_find("eval_"), "%d metrics may choose the best model", best);
+    check(best == 24 && !metric_find("bleu") && !metric_find("eval_"), "%d metrics may choose the best model", best);
 }
 
 /* Which evaluation is the best and when patience ends, as transformers counts. */
@@ -641,7 +661,7 @@ static void test_team(void) {
     float *mine = (float *)malloc(count * sizeof *mine);
     backend_download(want, run.adapter.grad, count * sizeof *want);
     int64_t weight = 0, tokens = 0;
-    for (int64_t i = 0; i < SLOTS; i++) weight += run.objective->weight(&run.train, (size_t)run.order[i]);
+    for (int64_t i = 0; i < SLOTS; i++) weight += (int64_t)run.objective->weight(NULL, &run.train, (size_t)run.order[i]);
     double loss = 0, entropy = 0;
     run.team.size = SIZE;
     for (run.team.rank = 0; run.team.rank < SIZE; run.team.rank++) {
