@@ -1377,6 +1377,7 @@ static void test_all(bool quick) {
     CASE(test_weight_set(64, 128, FORMAT_BF16));
     CASE(test_embedding_backward(1, 5, 2));
     CASE(test_embedding_backward(97, 131, 19));
+    CASE(test_embedding_backward(40, 72, 5));          /* whole chunks, fewer than a warp takes */
     CASE(test_score(1, 1, 1, 5));
     CASE(test_score(3, 11, 7, 131));
     CASE(test_score(5, 64, 2, 264));
