@@ -726,6 +726,9 @@ void adapter_changed(Adapter *a);
    everything is on the disk. */
 bool adapter_save(const Adapter *a, const char *folder, Error *err);
 bool adapter_save_as(const Adapter *a, const char *folder, DType dtype, Error *err);
+/* A PiSSA or OLoRA adapter as plain LoRA of twice the rank, which leaves the base as it is: scale (B A - B0 A0) is
+   scale [B, -B0] [A; A0], as PEFT's subtract_mutated_init has it. *plain is zeroed, or an adapter, dropped first. */
+bool adapter_convert(Adapter *plain, const Adapter *a, Error *err);
 /* Writes the base model with the adapter in it, W + scale B A, as a Hugging Face folder: the same shards and tensors,
    tokenizer and configuration beside them; every float tensor in `dtype` (DTYPE_COUNT: each in its own). fp32
    arithmetic, one tensor at a time. The folder must not exist yet; it gets its name when everything is on the disk.
@@ -835,6 +838,8 @@ typedef struct TrainOptions {
                                                NULL: start afresh */
     bool resume_force;                      /* go on although options or data differ from the checkpoint's */
     OnNonfinite on_nonfinite;
+    bool convert_to_lora;                   /* a PiSSA or OLoRA adapter is saved as plain LoRA, see adapter_convert;
+                                               checkpoints keep it as it is */
     const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL:
                                                the system's temporary folder */
 } TrainOptions;
@@ -4263,6 +4268,45 @@ static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
     return ok;
 }
 
+bool adapter_convert(Adapter *plain, const Adapter *a, Error *err) {
+    LoraConfig c = a->config;
+    float alpha = c.use_rslora ? sqrtf(2) : 2;          /* the scale stays: alpha / r, or alpha / sqrt(r) */
+    if (!a->initial) return fail(err, "the adapter is plain LoRA already; --convert-to-lora; leave it out");
+    c.init = LORA_INIT_TRUE;
+    c.r *= 2;
+    c.lora_alpha *= alpha;
+    c.parts = NULL;
+    for (ptrdiff_t i = 0; i < arrlen(a->config.parts); i++) {
+        LoraPart part = {2 * a->config.parts[i].rank, alpha * a->config.parts[i].alpha};
+        arrput(c.parts, part);
+    }
+    bool ok = adapter_layout(plain, a->model, &c, err);
+    arrfree(c.parts);
+    if (!ok) return false;
+    plain->about = a->about;
+    float *from = (float *)must_alloc(a->param_count * sizeof(float));
+    float *to = (float *)must_alloc(plain->param_count * sizeof(float));
+    backend_download(from, a->param, a->param_count * sizeof(float));
+    for (ptrdiff_t i = 0; i < arrlen(a->list); i++) {
+        const Trainable *t = &a->list[i];
+        const float *now = from + t->offset, *first = a->initial + t->offset;
+        float *out = to + plain->list[i].offset;
+        size_t count = trainable_count(t), rank = (size_t)t->shape[1];
+        if (t->kind == TENSOR_LORA_B)
+            for (size_t k = 0; k < count; k++) {        /* [O, R] becomes [O, 2 R] */
+                out[k / rank * 2 * rank + k % rank] = now[k];
+                out[k / rank * 2 * rank + rank + k % rank] = -first[k];
+            }
+        else memcpy(out, now, count * sizeof(float));
+        if (t->kind == TENSOR_LORA_A) memcpy(out + count, first, count * sizeof(float));
+    }
+    backend_upload(plain->param, to, plain->param_count * sizeof(float));
+    adapter_changed(plain);
+    free(from);
+    free(to);
+    return true;
+}
+
 /* ---- merging: every shard is written again, its header as it was, its tensors one after the other ---------------- */
 
 /* A whole model folder in the making. */
@@ -6374,7 +6418,16 @@ static bool train_loop(Run *run, TrainResult *result, Error *err) {
 
 static bool run_save_in(Run *run, const TrainResult *result, const char *folder, Error *err) {
     Error less;
-    if (!adapter_save(&run->adapter, folder, err)) return false;
+    Adapter plain;
+    const Adapter *a = &run->adapter;
+    memset(&plain, 0, sizeof plain);
+    if (run->o->convert_to_lora) {
+        if (adapter_convert(&plain, a, &less)) a = &plain;
+        else run_warn(run, "the adapter is saved as it was trained, not as plain LoRA: %s", less.text);
+    }
+    bool saved = adapter_save(a, folder, err);
+    adapter_drop(&plain);
+    if (!saved) return false;
     if (!log_trainer_state(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
     return true;
 }
@@ -6659,6 +6712,9 @@ static bool run_open_model(Run *run, const ModelConfig *config, const char *star
     class_config_copy(&a->config.classes, &o->lora.classes);
     double embedding = o->embedding_learning_rate > 0 ? o->embedding_learning_rate / o->learning_rate : 1;
     if (!adapter_rates(a, o->lora_plus_ratio > 0 ? o->lora_plus_ratio : 1, embedding, err)) return false;
+    if (o->convert_to_lora && !lora_init_takes_out(a->config.init))
+        return fail(err, "the adapter is plain LoRA already; --convert-to-lora; leave it out, or add "
+                         "--init-lora-weights pissa or olora");
     memory_add(&run->memory, name, before);
     return true;
 }

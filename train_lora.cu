@@ -2928,6 +2928,9 @@ static const Option option_table[] = {
     {"init-lora-weights", CHOICE(train.lora.init, lora_init_name, LORA_INIT_COUNT), RUN, "true",
      "where A and B begin (true: A uniform, B 0; gaussian: A normal, B 0; pissa, olora: at a part of W that the base is "
      "then without)"},
+    {"convert-to-lora", FLAG(train.convert_to_lora), RUN | MERGE, "false",
+     "write a pissa or olora adapter as plain LoRA of twice the rank, for the base as it is; merge: that, instead of "
+     "the merged model"},
     {"target-modules", TEXT(target_modules), RUN, "all-linear",
      "comma list of q,k,v,o,gate,up,down (or q_proj, ...), or all-linear"},
     {"layers-to-transform", TEXT(layers_to_transform), RUN, NULL,
@@ -5102,6 +5105,39 @@ static void print_merged_use(const Options *o) {
     text_print(&use, " --chat");
     print_command("use it", use);
 }
+/* Writes the session's adapter, that of the folder `from`, as plain LoRA. want: its logits, which the new one must have
+   too. */
+static int merge_convert(Session *s, const char *from, const char *folder, float *want) {
+    Error err;
+    Adapter plain;
+    char path[PATH_MAX];
+    size_t length;
+    memset(&plain, 0, sizeof plain);
+    bool ok = access(folder, F_OK) || fail(&err, "it exists already; %s; give a new folder, nothing is overwritten",
+                                           folder);
+    if (!ok || !adapter_convert(&plain, s->adapter, &err)) return failed(&err);
+    adapter_file(path, sizeof path, from, "run.json");
+    char *about = access(path, R_OK) ? NULL : read_file(path, &length, &err);       /* how its prompts are written */
+    plain.about = about;
+    float *got = probe_logits(&s->model, &plain, &err);
+    if (!got) return failed(&err);
+    double error = rms_error(got, want, PROBES * (size_t)s->model.config.vocab_size);
+    double tolerance = merge_tolerance(&s->model, DTYPE_F32);
+    if (!(error <= tolerance)) {
+        fail(&err, "the logits of the adapter as plain LoRA differ by %.1e; %s; please report this", error, folder);
+        return failed(&err);
+    }
+    if (!adapter_save(&plain, folder, &err)) return failed(&err);
+    phase_show(NULL);
+    printf("written  %s: plain LoRA of r %d; its logits agree within %.1e (relative rms of %d tokens)\n", folder,
+           plain.config.r, error, PROBES);
+    adapter_drop(&plain);
+    session_close(s);
+    free(about);
+    free(got);
+    free(want);
+    return 0;
+}
 static int verb_merge(Options *o) {
     static const DType dtypes[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     const char *folder = o->train.output;
@@ -5116,6 +5152,11 @@ static int verb_merge(Options *o) {
     if (!s.adapter) usage_error("the base is what is merged into; --adapter; name a PEFT folder");
     float *want = probe_logits(&s.model, s.adapter, &err);
     phase_of("writing %s", folder);
+    if (want && o->train.convert_to_lora) {
+        if (option_given(o, "dtype"))
+            usage_error("--dtype with --convert-to-lora; command line; adapters are F32: leave it out");
+        return merge_convert(&s, o->adapter[0], folder, want);
+    }
     if (!want || !adapter_merge(s.adapter, folder, dtype, &err)) return failed(&err);
     size_t count = PROBES * (size_t)s.model.config.vocab_size;
     double tolerance = merge_tolerance(&s.model, dtype);

@@ -383,7 +383,7 @@ static void test_identity(void) {
         "per-device-eval-batch-size", "metric-for-best-model", "greater-is-better", "load-best-model-at-end",
         "early-stopping-patience", "early-stopping-threshold", "sample-prompts", "save-strategy", "save-steps",
         "save-total-limit", "resume", "resume-force", "fallback-output", "recompute", "fit", "device-memory",
-        "threads", "logging-steps", "report-to", "on-finish", "sweep", "dry-run"};
+        "threads", "convert-to-lora", "logging-steps", "report-to", "on-finish", "sweep", "dry-run"};
     int options = 0, once = 0, rows = 0, matched = 0;
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
