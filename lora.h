@@ -612,8 +612,8 @@ size_t trainable_count(const Trainable *t);                /* elements */
 /* The norms of a layer that an adapter trains, and their gradients; NULL: the model's. */
 typedef struct TrainedNorms { const float *norm[NORM_COUNT]; float *d_norm[NORM_COUNT]; } TrainedNorms;
 
-/* What keeps AdamW's moments: fp32, or as bitsandbytes' 8-bit AdamW under transformers' Trainer: 8 bits of a tensor with
-   at least 4096 elements that is no embedding (a quarter of the memory), fp32 of the others. */
+/* What AdamW's moments are kept in: fp32, or, as bitsandbytes' 8-bit AdamW under transformers' Trainer has them, 8 bits
+   of a tensor with at least 4096 elements that is no embedding (a quarter of the memory), fp32 of the others. */
 typedef enum { OPTIMIZER_ADAMW, OPTIMIZER_ADAMW_8BIT, OPTIMIZER_COUNT } OptimizerType;
 extern const char *const optimizer_name[OPTIMIZER_COUNT];  /* "adamw", "adamw_8bit" */
 
@@ -746,8 +746,8 @@ double adapter_grad_norm(const Adapter *a);
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes);
 
 /* Factors on the learning rate. LoRA+ (Hayou et al. 2024): that of B, and of norms and biases beside it, as
-   peft/optimizers/loraplus.py groups them; embedding_rate: of a trained embedding and head. 1: none; else it is an error
-   where nothing of the kind is trained. */
+   peft/optimizers/loraplus.py groups them; embedding_rate: of a trained embedding and head. 1: none; anything else is an
+   error where nothing of the kind is trained. */
 bool adapter_rates(Adapter *a, double lora_plus_ratio, double embedding_rate, Error *err);
 
 /* AdamW and clipping; max_grad_norm 0: none. */
@@ -3881,8 +3881,8 @@ static bool lora_ranks_check(const Adapter *a, Error *err) {
         const Linear *p = &a->model->layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
         int most = p->in < p->out ? p->in : p->out;
         if (a->lora[i].rank > most)
-            return fail(err, "rank %d, but %s has only %d singular values; --lora-r with --init-lora-weights %s; a rank "
-                             "up to %d", a->lora[i].rank, module_name[i % MODULE_COUNT], most,
+            return fail(err, "rank %d, but %s has only %d singular values; --lora-r with --init-lora-weights %s; "
+                             "choose a rank up to %d", a->lora[i].rank, module_name[i % MODULE_COUNT], most,
                         lora_init_name[a->config.init], most);
     }
     return true;
@@ -4786,8 +4786,8 @@ bool adapter_rates(Adapter *a, double lora_plus_ratio, double embedding_rate, Er
     if (lora_plus_ratio != 1 && !pairs)
         return fail(err, "a ratio of rates, but no A and B are trained; --lora-plus-ratio; leave it out");
     return embedding_rate == 1 || embeddings ||
-           fail(err, "a rate of the embedding, but neither it nor the head is trained; --embedding-learning-rate; leave "
-                     "it out");
+           fail(err, "a rate of the embedding, but neither it nor the head is trained; --embedding-learning-rate; "
+                     "leave it out, or add --train lora,embeddings");
 }
 
 StepOutcome optimizer_step(Adapter *a, const Optimizer *o, double learning_rate, double *norm) {

@@ -2926,8 +2926,8 @@ static const Option option_table[] = {
     {"lora-dropout", NUMBER32(train.lora.lora_dropout, 0, 0.99), RUN, "0.05", "dropout on the adapter's input"},
     {"use-rslora", FLAG(train.lora.use_rslora), RUN, "false", "scaling alpha / sqrt(r)"},
     {"init-lora-weights", CHOICE(train.lora.init, lora_init_name, LORA_INIT_COUNT), RUN, "true",
-     "where A and B begin (true: A uniform, B 0; gaussian: A normal, B 0; pissa, olora: at a part of W that the base is "
-     "then without)"},
+     "where A and B begin (true: A uniform, B 0; gaussian: A normal, B 0; pissa, olora: at a part of W that the base "
+     "is then without)"},
     {"convert-to-lora", FLAG(train.convert_to_lora), RUN | MERGE, "false",
      "write a pissa or olora adapter as plain LoRA of twice the rank, for the base as it is; merge: that, instead of "
      "the merged model"},
@@ -3167,8 +3167,8 @@ static const Synonym synonym_table[] = {
     {"optimizer|optimizer-name|optimizer-type", "optim", NULL},
     {"optim=adamw_hf|optim=adamw_torch_4bit|optim=adamw_torch_8bit|optim=adamw_anyprecision|optim=stable_adamw", NULL,
      "that AdamW has other numbers than PyTorch's and bitsandbytes'"},
-    {"optim=adafactor|optim=sgd|optim=adam|optim=lion|optim=lion_32bit|optim=lion_8bit|optim=paged_lion_8bit|optim=muon|"
-     "optim=galore_adamw|optim=apollo_adamw|optim=lomo|optim=adalomo|optim=schedule_free_adamw|optim=rmsprop|"
+    {"optim=adafactor|optim=sgd|optim=adam|optim=lion|optim=lion_32bit|optim=lion_8bit|optim=paged_lion_8bit|"
+     "optim=muon|optim=galore_adamw|optim=apollo_adamw|optim=lomo|optim=adalomo|optim=schedule_free_adamw|optim=rmsprop|"
      "optim=adagrad|optim=ademamix|optim=ademamix_8bit", NULL, "AdamW is the optimizer; adamw_8bit needs less memory"},
     {"beta|dpo-beta|loss-type|rpo-alpha", NULL, "preference training (DPO) is not there yet"},
     {"evaluation-strategy|do-eval", "eval-strategy", NULL},

@@ -278,7 +278,7 @@ ADAPTERS = {
 
 @contextlib.contextmanager
 def exact_svd():
-    """PiSSA's SVD in float64: between two nearly equal singular values PEFT's own, in float32, is 4e-5 of the logits off"""
+    """PiSSA's SVD in float64: between two nearly equal singular values PEFT's own, in float32, is off by 4e-5."""
     svd = torch.linalg.svd
     torch.linalg.svd = lambda w, **k: tuple(x.float() for x in svd(w.double(), **k))
     yield
@@ -425,7 +425,7 @@ def nearest_codes():
 
 
 def adamw_8bit():
-    """Steps of bitsandbytes' AdamW8bit: gradients of every size, a last block of 88, one of zeros, one all zeros at first."""
+    """Steps of bitsandbytes' AdamW8bit: gradients of every size, a last block of 88, one of zeros, one that begins so."""
     import bitsandbytes
 
     gen, n, steps, t = torch.Generator().manual_seed(77), 856, 12, {}

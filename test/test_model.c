@@ -196,6 +196,89 @@ static void test_trained_gradients(const char *name) {
 /* Adapters as other people write them: patterns, expressions, layers by number, bf16 and f16 tensors, names with
    ".default.", and PiSSA and OLoRA, whose base is not the one in the files. PEFT's logits; the same again after saving
    and loading; the base is itself beside it. */
+/* New adapters. Gaussian: the moments of a normal distribution, within four standard deviations. PiSSA and OLoRA (as
+   PEFT's: test_train's goldens): training begins at the base; moved from there, saved and loaded, and as plain LoRA of
+   twice the rank, whose config says nothing of it, they are the same model. */
+static void test_new_adapters(void) {
+    Error err;
+    Model m;
+    Adapter a = no_adapter(), b = no_adapter();
+    LoraConfig c;
+    memset(&c, 0, sizeof c);
+    c.r = 128; c.lora_alpha = 8; c.init = LORA_INIT_GAUSSIAN;
+    for (int j = 0; j < MODULE_COUNT; j++) c.target[j] = true;
+    must(model_open(&m, "test/golden/qwen3", &err) && adapter_attach(&a, &m, &c, 5, &err) &&
+         adapter_attach(&b, &m, &c, 6, &err), &err);
+    double sum[5] = {0}, n = 0, beside = 0;
+    bool zero = true;
+    for (int i = 0; i < 2 * MODULE_COUNT; i++) {
+        const Linear *p = &m.layers[i / MODULE_COUNT].linear[i % MODULE_COUNT];
+        for (int k = 0; k < c.r * p->in; k++, n++) {
+            double x = (double)a.lora[i].A[k] * c.r;
+            for (int e = 1; e < 5; e++) sum[e] += pow(x, e);
+            beside += k % 2 ? x * (double)a.lora[i].A[k - 1] * c.r : 0;
+        }
+        for (int k = 0; k < c.r * p->out; k++) zero &= a.lora[i].B[k] == 0;
+    }
+    check(zero && fabs(sum[1] / n) < 4 / sqrt(n) && fabs(sum[2] / n - 1) < 4 * sqrt(2 / n) &&
+          fabs(sum[3] / n) < 4 * sqrt(15 / n) && fabs(sum[4] / n - 3) < 4 * sqrt(96 / n) &&
+          fabs(beside / n * 2) < 4 * sqrt(2 / n) && memcmp(a.param, b.param, 4096),
+          "gaussian: B 0, r A has mean %.3f, variance %.3f, third and fourth moment %.3f %.3f, neighbours %.3f",
+          sum[1] / n, sum[2] / n, sum[3] / n, sum[4] / n, beside / n * 2);
+    c.r = 49; c.init = LORA_INIT_PISSA;
+    bool attached = adapter_attach(&a, &m, &c, 1, &err);
+    check(!attached && strstr(err.text, "has only"), "more ranks than singular values: %s", attached ? "" : err.text);
+    adapter_drop(&a);
+    adapter_drop(&b);
+    model_close(&m);
+
+    static const char *const models[] = {"test/golden/qwen3", "test/golden/mistral"};
+    int32_t ids[] = {3, 17, 60, 95, 0, 41, 8, 77, 23}, cu[2] = {0, 9};
+    for (int k = 0; k < 4; k++) {
+        char out[] = "/tmp/train_lora_new_XXXXXX", command[400];
+        Workspace w = no_workspace();
+        Batch batch;
+        c.init = k % 2 ? LORA_INIT_OLORA : LORA_INIT_PISSA;
+        c.use_rslora = k / 2;
+        c.r = 6;
+        if (!mkdtemp(out)) abort();
+        must(model_open(&m, models[k / 2], &err) && adapter_attach(&a, &m, &c, 1, &err), &err);
+        batch_from(&batch, ids, NULL, cu, 1);
+        size_t count = (size_t)batch.N * (size_t)m.config.vocab_size;
+        float *logits[4];
+        for (int i = 0; i < 4; i++) logits[i] = (float *)malloc(count * sizeof(float));
+        must(workspace_open(&w, &m, &a, batch.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
+        model_logits(&m, NULL, &w, logits[0], &batch);
+        model_logits(&m, &a, &w, logits[1], &batch);
+        double begin = relative_error(logits[1], logits[0], count);
+        for (size_t i = 0; i < a.param_count; i++) a.param[i] *= 1 + 0.3f * sinf((float)i);
+        adapter_changed(&a);
+        model_logits(&m, &a, &w, logits[1], &batch);
+        must(adapter_save(&a, out, &err) && adapter_convert(&b, &a, &err) && adapter_load(&a, &m, out, &err) &&
+             workspace_open(&w, &m, &a, batch.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
+        model_logits(&m, &a, &w, logits[2], &batch);
+        must(adapter_save(&b, out, &err) && adapter_load(&b, &m, out, &err) &&
+             workspace_open(&w, &m, &b, batch.N, 64, FORWARD_ONLY, true, NULL, &err), &err);
+        model_logits(&m, &b, &w, logits[3], &batch);
+        double moved = relative_error(logits[1], logits[0], count), plain = relative_error(logits[3], logits[1], count);
+        check(begin <= TOLERANCE && moved > 1e-2 && !memcmp(logits[2], logits[1], count * sizeof(float)),
+              "new %s on %s begins at the base, %.1e; moved by %.2f it has the same bits once saved and loaded",
+              lora_init_name[c.init], models[k / 2], begin, moved);
+        check(plain <= TOLERANCE && b.config.r == 12 && !b.initial && b.config.init == LORA_INIT_TRUE,
+              "  as plain LoRA of r %d: logits %.1e", b.config.r, plain);
+        attached = adapter_convert(&a, &b, &err);
+        check(!attached && strstr(err.text, "already"), "  which is not converted again: %s", attached ? "" : err.text);
+        snprintf(command, sizeof command, "rm -rf %s", out);
+        if (system(command)) check(false, "could not remove %s", out);
+        for (int i = 0; i < 4; i++) free(logits[i]);
+        batch_free(&batch);
+        workspace_close(&w);
+        adapter_drop(&a);
+        adapter_drop(&b);
+        model_close(&m);
+    }
+}
+
 static void test_adapters(void) {
     static const struct { const char *model, *name; int ranks[3]; } cases[] = {       /* of q, v and up in layer 1 */
         {"mistral", "pissa", {5, 5, 5}}, {"mistral", "olora", {3, 3, 3}}, {"qwen3", "pissa_pattern", {4, 0, 0}},
@@ -1172,6 +1255,7 @@ int main(void) {
     test_golden("granite", "adapter", "golden.safetensors");
     static const char *const families[] = {"llama", "llama_linear", "qwen2", "qwen3", "mistral", "smollm3", "granite"};
     for (int i = 0; i < 7; i++) test_trained_gradients(families[i]);
+    test_new_adapters();
     test_adapters();
     test_adapter_config();
     test_config_fields();

@@ -1109,8 +1109,8 @@ static void test_adamw_8bit_golden(void) {
     size_t off = 0, other = 0;
     for (size_t step = 0; step < steps; step++) {
         memcpy(g, (const float *)t[1]->data + step * count, count * sizeof(float));
-        adamw_8bit_update(p, code, code + count, absmax, absmax + blocks, g, count, 0.5f, 1e-2f, 0.9f, 0.99f, 1e-6f, 0.1f,
-                          (int)step + 1);
+        adamw_8bit_update(p, code, code + count, absmax, absmax + blocks, g, count, 0.5f, 1e-2f, 0.9f, 0.99f, 1e-6f,
+                          0.1f, (int)step + 1);
         shared_wait();
         const float *want = (const float *)t[2]->data + step * count;
         for (size_t i = 0; i < count; i++) off += !(fabsf(p[i] - want[i]) <= 2e-6f);

@@ -206,7 +206,7 @@ static void test_trl(const char *name) {
         if (at < 0) { ok = false; break; }
         const Tensor *m = &mine.table[at].value, *t = &theirs.table[i].value;
         const float *got = (const float *)m->data, *want = (const float *)t->data;
-        if (o.optim == OPTIMIZER_ADAMW_8BIT) {          /* where rounding decides between two codes an element differs */
+        if (o.optim == OPTIMIZER_ADAMW_8BIT) {          /* where rounding decides between two codes it is another */
             size_t off = 0;
             for (size_t k = 0; k < t->count; k++) off += !(fabsf(got[k] - want[k]) <= 1e-5f * 0.5f);
             worst = fmax(worst, off <= t->count / 500 ? rms_error(got, want, t->count) : INFINITY);
@@ -495,6 +495,60 @@ static void test_objective(void) {
     ok = train(&o, NULL, &result, &err);
     check(!ok && strstr(err.text, "was made with another"), "  another objective is no resumption: %s", err.text);
     for (int k = 0; k < 2; k++) { arrfree(log[k].train); arrfree(log[k].eval); }
+}
+
+/* What the optimizer and the initial adapter are: a run that goes on from its checkpoint ends with the bits of one that
+   was left alone, moments in 8 bits, rates and the base without the initial adapter included; one with another is none
+   that goes on. */
+static void test_resumed_as(const char *model, LoraInit init, int r, OptimizerType optim, double ratio) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    char whole[300], again[300], path[700], other[700], name[64], from[340];
+    snprintf(name, sizeof name, "%s_%s", lora_init_name[init], optimizer_name[optim]);
+    run_of(&o, again, "again", 6);
+    run_of(&o, whole, name, 6);
+    o.model = model;
+    for (int j = 0; j < MODULE_COUNT; j++) o.lora.target[j] = j == MODULE_Q || j == MODULE_DOWN;
+    o.lora.r = r; o.lora.lora_alpha = (float)r; o.lora.init = init; o.lora.lora_dropout = 0.1f;
+    o.per_device_train_batch_size = 1;
+    o.optim = optim; o.lora_plus_ratio = ratio; o.weight_decay = 0.1;
+    o.save_strategy = STRATEGY_STEPS; o.save_steps = 3;
+    bool ok = train(&o, NULL, &result, &err);
+    o.output = again;
+    snprintf(from, sizeof from, "%s/checkpoint-3", whole);
+    o.resume = from;
+    ok = ok && train(&o, NULL, &result, &err) && result.resumed_from == 3;
+    static const char *const files[] = {"adapter_model.safetensors", "checkpoint-6/adapter_model.safetensors",
+                                        "checkpoint-6/optimizer.safetensors"};
+    bool same = ok;
+    for (int i = 0; i < 3 && same; i++) {
+        snprintf(path, sizeof path, "%s/%s", whole, files[i]);
+        snprintf(other, sizeof other, "%s/%s", again, files[i]);
+        same = same_file(path, other);
+    }
+    check(same, "%s, r %d, %s, B at %g times the rate: resumed at step 3, the same adapter and moments%s%s", model, r,
+          name, ratio, ok ? "" : ": ", ok ? "" : err.text);
+    bool eight_bits = false;
+    TensorSet set;
+    memset(&set, 0, sizeof set);
+    snprintf(path, sizeof path, "%s/checkpoint-3/optimizer.safetensors", whole);
+    if (ok && tensors_add_file(&set, path, &err)) eight_bits = shgeti(set.table, "adam_m_8bit") >= 0;
+    tensors_close(&set);
+    check(ok && eight_bits == (optim == OPTIMIZER_ADAMW_8BIT), "  the moments are those of %s", optimizer_name[optim]);
+    const TrainOptions own = o;
+    const char *said[3] = {"optim", "lora_plus_ratio", "init_lora_weights"};
+    for (int k = 0; k < 3 && ok; k++) {
+        o = own;
+        if (k == 0) o.optim = optim == OPTIMIZER_ADAMW ? OPTIMIZER_ADAMW_8BIT : OPTIMIZER_ADAMW;
+        if (k == 1) o.lora_plus_ratio = 2 * ratio;
+        if (k == 2) o.lora.init = LORA_INIT_TRUE;
+        bool went = train(&o, NULL, &result, &err);
+        check(!went && strstr(err.text, said[k]), "  not with another %s: %.90s", said[k],
+              went ? "(it did)" : err.text);
+    }
+    snprintf(path, sizeof path, "rm -rf '%s' '%s'", whole, again);
+    if (system(path)) check(false, "could not remove %s", whole);
 }
 
 /* Every metric stands in the log under its name with its own value, on the terminal where its row says so, and comes
@@ -1020,10 +1074,13 @@ int main(void) {
     test_nonfinite();
     test_metrics();
     test_objective();
+    test_resumed_as("data/base", LORA_INIT_OLORA, 48, OPTIMIZER_ADAMW_8BIT, 4);
     test_best();
     test_stories();
     test_errors();
 #endif
+    test_resumed_as("test/golden/qwen3", LORA_INIT_GAUSSIAN, 128, OPTIMIZER_ADAMW_8BIT, 4);
+    test_resumed_as("test/golden/qwen3", LORA_INIT_PISSA, 8, OPTIMIZER_ADAMW, 0.5);
 #ifdef PRECISION_FP16
     test_loss_scale();
 #endif
