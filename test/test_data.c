@@ -1566,6 +1566,76 @@ static void test_label_sets(void) {
     }
 }
 
+/* Tokens and pooled rows as transformers and TRL have them, on the embedded tokenizer and on real ones; classes as
+   datasets' class_encode_column numbers them: dev/make_label_golden.py. */
+static void test_label_golden(void) {
+    Error err;
+    size_t bytes;
+    char *text = read_file("test/golden/labelled.jsonl", &bytes, &err), opened[128] = "";
+    static char zero[] = "0", one[] = "1", *names[] = {zero, one};
+    Tokenizer *t = NULL;
+    int rows[2] = {0, 0}, dropped = 0, encoded = 0, wrong = 0, skipped = 0;
+    if (!check(text != NULL, "labelled.jsonl is there")) return;
+    for (char *line = text, *stop; (stop = strchr(line, '\n')); line = stop + 1) {
+        JsonDoc doc;
+        Dataset d;
+        if (!json_parse(&doc, line, (size_t)(stop - line), "labelled.jsonl", 1, &err)) {
+            check(false, "%s", err.text);
+            break;
+        }
+        const Json *labels = json_get(doc.root, "labels"), *folder_of = json_get(doc.root, "tokenizer");
+        if (labels) {
+            Text file = TEXT_EMPTY;
+            for (const Json *v = labels->child; v; v = v->next)
+                text_print(&file, "{\"text\":\"x\",\"label\":\"%s\"}\n", v->str);
+            DataOptions o = options_of_task(TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_NONE);
+            bool same = dataset_open(&d, write_text("row.jsonl", file.at), plain, &o, &err);
+            size_t i = 0;
+            for (const Json *v = json_get(doc.root, "classes")->child; same && v; v = v->next)
+                same = d.target[i++] == (float)v->number;
+            i = 0;
+            for (const Json *v = json_get(doc.root, "names")->child; same && v; v = v->next)
+                same = !strcmp(d.label_names[i++], v->str);
+            encoded += same && i == (size_t)d.label_count;
+            dataset_free(&d);
+            text_free(&file);
+        } else if (strcmp(opened, folder_of->str)) {
+            if (t) tokenizer_free(t);
+            snprintf(opened, sizeof opened, "%s", folder_of->str);
+            t = access(opened, R_OK) ? NULL : tokenizer_open(opened, &err);
+        }
+        if (labels || !t) { skipped += !labels; json_free(&doc); continue; }
+        const Json *row = json_get(doc.root, "row"), *sequence = json_get(doc.root, "ids")->child;
+        const Json *pooled = json_get(doc.root, "pooled")->child;
+        bool pair = json_get(row, "chosen") != NULL;
+        DataOptions o = options_of_task(pair ? TASK_REWARD : TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_NONE);
+        o.max_length = (int)json_get(doc.root, "max_length")->number;
+        if (!pair) { o.label_names = names; o.label_count = 2; }
+        char *end = strstr(line, ",\"tokenizer\"");
+        bool ok = dataset_open(&d, write_bytes("row.jsonl", line + 7, (size_t)(end - line - 7)), t, &o, &err);
+        bool same = sequence ? ok && d.count == (pair ? 2u : 1u) : !ok && strstr(err.text, "every one of 1 pairs");
+        for (size_t e = 0; same && sequence; e++, sequence = sequence->next, pooled = pooled->next) {
+            size_t n = d.offset[e + 1] - d.offset[e], i = 0;
+            same = n == sequence->count &&
+                   batch_pooled(d.ids + d.offset[e], n, d.pad_token_id) == (size_t)pooled->number;
+            for (const Json *id = sequence->child; same && id; id = id->next)
+                same = d.ids[d.offset[e] + i++] == (int32_t)id->number;
+        }
+        if (!same && wrong++ < 5) check(false, "Hugging Face has other tokens: %.*s%s", (int)(stop - line), line,
+                                        ok ? "" : err.text);
+        rows[pair] += same;
+        dropped += same && pair && !ok;
+        if (ok) dataset_free(&d);
+        json_free(&doc);
+    }
+    check(!wrong && rows[0] >= 20 && rows[1] >= 10 && dropped >= 3 && encoded == 2,
+          "labels: %d rows, %d pairs (%d too long) as transformers and TRL tokenise and pool them", rows[0], rows[1],
+          dropped);
+    if (skipped) printf("skipped: %d rows, ../shared not present\n", skipped);
+    if (t) tokenizer_free(t);
+    free(text);
+}
+
 /* --class-weights, and what training asks of the classes. */
 static void test_class_weights(void) {
     DataOptions o = options_of_task(TASK_CLASSIFICATION, PROBLEM_AUTO, CHAT_CHATML);
@@ -1742,6 +1812,7 @@ int main(void) {
     test_label_errors();
     test_pairs();
     test_label_sets();
+    test_label_golden();
     test_class_weights();
     test_randperm();
     test_base();

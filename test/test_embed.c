@@ -1,4 +1,5 @@
-/* test_embed.c - lora.h from a program of one's own, C or C++: open a model, attach an adapter, train a few steps, save.
+/* test_embed.c - lora.h from a program of one's own, C or C++: open a model, attach an adapter, train a few steps,
+   save.
    This is the example that lora.h's first comment promises. From the repository root:
      gcc -std=gnu11 -O3 -march=native -fopenmp -I. test/test_embed.c -o build/test_embed -lm && build/test_embed
    or with `make single` and -Ibuild in place of -I.: lora.h in one file. */
@@ -40,7 +41,8 @@ static bool learn(double *first, double *last, const char *folder, Error *err) {
         model_forward(&model, &adapter, &work, &batch, key);
         LossStats s = model_loss(&model, &adapter, &work, &batch, 1.0f / (float)batch.M);
         model_backward(&model, &adapter, &work, &batch, key);
-        if (optimizer_step(&adapter, &adamw, 5e-3, &norm) != STEP_TAKEN) continue;    /* fp16: half the scale next time */
+        /* fp16: half the scale next time */
+        if (optimizer_step(&adapter, &adamw, 5e-3, &norm) != STEP_TAKEN) continue;
         *last = s.loss_sum / (double)s.tokens;
         if (!step) *first = *last;
     }
@@ -65,7 +67,8 @@ int main(void) {
     snprintf(command, sizeof command, "rm -r %s", folder);
     bool learned = saved && last < 0.8 * first && !system(command);
     if (!saved) printf("FAIL  %s\n", err.text);
-    printf("%s  lora.h embedded: loss %.4f -> %.4f in 12 steps, adapter saved\n", learned ? "ok  " : "FAIL", first, last);
+    printf("%s  lora.h embedded: loss %.4f -> %.4f in 12 steps, adapter saved\n", learned ? "ok  " : "FAIL", first,
+           last);
     printf("%d passed, %d failed\n", learned, !learned);
     return !learned;
 }

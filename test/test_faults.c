@@ -64,7 +64,7 @@ static void shell(const char *format, ...) {
 }
 static void must(bool ok, const Error *err) { if (!ok) { printf("FAIL  %s\n", err->text); exit(1); } }
 
-/* ---- an adapter over an earlier one ------------------------------------------------------------------------------- */
+/* ---- an adapter over an earlier one ------------------------------------------------------------------------------ */
 
 /* An adapter of rank 2 whose numbers follow from its alpha, so that weights and configuration show whether they belong
    together. */
@@ -115,8 +115,8 @@ static void test_adapter_crash(Adapter *a, const Model *m) {
         free(text);
     }
     check(!lost && !mixed && !peft && old > 5 && fresh > 3,
-          "an adapter over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, %d mixed files", n - 1, old,
-          fresh, mixed, lost, peft);
+          "an adapter over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, "
+          "%d mixed files", n - 1, old, fresh, mixed, lost, peft);
     int left = 0;
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) left += strstr(e->d_name, ".tmp") != NULL;
@@ -124,7 +124,7 @@ static void test_adapter_crash(Adapter *a, const Model *m) {
     check(!left, "saved whole, nothing temporary is left: %d", left);
 }
 
-/* ---- folders ------------------------------------------------------------------------------------------------------ */
+/* ---- folders ----------------------------------------------------------------------------------------------------- */
 
 static bool folder_of(const char *path, const char *text, bool replace, Error *err) {
     SafeFolder f;
@@ -161,19 +161,23 @@ static void test_folder_crash(void) {
         snprintf(command, sizeof command, "cat %s*/mine/notes.txt | grep -qx precious", folder);
         notes += system(command) == 0;
     }
-    check(whole == n && notes == n && content_is(in_work("folder/content"), "new") && content_is(in_work("folder/mine/notes.txt"), "precious"),
-          "a folder over another, killed at %d places: always whole (%d), what somebody put there is kept (%d)", n - 1, whole, notes);
-    check(!folder_of(folder, "third", false, &err) && strstr(err.text, "exists already") && content_is(in_work("folder/content"), "new"),
+    check(whole == n && notes == n && content_is(in_work("folder/content"), "new") &&
+              content_is(in_work("folder/mine/notes.txt"), "precious"),
+          "a folder over another, killed at %d places: always whole (%d), what somebody put there is kept (%d)", n - 1,
+          whole, notes);
+    check(!folder_of(folder, "third", false, &err) && strstr(err.text, "exists already") &&
+              content_is(in_work("folder/content"), "new"),
           "a folder that may not be replaced: %s", err.text);
     shell("mkdir %s/x && touch %s/x.tmp && ln -s %s/folder/content %s/y.1-0.tmp", work, work, work, work);
     char name[PATH_MAX], *x = in_work("x");
     snprintf(name, sizeof name, "%s.%ld-0.tmp", x, (long)getpid());
     must(!symlink(in_work("folder/content"), name), &err);
-    check(write_file(in_work("x/../x.file"), "1", 1, &err) && folder_of(x, "4", true, &err) && content_is(in_work("folder/content"), "new"),
+    check(write_file(in_work("x/../x.file"), "1", 1, &err) && folder_of(x, "4", true, &err) &&
+              content_is(in_work("folder/content"), "new"),
           "a temporary name that somebody has made a link of is passed over");
 }
 
-/* ---- checkpoints that were changed -------------------------------------------------------------------------------- */
+/* ---- checkpoints that were changed ------------------------------------------------------------------------------- */
 
 static void train_options(TrainOptions *o, const char *output) {
     memset(o, 0, sizeof *o);
@@ -184,7 +188,8 @@ static void train_options(TrainOptions *o, const char *output) {
     o->lora.lora_alpha = 8;
     o->lora.target[MODULE_Q] = o->lora.target[MODULE_V] = true;
     o->adam_beta1 = 0.9; o->adam_beta2 = 0.999; o->adam_epsilon = 1e-8; o->learning_rate = 1e-2;
-    o->per_device_train_batch_size = o->per_device_eval_batch_size = o->gradient_accumulation_steps = o->logging_steps = 1;
+    o->per_device_train_batch_size = o->per_device_eval_batch_size = o->gradient_accumulation_steps = o->logging_steps =
+        1;
     o->max_steps = 4;
     o->save_strategy = STRATEGY_STEPS;
     o->save_steps = 2;
@@ -210,7 +215,8 @@ static void forge(Adapter *a, const Model *m, const char *folder, const char *wh
     char *text = read_file(path, &bytes, &err), *at = strstr(text, what);
     if (!at) { printf("FAIL  no %s in %s\n", what, path); exit(1); }
     Text t = TEXT_EMPTY;
-    text_print(&t, "%.*s%s%s", (int)(at - text) - CHECKPOINT_LINE_BYTES, text + CHECKPOINT_LINE_BYTES, with, at + strlen(what));
+    text_print(&t, "%.*s%s%s", (int)(at - text) - CHECKPOINT_LINE_BYTES, text + CHECKPOINT_LINE_BYTES, with,
+               at + strlen(what));
     snprintf(line, sizeof line, CHECKPOINT_LINE, (unsigned long long)hash_bytes(sum, t.at, t.length));
     Text file = TEXT_EMPTY;
     text_print(&file, "%s%s", line, t.at);
@@ -225,15 +231,19 @@ static void test_forged(Adapter *a, const Model *m) {
     TrainOptions o;
     TrainResult result;
     char *run = in_work("run"), *bad = in_work("bad");
-    shell("mkdir %s && cp test/golden/llama/*.json test/golden/llama/model.safetensors %s", in_work("model"), in_work("model"));
-    shell("for i in 1 2 3 4 5 6; do echo \"{\\\"input_ids\\\": [1, $i, 5, 9, $i, 3]}\"; done >%s", in_work("data.jsonl"));
+    shell("mkdir %s && cp test/golden/llama/*.json test/golden/llama/model.safetensors %s", in_work("model"),
+          in_work("model"));
+    shell("for i in 1 2 3 4 5 6; do echo \"{\\\"input_ids\\\": [1, $i, 5, 9, $i, 3]}\"; done >%s",
+          in_work("data.jsonl"));
     train_options(&o, run);
     must(train_run(&o, NULL, &result, &err), &err);
     static const struct { const char *what, *with, *message; } forged[] = {
-        {"\"loss_scale\": 1", "\"loss_scale\": 1e300", "damaged"}, {"\"loss_scale\": 1", "\"loss_scale\": -1", "damaged"},
+        {"\"loss_scale\": 1", "\"loss_scale\": 1e300", "damaged"},
+        {"\"loss_scale\": 1", "\"loss_scale\": -1", "damaged"},
         {"\"adam_step\": 2", "\"adam_step\": 2147483647", "damaged"}, {"\"step\": 2", "\"step\": 2.7", "damaged"},
         {"\"step\": 2", "\"step\": 1e30", "damaged"}, {"\"skipped\": 0", "\"skipped\": 3", "damaged"},
-        {"\"window\": [0, 0", "\"window\": [0, -1e40", "damaged"}, {"\"lora_alpha\": 8", "\"lora_alpha\": 9", "lora_alpha 9"},
+        {"\"window\": [0, 0", "\"window\": [0, -1e40", "damaged"},
+        {"\"lora_alpha\": 8", "\"lora_alpha\": 9", "lora_alpha 9"},
         {"\"format\": 2", "\"format\": 1", "another version"}, {"\"step\": 2", "\"step\": 2", NULL}};
     for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
         shell("rm -rf %s && cp -r %s/checkpoint-2 %s", bad, run, bad);
@@ -241,8 +251,8 @@ static void test_forged(Adapter *a, const Model *m) {
         o.output = in_work("resumed");
         o.resume = bad;
         bool ok = train_run(&o, NULL, &result, &err);
-        check(forged[i].message ? !ok && strstr(err.text, forged[i].message) : ok, "a checkpoint with %s and the right checksum: %s",
-              forged[i].with, ok ? "resumed" : err.text);
+        check(forged[i].message ? !ok && strstr(err.text, forged[i].message) : ok,
+              "a checkpoint with %s and the right checksum: %s", forged[i].with, ok ? "resumed" : err.text);
         shell("rm -rf %s", o.output);
     }
     /* what is not in checkpoint.json */
@@ -254,7 +264,8 @@ static void test_forged(Adapter *a, const Model *m) {
         {"printf '\\1' | dd of=model/model.safetensors bs=1 seek=94001 conv=notrunc 2>/dev/null", "another model"},
         {"echo '{\"input_ids\": [1, 2, 3]}' >>data.jsonl", "another data"}};
     for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
-        shell("rm -rf %s && cp -r %s/checkpoint-2 %s && cd %s && cp -r model data.jsonl run && %s", bad, run, bad, work, other[i].change);
+        shell("rm -rf %s && cp -r %s/checkpoint-2 %s && cd %s && cp -r model data.jsonl run && %s", bad, run, bad, work,
+              other[i].change);
         bool ok = train_run(&o, NULL, &result, &err);
         check(!ok && strstr(err.text, other[i].message), "%.60s...: %s", other[i].change, ok ? "resumed" : err.text);
         shell("cd %s && rm -r model && mv run/model run/data.jsonl .", work);
@@ -269,7 +280,7 @@ static void test_forged(Adapter *a, const Model *m) {
     arrfree(layers);
 }
 
-/* ---- a run that is told to stop ----------------------------------------------------------------------------------- */
+/* ---- a run that is told to stop ---------------------------------------------------------------------------------- */
 
 typedef struct Stop { int asked, at; } Stop;
 static bool stop_at(void *user) {
@@ -279,9 +290,11 @@ static bool stop_at(void *user) {
 /* The log's lines without the timings, which are the only ones that may differ. */
 static bool same_log(const char *a, const char *b) {
     char command[2 * PATH_MAX];
-    snprintf(command, sizeof command, "f() { sed -E 's/\"(tokens_per_second|ceiling_share|seconds|eval_runtime)\": [0-9.e+-]+,? ?//g' $1/log.jsonl; };"
-             "f %s >%s/one; f %s >%s/two; cmp -s %s/one %s/two && cmp -s %s/adapter_model.safetensors %s/adapter_model.safetensors",
-             a, work, b, work, work, work, a, b);
+    snprintf(
+        command, sizeof command,
+        "f() { sed -E 's/\"(tokens_per_second|ceiling_share|seconds|eval_runtime)\": [0-9.e+-]+,? ?//g' $1/log.jsonl; };"
+        "f %s >%s/one; f %s >%s/two; cmp -s %s/one %s/two && cmp -s %s/adapter_model.safetensors %s/adapter_model.safetensors",
+        a, work, b, work, work, work, a, b);
     return system(command) == 0;
 }
 
@@ -314,11 +327,11 @@ static void test_stopped(void) {
         same += same_log(whole, cut);
     }
     check(stopped >= 10 && inside >= 8 && same == stopped + 1,
-          "told to stop at each of %d places, %d of them in an evaluation, and resumed: %d end with the same adapter and log", stopped,
-          inside, same);
+          "told to stop at each of %d places, %d of them in an evaluation, and resumed: %d end with the same adapter "
+          "and log", stopped, inside, same);
 }
 
-/* ---- the token cache ---------------------------------------------------------------------------------------------- */
+/* ---- the token cache --------------------------------------------------------------------------------------------- */
 
 static void test_token_cache(void) {
     Error err;
@@ -351,12 +364,12 @@ static void test_token_cache(void) {
     }
     free(good);
     must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
-    check(noticed == tried && !d.rebuilt, "a bit flipped in %zu of the %zu bytes of a token cache: %zu noticed and made good", tried, bytes,
-          noticed);
+    check(noticed == tried && !d.rebuilt,
+          "a bit flipped in %zu of the %zu bytes of a token cache: %zu noticed and made good", tried, bytes, noticed);
     dataset_free(&d);
 }
 
-/* ---- calls that fail ---------------------------------------------------------------------------------------------- */
+/* ---- calls that fail --------------------------------------------------------------------------------------------- */
 
 /* What a failing call leaves allocated is no leak of the program: it ends. */
 static void leave(int status, void *unused) {
@@ -370,7 +383,8 @@ static void test_failing_calls(Adapter *a, const Model *m) {
     Error err;
     TrainOptions o;
     TrainResult result;
-    char *run = in_work("run"), *victim = in_work("victim"), *output = in_work("stderr"), *saved = in_work("victim/checkpoint-2");
+    char *run = in_work("run"), *victim = in_work("victim"), *output = in_work("stderr"),
+         *saved = in_work("victim/checkpoint-2");
     long *counter = (long *)mmap(NULL, sizeof *counter, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     must(adapter_load(a, m, run, &err), &err);
     size_t bytes = a->param_count * sizeof(float);
@@ -403,8 +417,8 @@ static void test_failing_calls(Adapter *a, const Model *m) {
         char *said = read_file(output, NULL, NULL), *line = said ? strstr(said, "error: ") : NULL;
         bool ended = WIFEXITED(status) && WEXITSTATUS(status) <= 1, failed = ended && WEXITSTATUS(status);
         bool one_line = !failed || (line && line[strlen(line) - 1] == '\n' && strchr(line, '\n')[1] == 0);
-        bool kept = adapter_load(a, m, saved, &err) && adapter_load(a, m, victim, &err) && a->param_count * sizeof(float) == bytes &&
-                    !memcmp(a->param, want, bytes);
+        bool kept = adapter_load(a, m, saved, &err) && adapter_load(a, m, victim, &err) &&
+                    a->param_count * sizeof(float) == bytes && !memcmp(a->param, want, bytes);
         char command[2 * PATH_MAX];
         snprintf(command, sizeof command, "diff -r %s/checkpoint-2 %s >/dev/null", run, saved);
         kept = kept && system(command) == 0;
@@ -415,8 +429,8 @@ static void test_failing_calls(Adapter *a, const Model *m) {
         }
         free(said);
     }
-    check(!bad && refused > 20, "a failing call at %d of %ld places: %d ended in one line, %d badly, nothing lost", trials - 1, *counter,
-          refused, bad);
+    check(!bad && refused > 20, "a failing call at %d of %ld places: %d ended in one line, %d badly, nothing lost",
+          trials - 1, *counter, refused, bad);
     free(want);
 }
 

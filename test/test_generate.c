@@ -1,4 +1,5 @@
-/* test_generate.c - generation against transformers' generate (test/golden/generate.json, made by dev/make_golden.py generation), against the full forward pass, and against itself.
+/* test_generate.c - generation against transformers' generate (test/golden/generate.json, made by dev/make_golden.py
+   generation), against the full forward pass, and against itself.
    gcc -std=gnu11 -O2 -fopenmp -I. test/test_generate.c -o build/test_generate -lm && build/test_generate      (from the repository root) */
 #include "backend.h"
 
@@ -32,14 +33,16 @@ static const Adapter *golden_model(Model *m, Adapter *a, const char *model, cons
     char folder[300];
     snprintf(folder, sizeof folder, "test/golden/%s", model);
     must(model_open(m, folder, &err), &err);
-    m->config.max_position_embeddings = 4096;               /* the tiny models stop at 64; their rotary tables do not depend on it */
+    /* the tiny models stop at 64; their rotary tables do not depend on it */
+    m->config.max_position_embeddings = 4096;
     snprintf(folder, sizeof folder, "test/golden/%s/%s", model, adapter);
     memset(a, 0, sizeof *a);
     if (*adapter) must(adapter_load(a, m, folder, &err), &err);
     return *adapter ? a : NULL;
 }
 
-/* Runs of one model and adapter: each alone, and all at once. How many of the tokens must agree depends on the numbers the backend works with. */
+/* Runs of one model and adapter: each alone, and all at once. How many of the tokens must agree depends on the
+   numbers the backend works with. */
 static void test_greedy(const char *model, const char *adapter) {
     JsonDoc doc = golden_file();
     Prompt prompts[8];
@@ -52,7 +55,8 @@ static void test_greedy(const char *model, const char *adapter) {
     const Adapter *on = golden_model(&m, &a, model, adapter);
     for (const Json *r = json_get(doc.root, "greedy")->child; r; r = r->next) {
         const Json *with = json_get(r, "adapter");
-        if (strcmp(json_get(r, "model")->str, model) || strcmp(with->type == JSON_STRING ? with->str : "", adapter)) continue;
+        if (strcmp(json_get(r, "model")->str, model) || strcmp(with->type == JSON_STRING ? with->str : "", adapter))
+            continue;
         prompts[count].ids = ids_of(json_get(r, "prompt"), &prompts[count].count);
         prompts[count].row = count + 1;
         want[count++] = json_get(r, "tokens");
@@ -63,10 +67,15 @@ static void test_greedy(const char *model, const char *adapter) {
     for (int i = 0; i < count; i++) {
         o.batch_size = 1;
         must(model_generate(&m, on, NULL, NULL, &prompts[i], 1, &o, alone, NULL, NULL, &err), &err);
-        same += alone[0].count == 112 && together[i].count == 112 && !memcmp(alone[0].ids, together[i].ids, 112 * sizeof(int32_t));
+        same += alone[0].count == 112 && together[i].count == 112 &&
+                !memcmp(alone[0].ids, together[i].ids, 112 * sizeof(int32_t));
         int k = 0;
         bool path = true;
-        for (const Json *j = want[i]->child; j; j = j->next, k++) { path = path && together[i].ids[k] == (int32_t)j->number; agree += path; tokens++; }
+        for (const Json *j = want[i]->child; j; j = j->next, k++) {
+            path = path && together[i].ids[k] == (int32_t)j->number;
+            agree += path;
+            tokens++;
+        }
         answers_free(alone, 1);
         free(prompts[i].ids);
     }
@@ -74,9 +83,15 @@ static void test_greedy(const char *model, const char *adapter) {
     adapter_drop(&a);
     model_close(&m);
     json_free(&doc);
-    if (sizeof(floatX) == 4) check(agree == tokens && tokens == 112 * count && count == 3, "%s %s: %d of %d greedy tokens as transformers' generate", model, *adapter ? adapter : "alone", agree, tokens);
-    else check(agree * 4 > tokens, "%s %s in 16 bit: %d of %d greedy tokens before the first that differs from fp32's", model, *adapter ? adapter : "alone", agree, tokens);
-    check(same == count, "%s %s: three prompts together and alone, the same tokens", model, *adapter ? adapter : "alone");
+    if (sizeof(floatX) == 4)
+        check(agree == tokens && tokens == 112 * count && count == 3,
+              "%s %s: %d of %d greedy tokens as transformers' generate", model, *adapter ? adapter : "alone", agree,
+              tokens);
+    else
+        check(agree * 4 > tokens, "%s %s in 16 bit: %d of %d greedy tokens before the first that differs from fp32's",
+              model, *adapter ? adapter : "alone", agree, tokens);
+    check(same == count, "%s %s: three prompts together and alone, the same tokens", model,
+          *adapter ? adapter : "alone");
 }
 
 /* Logits of every token from the cache, one at a time, against the full forward pass over the whole sequences. */
@@ -96,7 +111,8 @@ static void test_cache(const char *model, const char *adapter) {
     int32_t place_host[S * T];
     for (int s = 0; s < S; s++) total += lengths[s] = T - 4 * s;
     must(workspace_open(&w, &m, on, total, T, FORWARD_ONLY, true, NULL, &err) && batch_alloc(&b, total, S, &err), &err);
-    float *full = (float *)malloc((size_t)total * (size_t)V * sizeof *full), *step = (float *)malloc((size_t)S * (size_t)V * sizeof *step);
+    float *full = (float *)malloc((size_t)total * (size_t)V * sizeof *full),
+          *step = (float *)malloc((size_t)S * (size_t)V * sizeof *step);
     b.N = 0; b.S = S; b.cu_seqlens[0] = 0;
     for (int s = 0; s < S; s++) {
         for (int i = 0; i < lengths[s]; i++) { b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.positions[b.N++] = i; }
@@ -105,7 +121,8 @@ static void test_cache(const char *model, const char *adapter) {
     model_logits(&m, on, &w, full, &b);
     memset(&cache, 0, sizeof cache);
     cache.places = S + 1; cache.capacity = T + 2;             /* place 0 stays empty */
-    cache.layer = (size_t)cache.places * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
+    cache.layer =
+        (size_t)cache.places * 2 * (size_t)c->num_key_value_heads * (size_t)cache.capacity * (size_t)c->head_dim;
     cache.bytes = cache.layer * (size_t)c->num_hidden_layers * sizeof(floatX);
     cache.base = (floatX *)backend_alloc(cache.bytes);
     cache.place = (int32_t *)backend_alloc(sizeof place_host);
@@ -120,7 +137,11 @@ static void test_cache(const char *model, const char *adapter) {
     for (int s = 0, offset = 0; s < S; offset += lengths[s++]) {
         offsets[s] = offset;
         at[s] = FIRST - s;
-        for (int i = 0; i < at[s]; i++) { place_host[b.N] = s + 1; b.ids[b.N] = (s * 31 + i * 7 + 3) % V; b.positions[b.N++] = i; }
+        for (int i = 0; i < at[s]; i++) {
+            place_host[b.N] = s + 1;
+            b.ids[b.N] = (s * 31 + i * 7 + 3) % V;
+            b.positions[b.N++] = i;
+        }
         b.cu_seqlens[s + 1] = b.N;
     }
     backend_upload(cache.place, place_host, (size_t)b.N * sizeof(int32_t));
@@ -129,7 +150,8 @@ static void test_cache(const char *model, const char *adapter) {
     int compared = 0;
     for (;;) {
         int members[S], n = 0;
-        for (int s = S - 1; s >= 0; s--) {                  /* last sequence first: rows and places are not in the same order */
+        /* last sequence first: rows and places are not in the same order */
+        for (int s = S - 1; s >= 0; s--) {
             if (at[s] >= lengths[s]) continue;
             place_host[n] = s + 1; b.ids[n] = (s * 31 + at[s] * 7 + 3) % V; b.positions[n] = at[s];
             b.cu_seqlens[n + 1] = n + 1;
@@ -142,12 +164,15 @@ static void test_cache(const char *model, const char *adapter) {
         lm_head_logits(step, w.normed, &m.head, n, c->hidden_size, V, w.scratch);
         for (int i = 0; i < n; i++) {
             int s = members[i];
-            worst = fmax(worst, relative_error(step + (size_t)i * (size_t)V, full + (size_t)(offsets[s] + at[s]++) * (size_t)V, (size_t)V));
+            worst = fmax(worst, relative_error(step + (size_t)i * (size_t)V,
+                                               full + (size_t)(offsets[s] + at[s]++) * (size_t)V, (size_t)V));
             compared++;
         }
     }
     double tolerance = sizeof(floatX) == 4 ? 1e-5 : LORA_LOSS_SCALE > 1 ? 0x1p-8 : 0x1p-5;
-    check(compared == total - (FIRST + FIRST - 1 + FIRST - 2) && worst <= tolerance, "%s %s: %d rows of logits from the cache and from a full pass, worst relative error %.1e", model, *adapter ? adapter : "alone", compared, worst);
+    check(compared == total - (FIRST + FIRST - 1 + FIRST - 2) && worst <= tolerance,
+          "%s %s: %d rows of logits from the cache and from a full pass, worst relative error %.1e", model,
+          *adapter ? adapter : "alone", compared, worst);
     free(full);
     free(step);
     backend_free(cache.place, sizeof place_host);
@@ -200,7 +225,8 @@ static void test_generator(void) {
           same, 4 * COUNT);
     o.max_new_tokens = NEW + 1;
     bool taken = model_generate(&m, on, &g, NULL, prompts, COUNT, &o, shared, NULL, NULL, &err);
-    check(!taken && strstr(err.text, "3 sequences of 22 tokens in memory for 3 of 21"), "one token too many: %s", err.text);
+    check(!taken && strstr(err.text, "3 sequences of 22 tokens in memory for 3 of 21"), "one token too many: %s",
+          err.text);
     generator_close(&plan);
     generator_close(&g);
     adapter_drop(&a);
@@ -208,14 +234,17 @@ static void test_generator(void) {
 }
 
 #ifndef LORA_CUDA                           /* what does not depend on the backend is tested once */
-/* Frequencies of 40,000 draws against the probabilities that transformers' processors leave: chi-square, and nothing that they exclude. */
+/* Frequencies of 40,000 draws against the probabilities that transformers' processors leave: chi-square, and nothing
+   that they exclude. */
 static void test_sampling(void) {
     JsonDoc doc = golden_file();
     for (const Json *c = json_get(doc.root, "sampling")->child; c; c = c->next) {
         const Json *opts = json_get(c, "options");
         enum { V = 32, DRAWS = 40000 };
         GenerateOptions o = greedy(1, 1);
-        o.temperature = json_get(opts, "temperature")->number; o.top_k = (int)json_get(opts, "top_k")->number; o.top_p = json_get(opts, "top_p")->number;
+        o.temperature = json_get(opts, "temperature")->number;
+        o.top_k = (int)json_get(opts, "top_k")->number;
+        o.top_p = json_get(opts, "top_p")->number;
         o.min_p = json_get(opts, "min_p")->number; o.repetition_penalty = json_get(opts, "repetition_penalty")->number;
         int seen_count, hits[V] = {0}, excluded = 0, cells = 0;
         int32_t *seen = ids_of(json_get(c, "seen"), &seen_count);
@@ -238,9 +267,12 @@ static void test_sampling(void) {
             else { chi += (hits[v] - e) * (hits[v] - e) / e; cells++; }
         }
         if (small >= 1) { chi += (small_hits - small) * (small_hits - small) / small; cells++; }
-        double df = cells > 1 ? cells - 1 : 1, limit = df * pow(1 - 2 / (9 * df) + 4.0 * sqrt(2 / (9 * df)), 3);      /* Wilson & Hilferty 1931: 4 standard deviations */
-        check(excluded == 0 && chi <= limit, "sampling, temperature %g top_k %d top_p %g min_p %g penalty %g: chi-square %.1f of %.1f, %d kept tokens, %d draws of excluded ones", o.temperature, o.top_k, o.top_p, o.min_p,
-              o.repetition_penalty, chi, limit, cells, excluded);
+        /* Wilson & Hilferty 1931: 4 standard deviations */
+        double df = cells > 1 ? cells - 1 : 1, limit = df * pow(1 - 2 / (9 * df) + 4.0 * sqrt(2 / (9 * df)), 3);
+        check(excluded == 0 && chi <= limit,
+              "sampling, temperature %g top_k %d top_p %g min_p %g penalty %g: chi-square %.1f of %.1f, "
+              "%d kept tokens, %d draws of excluded ones",
+              o.temperature, o.top_k, o.top_p, o.min_p, o.repetition_penalty, chi, limit, cells, excluded);
         free(seen);
     }
     json_free(&doc);
@@ -250,12 +282,17 @@ static void test_sampling(void) {
     check(sample_token(z, 4, NULL, 0, &o, 1, 1, work) == 1, "greedy: the lowest id among equals");
 }
 
-/* A vocabulary that nobody would sort for every token: the same draws as from one that is sorted from the likeliest to the rarest, cut and counted through. */
+/* A vocabulary that nobody would sort for every token: the same draws as from one that is sorted from the likeliest
+   to the rarest, cut and counted through. */
 static void test_large_vocabulary(void) {
     enum { V = 5000, DRAWS = 40 };
     float *logits = (float *)must_alloc(V * sizeof *logits), *z = (float *)must_alloc(V * sizeof *z);
-    GenCandidate *work = (GenCandidate *)must_alloc(V * sizeof *work), *all = (GenCandidate *)must_alloc(V * sizeof *all);
-    const struct { int top_k; double top_p; } cases[] = {{0, 0.9}, {0, 0.999999}, {0, 1e-9}, {1, 0.9}, {50, 0.95}, {7, 0.5}, {V - 1, 0.8}};
+    GenCandidate *work = (GenCandidate *)must_alloc(V * sizeof *work),
+                 *all = (GenCandidate *)must_alloc(V * sizeof *all);
+    const struct {
+        int top_k;
+        double top_p;
+    } cases[] = {{0, 0.9}, {0, 0.999999}, {0, 1e-9}, {1, 0.9}, {50, 0.95}, {7, 0.5}, {V - 1, 0.8}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         GenerateOptions o = greedy(1, 1);
         int same = 0, bound = 0;
@@ -273,7 +310,10 @@ static void test_large_vocabulary(void) {
             int kept = o.top_k ? o.top_k : V;
             while (kept < V && all[kept].p == all[kept - 1].p) kept++;
             double total = 0, sum = 0, top = (double)all[0].p;
-            for (int v = 0; v < kept; v++) { all[v].p = expf((float)(((double)all[v].p - top) / o.temperature)); total += (double)all[v].p; }
+            for (int v = 0; v < kept; v++) {
+                all[v].p = expf((float)(((double)all[v].p - top) / o.temperature));
+                total += (double)all[v].p;
+            }
             int fewest = 0;
             while (fewest < kept && (!fewest || sum < o.top_p * total)) sum += (double)all[fewest++].p;
             uint32_t counter[4] = {(uint32_t)i, 0, 3, 0x67656E21}, key[2] = {(uint32_t)o.seed, 0}, random[4];
@@ -284,7 +324,9 @@ static void test_large_vocabulary(void) {
             memcpy(logits, z, V * sizeof *z);
             same += sample_token(logits, V, NULL, 0, &o, (uint64_t)i, 3, work) == all[want].id;
         }
-        check(same == DRAWS && bound == DRAWS, "a vocabulary of %d, top_k %d top_p %g: %d of %d draws as from the sorted list", V, o.top_k, o.top_p, same, DRAWS);
+        check(same == DRAWS && bound == DRAWS,
+              "a vocabulary of %d, top_k %d top_p %g: %d of %d draws as from the sorted list", V, o.top_k, o.top_p,
+              same, DRAWS);
     }
     free(logits); free(z); free(work); free(all);
 }
@@ -306,14 +348,17 @@ static bool collect_piece(void *user, size_t prompt, const char *text, size_t by
     return p->calls < 1000;
 }
 
-/* What happens to the tokens of an answer: characters of several tokens, stop strings across tokens, held back text. No model: the tokens are given. */
+/* What happens to the tokens of an answer: characters of several tokens, stop strings across tokens, held back text.
+   No model: the tokens are given. */
 static void test_streaming(void) {
     Error err;
     Tokenizer *t = tokenizer_open("data/base", &err);
     if (!t) must(false, &err);
     static const struct { const char *text, *stop, *want; } cases[] = {
         {"Gr\xC3\xBC\xC3\x9F" "e aus \xE6\x9D\xB1\xE4\xBA\xAC \xF0\x9F\x98\x80 und \xF0\x9F\x87\xA9\xF0\x9F\x87\xAA!", NULL, NULL},
-        {"one two\nUser: three", "\nUser:", "one two"}, {"one two\nUse", "\nUser:", "one two\nUse"}, {"a stop in the middle of it", "mid", "a stop in the "}, {"aaab", "aab", "a"}, {"\xE6\x9D\xB1\xE4\xBA\xAC", "\xE4\xBA\xAC", "\xE6\x9D\xB1"}, {"xyz", "x", ""}};
+        {"one two\nUser: three", "\nUser:", "one two"}, {"one two\nUse", "\nUser:", "one two\nUse"},
+        {"a stop in the middle of it", "mid", "a stop in the "}, {"aaab", "aab", "a"},
+        {"\xE6\x9D\xB1\xE4\xBA\xAC", "\xE4\xBA\xAC", "\xE6\x9D\xB1"}, {"xyz", "x", ""}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         TokenIds ids;
         memset(&ids, 0, sizeof ids);
@@ -328,9 +373,12 @@ static void test_streaming(void) {
         memset(&s, 0, sizeof s); memset(&prompt, 0, sizeof prompt); memset(&a, 0, sizeof a); memset(&p, 0, sizeof p);
         bool ended = false;
         size_t used = 0;
-        while (!ended && used < ids.count) ended = gen_sequence_take(&s, ids.ids[used++], t, &prompt, &o, &a, collect_piece, &p);
+        while (!ended && used < ids.count)
+            ended = gen_sequence_take(&s, ids.ids[used++], t, &prompt, &o, &a, collect_piece, &p);
         const char *want = cases[k].want ? cases[k].want : cases[k].text;
-        check(ended && !strcmp(a.text, want) && !strcmp(p.text, want) && !p.broken, "%zu tokens stream as %d whole pieces%s%s: \"%s\"", ids.count, p.calls, cases[k].stop ? ", stop " : "", cases[k].stop ? cases[k].stop : "", a.text ? a.text : "(none)");
+        check(ended && !strcmp(a.text, want) && !strcmp(p.text, want) && !p.broken,
+              "%zu tokens stream as %d whole pieces%s%s: \"%s\"", ids.count, p.calls, cases[k].stop ? ", stop " : "",
+              cases[k].stop ? cases[k].stop : "", a.text ? a.text : "(none)");
         check(a.stopped == (strlen(want) < strlen(cases[k].text)), "finish_reason %s", a.stopped ? "stop" : "length");
         answers_free(&a, 1);
         arrfree(s.ids);
@@ -351,7 +399,10 @@ static Prompt prompt_of(int32_t *id, int64_t row) {
 static void test_stories(void) {
     const char *folder = "../shared/models/stories260K";
     Error err;
-    if (access("../shared/models/stories260K/config.json", R_OK)) { printf("skipped: ../shared not present\n"); return; }
+    if (access("../shared/models/stories260K/config.json", R_OK)) {
+        printf("skipped: ../shared not present\n");
+        return;
+    }
     Model m;
     Answer a[3];
     size_t bytes;
@@ -366,7 +417,8 @@ static void test_stories(void) {
     if (!want) must(false, &err);
     while (bytes && want[bytes - 1] == '\n') want[--bytes] = 0;
     size_t n = strlen(a[0].text);
-    check(n >= 400 && !strncmp(a[0].text, want, n < bytes ? n : bytes), "stories260K: greedy_200.txt, %zu bytes: \"%.40s...\"", n, a[0].text);
+    check(n >= 400 && !strncmp(a[0].text, want, n < bytes ? n : bytes),
+          "stories260K: greedy_200.txt, %zu bytes: \"%.40s...\"", n, a[0].text);
     free(want);
     answers_free(a, 1);
     /* Sampling: the same with the same seed, whatever the batch; another with another. */
@@ -380,11 +432,17 @@ static void test_stories(void) {
     o.seed = 7;
     must(model_generate(&m, NULL, NULL, t, three, 3, &o, other, NULL, NULL, &err), &err);
     int same = 0, differ = 0;
-    for (int i = 0; i < 3; i++) { same += !strcmp(a[i].text, again[i].text); differ += strcmp(a[i].text, other[i].text) != 0; }
-    check(same == 3 && differ == 3 && strcmp(a[0].text, a[1].text), "sampling: the seed and the row decide, the batch does not");
+    for (int i = 0; i < 3; i++) {
+        same += !strcmp(a[i].text, again[i].text);
+        differ += strcmp(a[i].text, other[i].text) != 0;
+    }
+    check(same == 3 && differ == 3 && strcmp(a[0].text, a[1].text),
+          "sampling: the seed and the row decide, the batch does not");
     answers_free(a, 3); answers_free(again, 3); answers_free(other, 3);
     m.config.max_position_embeddings = 30;
-    check(!model_generate(&m, NULL, NULL, t, three, 3, &o, a, NULL, NULL, &err) && strstr(err.text, "40 new ones") && strstr(err.text, "30"), "longer than the context: %s", err.text);
+    check(!model_generate(&m, NULL, NULL, t, three, 3, &o, a, NULL, NULL, &err) && strstr(err.text, "40 new ones") &&
+              strstr(err.text, "30"),
+          "longer than the context: %s", err.text);
     model_close(&m);
     tokenizer_free(t);
 }
@@ -396,7 +454,8 @@ static void test_prompts(void) {
         "{\"messages\": [{\"role\": \"user\", \"content\": \"Q3\"}]}\n{\"instruction\": \"I\", \"input\": \"N\", \"output\": \"O\"}\n{\"prompt\": \"P \", \"completion\": \"C\"}\n{\"prompt\": \"bare\"}\n";
     static const char *const want[5][2] = {
         {"<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n", "A2"},
-        {"<|im_start|>user\nQ3<|im_end|>\n<|im_start|>assistant\n", NULL}, {"<|im_start|>user\nI\nN<|im_end|>\n<|im_start|>assistant\n", "O"}, {"P ", "C"}, {"bare", NULL}};
+        {"<|im_start|>user\nQ3<|im_end|>\n<|im_start|>assistant\n", NULL},
+        {"<|im_start|>user\nI\nN<|im_end|>\n<|im_start|>assistant\n", "O"}, {"P ", "C"}, {"bare", NULL}};
     Error err;
     Prompts p;
     DataOptions options;
@@ -407,14 +466,20 @@ static void test_prompts(void) {
     must(prompts_parse(&p, rows, strlen(rows), "rows", t, &options, &err), &err);
     for (size_t i = 0; i < p.count; i++) {
         char *text = tokenizer_decode(t, p.list[i].ids, (size_t)p.list[i].count, false, NULL);
-        check(!strcmp(text, want[i][0]) && (want[i][1] ? p.list[i].reference && !strcmp(p.list[i].reference, want[i][1]) : !p.list[i].reference), "prompt %zu, reference %s", i + 1, p.list[i].reference ? p.list[i].reference : "(none)");
+        check(!strcmp(text, want[i][0]) &&
+                  (want[i][1] ? p.list[i].reference && !strcmp(p.list[i].reference, want[i][1]) : !p.list[i].reference),
+              "prompt %zu, reference %s", i + 1, p.list[i].reference ? p.list[i].reference : "(none)");
         free(text);
     }
-    check(p.count == 5 && !strcmp(p.list[0].dialogue, "[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"Q1\"}, {\"role\": \"assistant\", \"content\": \"A1\"}, {\"role\": \"user\", \"content\": \"Q2\"}]"), "the dialogue: %s", p.list[0].dialogue);
+    static const char dialogue[] =
+        "[{\"role\": \"system\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": \"Q1\"}, "
+        "{\"role\": \"assistant\", \"content\": \"A1\"}, {\"role\": \"user\", \"content\": \"Q2\"}]";
+    check(p.count == 5 && !strcmp(p.list[0].dialogue, dialogue), "the dialogue: %s", p.list[0].dialogue);
     prompts_cut(&p, 2);
     check(p.count == 2 && p.list[1].count > 0, "the first %zu prompts are kept", p.count);
     prompts_free(&p);
-    static const char answered[] = "{\"prompt\": \"Q\", \"completion\": \"A\", \"answers\": [\"A\", \"B\"], \"group\": \"g\"}\n";
+    static const char answered[] =
+        "{\"prompt\": \"Q\", \"completion\": \"A\", \"answers\": [\"A\", \"B\"], \"group\": \"g\"}\n";
     must(prompts_parse(&p, answered, strlen(answered), "rows", t, &options, &err), &err);
     check(p.list[0].answer_count >= 2 && !strcmp(p.list[0].group, "g"), "a row with %d answers and a group",
           p.list[0].answer_count);
@@ -426,15 +491,26 @@ static void test_prompts(void) {
     options.few_shot = 2;
     must(prompts_open(&p, "data/hotel/test.jsonl", t, &options, &err), &err);
     options.few_shot = 0;
-    char *with = tokenizer_decode(t, p.list[0].ids, (size_t)p.list[0].count, false, NULL), *without = tokenizer_decode(t, zero.list[0].ids, (size_t)zero.list[0].count, false, NULL);
+    char *with = tokenizer_decode(t, p.list[0].ids, (size_t)p.list[0].count, false, NULL),
+         *without = tokenizer_decode(t, zero.list[0].ids, (size_t)zero.list[0].count, false, NULL);
     size_t a = strlen(with), b = strlen(without);
-    check(a > b + 100 && !strcmp(with + a - b, without) && !strcmp(p.list[0].dialogue, zero.list[0].dialogue), "two shots stand in front of the prompt, %zu and %zu bytes", b, a);
+    check(a > b + 100 && !strcmp(with + a - b, without) && !strcmp(p.list[0].dialogue, zero.list[0].dialogue),
+          "two shots stand in front of the prompt, %zu and %zu bytes", b, a);
     free(with);
     free(without);
     prompts_free(&p);
     prompts_free(&zero);
-    static const char *const bad[][2] = {{"{\"messages\": []}", "nothing to answer"}, {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"A\"}]}", "nothing to answer"}, {"{\"prompt\": \"\"}", "empty"}, {"{\"input_ids\": [1, 2]}", "no prompt"}, {"[1]", "object"}, {"{\"x\": 1}", "row 1"}};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) check(!prompts_parse(&p, bad[i][0], strlen(bad[i][0]), "row.jsonl", t, &options, &err) && strstr(err.text, bad[i][1]), "refused: %s", err.text);
+    static const char *const bad[][2] = {
+        {"{\"messages\": []}", "nothing to answer"},
+        {"{\"messages\": [{\"role\": \"assistant\", \"content\": \"A\"}]}", "nothing to answer"},
+        {"{\"prompt\": \"\"}", "empty"},
+        {"{\"input_ids\": [1, 2]}", "no prompt"},
+        {"[1]", "object"},
+        {"{\"x\": 1}", "row 1"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        check(!prompts_parse(&p, bad[i][0], strlen(bad[i][0]), "row.jsonl", t, &options, &err) &&
+                  strstr(err.text, bad[i][1]),
+              "refused: %s", err.text);
     options.shots = "data/hotel/test.jsonl";
     options.few_shot = 51;
     check(!prompts_open(&p, "data/hotel/test.jsonl", t, &options, &err) && strstr(err.text, "--few-shot 51"),

@@ -1085,6 +1085,24 @@ static void test_adamw_map(void) {
         check(right == 256 && nearest == 256,
               "the %s map: %d numbers of 256 are right, %d are the nearest up to the middle",
               is_signed ? "signed" : "unsigned", right, nearest);
+#ifndef LORA_CUDA
+        const CpuMomentMap m = cpu_moment_map(is_signed);
+        size_t wrong = 0, looked = 0;
+        for (uint32_t bits = 0x33000000; bits <= 0x3F800000; bits += 97)      /* 2^-25 to 1, every bin 675 times */
+            for (int sign = 0; sign < 2; sign++, looked++) {
+                float x = format_float(bits | (uint32_t)sign << 31);
+                wrong += cpu_moment_code(&m, x) != adamw_code(map, x);
+            }
+        for (int i = 0; i < 255; i++) {     /* three floats on either side of every middle, and what is no number */
+            float x = (map[i] + map[i + 1]) / 2;
+            for (int j = 0; j < 3; j++) x = nextafterf(x, -2);
+            for (int j = 0; j < 7; j++, looked++, x = nextafterf(x, 2))
+                wrong += cpu_moment_code(&m, x) != adamw_code(map, x);
+        }
+        int none = cpu_moment_code(&m, NAN);
+        check(!wrong && none >= 0 && none < 256 && cpu_moment_code(&m, 0) == adamw_code(map, 0),
+              "  cpu_moment_code is adamw_code: %zu wrong of %zu", wrong, looked);
+#endif
     }
 }
 

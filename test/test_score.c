@@ -1,4 +1,5 @@
-/* test_score.c - data/score.h against the libraries that people use for these scores (test/golden/scores.json, made by dev/make_score_golden.py),
+/* test_score.c - data/score.h against the libraries that people use for these scores (test/golden/scores.json, made by
+   dev/make_score_golden.py),
    and data/classify.h (test/golden/classify.json, made by dev/make_classify_golden.py).
    gcc -std=gnu11 -O2 -I. test/test_score.c -o build/test_score -lm && build/test_score      (from the repository root) */
 #define TOKENIZER_IMPLEMENTATION
@@ -7,7 +8,10 @@
 #include "data/score.h"
 #include "check.h"
 
-static double number(const Json *o, const char *key) { const Json *j = json_get(o, key); return j && j->type == JSON_NUMBER ? j->number : NAN; }
+static double number(const Json *o, const char *key) {
+    const Json *j = json_get(o, key);
+    return j && j->type == JSON_NUMBER ? j->number : NAN;
+}
 static const char *text(const Json *o, const char *key) { return json_get(o, key)->str; }
 static int agree(double got, double want, const char *what, const char *where) {
     bool ok = fabs(got - want) <= 1e-6;
@@ -30,7 +34,7 @@ static size_t tokens(const char *text) {
     return w.count;
 }
 
-/* ---- data/classify.h: scikit-learn's metrics, torch's losses ------------------------------------------------------- */
+/* ---- data/classify.h: scikit-learn's metrics, torch's losses ----------------------------------------------------- */
 
 /* The numbers of a list, or of lists in a list, one after the other; truth values are 0 and 1. */
 static size_t numbers_in(double *to, const Json *list) {
@@ -208,7 +212,10 @@ static void test_classify(void) {
 int main(void) {
     Error err;
     JsonDoc doc;
-    if (!json_read(&doc, "test/golden/scores.json", &err)) { printf("FAIL  %s\n0 passed, 1 failed\n", err.text); return 1; }
+    if (!json_read(&doc, "test/golden/scores.json", &err)) {
+        printf("FAIL  %s\n0 passed, 1 failed\n", err.text);
+        return 1;
+    }
     static const char *const metrics[] = {"em", "f1", "bleu4", "bleu4_c", "rouge", "rouge_c", "words", "characters",
         "bleu4_w", "words_w"};
     int right[10] = {0}, pairs = 0;
@@ -245,7 +252,9 @@ int main(void) {
         }
         chrf_right += agree(chrf_score(&chrf), number(c, "chrf"), "chrf", "a corpus");
     }
-    for (int k = 0; k < 4; k++) check(bleu_right[k] == corpora && corpora >= 9, "BLEU, tokenizer %s: %d of %d corpora agree to 1e-6", how[k], bleu_right[k], corpora);
+    for (int k = 0; k < 4; k++)
+        check(bleu_right[k] == corpora && corpora >= 9, "BLEU, tokenizer %s: %d of %d corpora agree to 1e-6", how[k],
+              bleu_right[k], corpora);
     check(chrf_right == corpora, "chrF: %d of %d corpora", chrf_right, corpora);
     int several = 0, several_right = 0;
     Bleu bleu_all;
@@ -284,23 +293,35 @@ int main(void) {
         int64_t counts[8 * 9] = {0};
         LabelScore each[8], macro, weighted;
         const Json *g = json_get(c, "answered")->child;
-        for (const Json *e = json_get(c, "expected")->child; e; e = e->next, g = g->next) counts[(int)e->number * (n + 1) + (g->number < 0 ? n : (int)g->number)]++;
+        for (const Json *e = json_get(c, "expected")->child; e; e = e->next, g = g->next)
+            counts[(int)e->number * (n + 1) + (g->number < 0 ? n : (int)g->number)]++;
         ok &= agree(label_scores(each, &macro, &weighted, counts, n), number(c, "accuracy"), "accuracy", "labels");
         int k = 0;
-        for (const Json *r = json_get(c, "matrix")->child; r; r = r->next) for (const Json *v = r->child; v; v = v->next, k++) ok &= counts[k] == (int64_t)v->number;
+        for (const Json *r = json_get(c, "matrix")->child; r; r = r->next)
+            for (const Json *v = r->child; v; v = v->next, k++) ok &= counts[k] == (int64_t)v->number;
         k = 0;
         for (const Json *r = json_get(c, "each")->child; r; r = r->next, k++)
-            ok &= agree(each[k].precision, r->child->number, "precision", "labels") && agree(each[k].recall, r->child->next->number, "recall", "labels") && agree(each[k].f1, r->child->next->next->number, "f1", "labels");
+            ok &= agree(each[k].precision, r->child->number, "precision", "labels") &&
+                  agree(each[k].recall, r->child->next->number, "recall", "labels") &&
+                  agree(each[k].f1, r->child->next->next->number, "f1", "labels");
         const Json *a = json_get(c, "macro")->child, *w = json_get(c, "weighted")->child;
-        ok &= agree(macro.precision, a->number, "macro", "labels") && agree(macro.recall, a->next->number, "macro", "labels") && agree(macro.f1, a->next->next->number, "macro", "labels");
-        ok &= agree(weighted.precision, w->number, "weighted", "labels") && agree(weighted.recall, w->next->number, "weighted", "labels") && agree(weighted.f1, w->next->next->number, "weighted", "labels");
+        ok &= agree(macro.precision, a->number, "macro", "labels") &&
+              agree(macro.recall, a->next->number, "macro", "labels") &&
+              agree(macro.f1, a->next->next->number, "macro", "labels");
+        ok &= agree(weighted.precision, w->number, "weighted", "labels") &&
+              agree(weighted.recall, w->next->number, "weighted", "labels") &&
+              agree(weighted.f1, w->next->next->number, "weighted", "labels");
         good += ok;
     }
     check(good == cases && cases == 9, "labels: %d of %d cases as scikit-learn", good, cases);
     static const char *const labels[] = {"positive", "negative", "not applicable"};
-    static const struct { const char *answer; int want; } answers[] = {{"positive", 0}, {" Positive. ", 0}, {"\"NEGATIVE\"!", 1}, {"The sentiment is negative", 1}, {"positive or negative", -1}, {"nonnegative", -1}, {"Not applicable", 2}, {"", -1}, {"neutral", -1}, {"It is: not applicable.", 2}};
+    static const struct { const char *answer; int want; } answers[] = {
+        {"positive", 0}, {" Positive. ", 0}, {"\"NEGATIVE\"!", 1}, {"The sentiment is negative", 1},
+        {"positive or negative", -1}, {"nonnegative", -1}, {"Not applicable", 2}, {"", -1}, {"neutral", -1},
+        {"It is: not applicable.", 2}};
     int labelled = 0;
-    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++) labelled += score_label(answers[i].answer, labels, 3) == answers[i].want;
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
+        labelled += score_label(answers[i].answer, labels, 3) == answers[i].want;
     check(labelled == 10, "answers to labels: %d of 10", labelled);
     /* What stands at a word's border and what only looks like it, on either side. */
     static const struct { const char *answer; int want; } borders[] = {
@@ -397,7 +418,8 @@ int main(void) {
     for (int i = 0; i < signs; i++) word_right += !is_word(sign[i]);
     check(word_right == words_count + signs, "what may stand in a word: %d of %d characters", word_right,
           words_count + signs);
-    static const char *const bad[] = {"\xff\xfe", "a\xE6\x9D", "\xC0\x80", "\xF5\x80\x80\x80", "\xED\xA0\x80"};       /* not UTF-8: no crash, and equal to itself */
+    /* not UTF-8: no crash, and equal to itself */
+    static const char *const bad[] = {"\xff\xfe", "a\xE6\x9D", "\xC0\x80", "\xF5\x80\x80\x80", "\xED\xA0\x80"};
     int same = 0;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const References r = {&bad[i], 1};

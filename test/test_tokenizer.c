@@ -24,10 +24,13 @@ static bool exists(const char *path) { FILE *f = fopen(path, "rb"); if (f) fclos
 static void test_json(void) {
     Error err;
     JsonDoc doc;
-    const char *good = "{\"a\": [1, -0.5e3, true, false, null], \"s\": \"x\\u00e9\\ud83d\\ude00\\n\\u0000z\", \"a\": 7, \"\": {}}";
+    const char *good =
+        "{\"a\": [1, -0.5e3, true, false, null], \"s\": \"x\\u00e9\\ud83d\\ude00\\n\\u0000z\", \"a\": 7, \"\": {}}";
     bool ok = json_parse(&doc, good, strlen(good), "t", 1, &err);
     const Json *s = ok ? json_get(doc.root, "s") : NULL;
-    check(ok && doc.root->type == JSON_OBJECT && doc.root->count == 4 && json_get(doc.root, "a")->number == 7 && !json_get(doc.root, "b"), "json: object, last duplicate wins", ok ? "" : err.text);
+    check(ok && doc.root->type == JSON_OBJECT && doc.root->count == 4 && json_get(doc.root, "a")->number == 7 &&
+              !json_get(doc.root, "b"),
+          "json: object, last duplicate wins", ok ? "" : err.text);
     check(s && s->count == 10 && memcmp(s->str, "x\xC3\xA9\xF0\x9F\x98\x80\n\0z", 11) == 0, "json: escapes", "");
     JsonDoc edge;
     bool edges = json_parse(&edge, "\"\\ud7ff\\ue000\\ud800\\udc00\\udbff\\udfff\"", 38, "f.jsonl", 3, &err);
@@ -35,18 +38,27 @@ static void test_json(void) {
           "json: escapes beside the surrogates, and their first and last", edges ? "" : err.text);
     if (edges) json_free(&edge);
     const Json *a = doc.root->child;
-    check(a->count == 5 && a->child->next->number == -500 && strcmp(a->child->next->str, "-0.5e3") == 0 && a->child->next->next->type == JSON_TRUE, "json: array", "");
+    check(a->count == 5 && a->child->next->number == -500 && strcmp(a->child->next->str, "-0.5e3") == 0 &&
+              a->child->next->next->type == JSON_TRUE,
+          "json: array", "");
     json_free(&doc);
 
     static const struct { const char *text, *what; int line, column; } bad[] = {
-        {"", "unexpected end", 3, 1}, {"{", "unexpected end", 3, 2}, {"{\"a\":\n [1,2,]}", "unexpected character", 4, 7}, {"[1 2]", "expected ','", 3, 4},
-        {"{\"a\" 1}", "expected ':'", 3, 6}, {"{a:1}", "expected a name", 3, 2}, {"[1]x", "text after", 3, 4}, {"\"abc", "without closing", 3, 1},
+        {"", "unexpected end", 3, 1}, {"{", "unexpected end", 3, 2},
+        {"{\"a\":\n [1,2,]}", "unexpected character", 4, 7}, {"[1 2]", "expected ','", 3, 4},
+        {"{\"a\" 1}", "expected ':'", 3, 6}, {"{a:1}", "expected a name", 3, 2}, {"[1]x", "text after", 3, 4},
+        {"\"abc", "without closing", 3, 1},
         {"\"\\udfff\"", "lone surrogate", 3, 2}, {"\"\\udbff\\ue000\"", "lone surrogate", 3, 2},
-        {"\"\\ud800\"", "lone surrogate", 3, 2}, {"\"\\ude00\"", "lone surrogate", 3, 2}, {"\"\\ud800\\u0041\"", "lone surrogate", 3, 2}, {"\"\\x\"", "unknown escape", 3, 2},
-        {"\"\\u12g4\"", "four hex", 3, 2}, {"\"a\tb\"", "control character", 3, 3}, {"[NaN]", "NaN", 3, 2}, {"-Infinity", "NaN", 3, 1}, {"01", "malformed number", 3, 2},
-        {"1.", "malformed number", 3, 3}, {"-", "malformed number", 3, 2}, {"1e", "malformed number", 3, 3}, {"+1", "unexpected character", 3, 1}, {"tru", "unexpected character", 3, 1},
-        {"\"\xC3\xA9\", \"\xFF\"", "invalid UTF-8", 3, 7}, {"\"\xED\xA0\x80\"", "invalid UTF-8", 3, 2}, {"\"\xC0\x80\"", "invalid UTF-8", 3, 2}, {"\xEF\xBB\xBF{}", "byte order mark", 3, 1},
-        {"\"\\", "without closing", 3, 1}, {"[\"\xC3\xA9\xC3\xA9\" 1]", "expected ','", 3, 7}, {"// x", "unexpected character", 3, 1}, {"1x", "malformed number", 3, 2}};
+        {"\"\\ud800\"", "lone surrogate", 3, 2}, {"\"\\ude00\"", "lone surrogate", 3, 2},
+        {"\"\\ud800\\u0041\"", "lone surrogate", 3, 2}, {"\"\\x\"", "unknown escape", 3, 2},
+        {"\"\\u12g4\"", "four hex", 3, 2}, {"\"a\tb\"", "control character", 3, 3}, {"[NaN]", "NaN", 3, 2},
+        {"-Infinity", "NaN", 3, 1}, {"01", "malformed number", 3, 2},
+        {"1.", "malformed number", 3, 3}, {"-", "malformed number", 3, 2}, {"1e", "malformed number", 3, 3},
+        {"+1", "unexpected character", 3, 1}, {"tru", "unexpected character", 3, 1},
+        {"\"\xC3\xA9\", \"\xFF\"", "invalid UTF-8", 3, 7}, {"\"\xED\xA0\x80\"", "invalid UTF-8", 3, 2},
+        {"\"\xC0\x80\"", "invalid UTF-8", 3, 2}, {"\xEF\xBB\xBF{}", "byte order mark", 3, 1},
+        {"\"\\", "without closing", 3, 1}, {"[\"\xC3\xA9\xC3\xA9\" 1]", "expected ','", 3, 7},
+        {"// x", "unexpected character", 3, 1}, {"1x", "malformed number", 3, 2}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         char where[64], name[128];
         snprintf(where, sizeof where, "; f.jsonl:%d:%d; ", bad[i].line, bad[i].column);
@@ -60,18 +72,21 @@ static void test_json(void) {
         char deep[600];
         memset(deep, '[', (size_t)depth); memset(deep + depth, ']', (size_t)depth);
         bool took = json_parse(&doc, deep, 2 * (size_t)depth, "deep", 1, &err);
-        check(took == (depth == 256), depth == 256 ? "json: depth 256 accepted" : "json: depth 257 refused", took ? "accepted" : err.text);
+        check(took == (depth == 256), depth == 256 ? "json: depth 256 accepted" : "json: depth 257 refused",
+              took ? "accepted" : err.text);
         if (took) json_free(&doc);
     }
     bool cut = true;
-    for (size_t n = 0; n < strlen(good); n++) {             /* exact-size copies, so that a sanitizer sees any read past the end */
+    /* exact-size copies, so that a sanitizer sees any read past the end */
+    for (size_t n = 0; n < strlen(good); n++) {
         char *copy = (char *)malloc(n ? n : 1);
         memcpy(copy, good, n);
         if (json_parse(&doc, copy, n, "cut", 1, &err)) { cut = false; json_free(&doc); }
         free(copy);
     }
     check(cut, "json: every truncation refused", "accepted");
-    check(!read_file("/nonexistent/file", NULL, &err) && strstr(err.text, "cannot open file; /nonexistent/file: "), "read_file: missing file", err.text);
+    check(!read_file("/nonexistent/file", NULL, &err) && strstr(err.text, "cannot open file; /nonexistent/file: "),
+          "read_file: missing file", err.text);
     check(!read_file("/tmp", NULL, &err) && strstr(err.text, "folder"), "read_file: folder", err.text);
 }
 
@@ -102,7 +117,8 @@ static void test_json_writer(void) {
     json_bytes(&t, "s", "\"\\\n\x80", 4);
     json_end(&t);
     check(!strcmp(t.at, lines) && !t.depth, "JSON writer: a line for each member", t.at);
-    check(json_parse(&doc, "\"\\u000a\"", 8, "t", 1, &err) && !strcmp(doc.root->str, "\n"), "JSON writer: read back", "");
+    check(json_parse(&doc, "\"\\u000a\"", 8, "t", 1, &err) && !strcmp(doc.root->str, "\n"), "JSON writer: read back",
+          "");
     json_free(&doc);
     text_cut(&t, 0);
     json_object(&t, NULL, JSON_LINE);
@@ -222,7 +238,8 @@ static bool same_ids(const TokenIds *ids, const Json *want) {
 
 static void describe(char *out, size_t size, size_t line, const char *what, const Json *text, const TokenIds *ids) {
     int n = snprintf(out, size, "line %zu: %s of \"%.60s\": got", line, what, text->str);
-    for (size_t i = 0; i < ids->count && i < 20 && n < (int)size - 16; i++) n += snprintf(out + n, size - (size_t)n, " %d", ids->ids[i]);
+    for (size_t i = 0; i < ids->count && i < 20 && n < (int)size - 16; i++)
+        n += snprintf(out + n, size - (size_t)n, " %d", ids->ids[i]);
 }
 
 static Tokenizer *open_or_fail(const char *folder) {
@@ -246,7 +263,8 @@ static void test_vectors(const Tokenizer *t, const char *path) {
         line++;
         if (end == p) continue;
         if (!json_parse(&doc, p, (size_t)(end - p), path, line, &err)) { wrong++; strcpy(detail, err.text); break; }
-        const Json *s = json_get(doc.root, "text"), *want = json_get(doc.root, "decoded"), *skip = json_get(doc.root, "decoded_skip"), *cover = json_get(doc.root, "covered");
+        const Json *s = json_get(doc.root, "text"), *want = json_get(doc.root, "decoded"),
+                   *skip = json_get(doc.root, "decoded_skip"), *cover = json_get(doc.root, "covered");
         const char *what = NULL;
         size_t n;
         cases++;
@@ -263,10 +281,15 @@ static void test_vectors(const Tokenizer *t, const char *path) {
                 free(back);
             }
         }
-        if (!what && (!tokenizer_encode(t, &ids, s->str, s->count, TOK_ADD_SPECIAL, &err) || !same_ids(&ids, json_get(doc.root, "ids_special")))) what = "ids_special";
-        /* Encoding with spans is a second path through the normalizer: same ids, and everything covered by one span over the text. */
+        if (!what && (!tokenizer_encode(t, &ids, s->str, s->count, TOK_ADD_SPECIAL, &err) ||
+                      !same_ids(&ids, json_get(doc.root, "ids_special"))))
+            what = "ids_special";
+        /* Encoding with spans is a second path through the normalizer: same ids, and everything covered by one span
+           over the text. */
         TextSpan whole = {0, s->count};
-        if (!what && (!tokenizer_encode_spans(t, &ids, s->str, s->count, &whole, 1, 0, &err) || !same_ids(&ids, json_get(doc.root, "ids")))) what = "ids with spans";
+        if (!what && (!tokenizer_encode_spans(t, &ids, s->str, s->count, &whole, 1, 0, &err) ||
+                      !same_ids(&ids, json_get(doc.root, "ids"))))
+            what = "ids with spans";
         for (size_t i = 0; !what && i < ids.count; i++) if (!ids.mask[i]) what = "mask over the whole text";
         /* covered: [[begin, end, first token, last token], ...] from the library's char_to_token */
         for (const Json *c = cover ? cover->child : NULL; c && !what; c = c->next) {
@@ -301,7 +324,9 @@ static void test_llamacpp(const Tokenizer *t, const char *base) {
         bool same = tokenizer_encode(t, &ids, p, (size_t)(end - p), 0, &err);
         for (size_t i = 0; i < ids.count && same; i++) same = strtol(q, &q, 10) == ids.ids[i];
         while (*q == ' ') q++;
-        if ((!same || *q) && wrong++ == 0) snprintf(detail, sizeof detail, "text %zu \"%.*s\" wanted %.200s", cases, (int)(end - p < 80 ? end - p : 80), p, line);
+        if ((!same || *q) && wrong++ == 0)
+            snprintf(detail, sizeof detail, "text %zu \"%.*s\" wanted %.200s", cases,
+                     (int)(end - p < 80 ? end - p : 80), p, line);
         if (!*end || !eol) { cases++; break; }
         p = end + strlen(separator); line = eol + 1;
     }
@@ -318,7 +343,8 @@ static void test_renders(const char *path, Tokenizer *qwen, Tokenizer *tiny, Tok
     char detail[900] = "", name[600], *text = read_file(path, &bytes, &err);
     if (!text) { check(false, path, err.text); return; }
     for (char *p = text, *end; p < text + bytes; p = end + 1) {
-        static const struct { const char *file, *ours; } names[] = {{"qwen2_5", "qwen2.5"}, {"llama3_1", "llama3.1"}, {"llama3_2", "llama3.2"}};
+        static const struct { const char *file, *ours; } names[] = {
+            {"qwen2_5", "qwen2.5"}, {"llama3_1", "llama3.1"}, {"llama3_2", "llama3.2"}};
         JsonDoc doc;
         ChatTemplate kind;
         ChatText chat;
@@ -342,23 +368,30 @@ static void test_renders(const char *path, Tokenizer *qwen, Tokenizer *tiny, Tok
             assistants += strcmp(m[n].role, "assistant") == 0;
         }
         o.add_generation_prompt = json_get(doc.root, "add_generation_prompt")->type == JSON_TRUE;
-        if (strcmp(which, "llama3.2") == 0) o.date = "04 Jul 2025";      /* there the template asks for today; the renders were given this */
+        /* there the template asks for today; the renders were given this */
+        if (strcmp(which, "llama3.2") == 0) o.date = "04 Jul 2025";
         if (json_get(kw, "enable_thinking")) o.enable_thinking = json_get(kw, "enable_thinking")->type == JSON_TRUE;
         o.tools = json_get(kw, "tools");
         cases++;
         strcpy(err.text, "rendered differently");
-        bool named = chat_template_by_name(which, &kind, &err), ok = named && chat_render(&chat, t, kind, m, n, o, &err);
-        bool right = named && (want ? ok && chat.bytes == want->count && memcmp(chat.text, want->str, chat.bytes) == 0 && chat.nspans == assistants : !ok);
+        bool named = chat_template_by_name(which, &kind, &err),
+             ok = named && chat_render(&chat, t, kind, m, n, o, &err);
+        bool right = named && (want ? ok && chat.bytes == want->count &&
+                                          memcmp(chat.text, want->str, chat.bytes) == 0 && chat.nspans == assistants
+                                    : !ok);
         for (size_t i = 0; right && ok && i < chat.nspans; i++) {
             static const char *const ends[] = {"<|im_end|>", "</s>", "<|eot_id|>"};
             bool ended = false;
             for (int k = 0; k < 3; k++) {
                 size_t e = strlen(ends[k]);
-                ended = ended || (chat.spans[i].end - chat.spans[i].begin >= e && memcmp(chat.text + chat.spans[i].end - e, ends[k], e) == 0);
+                ended = ended || (chat.spans[i].end - chat.spans[i].begin >= e &&
+                                  memcmp(chat.text + chat.spans[i].end - e, ends[k], e) == 0);
             }
             right = ended;
         }
-        if (!right && wrong++ == 0) snprintf(detail, sizeof detail, "line %zu (%s): %.200s; got %.300s", line, which, err.text, ok ? chat.text : "(error)");
+        if (!right && wrong++ == 0)
+            snprintf(detail, sizeof detail, "line %zu (%s): %.200s; got %.300s", line, which, err.text,
+                     ok ? chat.text : "(error)");
         if (ok) chat_text_free(&chat);
         json_free(&doc);
     }
@@ -467,30 +500,51 @@ static ChatMessage message(const char *role, const char *content) {
 static void test_chat(Tokenizer *t) {
     Error err;
     ChatText chat;
-    ChatMessage m[4] = {message("system", " S "), message("user", "U\n"), message("assistant", " A "), message("user", "<think>")};
+    ChatMessage m[4] = {message("system", " S "), message("user", "U\n"), message("assistant", " A "),
+                        message("user", "<think>")};
     ChatMessage think[2] = {message("user", "u"), message("assistant", "<think>\nwhy\n</think>\n\nyes")};
-    ChatMessage tools[4] = {message("user", "u"), message("tool", "1"), message("tool", "2"), message("assistant", "\"")};
-    static const struct { const char *kind; int set; size_t count; bool prompt; int thinking; const char *want; } cases[] = {
-        {"chatml", 0, 4, true, -1, "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\nU\n<|im_end|>\n<|im_start|>assistant\n| A <|im_end|>|\n<|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n"},
-        {"chatml", 1, 2, false, -1, "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n|<think>\nwhy\n</think>\n\nyes<|im_end|>|\n"},
-        {"qwen2.5", 1, 1, false, -1, "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nu<|im_end|>\n"},
-        {"qwen3", 0, 3, false, -1, "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\nU\n<|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\n A <|im_end|>|\n"},
-        {"qwen3", 0, 4, true, 0, "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\nU\n<|im_end|>\n<|im_start|>assistant\n| A <|im_end|>|\n<|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
-        {"qwen3", 1, 2, false, 1, "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n|<think>\nwhy\n</think>\n\nyes<|im_end|>|\n"},
-        {"qwen3", 2, 4, false, -1, "<|im_start|>user\nu<|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\n\"<|im_end|>|\n"},
+    ChatMessage tools[4] = {message("user", "u"), message("tool", "1"), message("tool", "2"),
+                            message("assistant", "\"")};
+    static const struct {
+        const char *kind;
+        int set;
+        size_t count;
+        bool prompt;
+        int thinking;
+        const char *want;
+    } cases[] = {
+        {"chatml", 0, 4, true, -1,
+         "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\nU\n<|im_end|>\n<|im_start|>assistant\n| A <|im_end|>|\n<|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n"},
+        {"chatml", 1, 2, false, -1,
+         "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n|<think>\nwhy\n</think>\n\nyes<|im_end|>|\n"},
+        {"qwen2.5", 1, 1, false, -1,
+         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n<|im_start|>user\nu<|im_end|>\n"},
+        {"qwen3", 0, 3, false, -1,
+         "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\nU\n<|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\n A <|im_end|>|\n"},
+        {"qwen3", 0, 4, true, 0,
+         "<|im_start|>system\n S <|im_end|>\n<|im_start|>user\nU\n<|im_end|>\n<|im_start|>assistant\n| A <|im_end|>|\n<|im_start|>user\n<think><|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"},
+        {"qwen3", 1, 2, false, 1,
+         "<|im_start|>user\nu<|im_end|>\n<|im_start|>assistant\n|<think>\nwhy\n</think>\n\nyes<|im_end|>|\n"},
+        {"qwen3", 2, 4, false, -1,
+         "<|im_start|>user\nu<|im_end|>\n<|im_start|>user\n<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response><|im_end|>\n<|im_start|>assistant\n|<think>\n\n</think>\n\n\"<|im_end|>|\n"},
         {"zephyr", 0, 3, true, -1, "<|system|>\n S </s>\n<|user|>\nU\n</s>\n<|assistant|>\n| A </s>|\n<|assistant|>\n"},
         {"llama2", 0, 4, false, -1, "<s>[INST] <<SYS>>\n S \n<</SYS>>\n\nU [/INST]| A </s>|<s>[INST] <think> [/INST]"},
-        {"llama3", 0, 3, false, -1, "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n|A<|eot_id|>|<|start_header_id|>assistant<|end_header_id|>\n\n"},
-        {"llama3-gen", 0, 3, false, -1, "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n|A<|eot_id|>|"},
-        {"llama3.1", 2, 2, true, -1, "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nu<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n\"1\"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
-        {"llama3.2", 0, 2, false, -1, "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"}};
+        {"llama3", 0, 3, false, -1,
+         "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n|A<|eot_id|>|<|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"llama3-gen", 0, 3, false, -1,
+         "<s><|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n|A<|eot_id|>|"},
+        {"llama3.1", 2, 2, true, -1,
+         "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nu<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n\"1\"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"},
+        {"llama3.2", 0, 2, false, -1,
+         "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nU<|eot_id|>"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ChatTemplate kind;
         ChatMessage *sets[3] = {m, think, tools};
         ChatOptions o = {cases[i].prompt, cases[i].thinking, NULL, NULL, false};
         char name[100], got[2000] = "rendering failed";
         snprintf(name, sizeof name, "chat: by hand %zu (%s)", i, cases[i].kind);
-        if (chat_template_by_name(cases[i].kind, &kind, &err) && chat_render(&chat, t, kind, sets[cases[i].set], cases[i].count, o, &err)) {
+        if (chat_template_by_name(cases[i].kind, &kind, &err) &&
+            chat_render(&chat, t, kind, sets[cases[i].set], cases[i].count, o, &err)) {
             size_t n = 0, s = 0;
             for (size_t k = 0; k <= chat.bytes; k++) {
                 if (s < chat.nspans && k == chat.spans[s].begin) got[n++] = '|';
@@ -505,24 +559,34 @@ static void test_chat(Tokenizer *t) {
     ChatTemplate kind;
     ChatMessage alien[2] = {message("user", "u"), message("wizard", "w")};
     for (int k = CHAT_QWEN3; k < CHAT_UNKNOWN; k++)
-        check(!chat_render(&chat, t, (ChatTemplate)k, alien, 2, o, &err) && strstr(k == CHAT_LLAMA2 ? "wizard" : err.text, "wizard"), "chat: unknown role refused", err.text);
-    check(!chat_render(&chat, t, CHAT_LLAMA2, think + 1, 1, o, &err) && strstr(err.text, "must alternate"), "chat: llama2 order", err.text);
+        check(!chat_render(&chat, t, (ChatTemplate)k, alien, 2, o, &err) &&
+                  strstr(k == CHAT_LLAMA2 ? "wizard" : err.text, "wizard"),
+              "chat: unknown role refused", err.text);
+    check(!chat_render(&chat, t, CHAT_LLAMA2, think + 1, 1, o, &err) && strstr(err.text, "must alternate"),
+          "chat: llama2 order", err.text);
     check(!chat_render(&chat, t, CHAT_MISTRAL_NEMO, tools, 2, o, &err) && strstr(err.text, "length 9") &&
           strstr(err.text, "message 2"), "chat: the answer of a tool that Mistral refuses is named",
           err.text);
-    check(!chat_render(&chat, t, CHAT_UNKNOWN, m, 2, o, &err) && !chat_render(&chat, t, CHAT_NONE, m, 2, o, &err) && !chat_render(&chat, t, CHAT_QWEN3, m, 0, o, &err), "chat: refusals", "");
-    check(!chat_template_by_name("qwen-3", &kind, &err) && strstr(err.text, "\"qwen3\""), "chat: nearest name", err.text);
+    check(!chat_render(&chat, t, CHAT_UNKNOWN, m, 2, o, &err) && !chat_render(&chat, t, CHAT_NONE, m, 2, o, &err) &&
+              !chat_render(&chat, t, CHAT_QWEN3, m, 0, o, &err),
+          "chat: refusals", "");
+    check(!chat_template_by_name("qwen-3", &kind, &err) && strstr(err.text, "\"qwen3\""), "chat: nearest name",
+          err.text);
     check(chat_recognise("{{ bos_token }}", 15) == CHAT_UNKNOWN, "chat: foreign template is unknown", "");
     /* tojson */
     JsonDoc doc;
-    const char *tool = "[{\"a\":\"\xE2\x80\x94<'\\u0001\\\"\",\"b\":[1,2.50,1e22,-0,1e-7,true,null],\"c\":{},\"d\":[]}]";
+    const char *tool =
+        "[{\"a\":\"\xE2\x80\x94<'\\u0001\\\"\",\"b\":[1,2.50,1e22,-0,1e-7,true,null],\"c\":{},\"d\":[]}]";
     check(json_parse(&doc, tool, strlen(tool), "t", 1, &err), "chat: tool parses", err.text);
     Text b = TEXT_EMPTY;
     json_dumps(&b, doc.root->child, 0);
     text_string(&b, "\n");
     json_dumps(&b, doc.root->child, 2);
-    check(strcmp(b.at, "{\"a\": \"\xE2\x80\x94<'\\u0001\\\"\", \"b\": [1, 2.5, 1e+22, 0, 1e-07, true, null], \"c\": {}, \"d\": []}\n"
-          "{\n  \"a\": \"\xE2\x80\x94<'\\u0001\\\"\",\n  \"b\": [\n    1,\n    2.5,\n    1e+22,\n    0,\n    1e-07,\n    true,\n    null\n  ],\n  \"c\": {},\n  \"d\": []\n}") == 0, "chat: tojson", b.at);
+    static const char written[] =
+        "{\"a\": \"\xE2\x80\x94<'\\u0001\\\"\", \"b\": [1, 2.5, 1e+22, 0, 1e-07, true, null], \"c\": {}, \"d\": []}\n"
+        "{\n  \"a\": \"\xE2\x80\x94<'\\u0001\\\"\",\n  \"b\": [\n    1,\n    2.5,\n    1e+22,\n    0,\n    1e-07,\n"
+        "    true,\n    null\n  ],\n  \"c\": {},\n  \"d\": []\n}";
+    check(!strcmp(b.at, written), "chat: tojson", b.at);
     text_free(&b);
     json_free(&doc);
 }
@@ -566,7 +630,8 @@ static void test_hostile(const char *path, size_t step) {
     char *text = read_file(path, &bytes, &err);
     if (!text) { check(false, path, err.text); return; }
     while (bytes && (text[bytes - 1] == '\n' || text[bytes - 1] == ' ')) bytes--;
-    for (size_t n = 0; n < bytes; n += step, tried++) {             /* exact-size copy, so that a sanitizer sees any read past the end */
+    /* exact-size copy, so that a sanitizer sees any read past the end */
+    for (size_t n = 0; n < bytes; n += step, tried++) {
         char *copy = (char *)malloc(n ? n : 1);
         memcpy(copy, text, n);
         Tokenizer *t = tokenizer_parse(copy, n, "cut.json", &err);
@@ -582,10 +647,12 @@ static void test_hostile(const char *path, size_t step) {
         memcpy(copy, text, bytes);
         for (int k = 0; k < 3; k++) {
             seed = seed * 6364136223846793005ull + 1442695040888963407ull;
-            copy[(seed >> 33) % (i % 2 ? bytes : bytes < 2000 ? bytes : 2000)] = "0129\"{}[],:-x\\ \xC3"[seed >> 20 & 15];
+            size_t range = i % 2 || bytes < 2000 ? bytes : 2000;
+            copy[(seed >> 33) % range] = "0129\"{}[],:-x\\ \xC3"[seed >> 20 & 15];
         }
         Tokenizer *t = tokenizer_parse(copy, bytes, "flip.json", &err);
-        if (t && tokenizer_encode(t, &ids, text, bytes < 5000 ? 0 : 3000, TOK_ADD_SPECIAL, &err)) free(tokenizer_decode(t, ids.ids, ids.count, false, NULL));
+        if (t && tokenizer_encode(t, &ids, text, bytes < 5000 ? 0 : 3000, TOK_ADD_SPECIAL, &err))
+            free(tokenizer_decode(t, ids.ids, ids.count, false, NULL));
         tokenizer_free(t);
         free(copy);
     }
@@ -609,15 +676,22 @@ static void test_refusals(void) {
         {TEMPLATE(PLACE("SpecialToken", "x") "," PLACE("Sequence", "A"), ",2"), "more than 8 tokens"},
         {TEMPLATE(PLACE("Sequence", "A") "," PLACE("SpecialToken", "x"), ""), NULL},
         {TEMPLATE(PLACE("Sequence", "A") "," PLACE("SpecialToken", "x"), ",2"), "more than 8 tokens"},
-        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model type Unigram"}, {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model type WordPiece"},
-        {"{}", "no model"}, {"[]", "not an object"}, {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "vocabulary is empty"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", "not in the vocabulary"}, {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b c\"]}}", "not two tokens"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", "share the id"}, {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "bad id"},
-        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0.5},\"merges\":[]}}", "bad id"}, {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":4e9},\"merges\":[]}}", "bad id"},
-        {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}", "dropout"}, {"{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},\"merges\":[]}}", "end_of_word_suffix"},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", "model type Unigram"},
+        {"{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", "model type WordPiece"},
+        {"{}", "no model"}, {"[]", "not an object"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{},\"merges\":[]}}", "vocabulary is empty"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b\"]}}", "not in the vocabulary"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[\"a b c\"]}}", "not two tokens"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":0},\"merges\":[]}}", "share the id"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":-1},\"merges\":[]}}", "bad id"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0.5},\"merges\":[]}}", "bad id"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":4e9},\"merges\":[]}}", "bad id"},
+        {"{\"model\":{\"type\":\"BPE\",\"dropout\":0.1,\"vocab\":{\"a\":0},\"merges\":[]}}", "dropout"},
+        {"{\"model\":{\"type\":\"BPE\",\"end_of_word_suffix\":\"</w>\",\"vocab\":{\"a\":0},\"merges\":[]}}", "end_of_word_suffix"},
         {"{\"model\":{\"type\":\"BPE\",\"continuing_subword_prefix\":\"##\",\"vocab\":{\"a\":0},\"merges\":[]}}", "continuing_subword_prefix"},
         {"{\"model\":{\"type\":\"BPE\",\"unk_token\":\"?\",\"vocab\":{\"a\":0},\"merges\":[]}}", "unk_token"},
-        {"{\"normalizer\":{\"type\":\"NFKC\"}," MODEL "}", "normalizer NFKC"}, {"{\"normalizer\":{\"type\":\"Lowercase\"}," MODEL "}", "normalizer Lowercase"},
+        {"{\"normalizer\":{\"type\":\"NFKC\"}," MODEL "}", "normalizer NFKC"},
+        {"{\"normalizer\":{\"type\":\"Lowercase\"}," MODEL "}", "normalizer Lowercase"},
         {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" +\"},\"content\":\" \"}," MODEL "}", "Replace with a pattern"},
         {"{\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"x\"}," MODEL "}",
          "Replace with a pattern"},
@@ -638,7 +712,8 @@ static void test_refusals(void) {
          "\"prepend_scheme\":\"first\"},{\"type\":\"ByteLevel\"}") "," MODEL "}", "after ByteLevel or Metaspace"},
         {"{\"pre_tokenizer\":" STEPS("pretokenizers", "{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
          "{\"type\":\"Digits\",\"individual_digits\":true}") "," MODEL "}", "after ByteLevel or Metaspace"},
-        {"{\"post_processor\":{\"type\":\"BertProcessing\"}," MODEL "}", "post-processor BertProcessing"}, {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL "}", "decoder WordPiece"},
+        {"{\"post_processor\":{\"type\":\"BertProcessing\"}," MODEL "}", "post-processor BertProcessing"},
+        {"{\"decoder\":{\"type\":\"WordPiece\"}," MODEL "}", "decoder WordPiece"},
         {"{\"decoder\":{\"type\":\"CTC\"}," MODEL "}", "decoder CTC"},
         {"{\"added_tokens\":[{\"id\":9,\"content\":\"<x>\",\"special\":true}]," MODEL "}", "id 9 where the library gives it 3"},
         {"{\"added_tokens\":[{\"id\":1,\"content\":\"a\",\"special\":true}]," MODEL "}", "broken tokenizer"}};
@@ -647,7 +722,8 @@ static void test_refusals(void) {
         char name[120];
         Tokenizer *t = tokenizer_parse(cases[i].json, strlen(cases[i].json), "small.json", &err);
         snprintf(name, sizeof name, "refusal %zu: %s", i, cases[i].what ? cases[i].what : "(the plain one loads)");
-        check(cases[i].what ? !t && strstr(err.text, cases[i].what) && strstr(err.text, "small.json") : t != NULL, name, err.text);
+        check(cases[i].what ? !t && strstr(err.text, cases[i].what) && strstr(err.text, "small.json") : t != NULL, name,
+              err.text);
         tokenizer_free(t);
     }
 }
@@ -675,7 +751,8 @@ static void test_merge_over_space(void) {
     }
 }
 
-/* The long-word path against the short one, on random words over a small alphabet; and every byte offset of bad UTF-8. */
+/* The long-word path against the short one, on random words over a small alphabet; and every byte offset of bad
+   UTF-8. */
 static void test_merge_paths(const Tokenizer *t, const char *name) {
     Error err;
     char line[200];
@@ -688,22 +765,28 @@ static void test_merge_paths(const Tokenizer *t, const char *name) {
         char w[48];
         TokSymbol a[48], b[48];
         size_t n = 1 + (size_t)(round % 48);
-        for (size_t i = 0; i < n; i++) { seed = seed * 6364136223846793005ull + 1442695040888963407ull; w[i] = "etaoinshr \nle"[(seed >> 33) % 13]; }
+        for (size_t i = 0; i < n; i++) {
+            seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+            w[i] = "etaoinshr \nle"[(seed >> 33) % 13];
+        }
         size_t k = tok_symbols(&S, w, n, a);
         memcpy(b, a, sizeof a);
         size_t ka = tok_merge_short(t, a, k), kb = tok_merge_long(&S, b, k);
         bool same = ka == kb;
-        for (size_t i = 0; same && i < ka; i++) same = a[i].id == b[i].id && a[i].begin == b[i].begin && a[i].end == b[i].end;
+        for (size_t i = 0; same && i < ka; i++)
+            same = a[i].id == b[i].id && a[i].begin == b[i].begin && a[i].end == b[i].end;
         differ += !same;
     }
     tok_state_free(&S);
     snprintf(line, sizeof line, "bpe: %s, heap and array agree on 3000 words", name);
     check(differ == 0, line, "they differ");
     TokenIds ids = {NULL, NULL, 0, 0};
-    check(!tokenizer_encode(t, &ids, "ab\xC3\xA9\xFFz", 6, 0, &err) && strstr(err.text, "byte 4"), "encode: invalid UTF-8 names the byte", err.text);
+    check(!tokenizer_encode(t, &ids, "ab\xC3\xA9\xFFz", 6, 0, &err) && strstr(err.text, "byte 4"),
+          "encode: invalid UTF-8 names the byte", err.text);
     check(tokenizer_encode(t, &ids, NULL, 0, 0, &err) && ids.count == 0, "encode: empty text", err.text);
     TextSpan bad = {3, 9};
-    check(!tokenizer_encode_spans(t, &ids, "abc", 3, &bad, 1, 0, &err) && strstr(err.text, "span 0"), "encode: span beyond the text", err.text);
+    check(!tokenizer_encode_spans(t, &ids, "abc", 3, &bad, 1, 0, &err) && strstr(err.text, "span 0"),
+          "encode: span beyond the text", err.text);
     token_ids_free(&ids);
 }
 
@@ -722,18 +805,25 @@ static void test_threads(const char *folder) {
     char *text = read_file("test/golden/tokenizer/texts.txt", &bytes, &err);
     if (!t || !text) { check(false, "threads", err.text); tokenizer_free(t); return; }
     memset(job, 0, sizeof job);
-    for (int i = 0; i < 4; i++) { job[i].t = t; job[i].text = text; job[i].bytes = bytes; pthread_create(&thread[i], NULL, job_run, &job[i]); }
+    for (int i = 0; i < 4; i++) {
+        job[i].t = t;
+        job[i].text = text;
+        job[i].bytes = bytes;
+        pthread_create(&thread[i], NULL, job_run, &job[i]);
+    }
     bool same = true;
     for (int i = 0; i < 4; i++) {
         pthread_join(thread[i], NULL);
-        same = same && job[i].ok && job[i].ids.count == job[0].ids.count && memcmp(job[i].ids.ids, job[0].ids.ids, job[0].ids.count * 4) == 0;
+        same = same && job[i].ok && job[i].ids.count == job[0].ids.count &&
+               memcmp(job[i].ids.ids, job[0].ids.ids, job[0].ids.count * 4) == 0;
     }
     check(same, "threads: four on one tokenizer agree", "they differ");
     for (int i = 0; i < 4; i++) token_ids_free(&job[i].ids);
     free(text); tokenizer_free(t);
 }
 
-/* Spans refer to the text as given. "e" + U+0301 composes to one character; both its bytes ranges must find the same token. */
+/* Spans refer to the text as given. "e" + U+0301 composes to one character; both its bytes ranges must find the same
+   token. */
 static void test_spans_nfc(const Tokenizer *t) {
     Error err;
     TokenIds ids = {NULL, NULL, 0, 0};
@@ -745,8 +835,10 @@ static void test_spans_nfc(const Tokenizer *t) {
     size_t n = 0, first = ids.count, last = 0;
     for (size_t i = 0; ok && i < ids.count; i++) if (ids.mask[i]) { if (first == ids.count) first = i; last = i; n++; }
     char *part = ok ? tokenizer_decode(t, ids.ids + first, n, false, NULL) : NULL;
-    check(ok && n && last - first + 1 == n && strcmp(part, "caf\xC3\xA9s<|im_end|>") == 0, "spans: NFC changes bytes before the offset", part ? part : err.text);
-    check(all && strcmp(all, "x\ncaf\xC3\xA9s<|im_end|>\ny \xC3\xA9") == 0, "spans: the whole text is in NFC", all ? all : "");
+    check(ok && n && last - first + 1 == n && strcmp(part, "caf\xC3\xA9s<|im_end|>") == 0,
+          "spans: NFC changes bytes before the offset", part ? part : err.text);
+    check(all && strcmp(all, "x\ncaf\xC3\xA9s<|im_end|>\ny \xC3\xA9") == 0, "spans: the whole text is in NFC",
+          all ? all : "");
     free(all); free(part); token_ids_free(&ids);
 }
 
@@ -782,38 +874,56 @@ int main(int argc, char **argv) {
     snprintf(path[0], 400, "%s/templates/renders.jsonl", shared);
     if (!exists(path[0])) printf("skipped: ../shared not present\n");
     else {
-        static const struct { const char *folder, *vectors, *cpp; ChatTemplate chat; int32_t bos, eos, vocab; } real[] = {
-            {"qwen3", "qwen3", "llamacpp-qwen2", CHAT_QWEN3, -1, 151645, 151669}, {"tinyllama", "llama2", "llamacpp-llama-spm", CHAT_ZEPHYR, 1, 2, 32000},
-            {"llama3_1", NULL, "llamacpp-llama-bpe", CHAT_LLAMA3_GEN, 128000, 128009, 128256}};
+        static const struct {
+            const char *folder, *vectors, *cpp;
+            ChatTemplate chat;
+            int32_t bos, eos, vocab;
+        } real[] = {{"qwen3", "qwen3", "llamacpp-qwen2", CHAT_QWEN3, -1, 151645, 151669},
+                    {"tinyllama", "llama2", "llamacpp-llama-spm", CHAT_ZEPHYR, 1, 2, 32000},
+                    {"llama3_1", NULL, "llamacpp-llama-bpe", CHAT_LLAMA3_GEN, 128000, 128009, 128256}};
         Tokenizer *t[3];
         for (int i = 0; i < 3; i++) {
             snprintf(path[1], 400, "%s/tokenizers/%s", shared, real[i].folder);
             t[i] = open_or_fail(path[1]);
             if (!t[i]) return 1;
-            check(tokenizer_chat_template(t[i]) == real[i].chat, "shared: template recognised", chat_template_name(tokenizer_chat_template(t[i])));
-            check(tokenizer_bos(t[i]) == real[i].bos && tokenizer_eos(t[i]) == real[i].eos && tokenizer_vocab_size(t[i]) == real[i].vocab && tokenizer_is_stop(t[i], real[i].eos), "shared: bos, eos, size", "");
+            check(tokenizer_chat_template(t[i]) == real[i].chat, "shared: template recognised",
+                  chat_template_name(tokenizer_chat_template(t[i])));
+            check(tokenizer_bos(t[i]) == real[i].bos && tokenizer_eos(t[i]) == real[i].eos &&
+                      tokenizer_vocab_size(t[i]) == real[i].vocab && tokenizer_is_stop(t[i], real[i].eos),
+                  "shared: bos, eos, size", "");
             snprintf(path[2], 400, "%s/vectors/%s.jsonl", shared, real[i].vectors);
             if (real[i].vectors) test_vectors(t[i], path[2]);
             snprintf(path[2], 400, "%s/vectors/%s", shared, real[i].cpp);
             test_llamacpp(t[i], path[2]);
-            if (i == 1) { snprintf(path[2], 400, "%s/vectors/llamacpp-tinyllama", shared); test_llamacpp(t[i], path[2]); }
+            if (i == 1) {
+                snprintf(path[2], 400, "%s/vectors/llamacpp-tinyllama", shared);
+                test_llamacpp(t[i], path[2]);
+            }
             test_long_line(t[i], real[i].folder);
         }
         test_renders(path[0], t[0], t[1], t[2]);
         for (int i = 0; i < 3; i++) tokenizer_free(t[i]);
-        static const struct { const char *file; ChatTemplate chat; } files[] = {{"llama2", CHAT_LLAMA2}, {"llama3", CHAT_LLAMA3}, {"llama3_1", CHAT_LLAMA31}, {"llama3_2", CHAT_LLAMA32},
+        static const struct { const char *file; ChatTemplate chat; } files[] = {
+            {"llama2", CHAT_LLAMA2}, {"llama3", CHAT_LLAMA3}, {"llama3_1", CHAT_LLAMA31}, {"llama3_2", CHAT_LLAMA32},
             {"qwen2_5", CHAT_QWEN2_5}, {"qwen3", CHAT_QWEN3}, {"tinyllama", CHAT_ZEPHYR}};
         for (int i = 0; i < 7; i++) {
             size_t n = 0;
             snprintf(path[1], 400, "%s/templates/%s.jinja", shared, files[i].file);
             char *text = read_file(path[1], &n, NULL);
             check(text && chat_recognise(text, n) == files[i].chat, path[1], "not recognised");
-            if (text) { text[n / 2] ^= 1; check(chat_recognise(text, n) == CHAT_UNKNOWN, "chat: one changed character is unknown", ""); }
+            if (text) {
+                text[n / 2] ^= 1;
+                check(chat_recognise(text, n) == CHAT_UNKNOWN, "chat: one changed character is unknown", "");
+            }
             free(text);
         }
     }
     snprintf(path[0], 400, "%s/models/stories260K", shared);
-    if (exists(path[0])) { Tokenizer *t = open_or_fail(path[0]); if (t) check(tokenizer_vocab_size(t) == 512, "shared: stories260K opens", ""); tokenizer_free(t); }
+    if (exists(path[0])) {
+        Tokenizer *t = open_or_fail(path[0]);
+        if (t) check(tokenizer_vocab_size(t) == 512, "shared: stories260K opens", "");
+        tokenizer_free(t);
+    }
     printf("%d passed, %d failed\n", passed, failed);
     return failed ? 1 : 0;
 }
