@@ -2213,7 +2213,7 @@ static int label_order_compare(const void *a, const void *b) {
     return strcmp(x->text, y->text);
 }
 /* Classes from what was seen: texts in the order of their bytes, numbers by value. to: [seen], what each one is. */
-static void labels_learn(Dataset *d, const TokenSink *s, LabelKind kind, int32_t *to) {
+static bool labels_learn(Dataset *d, const TokenSink *s, LabelKind kind, int32_t *to, Error *err) {
     size_t n = (size_t)arrlen(s->seen);
     Text names = TEXT_EMPTY;
     char number[32];
@@ -2236,8 +2236,10 @@ static void labels_learn(Dataset *d, const TokenSink *s, LabelKind kind, int32_t
         }
         free(order);
     }
-    d->label_names = class_names_copy(names.at, names.length, d->label_count);
+    bool ok = !names.failed || fail(err, "out of memory; the names of %d classes; free some memory", d->label_count);
+    if (ok) d->label_names = class_names_copy(names.at, names.length, d->label_count);
     text_free(&names);
+    return ok;
 }
 static int class_find(const Dataset *d, const char *name) {
     for (int k = 0; k < d->label_count; k++) if (!strcmp(d->label_names[k], name)) return k;
@@ -2257,9 +2259,13 @@ static bool labels_look_up(Dataset *d, const TokenSink *s, LabelKind kind, const
         text_append(&names, o->label_names[k], strlen(o->label_names[k]) + 1);
         numbers |= label_cell_number(o->label_names[k], &ignored);
     }
-    d->label_count = o->label_count;
-    d->label_names = class_names_copy(names.at, names.length, d->label_count);
+    bool ok = !names.failed || fail(err, "out of memory; the names of %d classes; free some memory", o->label_count);
+    if (ok) {
+        d->label_count = o->label_count;
+        d->label_names = class_names_copy(names.at, names.length, d->label_count);
+    }
     text_free(&names);
+    if (!ok) return false;
     if (kind == LABEL_FLAGS && s->flags != (size_t)d->label_count)
         return fail(err, "%zu numbers in the label of %d classes; %s; write 0 or 1 for every class", s->flags,
                     d->label_count, data_place_text(place, s->first[kind]));
@@ -2309,7 +2315,7 @@ static bool labels_close_classes(Dataset *d, TokenSink *s, const DataOptions *o,
     size_t seen = (size_t)arrlen(s->seen);
     int32_t *to = (int32_t *)must_alloc((seen ? seen : 1) * sizeof *to);
     bool ok = true, learned = d->problem != PROBLEM_REGRESSION && !o->label_count;
-    if (learned) labels_learn(d, s, kind, to);
+    if (learned) ok = labels_learn(d, s, kind, to, err);
     else if (d->problem != PROBLEM_REGRESSION) ok = labels_look_up(d, s, kind, o, to, err);
     long long K = d->label_count, rows = (long long)d->count;
     if (ok && learned && !K)
@@ -2585,7 +2591,10 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
     h.checksum = tokens_checksum(&h, s->offset, s->row);
     char *buffer = (char *)must_alloc(1 << 20);
     rewind(s->label_file);
-    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0;) sink_write(s, s->file, buffer, 1, n);
+    size_t copied = 0;
+    for (size_t n; (n = fread(buffer, 1, 1 << 20, s->label_file)) > 0; copied += n)
+        sink_write(s, s->file, buffer, 1, n);
+    s->failed |= copied != tokens * sizeof *s->labels;
     free(buffer);
     sink_write(s, s->file, s->offset, sizeof *s->offset, d->count + 1);
     sink_write(s, s->file, s->row, sizeof *s->row, d->count);
@@ -2596,8 +2605,8 @@ static bool sink_close(Dataset *d, TokenSink *s, uint64_t key, const char *cache
     d->label_names = NULL;
     rewind(s->file);
     sink_write(s, s->file, &h, sizeof h, 1);
-    s->failed |= fflush(s->file) != 0 || (cache_path && (fsync(fileno(s->file)) || rename(s->path, cache_path)));
-    if (s->failed) return sink_failed(s, err);
+    s->failed |= fflush(s->file) != 0 || (cache_path && fsync(fileno(s->file)));
+    if (s->failed || (cache_path && rename(s->path, cache_path))) return sink_failed(s, err);
     *s->path = 0;
     return dataset_map(d, fileno(s->file), key, true, "the tokens", err);
 }

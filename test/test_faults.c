@@ -333,39 +333,67 @@ static void test_stopped(void) {
 
 /* ---- the token cache --------------------------------------------------------------------------------------------- */
 
-static void test_token_cache(void) {
+/* Rows for a task each: to predict tokens, a class, several, a number, and which of two answers is the better one. */
+static const struct LabelRows { const char *what, *file; Task task; } label_rows[] = {
+    {"tokens", NULL, TASK_CAUSAL_LM},       /* the run's own */
+    {"classes", "{\"input_ids\":[3,4,5],\"label\":\"no\"}\n{\"input_ids\":[3,4],\"label\":\"yes\"}\n",
+     TASK_CLASSIFICATION},
+    {"lists", "{\"input_ids\":[3,4,5],\"label\":[\"a\",\"b\"]}\n{\"input_ids\":[3],\"label\":[]}\n",
+     TASK_CLASSIFICATION},
+    {"numbers", "{\"input_ids\":[3,4,5],\"label\":0.5}\n{\"input_ids\":[3],\"label\":-1}\n", TASK_CLASSIFICATION},
+    {"pairs", "{\"chosen\":\"ab\",\"rejected\":\"c\",\"margin\":2}\n"
+              "{\"chosen\":\"d\",\"rejected\":\"ef\",\"margin\":1}\n", TASK_REWARD}};
+enum { LABEL_ROWS = sizeof label_rows / sizeof *label_rows };
+
+static const char *label_file(const struct LabelRows *rows) {
+    Error err;
+    if (!rows->file) return in_work("data.jsonl");
+    must(write_file(in_work("labels.jsonl"), rows->file, strlen(rows->file), &err), &err);
+    return in_work("labels.jsonl");
+}
+static DataOptions label_options(const struct LabelRows *rows, const char *cache) {
+    DataOptions o;
+    memset(&o, 0, sizeof o);
+    o.max_length = 64; o.enable_thinking = -1; o.threads = 1; o.pad_token_id = -1;
+    o.task = rows->task;
+    o.token_cache = cache;
+    return o;
+}
+
+static void test_token_cache(const struct LabelRows *rows, const Tokenizer *t) {
     Error err;
     Dataset d;
-    DataOptions o;
     char *cache = in_work("cache"), file[PATH_MAX];
-    memset(&o, 0, sizeof o);
-    o.max_length = 64; o.enable_thinking = -1; o.threads = 1;
-    o.token_cache = cache;
-    must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
+    const char *data = label_file(rows);
+    DataOptions o = label_options(rows, cache);
+    shell("rm -rf %s", cache);
+    must(dataset_open(&d, data, t, &o, &err), &err);
     uint64_t hash = d.hash;
+    size_t count = d.count;
     dataset_free(&d);
     struct dirent *e;
     DIR *folder = opendir(cache);
     while ((e = readdir(folder)) && strcmp(e->d_name + strcspn(e->d_name, "."), ".tokens")) {}
     path_in(file, sizeof file, cache, e->d_name);
     closedir(folder);
-    size_t bytes, tried = 0, noticed = 0, n;
+    size_t bytes, tried = 0, noticed = 0, n, head = sizeof(TokenHeader);
     char *good = read_file(file, &bytes, &err);
-    for (size_t at = 0; at < bytes; at += 11, tried++) {
+    for (size_t at = 0; at < bytes; at += rows->task && at > head ? 1 : 11, tried++) {
         good[at] ^= (char)(1 << at % 8);
         FILE *f = fopen(file, "wb");
         must(f && fwrite(good, 1, bytes, f) == bytes && !fclose(f), &err);
         good[at] ^= (char)(1 << at % 8);
-        must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
+        must(dataset_open(&d, data, t, &o, &err), &err);
         char *again = read_file(file, &n, &err);
-        noticed += d.rebuilt && d.hash == hash && d.count == 6 && again && n == bytes && !memcmp(again, good, n);
+        noticed += d.rebuilt && d.hash == hash && d.count == count && again && n == bytes && !memcmp(again, good, n);
         free(again);
         dataset_free(&d);
     }
     free(good);
-    must(dataset_open(&d, in_work("data.jsonl"), NULL, &o, &err), &err);
-    check(noticed == tried && !d.rebuilt,
-          "a bit flipped in %zu of the %zu bytes of a token cache: %zu noticed and made good", tried, bytes, noticed);
+    must(dataset_open(&d, data, t, &o, &err), &err);
+    check(noticed == tried && !d.rebuilt && count > 1,
+          "a bit flipped in %zu of the %zu bytes of a token cache of %s: %zu noticed and made good", tried, bytes,
+          rows->what, noticed);
     dataset_free(&d);
 }
 
@@ -434,6 +462,52 @@ static void test_failing_calls(Adapter *a, const Model *m) {
     free(want);
 }
 
+/* Every call of opening and dividing a data set fails once: in one line or not at all, and the cache is as it was. */
+static void test_failing_data(const struct LabelRows *rows, const Tokenizer *t) {
+    Error err;
+    Dataset d, held;
+    char *cache = in_work("cache"), *output = in_work("stderr");
+    const char *data = label_file(rows);
+    DataOptions o = label_options(rows, cache);
+    long *counter = (long *)mmap(NULL, sizeof *counter, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    uint64_t want = 0;
+    int refused = 0, bad = 0;
+    for (long n = 0, total = 0; n <= total; n++) {
+        shell("rm -rf %s", cache);
+        fflush(stdout);
+        pid_t child = fork();
+        if (!child) {
+            if (!freopen(output, "w", stderr)) _exit(2);
+            on_exit(leave, NULL);
+            *counter = 0;
+            calls = counter;
+            fail_at = n ? n : -1;
+            bool ok = dataset_open(&d, data, t, &o, &err);
+            uint64_t hash = d.hash;
+            if (ok && dataset_split(&d, &held, 0.5, 1, &err)) dataset_free(&held);
+            calls = NULL;
+            if (!ok) fprintf(stderr, "error: %s\n", err.text);
+            exit(!ok ? 1 : !n || hash == want ? 0 : 3);
+        }
+        int status;
+        must(waitpid(child, &status, 0) == child, &err);
+        bool ended = WIFEXITED(status) && WEXITSTATUS(status) <= 1, failed = ended && WEXITSTATUS(status);
+        char *said = read_file(output, NULL, NULL), *line = said ? strstr(said, "error: ") : NULL;
+        bool one_line = !failed || (line && line[strlen(line) - 1] == '\n' && strchr(line, '\n')[1] == 0);
+        must(dataset_open(&d, data, t, &o, &err), &err);
+        if (!n) { total = *counter; want = d.hash; }
+        if (!ended || !one_line || d.hash != want || d.rebuilt || (!n && failed)) {
+            printf("      call %ld: status %d, %s\n", n, status, said ? said : "");
+            bad++;
+        }
+        dataset_free(&d);
+        free(said);
+        refused += failed;
+    }
+    check(!bad && refused > 10, "a failing call at each of %ld places of reading %s: %d ended in one line, %d badly",
+          *counter, rows->what, refused, bad);
+}
+
 int main(void) {
     Error err;
     Model m;
@@ -448,7 +522,11 @@ int main(void) {
     test_folder_crash();
     test_forged(&a, &m);
     test_stopped();
-    test_token_cache();
+    Tokenizer *bytes = tokenizer_open("test/golden/tokenizer/bytes", &err);
+    must(bytes != NULL, &err);
+    for (int i = 0; i < LABEL_ROWS; i++) test_token_cache(&label_rows[i], bytes);
+    for (int i = 0; i < LABEL_ROWS; i++) test_failing_data(&label_rows[i], bytes);
+    tokenizer_free(bytes);
     test_failing_calls(&a, &m);
     adapter_drop(&a);
     model_close(&m);
