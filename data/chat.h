@@ -485,6 +485,11 @@ static uint32_t chat_lex_code(ChatParser *q, uint32_t i, bool print) {
             for (n = 1; i + n < bytes && chat_is_digit(s[i + n]);) n++;
             bool real = !(i && s[i - 1] == '.') && i + n + 1 < bytes && s[i + n] == '.' && chat_is_digit(s[i + n + 1]);
             if (real) for (n += 2; i + n < bytes && chat_is_digit(s[i + n]);) n++;
+            if (i + n < bytes && (s[i + n] == 'e' || s[i + n] == 'E')) {     /* 1e3, 1.5e-3 */
+                uint32_t digits = n + 1 + (s[i + n + 1] == '+' || s[i + n + 1] == '-');
+                real = i + digits < bytes && chat_is_digit(s[i + digits]);
+                if (real) for (n = digits; i + n < bytes && chat_is_digit(s[i + n]);) n++;
+            }
             if ((i + n < bytes && chat_is_letter(s[i + n])) || (!real && n > 1 && c == '0'))
                 chat_wrong(q, i, "a number of a kind that is not known");
             chat_token(q, real ? CHAT_T_FLOAT : CHAT_T_INT, i, s + i, n);
@@ -1692,7 +1697,7 @@ static ChatValue chat_split(ChatRun *c, ChatValue v, ChatValue by, int64_t most)
         if (at == v.n) return list;
         uint32_t end = at;
         if (!most) {
-            chat_append(c, &list, &room, chat_strip_value(c, chat_cut(v, at, v.n), 2, NULL));
+            chat_append(c, &list, &room, chat_cut(v, at, v.n));
             return list;
         }
         for (; end < v.n; end += n) { n = chat_character(v.s + end, v.n - end, false, &cp); if (chat_is_space(cp)) break; }
