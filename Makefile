@@ -12,11 +12,11 @@ LIBS     = -lm
 # stb_ds.h, the only library: Debian's libstb-dev, or a copy as .stb/stb/stb_ds.h on machines without packages.
 INCLUDE  = -I. -isystem .stb
 STB     := $(wildcard /usr/include/stb/stb_ds.h /usr/local/include/stb/stb_ds.h .stb/stb/stb_ds.h)
-HEADERS  = lora.h data/dataset.h data/classify.h tokenizer.h
+HEADERS  = lora.h data/dataset.h data/chat.h data/classify.h tokenizer.h
 PROGRAM  = data/report.h data/score.h data/inspect.h data/evaluate.h
 
 BUILD     = build
-TESTS     = test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults
+TESTS     = test_tokenizer test_ops test_data test_chat test_chat test_model test_generate test_train test_embed test_score test_faults
 # The program's half of train_lora.cu, sanitized alone.
 PROGRAM_TESTS = test_options
 # The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: the tests of ops, model, generation and training in one
@@ -202,7 +202,7 @@ MUTANTS ?= 300
 mutate: | stb
 	python3 dev/mutate.py --count $(MUTANTS)
 
-## single          build/lora.h: lora.h with tokenizer.h and data/dataset.h in it, one file to copy into a project
+## single          build/lora.h: lora.h with tokenizer.h and the headers of data/ in it, one file to copy into a project
 single: $(BUILD)/lora.h
 $(BUILD)/lora.h: $(HEADERS)
 	@mkdir -p $(BUILD)

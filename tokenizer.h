@@ -232,8 +232,8 @@ typedef struct TokenIds {      /* growable and reusable; start from zero bytes, 
 void token_ids_free(TokenIds *t);
 
 /* Reads folder/tokenizer.json, and where present tokenizer_config.json (bos, eos, pad, chat_template),
-   chat_template.jinja (wins over the config's) and generation_config.json (eos_token_id: number or list). Anything not
-   understood is refused by name. tokenizer_free releases. */
+   chat_template.jinja (wins over the config's), chat_template.json (where there is no other) and generation_config.json
+   (eos_token_id: number or list). Anything not understood is refused by name. tokenizer_free releases. */
 Tokenizer *tokenizer_open(const char *folder, Error *err);
 /* The same from memory, tokenizer.json only: text is (bytes), name is for messages. */
 Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Error *err);
@@ -251,6 +251,9 @@ int32_t tokenizer_eos(const Tokenizer *t);                        /*   -1 if non
 int32_t tokenizer_pad(const Tokenizer *t);
 bool tokenizer_is_stop(const Tokenizer *t, int32_t id);           /* eos, or in generation_config's eos_token_id */
 bool tokenizer_is_special(const Tokenizer *t, int32_t id);        /* an added token with "special": true */
+const Json *tokenizer_config(const Tokenizer *t);                 /* tokenizer_config.json; NULL: there is none */
+const char *tokenizer_chat_text(const Tokenizer *t, size_t *bytes);  /* the folder's chat template; NULL: there is
+                                                                        none */
 
 enum { TOK_ADD_SPECIAL = 1 };   /* run the post-processor (BOS/EOS), as add_special_tokens=True does */
 size_t tokenizer_special_after(const Tokenizer *t);               /* how many tokens that puts behind a text */
@@ -285,7 +288,7 @@ typedef enum {
     CHAT_QWEN2, CHAT_SMOLLM2,              /* ChatML with a default system prompt */
     CHAT_MISTRAL1, CHAT_MISTRAL2, CHAT_MISTRAL2_SYSTEM, CHAT_MISTRAL3, CHAT_MISTRAL_NEMO,
     CHAT_DEEPSEEK_R1,      /* the distilled ones: no answer in the history keeps its thought, the prompt opens one */
-    CHAT_UNKNOWN       /* the folder's template is not one of ours: refused, never guessed */
+    CHAT_UNKNOWN       /* the folder's template is not one of ours: data/chat.h interprets it */
 } ChatTemplate;
 ChatTemplate tokenizer_chat_template(const Tokenizer *t);
 /* "qwen3", "qwen2.5", "chatml", "zephyr" = "tinyllama", "llama2", ... (chapter 13, chat_names, has them all); unknown:
@@ -301,6 +304,8 @@ typedef struct ChatMessage {
     bool train;                          /* may its tokens be trained; not read here, carried for the caller */
     const char *reasoning;               /* (reasoning_bytes) reasoning_content of an assistant turn; NULL: not given */
     size_t reasoning_bytes;
+    const Json *whole;                   /* the message as it was given, for data/chat.h; NULL: it has no more than the
+                                            above */
 } ChatMessage;
 typedef struct ChatOptions {
     bool add_generation_prompt;
@@ -310,6 +315,7 @@ typedef struct ChatOptions {
     bool as_answer;                      /* the last message, the assistant's, as the model gives it: all before it
                                             becomes the prompt that asks for it (add_generation_prompt), behind that
                                             stands what is to be said, its thought too; one span */
+    const Json *kwargs;                  /* what else the template is told, an object; data/chat.h's alone */
 } ChatOptions;
 typedef struct ChatText {
     char *text;                          /* (bytes) plus NUL */
@@ -319,7 +325,11 @@ typedef struct ChatText {
     size_t nspans;                       /*   it) up to and including the end-of-turn token, without the '\n' some
                                               templates put after it. With thinking off the empty block before the
                                               last answer is the prompt's */
+    size_t *owner;                       /* [nspans] which assistant's message a span is of, from 0; NULL: span k of the
+                                            k-th. data/chat.h's: several of one, or none, are possible */
     size_t thoughts, systems;            /* thoughts and system messages that the template leaves out */
+    size_t rewritten;                    /* answers in front of which stands another text than the prompt that asks for
+                                            them; data/chat.h's */
 } ChatText;
 /* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL.
    Errors: a role the template has no place for, wrong order (Llama 2), no messages, CHAT_NONE, CHAT_UNKNOWN.
@@ -1292,6 +1302,7 @@ static void json_float(Text *t, double x) {
     int p = 0, e, n;
     do snprintf(digits, sizeof digits, "%.*e", p, x); while (strtod(digits, NULL) != x && ++p < 17);
     char *mark = strchr(digits, 'e');
+    if (!mark) { text_string(t, x < 0 ? "-Infinity" : "Infinity"); return; }         /* 1e999 */
     e = atoi(mark + 1);
     if (e < -4 || e >= 16) {
         *mark = 0;
@@ -1855,6 +1866,8 @@ struct Tokenizer {
     int32_t before[8], after[8]; int nbefore, nafter;    /* what the post-processor adds */
     int32_t bos, eos, pad, stop[32]; int nstop;
     ChatTemplate chat;
+    char *chat_text; size_t chat_bytes;        /* the folder's, NULL: none */
+    JsonDoc config;                            /* tokenizer_config.json */
 };
 
 static const char tok_meta[] = "\xE2\x96\x81";   /* U+2581, SentencePiece's visible space */
@@ -2470,6 +2483,8 @@ Tokenizer *tokenizer_parse(const char *text, size_t bytes, const char *name, Err
 
 void tokenizer_free(Tokenizer *t) {
     if (!t) return;
+    free(t->chat_text);
+    json_free(&t->config);
     for (int i = 0; i < t->nnorm; i++) { free(t->norm[i].a); free(t->norm[i].b); }
     for (int i = 0; i < t->ndec; i++) { free(t->dec[i].a); free(t->dec[i].b); }
     free(t->trie[0].nodes); free(t->trie[1].nodes); free(t->added); free(t->pairs);
@@ -2495,6 +2510,8 @@ bool tokenizer_is_stop(const Tokenizer *t, int32_t id) {
     return id >= 0 && id == t->eos;
 }
 ChatTemplate tokenizer_chat_template(const Tokenizer *t) { return t->chat; }
+const Json *tokenizer_config(const Tokenizer *t) { return t->config.root; }
+const char *tokenizer_chat_text(const Tokenizer *t, size_t *bytes) { *bytes = t->chat_bytes; return t->chat_text; }
 void token_ids_free(TokenIds *t) { free(t->ids); free(t->mask); memset(t, 0, sizeof *t); }
 
 /* =====================================================================================================================
@@ -3286,6 +3303,13 @@ static bool tok_named(TokLoader *l, const Json *config, const char *key, int32_t
 
 static ChatTemplate chat_recognise(const char *text, size_t bytes);      /* chapter 13 */
 
+static void tok_chat(Tokenizer *t, char *text, size_t bytes) {
+    free(t->chat_text);
+    t->chat = chat_recognise(text, bytes);
+    t->chat_text = text;
+    t->chat_bytes = bytes;
+}
+
 static bool tok_load_config(TokLoader *l, const Json *config) {
     const Json *c = json_get(config, "chat_template");
     if (config->type != JSON_OBJECT) return tok_broken(l, "not an object", "");
@@ -3301,7 +3325,8 @@ static bool tok_load_config(TokLoader *l, const Json *config) {
         }
         l->t->chat = CHAT_UNKNOWN;
     }
-    if (!json_is_null(c)) l->t->chat = c->type == JSON_STRING ? chat_recognise(c->str, c->count) : CHAT_UNKNOWN;
+    if (!json_is_null(c)) l->t->chat = CHAT_UNKNOWN;
+    if (c && c->type == JSON_STRING) tok_chat(l->t, text_copy_bytes(c->str, c->count), c->count);
     return true;
 }
 
@@ -3338,16 +3363,32 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
         if (ok && text) {
             t->fingerprint = hash_bytes(t->fingerprint, text, bytes);
             ok = json_parse(&doc, text, bytes, path, 1, err);
-            if (ok) { ok = load[i](&l, doc.root); json_free(&doc); }
+            if (ok) ok = load[i](&l, doc.root);
+            if (i == 0) t->config = doc;
+            else json_free(&doc);
         }
         free(text);
         if (!ok) { tokenizer_free(t); return NULL; }
     }
     if (t && !tok_optional(folder, "chat_template.jinja", &text, &bytes, err)) { tokenizer_free(t); return NULL; }
     if (t && text) {
-        t->chat = chat_recognise(text, bytes);
+        t->fingerprint = hash_bytes(t->fingerprint, text, bytes);
+        tok_chat(t, text, bytes);
+    }
+    if (!t || t->chat_text) return t;
+    if (!tok_optional(folder, "chat_template.json", &text, &bytes, err)) { tokenizer_free(t); return NULL; }
+    if (text) {                                       /* of processors that wrote it beside the tokenizer's files */
+        JsonDoc doc;
+        snprintf(path, sizeof path, "%s/chat_template.json", folder);
+        bool ok = json_parse(&doc, text, bytes, path, 1, err);
+        const Json *c = ok ? json_get(doc.root, "chat_template") : NULL;
         t->fingerprint = hash_bytes(t->fingerprint, text, bytes);
         free(text);
+        if (ok && (!c || c->type != JSON_STRING))
+            ok = fail(err, "no \"chat_template\" that is a string; %s; correct it, or take the file away", path);
+        if (c && ok) tok_chat(t, text_copy_bytes(c->str, c->count), c->count);
+        json_free(&doc);
+        if (!ok) { tokenizer_free(t); return NULL; }
     }
     return t;
 }
@@ -3881,7 +3922,7 @@ bool chat_render(ChatText *out, const Tokenizer *t, ChatTemplate kind, const Cha
     return true;
 }
 
-void chat_text_free(ChatText *c) { free(c->text); free(c->spans); memset(c, 0, sizeof *c); }
+void chat_text_free(ChatText *c) { free(c->text); free(c->spans); free(c->owner); memset(c, 0, sizeof *c); }
 
 /* =====================================================================================================================
    14  Fuzz entries: clang -g -fsanitize=address,undefined,fuzzer -DFUZZ_JSON -x c tokenizer.h
@@ -3902,7 +3943,7 @@ static void fuzz_chat(const uint8_t *data, size_t size) {
     if (!t && (t = tokenizer_parse(tiny, sizeof tiny - 1, "fuzz", &err)) != NULL) { t->bos = 0; t->eos = 1; }
     if (!t || size < 3) return;
     ChatTemplate kind = (ChatTemplate)(data[0] % (CHAT_UNKNOWN + 1));
-    ChatOptions o = {data[1] & 1, (data[1] >> 1) % 3 - 1, data[1] & 8 ? "today" : NULL, NULL, data[1] & 16};
+    ChatOptions o = {data[1] & 1, (data[1] >> 1) % 3 - 1, data[1] & 8 ? "today" : NULL, NULL, data[1] & 16, NULL};
     memset(m, 0, sizeof m);
     for (size_t i = 2; i < size && n < 8;) {
         const uint8_t *end = (const uint8_t *)memchr(data + i, 0xFF, size - i);

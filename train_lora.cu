@@ -2905,13 +2905,14 @@ static const Option option_table[] = {
      "default", "what is learned (default: a chat's assistant turns, completions, all of plain text; completion: of a "
      "chat its last reply alone, as when every reply is a row of its own)"},
     {"chat-template", TEXT(chat_template), ROWS | KEPT, NULL,
-     "name of a built-in template, instead of the model folder's"},
+     "a file with a template in Jinja, or the name of a built-in one, instead of the model folder's"},
     {"prompt-template", TEXT(train.data_options.prompt_template), ROWS | KEPT, NULL,
      "for base models, as 'USER: {prompt} ASSISTANT:'"},
     {"enable-thinking", SWITCH(train.data_options.enable_thinking), ROWS | KEPT, NULL,
      "Qwen3's enable_thinking (not given: the template's default)"},
     {"template-date", TEXT(train.data_options.template_date), ROWS | KEPT, NULL,
-     "what Llama 3.1 and 3.2 are told is today, as '04 Jul 2025' (not given: 26 Jul 2024)"},
+     "what templates are told is today, as '04 Jul 2025' (not given: Llama's 26 Jul 2024; of other templates the day "
+     "the run began)"},
     {"split-turns", FLAG(train.data_options.split_turns), RUN | INSPECT | MEASURES | KEPT, "false",
      "every answer of a chat is an example of its own, as the template asks for it"},
     {"examples", INTEGER(examples, 0, 1e9), INSPECT, "3", "inspect: how many examples to show"},
@@ -3698,7 +3699,9 @@ static void options_resolve(Options *o) {
     resolve_trained(o);
     if (o->target_modules) resolve_modules(&t->lora, o->target_modules);
     if (o->layers_to_transform) resolve_layers(&t->lora, o->layers_to_transform, t->model);
-    if (o->chat_template && !chat_template_by_name(o->chat_template, &d->chat_template, &err))
+    if (o->chat_template && (strstr(o->chat_template, ".jinja") || access(o->chat_template, R_OK) == 0))
+        d->chat_file = o->chat_template;
+    else if (o->chat_template && !chat_template_by_name(o->chat_template, &d->chat_template, &err))
         usage_error("%s", err.text);
     if (d->prompt_template && !strstr(d->prompt_template, "{prompt}"))
         usage_error("no {prompt} in '%s'; --prompt-template; write it as 'USER: {prompt} ASSISTANT:'",
@@ -3901,22 +3904,22 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
             fprintf(to, "note: the chat template leaves out %lld %s%s; %s%s\n", (long long)out[i].count, out[i].what,
                     out[i].count == 1 ? "" : "s", path, o->split_turns ? "" : "; see --split-turns");
     /* Options, how many rows they reach, why it is none, what the others are. */
-    bool thinks = s->chat == CHAT_QWEN3, dates = s->chat == CHAT_LLAMA31 || s->chat == CHAT_LLAMA32;
     const char *no_chat = "no row is a chat";
     char unknown[96];
-    snprintf(unknown, sizeof unknown, "it is unknown to the chat template %s", chat_template_name(s->chat));
+    if (s->chat == CHAT_UNKNOWN) snprintf(unknown, sizeof unknown, "the chat template does not look at it");
+    else snprintf(unknown, sizeof unknown, "it is unknown to the chat template %s", chat_template_name(s->chat));
     bool tokens = o->task == TASK_CAUSAL_LM, pairs = o->task == TASK_REWARD;
     const char *whole = "a row with a label is one example", *no_loss = "the loss is on the labels";
     int64_t chats = s->uses.chats, dressed = s->uses.dressed, unlabelled = tokens ? s->rows - s->uses.labelled : 0;
     const struct { bool given; const char *name; int64_t rows; const char *none, *others; } told[] = {
         {o->prompt_template != NULL, "prompt-template", dressed, chats ? "the rows are chats" : "no row is a prompt",
          "chats or have no prompt"},
-        {o->chat_template != CHAT_NONE, "chat-template", chats, no_chat, NULL},
+        {o->chat_template != CHAT_NONE || o->chat_file, "chat-template", chats, no_chat, NULL},
         {o->split_turns, "split-turns", tokens ? chats : 0, tokens ? no_chat : whole, NULL},
         {o->truncate_prompt && pairs, "truncate-prompt", 0, "pairs are not cut", NULL},
         {o->problem_type && o->task != TASK_CLASSIFICATION, "problem-type", 0, "it is --task classification's", NULL},
-        {o->enable_thinking >= 0, "enable-thinking", thinks ? chats : 0, chats ? unknown : no_chat, NULL},
-        {o->template_date != NULL, "template-date", dates ? chats : 0, chats ? unknown : no_chat, NULL},
+        {o->enable_thinking >= 0, "enable-thinking", s->chat_thinks ? chats : 0, chats ? unknown : no_chat, NULL},
+        {o->template_date != NULL, "template-date", s->chat_dates ? chats : 0, chats ? unknown : no_chat, NULL},
         {o->loss_on != LOSS_DEFAULT, "loss-on", unlabelled, tokens ? "the rows have labels" : no_loss,
          "tokens with labels"}};
     for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
@@ -3926,6 +3929,10 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
             fprintf(to, "note: --%s changes nothing in %lld of %lld rows, which are %s; %s\n", told[i].name,
                     (long long)(s->rows - told[i].rows), (long long)s->rows, told[i].others, path);
     }
+    if (s->rewritten && !o->split_turns)
+        fprintf(to, "warning: %lld answers stand behind another text than the prompt that asks for them, as the chat "
+                    "template rewrites what went before; %s; --split-turns learns each behind its own prompt\n",
+                (long long)s->rewritten, path);
     if (s->dated)
         fprintf(to, "note: %lld chats say that today is 26 Jul 2024, where transformers writes the day of the run; %s; "
                     "--template-date says another\n", (long long)s->dated, path);
@@ -4732,7 +4739,7 @@ static bool session_adapter(Session *s, const char *adapter, Error *err) {
 static bool prompts_are_plain(const Session *s) {
     const DataOptions *d = &s->o->train.data_options;
     return s->o->raw || d->prompt_template ||
-           (d->chat_template == CHAT_NONE && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
+           (d->chat_template == CHAT_NONE && !d->chat_file && tokenizer_chat_template(s->tokenizer) == CHAT_NONE);
 }
 
 /* Rows as a data file has them: {"role": ..., "content": ...} of a chat; a chat of such messages behind its system

@@ -14,11 +14,11 @@
      a conversation          messages as values; text; which bytes are an answer
      fuzz entry              -DFUZZ_JINJA
 
-   The way of a conversation, by the names to follow: chat_open -> chat_lex, chat_statements; chat_text -> chat_from_json,
-   chat_block -> chat_eval, chat_emit; chat_answers.
-   A trainer may not be more lenient than the original: where Jinja or Python raises (None + str, an attribute of what is
-   undefined), so does this. What published templates do not use is refused with its line and column, never approximated.
-   Templates come from strangers: steps, depth and memory are bounded.
+   The way of a conversation, by the names to follow: chat_open -> chat_lex, chat_statements; chat_text ->
+   chat_from_json, chat_block -> chat_eval, chat_add_str; chat_answers.
+   A trainer may not be more lenient than the original: where Jinja or Python raises (None + str, an attribute of what
+   is undefined), so does this. What published templates do not use is refused with its line and column, never
+   approximated. Templates come from strangers: steps, depth and memory are bounded.
    Easy to get wrong, each has a test: a template's last line break is dropped; "-%}" eats more than trim_blocks does;
    `set` in a loop ends with the turn; dict.items is a method before it is a key; |safe makes + escape; a generator can
    be read once. */
@@ -45,7 +45,7 @@ bool chat_reads(const ChatProgram *p, const char *name);   /* does it look at a 
 typedef struct ChatInput {
     const Json *messages;                   /* array of objects */
     size_t count;                           /* the first so many of them */
-    const Json *tools, *documents;          /* NULL: None */
+    const Json *tools;                      /* NULL: None */
     const Json *kwargs, *tokens;            /* objects: variables by name; kwargs win over tokens (bos_token, ...) */
     bool add_generation_prompt;
     const char *date;                       /* what strftime_now takes for today, "YYYY-MM-DD"; NULL: now */
@@ -62,6 +62,22 @@ typedef struct ChatOutput {
 bool chat_text(ChatOutput *out, const ChatProgram *p, const ChatInput *in, Error *err);
 void chat_output_free(ChatOutput *out);
 
+/* A template with what it needs of its model: the special tokens. It does what chat_render of tokenizer.h does for the
+   templates that are known there. */
+typedef struct ChatSource ChatSource;
+/* The template of a file, or where that is NULL the folder's that t was opened from. */
+ChatSource *chat_source_open(const Tokenizer *t, const char *file, Error *err);
+void chat_source_close(ChatSource *s);
+uint64_t chat_source_hash(const ChatSource *s);
+bool chat_source_reads(const ChatSource *s, const char *name);
+/* Renders as transformers' apply_chat_template; where the answers are: what the template puts within {% generation %},
+   where it has that. Else all of an answer behind the prompt that asks for it (the messages before it, with
+   add_generation_prompt): its content and what the template writes around it, up to and including the next token that
+   ends a turn. Where the prompt is not what stands in front (templates that rewrite history), from the header that the
+   prompt ends with, or the content. An answer that no special token ends: refused. */
+bool chat_source_render(ChatText *out, const ChatSource *s, const ChatMessage *messages, size_t count,
+                        ChatOptions options, Error *err);
+
 #ifdef __cplusplus
 }
 #endif
@@ -70,7 +86,7 @@ void chat_output_free(ChatOutput *out);
 #if defined(FUZZ_JINJA) && !defined(CHAT_IMPLEMENTATION)
 #define CHAT_IMPLEMENTATION
 #endif
-#if defined(CHAT_IMPLEMENTATION) && !defined(CHAT_IMPLEMENTED)
+#if (defined(CHAT_IMPLEMENTATION) || defined(DATASET_IMPLEMENTATION)) && !defined(CHAT_IMPLEMENTED)
 #define CHAT_IMPLEMENTED
 #include <math.h>
 #include <setjmp.h>
@@ -191,6 +207,7 @@ typedef struct ChatLoop {
     ChatScope *scope;                       /* around the loop */
 } ChatLoop;
 
+typedef enum { CHAT_GOES_ON, CHAT_BREAKS, CHAT_CONTINUES } ChatFlow;
 typedef struct ChatRun {
     const ChatProgram *program;
     const ChatInput *in;
@@ -202,7 +219,7 @@ typedef struct ChatRun {
     int depth;
     ChatBuffer *out;
     ChatValue captured;                     /* what a block's filter is given */
-    enum { CHAT_GOES_ON, CHAT_BREAKS, CHAT_CONTINUES } flow;
+    ChatFlow flow;
 } ChatRun;
 
 #if defined(__GNUC__)
@@ -468,7 +485,7 @@ static uint32_t chat_lex_code(ChatParser *q, uint32_t i, bool print) {
     int nested = 0;
     for (;;) {
         if ((i = chat_skip_space(q->p, i)) >= bytes) chat_wrong(q, begin, "a tag that is not closed");
-        char c = s[i], next = i + 1 < bytes ? s[i + 1] : 0, third = i + 2 < bytes ? s[i + 2] : 0, last = print ? '}' : '%';
+        char c = s[i], next = s[i + 1], third = next ? s[i + 2] : 0, last = print ? '}' : '%';
         ChatTokenType end = print ? CHAT_T_PRINT_END : CHAT_T_BLOCK_END;
         if (!nested && c == last && next == '}') {
             chat_token(q, end, i, s + i, 2);
@@ -541,7 +558,7 @@ static void chat_lex(ChatParser *q) {
     chat_token(q, CHAT_T_END, bytes, s + bytes, 0);
 }
 
-/* ---- tokens -> tree ------------------------------------------------------------------------------------------------ */
+/* ---- tokens -> tree ---------------------------------------------------------------------------------------------- */
 
 static const ChatToken *chat_now(ChatParser *q) { return &q->tokens[q->i]; }
 static bool chat_is_token(const ChatToken *t, ChatTokenType type, const char *s) {
@@ -600,7 +617,7 @@ static ChatNode *chat_unary(ChatParser *q, bool filters);
 static ChatNode *chat_postfix(ChatParser *q, ChatNode *n);
 
 static ChatNode **chat_push(ChatNode **tail, ChatNode *n) { *tail = n; return &n->next; }
-/* A list's element is a node of its own, for an expression may be in one list alone: {a: what, name: keyword or NULL} */
+/* A list's element is a node of its own, as an expression can be in one list alone: {a: what, name: keyword or NULL} */
 static ChatNode *chat_element(ChatParser *q, ChatNode *value, const char *name) {
     ChatNode *n = chat_node(q, CHAT_IS_CAPTURED, value->at, value, NULL);
     n->name = name;
@@ -746,8 +763,7 @@ static ChatNode *chat_test(ChatParser *q, ChatNode *a) {
     n->negated = chat_skip_word(q, "not");
     n->name = chat_expect_name(q);
     const ChatToken *t = chat_now(q);
-    bool value = t->type == CHAT_T_NAME || t->type == CHAT_T_STRING || t->type == CHAT_T_INT || t->type == CHAT_T_FLOAT ||
-                 chat_at_mark(q, "[") || chat_at_mark(q, "{");
+    bool value = (t->type >= CHAT_T_NAME && t->type <= CHAT_T_FLOAT) || chat_at_mark(q, "[") || chat_at_mark(q, "{");
     if (chat_at_mark(q, "(")) n->b = chat_arguments(q);
     else if (value && !chat_at_word(q, "else") && !chat_at_word(q, "or") && !chat_at_word(q, "and")) {
         if (chat_at_word(q, "is")) chat_unexpected(q, "one test, not a chain of them");
@@ -1055,7 +1071,7 @@ bool chat_reads(const ChatProgram *p, const char *name) {
     return false;
 }
 
-/* ---- values as text ------------------------------------------------------------------------------------------------ */
+/* ---- values as text ---------------------------------------------------------------------------------------------- */
 
 /* What Python's str.isprintable says no to beyond ASCII (Unicode 14): alternating gap, length. */
 static const uint32_t chat_unprintable[1400] = {
@@ -1106,7 +1122,8 @@ static uint16_t chat_from(ChatValue v, uint32_t i) { return v.marks ? v.marks[i]
 static void chat_quote(ChatRun *c, ChatBuffer *b, ChatValue v, bool json, bool ascii) {
     static const char marks[] = "\\\n\r\t\b\f", letters[] = "\\nrtbf";
     char quote = json || (memchr(v.s, '\'', v.n) && !memchr(v.s, '"', v.n)) ? '"' : '\'', text[16];
-    uint16_t edge = v.n ? chat_from(v, 0) : v.from;
+    uint16_t edge = v.from;
+    if (v.n) edge = chat_from(v, 0);
     if (v.safe && !json) chat_add_text(c, b, "Markup(", edge);
     chat_add(c, b, &quote, 1, edge, NULL);
     for (uint32_t i = 0, n; i < v.n; i += n) {
@@ -1147,7 +1164,7 @@ static void chat_add_scalar(ChatRun *c, ChatBuffer *b, ChatValue v, bool json) {
         default:
             if (isnan(v.f)) s = json ? "NaN" : "nan";
             else if (isinf(v.f)) s = json ? v.f < 0 ? "-Infinity" : "Infinity" : v.f < 0 ? "-inf" : "inf";
-            else {                                           /* the shortest that reads back, as the JSON writer has it */
+            else {                                           /* the shortest that reads back */
                 Json j;
                 memset(&j, 0, sizeof j);
                 j.type = JSON_NUMBER; j.str = "."; j.number = v.f;
@@ -1239,7 +1256,7 @@ static void chat_json(ChatRun *c, ChatBuffer *b, ChatValue v, const ChatJson *o,
     c->depth--;
 }
 
-/* ---- operations ---------------------------------------------------------------------------------------------------- */
+/* ---- operations -------------------------------------------------------------------------------------------------- */
 
 static bool chat_is_number(ChatValue v) { return v.type >= CHAT_BOOL && v.type <= CHAT_FLOAT; }
 static bool chat_is_integer(ChatValue v) { return v.type == CHAT_BOOL || v.type == CHAT_INT; }
@@ -1414,7 +1431,8 @@ static ChatValue chat_times(ChatRun *c, ChatValue v, int64_t times) {
         text.safe = v.safe;
         return text;
     }
-    chat_steps(c, v.n * (uint64_t)times > CHAT_STEPS ? CHAT_STEPS : (size_t)(v.n * (uint64_t)times));
+    if (times > CHAT_STEPS) times = CHAT_STEPS;
+    chat_steps(c, (size_t)v.n * (size_t)times);
     ChatValue list = chat_list(c, v.type, v.n * (uint32_t)times);
     for (uint32_t i = 0; i < list.n; i++) list.list[i] = v.list[i % v.n];
     return list;
@@ -1464,16 +1482,18 @@ static ChatValue chat_arithmetic(ChatRun *c, const char *op, ChatValue a, ChatVa
 /* What Python's types answer to by name: a method is found before a key. */
 static const char *chat_python_names(ChatValue v) {
     switch (v.type) {
-        case CHAT_STRING: return "|capitalize|casefold|center|count|encode|endswith|expandtabs|find|format|format_map|index|"
-                                 "isalnum|isalpha|isascii|isdecimal|isdigit|isidentifier|islower|isnumeric|isprintable|"
-                                 "isspace|istitle|isupper|join|ljust|lower|lstrip|maketrans|partition|removeprefix|"
-                                 "removesuffix|replace|rfind|rindex|rjust|rpartition|rsplit|rstrip|split|splitlines|"
-                                 "startswith|strip|swapcase|title|translate|upper|zfill|";
+        case CHAT_STRING:
+            return "|capitalize|casefold|center|count|encode|endswith|expandtabs|find|format|format_map|index|isalnum|"
+                   "isalpha|isascii|isdecimal|isdigit|isidentifier|islower|isnumeric|isprintable|isspace|istitle|"
+                   "isupper|join|ljust|lower|lstrip|maketrans|partition|removeprefix|removesuffix|replace|rfind|rindex|"
+                   "rjust|rpartition|rsplit|rstrip|split|splitlines|startswith|strip|swapcase|title|translate|upper|"
+                   "zfill|";
         case CHAT_DICT: return "|clear|copy|fromkeys|get|items|keys|pop|popitem|setdefault|update|values|";
         case CHAT_LIST: return "|append|clear|copy|count|extend|index|insert|pop|remove|reverse|sort|";
         case CHAT_TUPLE: return "|count|index|";
         case CHAT_BOOL: case CHAT_INT: case CHAT_BIG:
-            return "|as_integer_ratio|bit_count|bit_length|conjugate|denominator|from_bytes|imag|numerator|real|to_bytes|";
+            return "|as_integer_ratio|bit_count|bit_length|conjugate|denominator|from_bytes|imag|numerator|real|"
+                   "to_bytes|";
         case CHAT_FLOAT: return "|as_integer_ratio|conjugate|fromhex|hex|imag|is_integer|real|";
         default: return "||";
     }
@@ -1577,7 +1597,7 @@ static ChatValue chat_item(ChatRun *c, ChatValue v, ChatValue key) {
     return chat_value(CHAT_UNDEFINED);
 }
 
-/* ---- methods, filters, tests ---------------------------------------------------------------------------------------- */
+/* ---- methods, filters, tests ------------------------------------------------------------------------------------- */
 
 typedef struct ChatArguments {
     ChatValue *value;                       /* [n] */
@@ -1606,7 +1626,7 @@ static ChatValue chat_needed_string(ChatRun *c, ChatArguments *a, uint32_t posit
 }
 /* All arguments were looked at. */
 static void chat_arguments_end(ChatRun *c, const ChatArguments *a, const char *of) {
-    if (a->used != (a->n == 32 ? ~0u : (1u << a->n) - 1)) CHAT_RAISE(c, "%.60s has arguments that it does not take", of);
+    if (a->used != (a->n == 32 ? ~0u : (1u << a->n) - 1)) CHAT_RAISE(c, "%.60s takes no such arguments", of);
 }
 static ChatValue chat_none(void) { return chat_value(CHAT_NULL); }
 static ChatValue chat_literal(const char *s) { return chat_string(s, strlen(s)); }
@@ -1681,9 +1701,17 @@ static void chat_append(ChatRun *c, ChatValue *list, uint32_t *room, ChatValue v
     }
     list->list[list->n++] = v;
 }
+/* From byte `at` to the end of the word there, or of the white space. */
+static uint32_t chat_word_edge(ChatValue v, uint32_t at, bool word) {
+    for (uint32_t cp, n; at < v.n; at += n) {
+        n = chat_character(v.s + at, v.n - at, false, &cp);
+        if (chat_is_space(cp) == word) break;
+    }
+    return at;
+}
 static ChatValue chat_split(ChatRun *c, ChatValue v, ChatValue by, int64_t most) {
     ChatValue list = chat_value(CHAT_LIST);
-    uint32_t room = 0, at = 0, cp, n;
+    uint32_t room = 0, at = 0;
     if (by.type == CHAT_STRING) {
         if (!by.n) CHAT_RAISE(c, "an empty separator");
         for (uint32_t hit; most && (hit = chat_seek(c, v, by, at)) < v.n; at = hit + by.n, most -= most > 0)
@@ -1693,14 +1721,13 @@ static ChatValue chat_split(ChatRun *c, ChatValue v, ChatValue by, int64_t most)
     }
     if (by.type != CHAT_NULL) CHAT_RAISE(c, "%s as a separator", chat_type(by));
     for (;; most -= most > 0) {             /* by white space: no empty pieces */
-        for (; at < v.n; at += n) { n = chat_character(v.s + at, v.n - at, false, &cp); if (!chat_is_space(cp)) break; }
+        at = chat_word_edge(v, at, false);
         if (at == v.n) return list;
-        uint32_t end = at;
+        uint32_t end = chat_word_edge(v, at, true);
         if (!most) {
             chat_append(c, &list, &room, chat_cut(v, at, v.n));
             return list;
         }
-        for (; end < v.n; end += n) { n = chat_character(v.s + end, v.n - end, false, &cp); if (chat_is_space(cp)) break; }
         chat_append(c, &list, &room, chat_cut(v, at, end));
         at = end;
     }
@@ -1871,9 +1898,9 @@ static ChatValue chat_dictsort(ChatRun *c, ChatValue v, ChatArguments *a) {
 
 /* environment.getitem over "a.b.0". */
 static ChatValue chat_path(ChatRun *c, ChatValue v, ChatValue path, const ChatValue *missing) {
-    ChatValue parts = path.type == CHAT_STRING ? chat_split(c, path, chat_literal("."), -1) : chat_list(c, CHAT_LIST, 1);
-    if (path.type != CHAT_STRING) parts.list[0] = path;
-    if (path.type != CHAT_STRING) parts.n = 1;
+    ChatValue parts = chat_list(c, CHAT_LIST, 1);
+    parts.list[0] = path;
+    if (path.type == CHAT_STRING) parts = chat_split(c, path, chat_literal("."), -1);
     for (uint32_t i = 0; i < parts.n; i++) {
         ChatValue part = parts.list[i];
         bool digits = part.type == CHAT_STRING && part.n > 0 && part.n < 10;
@@ -2004,7 +2031,8 @@ static ChatValue chat_run_filter(ChatRun *c, const char *name, ChatValue v, Chat
         if (most.type != CHAT_NULL && !chat_is_integer(most)) CHAT_RAISE(c, "a count that is %s", chat_type(most));
         result = chat_replace(c, chat_str(c, v), old, fresh, most.type == CHAT_NULL ? -1 : chat_integer(most));
     } else if (!strcmp(name, "join")) {
-        const ChatValue *attribute = (missing = chat_argument_or(a, 0, "d", chat_literal("")), chat_argument(a, 1, "attribute"));
+        const ChatValue *attribute = chat_argument(a, 1, "attribute");
+        missing = chat_argument_or(a, 0, "d", chat_literal(""));
         if (attribute && attribute->type != CHAT_NULL) {
             ChatValue list = chat_elements(c, v);
             v = chat_list(c, CHAT_LIST, list.n);
@@ -2032,7 +2060,8 @@ static ChatValue chat_run_filter(ChatRun *c, const char *name, ChatValue v, Chat
 }
 
 /* ---- running --------------------------------------------------------------------------------------------------------
-   A scope holds what was set in it and knows the one around it; a loop's turn, a macro, a captured block has its own. */
+   A scope holds what was set in it and knows the one around it; a loop's turn, a macro, a captured block has its own.
+   */
 
 static ChatValue chat_eval(ChatRun *c, ChatScope *s, const ChatNode *n);
 static void chat_block(ChatRun *c, ChatScope *s, const ChatNode *list);
@@ -2164,6 +2193,25 @@ static ChatValue chat_call_namespace(ChatRun *c, ChatArguments *a) {
     *space.space = attributes.first;
     return space;
 }
+/* 2025-07-26 or 26 Jul 2025. */
+static bool chat_date(const char *s, struct tm *t) {
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    int year = 0, month = 0, day = 0, n = 0;
+    char name[4] = "";
+    if (sscanf(s, "%4d-%2d-%2d%n", &year, &month, &day, &n) != 3) {
+        if (sscanf(s, "%2d %3[A-Za-z] %4d%n", &day, name, &year, &n) != 3 || strlen(name) != 3) return false;
+        const char *at = strstr(months, name);
+        month = at && (at - months) % 3 == 0 ? (int)(at - months) / 3 + 1 : 0;
+    }
+    if (s[n] || month < 1 || month > 12 || day < 1 || day > 31) return false;
+    memset(t, 0, sizeof *t);
+    t->tm_year = year - 1900; t->tm_mon = month - 1; t->tm_mday = day;
+    t->tm_hour = 12;                                         /* the day of the week, far from any change of clocks */
+    t->tm_isdst = -1;
+    if (mktime(t) < 0 && year >= 1970) return false;
+    t->tm_hour = 0;
+    return t->tm_mday == day;
+}
 /* Python's datetime.strftime, for what does not hang on the place. */
 static ChatValue chat_call_strftime(ChatRun *c, ChatArguments *a) {
     ChatValue format = chat_needed_string(c, a, 0, "format");
@@ -2171,13 +2219,9 @@ static ChatValue chat_call_strftime(ChatRun *c, ChatArguments *a) {
     struct tm t;
     time_t now = time(NULL);
     memset(&t, 0, sizeof t);
-    if (c->in->date) {
-        if (sscanf(c->in->date, "%4d-%2d-%2d", &t.tm_year, &t.tm_mon, &t.tm_mday) != 3)
-            chat_raise(c, "write it as 2025-07-26", "\"%.40s\" is no date for strftime_now", c->in->date);
-        t.tm_year -= 1900; t.tm_mon -= 1; t.tm_hour = 12; t.tm_isdst = -1;
-        mktime(&t);
-        t.tm_hour = 0;
-    } else localtime_r(&now, &t);
+    if (!c->in->date) localtime_r(&now, &t);
+    else if (!chat_date(c->in->date, &t))
+        chat_raise(c, "write it as 2025-07-26", "\"%.40s\" is no date for strftime_now; --template-date", c->in->date);
     for (const char *s = text; *s; s++) {
         if (*s != '%') continue;
         s += s[1] == '-' ? 2 : 1;
@@ -2437,7 +2481,7 @@ static ChatValue chat_eval(ChatRun *c, ChatScope *s, const ChatNode *n) {
     return v;
 }
 
-/* ---- a conversation ------------------------------------------------------------------------------------------------ */
+/* ---- a conversation ---------------------------------------------------------------------------------------------- */
 
 static ChatValue chat_from_json(ChatRun *c, const Json *j, uint16_t from) {
     ChatValue v = chat_none();
@@ -2517,7 +2561,7 @@ static void chat_converse(ChatRun *c) {
     }
     chat_given(c, global, "messages", 8, messages);
     chat_given(c, global, "tools", 5, in->tools ? chat_from_json(c, in->tools, CHAT_TEMPLATE) : chat_none());
-    chat_given(c, global, "documents", 9, in->documents ? chat_from_json(c, in->documents, CHAT_TEMPLATE) : chat_none());
+    chat_given(c, global, "documents", 9, chat_none());
     chat_given(c, global, "add_generation_prompt", 21, chat_bool(in->add_generation_prompt));
     chat_block(c, global, c->program->body);
 }
@@ -2547,5 +2591,296 @@ bool chat_text(ChatOutput *out, const ChatProgram *p, const ChatInput *in, Error
     return ok;
 }
 void chat_output_free(ChatOutput *out) { free(out->text); free(out->from); memset(out, 0, sizeof *out); }
+
+/* ---- a model's template: which bytes are an answer ------------------------------------------------------------- */
+
+typedef struct ChatEnd { char *text; size_t bytes; bool stop; } ChatEnd;
+struct ChatSource {
+    ChatProgram *program;
+    JsonDoc tokens;                         /* {"bos_token": "<s>", ...} */
+    ChatEnd *ends; int count;               /* special tokens; stop: generation ends with it */
+    uint64_t hash;
+};
+
+/* transformers' special_tokens_map. */
+static bool chat_special_tokens(ChatSource *s, const Json *config, Error *err) {
+    static const char names[] = "|bos_token|eos_token|unk_token|sep_token|pad_token|cls_token|mask_token|";
+    Text t = TEXT_EMPTY;
+    json_object(&t, NULL, JSON_LINE);
+    for (const Json *j = config ? config->child : NULL; j; j = j->next) {
+        const Json *more = !strcmp(j->key, "extra_special_tokens") || !strcmp(j->key, "model_specific_special_tokens")
+                           ? j->child : NULL;
+        const Json *v = j->type == JSON_OBJECT ? json_get(j, "content") : j;
+        if (chat_among(names, j->key) && v && v->type == JSON_STRING) json_bytes(&t, j->key, v->str, v->count);
+        for (; more; more = more->next) {
+            v = more->type == JSON_OBJECT ? json_get(more, "content") : more;
+            if (more->key && v && v->type == JSON_STRING) json_bytes(&t, more->key, v->str, v->count);
+        }
+    }
+    json_end(&t);
+    bool ok = json_parse(&s->tokens, t.at, t.length, "special tokens", 1, err);
+    text_free(&t);
+    return ok;
+}
+
+ChatSource *chat_source_open(const Tokenizer *t, const char *file, Error *err) {
+    size_t bytes = 0;
+    char *read = file ? read_file(file, &bytes, err) : NULL;
+    const char *text = file ? read : tokenizer_chat_text(t, &bytes);
+    if (file && !read) return NULL;
+    if (!text) {
+        fail(err, "a chat, but the model folder has no chat template that is a text, or called \"default\"; "
+                  "chat_template; give --chat-template NAME or FILE.jinja");
+        return NULL;
+    }
+    ChatSource *s = (ChatSource *)must_alloc(sizeof *s);
+    s->hash = hash_bytes(HASH_START, text, bytes);
+    s->program = chat_open(text, bytes, file ? file : "chat_template", err);
+    free(read);
+    if (!s->program || !chat_special_tokens(s, tokenizer_config(t), err)) { chat_source_close(s); return NULL; }
+    int32_t size = tokenizer_vocab_size(t);
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) s->ends = (ChatEnd *)must_alloc((size_t)(s->count + 1) * sizeof *s->ends);
+        s->count = 0;
+        for (int32_t id = 0; id < size; id++) {
+            const char *token = tokenizer_token(t, id);
+            if (!token || !*token || (!tokenizer_is_special(t, id) && !tokenizer_is_stop(t, id))) continue;
+            if (pass) {
+                ChatEnd end = {text_copy(token), strlen(token), tokenizer_is_stop(t, id)};
+                s->ends[s->count] = end;
+            }
+            s->count++;
+        }
+    }
+    return s;
+}
+void chat_source_close(ChatSource *s) {
+    if (!s) return;
+    chat_close(s->program);
+    json_free(&s->tokens);
+    for (int i = 0; s->ends && i < s->count; i++) free(s->ends[i].text);
+    free(s->ends);
+    free(s);
+}
+uint64_t chat_source_hash(const ChatSource *s) { return s->hash; }
+bool chat_source_reads(const ChatSource *s, const char *name) { return chat_reads(s->program, name); }
+
+/* Where the turn ends whose last own byte is before `at`: behind the first token there that stops generation, else
+   behind the first special one. 0: there is none before `limit`. */
+static size_t chat_turn_end(const ChatSource *s, const char *text, size_t at, size_t limit) {
+    size_t found = 0;
+    for (; at < limit; at++) {
+        size_t longest = 0;
+        bool stop = false;
+        for (int i = 0; i < s->count; i++) {
+            const ChatEnd *e = &s->ends[i];
+            if (e->text[0] != text[at] || e->bytes <= longest || e->bytes > limit - at) continue;
+            if (memcmp(e->text, text + at, e->bytes)) continue;
+            longest = e->bytes;
+            stop = e->stop;
+        }
+        if (stop) return at + longest;
+        if (longest && !found) found = at + longest;
+        if (longest) at += longest - 1;
+    }
+    return found;
+}
+
+typedef struct ChatAnswers {
+    const ChatSource *s;
+    ChatInput in;
+    const ChatMessage *messages;
+    ChatOutput whole;
+    ChatText *out;
+    size_t room, prompt;                    /* prompt: bytes in front of the answer, of as_answer */
+    Error *err;
+} ChatAnswers;
+
+static void chat_add_span(ChatAnswers *a, size_t owner, size_t begin, size_t end) {
+    ChatText *t = a->out;
+    if (begin >= end) return;
+    if (t->nspans == a->room) {
+        a->room = a->room * 2 + 8;
+        t->spans = (TextSpan *)must_realloc(t->spans, a->room * sizeof *t->spans);
+        t->owner = (size_t *)must_realloc(t->owner, a->room * sizeof *t->owner);
+    }
+    t->spans[t->nspans].begin = begin;
+    t->spans[t->nspans].end = end;
+    t->owner[t->nspans++] = owner;
+}
+static bool chat_is_answer(const ChatMessage *m) { return !strcmp(m->role, "assistant"); }
+
+/* Runs of bytes within {% generation %}: of the message whose content they have, or where they have none the next
+   assistant's. */
+static void chat_marked(ChatAnswers *a, size_t count) {
+    const uint16_t *from = a->whole.from;
+    size_t next = 0, ordinal = 0;           /* the first message that may be the owner; answers before it */
+    for (size_t begin = 0, end; begin < a->whole.bytes; begin = end) {
+        size_t owner = count;
+        for (end = begin; end < a->whole.bytes && ((from[end] ^ from[begin]) & CHAT_GENERATION) == 0; end++) {
+            size_t i = from[end] & CHAT_MESSAGES;
+            if (i && i - 1 < count && owner == count && chat_is_answer(&a->messages[i - 1])) owner = i - 1;
+        }
+        if (!(from[begin] & CHAT_GENERATION)) continue;
+        if (owner == count) for (owner = next; owner < count && !chat_is_answer(&a->messages[owner]);) owner++;
+        if (owner == count) continue;
+        for (ordinal = 0, next = 0; next < owner; next++) ordinal += chat_is_answer(&a->messages[next]);
+        next = owner + 1;
+        chat_add_span(a, ordinal, begin, end);
+    }
+}
+
+/* The answer that is message i, the ordinal-th: where it begins and ends in the whole text. */
+static bool chat_answer_span(ChatAnswers *a, size_t i, size_t ordinal, bool required) {
+    const char *text = a->whole.text;
+    const uint16_t *from = a->whole.from;
+    size_t bytes = a->whole.bytes, first = bytes, last = 0, begin = bytes, before = 0;
+    ChatInput in = a->in;
+    ChatOutput prompt;
+    Error unused;
+    for (size_t k = 0; k < bytes; k++) {
+        if ((from[k] & CHAT_MESSAGES) != i + 1) continue;
+        if (first == bytes) first = k;
+        last = k + 1;
+    }
+    in.count = i;
+    in.add_generation_prompt = true;
+    bool asked = chat_text(&prompt, a->s->program, &in, required ? a->err : &unused), rewritten = false;
+    if (!asked && required) return false;
+    if (asked && prompt.bytes <= bytes && !memcmp(prompt.text, text, prompt.bytes)) begin = prompt.bytes;
+    else if (asked) {                       /* from behind the header that the prompt ends with, if that is here, too */
+        size_t header = prompt.bytes, n;
+        while (header && !(prompt.from[header - 1] & CHAT_MESSAGES)) header--;
+        n = prompt.bytes - header;
+        for (before = first; before && (from[before - 1] & CHAT_MESSAGES) == 0;) before--;
+        begin = first;
+        for (size_t k = before; n && k + n <= first; k++)
+            if (!memcmp(text + k, prompt.text + header, n)) begin = k + n;
+        rewritten = i > 0;
+    } else begin = first;
+    size_t prompt_bytes = asked ? prompt.bytes : 0;
+    if (asked) chat_output_free(&prompt);
+    a->out->rewritten += rewritten;
+    if (required && rewritten)
+        return fail(a->err, "the template writes another text before an answer than the prompt that asks for it; "
+                            "message %zu; leave out --split-turns", i + 1);
+    if (required) a->prompt = prompt_bytes;
+    if (begin == bytes) return true;                         /* the template leaves the answer out */
+    if (last < begin) last = begin;
+    size_t limit = last;
+    while (limit < bytes && (from[limit] & CHAT_MESSAGES) == 0) limit++;
+    if (chat_marks_answers(a->s->program)) return true;
+    size_t end = chat_turn_end(a->s, text, last, limit);
+    if (!end)
+        return fail(a->err, "the chat template ends an answer with no special token, so that nobody can tell what is "
+                            "learned; message %zu; put {%% generation %%} around the answers in the template", i + 1);
+    chat_add_span(a, ordinal, begin, end);
+    return true;
+}
+
+/* Is [n] bytes of s, without line breaks around, in the text? */
+static bool chat_has(const ChatOutput *o, const char *s, size_t n) {
+    while (n && (s[n - 1] == '\n' || s[n - 1] == ' ')) n--;
+    while (n && (*s == '\n' || *s == ' ')) { s++; n--; }
+    for (size_t i = 0; n && i + n <= o->bytes; i++) if (o->text[i] == *s && !memcmp(o->text + i, s, n)) return true;
+    return !n;
+}
+/* Thoughts and system messages that are not in the text. */
+static void chat_left_out(ChatAnswers *a, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        const ChatMessage *m = &a->messages[i];
+        const char *s = m->content ? m->content : "", *close = s, *found;
+        bool answer = chat_is_answer(m);
+        while ((found = strstr(close, "</think>"))) close = found + 1;
+        if (answer && m->reasoning) a->out->thoughts += !chat_has(&a->whole, m->reasoning, m->reasoning_bytes);
+        else if (answer && close > s) {
+            const char *open = strstr(s, "<think>");
+            if (!open || open > close) open = s;
+            else open += 7;
+            a->out->thoughts += !chat_has(&a->whole, open, (size_t)(close - 1 - open));
+        }
+        if (!strcmp(m->role, "system")) a->out->systems += !chat_has(&a->whole, s, m->content_bytes);
+    }
+}
+
+/* The conversation as JSON: what was given, with the role's own name for the template. */
+static void chat_messages_text(Text *t, const ChatMessage *messages, size_t count) {
+    json_list(t, NULL, JSON_LINE);
+    for (size_t i = 0; i < count; i++) {
+        const ChatMessage *m = &messages[i];
+        json_object(t, NULL, JSON_LINE);
+        json_string(t, "role", m->role);
+        for (const Json *k = m->whole ? m->whole->child : NULL; k; k = k->next) {
+            Text value = TEXT_EMPTY;
+            json_dumps(&value, k, 0);
+            if (strcmp(k->key, "role")) json_print(t, k->key, "%s", value.at);
+            text_free(&value);
+        }
+        if (!m->whole) json_bytes(t, "content", m->content ? m->content : "", m->content_bytes);
+        if (!m->whole && m->reasoning) json_bytes(t, "reasoning_content", m->reasoning, m->reasoning_bytes);
+        json_end(t);
+    }
+    json_end(t);
+}
+static void chat_kwargs_text(Text *t, const ChatSource *s, const ChatOptions *o) {
+    json_object(t, NULL, JSON_LINE);
+    if (o->enable_thinking >= 0) json_bool(t, "enable_thinking", o->enable_thinking);
+    if (o->date && chat_source_reads(s, "date_string")) json_string(t, "date_string", o->date);
+    for (const Json *k = o->kwargs ? o->kwargs->child : NULL; k; k = k->next) {
+        Text value = TEXT_EMPTY;
+        json_dumps(&value, k, 0);
+        if (strcmp(k->key, "tools")) json_print(t, k->key, "%s", value.at);
+        text_free(&value);
+    }
+    json_end(t);
+}
+
+bool chat_source_render(ChatText *out, const ChatSource *s, const ChatMessage *messages, size_t count, ChatOptions o,
+                        Error *err) {
+    ChatAnswers a;
+    JsonDoc doc = {NULL, NULL}, kwargs = {NULL, NULL};
+    Text text = TEXT_EMPTY, told = TEXT_EMPTY;
+    memset(out, 0, sizeof *out);
+    memset(&a, 0, sizeof a);
+    if (o.as_answer && (count < 2 || !chat_is_answer(&messages[count - 1])))
+        return fail(err, "no answer to a prompt; message %zu; end with an assistant's message behind others", count);
+    chat_messages_text(&text, messages, count);
+    chat_kwargs_text(&told, s, &o);
+    bool ok = json_parse(&doc, text.at, text.length, "messages", 1, err) &&
+              json_parse(&kwargs, told.at, told.length, "chat_template_kwargs", 1, err);
+    a.s = s; a.messages = messages; a.out = out; a.err = err;
+    a.in.messages = doc.root; a.in.count = count;
+    a.in.tools = o.tools; a.in.kwargs = kwargs.root; a.in.tokens = s->tokens.root;
+    a.in.add_generation_prompt = o.add_generation_prompt && !o.as_answer;
+    a.in.date = o.date;
+    ok = ok && chat_text(&a.whole, s->program, &a.in, err);
+    if (ok && chat_marks_answers(s->program)) chat_marked(&a, count);
+    size_t ordinal = 0, marked = out->nspans;
+    for (size_t i = 0; i < count && ok && !(o.add_generation_prompt && !o.as_answer); i++) {
+        if (!chat_is_answer(&messages[i])) continue;
+        bool last = o.as_answer && i + 1 == count;
+        if (!o.as_answer || last) ok = chat_answer_span(&a, i, ordinal, last);
+        ordinal++;
+    }
+    if (ok && o.as_answer) {                                 /* what stands before the answer is the prompt */
+        size_t kept = 0;
+        for (size_t k = 0; k < out->nspans; k++) {
+            TextSpan span = out->spans[k];
+            if (span.begin < a.prompt) span.begin = a.prompt;
+            if ((marked && out->owner[k] + 1 != ordinal) || span.begin >= span.end) continue;
+            out->owner[kept] = 0;
+            out->spans[kept++] = span;
+        }
+        out->nspans = kept;
+    } else if (ok) chat_left_out(&a, count);
+    if (ok) { out->text = a.whole.text; out->bytes = a.whole.bytes; a.whole.text = NULL; }
+    else chat_text_free(out);
+    chat_output_free(&a.whole);
+    json_free(&doc);
+    json_free(&kwargs);
+    text_free(&text);
+    text_free(&told);
+    return ok;
+}
 
 #endif /* CHAT_IMPLEMENTATION */

@@ -29,7 +29,7 @@
 #ifndef DATASET_H
 #define DATASET_H
 
-#include "../tokenizer.h"     /* Error, Text, Json, Tokenizer, files */
+#include "chat.h"             /* chat templates; tokenizer.h: Error, Text, Json, Tokenizer, files */
 
 #ifdef __cplusplus
 extern "C" {
@@ -64,7 +64,12 @@ typedef struct DataOptions {
                                                (TRL "bfd"); they stay separate sequences for attention */
     ChatTemplate chat_template;             /* CHAT_NONE: take the model folder's own */
     int enable_thinking;                    /* Qwen3: -1 template's default, 0, 1; a row's own comes first */
-    const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today; NULL: 26 Jul 2024 */
+    const char *chat_file;                  /* NULL or a file with a template in Jinja; wins over both */
+    const ChatSource *chat_source;          /* made by those who read rows, of the file or of a folder's template that
+                                               is not one of the known; NULL from outside. chat_error: why it could */
+    const Error *chat_error;                /* not be, for the first row that is a chat */
+    const char *template_date;              /* NULL or what Llama 3.1 and 3.2 are told is today, NULL: 26 Jul 2024; what
+                                               strftime_now of other templates takes for today, NULL: today */
     bool split_turns;                       /* every answer of a chat is an example of its own, behind the prompt that
                                                asks for it: templates rewrite history (Qwen3 takes thoughts out) */
     const char *prompt_template;            /* NULL or text with {prompt}: for base models; wins over chat templates for
@@ -100,6 +105,8 @@ typedef struct DataStats {
     int64_t stop_trained;                   /* examples whose last labelled token, or the one before it, is a stop */
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
     int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
+    int64_t rewritten;                      /* answers that stand behind another text than the prompt asking for them */
+    bool chat_thinks, chat_dates;           /* the rows' template looks at enable_thinking; at a date */
     int64_t same_pairs;                     /* reward: chosen and rejected are the same tokens */
     ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
     DataUses uses;
@@ -653,7 +660,7 @@ typedef struct DataWork {
     const DataOptions *o;
     const struct Shots *shots;              /* NULL, or what is put in front of every row */
     Task task;                              /* what examples are made for; prompts are always the language model's */
-    ChatTemplate chat;                      /* CHAT_NONE or CHAT_UNKNOWN: there is none to use */
+    ChatTemplate chat;                      /* CHAT_NONE: there is none to use; UNKNOWN: the options' chat_source */
     DataUses uses;
     DataColumns unread;                     /* of all rows */
     /* the row in work */
@@ -862,6 +869,41 @@ static bool dialogue_weight(DataWork *w, const Json *m, size_t index, const char
     return true;
 }
 
+/* A message that goes to the template as it is: what that looks at counts as read. */
+static bool dialogue_whole(DataWork *w, const Json *m, const char *role) {
+    static const Json silent = {JSON_STRING, 0, 0, false, "", NULL, 0, NULL, NULL};
+    const Json *content = data_get(m, "content"), *thought = data_get(m, "reasoning_content");
+    for (Json *k = m->child; k; k = k->next) {
+        bool said = k->type == JSON_STRING && (!strcmp(k->key, "thinking") || !strcmp(k->key, "reasoning"));
+        if (said && !thought) thought = k;
+        if (!said && !chat_source_reads(w->o->chat_source, k->key)) continue;
+        k->read = true;
+        data_whole(k);
+    }
+    if (!dialogue_add(w, role, content && content->type == JSON_STRING ? content : &silent, thought)) return false;
+    w->dialogue.messages[w->dialogue.count - 1].whole = m;
+    return true;
+}
+
+/* ShareGPT's function_call as the message that templates know. */
+static const Json *dialogue_openai_call(DataWork *w, const Json *calls, const Json *content, const char *name) {
+    Text text = TEXT_EMPTY, call = TEXT_EMPTY;
+    JsonDoc doc;
+    json_dumps(&call, calls, 0);
+    json_object(&text, NULL, JSON_LINE);
+    json_string(&text, "role", "assistant");
+    json_bytes(&text, "content", content ? content->str : "", content ? content->count : 0);
+    json_print(&text, "tool_calls", calls->type == JSON_ARRAY ? "%s" : "[%s]", call.at);
+    json_end(&text);
+    bool ok = json_parse(&doc, text.at, text.length, name, 1, &w->err);
+    text_free(&text);
+    text_free(&call);
+    if (!ok) return NULL;
+    arrput(w->nested_name, name);
+    arrput(w->nested, doc);
+    return doc.root;
+}
+
 /* The message `index` (from 1) of the list called `name`. */
 static bool dialogue_message(DataWork *w, const Json *m, size_t index, const char *name) {
     bool sharegpt = !data_get(m, "role") && data_get(m, "from");
@@ -870,6 +912,7 @@ static bool dialogue_message(DataWork *w, const Json *m, size_t index, const cha
     const Json *calls = data_get(m, "tool_calls");
     if (!calls) calls = data_get(m, "function_call");
     if (calls && calls->type == JSON_ARRAY && !calls->count) calls = NULL;
+    const ChatSource *source = w->o->chat_source;
     bool speaks = content ? content->type == JSON_STRING || content->type == JSON_ARRAY : calls != NULL;
     if (m->type != JSON_OBJECT || !role || role->type != JSON_STRING || !speaks ||
         (reasoning && reasoning->type != JSON_STRING))
@@ -877,6 +920,9 @@ static bool dialogue_message(DataWork *w, const Json *m, size_t index, const cha
                                 "{\"from\": \"human\", \"value\": \"...\"}",
                              "message %zu of \"%s\" has no role and content that are strings", index, name);
     const char *known = dialogue_role(role, sharegpt);
+    if (source && !sharegpt)
+        return dialogue_whole(w, m, known ? known : role->str) &&
+               (strcmp(role->str, "assistant") || dialogue_weight(w, m, index, name));
     if (!known) {
         char shown[64];
         data_name(shown, sizeof shown, role->str, role->count);
@@ -891,6 +937,8 @@ static bool dialogue_message(DataWork *w, const Json *m, size_t index, const cha
     bool assistant = !strcmp(known, "assistant");
     if (calls && !assistant)
         return data_row_fail(w, "only an assistant calls", "message %zu of \"%s\" has tool calls", index, name);
+    if (source && calls)
+        return (m = dialogue_openai_call(w, calls, content, name)) != NULL && dialogue_whole(w, m, known);
     Json whole;
     if (calls || content->type == JSON_ARRAY) {
         Text text = TEXT_EMPTY;
@@ -917,7 +965,9 @@ static bool dialogue_messages(DataWork *w, const Json *list, const char *name) {
 /* What the template is told beside the messages: the row's tools, its chat_template_kwargs, its enable_thinking, then
    the options; the first that says something wins. A name that the template does not know is not read. */
 static bool dialogue_options(DataWork *w, ChatOptions *o) {
-    bool thinks = w->chat == CHAT_QWEN3, dated = w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32;
+    const ChatSource *source = w->o->chat_source;
+    bool thinks = source ? chat_source_reads(source, "enable_thinking") : w->chat == CHAT_QWEN3;
+    bool dated = !source && (w->chat == CHAT_LLAMA31 || w->chat == CHAT_LLAMA32);
     const Json *tools = data_get(w->object, "tools"), *kwargs = data_get(w->object, "chat_template_kwargs");
     const Json *thinking = thinks ? data_get(w->object, "enable_thinking") : NULL, *date = NULL;
     memset(o, 0, sizeof *o);
@@ -928,6 +978,9 @@ static bool dialogue_options(DataWork *w, ChatOptions *o) {
         if (thinks && data_get(kwargs, "enable_thinking")) thinking = data_get(kwargs, "enable_thinking");
         if (dated) date = data_get(kwargs, "date_string");
         if (!tools) tools = data_get(kwargs, "tools");
+        for (Json *k = source ? kwargs->child : NULL; k; k = k->next)
+            if (chat_source_reads(source, k->key)) { k->read = true; data_whole(k); }
+        o->kwargs = source ? kwargs : NULL;
     }
     if (thinking) {
         if (thinking->type != JSON_FALSE && !data_need(w, thinking, "enable_thinking", JSON_TRUE)) return false;
@@ -944,19 +997,22 @@ static bool dialogue_options(DataWork *w, ChatOptions *o) {
 /* The end of every shape that is a chat. */
 static bool dialogue_chat(DataWork *w) {
     w->dialogue.kind = DIALOGUE_CHAT;
-    if (w->chat != CHAT_NONE && w->chat != CHAT_UNKNOWN) {
+    if (w->chat == CHAT_UNKNOWN && !w->o->chat_source) {
+        if (w->o->chat_error) w->err = *w->o->chat_error;
+        else fail(&w->err, "a chat, but no template to write it with");
+        return data_row_wrap(w);
+    }
+    if (w->chat != CHAT_NONE) {
         w->uses.chats++;
         return dialogue_options(w, &w->dialogue.chat);
     }
-    char names[512] = "", todo[560];
+    char names[512] = "", todo[600];
     for (int c = CHAT_NONE + 1; c < CHAT_UNKNOWN; c++) {
         size_t n = strlen(names);
         snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", chat_template_name((ChatTemplate)c));
     }
-    snprintf(todo, sizeof todo, "give --chat-template NAME: %s", names);
-    return data_row_fail(w, todo, "%s", w->chat == CHAT_NONE
-                         ? "a chat, but the model folder has no chat template"
-                         : "a chat, but the model's chat template is not one of the known");
+    snprintf(todo, sizeof todo, "give --chat-template FILE.jinja or NAME: %s", names);
+    return data_row_fail(w, todo, "a chat, but the model folder has no chat template");
 }
 
 /* The end of those that are a prompt and a completion (NULL: none) as plain text. The prompt is dressed by
@@ -1028,11 +1084,9 @@ static bool dialogue_from_instruction(DataWork *w, const Json *instruction, cons
     if (!data_need(w, instruction, "instruction", JSON_STRING)) return false;
     if (input && !data_need(w, input, "input", JSON_STRING)) return false;
     if (output && !data_need(w, output, "output", JSON_STRING)) return false;
-    if (!w->o->prompt_template && (w->chat == CHAT_NONE || w->chat == CHAT_UNKNOWN))
+    if (!w->o->prompt_template && w->chat == CHAT_NONE)
         return data_row_fail(w, "give --chat-template NAME, or --prompt-template with {prompt} for a plain base model",
-                             "an instruction, but %s", w->chat == CHAT_NONE
-                             ? "the model folder has no chat template"
-                             : "the model's chat template is not one of the known");
+                             "an instruction, but the model folder has no chat template");
     if (!dialogue_system(w) || !dialogue_history(w)) return false;
     if (w->o->prompt_template && d->count)
         return data_row_fail(w, "remove it or use --chat-template", "\"%s\" has no place in --prompt-template",
@@ -1191,8 +1245,30 @@ static void data_row_end(DataWork *w, bool ok) {
 
 /* The options' template, else the model folder's. */
 static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o) {
+    if (o->chat_file) return CHAT_UNKNOWN;
     return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
 }
+/* The options, with the template that chats need where it is none of the known. False: --chat-template's file is none. */
+static bool data_source_open(DataOptions *own, const DataOptions *o, const Tokenizer *t, Error *why, Error *err) {
+    *own = *o;
+    own->chat_error = why;
+    if (!t || data_chat_template(t, o) != CHAT_UNKNOWN) return true;
+    own->chat_source = chat_source_open(t, o->chat_file, why);
+    if (own->chat_source || !o->chat_file) return true;
+    return fail(err, "%s", why->text);
+}
+static void data_source_close(DataOptions *own, const DataOptions *o) {
+    if (own->chat_source != o->chat_source) chat_source_close((ChatSource *)own->chat_source);
+}
+
+/* Which options the template of the rows looks at. */
+static void data_chat_stats(DataStats *s, const ChatSource *source) {
+    bool ours = s->chat == CHAT_UNKNOWN && source;
+    s->chat_thinks = ours ? chat_source_reads(source, "enable_thinking") : s->chat == CHAT_QWEN3;
+    s->chat_dates = ours ? chat_source_reads(source, "strftime_now") || chat_source_reads(source, "date_string")
+                         : s->chat == CHAT_LLAMA31 || s->chat == CHAT_LLAMA32;
+}
+
 static void data_work_open(DataWork *w, const DataRows *rows, const Tokenizer *t, const DataOptions *o) {
     memset(w, 0, sizeof *w);
     w->rows = rows;
@@ -1217,6 +1293,7 @@ typedef struct Shots {
     ChatMessage *messages;                  /* [count, capacity]: all as chats, no system message; texts malloc'ed */
     size_t count, capacity;
     int chats;                              /* how many have no text, being chats */
+    JsonDoc *whole;                         /* stb_ds array: what messages[].whole are in */
 } Shots;
 
 /* A copy of the message, with texts of its own. */
@@ -1227,6 +1304,16 @@ static bool shots_add(DataWork *w, Shots *s, ChatMessage m) {
     m.content = text_copy_bytes(m.content, m.content_bytes);
     if (m.reasoning) m.reasoning = text_copy_bytes(m.reasoning, m.reasoning_bytes);
     s->messages[s->count++] = m;
+    if (!m.whole) return true;
+    Text text = TEXT_EMPTY;
+    JsonDoc doc = {NULL, NULL};
+    json_dumps(&text, m.whole, 0);
+    bool ok = json_parse(&doc, text.at, text.length, "message", 1, &w->err);
+    text_free(&text);
+    if (!ok) return false;
+    arrput(s->whole, doc);
+    s->messages[s->count - 1].whole = doc.root;
+    s->messages[s->count - 1].role = json_get(doc.root, "role")->str;
     return true;
 }
 static bool shots_refuse_ids(DataWork *w) {
@@ -1284,6 +1371,8 @@ static void shots_free(Shots *s) {
         free((char *)s->messages[i].content);
         free((char *)s->messages[i].reasoning);
     }
+    for (ptrdiff_t i = 0; i < arrlen(s->whole); i++) json_free(&s->whole[i]);
+    arrfree(s->whole);
     free(s->messages);
     text_free(&s->text);
     memset(s, 0, sizeof *s);
@@ -1330,6 +1419,7 @@ typedef struct DataExample DataExample;
 struct DataExample {
     int32_t *ids, *labels;                  /* one block: [count], [count] */
     size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
+    size_t rewritten;                       /* answers behind another text than their prompt */
     bool dated;                             /* as in DataStats */
     ChatTemplate chat;
     bool truncated, cut_reply, lost_reply;
@@ -1425,8 +1515,14 @@ static bool example_plain(DataWork *w, DataExample *e) {
 }
 
 /* Renders messages[count]; what the user should hear of it is noted. */
+static bool dialogue_render(DataWork *w, ChatText *chat, size_t count, ChatOptions o) {
+    const ChatMessage *messages = w->dialogue.messages;
+    return (w->o->chat_source ? chat_source_render(chat, w->o->chat_source, messages, count, o, &w->err)
+                              : chat_render(chat, w->t, w->chat, messages, count, o, &w->err)) || data_row_wrap(w);
+}
 static bool example_render(DataWork *w, DataExample *e, ChatText *chat, size_t count, ChatOptions o) {
-    if (!chat_render(chat, w->t, w->chat, w->dialogue.messages, count, o, &w->err)) return data_row_wrap(w);
+    if (!dialogue_render(w, chat, count, o)) return false;
+    e->rewritten = chat->rewritten;
     e->thoughts = chat->thoughts;
     e->systems = chat->systems;
     e->dated = w->chat == CHAT_LLAMA32 && !o.date;
@@ -1470,10 +1566,11 @@ static bool example_chat(DataWork *w, DataExample *e) {
     if (w->o->split_turns) return example_turns(w, e, skip);
     ChatText chat;
     if (!example_render(w, e, &chat, d->count, d->chat)) return false;
-    size_t kept = 0, reply = 0;             /* a span for each assistant's message; those that are learned stay */
+    size_t kept = 0, reply = 0, span = 0;   /* spans of the assistant's messages; those that are learned stay */
     for (size_t i = 0; i < d->count; i++) {
         if (strcmp(d->messages[i].role, "assistant")) continue;
-        if (reply >= skip && reply < chat.nspans && d->messages[i].train) chat.spans[kept++] = chat.spans[reply];
+        for (; span < chat.nspans && (chat.owner ? chat.owner[span] : span) == reply; span++)
+            if (reply >= skip && d->messages[i].train) chat.spans[kept++] = chat.spans[span];
         reply++;
     }
     bool ok = example_tokenise(w, e, chat.text, chat.bytes, chat.spans, kept, all, 0);
@@ -1818,7 +1915,7 @@ static bool prompt_chat(DataWork *w, Prompt *p) {
     prompt_dialogue(p, d->messages, d->count);
     options.add_generation_prompt = true;
     bool ok = shots_before_chat(w) &&
-              (chat_render(&chat, w->t, w->chat, d->messages, d->count, options, &w->err) || data_row_wrap(w)) &&
+              dialogue_render(w, &chat, d->count, options) &&
               prompt_take(w, p, chat.text, chat.bytes, 0);
     chat_text_free(&chat);
     return ok;
@@ -1856,10 +1953,13 @@ static bool prompt_encode(DataWork *w, Prompt *p) {
     return prompt_plain(w, p) && prompt_about(w, p);
 }
 
-static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *o, Error *err) {
+static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const DataOptions *options, Error *err) {
     DataWork w;
     Shots shots;
+    DataOptions own, *o = &own;
+    Error why;
     memset(p, 0, sizeof *p);
+    if (!data_source_open(&own, options, t, &why, err)) return false;
     data_work_open(&w, r, t, o);
     w.shots = o->few_shot ? &shots : NULL;
     bool ok = shots_open(&shots, t, o, err) && data_rows_read(r, err) &&
@@ -1877,8 +1977,10 @@ static bool prompts_read(Prompts *p, DataRows *r, const Tokenizer *t, const Data
     p->stats.uses = w.uses;
     p->stats.unread = w.unread;
     if (w.uses.chats) p->stats.chat = w.chat;
+    data_chat_stats(&p->stats, own.chat_source);
     data_work_free(&w);
     shots_free(&shots);
+    data_source_close(&own, options);
     if (!ok) prompts_free(p);
     return ok;
 }
@@ -2005,6 +2107,7 @@ static bool sink_count(DataStats *stats, const DataExample *e, const Tokenizer *
     stats->thoughts += (int64_t)e->thoughts;
     stats->systems += (int64_t)e->systems;
     stats->dated += e->dated;
+    stats->rewritten += (int64_t)e->rewritten;
     stats->cut_replies += e->cut_reply;
     stats->lost_replies += e->lost_reply;
     if (e->chat != CHAT_NONE) stats->chat = e->chat;
@@ -2761,6 +2864,10 @@ static uint64_t tokens_key(const Tokenizer *t, const DataOptions *o, const Shots
     for (int i = 0; i < 2; i++) if (texts[i]) key = hash_bytes(key, texts[i], strlen(texts[i]) + 1);
     for (int i = 0; i < o->label_count; i++)
         key = hash_bytes(key, o->label_names[i], strlen(o->label_names[i]) + 1);
+    if (o->chat_source) {
+        uint64_t source = chat_source_hash(o->chat_source);
+        key = hash_bytes(key, &source, sizeof source);
+    }
     if (shots->text.length) key = hash_bytes(key, shots->text.at, shots->text.length);
     for (size_t i = 0; i < shots->count; i++) {
         const ChatMessage *m = &shots->messages[i];
@@ -2782,8 +2889,8 @@ static bool dataset_pairs(Dataset *d, Error *err) {
     return true;
 }
 
-bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *o,
-                        Error *err) {
+static bool dataset_read_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t,
+                               const DataOptions *o, Error *err) {
     TokenSink sink;
     memset(d, 0, sizeof *d);
     memset(&sink, 0, sizeof sink);
@@ -2851,6 +2958,16 @@ bool dataset_open_files(Dataset *d, const char *const *paths, int count, const T
     if (ok && o->packing) ok = dataset_pack(d, o->max_length, err);
     if (!ok) dataset_free(d);
     d->rebuilt = ok && rebuilt;
+    return ok;
+}
+bool dataset_open_files(Dataset *d, const char *const *paths, int count, const Tokenizer *t, const DataOptions *o,
+                        Error *err) {
+    DataOptions own;
+    Error why;
+    memset(d, 0, sizeof *d);
+    bool ok = data_source_open(&own, o, t, &why, err) && dataset_read_files(d, paths, count, t, &own, err);
+    data_chat_stats(&d->stats, own.chat_source);
+    data_source_close(&own, o);
     return ok;
 }
 bool dataset_open(Dataset *d, const char *path, const Tokenizer *t, const DataOptions *options, Error *err) {

@@ -129,7 +129,9 @@ bad "NaN in the weights" "NaN"
 model; sed -i 's/"\[2048,128\]"/x/; s/"data_offsets":\[0,/"data_offsets":[2,/' "$work/m/model.safetensors"
 bad "offsets that do not fit" "tensor"
 model; truncate -s 5000 "$work/m/tokenizer.json"; bad "truncated tokenizer" "tokenizer.json"
-model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "unknown chat template" "--chat-template"
+model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "chat template that ends no answer" "no special token"
+model; echo "{{ 1 + }}" >"$work/m/chat_template.jinja"; bad "broken chat template" "chat_template:1:8"
+model; echo "{{ messages[0].a.b }}" >"$work/m/chat_template.jinja"; bad "chat template that raises" "row 1: .*template:1:18"
 
 # ids beyond the model's embedding: of the tokenizer, of tokenised rows; whoever asks
 mkdir "$work/wide" && ln -s "$PWD"/data/base/* "$work/wide/" && rm "$work/wide/tokenizer.json"

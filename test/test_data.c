@@ -955,9 +955,9 @@ static void test_errors(void) {
                  "\"output\" is a list", "row 1", NULL);
     expect_error("no messages", "a.jsonl", "{\"messages\":[]}", plain, o, "a.jsonl row 1", NULL, NULL);
     expect_error("no chat template for a chat", "a.jsonl", CHAT2, plain, none, "no chat template", "row 1",
-                 "--chat-template NAME: qwen3");
+                 "FILE.jinja or NAME: qwen3");
     expect_error("unknown chat template for a chat", "a.jsonl", CHAT2, plain, options_of(LOSS_DEFAULT, CHAT_UNKNOWN),
-                 "not one of the known", "row 1", "llama3.2");
+                 "row 1", "no chat template that is a text", "FILE.jinja");
     expect_error("neither template for an instruction", "a.jsonl", "{\"instruction\":\"i\",\"output\":\"o\"}", plain,
                  none, "no chat template", "--chat-template", "--prompt-template");
     expect_error("invalid UTF-8", "a.jsonl", "{\"text\":\"x\"}\n{\"text\":\"\xFF\"}", plain, o, "UTF-8",

@@ -349,7 +349,7 @@ static void test_renders(const char *path, Tokenizer *qwen, Tokenizer *tiny, Tok
         ChatTemplate kind;
         ChatText chat;
         ChatMessage m[32];
-        ChatOptions o = {false, -1, NULL, NULL, false};
+        ChatOptions o = {false, -1, NULL, NULL, false, NULL};
         size_t n = 0, assistants = 0;
         end = (char *)memchr(p, '\n', (size_t)(text + bytes - p));
         if (!end) end = text + bytes;
@@ -438,7 +438,7 @@ static void test_golden_chats(const Tokenizer *t) {
         }
         bool last = strcmp(m[n - 1].role, "assistant") == 0, thinks = false;
         for (int i = 0; i < 3; i++) thinks = thinks || strcmp(name, thinkers[i]) == 0;
-        ChatOptions o = {!last, thinking ? thinking->type == JSON_TRUE : -1, NULL, NULL, false};
+        ChatOptions o = {!last, thinking ? thinking->type == JSON_TRUE : -1, NULL, NULL, false, NULL};
         if (json_get(doc.root, "tools")) o.tools = json_get(head.root, "tools");
         if (!chat_template_by_name(name, &kind, &err)) what = err.text;
         bool ok = !what && chat_render(&chat, t, kind, m, n, o, &err);
@@ -540,7 +540,7 @@ static void test_chat(Tokenizer *t) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ChatTemplate kind;
         ChatMessage *sets[3] = {m, think, tools};
-        ChatOptions o = {cases[i].prompt, cases[i].thinking, NULL, NULL, false};
+        ChatOptions o = {cases[i].prompt, cases[i].thinking, NULL, NULL, false, NULL};
         char name[100], got[2000] = "rendering failed";
         snprintf(name, sizeof name, "chat: by hand %zu (%s)", i, cases[i].kind);
         if (chat_template_by_name(cases[i].kind, &kind, &err) &&
@@ -555,7 +555,7 @@ static void test_chat(Tokenizer *t) {
         }
         check(strcmp(got, cases[i].want) == 0, name, got);
     }
-    ChatOptions o = {false, -1, NULL, NULL, false};
+    ChatOptions o = {false, -1, NULL, NULL, false, NULL};
     ChatTemplate kind;
     ChatMessage alien[2] = {message("user", "u"), message("wizard", "w")};
     for (int k = CHAT_QWEN3; k < CHAT_UNKNOWN; k++)
