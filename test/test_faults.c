@@ -81,18 +81,18 @@ static void adapter_make(Adapter *a, const Model *m, float alpha) {
 
 static void test_adapter_crash(Adapter *a, const Model *m) {
     Error err;
-    int mixed = 0, lost = 0, old = 0, fresh = 0, peft = 0, n = 0;
+    int mixed = 0, lost = 0, old = 0, fresh = 0, peft = 0, n = 0, at = 0;
     char *folder = in_work("adapter");
-    for (int status = 1; status; n++) {
+    for (int left_over = 0, status = 1; left_over < 2; n++) {     /* of an earlier crash: nothing, a whole adapter */
         shell("rm -rf %s", folder);
         adapter_make(a, m, 8);
         must(adapter_save(a, folder, &err), &err);
-        if (n % 2) shell("mkdir %s/adapter.1-0.tmp && cp %s/adapter_* %s/adapter.1-0.tmp", folder, folder, folder);
+        if (left_over) shell("mkdir %s/adapter.1-0.tmp && cp %s/adapter_* %s/adapter.1-0.tmp", folder, folder, folder);
         fflush(stdout);
         pid_t child = fork();
         if (!child) {
             adapter_make(a, m, 64);
-            crash_at = points + n + 1;
+            crash_at = points + at + 1;
             _exit(adapter_save(a, folder, &err) ? 0 : 1);
         }
         must(waitpid(child, &status, 0) == child, &err);
@@ -113,15 +113,73 @@ static void test_adapter_crash(Adapter *a, const Model *m) {
         }
         tensors_close(&set);
         free(text);
+        at = status ? at + 1 : 0;
+        left_over += !status;
     }
     check(!lost && !mixed && !peft && old > 5 && fresh > 3,
           "an adapter over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, "
-          "%d mixed files", n - 1, old, fresh, mixed, lost, peft);
+          "%d mixed files", n - 2, old, fresh, mixed, lost, peft);
     int left = 0;
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) left += strstr(e->d_name, ".tmp") != NULL;
     if (d) closedir(d);
     check(!left, "saved whole, nothing temporary is left: %d", left);
+}
+
+/* The same of a whole model: every norm that it trains has one value, so that a folder of two models would show. */
+static void trained_make(Adapter *a, const Model *m, float value) {
+    Error err;
+    LoraConfig c;
+    memset(&c, 0, sizeof c);
+    c.train = TRAIN_NORMS;
+    must(adapter_attach(a, m, &c, 1, &err), &err);
+    for (size_t i = 0; i < a->param_count; i++) a->param[i] = value;
+}
+static void test_whole_model_crash(Adapter *a, const Model *m) {
+    Error err;
+    int mixed = 0, lost = 0, old = 0, fresh = 0, shown = 0, n = 0;
+    char *folder = in_work("whole");
+    for (int status = 1; status; n++) {
+        shell("rm -rf %s", folder);
+        if (n % 3 == 2) adapter_make(a, m, 8);            /* an adapter was there before */
+        else trained_make(a, m, 8);
+        must(adapter_save(a, folder, &err), &err);
+        fflush(stdout);
+        pid_t child = fork();
+        if (!child) {
+            trained_make(a, m, 64);
+            crash_at = points + n + 1;
+            _exit(adapter_save(a, folder, &err) ? 0 : 1);
+        }
+        must(waitpid(child, &status, 0) == child, &err);
+        bool loaded = adapter_load(a, m, folder, &err);
+        lost += !loaded;
+        for (size_t i = 1; loaded && i < a->param_count; i++)
+            if (a->param[i] != a->param[0]) { mixed++; break; }
+        old += loaded && a->param[0] == 8;
+        fresh += loaded && a->param[0] == 64;
+        /* who reads the folder as a model must not be deceived either: all of it or no config.json */
+        Model whole;
+        memset(&whole, 0, sizeof whole);
+        if (!access(in_work("whole/config.json"), F_OK)) {
+            bool open = model_plan(&whole, folder, &err);
+            const Tensor *t = open ? tensors_get(&whole.files, "model.norm.weight", m->config.hidden_size, 0, &err) : NULL;
+            float value = 0;
+            Weight w = t ? tensor_weight(t) : m->head;
+            if (t) weight_decode(&value, &w, 0, 1);
+            shown += !t || !loaded || value != a->param[0] || !access(in_work("whole/adapter_config.json"), F_OK);
+            if (open) model_close(&whole);
+        }
+    }
+    check(!lost && !mixed && !shown && old > 5 && fresh > 3,
+          "a whole model over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, %d shown as what it is not",
+          n - 1, old, fresh, mixed, lost, shown);
+    int left = 0;
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));) left += strstr(e->d_name, ".tmp") != NULL;
+    if (d) closedir(d);
+    check(!left, "saved whole, nothing temporary is left: %d", left);
+    shell("rm -rf %s", folder);
 }
 
 /* ---- folders ----------------------------------------------------------------------------------------------------- */
@@ -519,6 +577,7 @@ int main(void) {
     if (!mkdtemp(work)) return 1;
     must(model_open(&m, "test/golden/llama", &err), &err);
     test_adapter_crash(&a, &m);
+    test_whole_model_crash(&a, &m);
     test_folder_crash();
     test_forged(&a, &m);
     test_stopped();
