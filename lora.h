@@ -3113,10 +3113,18 @@ static void adapter_list(Adapter *a, const Model *m, const LoraConfig *config) {
     a->config = *config;
     a->config.layers = a->config.tensors = NULL;
     a->config.parts = NULL;
-    if (config->layers) { arrsetlen(a->config.layers, L); memcpy(a->config.layers, config->layers, L); }
-    if (config->parts) {
-        arrsetlen(a->config.parts, L * MODULE_COUNT);
-        memcpy(a->config.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
+    if (!adapter_has_lora(config)) {        /* what only LoRA has says nothing */
+        a->config.r = 0;
+        a->config.lora_alpha = a->config.lora_dropout = 0;
+        a->config.use_rslora = false;
+        a->config.init = LORA_INIT_TRUE;
+        memset(a->config.target, 0, sizeof a->config.target);
+    } else {
+        if (config->layers) { arrsetlen(a->config.layers, L); memcpy(a->config.layers, config->layers, L); }
+        if (config->parts) {
+            arrsetlen(a->config.parts, L * MODULE_COUNT);
+            memcpy(a->config.parts, config->parts, L * MODULE_COUNT * sizeof(LoraPart));
+        }
     }
     if (config->tensors) {
         arrsetlen(a->config.tensors, arrlenu(config->tensors));
@@ -5822,7 +5830,11 @@ static void checkpoint_identity(Text *t, const Run *run) {
     checkpoint_hex(t, "tokenizer", run->tokenizer_hash);
     checkpoint_hex(t, "data", run->train.hash);
     checkpoint_hex(t, "eval_data", run->eval.slots ? run->eval.hash : 0);
-    const LoraConfig *lora = o->init_adapter ? &run->adapter.config : &o->lora;
+    LoraConfig none;                        /* without LoRA its options say nothing */
+    memset(&none, 0, sizeof none);
+    none.train = o->lora.train;
+    none.last_layers = o->lora.last_layers;
+    const LoraConfig *lora = o->init_adapter ? &run->adapter.config : adapter_has_lora(&o->lora) ? &o->lora : &none;
     checkpoint_lora_identity(t, lora, run->model->config.num_hidden_layers);
     json_print(t, "lora_dropout", "%.9g", adapter_has_lora(lora) ? (double)o->lora.lora_dropout : 0);
     checkpoint_trained_identity(t, &run->adapter, lora);

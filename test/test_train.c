@@ -1049,6 +1049,160 @@ static void test_trained(const char *name) {
     json_free(&golden);
 }
 
+/* Eight steps of training `what` of a model, a checkpoint after every fourth. */
+static bool trained_run(TrainOptions *o, char out[300], const char *model, const char *what, const char *name, Log *log,
+                        Error *err) {
+    static char folder[300];
+    TrainResult result;
+    options_default(o);
+    snprintf(folder, sizeof folder, "test/golden/%s", model);
+    o->model = folder;
+    o->data = "test/golden/trained/data.jsonl";
+    snprintf(out, 300, "%s/%s", work_folder, name);
+    o->output = out;
+    o->max_steps = 8;
+    o->save_strategy = STRATEGY_STEPS;
+    o->save_steps = 4;
+    return train_parse(&o->lora.train, &o->lora.last_layers, what, err) && train(o, log, &result, err);
+}
+/* Logits of 20 tokens. */
+static float *trained_logits(const Model *m, const Adapter *a) {
+    enum { TOKENS = 20 };
+    Error err;
+    Batch b;
+    Workspace w;
+    memset(&w, 0, sizeof w);
+    float *logits = (float *)malloc(TOKENS * (size_t)m->config.vocab_size * sizeof *logits);
+    if (!batch_alloc(&b, TOKENS, 1, &err) || !workspace_open(&w, m, a, TOKENS, TOKENS, FORWARD_ONLY, true, NULL, &err))
+        exit(1);
+    b.N = TOKENS; b.S = 1; b.M = 0; b.cu_seqlens[0] = 0; b.cu_seqlens[1] = TOKENS;
+    for (int i = 0; i < TOKENS; i++) { b.ids[i] = (7 * i + 1) % 90; b.positions[i] = i; }
+    model_logits(m, a, &w, logits, &b);
+    workspace_close(&w);
+    batch_free(&b);
+    return logits;
+}
+static bool same_logits(const float *a, const float *b, const Model *m) {
+    return !memcmp(a, b, 20 * (size_t)m->config.vocab_size * sizeof *a);
+}
+
+/* What a run leaves is one model however it is read: as an adapter over the base, from the checkpoint, merged, and as a
+   model of its own; a run that goes on from a checkpoint leaves the same bytes, and so do more threads. */
+static void test_trained_folders(const char *model, const char *what) {
+    char out[300], again[300], path[700], other[1000];
+    bool lora = strstr(what, "lora") != NULL;
+    const char *file = lora ? "adapter_model.safetensors" : "model.safetensors";
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    Model base, whole;
+    Adapter a, frozen;
+    memset(&a, 0, sizeof a);
+    memset(&frozen, 0, sizeof frozen);
+    frozen.frozen = true;
+    if (!trained_run(&o, out, model, what, "whole", NULL, &err) || !model_open(&base, o.model, &err)) {
+        check(false, "%s, %s: %s", model, what, err.text);
+        return;
+    }
+    snprintf(path, sizeof path, "%s/merged", work_folder);
+    bool ok = adapter_load(&a, &base, out, &err) && adapter_merge(&a, path, DTYPE_COUNT, &err) &&
+              model_open(&whole, path, &err);
+    if (!ok) { check(false, "%s, %s: %s", model, what, err.text); return; }
+    float *want = trained_logits(&base, &a), *plain = trained_logits(&base, NULL), *merged = trained_logits(&whole, NULL);
+    double apart = relative_error(merged, want, 20 * (size_t)base.config.vocab_size);
+    check(!same_logits(want, plain, &base) && (lora ? apart < 1e-5 : apart == 0),
+          "%s, %s: merged the same model as over the base, %.1e apart", model, what, apart);
+    model_close(&whole);
+    snprintf(other, sizeof other, "%s/checkpoint-8", out);
+    ok = adapter_load(&frozen, &base, other, &err) && !frozen.grad;
+    float *third = ok ? trained_logits(&base, &frozen) : want;
+    check(ok && same_logits(third, want, &base), "%s, %s: the same bits from the checkpoint%s%s", model, what,
+          ok ? "" : ": ", ok ? "" : err.text);
+    if (!lora) {
+        snprintf(path, sizeof path, "%s/%s", out, file);
+        snprintf(other, sizeof other, "%s/merged/%s", work_folder, file);
+        check(same_file(path, other), "%s, %s: the saved model and the merged one are one file", model, what);
+    }
+    free(want); free(plain); free(merged);
+    if (third != want) free(third);
+    adapter_drop(&a);
+    adapter_drop(&frozen);
+    model_close(&base);
+
+    snprintf(path, sizeof path, "%s/%s", out, file);
+    snprintf(again, sizeof again, "%s/resumed", work_folder);
+    snprintf(other, sizeof other, "mkdir -p '%s' && cp -r '%s/checkpoint-4' '%s'", again, out, again);
+    ok = !system(other);
+    o.output = o.resume = again;
+    ok = ok && train(&o, NULL, &result, &err) && result.resumed_from == 4;
+    snprintf(other, sizeof other, "%s/%s", again, file);
+    check(ok && same_file(path, other), "%s, %s: resumed, the same bytes%s%s", model, what, ok ? "" : ": ",
+          ok ? "" : err.text);
+    o.resume = NULL;
+#ifdef _OPENMP
+    int threads = omp_get_max_threads();
+    omp_set_num_threads(threads + 2);
+    ok = trained_run(&o, again, model, what, "threads", NULL, &err);
+    omp_set_num_threads(threads);
+    snprintf(other, sizeof other, "%s/%s", again, file);
+    check(ok && same_file(path, other), "%s, %s: with two threads more, the same bytes", model, what);
+#endif
+    o.lora.train = TRAIN_NORMS;             /* another set than the checkpoint's */
+    snprintf(again, sizeof again, "%s/resumed", work_folder);
+    o.output = o.resume = again;
+    check(!train(&o, NULL, &result, &err) && strstr(err.text, "made with another"), "%s, %s: %.90s", model, what,
+          err.text);
+    snprintf(other, sizeof other, "rm -rf '%s'/*", work_folder);
+    if (system(other)) check(false, "could not remove %s", work_folder);
+}
+
+/* The same steps cut into micro-batches otherwise, and with more computed again. */
+static void test_trained_invariances(void) {
+    TrainOptions o;
+    TrainResult result;
+    Error err;
+    char out[300];
+    Log one = {NULL, NULL}, many = {NULL, NULL}, layer = {NULL, NULL};
+    run_of(&o, out, "cut", 5);
+    o.lora.train = TRAIN_FULL;
+    o.per_device_train_batch_size = 8;
+    bool ok = train(&o, &one, &result, &err);
+    o.recompute = RECOMPUTE_LAYER;
+    ok = ok && train(&o, &layer, &result, &err);
+    o.per_device_train_batch_size = 2;
+    o.gradient_accumulation_steps = 4;
+    ok = ok && train(&o, &many, &result, &err) && arrlen(one.train) == 5 && arrlen(many.train) == 5;
+    double worst = 0;
+    bool same = ok;
+    for (int i = 0; ok && i < 5; i++) {
+        worse(&worst, many.train[i].loss, one.train[i].loss);
+        worse(&worst, many.train[i].grad_norm, one.train[i].grad_norm);
+        same = same && layer.train[i].loss == one.train[i].loss && layer.train[i].grad_norm == one.train[i].grad_norm;
+    }
+    check(ok && worst <= 2e-5, "everything trained, batch 8 x 1 and 2 x 4: worst relative error %.1e", worst);
+    check(same, "everything trained, --recompute layer: the same numbers to the bit");
+    arrfree(one.train);
+    arrfree(many.train);
+    arrfree(layer.train);
+}
+
+/* --train: what is no set of weights, and what cannot be trained. */
+static void test_trained_refused(void) {
+    static const struct { const char *text, *want; } cases[] = {
+        {"last:0", "'last:0' names no layers"}, {"last:x", "names no layers"}, {"last", "how many layers"},
+        {"full,lora", "stand alone"}, {"last:1,norms", "stand alone"}, {"everything", "no set of weights"},
+        {"", "no set of weights"}, {"lora,", "no set of weights"}, {"lora,lora", "there twice"}};
+    Error err;
+    int train_bits, last;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check(!train_parse(&train_bits, &last, cases[i].text, &err) && strstr(err.text, cases[i].want), "--train '%s': %s",
+              cases[i].text, err.text);
+    TrainOptions o;
+    char out[300];
+    check(!trained_run(&o, out, "qwen3", "last:99", "refused", NULL, &err) && strstr(err.text, "last:99 of a model with 2"),
+          "%s", err.text);
+}
+
 int main(void) {
     if (!mkdtemp(work_folder)) return 1;
     backend_ready();
@@ -1087,6 +1241,12 @@ int main(void) {
     if (sizeof(floatX) == 4) {              /* the goldens are fp32 */
         static const char *const families[] = {"llama", "llama_linear", "qwen2", "qwen3", "mistral", "smollm3", "granite"};
         for (int i = 0; i < 7; i++) test_trained(families[i]);
+        test_trained_folders("qwen3", "full");            /* tied */
+        test_trained_folders("llama", "head,norms");
+        test_trained_folders("qwen2", "lora,head,embeddings");
+        test_trained_folders("llama_linear", "lora,embeddings");
+        test_trained_invariances();
+        test_trained_refused();
         test_trl("trl_linear");
         test_accumulation();
     }
