@@ -942,6 +942,22 @@ static void test_memory(void) {
 }
 #endif
 
+#ifndef LORA_CUDA
+/* The memory table's first row is what the process holds beside the backend's memory, that given back included. */
+static void test_overhead(void) {
+    enum { BYTES = 64 << 20 };
+    const char *name;
+    double before = (double)backend_overhead(&name);
+    void *p = backend_alloc(BYTES);
+    memset(p, 1, BYTES);
+    double with = (double)backend_overhead(&name);
+    backend_free(p, BYTES);
+    double after = (double)backend_overhead(&name);
+    check(before > 1.2e6 && fabs(with - before) < 1e6 && fabs(after - before) < 1e6,
+          "%s: %.1f MB, with 64 MiB taken %.1f MB, given back %.1f MB", name, before / 1e6, with / 1e6, after / 1e6);
+}
+#endif
+
 /* Dropout masks are a bit an element of every projection's input (on CUDA; the CPU makes them again): in the plan once a
    layer, or once where a recomputed forward makes them anew. */
 static void test_mask_memory(void) {
@@ -1243,6 +1259,8 @@ int main(void) {
 #ifdef LORA_CUDA
     test_ceiling();
     test_memory();
+#else
+    test_overhead();
 #endif
     test_mask_memory();
     test_golden("llama", "adapter", "golden.safetensors");

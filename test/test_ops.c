@@ -1145,8 +1145,9 @@ static void test_adamw_8bit_golden(void) {
 }
 
 static void test_optimizer(void) {
-    enum { COUNT = 1003 };
-    float *p = random_floats(COUNT, 1), *m = random_floats(COUNT, 0), *v = random_floats(COUNT, 0), *g = random_floats(COUNT, 1), *p2 = copied(p, COUNT), *m2 = copied(m, COUNT), *v2 = copied(v, COUNT);
+    enum { COUNT = 1003, ALL = COUNT + 1 };      /* one behind the last, which nobody may touch */
+    float *p = random_floats(ALL, 1), *m = random_floats(ALL, 0), *v = random_floats(ALL, 0);
+    float *g = random_floats(ALL, 1), *p2 = copied(p, ALL), *m2 = copied(m, ALL), *v2 = copied(v, ALL);
     for (int step = 1; step <= 20; step++) {
         adamw_update(p, m, v, g, COUNT, 0.5f, 1e-2f, 0.9f, 0.99f, 1e-6f, 0.1f, step);
         adamw_update_ref(p2, m2, v2, g, COUNT, 0.5f, 1e-2f, 0.9f, 0.99f, 1e-6f, 0.1f, step);
@@ -1156,6 +1157,7 @@ static void test_optimizer(void) {
     compare("adamw_update, 20 steps: parameters", p, p2, COUNT, bound(20));
     compare("  m", m, m2, COUNT, bound(20));
     compare("  v", v, v2, COUNT, bound(20));
+    check(p[COUNT] == p2[COUNT] && m[COUNT] == 0 && v[COUNT] == 0, "  and nothing behind the last");
     check(fabs(global_norm(g, COUNT) / global_norm_ref(g, COUNT) - 1) < 1e-14 && global_norm(g, 1) == fabs((double)g[0]) && global_norm(g, 0) == 0, "global_norm of 1003, 1 and 0 numbers");
     shared_free(p); shared_free(m); shared_free(v); shared_free(g); shared_free(p2); shared_free(m2); shared_free(v2);
     uint32_t out[4], zero[4] = {0, 0, 0, 0}, ones[4] = {~0u, ~0u, ~0u, ~0u};
