@@ -3643,7 +3643,8 @@ static void resolve_modules(LoraConfig *lora, const char *list) {
 /* --train and --modules-to-save. What only LoRA uses is unset where there is none: it would be written into run.json as
    if it had done something. */
 static const char *const lora_options[] = {"lora-r", "lora-alpha", "lora-dropout", "use-rslora", "init-lora-weights",
-                                           "target-modules", "layers-to-transform", "modules-to-save"};
+                                           "target-modules", "layers-to-transform", "modules-to-save",
+                                           "lora-plus-ratio", "convert-to-lora"};
 enum { LORA_OPTIONS = sizeof lora_options / sizeof *lora_options };
 static void resolve_trained(Options *o) {
     static const struct { const char *name; int bit; } saved[] = {

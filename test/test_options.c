@@ -280,6 +280,21 @@ static void test_words(void) {
     for (int l = 0; l < 4; l++) layers &= t->lora.layers[l] == (l != 1);
     check(modules && layers, "modules and layers");
 
+    /* Names that Hugging Face has for the same numbers: one line says so. */
+    static const struct { const char *said; OptimizerType is; } same[] = {
+        {"adamw_torch", OPTIMIZER_ADAMW}, {"adamw_torch_fused", OPTIMIZER_ADAMW}, {"paged_adamw_32bit", OPTIMIZER_ADAMW},
+        {"adamw_bnb_8bit", OPTIMIZER_ADAMW_8BIT}, {"paged_adamw_8bit", OPTIMIZER_ADAMW_8BIT}};
+    for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
+        char said[4096], expected[128];
+        const Line named = {"train", {"--optim", (char *)same[i].said}};
+        int status = end_of(take_job, &named, said);
+        take(&o, &named);
+        snprintf(expected, sizeof expected, "note: --optim %s is %s: the same numbers", same[i].said,
+                 optimizer_name[same[i].is]);
+        check(!status && t->optim == same[i].is && !strncmp(said, expected, strlen(expected)), "%.*s",
+              (int)strcspn(said, "\n"), said);
+    }
+
     static const struct { Line line; const char *why; } wrong[] = {
         {{"train", {"--learning-rat", "1"}}, "did you mean --learning-rate?"},
         {{"train", {"--lr", "1"}}, "it is called --learning-rate"},
@@ -290,6 +305,15 @@ static void test_words(void) {
         {{"train", {"--lr-scheduler-type", "cosin"}}, "did you mean cosine?"},
         {{"train", {"--report-to", "wandb"}}, "one of none|tensorboard: nothing is sent"},
         {{"train", {"--metric-for-best-model", "los"}}, "did you mean loss?"},
+        {{"train", {"--optim", "adafactor"}}, "one of adamw|adamw_8bit: AdamW is the optimizer"},
+        {{"train", {"--optim", "adamw_hf"}}, "other numbers than PyTorch's"},
+        {{"train", {"--optim", "adamw_8bits"}}, "did you mean adamw_8bit?"},
+        {{"train", {"--loraplus-lr-ratio", "16"}}, "it is called --lora-plus-ratio"},
+        {{"train", {"--init-lora-weights", "pisa"}}, "did you mean pissa?"},
+        {{"train", {"--init-lora-weights", "olora", "--init-adapter", "a"}}, "exclude each other"},
+        {{"train", {"--embedding-learning-rate", "1e-5", "--learning-rate", "0"}}, "a share of that rate"},
+        {{"train", {"--train", "full", "--lora-plus-ratio", "4"}}, "--lora-plus-ratio is of LoRA"},
+        {{"merge", {"--lora-plus-ratio", "4"}}, "an option of train and plan"},
         {{"train", {"--warmup-steps", "0.1"}}, "or --warmup-ratio 0.1"},
         {{"train", {"--warmup-steps", "1.5"}}, "give a whole number\n"},
         {{"train", {"--target-modules", "q_pro"}}, "did you mean q_proj?"},
