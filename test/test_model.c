@@ -452,6 +452,7 @@ static void test_config_fields(void) {
          "'partial_rotary_factor' of the rope"},
         {"llama", "'rope_parameters': {'full_attention': {'rope_theta': 1e6}}", "'full_attention' of the rope"},
         {"llama", "'rope_scaling': {'type': 'default', 'mrope_section': [1, 2]}", "'mrope_section' of the rope"},
+        {"llama", "'attention_dropout': 0.0", ""}, {"llama", "'attention_dropout': 0.1", "attention_dropout 0.1"},
         {"gpt2", "", "supported model types: llama, qwen2, qwen3, mistral, smollm3, granite"},
         {"llama", "'hidden_act': 'gelu'", "hidden_act 'gelu'"}, {"llama", "'sliding_window': 64", "'sliding_window'"},
         {"qwen2", "'sliding_window': 64, 'use_sliding_window': false", ""},
@@ -486,6 +487,42 @@ static void test_config_fields(void) {
           "granite by default: four multipliers of 1, the scores' too");
     must(config_of(&c, "llama", "", &err), &err);
     check(c.attention_scale == 0.5f && c.embedding_scale == 1 && c.logits_scale == 1, "llama: 1/sqrt(D) and no more");
+}
+
+/* What a safetensors header may not say; the file behind it has 16 bytes of data. */
+static void test_header(void) {
+    static const struct { const char *entry, *want; } cases[] = {
+        {"'dtype': 'F32', 'shape': [2, 2], 'data_offsets': [0, 16]", ""},
+        {"'dtype': 'F32', 'shape': [], 'data_offsets': [12, 16]", "leaves a hole before it"},
+        {"'shape': [2, 2], 'data_offsets': [0, 16]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 'F32', 'data_offsets': [0, 16]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 'F32', 'shape': [2, 2]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 3, 'shape': [2, 2], 'data_offsets': [0, 16]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 'F32', 'shape': 4, 'data_offsets': [0, 16]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 'F32', 'shape': [4], 'data_offsets': [16]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16, 32]", "lacks dtype, shape or data_offsets"},
+        {"'dtype': 'F99', 'shape': [4], 'data_offsets': [0, 16]", "unknown dtype 'F99'"},
+        {"'dtype': 'F32', 'shape': [1, 1, 1, 2, 2], 'data_offsets': [0, 16]", "has 5 dimensions"},
+        {"'dtype': 'F32', 'shape': [-4], 'data_offsets': [0, 16]", "bad shape"},
+        {"'dtype': 'F32', 'shape': [2.5], 'data_offsets': [0, 10]", "bad shape"},
+        {"'dtype': 'F32', 'shape': [4294967296, 4294967296, 4], 'data_offsets': [0, 16]", "bad shape"},
+        {"'dtype': 'F32', 'shape': [4], 'data_offsets': [1, 17]", "outside the file"},
+        {"'dtype': 'F32', 'shape': [0], 'data_offsets': [16, 12]", "outside the file"},
+        {"'dtype': 'BF16', 'shape': [4], 'data_offsets': [0, 16]", "has 16 bytes where its shape and dtype BF16 need 8"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Tensor *tensors = NULL;
+        Error err;
+        char file[512] = "";
+        int n = snprintf(file + 8, sizeof file - 8, "{'t': {%s}}", cases[i].entry);
+        for (int k = 8; k < 8 + n; k++) if (file[k] == '\'') file[k] = '"';
+        uint64_t length = (uint64_t)n;
+        memcpy(file, &length, 8);
+        bool ok = safetensors_parse(&tensors, file, 8 + (size_t)n + 16, "t.safetensors", &err);
+        check(*cases[i].want ? !ok && strstr(err.text, cases[i].want) : ok && arrlen(tensors) == 1,
+              "safetensors {%s}: %s", cases[i].entry, ok ? "read" : err.text);
+        for (ptrdiff_t k = 0; k < arrlen(tensors); k++) free((char *)tensors[k].name);
+        arrfree(tensors);
+    }
 }
 
 /* A field that transformers begins to write is noticed here when the golden folders are made again. */
@@ -971,6 +1008,7 @@ static void test_mask_memory(void) {
     lora.r = 4; lora.lora_alpha = 8;
     for (int j = 0; j < MODULE_COUNT; j++) lora.target[j] = true;
     must(model_plan(&m, "data/base", &err) && adapter_attach(&a, &m, &lora, 1, &err), &err);
+    check(!m.weight_arena && !m.norm_arena && !a.param && m.weight_bytes > 0, "a planned model takes no memory");
     size_t group[4], layers = (size_t)m.config.num_hidden_layers;
     const int in[4] = {m.config.hidden_size, m.config.num_attention_heads * m.config.head_dim, m.config.hidden_size,
                        m.config.intermediate_size}, modules[4] = {3, 1, 2, 1};
@@ -1278,6 +1316,7 @@ int main(void) {
     test_adapter_config();
     test_config_fields();
     test_config_keys();
+    test_header();
     test_formats();
     test_merge("qwen2", "adapter", DTYPE_COUNT);
     test_merge("qwen3", "adapter_layers", DTYPE_COUNT);
