@@ -1203,6 +1203,129 @@ static void test_trained_refused(void) {
           "%s", err.text);
 }
 
+/* ---- a head of few outputs: PEFT's SEQ_CLS under transformers' Trainer, and TRL's RewardTrainer ------------------- */
+
+/* The logits of the last evaluation, in the order of the file. */
+typedef struct HeadLog { Log log; double *logits; size_t count; int evaluations; } HeadLog;
+static void collect_head(void *user, const EvalResult *e, const Dataset *d) {
+    HeadLog *h = (HeadLog *)user;
+    (void)d;
+    h->evaluations++;
+    h->count = (size_t)e->examples * (size_t)e->K;
+    h->logits = (double *)realloc(h->logits, h->count * sizeof *h->logits);
+    memcpy(h->logits, e->logits, h->count * sizeof *h->logits);
+}
+static bool train_head(const TrainOptions *o, HeadLog *h, TrainResult *result, Error *err) {
+    TrainHooks hooks;
+    memset(&hooks, 0, sizeof hooks);
+    memset(h, 0, sizeof *h);
+    hooks.user = h;
+    hooks.on_log = collect;
+    hooks.on_evaluation = collect_head;
+    return train_run(o, &hooks, result, err);
+}
+static void head_log_free(HeadLog *h) {
+    arrfree(h->log.train);
+    arrfree(h->log.eval);
+    free(h->logits);
+}
+
+/* The run of heads/NAME.json: its numbers lie in `run`, its paths in `path`. */
+typedef struct HeadPaths { char start[300], data[300], eval[300], out[300], model[300]; } HeadPaths;
+static void head_options(TrainOptions *o, HeadPaths *p, const Json *run, const char *name) {
+    const Json *args = json_get(run, "args");
+    const char *model = json_get(run, "model")->str, *weights = json_get(run, "class_weights")->str;
+    bool whole = !strcmp(json_get(run, "train")->str, "full");
+    options_default(o);
+    snprintf(p->start, sizeof p->start, "test/golden/heads/%s", name);
+    snprintf(p->data, sizeof p->data, "test/golden/heads/%s.jsonl", name);
+    snprintf(p->eval, sizeof p->eval, "test/golden/heads/%s.eval.jsonl", name);
+    snprintf(p->out, sizeof p->out, "%s/head-%s", work_folder, name);
+    snprintf(p->model, sizeof p->model, "%s%s", strchr(model, '/') ? "" : "test/golden/", model);
+    o->model = whole ? p->start : p->model;
+    if (whole) o->lora.train = TRAIN_FULL;
+    else o->init_adapter = p->start;
+    o->data = p->data;
+    o->eval_data = p->eval;
+    o->output = p->out;
+    o->learning_rate = number(args, "learning_rate", 0);
+    o->weight_decay = number(args, "weight_decay", 0);
+    o->max_steps = (int)number(args, "max_steps", 0);
+    o->seed = (int64_t)number(args, "seed", 0);
+    o->per_device_train_batch_size = (int)number(args, "per_device_train_batch_size", 0);
+    o->per_device_eval_batch_size = (int)number(args, "per_device_eval_batch_size", 0);
+    o->gradient_accumulation_steps = (int)number(args, "gradient_accumulation_steps", 0);
+    o->eval_strategy = STRATEGY_STEPS;
+    o->eval_steps = 5;
+    o->data_options.task = !strcmp(name, "reward") ? TASK_REWARD : TASK_CLASSIFICATION;
+    o->data_options.pad_token_id = o->data_options.task == TASK_REWARD || whole ? -1 : 0;
+    o->class_weights = *weights ? weights : NULL;
+    o->label_smoothing = number(run, "label_smoothing", 0);
+    o->focal_gamma = number(run, "focal_gamma", 0);
+}
+
+/* Every number that a line of the Trainer's log has against ours: the worst relative error of the losses and norms, and
+   the worst absolute one of the metrics. */
+static int head_line(const LogRecord *r, const Json *line, double *worst, double *metrics) {
+    int compared = 0;
+    for (int i = 0; i < LOG_METRICS; i++) {
+        char name[64];
+        const Metric *m = &log_metric[i];
+        snprintf(name, sizeof name, "%s%s", r->eval ? "eval_" : "", m->name);
+        const Json *j = json_get(line, name);
+        if (!j || strstr(name, "runtime") || !(m->of >> r->of & 1)) continue;
+        double got = metric_value(r, m);
+        if (m->is & METRIC_GREATER || m->mean == OVER_MICRO_BATCHES) {
+            double error = fabs(got - j->number) / fmax(1, fabs(j->number));
+            if (!(error <= *metrics)) *metrics = isfinite(error) ? error : INFINITY;
+        } else worse(worst, got, j->number);
+        compared++;
+    }
+    return compared;
+}
+static void test_head(const char *name, int metrics_of_evaluation) {
+    char path[300];
+    snprintf(path, sizeof path, "test/golden/heads/%s.json", name);
+    JsonDoc run = json_file(path);
+    TrainOptions o;
+    HeadPaths paths;
+    HeadLog h;
+    TrainResult result;
+    Error err;
+    head_options(&o, &paths, run.root, name);
+    if (!train_head(&o, &h, &result, &err)) { check(false, "%s: %s", name, err.text); return; }
+    double worst = 0, metrics = 0, logits = 0;
+    ptrdiff_t steps = 0, evals = 0;
+    int least = 100;
+    for (const Json *r = json_get(run.root, "log")->child; r; r = r->next) {
+        bool eval = json_get(r, "eval_loss") != NULL;
+        if (eval ? evals < arrlen(h.log.eval) : steps < arrlen(h.log.train)) {
+            const LogRecord *mine = eval ? &h.log.eval[evals] : &h.log.train[steps];
+            int compared = head_line(mine, r, &worst, &metrics);
+            if (eval && compared < least) least = compared;
+            if (!strcmp(name, "reward") && (double)mine->num_tokens != number(r, eval ? "eval_num_tokens" : "num_tokens",
+                                                                          NAN)) worst = INFINITY;
+        }
+        if (eval) evals++; else steps++;
+    }
+    check(steps == 20 && arrlen(h.log.train) == 20 && evals == 4 && arrlen(h.log.eval) == 4 && worst <= 1e-4,
+          "head %s: loss, grad_norm and rate of 20 steps and %d evaluations, worst relative error %.1e", name,
+          (int)evals, worst);
+    check(least == metrics_of_evaluation && metrics <= 1e-4, "  %d metrics of every evaluation, worst error %.1e",
+          least, metrics);
+    const Json *want = json_get(run.root, "logits");
+    size_t n = 0;
+    for (const Json *row = want->child; row; row = row->next)
+        for (const Json *z = row->child; z; z = z->next, n++)
+            if (n < h.count) {
+                double error = fabs(h.logits[n] - z->number) / fmax(1, fabs(z->number));
+                if (!(error <= logits)) logits = isfinite(error) ? error : INFINITY;
+            }
+    if (n) check(n == h.count && logits <= 2e-4, "  the %zu logits of the last, worst error %.1e", n, logits);
+    head_log_free(&h);
+    json_free(&run);
+}
+
 int main(void) {
     if (!mkdtemp(work_folder)) return 1;
     backend_ready();
@@ -1249,6 +1372,12 @@ int main(void) {
         test_trained_refused();
         test_trl("trl_linear");
         test_accumulation();
+        test_head("two", 8);
+        test_head("three", 5);
+        test_head("whole", 8);
+        test_head("labels", 4);
+        test_head("numbers", 5);
+        test_head("reward", 6);
     }
     char command[400];
     snprintf(command, sizeof command, "rm -rf '%s'", work_folder);
