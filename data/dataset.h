@@ -2602,7 +2602,7 @@ static bool tokens_whole(const Dataset *d, const TokenHeader *h) {
         for (size_t k = from; k < from + n; k++) {
             int32_t id = d->ids[k], label = d->labels[k];
             ok = ok && id >= 0 && id <= d->largest_id &&
-                 (label == DATA_IGNORE || (label >= 0 && label <= d->largest_id));
+                 (label == DATA_IGNORE || (!d->target && label >= 0 && label <= d->largest_id));
             labelled += k > from && label != DATA_IGNORE;
         }
     }
@@ -3162,8 +3162,9 @@ extern "C"
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #endif
 
-/* A file of --token-cache: header, ids, labels, offsets, rows. Its sums are made right, and so are its offsets
-   where the key is even; what is taken goes through everything that trusts it. */
+/* A file of --token-cache: header, ids, labels, offsets, rows, targets, names. Its sums are made right, and so are its
+   offsets where the key is even, and its targets and names where it is a multiple of 4; what is taken goes through
+   everything that trusts it. */
 #ifdef FUZZ_TOKENS
 #define FUZZ_FOLDER "build/fuzz/files"
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -3173,16 +3174,32 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     Error err;
     memset(&h, 0, sizeof h);
     if (size) memcpy(&h, data, size < sizeof h ? size : sizeof h);
-    bool given = h.key & 1;
+    bool given = h.key & 1, targets = !(h.key & 3);
     h.count = 1 + h.count % 8; h.tokens = h.count + h.tokens % 64; h.key = 7; h.hash = HASH_START;
+    h.task %= TASK_COUNT; h.problem %= PROBLEM_COUNT; h.width %= 8; h.classes %= 8; h.names %= 64;
+    if (targets) {
+        bool named = h.problem == PROBLEM_SINGLE_LABEL || h.problem == PROBLEM_MULTI_LABEL;
+        if (h.task != TASK_CLASSIFICATION) h.problem = PROBLEM_AUTO;
+        else if (h.problem == PROBLEM_AUTO) h.problem = PROBLEM_REGRESSION;
+        named = h.problem == PROBLEM_SINGLE_LABEL || h.problem == PROBLEM_MULTI_LABEL;
+        h.classes = named ? 1 + h.classes % 4 : 0;
+        h.names = 2 * h.classes;
+        h.width = h.task == TASK_CAUSAL_LM ? 0 : h.problem == PROBLEM_MULTI_LABEL ? h.classes : 1;
+    }
     memcpy(h.magic, "LORATOK3", 8);
-    size_t bytes = sizeof h + h.tokens * 8 + (2 * h.count + 1) * 8;
+    size_t bytes = sizeof h + h.tokens * 8 + (2 * h.count + 1) * 8 + h.count * h.width * 4 + h.names;
     char *file = (char *)calloc(1, bytes);
     if (!file || !make_folder(FUZZ_FOLDER, &err)) abort();
     if (size > sizeof h) memcpy(file, data, size < bytes ? size : bytes);
     int32_t *ids = (int32_t *)(void *)(file + sizeof h), *labels = ids + h.tokens;
     size_t *offset = (size_t *)(void *)(labels + h.tokens);
     for (size_t i = 0; i <= h.count && !given; i++) offset[i] = i < h.count ? i : h.tokens;
+    float *target = (float *)(void *)(offset + 2 * h.count + 1);
+    char *names = (char *)(target + h.count * h.width);
+    for (size_t i = 0; i < h.count * h.width && targets && h.classes; i++)
+        target[i] = (float)((unsigned char)((char *)&target[i])[0] % (h.width > 1 ? 2 : h.classes));
+    for (size_t i = 0; i < h.names && targets; i++) names[i] = i % 2 ? 0 : 'a';
+    for (size_t i = 0; i < h.tokens && targets && h.width; i++) labels[i] = DATA_IGNORE;
     h.stats.examples = (int64_t)h.count; h.stats.tokens = (int64_t)h.tokens; h.stats.longest = h.stats.labelled = 0;
     for (size_t i = 0; i < h.count; i++) {
         size_t from = offset[i], n = offset[i + 1] - from;
@@ -3191,6 +3208,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if ((int64_t)n > h.stats.longest) h.stats.longest = (int64_t)n;
         for (size_t k = from + 1; k < from + n; k++) h.stats.labelled += labels[k] != DATA_IGNORE;
     }
+    if (h.width) h.stats.labelled = (int64_t)h.count;
+    h.hash = hash_bytes(hash_bytes(h.hash, target, h.count * h.width * 4), names, h.names);
     h.checksum = tokens_checksum(&h, offset, (int64_t *)(offset + h.count + 1));
     memcpy(file, &h, sizeof h);
     if (!write_file(FUZZ_FOLDER "/fuzz.tokens", file, bytes, &err)) abort();
@@ -3201,8 +3220,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         int most = 0, sequences = 0;
         for (size_t i = 0; i < h.tokens; i++) if (d.ids[i] > d.largest_id || d.labels[i] > d.largest_id) abort();
         dataset_grow_to_batches(&d, NULL, 8, &most, &sequences);
-        if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err)) abort();
+        if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err) ||
+            !batch_alloc_targets(&b, d.target_width, &err)) abort();
         batch_build(&b, &d, order, (int)d.count);
+        for (int m = 0; m < b.M && d.target; m++)
+            if (b.labelled[m] < b.cu_seqlens[m] || b.labelled[m] >= b.cu_seqlens[m + 1]) abort();
+        dataset_count_classes(&d);
         batch_free(&b);
         free(data_columns_text(&d.stats.unread));
         if (dataset_split(&d, &eval, 0.5, 42, &err)) dataset_free(&eval);
@@ -3232,9 +3255,39 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 #endif
 
-/* Rows of every shape under every option, as examples and as prompts: what comes out are ids of the vocabulary, no more
-   than max_length, and labels of it. The tokenizer is data/base's. */
 #ifdef FUZZ_ROWS
+/* What fuzzed rows are as a data set of labels: targets are what their problem knows. */
+static void fuzz_labels(DataExample *examples, const DataRows *r, const Tokenizer *t, DataOptions *o) {
+    static char no[] = "no", yes[] = "yes", *names[] = {no, yes};
+    Error err;
+    for (int given = 0; given < 2; given++) {
+        TokenSink s;
+        Dataset d;
+        memset(&s, 0, sizeof s);
+        memset(&d, 0, sizeof d);
+        o->label_names = given ? names : NULL;
+        o->label_count = given ? 2 : 0;
+        bool ok = sink_add(&d, &s, examples, r, 0, r->count, 0, t, o, &err) && d.count &&
+                  labels_close(&d, &s, o, r->path, &err) && sink_close(&d, &s, 0, NULL, &err);
+        if (ok) {
+            dataset_count_classes(&d);
+            for (size_t i = 0; i < d.count; i++) if (!data_target_whole(&d, i)) abort();
+            int64_t rows = 0;
+            for (int k = 0; k < d.label_count; k++) rows += d.label_rows[k];
+            if (d.problem == PROBLEM_SINGLE_LABEL && rows != (int64_t)d.count) abort();
+            if (!d.target || (d.task == TASK_REWARD && d.count % 2)) abort();
+            float w[2];
+            if (d.label_count == 2) class_weights_parse(w, &d, r->bytes < 64 ? r->text : "balanced", &err);
+        }
+        arrfree(s.ids); arrfree(s.labels); arrfree(s.offset); arrfree(s.row);
+        arrfree(s.seen); arrfree(s.said); arrfree(s.said_end); arrfree(s.number);
+        shfree(s.seen_id);
+        dataset_free(&d);
+    }
+}
+
+/* Rows of every shape under every option and task, as examples and as prompts: what comes out are ids of the
+   vocabulary, no more than max_length but for pairs, and labels of it. The tokenizer is data/base's. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char *const name[] = {"f.jsonl", "f.json", "f.csv", "f"};
     static Tokenizer *t;
@@ -3256,6 +3309,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     o.loss_on = (LossOn)(data[0] >> 6);
     o.chat_template = (ChatTemplate)(data[1] % (CHAT_UNKNOWN + 1));
     o.max_rows = data[1] >> 5;
+    o.task = (Task)((data[2] >> 2 & 3) % TASK_COUNT);
+    o.problem_type = (Problem)(data[2] >> 4 & 3);
     r.path = name[data[2] % 4];
     r.bytes = size - 3;
     r.text = (char *)malloc(r.bytes + 1);
@@ -3276,10 +3331,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         DataStats stats;
         memset(&stats, 0, sizeof stats);
         if (!examples) abort();
-        data_examples(examples, &stats, &r, 0, r.count, t, &o, NULL, &err);
+        bool pairs = o.task == TASK_REWARD;
+        bool ok = data_examples(examples, &stats, &r, 0, r.count, t, &o, NULL, &err);
+        if (ok && o.task != TASK_CAUSAL_LM) fuzz_labels(examples, &r, t, &o);
         for (size_t i = 0; i < r.count; i++) {
             for (const DataExample *e = &examples[i]; e; e = e->next) {
-                if (e->count > (size_t)o.max_length || (e->lost_reply && !e->cut_reply) ||
+                if ((e->count > (size_t)o.max_length && !pairs) || (e->lost_reply && !e->cut_reply) ||
                     (e->cut_reply && !e->truncated)) abort();
                 for (size_t k = 0; k < e->count; k++) {
                     /* a row's own may differ */

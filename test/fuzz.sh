@@ -47,6 +47,12 @@ END
             printf 'AB@{"instruction": "i", "history": [["q", "r"]], "output": "o"}\n{"text": NaN}\n' >"$corpus/alpaca"
             printf 'AB@{"input_ids": [5, 6], "labels": [-100, 6]}\n{"prompt": "p", "completion": "c"}\n' >"$corpus/ids"
             printf 'ABBprompt;completion\n"a";b\n' >"$corpus/csv"
+            # D to H: a label beside the row, or a pair
+            printf 'ABD{"text": "a", "label": "no"}\n{"text": "b", "label": "yes"}\n' >"$corpus/classes"
+            printf 'ABD{"text": "a", "label": [0, 1]}\n{"text": "b", "labels": [true, false]}\n' >"$corpus/flags"
+            printf 'ABD{"text": "a", "label": ["x", "y"]}\n{"prompt": "b", "label": []}\n' >"$corpus/names"
+            printf 'ABFtext,label\na,0.5\nb,1\n' >"$corpus/numbers"
+            printf 'ABH{"prompt": "a", "chosen": "b", "rejected": "c", "margin": 1}\n' >"$corpus/pairs"
             cat >"$corpus/calls" <<'END'
 AA@{"conversations": [{"from": "function_call", "value": "{\"name\": \"w\", \"arguments\": {}}"}], "tools": "[{}]"}
 {"messages": [{"role": "assistant", "content": [{"type": "text", "text": "a"}], "tool_calls": [{"name": "f"}]}]}

@@ -1566,6 +1566,71 @@ static void test_label_sets(void) {
     }
 }
 
+/* A token file of labels whose sums are right and whose numbers are not. */
+typedef struct MadeLabels {
+    TokenHeader h; int32_t ids[3], labels[3]; size_t offset[3]; int64_t row[2]; float target[2]; char names[4];
+} MadeLabels;
+static void test_label_token_file(void) {
+#define AT_MEMBER(member) offsetof(MadeLabels, member), sizeof ((MadeLabels *)0)->member
+    enum { CLASSES, PAIRS, NUMBERS };
+    static const float half = 0.5f, two = 2, minus = -1, many = INFINITY;
+    static const uint64_t zero = 0, one = 1, three = 3, huge = (uint64_t)1 << 62;
+    static const int32_t label = 1;
+    static const int64_t row = 9;
+    static const struct { const char *what; int kind; size_t at, bytes; const void *value; } damages[] = {
+        {"classes as they were written", CLASSES, 0, 0, NULL}, {"pairs", PAIRS, 0, 0, NULL},
+        {"numbers", NUMBERS, 0, 0, NULL},
+        {"a label beside a target", CLASSES, AT_MEMBER(labels[1]), &label},
+        {"a class and a half", CLASSES, AT_MEMBER(target[1]), &half},
+        {"a class too high", CLASSES, AT_MEMBER(target[1]), &two},
+        {"a class below 0", CLASSES, AT_MEMBER(target[0]), &minus},
+        {"a number without end", NUMBERS, AT_MEMBER(target[0]), &many},
+        {"margins that differ", PAIRS, AT_MEMBER(target[1]), &two},
+        {"answers of two rows", PAIRS, AT_MEMBER(row[1]), &row},
+        {"no such task", CLASSES, AT_MEMBER(h.task), &three}, {"no such problem", CLASSES, AT_MEMBER(h.problem), &huge},
+        {"classes of a language model", CLASSES, AT_MEMBER(h.task), &zero},
+        {"classes without a problem", CLASSES, AT_MEMBER(h.problem), &zero},
+        {"more classes than names", CLASSES, AT_MEMBER(h.classes), &three},
+        {"no class", CLASSES, AT_MEMBER(h.classes), &zero},
+        {"numbers with a class", NUMBERS, AT_MEMBER(h.classes), &one},
+        {"a name without end", CLASSES, offsetof(MadeLabels, names) + 3, 1, "x"}};
+#undef AT_MEMBER
+    for (size_t i = 0; i < sizeof damages / sizeof *damages; i++) {
+        MadeLabels f;
+        Dataset d;
+        Error err = {""};
+        memset(&f, 0, sizeof f);
+        memcpy(f.h.magic, "LORATOK3", 8);
+        bool classes = damages[i].kind == CLASSES;
+        f.h.key = 7; f.h.count = 2; f.h.tokens = 3; f.h.largest_id = 5; f.h.width = 1;
+        f.h.task = damages[i].kind == PAIRS ? TASK_REWARD : TASK_CLASSIFICATION;
+        f.h.problem = (uint64_t)(classes ? PROBLEM_SINGLE_LABEL : damages[i].kind == PAIRS ? PROBLEM_AUTO
+                                                                                          : PROBLEM_REGRESSION);
+        f.h.classes = classes ? 2 : 0;
+        f.h.names = classes ? 4 : 0;
+        f.h.stats.examples = f.h.stats.labelled = f.h.stats.longest = 2; f.h.stats.tokens = 3;
+        f.ids[2] = 5; f.offset[1] = 1; f.offset[2] = 3; f.row[0] = 1; f.row[1] = damages[i].kind == PAIRS ? 1 : 2;
+        f.target[0] = f.target[1] = 1;
+        for (int k = 0; k < 3; k++) f.labels[k] = DATA_IGNORE;
+        memcpy(f.names, "a\0b", 4);
+        if (damages[i].bytes) memcpy((char *)&f + damages[i].at, damages[i].value, damages[i].bytes);
+        f.h.hash = HASH_START;
+        for (size_t k = 0; k < 2; k++) {
+            size_t from = f.offset[k], bytes = (f.offset[k + 1] - from) * 4;
+            f.h.hash = hash_bytes(hash_bytes(f.h.hash, f.ids + from, bytes), f.labels + from, bytes);
+        }
+        f.h.hash = hash_bytes(hash_bytes(f.h.hash, f.target, sizeof f.target), f.names, f.h.names);
+        f.h.checksum = tokens_checksum(&f.h, f.offset, f.row);
+        size_t bytes = offsetof(MadeLabels, names) + (classes ? 4 : 0);
+        int fd = open(write_bytes("made.tokens", (const char *)&f, bytes), O_RDONLY);
+        bool ok = fd >= 0 && dataset_map(&d, fd, 7, false, "made.tokens", &err);
+        check(ok == !damages[i].bytes && (ok || strstr(err.text, "a damaged token file; made.tokens; delete it")),
+              "token file of labels: %s: %s", damages[i].what, ok ? "taken" : err.text);
+        if (ok) dataset_free(&d);
+        close(fd);
+    }
+}
+
 /* Tokens and pooled rows as transformers and TRL have them, on the embedded tokenizer and on real ones; classes as
    datasets' class_encode_column numbers them: dev/make_label_golden.py. */
 static void test_label_golden(void) {
@@ -1812,6 +1877,7 @@ int main(void) {
     test_label_errors();
     test_pairs();
     test_label_sets();
+    test_label_token_file();
     test_label_golden();
     test_class_weights();
     test_randperm();
