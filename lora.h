@@ -1989,7 +1989,7 @@ LORA_HOST_DEVICE static inline void adamw_element(float *param, float *m, float 
 
 /* The dynamic map of 8-bit moments (Dettmers 2015, arXiv:1511.04561; bitsandbytes/functional.py, create_dynamic_map):
    every decade from 1e-6 to 1 halves its range (0.1, 1) once more than the one below, and has the middles; 0 and 1
-   beside them. Signed, one bit is the sign's. fp32 arithmetic in torch's order, numbers rise. */
+   beside them. Signed, one bit is the sign's. In torch's fp32 arithmetic, bit for bit; numbers rise. */
 static void adamw_map(float *map /*[256]*/, bool is_signed) {
     enum { DECADES = 7, ZERO = 127 };
     float *next = map + (is_signed ? ZERO : 0);
@@ -1998,9 +1998,12 @@ static void adamw_map(float *map /*[256]*/, bool is_signed) {
         int steps = 1 << (is_signed ? decade : decade + 1);
         float step = (1.0f - 0.1f) / (float)steps, scale = (float)pow(10, decade - (DECADES - 1));
         for (int i = 0; i < steps; i++) {
-            float edge[2];                  /* torch.linspace(0.1, 1, steps + 1): its upper half counts from the end */
-            for (int j = 0; j < 2; j++)
-                edge[j] = 2 * (i + j) < steps + 1 ? 0.1f + step * (float)(i + j) : 1 - step * (float)(steps - i - j);
+            float edge[2];                  /* torch.linspace(0.1, 1, steps + 1): its upper half counts from the end, */
+            for (int j = 0; j < 2; j++) {   /* one rounding each */
+                int at = i + j;
+                double from_end = 1 - (double)step * (steps - at), from_begin = (double)0.1f + (double)step * at;
+                edge[j] = (float)(at < (steps + 1) / 2 ? from_begin : from_end);
+            }
             *next++ = scale * ((edge[0] + edge[1]) / 2);
         }
     }

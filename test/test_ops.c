@@ -1114,9 +1114,9 @@ static void test_adamw_8bit_golden(void) {
     Error err;
     memset(&set, 0, sizeof set);
     if (!tensors_add_file(&set, "test/golden/adamw_8bit.safetensors", &err)) { check(false, "%s", err.text); return; }
-    static const char *const names[] = {"param", "grad", "after", "m", "v", "m_absmax", "v_absmax"};
-    const Tensor *t[7];
-    for (int i = 0; i < 7; i++) t[i] = &set.table[shgeti(set.table, names[i])].value;
+    static const char *const names[] = {"param", "grad", "after", "m", "v", "m_absmax", "v_absmax", "m_map", "v_map"};
+    const Tensor *t[9];
+    for (int i = 0; i < 9; i++) t[i] = &set.table[shgeti(set.table, names[i])].value;
     size_t count = t[0]->count, blocks = t[5]->count, steps = t[1]->count / count;
     float *p = (float *)shared_alloc(count * sizeof(float)), *g = (float *)shared_alloc(count * sizeof(float));
     float *absmax = (float *)shared_alloc(2 * blocks * sizeof(float));
@@ -1124,6 +1124,11 @@ static void test_adamw_8bit_golden(void) {
     memset(absmax, 0, 2 * blocks * sizeof(float));
     memset(code, 0, 2 * count);
     memcpy(p, t[0]->data, count * sizeof(float));
+    float maps[2][256];
+    adamw_map(maps[0], true);
+    adamw_map(maps[1], false);
+    check(!memcmp(maps[0], t[7]->data, sizeof maps[0]) && !memcmp(maps[1], t[8]->data, sizeof maps[1]),
+          "adamw_map: both maps of bitsandbytes, bit for bit");
     size_t off = 0, other = 0;
     for (size_t step = 0; step < steps; step++) {
         memcpy(g, (const float *)t[1]->data + step * count, count * sizeof(float));
