@@ -874,6 +874,57 @@ static void test_shared(void) {
     model_close(&m);
 }
 
+/* Does a name of transformers end a tensor that its Trainer does not decay (Trainer.get_decay_parameter_names: names
+   with bias, layernorm, rmsnorm; norm and whatever ends in _norm between dots)? */
+static bool name_undecayed(const char *name) {
+    return strstr(name, "bias") || strstr(name, "layernorm") || strstr(name, ".norm.") || strstr(name, "_norm.");
+}
+/* What every tensor is trained with: the rates of LoRA+ and of the embedding, no decay of norms and biases, 8 bits of
+   the large ones that are no embedding, and the places of their moments, one after the other. */
+static void test_trainables(void) {
+    static const struct { const char *model; int train, r; } cases[] = {
+        {"qwen3", TRAIN_LORA | TRAIN_NORMS | TRAIN_HEAD | TRAIN_EMBEDDINGS, 128}, {"mistral", TRAIN_FULL, 0},
+        {"qwen2", TRAIN_FULL, 0}, {"granite", TRAIN_FULL, 0}, {"mistral", TRAIN_LORA | TRAIN_EMBEDDINGS, 3}};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Error err;
+        Model m;
+        Adapter a = no_adapter();
+        LoraConfig c;
+        char folder[64];
+        memset(&c, 0, sizeof c);
+        c.r = cases[k].r; c.lora_alpha = 8; c.train = cases[k].train;
+        bool lora = c.train & TRAIN_LORA;
+        c.target[MODULE_Q] = c.target[MODULE_UP] = lora;
+        a.optim = OPTIMIZER_ADAMW_8BIT;
+        snprintf(folder, sizeof folder, "test/golden/%s", cases[k].model);
+        must(model_open(&m, folder, &err) && adapter_attach(&a, &m, &c, 1, &err) &&
+             adapter_rates(&a, lora ? 4 : 1, 0.25, &err), &err);
+        size_t moment = 0;
+        int rates = 0, decays = 0, places = 0, count = (int)arrlen(a.list), eight_bits = 0;
+        for (const Trainable *t = a.list; t < a.list + count; t++) {
+            size_t n = trainable_count(t);
+            bool embedding = strstr(t->name, "embed_tokens.") != NULL, head = strstr(t->name, "lm_head.") != NULL;
+            bool b = strstr(t->name, ".lora_B.") || name_undecayed(t->name);
+            bool small = n >= 4096 && !embedding;
+            rates += t->rate == (embedding || head ? 0.25f : b && lora ? 4 : 1);
+            decays += t->decay == !name_undecayed(t->name);
+            places += t->moment == moment && t->eight_bits == small;
+            moment += small ? (n + 3) / 4 + (n + 255) / 256 : n;
+            eight_bits += small;
+        }
+        check(rates == count && decays == count, "%s, --train %d: %d tensors, %d with their rate, %d with their decay",
+              cases[k].model, c.train, count, rates, decays);
+        check(places == count && moment == a.moment_count && (eight_bits || k > 1),
+              "  %d in 8 bits, the moments of %d in their place", eight_bits, places);
+        bool none = adapter_rates(&a, lora ? 1 : 4, 1, &err);
+        check(none == lora && (none || strstr(err.text, "--lora-plus-ratio")), "  a ratio without A and B: %s",
+              none ? "not asked for" : err.text);
+        adapter_drop(&a);
+        check(a.optim == OPTIMIZER_ADAMW_8BIT && !a.moment_count, "  the choice outlives the adapter");
+        model_close(&m);
+    }
+}
+
 /* The optimizer clips, takes the loss scale out, and gives every trainable its own rate and decay; a gradient that is not
    finite changes nothing. */
 static void test_optimizer(void) {
@@ -1333,6 +1384,7 @@ int main(void) {
     test_stories();
     test_invariances();
     test_shared();
+    test_trainables();
     test_optimizer();
     return finish();
 }
