@@ -73,8 +73,8 @@ bool chat_source_reads(const ChatSource *s, const char *name);
 /* Renders as transformers' apply_chat_template; where the answers are: what the template puts within {% generation %},
    where it has that. Else all of an answer behind the prompt that asks for it (the messages before it, with
    add_generation_prompt): its content and what the template writes around it, up to and including the next token that
-   ends a turn. Where the prompt is not what stands in front (templates that rewrite history), from the header that the
-   prompt ends with, or the content. An answer that no special token ends: refused. */
+   ends a turn. Where the prompt is not what stands in front (templates that rewrite history), from where they part, the
+   header that the prompt ends with, or the content. An answer that no special token ends: refused. */
 bool chat_source_render(ChatText *out, const ChatSource *s, const ChatMessage *messages, size_t count,
                         ChatOptions options, Error *err);
 
@@ -99,8 +99,12 @@ bool chat_source_render(ChatText *out, const ChatSource *s, const ChatMessage *m
    All that a run makes lies in an arena that ends with it; values are never changed but for a namespace's attributes
    (transformers' sandbox forbids list.append and its like). */
 
-enum { CHAT_STEPS = 50000000, CHAT_DEPTH = 500, CHAT_NESTED = 100, CHAT_RANGE = 100000 };
-static const size_t chat_memory_limit = (size_t)1 << 30;
+#ifdef FUZZ_JINJA
+enum { CHAT_STEPS = 100000, CHAT_MEMORY = 1 << 26 };
+#else
+enum { CHAT_STEPS = 50000000, CHAT_MEMORY = 1 << 30 };
+#endif
+enum { CHAT_DEPTH = 500, CHAT_NESTED = 100, CHAT_RANGE = 100000 };
 
 typedef struct ChatBlock { struct ChatBlock *next; size_t used, size; } ChatBlock;    /* size bytes follow */
 typedef struct ChatArena { ChatBlock *blocks; size_t bytes; } ChatArena;
@@ -113,7 +117,7 @@ static void *chat_take(ChatArena *a, size_t bytes) {
         size_t size = b ? b->size * 2 : 16384;
         if (size > (size_t)1 << 22) size = (size_t)1 << 22;
         if (size < bytes) size = bytes;
-        if (bytes > chat_memory_limit || a->bytes > chat_memory_limit - size) return NULL;
+        if (bytes > CHAT_MEMORY || a->bytes + size > CHAT_MEMORY) return NULL;
         if (!(b = (ChatBlock *)malloc(sizeof *b + size))) return NULL;
         b->next = a->blocks; b->used = 0; b->size = size;
         a->blocks = b;
@@ -302,7 +306,7 @@ static ChatValue chat_cut(ChatValue v, uint32_t begin, uint32_t end) {
 static void chat_room(ChatRun *c, ChatBuffer *b, size_t more) {
     if (b->room - b->n > more) return;                       /* a zero byte too */
     size_t room = ((size_t)b->n + more) * 2 + 64;
-    if (room > chat_memory_limit) chat_raise(c, chat_todo_bounds, "the template writes too much");
+    if (room > CHAT_MEMORY) chat_raise(c, chat_todo_bounds, "the template writes too much");
     char *at = (char *)chat_alloc(c, room);
     if (b->n) memcpy(at, b->at, b->n);
     if (b->from) {
@@ -361,6 +365,7 @@ static bool chat_same(ChatValue v, const char *s) { return v.n == strlen(s) && !
 /* Is a word in a list such as "|a|b|"? */
 static bool chat_among(const char *list, const char *word) {
     size_t n = strlen(word);
+    if (!n || strchr(word, '|')) return false;
     for (const char *s = list; (s = strstr(s, word)); s++) if (s[-1] == '|' && s[n] == '|') return true;
     return false;
 }
@@ -2747,10 +2752,18 @@ static bool chat_answer_span(ChatAnswers *a, size_t i, size_t ordinal, bool requ
     in.add_generation_prompt = true;
     bool asked = chat_text(&prompt, a->s->program, &in, required ? a->err : &unused), rewritten = false;
     if (!asked && required) return false;
-    if (asked && prompt.bytes <= bytes && !memcmp(prompt.text, text, prompt.bytes)) begin = prompt.bytes;
-    else if (asked) {                       /* from behind the header that the prompt ends with, if that is here, too */
-        size_t header = prompt.bytes, n;
-        while (header && !(prompt.from[header - 1] & CHAT_MESSAGES)) header--;
+    size_t same = 0, header = 0, n;         /* bytes that the prompt has in common with the whole */
+    while (asked && same < prompt.bytes && same < bytes && prompt.text[same] == text[same]) same++;
+    if (asked) header = prompt.bytes;
+    while (header && !(prompt.from[header - 1] & CHAT_MESSAGES)) header--;
+    if (asked && same == prompt.bytes) begin = same;
+    else if (asked && same >= header) {     /* the prompt ends otherwise, with a thought opened: from where they part;
+                                               line breaks in a row are one token (TRL compares tokens) */
+        begin = same;
+        bool lines = prompt.text[same] == '\n' || text[same] == '\n';
+        while (lines && begin > header && text[begin - 1] == '\n') begin--;
+        rewritten = i > 0;
+    } else if (asked) {                     /* from behind the header that the prompt ends with, if that is here, too */
         n = prompt.bytes - header;
         for (before = first; before && (from[before - 1] & CHAT_MESSAGES) == 0;) before--;
         begin = first;
@@ -2883,4 +2896,39 @@ bool chat_source_render(ChatText *out, const ChatSource *s, const ChatMessage *m
     return ok;
 }
 
+/* ---- fuzz entry: clang -g -fsanitize=address,undefined,fuzzer -DFUZZ_JINJA -include data/chat.h -x c /dev/null -------- */
+
+#ifdef FUZZ_JINJA
+/* A template, then behind a byte 0xFF what it is told: {"messages": [...], "tools": ..., "kwargs": ...}. */
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static const char chat[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"\\u00e9 a\"}, {\"role\": \"assistant\", "
+                               "\"content\": \"b\", \"tool_calls\": [{\"name\": \"f\", \"n\": [1, 2.5, null]}]}]}";
+    const uint8_t *end = size ? (const uint8_t *)memchr(data, 0xFF, size) : NULL;
+    size_t bytes = end ? (size_t)(end - data) : size;
+    JsonDoc doc;
+    ChatInput in;
+    ChatOutput out;
+    Error err;
+    ChatProgram *p = chat_open((const char *)data, bytes, "fuzz", &err);
+    if (!p) return 0;
+    bool told = end && json_parse(&doc, (const char *)end + 1, size - bytes - 1, "fuzz", 1, &err);
+    if (!told && !json_parse(&doc, chat, sizeof chat - 1, "fuzz", 1, &err)) abort();
+    memset(&in, 0, sizeof in);
+    in.messages = json_get(doc.root, "messages");
+    in.tools = json_get(doc.root, "tools"); in.kwargs = json_get(doc.root, "kwargs");
+    in.date = "2025-07-26";
+    if (in.messages && in.messages->type == JSON_ARRAY) {
+        in.count = in.messages->count;
+        if (chat_text(&out, p, &in, &err)) {
+            for (size_t i = 0; i < out.bytes; i++) if ((out.from[i] & CHAT_MESSAGES) > in.count) abort();
+            if (out.text[out.bytes]) abort();
+            chat_output_free(&out);
+        }
+    }
+    json_free(&doc);
+    chat_close(p);
+    return 0;
+}
+#endif
 #endif /* CHAT_IMPLEMENTATION */

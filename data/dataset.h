@@ -1248,7 +1248,8 @@ static ChatTemplate data_chat_template(const Tokenizer *t, const DataOptions *o)
     if (o->chat_file) return CHAT_UNKNOWN;
     return o->chat_template != CHAT_NONE || !t ? o->chat_template : tokenizer_chat_template(t);
 }
-/* The options, with the template that chats need where it is none of the known. False: --chat-template's file is none. */
+/* The options, with the template that chats need where it is none of the known. False: --chat-template's file is no
+   template. */
 static bool data_source_open(DataOptions *own, const DataOptions *o, const Tokenizer *t, Error *why, Error *err) {
     *own = *o;
     own->chat_error = why;

@@ -32,10 +32,10 @@ else
     echo "FAIL  train_lora.cu: $(grep -m 1 -E "error|warning" build/compiler.log)"; failed=$((failed + 1))
 fi
 # The fuzz entries, which nothing else compiles: those of the headers are those that make fuzz runs.
-entries=$(grep -h '^#.*if.*FUZZ_' lora.h data/dataset.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
+entries=$(grep -h '^#.*if.*FUZZ_' lora.h data/dataset.h data/chat.h tokenizer.h | grep -o 'FUZZ_[A-Z]*' | sort -u)
 for entry in $entries; do
     command -v clang >/dev/null || { echo "skipped: no clang for the fuzz entries"; break; }
-    header=$(grep -l "^#.*if.*$entry\b" tokenizer.h data/dataset.h lora.h)
+    header=$(grep -l "^#.*if.*$entry\b" tokenizer.h data/chat.h data/dataset.h lora.h)
     if clang -std=gnu11 -Wall -Wextra -Werror -DTOKENIZER_IMPLEMENTATION -DDATASET_IMPLEMENTATION -DLORA_IMPLEMENTATION \
         "-D$entry" -I. -isystem .stb -fsyntax-only -include "$header" -x c /dev/null 2>build/compiler.log &&
         grep -q "^all=.*\b${entry#FUZZ_}\b" test/fuzz.sh; then

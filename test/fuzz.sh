@@ -7,7 +7,7 @@ shift || true
 command -v clang >/dev/null || { echo "error: no clang; make fuzz; install clang"; exit 1; }
 mkdir -p build/fuzz
 printf '[alignment|bounds]\nsrc:*/stb_ds.h\n' >build/fuzz/ignored   # its arena's char[8] is as long as allocated
-all="JSON TOKENIZER CHAT SAFETENSORS CONFIG ADAPTER CHECKPOINT TOKENS CSV ROWS"
+all="JSON TOKENIZER CHAT JINJA SAFETENSORS CONFIG ADAPTER CHECKPOINT TOKENS CSV ROWS"
 for entry in ${*:-$all}; do
     corpus=build/fuzz/$entry
     mkdir -p "$corpus"
@@ -42,6 +42,8 @@ END
         CHAT) chat='\2Be kind.\377\0Hi\377\1<think>why</think>Hello'      # what the bytes mean is said in fuzz_chat
               for template in $(seq 1 21); do for options in 0 1 20 22 60; do
                   printf "\\$(printf %o "$template")\\$options$chat" >"$corpus/$template-$options"; done; done ;;
+        JINJA) n=0; grep -o '"template": "\([^"\\]\|\\.\)*"' test/golden/chat_templates.jsonl | while read -r row; do
+                   n=$((n + 1)); text=${row#*: \"}; printf '%b' "${text%\"}" >"$corpus/own$n"; done ;;
         ROWS)                               # two bytes of options, one for the file's name, then rows
             head -n 3 data/hotel/test.jsonl | sed '1s/^/AB@/' >"$corpus/chats"
             printf 'AB@{"instruction": "i", "history": [["q", "r"]], "output": "o"}\n{"text": NaN}\n' >"$corpus/alpaca"
@@ -60,7 +62,7 @@ END
             ;;
         CSV) printf 'prompt,completion\n"a ""quoted"" one","two\nlines"\nc,d\n' >"$corpus/seed" ;;
     esac
-    header=$(grep -l "^#.*if.*FUZZ_$entry\b" tokenizer.h data/dataset.h lora.h)      # the entry's own, and what it is above
+    header=$(grep -l "^#.*if.*FUZZ_$entry\b" tokenizer.h data/chat.h data/dataset.h lora.h)      # the entry's own, and what it is above
     clang -std=gnu11 -O1 -g -march=native -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
         -fsanitize-ignorelist=build/fuzz/ignored -DFUZZ_$entry -DTOKENIZER_IMPLEMENTATION -DDATASET_IMPLEMENTATION \
         -DLORA_IMPLEMENTATION -I. -isystem .stb -include "$header" -x c /dev/null -o "build/fuzz/fuzz_$entry" -lm
