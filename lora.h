@@ -1510,9 +1510,10 @@ static bool config_bool(bool *out, const Json *root, const char *key, bool missi
     *out = j->type == JSON_TRUE;
     return true;
 }
+/* NULL: there is none. What is no string is called by its kind, which no field knows, and so is refused. */
 static const char *config_string(const Json *root, const char *key) {
     const Json *j = json_get(root, key);
-    return j && j->type == JSON_STRING ? j->str : NULL;
+    return json_is_null(j) ? NULL : j->type == JSON_STRING ? j->str : data_type_name[j->type];
 }
 
 /* What tells a model family from another. Where no row can say it, in fields of config.json that only it has, a

@@ -454,7 +454,10 @@ static void test_config_fields(void) {
         {"llama", "'rope_scaling': {'type': 'default', 'mrope_section': [1, 2]}", "'mrope_section' of the rope"},
         {"llama", "'attention_dropout': 0.0", ""}, {"llama", "'attention_dropout': 0.1", "attention_dropout 0.1"},
         {"gpt2", "", "supported model types: llama, qwen2, qwen3, mistral, smollm3, granite"},
-        {"llama", "'hidden_act': 'gelu'", "hidden_act 'gelu'"}, {"llama", "'sliding_window': 64", "'sliding_window'"},
+        {"llama", "'hidden_act': 'gelu'", "hidden_act 'gelu'"}, {"llama", "'hidden_act': null", ""},
+        {"llama", "'hidden_act': 5", "hidden_act 'a number'"},
+        {"llama", "'rope_scaling': {'rope_type': true}", "rope_type 'a truth value'"},
+        {"llama", "'sliding_window': 64", "'sliding_window'"},
         {"qwen2", "'sliding_window': 64, 'use_sliding_window': false", ""},
         {"smollm3", "'use_sliding_window': true, 'sliding_window': 64", "'sliding_window'"},
         {"smollm3", "'sliding_window': 64, 'layer_types': ['full_attention']", ""},
@@ -1031,6 +1034,19 @@ static void test_memory(void) {
 #endif
 
 #ifndef LORA_CUDA
+/* A model that is closed leaves no file open. */
+static void test_files(void) {
+    Model m;
+    Error err;
+    int before = dup(0);
+    close(before);
+    must(model_open(&m, "data/base", &err), &err);
+    model_close(&m);
+    int after = dup(0);
+    close(after);
+    check(before >= 0 && after == before, "no file is open after a model: the next is %d, before %d", after, before);
+}
+
 /* The memory table's first row is what the process holds beside the backend's memory, that given back included. */
 static void test_overhead(void) {
     enum { BYTES = 64 << 20 };
@@ -1349,6 +1365,7 @@ int main(void) {
     test_ceiling();
     test_memory();
 #else
+    test_files();
     test_overhead();
 #endif
     test_mask_memory();
