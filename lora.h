@@ -840,6 +840,7 @@ typedef struct TrainOptions {
     OnNonfinite on_nonfinite;
     bool convert_to_lora;                   /* a PiSSA or OLoRA adapter is saved as plain LoRA, see adapter_convert;
                                                checkpoints keep it as it is */
+    const DType *save_dtype;                /* of a whole model that the run writes; NULL: each tensor in the base's own */
     const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL:
                                                the system's temporary folder */
 } TrainOptions;
@@ -6441,7 +6442,7 @@ static bool run_save_in(Run *run, const TrainResult *result, const char *folder,
         if (adapter_convert(&plain, a, &less)) a = &plain;
         else run_warn(run, "the adapter is saved as it was trained, not as plain LoRA: %s", less.text);
     }
-    bool saved = adapter_save(a, folder, err);
+    bool saved = adapter_save_as(a, folder, run->o->save_dtype ? *run->o->save_dtype : DTYPE_COUNT, err);
     adapter_drop(&plain);
     if (!saved) return false;
     if (!log_trainer_state(run, result, folder, &less)) run_warn(run, "no trainer_state.json: %s", less.text);
@@ -6453,7 +6454,7 @@ static bool run_save_in(Run *run, const TrainResult *result, const char *folder,
 static bool run_save(Run *run, TrainResult *result, Error *err) {
     const TrainOptions *o = run->o;
     Adapter *a = &run->adapter;
-    run_phase(run, "saving the adapter");
+    run_phase(run, "saving the %s", adapter_has_lora(&a->config) ? "adapter" : "model");
     char best[PATH_MAX], other[PATH_MAX] = "", name[64];
     if (o->load_best_model_at_end && run->best.step && run->best.step != run->step && !result->stopped) {
         snprintf(name, sizeof name, "checkpoint-%lld", (long long)run->best.step);
@@ -6579,6 +6580,14 @@ static bool run_open_output(Run *run, Error *err) {
     const TrainOptions *o = run->o;
     char path[PATH_MAX];
     bool unlocked;
+    bool model = file_exists(o->output, "config.json"), ours = file_exists(o->output, "run.json");
+    bool whole = !o->init_adapter && !adapter_has_lora(&o->lora);
+    if (whole && model && !ours)
+        return fail(err, "it holds a model that no run has written; %s; give another --output, nothing is overwritten",
+                    o->output);
+    if (!whole && !o->init_adapter && model && ours)
+        return fail(err, "it holds the whole model of an earlier run, which an adapter would stand beside; %s; give another "
+                         "--output", o->output);
     if (!make_folder(o->output, err) || !folder_lock(&run->lock, o->output, &unlocked, err)) return false;
     if (unlocked)
         run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);

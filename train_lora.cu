@@ -2811,6 +2811,7 @@ enum { REPORT_NONE, REPORT_TENSORBOARD, REPORT_COUNT };
 static const char *const report_name[REPORT_COUNT] = {"none", "tensorboard"};
 enum { MERGE_STORED, MERGE_F32, MERGE_BF16, MERGE_F16, MERGE_COUNT };
 static const char *const merge_name[MERGE_COUNT] = {"stored", "f32", "bf16", "f16"};
+static const DType merge_dtype[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
 /* The metrics that may choose the best model, "eval_" in front or not; filled by options_default, up to NULL. */
 static const char *metric_name[2 * LOG_METRICS + 1];
 
@@ -2883,7 +2884,7 @@ static const Option option_table[] = {
     {"output", TEXT(train.output), RUN | ANSWERS | MERGE | WRITES | FIXED, "out",
      "folder for the adapter and the logs; of evaluate and compare for scores and pages; of generate a file"},
     {"init-adapter", TEXT(train.init_adapter), RUN, NULL,
-     "PEFT adapter folder to start from (its r, alpha and modules count)"},
+     "PEFT adapter folder, or whole model, to start from (its r, alpha and modules count; of a model, what differs)"},
     {"config", TEXT(config), EVERY | ONCE | FIXED, NULL, "JSON file of these options; the command line wins"},
     HEADING("How rows become examples"),
     {"task", CHOICE(train.data_options.task, task_name, TASK_COUNT), RUN | INSPECT | MEASURES | KEPT, "causal_lm",
@@ -3024,10 +3025,11 @@ static const Option option_table[] = {
      "commas in them are separated by ';', as 'target_modules=q,v;all-linear'"},
     {"dry-run", FLAG(dry_run), TRAIN | FIXED, "false", "list the runs of a --sweep and stop"},
     HEADING("Answers: generate, evaluate, compare, merge"),
-    {"dtype", CHOICE(dtype, merge_name, MERGE_COUNT), MERGE, "stored",
-     "of the merged weights; stored: as the base has them"},
+    {"dtype", CHOICE(dtype, merge_name, MERGE_COUNT), RUN | MERGE, "stored",
+     "of the weights of a whole model, merged or trained without lora; stored: as the base has them"},
     {"adapter", LIST(adapter), INSPECT | ANSWERS | MERGE, NULL,
-     "PEFT adapter folder, or 'base' for the model alone; may be given several times"},
+     "PEFT adapter folder, whole trained model or checkpoint, or 'base' for the model alone; may be given several "
+     "times"},
     {"prompt", LIST(prompt), GENERATE, NULL, "a text to answer; may be given several times"},
     {"messages", TEXT(messages), GENERATE, NULL,
      "JSON file with a chat to go on with, [{\"role\": \"user\", \"content\": \"...\"}, ...]"},
@@ -3698,6 +3700,7 @@ static void options_resolve(Options *o) {
     d->label_count = (int)arrlen(d->label_names);
     d->pad_token_id = -1;                   /* the tokenizer's */
     resolve_trained(o);
+    t->save_dtype = o->dtype == MERGE_STORED ? NULL : &merge_dtype[o->dtype];
     if (o->target_modules) resolve_modules(&t->lora, o->target_modules);
     if (o->layers_to_transform) resolve_layers(&t->lora, o->layers_to_transform, t->model);
     if (o->chat_template && (strstr(o->chat_template, ".jinja") || access(o->chat_template, R_OK) == 0))
@@ -3754,6 +3757,11 @@ static void options_check(const Options *o) {
          "--embedding-learning-rate beside --learning-rate 0; command line; it is a share of that rate: give one"},
         {t->lora.init && t->init_adapter,
          "--init-lora-weights and --init-adapter exclude each other; command line; an adapter begins where it is"},
+        {option_given(o, "train") && t->init_adapter,
+         "--train and --init-adapter exclude each other; command line; what the folder holds is what is trained (of a "
+         "whole model, every tensor that differs from the base's): leave --train out"},
+        {t->save_dtype && t->lora.train & TRAIN_LORA && !t->init_adapter,
+         "--dtype of an adapter; command line; adapters are F32: leave it out, or give it to merge"},
         {t->resume && t->init_adapter,
          "--resume and --init-adapter exclude each other; command line; a checkpoint has its own adapter"},
         {o->dry_run && !arrlen(o->sweep),
@@ -4124,8 +4132,14 @@ static bool outputs_open(Screen *screen, const Model *m, Adapter *a, const Train
     a->about = screen->about.at;            /* run.json belongs to the adapter and is written with it */
     snprintf(model, sizeof model, "%s (%s, %.4g M parameters in %s)", o->model, m->config.model_type,
              (double)model_parameters(m) * 1e-6, weight_format[m->head.format].name);
-    snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g", (double)a->param_count * 1e-6, a->config.r,
-             (double)a->config.lora_alpha);
+    Text trained = TEXT_EMPTY;
+    train_text(&trained, a->config.train, a->config.last_layers);
+    if (!adapter_has_lora(&a->config))
+        snprintf(adapter, sizeof adapter, "%.3g M parameters, %s", (double)a->param_count * 1e-6, trained.at);
+    else snprintf(adapter, sizeof adapter, "%.3g M parameters, r %d, alpha %g%s%s", (double)a->param_count * 1e-6,
+                  a->config.r, (double)a->config.lora_alpha, strcmp(trained.at, "lora") ? ", " : "",
+                  strcmp(trained.at, "lora") ? trained.at : "");
+    text_free(&trained);
     report_begin(&screen->report, o, train, eval, memory, total_steps, model, adapter, screen->about.at);
     screen->page = true;
     if (!report_write(&screen->report, "running", NULL, NULL, err)) return false;
@@ -4232,22 +4246,29 @@ static int plan_verdict(const Options *o, size_t total) {
     return 0;
 }
 
+/* Does the run write a whole model, not an adapter? What --init-adapter begins with decides for itself. */
+static bool run_leaves_model(const Options *o) {
+    return o->train.init_adapter ? file_exists(o->train.output, "config.json")
+                                 : !(o->train.lora.train & TRAIN_LORA);
+}
 /* Whose adapter lies in the output folder, and where the best one is where that is another. */
 static void print_adapter(const Options *o, const TrainResult *r) {
     const TrainOptions *t = &o->train;
     const char *metric = t->metric_for_best_model ? t->metric_for_best_model : "loss";
     char best[PATH_MAX], name[64];
-    bool saved = t->load_best_model_at_end && r->best_step && !r->stopped;
+    bool saved = t->load_best_model_at_end && r->best_step && !r->stopped, whole = run_leaves_model(o);
+    const char *what = whole ? "model" : "adapter";
     snprintf(name, sizeof name, "checkpoint-%lld", (long long)r->best_step);
     path_in(best, sizeof best, t->output, name);
     if (saved)
-        printf("best     step %lld, %s %.4f: its adapter is saved\n", (long long)r->best_step, metric, r->best_metric);
+        printf("best     step %lld, %s %.4f: its %s is saved\n", (long long)r->best_step, metric, r->best_metric, what);
     if (r->checkpoint[0]) printf("checkpoint %s\n", r->checkpoint);
     if (!saved && r->best_step && r->best_step != r->steps && (t->load_best_model_at_end || r->stopped))
-        printf("best     step %lld, %s %.4f: %s%s\n", (long long)r->best_step, metric, r->best_metric,
-               access(best, R_OK) ? "not kept" : "its adapter is in ", access(best, R_OK) ? "" : best);
-    printf("adapter  %s, a PEFT folder", t->output);
-    if (r->stopped) printf(" with the adapter of the last step, %lld", (long long)r->steps);
+        printf("best     step %lld, %s %.4f: %s%s%s%s\n", (long long)r->best_step, metric, r->best_metric,
+               access(best, R_OK) ? "not kept" : "its ", access(best, R_OK) ? "" : what,
+               access(best, R_OK) ? "" : " is in ", access(best, R_OK) ? "" : best);
+    printf("%-8s %s, a %s folder", what, t->output, whole ? "Hugging Face" : "PEFT");
+    if (r->stopped) printf(" with the %s of the last step, %lld", what, (long long)r->steps);
     printf("; how the run went is in %s/report.html\n", t->output);
 }
 
@@ -4270,8 +4291,10 @@ static void print_result(const Options *o, const TrainResult *r) {
         printf("to go on %s --resume %s\n", o->command, output.at);
         text_free(&output);
     }
-    print_command("use it", command_text(o, "generate", "--model", o->train.model, "--adapter", o->train.output,
-                                         "--chat", NULL));
+    bool whole = run_leaves_model(o);
+    print_command("use it", whole ? command_text(o, "generate", "--model", o->train.output, "--chat", NULL)
+                                  : command_text(o, "generate", "--model", o->train.model, "--adapter", o->train.output,
+                                                 "--chat", NULL));
     fflush(stdout);
 }
 
@@ -4291,10 +4314,12 @@ static bool page_finish(const Options *o, Report *report, const char *status, co
     Text more = TEXT_EMPTY;
     snprintf(merged, sizeof merged, "%s-merged", adapter);
     json_list(&more, "commands", JSON_LINE);
-    command_json(&more, "talk to it",
-                 command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL));
-    command_json(&more, "put it into the base model",
-                 command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL));
+    bool whole = run_leaves_model(o);
+    command_json(&more, "talk to it", whole ? command_text(o, "generate", "--model", adapter, "--chat", NULL)
+                 : command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL));
+    if (!whole)
+        command_json(&more, "put it into the base model",
+                     command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL));
     json_end(&more);
     if (r->best_step) {
         json_object(&more, "best", JSON_LINE);
@@ -5147,12 +5172,11 @@ static int merge_convert(Session *s, const char *from, const char *folder, float
     return 0;
 }
 static int verb_merge(Options *o) {
-    static const DType dtypes[MERGE_COUNT] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16, DTYPE_F16};
     const char *folder = o->train.output;
     Error err;
     Session s;
     Model merged;
-    DType dtype = dtypes[o->dtype];
+    DType dtype = merge_dtype[o->dtype];
     if (arrlen(o->adapter) != 1 || !option_given(o, "output"))
         usage_error("merge takes one adapter and a new folder; command line; give --adapter FOLDER and --output "
                     "FOLDER");
