@@ -4381,8 +4381,14 @@ static bool merge_tensor(SafeFile *f, const Merge *g, const Tensor *t, DType dty
     const Linear *p = at < 0 ? NULL : &a->model->layers[s.layer].linear[s.place];
     const Trainable *own = known ? merge_trained(a, &s) : NULL;
     if (p && !a->lora[at].rank) p = NULL;
-    if (!p && !own && dtype == t->dtype) { safe_write(f, t->data, t->bytes); return true; }
-    size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)4 << 20) / width;
+    for (size_t first = 0, chunk = (size_t)1 << 20; !p && !own && dtype == t->dtype; first += chunk) {
+        if (first >= t->bytes) return true;
+        const char *data = (const char *)t->data + first;
+        size_t bytes = t->bytes - first < chunk ? t->bytes - first : chunk;
+        safe_write(f, data, bytes);
+        file_release_pages(data, bytes);
+    }
+    size_t width = p ? (size_t)p->in : 1, rows = t->count / width, block = 1 + ((size_t)1 << 18) / width;
     float *values = (float *)must_alloc(block * width * sizeof(float));
     Weight w = tensor_weight(t);
     FormatId to = dtype_format(dtype);
@@ -6580,8 +6586,11 @@ static bool run_open_output(Run *run, Error *err) {
     const TrainOptions *o = run->o;
     char path[PATH_MAX];
     bool unlocked;
+    struct stat in, base;
     bool model = file_exists(o->output, "config.json"), ours = file_exists(o->output, "run.json");
     bool whole = !o->init_adapter && !adapter_has_lora(&o->lora);
+    if (whole && !stat(o->output, &in) && !stat(o->model, &base) && in.st_dev == base.st_dev && in.st_ino == base.st_ino)
+        return fail(err, "it is the folder of the model that is trained; %s; give another --output", o->output);
     if (whole && model && !ours)
         return fail(err, "it holds a model that no run has written; %s; give another --output, nothing is overwritten",
                     o->output);
