@@ -3881,7 +3881,8 @@ static void print_memory(const MemoryTable *memory) {
     printf("  %-44s %12s\n", "total", bytes_text(text, sizeof text, (double)memory->total));
 }
 
-static void print_data(const char *label, const char *path, const Dataset *d) {
+/* True: its classes are imbalanced. */
+static bool print_data(const char *label, const char *path, const Dataset *d) {
     static const char *const dropped[TASK_COUNT] = {"dropped without a labelled token", "dropped without a token",
                                                     "dropped beyond max-length"};
     const DataStats *s = &d->stats;
@@ -3894,9 +3895,10 @@ static void print_data(const char *label, const char *path, const Dataset *d) {
     if ((long long)d->slots != examples) printf(", packed into %zu", d->slots);
     printf("\n");
     Text labels = TEXT_EMPTY;
-    inspect_labels(&labels, d);
+    bool imbalanced = inspect_labels(&labels, d);
     if (labels.at) printf("%-8s %s\n", "labels", labels.at);
     text_free(&labels);
+    return imbalanced;
 }
 
 /* What a file brought and nobody will see: keys that nothing reads, what the chat template takes out of a conversation
@@ -4089,16 +4091,14 @@ static void print_files(Screen *screen, const TrainOptions *o, const Dataset *tr
     snprintf(name, sizeof name, o->more_data_count ? "%s and %d more" : "%s", o->data, o->more_data_count);
     if (train->rebuilt || (eval && eval->rebuilt))
         on_warning(screen, "a file of the token cache was damaged, and is written again");
-    if (o->data) print_data("data", name, train);
+    bool imbalanced = o->data && print_data("data", name, train);
     if (eval) print_data("eval", o->eval_data ? o->eval_data : "held out of it", eval);
     fflush(stdout);
     if (o->data) print_lost(stderr, name, &train->stats, &o->data_options);
     if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats, &o->data_options);
-    Text absent = TEXT_EMPTY;
-    if (o->data && eval && dataset_classes_check(train, eval, name, &absent, NULL) && absent.at)
-        fprintf(stderr, "warning: classes of the training data without a row to evaluate: %s; %s; scores say nothing of "
-                        "them\n", absent.at, o->eval_data ? o->eval_data : "--eval-split");
-    text_free(&absent);
+    if (imbalanced && !o->class_weights)
+        fprintf(stderr, "hint: every row counts alike, the larger class outweighs the smaller; --class-weights balanced "
+                        "weighs classes alike\n");
 }
 /* How, and in how much memory. */
 static void print_plan(const TrainOptions *o, const MemoryTable *memory, int64_t total_steps) {

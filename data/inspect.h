@@ -200,8 +200,8 @@ static void inspect_pair(const Tokenizer *t, const Dataset *d, size_t slot, cons
 }
 
 /* The classes and the share of each, in a line: "no 72.0 %, yes 28.0 %"; numbers: where they lie. Nothing for language
-   modelling. A class with less than half of the rows that the largest has makes it imbalanced. */
-static void inspect_labels(Text *t, const Dataset *d) {
+   modelling. True: imbalanced, a class has less than half of the rows that the largest has. */
+static bool inspect_labels(Text *t, const Dataset *d) {
     enum { SHOWN = 20 };
     int64_t most = 0, least = INT64_MAX, rows = 0;
     if (d->problem == PROBLEM_REGRESSION && d->slots) {
@@ -232,7 +232,9 @@ static void inspect_labels(Text *t, const Dataset *d) {
         text_print(t, " and %d more, all between %lld and %lld rows", d->label_count - SHOWN, (long long)least,
                    (long long)most);
     if (d->problem == PROBLEM_MULTI_LABEL) text_print(t, " (multi-label)");
-    if (d->problem == PROBLEM_SINGLE_LABEL && 2 * least < most) text_print(t, "; imbalanced: see --class-weights");
+    bool imbalanced = d->problem == PROBLEM_SINGLE_LABEL && 2 * least < most;
+    if (imbalanced) text_print(t, "; imbalanced");
+    return imbalanced;
 }
 
 /* What became of the file, and what of it should make one wonder. */

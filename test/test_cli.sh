@@ -200,6 +200,50 @@ unused "a chat and a pair" "--prompt-template changes nothing in 1 of 2 rows, wh
 unused "a pair with options of chats" "--split-turns $nothing no row is a chat;--enable-thinking $nothing no row is a \
 chat;" inspect --split-turns --enable-thinking false --data "$work/pair.jsonl"
 unused "rows with labels" "--loss-on $nothing the rows have labels;" inspect --loss-on all --data "$work/labels.jsonl"
+# rows with a label, and pairs: what of them is read, learned, cut and left out
+cat >"$work/classes.jsonl" <<'X'
+{"text": "Where is it?", "label": "question", "id": 7}
+{"text": "I am tired of it all.", "label": "statement"}
+{"text": "Thanks", "label": "statement"}
+{"text": "Bye", "label": "statement"}
+X
+cat >"$work/pairs.jsonl" <<'X'
+{"prompt": "Where? ", "chosen": "By the river.", "rejected": "No"}
+{"prompt": "Hi ", "chosen": "Hello", "rejected": "Hello"}
+{"prompt": "Hi ", "chosen": "a b c d e f g h i j k l m n o p q r s t u v w x y z", "rejected": "Hello"}
+X
+COLUMNS=80 all inspect --model data/base --data "$work/classes.jsonl" --task SEQ_CLS --examples 2
+check "inspect of classes: $(told 'labels  ')" ended 0 , says '^row 1: .* is pooled, label question$' , \
+    says '^  Where is it\[?\]$' , says 'labels  * 2   question 25.0 %, statement 75.0 %; imbalanced$' , \
+    says '^columns not used: id (1 row)' , count 0 "stop token" "$said"
+COLUMNS=80 all inspect --model data/base --data "$work/pairs.jsonl" --task reward --max-length 24
+check "inspect of pairs, side by side: $(told ' | Where')" ended 0 , says '^  chosen: .* | rejected: .*' , \
+    says '^  Where? By the river\..* | Where? No' , says '^warning: 1 of 3 pairs are left out, longer' , \
+    says '^warning: in 1 pairs chosen and rejected are the same;' , says 'dropped  *1   pairs beyond'
+unused "classes" \
+    "--split-turns $nothing a row with a label is one example;--loss-on $nothing the loss is on the labels;" \
+    inspect --task classification --split-turns --loss-on all --data "$work/classes.jsonl"
+unused "pairs" "--truncate-prompt $nothing pairs are not cut;--problem-type $nothing it is --task classification's;" \
+    inspect --task reward --truncate-prompt --problem-type regression --data "$work/pairs.jsonl"
+unused "a language model" "--problem-type $nothing it is --task classification's;" \
+    inspect --problem-type regression --data "$work/pair.jsonl"
+all inspect --model data/base --data "$work/classes.jsonl" --task classification --max-length 3
+check "cut texts: $(told ^warning)" says '^warning: 2 of 4 rows are cut at --max-length 3, at their end; .*-prompt'
+refuse "a task" 2 "causal_lm|classification|reward" train --task dpo --data "$work/pairs.jsonl"
+refuse "a problem" 2 "single_label_classification|" train --problem-type binary --data "$work/pairs.jsonl"
+refuse "pairs packed" 1 "a pair is a slot" inspect --task reward --packing --data "$work/pairs.jsonl"
+refuse "no label column" 1 "no row has a label; .* there are text" inspect --task classification \
+    --data <(printf '{"prompt": "a", "text": "b"}\n')
+all train --model data/base --task classification --data "$work/classes.jsonl" --max-steps 1 --output "$work/o9" \
+    --eval-data <(tail -n 2 "$work/classes.jsonl")
+check "shares, and a class that evaluation lacks: $(told ^warning)" ended 0 , \
+    says '^labels   question 25.0 %, statement 75.0 %; imbalanced' , says '^hint: .*--class-weights balanced' , \
+    says '^warning: the evaluation data have no row of the class question'
+all train --model data/base --task classification --data "$work/classes.jsonl" --max-steps 1 --output "$work/o9" \
+    --class-weights balanced
+check "a hint that is followed is not given" ended 0 , count 0 ^hint "$said"
+refuse "one class" 1 "one class only: all 2 examples have the label .statement" train --model data/base \
+    --task classification --data <(tail -n 2 "$work/classes.jsonl") --output "$work/o9"
 refuse "--raw and a template" 2 "nothing with --raw" generate --model data/base --prompt a --raw --chat-template zephyr
 thought='{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>why</think>b"}'
 echo "{\"messages\": [$thought, $thought], \"chat_template_kwargs\": {\"x\": 1}}" >"$work/thoughts.jsonl"
