@@ -64,7 +64,7 @@ tormented killed $((kills < 12 ? kills : 12)) "${options[@]}" --save-strategy st
 check "--save-total-limit 3 keeps three checkpoints" [ "$(ls -d "$work"/killed/checkpoint-*[0-9] | wc -l)" = 3 ]
 # Picked without a subshell, which would have random numbers of its own.
 ranks=(1 3 8 16) dropouts=(0 0.1 0.3) batches=(1 2 3) accumulations=(1 2) schedules=(linear cosine constant)
-switches=(true false) levels=(none gate_up layer) strategies=(no steps)
+switches=(true false) levels=(none gate_up layer) strategies=(no steps) optims=(adamw adamw_8bit)
 round=0
 while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
     round=$((round + 1))
@@ -75,7 +75,8 @@ while [ $total -lt "$kills" ] && [ $round -lt 60 ]; do
         --gradient-accumulation-steps "${accumulations[RANDOM % 2]}" --lr-scheduler-type "${schedules[RANDOM % 3]}" \
         --seed $RANDOM --packing "${switches[RANDOM % 2]}" --max-length 256 --recompute "${levels[RANDOM % 3]}" \
         --save-strategy steps --save-steps $((1 + RANDOM % 7)) --save-total-limit $((1 + RANDOM % 3)) \
-        --eval-strategy "${strategies[RANDOM % 2]}" --eval-steps 20 --eval-on-start false
+        --eval-strategy "${strategies[RANDOM % 2]}" --eval-steps 20 --eval-on-start false \
+        --optim "${optims[RANDOM % 2]}" --lora-plus-ratio $((1 + RANDOM % 4))
     rm -rf "$work/round$round" "$work/round$round-whole"
 done
 newest=$(ls -d "$work"/killed/checkpoint-*[0-9] | sort -t- -k2 -n | tail -n 1)
