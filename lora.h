@@ -5033,6 +5033,12 @@ bool classifier_open(Classifier *c, const Dataset *d, const TrainOptions *o, int
     return !rows || c->logits || fail(err, "out of memory for the logits of %d rows; use a smaller batch", rows);
 }
 
+/* Has it a language model's head? */
+static bool model_speaks(const Model *m, const Adapter *a, Error *err) {
+    int K = a && a->score ? a->config.classes.num_labels : m->no_head ? m->classes.num_labels : 0;
+    return !K || fail(err, "a classification head of %d label%s, it has no words; %s; evaluate it with --task "
+                           "classification, or reward", K, K == 1 ? "" : "s", m->folder);
+}
 static const ClassConfig *adapter_classes(const Model *m, const Adapter *a) {
     return a && a->score ? &a->config.classes : &m->classes;
 }
@@ -5323,6 +5329,7 @@ bool model_evaluate(const Model *m, const Adapter *a, Workspace *w, const Datase
     Classifier c, *before = w->classifier;
     memset(&c, 0, sizeof c);
     const ClassConfig *head = adapter_classes(m, a);
+    if (d->task == TASK_CAUSAL_LM && !model_speaks(m, a, err)) return false;
     int K = d->label_count ? d->label_count : 1;
     if (d->task != TASK_CAUSAL_LM && head->num_labels != K)
         return fail(err, "the head has %d labels, the data %d; %s; give a model or adapter with a head for them",
@@ -7226,6 +7233,7 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
     int longest, places;
     memset(&own, 0, sizeof own);
     memset(answers, 0, count * sizeof *answers);
+    if (!model_speaks(m, a, err)) return false;
     if (!gen_check(m, g, prompts, count, o, &places, &longest, err)) return false;
     if (!g && !generator_open(&own, m, a, places, longest, o->max_new_tokens, true, err)) {
         generator_close(&own);

@@ -4291,10 +4291,13 @@ static void print_result(const Options *o, const TrainResult *r) {
         printf("to go on %s --resume %s\n", o->command, output.at);
         text_free(&output);
     }
-    bool whole = run_leaves_model(o);
-    print_command("use it", whole ? command_text(o, "generate", "--model", o->train.output, "--chat", NULL)
-                                  : command_text(o, "generate", "--model", o->train.model, "--adapter", o->train.output,
-                                                 "--chat", NULL));
+    bool whole = run_leaves_model(o), tokens = o->train.data_options.task == TASK_CAUSAL_LM;
+    const char *task = task_name[o->train.data_options.task];
+    const char *rows = o->train.eval_data ? o->train.eval_data : o->train.data, *out = o->train.output;
+    print_command("use it", tokens && whole ? command_text(o, "generate", "--model", out, "--chat", NULL)
+                  : tokens ? command_text(o, "generate", "--model", o->train.model, "--adapter", out, "--chat", NULL)
+                  : whole ? command_text(o, "evaluate", "--model", out, "--task", task, "--data", rows, NULL)
+                  : command_text(o, "evaluate", "--model", o->train.model, "--adapter", out, "--data", rows, NULL));
     fflush(stdout);
 }
 
@@ -4513,13 +4516,6 @@ static int sweep_compare(const void *a, const void *b) {
     return p < q ? -1 : p > q;
 }
 
-/* A cell of sweep.csv. A spreadsheet would run what begins like a formula: an apostrophe goes in front. */
-static void csv_add(Text *t, const char *value) {
-    bool number = strspn(value, "0123456789.eE+-") == strlen(value);
-    text_print(t, !number && strchr("=+-@", *value) ? "\"'" : "\"");
-    for (const char *c = value; *c; c++) text_print(t, *c == '"' ? "\"\"" : "%c", *c);
-    text_print(t, "\"");
-}
 static void sweep_json(Text *t, const SweepRun *runs, int count, const SweepAxis *axes, const char *folder) {
     char updated[32];
     time_text(updated, sizeof updated);
@@ -5250,12 +5246,20 @@ static bool evaluate_columns(Comparison *c, Session *s, const Dataset *d, bool a
         double start = seconds_now();
         c->current = k;
         if (!session_adapter(s, column->name, err)) return false;
-        if (d) {
+        bool head = column_head(&s->model, s->adapter) != NULL;
+        if (head) {
+            phase_of("measuring %s", column->name);
+            if (!column_measure_head(column, c, &s->model, s->adapter, s->tokenizer,
+                                     s->o->train.per_device_eval_batch_size, err)) return false;
+        } else if (c->data_options->task != TASK_CAUSAL_LM && !answers)
+            return fail(err, "no classification head; %s; train one with --task %s", column->name,
+                        task_name[c->data_options->task]);
+        if (d && !head) {
             phase_of("measuring %s on %lld row%s", column->name, rows, rows == 1 ? "" : "s");
             if (!column_loss(column, &s->model, s->adapter, d, s->o->train.per_device_eval_batch_size, err))
                 return false;
         }
-        if (answers) {
+        if (answers && !head) {
             phase_of("answering %zu row%s with %s", c->prompts.count, c->prompts.count == 1 ? "" : "s", column->name);
             if (!column_answers(column, c, &s->model, s->adapter, s->tokenizer, err)) return false;
         }
@@ -5289,9 +5293,13 @@ static bool evaluate_reads(Comparison *c, Dataset *d, bool *references, const Op
     if (answers && !prompts_open(&c->prompts, c->data, t, c->data_options, err)) return false;
     if (answers && o->labels && !comparison_labels(c, o->labels, err)) return false;
     phase_of("reading %s", c->data);
-    *references = !answers;
+    *references = !answers && c->data_options->task == TASK_CAUSAL_LM;
     for (size_t i = 0; i < c->prompts.count; i++) *references |= c->prompts.list[i].reference != NULL;
-    if (*references && !dataset_open(d, c->data, t, c->data_options, err)) return false;
+    DataOptions tokens = *c->data_options;  /* what an answer in words is measured by */
+    tokens.task = TASK_CAUSAL_LM;
+    tokens.problem_type = PROBLEM_AUTO;
+    if (*references && !dataset_open(d, c->data, t, &tokens, err)) return false;
+    if (!answers && !*references) return true;
     evaluate_begins(o, &c->prompts, *references ? d : NULL);
     if (answers && !o->labels && !c->characters && without_words(&c->prompts))
         fprintf(stderr, "hint: these answers have no spaces between words, and f1, bleu and rouge_l are of words: add "
@@ -5315,6 +5323,7 @@ static int verb_evaluate(Options *o) {
     evaluate_names(&c, o, compare);
     if (!session_open(&s, o, answers ? SESSION_TALKS : SESSION_MEASURES, &err)) return failed(&err);
     if (!option_given(o, "temperature")) s.generate.temperature = 0;          /* scores should not depend on luck */
+    if (s.model.no_head && !option_given(o, "task")) o->train.data_options.task = TASK_CLASSIFICATION;
     c.generate = &s.generate;
     if (!evaluate_reads(&c, &d, &references, o, s.tokenizer, answers, &err)) return failed(&err);
     if (folder) {

@@ -3,7 +3,7 @@
    to the terminal, evaluation.json, responses.jsonl and compare.html. Plain C, part of train_lora.cu: uses lora.h,
    data/score.h and data/report.h.
 
-       column_loss, column_answers, comparison_write      // of each column, in turn
+       column_loss, column_answers, comparison_write      // of each column, in turn; column_measure_head: of a head
        comparison_print, comparison_page                  // at the end */
 #ifndef EVALUATE_H
 #define EVALUATE_H
@@ -56,7 +56,11 @@ static void kept_drop(Kept *k) {
 /* In the order of the tables. LOSS to ENTROPY and EVAL_LOSS are of the given answers, the others of the model's own. */
 enum { SCORE_TOKEN_LOSS, SCORE_PERPLEXITY, SCORE_EXAMPLE_PERPLEXITY, SCORE_TOKEN_ACCURACY, SCORE_TOKEN_ENTROPY,
        SCORE_EVAL_LOSS, SCORE_EXACT, SCORE_F1, SCORE_BLEU, SCORE_SENTENCE, SCORE_CHRF, SCORE_ROUGE, SCORE_LENGTH,
-       SCORE_ACCURACY, SCORE_MACRO, SCORES };
+       SCORE_ACCURACY, SCORE_MACRO,
+       /* of classification heads, regressions and rewards: by the names of log_metric */
+       SCORE_WEIGHTED, SCORE_BALANCED, SCORE_ROC_AUC, SCORE_AVERAGE_PRECISION, SCORE_THRESHOLD, SCORE_THRESHOLD_F1,
+       SCORE_MICRO, SCORE_SUBSET, SCORE_MSE, SCORE_MAE, SCORE_R2, SCORE_PEARSON, SCORE_SPEARMAN, SCORE_MARGIN,
+       SCORE_MIN_REWARD, SCORE_MEAN_REWARD, SCORE_MAX_REWARD, SCORES };
 static const struct { const char *name, *legend; } score_table[SCORES] = {
     {"token_loss", "nats a token, lower is better"},
     {"perplexity", "exp of that"},
@@ -73,6 +77,23 @@ static const struct { const char *name, *legend; } score_table[SCORES] = {
     {"words_count", "words of an answer"},
     {"accuracy", "0 to 1: right labels"},
     {"macro_f1", "0 to 1: mean of the labels' F1"},
+    {"weighted_f1", "0 to 1: mean of the labels' F1 by their rows"},
+    {"balanced_accuracy", "0 to 1: mean of the labels' recall"},
+    {"roc_auc", "0 to 1: the second class above the first"},
+    {"average_precision", "0 to 1: of the second class"},
+    {"best_threshold", "probability of the second class from which on F1 is largest"},
+    {"best_threshold_f1", "0 to 1: its F1"},
+    {"micro_f1", "0 to 1: of all labels together"},
+    {"subset_accuracy", "0 to 1: rows with every label right"},
+    {"mse", "mean squared error, lower is better"},
+    {"mae", "mean absolute error, lower is better"},
+    {"r2", "up to 1: share of the variance that is explained"},
+    {"pearson", "-1 to 1: correlation"},
+    {"spearman", "-1 to 1: of the ranks"},
+    {"margin", "mean of chosen minus rejected reward"},
+    {"min_reward", "TRL's: mean over batches"},
+    {"mean_reward", "of chosen and rejected"},
+    {"max_reward", "TRL's: mean over batches"},
 };
 
 typedef struct Column {
@@ -80,6 +101,11 @@ typedef struct Column {
     double score[SCORES];                   /* NAN: not measured */
     Answer *answers;                        /* [prompts] or NULL */
     int64_t *confusion;                     /* [labels][labels + 1] or NULL */
+    LabelScore *each;                       /* [K] of several labels a row, or NULL */
+    const char **classes;                   /* stb_ds array: what the labels of `confusion` and `each` are called; else
+                                               they are the comparison's */
+    Text predictions;                       /* of a head: predictions.jsonl, and as a table */
+    Text predictions_csv;
 } Column;
 typedef struct Comparison {
     const char *model, *data;               /* folder; file */
@@ -156,6 +182,191 @@ static bool column_loss(Column *column, const Model *m, const Adapter *a, const 
     return true;
 }
 
+/* ---- a column that is a head of few outputs ---------------------------------------------------------------------- */
+
+static const ClassConfig *column_head(const Model *m, const Adapter *a) {
+    const ClassConfig *c = a && a->score ? &a->config.classes : &m->classes;
+    return c->num_labels ? c : NULL;
+}
+/* A cell of sweep.csv. A spreadsheet would run what begins like a formula: an apostrophe goes in front. */
+static void csv_add(Text *t, const char *value) {
+    bool number = strspn(value, "0123456789.eE+-") == strlen(value);
+    text_print(t, !number && strchr("=+-@", *value) ? "\"'" : "\"");
+    for (const char *c = value; *c; c++) text_print(t, *c == '"' ? "\"\"" : "%c", *c);
+    text_print(t, "\"");
+}
+static void csv_field(Text *t, const char *text, bool first) {
+    text_string(t, first ? "" : ",");
+    csv_add(t, text);
+}
+static void csv_number(Text *t, double v) { text_print(t, ",%.9g", v); }
+
+/* What one row is taken for: class, labels, number; its logits, and what they mean. z: [K]. */
+static void prediction_add(Column *column, const Dataset *d, const SlotIterator *e, const double *z, int K) {
+    Text *t = &column->predictions, *csv = &column->predictions_csv;
+    char id[32];
+    double p[1024];
+    bool one = d->problem == PROBLEM_SINGLE_LABEL, several = d->problem == PROBLEM_MULTI_LABEL;
+    snprintf(id, sizeof id, "%lld", (long long)d->row[e->example]);
+    csv_field(csv, id, true);
+    csv_field(csv, column->name, false);
+    json_object(t, NULL, JSON_LINE);
+    json_print(t, "id", "%s", id);
+    json_string(t, "adapter", column->name);
+    if (one) {
+        const char *expected = d->label_names[(int)*e->target], *answered = d->label_names[class_likeliest(z, K)];
+        json_string(t, "label", expected);
+        json_string(t, "prediction", answered);
+        csv_field(csv, expected, false);
+        csv_field(csv, answered, false);
+        if (K <= 1024) class_probabilities(p, z, K);
+    } else if (several) {
+        Text list[2] = {TEXT_EMPTY, TEXT_EMPTY};
+        for (int side = 0; side < 2; side++) {
+            json_list(t, side ? "prediction" : "label", JSON_LINE);
+            for (int k = 0; k < K; k++) {
+                if (!(side ? z[k] > 0 : e->target[k] != 0)) continue;
+                json_string(t, NULL, d->label_names[k]);
+                text_print(&list[side], "%s%s", list[side].length ? " " : "", d->label_names[k]);
+            }
+            json_end(t);
+            csv_field(csv, list[side].length ? list[side].at : "", false);
+            text_free(&list[side]);
+        }
+        for (int k = 0; k < K && K <= 1024; k++) p[k] = class_sigmoid(z[k]);
+    } else {
+        json_print(t, "label", "%.9g", (double)*e->target);
+        json_print(t, "prediction", "%.9g", *z);
+        csv_number(csv, (double)*e->target);
+        csv_number(csv, *z);
+    }
+    if ((one || several) && K <= 1024) {
+        json_object(t, "probabilities", JSON_LINE);
+        for (int k = 0; k < K; k++) {
+            json_print(t, d->label_names[k], "%.9g", p[k]);
+            csv_number(csv, p[k]);
+        }
+        json_end(t);
+    }
+    json_list(t, "logits", JSON_LINE);
+    for (int k = 0; k < K; k++) json_print(t, NULL, "%.9g", z[k]);
+    json_end(t);
+    json_end(t);
+    text_string(t, "\n");
+    text_string(csv, "\n");
+}
+static void prediction_pair(Column *column, const Dataset *d, const SlotIterator *e, const double *z) {
+    Text *t = &column->predictions, *csv = &column->predictions_csv;
+    char id[32];
+    snprintf(id, sizeof id, "%lld", (long long)d->row[e->example]);
+    json_object(t, NULL, JSON_LINE);
+    json_print(t, "id", "%s", id);
+    json_string(t, "adapter", column->name);
+    json_print(t, "chosen", "%.9g", z[0]);
+    json_print(t, "rejected", "%.9g", z[1]);
+    json_print(t, "margin", "%.9g", z[0] - z[1]);
+    json_end(t);
+    text_string(t, "\n");
+    csv_field(csv, id, true);
+    csv_field(csv, column->name, false);
+    for (int k = 0; k < 2; k++) csv_number(csv, z[k]);
+    csv_number(csv, z[0] - z[1]);
+    text_string(csv, "\n");
+}
+static void prediction_header(Text *csv, const Dataset *d) {
+    if (d->task == TASK_REWARD) { text_string(csv, "id,adapter,chosen,rejected,margin\n"); return; }
+    text_string(csv, "id,adapter,label,prediction");
+    for (int k = 0; k < d->label_count && d->label_count <= 1024; k++) csv_field(csv, d->label_names[k], false);
+    text_string(csv, "\n");
+}
+
+/* The place of a head's class among the comparison's labels. */
+static bool column_label(int *to, const Comparison *c, const char *name, Error *err) {
+    *to = score_label(name, c->labels, (int)arrlen(c->labels));
+    return *to >= 0 || fail(err, "a class of the head, '%.60s', is none of the labels; --labels; add it", name);
+}
+/* Where the comparison's labels are given, the head's classes are counted in their order, and its answers are their
+   names: text and head stand in one table. */
+static bool column_head_as_text(Column *column, Comparison *c, const Dataset *d, const EvalResult *e, Error *err) {
+    int K = e->K, labels = (int)arrlen(c->labels), to[1024];
+    const double *z = e->logits;
+    if (d->problem != PROBLEM_SINGLE_LABEL || K > 1024)
+        return fail(err, "--labels are classes, one a row; %s; leave --labels out", c->data);
+    if ((size_t)e->examples != c->prompts.count)
+        return fail(err, "%lld rows have a label, %zu a prompt; %s; give rows with both", (long long)e->examples,
+                    c->prompts.count, c->data);
+    for (int k = 0; k < K; k++) if (!column_label(&to[k], c, d->label_names[k], err)) return false;
+    column->confusion = (int64_t *)must_alloc((size_t)(labels * (labels + 1)) * sizeof *column->confusion);
+    column->answers = (Answer *)must_alloc(c->prompts.count * sizeof *column->answers);
+    for (size_t i = 0; i < c->prompts.count; i++, z += K) {
+        int got = class_likeliest(z, K);
+        column->answers[i].text = text_copy(d->label_names[got]);
+        column->answers[i].stopped = true;
+        column->confusion[c->expected[i] * (labels + 1) + to[got]]++;
+    }
+    return true;
+}
+
+/* Measures a head on the rows of the file: how = the task; the classes are the head's. */
+static bool column_measure_head(Column *column, Comparison *c, const Model *m, const Adapter *a, const Tokenizer *t,
+                                int batch_size, Error *err) {
+    const ClassConfig *head = column_head(m, a);
+    DataOptions how = *c->data_options;
+    Dataset d;
+    Batch b;
+    Workspace w;
+    EvalResult r;
+    int max_tokens = 0, max_sequences = 0;
+    memset(&d, 0, sizeof d);
+    memset(&b, 0, sizeof b);
+    memset(&w, 0, sizeof w);
+    memset(&r, 0, sizeof r);
+    if (how.task == TASK_CAUSAL_LM) how.task = TASK_CLASSIFICATION;
+    if (how.problem_type == PROBLEM_AUTO) how.problem_type = head->problem_type;
+    if (how.task == TASK_REWARD) how.problem_type = PROBLEM_AUTO;
+    if (!how.label_names && head->names) { how.label_names = head->names; how.label_count = head->num_labels; }
+    if (how.pad_token_id < 0) how.pad_token_id = head->pad_token_id;
+    how.few_shot = 0;                       /* a head has learned what is asked */
+    how.shots = NULL;
+    if (!dataset_open(&d, c->data, t, &how, err)) return false;
+    dataset_grow_to_batches(&d, NULL, batch_size, &max_tokens, &max_sequences);
+    bool ok = batch_alloc(&b, max_tokens, max_sequences, err) && batch_alloc_targets(&b, d.target_width, err) &&
+              workspace_open(&w, m, a, max_tokens, (int)d.stats.longest, FORWARD_ONLY, true, NULL, err) &&
+              model_evaluate(m, a, &w, &d, &b, batch_size, &r, err);
+    workspace_close(&w);
+    batch_free(&b);
+    for (int i = 0; ok && i < SCORES; i++)
+        for (int j = 0; j < LOG_METRICS; j++) {
+            const Metric *x = &log_metric[j];
+            bool here = x->of >> r.record.of & 1 && x->is & METRIC_EVAL && i != SCORE_F1;
+            if (here && !strcmp(x->name, score_table[i].name)) column->score[i] = metric_value(&r.record, x);
+        }
+    if (ok) column->score[SCORE_EVAL_LOSS] = r.record.loss;
+    const double *z = r.logits;
+    if (ok) prediction_header(&column->predictions_csv, &d);
+    for (size_t i = 0; ok && i < d.slots; i++)
+        for (SlotIterator e = slot_begin(&d, i); slot_next(&e); z += r.K) {
+            if (d.task != TASK_REWARD) { prediction_add(column, &d, &e, z, r.K); continue; }
+            prediction_pair(column, &d, &e, z++);
+            slot_next(&e);
+        }
+    if (ok && arrlen(c->labels)) ok = column_head_as_text(column, c, &d, &r, err);
+    else if (ok && d.label_count) {
+        for (int k = 0; k < r.K; k++) arrput(column->classes, text_copy(d.label_names[k]));
+        size_t K = (size_t)r.K;
+        if (d.problem == PROBLEM_SINGLE_LABEL) {
+            column->confusion = (int64_t *)must_alloc(K * (K + 1) * sizeof *column->confusion);
+            class_counts(column->confusion, &r, &d);
+        } else {
+            column->each = (LabelScore *)must_alloc(K * sizeof *column->each);
+            class_labels(column->each, &r, &d);
+        }
+    }
+    free(r.logits);
+    dataset_free(&d);
+    return ok;
+}
+
 /* One line of responses.jsonl. */
 static void response_line(Text *t, const Comparison *c, const Column *column, size_t prompt) {
     const Prompt *p = &c->prompts.list[prompt];
@@ -209,6 +420,8 @@ static void column_score(Column *column, const Comparison *c) {
         LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
         column->score[SCORE_ACCURACY] = label_scores(each, &macro, &weighted, column->confusion, labels);
         column->score[SCORE_MACRO] = macro.f1;
+        column->score[SCORE_WEIGHTED] = weighted.f1;
+        column->score[SCORE_BALANCED] = class_balanced_accuracy(column->confusion, labels);
         free(each);
     }
 }
@@ -252,16 +465,21 @@ static bool comparison_labels(Comparison *c, const char *text, Error *err) {
 /* Precision, recall and F1 of each label, and what was answered where it was expected. */
 static void confusion_print(const Column *column, const char *const *label, int labels) {
     LabelScore *each = (LabelScore *)must_alloc((size_t)labels * sizeof *each), macro, weighted;
-    label_scores(each, &macro, &weighted, column->confusion, labels);
-    printf("\n%s\n%-20s %9s %9s %9s %9s   answered:", column->name, "expected", "precision", "recall", "f1", "support");
-    for (int j = 0; j <= labels; j++) printf(" %10.10s", j < labels ? label[j] : "(none)");
+    bool counted = column->confusion != NULL, none = false;
+    if (counted) label_scores(each, &macro, &weighted, column->confusion, labels);
+    else { memcpy(each, column->each, (size_t)labels * sizeof *each); label_means(&macro, &weighted, each, labels); }
+    for (int l = 0; l < labels && counted; l++) none |= column->answers && column->confusion[l * (labels + 1) + labels];
+    none |= counted && !column->classes;    /* answers in words may be no label at all */
+    printf("\n%s\n%-20s %9s %9s %9s %9s%s", column->name, "expected", "precision", "recall", "f1", "support",
+           counted ? "   answered:" : "");
+    for (int j = 0; j < labels + none && counted; j++) printf(" %10.10s", j < labels ? label[j] : "(none)");
     printf("\n");
     for (int l = 0; l < labels + 2; l++) {
         const LabelScore *s = l < labels ? &each[l] : l == labels ? &macro : &weighted;
         const char *name = l < labels ? label[l] : l == labels ? "macro mean" : "weighted mean";
-        printf("%-20.20s %9.4f %9.4f %9.4f %9lld            ", name, s->precision, s->recall, s->f1,
-               (long long)s->support);
-        for (int j = 0; j <= labels && l < labels; j++)
+        printf("%-20.20s %9.4f %9.4f %9.4f %9lld%s", name, s->precision, s->recall, s->f1, (long long)s->support,
+               counted ? "            " : "");
+        for (int j = 0; j < labels + none && l < labels && counted; j++)
             printf(" %10lld", (long long)column->confusion[l * (labels + 1) + j]);
         printf("\n");
     }
@@ -279,8 +497,11 @@ static void comparison_print(const Comparison *c) {
         for (int k = 0; k < c->count; k++) printf(" %16.4f", c->columns[k].score[i]);
         printf("   %s\n", score_table[i].legend);
     }
-    for (int k = 0; k < c->count; k++)
-        if (c->columns[k].confusion) confusion_print(&c->columns[k], c->labels, (int)arrlen(c->labels));
+    for (int k = 0; k < c->count; k++) {
+        const Column *column = &c->columns[k];
+        const char *const *label = column->classes ? column->classes : c->labels;
+        if (column->confusion || column->each) confusion_print(column, label, (int)arrlen(label));
+    }
 }
 
 /* What the answers were made with: the same member in evaluation.json and on the page. */
@@ -321,6 +542,32 @@ static void confusion_json(Text *t, const Column *column, const char *const *lab
     }
     json_end(t);
 }
+/* The scores of every one of several labels. */
+static void labels_json(Text *t, const Column *column) {
+    json_object(t, "labels", JSON_LINE);
+    for (ptrdiff_t l = 0; l < arrlen(column->classes); l++) {
+        json_object(t, column->classes[l], JSON_LINE);
+        json_print(t, "precision", "%.9g", column->each[l].precision);
+        json_print(t, "recall", "%.9g", column->each[l].recall);
+        json_print(t, "f1", "%.9g", column->each[l].f1);
+        json_print(t, "support", "%lld", (long long)column->each[l].support);
+        json_end(t);
+    }
+    json_end(t);
+}
+/* predictions.jsonl and predictions.csv: a row a line, of one column after the other. */
+static bool predictions_write(const Comparison *c, const char *folder, Error *err) {
+    Text t = TEXT_EMPTY, csv = TEXT_EMPTY;
+    for (int k = 0; k < c->count; k++) {
+        text_append(&t, c->columns[k].predictions.at, c->columns[k].predictions.length);
+        text_append(&csv, c->columns[k].predictions_csv.at, c->columns[k].predictions_csv.length);
+    }
+    if (!t.length) return true;
+    bool ok = text_write(&t, folder, "predictions.jsonl", err);
+    if (ok) return text_write(&csv, folder, "predictions.csv", err);
+    text_free(&csv);
+    return false;
+}
 /* evaluation.json: a column an object; responses.jsonl: an answer a line, for other scorers. */
 static bool comparison_write(const Comparison *c, const char *folder, Error *err) {
     Text t = TEXT_EMPTY;
@@ -334,13 +581,17 @@ static bool comparison_write(const Comparison *c, const char *folder, Error *err
         json_object(&t, NULL, JSON_LINE);
         json_string(&t, "adapter", c->columns[k].name);
         scores_json(&t, c->columns[k].score, 0, SCORES);
-        if (c->columns[k].confusion) confusion_json(&t, &c->columns[k], c->labels, (int)arrlen(c->labels));
+        const Column *column = &c->columns[k];
+        const char *const *label = column->classes ? column->classes : c->labels;
+        if (column->confusion) confusion_json(&t, column, label, (int)arrlen(label));
+        if (column->each) labels_json(&t, column);
         json_end(&t);
     }
     json_end(&t);
     json_end(&t);
     text_string(&t, "\n");
     if (!text_write(&t, folder, "evaluation.json", err)) return false;
+    if (c->current == c->count && !predictions_write(c, folder, err)) return false;
     if (!c->columns[0].answers) return true;
     if (c->current < c->count) return true;               /* evaluated so far; the answers are kept one by one */
     for (size_t i = 0; i < c->prompts.count; i++)
@@ -409,6 +660,11 @@ static void comparison_free(Comparison *c) {
         if (c->columns[k].answers) answers_free(c->columns[k].answers, c->prompts.count);
         free(c->columns[k].answers);
         free(c->columns[k].confusion);
+        free(c->columns[k].each);
+        for (ptrdiff_t i = 0; i < arrlen(c->columns[k].classes); i++) free((char *)(uintptr_t)c->columns[k].classes[i]);
+        arrfree(c->columns[k].classes);
+        text_free(&c->columns[k].predictions);
+        text_free(&c->columns[k].predictions_csv);
     }
     free(c->columns);
     free(c->expected);
