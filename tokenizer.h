@@ -3395,9 +3395,9 @@ Tokenizer *tokenizer_open(const char *folder, Error *err) {
 
 /* =====================================================================================================================
    13  Chat templates
-   Jinja is a programming language; we carry some of its programs instead of an interpreter. A template is known by the
-   FNV-1a hash of its text, so that an edited one is refused rather than rendered nearly right. Comments quote the
-   template where it surprises.
+   Jinja is a programming language; these are some of its programs by hand, the interpreter for all others is
+   data/chat.h. A template is known by the FNV-1a hash of its text, so that an edited one is not rendered nearly right.
+   Comments quote the template where it surprises.
    ================================================================================================================== */
 
 static const struct { const char *name; ChatTemplate chat; } chat_names[] = {

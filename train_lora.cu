@@ -3724,6 +3724,32 @@ static void options_resolve(Options *o) {
 #endif
 }
 
+/* A template that asks for the date gets one for the whole run, which run.json keeps: a resumed run takes its own, and
+   so do those who read the adapter. Only training asks. */
+static void options_date(Options *o) {
+    DataOptions *d = &o->train.data_options;
+    static char today[64];
+    if (d->template_date || d->chat_template != CHAT_NONE) return;
+    Tokenizer *t = tokenizer_open(o->train.model, NULL);     /* where it does not open, training says so */
+    ChatSource *s = t && (d->chat_file || tokenizer_chat_template(t) == CHAT_UNKNOWN)
+                    ? chat_source_open(t, d->chat_file, NULL) : NULL;
+    if (s && chat_source_reads(s, "strftime_now")) {
+        time_t now = time(NULL);
+        strftime(today, sizeof today, "%Y-%m-%d", localtime(&now));
+        if (o->train.resume) {
+            char path[PATH_MAX];
+            JsonDoc doc = {NULL, NULL};
+            adapter_file(path, sizeof path, o->train.resume, "run.json");
+            const Json *kept = json_read(&doc, path, NULL) ? json_get(doc.root, "template_date") : NULL;
+            if (kept && kept->type == JSON_STRING) snprintf(today, sizeof today, "%s", kept->str);
+            json_free(&doc);
+        }
+        option_set(o, option_find("template-date"), today, "the day of the run");
+    }
+    chat_source_close(s);
+    tokenizer_free(t);
+}
+
 /* Combinations that would not do what they say. Only training looks: the same --config file may be given to every
    verb. */
 static void options_check(const Options *o) {
@@ -4693,6 +4719,7 @@ static int run_sweep(Options *o) {
 static int verb_train(Options *o) {
     TrainResult result;
     options_check(o);
+    options_date(o);
     return arrlen(o->sweep) ? run_sweep(o) : run_train(o, NULL, &result);
 }
 

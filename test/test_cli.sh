@@ -132,6 +132,40 @@ model; truncate -s 5000 "$work/m/tokenizer.json"; bad "truncated tokenizer" "tok
 model; echo "{{ messages }}" >"$work/m/chat_template.jinja"; bad "chat template that ends no answer" "no special token"
 model; echo "{{ 1 + }}" >"$work/m/chat_template.jinja"; bad "broken chat template" "chat_template:1:8"
 model; echo "{{ messages[0].a.b }}" >"$work/m/chat_template.jinja"; bad "chat template that raises" "row 1: .*template:1:18"
+# one that no renderer knows is interpreted: the same adapter as with the renderer of the text that it was
+model; echo '{# changed #}' >>"$work/m/chat_template.jinja"
+run $base --output "$work/known"
+all $base --model "$work/m" --output "$work/interpreted" --enable-thinking true
+check "a chat template that nobody knows: $(told enable-thinking)" ended 0 , \
+    says "--enable-thinking changes nothing: the chat template does not look at it" , \
+    cmp "$work/known/adapter_model.safetensors" "$work/interpreted/adapter_model.safetensors"
+cp "$work/m/chat_template.jinja" "$work/own.jinja"
+run $base --chat-template "$work/own.jinja" --output "$work/from_file"
+check "and one from a file" ended 0 , cmp "$work/known/adapter_model.safetensors" \
+    "$work/from_file/adapter_model.safetensors"
+# what templates are told is today: the day of the run, which is kept; thoughts that they take out of the history
+cat >"$work/own.jinja" <<'END'
+{{ strftime_now('%d.%m.%Y') }}{% for m in messages %}<|im_start|>{{ m.role }}
+{% if loop.last and m.thinking %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+<think>{% endif %}
+END
+echo '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "thinking": "T"}, {"role":
+"user", "content": "c"}, {"role": "assistant", "content": "d", "reasoning_content": "why"}]}' | tr '\n' ' ' \
+    >"$work/thinks.jsonl"
+thinks="--model data/base --data $work/thinks.jsonl --chat-template $work/own.jinja"
+all $thinks --max-steps 1 --output "$work/dated"
+check "the day is kept: $(told template_date "$work/dated/run.json")" ended 0 , \
+    says "\"template_date\": \"$(date +%Y)-" "$work/dated/run.json" , \
+    says "note: the chat template leaves out 1 thought; " , says "warning: 1 answers stand behind another text"
+all inspect $thinks --template-date "4 Jul 2025"
+check "the day is given: $(told 04.07)" ended 0 , says "04.07.2025" , \
+    says '<think>\[w\]\[h\]\[y\]' , says '^  \[b\]' , not says 'T'
+all inspect $thinks --split-turns
+check "every answer behind its own prompt: $(told T)" ended 0 , says '<think>\[T\]' , says '<think>\[w\]' , \
+    not says "leaves out" , not says warning
+all inspect $thinks --template-date yesterday
+check "a day that is none: $(told error)" ended 1 , says '^error: .*"yesterday" is no date.*write it as 2025-07-26'
 
 # ids beyond the model's embedding: of the tokenizer, of tokenised rows; whoever asks
 mkdir "$work/wide" && ln -s "$PWD"/data/base/* "$work/wide/" && rm "$work/wide/tokenizer.json"
