@@ -810,8 +810,8 @@ static bool dialogue_calls(DataWork *w, const Json *calls, Text *out, size_t ind
     bool list = calls->type == JSON_ARRAY, qwen = w->chat == CHAT_QWEN3 || w->chat == CHAT_QWEN2_5 ||
                                                   w->chat == CHAT_QWEN3_INSTRUCT || w->chat == CHAT_QWEN3_THINKING;
     if (!qwen)
-        return data_row_fail(w, "write the call into its content as the model should emit it",
-                             "message %zu of \"%s\" has tool calls, which this chat template does not write",
+        return data_row_fail(w, "write the call into its content, or give --chat-template the model's own FILE.jinja",
+                             "message %zu of \"%s\" has tool calls, which this built-in template does not write",
                              index, name);
     for (const Json *call = list ? calls->child : calls; call; call = list ? call->next : NULL) {
         const Json *function = json_get(call, "function") ? json_get(call, "function") : call;
