@@ -2896,14 +2896,15 @@ bool chat_source_render(ChatText *out, const ChatSource *s, const ChatMessage *m
     return ok;
 }
 
-/* ---- fuzz entry ---------------------------------------------------------------------------------------------------- */
+/* ---- fuzz entry -------------------------------------------------------------------------------------------------- */
 
 #ifdef FUZZ_JINJA
 /* A template, then behind a byte 0xFF what it is told: {"messages": [...], "tools": ..., "kwargs": ...}. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static const char chat[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"\\u00e9 a\"}, "
-                               "{\"role\": \"assistant\", \"content\": \"b\", \"tool_calls\": [{\"name\": \"f\", \"n\": [1, 2.5, null]}]}]}";
+                               "{\"role\": \"assistant\", \"content\": \"b\", "
+                               "\"tool_calls\": [{\"name\": \"f\", \"n\": [1, 2.5, null]}]}]}";
     const uint8_t *end = size ? (const uint8_t *)memchr(data, 0xFF, size) : NULL;
     size_t bytes = end ? (size_t)(end - data) : size;
     JsonDoc doc;
