@@ -3136,6 +3136,8 @@ static void adapter_list(Adapter *a, const Model *m, const LoraConfig *config) {
         memcpy(a->config.tensors, config->tensors, arrlenu(config->tensors));
     }
     class_config_copy(&a->config.classes, &config->classes);
+    if (config->classes.pad_token_id < 0 && m->classes.num_labels)
+        a->config.classes.pad_token_id = m->classes.pad_token_id;
     a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
     a->norms = (TrainedNorms *)must_alloc(L * sizeof(TrainedNorms));
     if (adapter_has_lora(config)) adapter_rule_lora(a);
@@ -5861,6 +5863,7 @@ static void checkpoint_identity(Text *t, const Run *run) {
         checkpoint_hex(t, "class_weights", run->classifier.class_weights ?
                        hash_bytes(HASH_START, run->classifier.class_weights, (size_t)run->classifier.K *
                                   sizeof(float)) : 0);
+        json_print(t, "pad_token_id", "%d", run->train.pad_token_id);
         json_print(t, "label_smoothing", "%.9g", run->classifier.label_smoothing);
         json_print(t, "focal_gamma", "%.9g", run->classifier.focal_gamma);
     }
@@ -6677,10 +6680,10 @@ static bool run_known_classes(Run *run, const char *start, Error *err) {
              (c->num_labels || adapter_find_score(c, &set, "score.weight", start, err)));
         tensors_close(&set);
     }
-    if (!ok || c->num_labels) return ok;
     Model m;
-    if (!model_plan(&m, run->o->model, err)) return false;
-    class_config_copy(c, &m.classes);
+    if (!ok || !model_plan(&m, run->o->model, err)) return false;
+    if (!c->num_labels) class_config_copy(c, &m.classes);
+    else if (m.classes.num_labels && c->pad_token_id < 0) c->pad_token_id = m.classes.pad_token_id;
     model_close(&m);
     return true;
 }
