@@ -369,7 +369,7 @@ void linear_forward(floatX *y /*[N,O]*/, floatX *t /*[N,R]*/, uint8_t *kept /*[k
                     Scratch scratch);
 /* dt_j = scale_j * dy_j B_j;  dB_j += scale_j * dy_j^T t_j;  dA_j += dt_j^T dropout_j(x)
    dx = sum_j dy_j W_j + dropout_j(dt_j A_j)      the mask and factor of forward, which must have run with the same key
-   dx NULL: not wanted (nothing trainable below). Never a gradient of W. */
+   dx NULL: not wanted (nothing trainable below). The gradient of W: linear_weight_backward. */
 void linear_backward(floatX *dx /*[N,I] or NULL*/, const floatX *dy /*[N,O]*/, const floatX *t /*[N,R]*/,
                      const uint8_t *kept /*as forward left it*/, const floatX *x /*[N,I]*/,
                      const Linear *group /*[count]*/, const Lora *lora /*[count] or NULL*/, int count, DropoutKey key,
@@ -455,8 +455,9 @@ void qk_norm_weight_backward(float *dq_weight /*[D]*/, float *dk_weight /*[D]*/,
 /* dembed[ids[n],:] += scale * dx[n,:], equal ids in the order of n. */
 void embedding_backward(float *dembed /*[V,C]*/, const int32_t *ids /*[N]*/, const floatX *dx /*[N,C]*/, float scale,
                         int N, int C, int V);
-/* What the ops read of a trained weight: w->packed, and w->data where it is not NULL (both the backend's memory), from
-   fp32 values rounded to w->format, as weight_pack makes them of a file's. */
+/* What the ops read of a trained weight: w->packed, which has weight_packed_bytes bytes, and w->data, which must be
+   memory that may be written here; either may be NULL, both are the backend's. From fp32 values rounded to w->format:
+   the bits that weight_pack makes of a file with these values. */
 void weight_set(Weight *w, const float *values /*[rows,cols], the backend's memory*/);
 /* out = factor * value rounded to format: norms and biases, which ops read in fp32. */
 void vector_set(float *out /*[count]*/, const float *values /*[count]*/, size_t count, FormatId format, float factor);
@@ -480,7 +481,10 @@ void adamw_update(float *param /*[count]*/, float *m, float *v, const float *gra
                   float lr, float beta1, float beta2, float eps, float weight_decay, int step);
 /* The same with both moments in 8 bits (Dettmers et al. 2022; bitsandbytes' AdamW8bit, block-wise): blocks of
    ADAMW_BLOCK neighbours share an absmax, codes are the nearest of 256 numbers of the dynamic map, which is signed for
-   m and unsigned for v. */
+   m and unsigned for v (adamw_map, adamw_code):
+     m = map[code] absmax, v likewise;  the step above, with p from m and v before they are rounded;
+     absmax = max |m| of the block;  code = the nearest number's to m / absmax, that of 0 where absmax is 0
+   Codes and absmax begin as zeros. */
 enum { ADAMW_BLOCK = 256 };
 void adamw_8bit_update(float *param /*[count]*/, uint8_t *m, uint8_t *v, float *m_absmax /*[blocks]*/, float *v_absmax,
                        const float *grad, size_t count, float grad_scale, float lr, float beta1, float beta2, float eps,
@@ -7263,7 +7267,8 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
 
 /* =====================================================================================================================
    8  THE CPU OPS
-   One matrix product carries nearly all the work; the rest is row by row. GCC vectors (8 or 16 floats) instead of
+   One matrix product carries nearly all the work; the rest is row by row, and gradients that are sums over rows go by
+   columns. GCC vectors (8 or 16 floats) instead of
    intrinsics: the same lines become AVX-512, AVX2 or NEON code. Every sum runs in an order fixed by the shapes alone,
    so one thread and sixteen give the same bits. No op allocates: what it needs beyond its outputs is in its scratch.
    What an op means, in naive loops and double sums, is test/reference.h; formulas stand beside the code.
@@ -7860,7 +7865,8 @@ void rmsnorm_weight_backward(float *dweight, const floatX *dout, const float *rs
      dt = s dy B                            [N,O] [O,R]
      dB += s dy^T t                         [O,N] [N,R]
      dA += dt^T x'                          [R,N] [N,I]
-     dx += mask (dt A)                      [N,R] [R,I] */
+     dx += mask (dt A)                      [N,R] [R,I]
+   and, of a weight that is trained itself, dW += dy^T x, [O,N] [N,I]: as much work as dx, and as long. */
 
 /* out = mask * factor * x, or out += mask * factor * x, where the mask is that of this projection. */
 static void cpu_dropout(float *out, const float *x, DropoutKey key, uint32_t dropout_id, size_t count, bool add) {
@@ -7955,7 +7961,7 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
     }
 }
 
-/* dW += dy^T x, [O,N] [N,I]: dy goes into the tiles by columns */
+/* dy goes into the tiles by columns. Where the tokens are more than KC, dW is read and written once for so many. */
 void linear_weight_backward(float *dW, float *dbias, const floatX *dy, int stride, const floatX *x, int N, int I, int O,
                             Scratch scratch) {
     cpu_gemm(dW, (size_t)I, dy, 1, (size_t)stride, cpu_floats(x, (size_t)I, 1), O, I, N, 1, true,
