@@ -7268,10 +7268,10 @@ bool model_generate(const Model *m, const Adapter *a, Generator *g, const Tokeni
 /* =====================================================================================================================
    8  THE CPU OPS
    One matrix product carries nearly all the work; the rest is row by row, and gradients that are sums over rows go by
-   columns. GCC vectors (8 or 16 floats) instead of
-   intrinsics: the same lines become AVX-512, AVX2 or NEON code. Every sum runs in an order fixed by the shapes alone,
-   so one thread and sixteen give the same bits. No op allocates: what it needs beyond its outputs is in its scratch.
-   What an op means, in naive loops and double sums, is test/reference.h; formulas stand beside the code.
+   columns. GCC vectors (8 or 16 floats) instead of intrinsics: the same lines become AVX-512, AVX2 or NEON code. Every
+   sum runs in an order fixed by the shapes alone, so one thread and sixteen give the same bits. No op allocates: what it
+   needs beyond its outputs is in its scratch. What an op means, in naive loops and double sums, is test/reference.h;
+   formulas stand beside the code.
    ================================================================================================================== */
 #ifndef LORA_NO_CPU_OPS
 
