@@ -4290,7 +4290,7 @@ static bool adapter_write(const Adapter *a, const char *folder, Error *err) {
 bool adapter_convert(Adapter *plain, const Adapter *a, Error *err) {
     LoraConfig c = a->config;
     float alpha = c.use_rslora ? sqrtf(2) : 2;          /* the scale stays: alpha / r, or alpha / sqrt(r) */
-    if (!a->initial) return fail(err, "the adapter is plain LoRA already; --convert-to-lora; leave it out");
+    if (!a->initial) return fail(err, "the adapter is neither PiSSA nor OLoRA; --convert-to-lora; leave it out");
     c.init = LORA_INIT_TRUE;
     c.r *= 2;
     c.lora_alpha *= alpha;
@@ -6761,7 +6761,7 @@ static bool run_open_model(Run *run, const ModelConfig *config, const char *star
     double embedding = o->embedding_learning_rate > 0 ? o->embedding_learning_rate / o->learning_rate : 1;
     if (!adapter_rates(a, o->lora_plus_ratio > 0 ? o->lora_plus_ratio : 1, embedding, err)) return false;
     if (o->convert_to_lora && !lora_init_takes_out(a->config.init))
-        return fail(err, "the adapter is plain LoRA already; --convert-to-lora; leave it out, or add "
+        return fail(err, "the adapter is neither PiSSA nor OLoRA; --convert-to-lora; leave it out, or add "
                          "--init-lora-weights pissa or olora");
     memory_add(&run->memory, name, before);
     return true;
