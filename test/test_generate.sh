@@ -269,8 +269,8 @@ refused "converted over a folder" 1 "exists already" merge --convert-to-lora --m
     --adapter "$work/olora" --output "$work/plain"
 refused "a dtype of an adapter" 2 "adapters are F32" merge --convert-to-lora --model data/base --adapter "$work/olora" \
     --output "$work/m2" --dtype bf16
-refused "a run with nothing to convert" 1 "neither PiSSA nor OLoRA" train --model data/base --data data/hotel/train.jsonl \
-    --output "$work/m2" --convert-to-lora
+refused "a run with nothing to convert" 1 "neither PiSSA nor OLoRA" train --model data/base \
+    --data data/hotel/train.jsonl --output "$work/m2" --convert-to-lora
 
 (ulimit -f 512; trap '' XFSZ; run merge --model data/base --adapter "$hotel" --output "$work/full")
 status=$?
