@@ -328,8 +328,9 @@ typedef struct ChatText {
     size_t *owner;                       /* [nspans] which assistant's message a span is of, from 0; NULL: span k of the
                                             k-th. data/chat.h's: several of one, or none, are possible */
     size_t thoughts, systems;            /* thoughts and system messages that the template leaves out */
-    size_t rewritten;                    /* answers in front of which stands another text than the prompt that asks for
-                                            them; data/chat.h's */
+    size_t rewritten, unsaid;            /* answers in front of which stands another text than the prompt that asks for
+                                            them; messages, no system's, of which nothing is in the text: data/chat.h's
+                                            */
 } ChatText;
 /* Renders as Jinja2 renders the published template, byte for byte. t gives the bos/eos text and must not be NULL.
    Errors: a role the template has no place for, wrong order (Llama 2), no messages, CHAT_NONE, CHAT_UNKNOWN.

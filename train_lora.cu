@@ -3934,12 +3934,12 @@ static void print_lost(FILE *to, const char *path, const DataStats *s, const Dat
     phase_show(NULL);
     if (columns) fprintf(to, "columns not used: %s; %s\n", columns, path);
     free(columns);
-    const struct { int64_t count; const char *what; } out[2] = {{s->thoughts, "thought"},
-                                                                {s->systems, "system message"}};
-    for (int i = 0; i < 2; i++)
+    const struct { int64_t count; const char *what; } out[3] = {
+        {s->thoughts, "thought"}, {s->systems, "system message"}, {s->unsaid, "whole message"}};
+    for (int i = 0; i < 3; i++)
         if (out[i].count)
             fprintf(to, "note: the chat template leaves out %lld %s%s; %s%s\n", (long long)out[i].count, out[i].what,
-                    out[i].count == 1 ? "" : "s", path, o->split_turns ? "" : "; see --split-turns");
+                    out[i].count == 1 ? "" : "s", path, o->split_turns || i == 2 ? "" : "; see --split-turns");
     /* Options, how many rows they reach, why it is none, what the others are. */
     const char *no_chat = "no row is a chat";
     char unknown[96];

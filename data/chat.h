@@ -2798,8 +2798,10 @@ static bool chat_has(const ChatOutput *o, const char *s, size_t n) {
     for (size_t i = 0; n && i + n <= o->bytes; i++) if (o->text[i] == *s && !memcmp(o->text + i, s, n)) return true;
     return !n;
 }
-/* Thoughts and system messages that are not in the text. */
+/* Thoughts, system messages and others that are not in the text. */
 static void chat_left_out(ChatAnswers *a, size_t count) {
+    bool *said = (bool *)must_alloc(count + 1);
+    for (size_t k = 0; k < a->whole.bytes; k++) said[a->whole.from[k] & CHAT_MESSAGES] = true;
     for (size_t i = 0; i < count; i++) {
         const ChatMessage *m = &a->messages[i];
         const char *s = m->content ? m->content : "", *close = s, *found;
@@ -2812,8 +2814,13 @@ static void chat_left_out(ChatAnswers *a, size_t count) {
             else open += 7;
             a->out->thoughts += !chat_has(&a->whole, open, (size_t)(close - 1 - open));
         }
-        if (!strcmp(m->role, "system")) a->out->systems += !chat_has(&a->whole, s, m->content_bytes);
+        const Json *content = m->whole ? json_get(m->whole, "content") : NULL;
+        bool speaks = content ? content->count > 0 : m->content_bytes > 0;
+        bool there = said[i + 1] || (m->content_bytes && chat_has(&a->whole, s, m->content_bytes));
+        if (!strcmp(m->role, "system")) a->out->systems += speaks && !there;
+        else a->out->unsaid += speaks && !there;
     }
+    free(said);
 }
 
 /* The conversation as JSON: what was given, with the role's own name for the template. */

@@ -106,6 +106,7 @@ typedef struct DataStats {
     int64_t thoughts, systems;              /* thoughts and system messages that the chat template leaves out */
     int64_t dated;                          /* Llama 3.2's chats with its template's date; transformers has today's */
     int64_t rewritten;                      /* answers that stand behind another text than the prompt asking for them */
+    int64_t unsaid;                         /* messages of which the chat template writes nothing; no system's */
     bool chat_thinks, chat_dates;           /* the rows' template looks at enable_thinking; at a date */
     int64_t same_pairs;                     /* reward: chosen and rejected are the same tokens */
     ChatTemplate chat;                      /* of the rows that are chats; CHAT_NONE: none is */
@@ -889,7 +890,7 @@ static bool dialogue_whole(DataWork *w, const Json *m, const char *role) {
 static const Json *dialogue_openai_call(DataWork *w, const Json *calls, const Json *content, const char *name) {
     Text text = TEXT_EMPTY, call = TEXT_EMPTY;
     JsonDoc doc;
-    json_dumps(&call, calls, 0);
+    json_dumps(&call, data_whole(calls), 0);
     json_object(&text, NULL, JSON_LINE);
     json_string(&text, "role", "assistant");
     json_bytes(&text, "content", content ? content->str : "", content ? content->count : 0);
@@ -1420,7 +1421,7 @@ typedef struct DataExample DataExample;
 struct DataExample {
     int32_t *ids, *labels;                  /* one block: [count], [count] */
     size_t count, thoughts, systems;        /* left out by the chat template: thoughts, system messages */
-    size_t rewritten;                       /* answers behind another text than their prompt */
+    size_t rewritten, unsaid;               /* answers behind another text than their prompt; other messages left out */
     bool dated;                             /* as in DataStats */
     ChatTemplate chat;
     bool truncated, cut_reply, lost_reply;
@@ -1524,6 +1525,7 @@ static bool dialogue_render(DataWork *w, ChatText *chat, size_t count, ChatOptio
 static bool example_render(DataWork *w, DataExample *e, ChatText *chat, size_t count, ChatOptions o) {
     if (!dialogue_render(w, chat, count, o)) return false;
     e->rewritten = chat->rewritten;
+    e->unsaid = chat->unsaid;
     e->thoughts = chat->thoughts;
     e->systems = chat->systems;
     e->dated = w->chat == CHAT_LLAMA32 && !o.date;
@@ -2109,6 +2111,7 @@ static bool sink_count(DataStats *stats, const DataExample *e, const Tokenizer *
     stats->systems += (int64_t)e->systems;
     stats->dated += e->dated;
     stats->rewritten += (int64_t)e->rewritten;
+    stats->unsaid += (int64_t)e->unsaid;
     stats->cut_replies += e->cut_reply;
     stats->lost_replies += e->lost_reply;
     if (e->chat != CHAT_NONE) stats->chat = e->chat;

@@ -144,6 +144,13 @@ cp "$work/m/chat_template.jinja" "$work/own.jinja"
 run $base --chat-template "$work/own.jinja" --output "$work/from_file"
 check "and one from a file" ended 0 , cmp "$work/known/adapter_model.safetensors" \
     "$work/from_file/adapter_model.safetensors"
+echo '{"messages": [{"role": "user", "content": [{"type": "text", "text": "u"}]}, {"role": "critic", "content": "c"}, {
+"role": "assistant", "content": "a", "k": 1}]}' | tr '\n' ' ' >"$work/odd.jsonl"
+echo "{% for m in messages if m.role != 'critic' %}{{ m.content if m.content is string }}<|im_end|>{% endfor %}" \
+    >"$work/own.jinja"
+all inspect --model data/base --data "$work/odd.jsonl" --chat-template "$work/own.jinja"
+check "what a template leaves out: $(told leaves)" ended 0 , says "leaves out 2 whole messages" , \
+    says "columns not used: messages\[\].k (1 row)"
 # what templates are told is today: the day of the run, which is kept; thoughts that they take out of the history
 cat >"$work/own.jinja" <<'END'
 {{ strftime_now('%d.%m.%Y') }}{% for m in messages %}<|im_start|>{{ m.role }}
