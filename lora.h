@@ -5307,14 +5307,12 @@ static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const
     }
     if (!train_ids_check(d, m->config.vocab_size, "the data", err)) return false;
     bool ok = true;
-    int64_t *slots = (int64_t *)must_alloc(d->slots * sizeof *slots);         /* in the order of the file */
     double *logits = NULL;
     if (c) result->logits = logits = (double *)must_alloc(d->count * (size_t)c->K * sizeof *logits);
-    for (size_t i = 0; i < d->slots; i++) slots[i] = (int64_t)i;
     for (size_t begin = 0; begin < d->slots && ok; begin += (size_t)batch_size) {
         int count = d->slots - begin < (size_t)batch_size ? (int)(d->slots - begin) : batch_size;
         if (hooks && hooks->stop && (*stopped = hooks->stop(hooks->user))) break;
-        batch_build(b, d, slots + begin, count);
+        batch_build(b, d, NULL, begin, count);
         model_forward(m, a, w, b, none);
         LossStats s = objective->loss(m, a, w, b, 0);
         if (!isfinite(s.loss_sum)) {
@@ -5325,7 +5323,6 @@ static bool train_evaluate(const Model *m, const Adapter *a, Workspace *w, const
         train_evaluate_add(result, &sums, objective, b, s, count, d->slots);
         for (int i = 0; c && i < b->M * c->K; i++) *logits++ = (double)c->host[i];
     }
-    free(slots);
     if (ok && !(stopped && *stopped)) train_evaluate_mean(result, &sums, objective, c, d);
     else { free(result->logits); result->logits = NULL; }
     return ok;
@@ -5631,7 +5628,7 @@ static double train_micro_batches(Run *run, int64_t begin, int64_t end, int64_t 
     for (int64_t first = begin; first < end && isfinite(loss); first += size, key.micro_batch++) {
         if ((int)key.micro_batch % run->team.size != run->team.rank) continue;
         int slots = (int)(first + size < end ? size : end - first);
-        batch_build(b, &run->train, run->order + first, slots);               /* N tokens of S sequences, M labelled */
+        batch_build(b, &run->train, run->order, (size_t)first, slots);        /* N tokens of S sequences, M labelled */
         model_forward(m, a, w, b, key);                                       /* w->normed [N,C] */
         LossStats s = objective->loss(m, a, w, b, dloss);                     /* w->d_normed [N,C] */
         if (dloss != 0) model_backward(m, a, w, b, key);                      /* a->grad [param_count] += */

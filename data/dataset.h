@@ -217,8 +217,9 @@ bool batch_alloc(Batch *b, int max_tokens, int max_sequences, Error *err);
 /* Room for targets of the data set's width, before the first batch_build of one that has targets. */
 bool batch_alloc_targets(Batch *b, int target_width, Error *err);
 void batch_free(Batch *b);
-/* Lays `count` slots of the data set end to end. The batch must be large enough (see dataset_largest_batch). */
-void batch_build(Batch *b, const Dataset *d, const int64_t *slots /*[count]*/, int count);
+/* Lays `count` slots of the data set end to end, from the first-th of `order` on (NULL: as they are in the file). The
+   batch must be large enough (see dataset_largest_batch). */
+void batch_build(Batch *b, const Dataset *d, const int64_t *order /*[d->slots]*/, size_t first, int count);
 /* Upper bounds over every possible batch of `slots_per_batch` slots: the sum of the longest ones, and the most
    sequences. */
 void dataset_largest_batch(const Dataset *d, int slots_per_batch, int *max_tokens, int *max_sequences);
@@ -3064,12 +3065,12 @@ void batch_free(Batch *b) {
     memset(b, 0, sizeof *b);
 }
 
-void batch_build(Batch *b, const Dataset *d, const int64_t *slots, int count) {
+void batch_build(Batch *b, const Dataset *d, const int64_t *order, size_t first, int count) {
     size_t width = (size_t)d->target_width;
     b->N = b->S = b->M = 0;
     b->cu_seqlens[0] = 0;
-    for (int k = 0; k < count; k++)
-        for (SlotIterator e = slot_begin(d, (size_t)slots[k]); slot_next(&e);) {
+    for (size_t k = first; k < first + (size_t)count; k++)
+        for (SlotIterator e = slot_begin(d, order ? (size_t)order[k] : k); slot_next(&e);) {
             for (size_t i = 0; i < e.count; i++) {
                 int at = b->N + (int)i;
                 b->ids[at] = e.ids[i];
@@ -3226,7 +3227,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         dataset_grow_to_batches(&d, NULL, 8, &most, &sequences);
         if (!chat_template_name(d.stats.chat) || !batch_alloc(&b, most, sequences, &err) ||
             !batch_alloc_targets(&b, d.target_width, &err)) abort();
-        batch_build(&b, &d, order, (int)d.count);
+        batch_build(&b, &d, order, 0, (int)d.count);
         for (int m = 0; m < b.M && d.target; m++)
             if (b.labelled[m] < b.cu_seqlens[m] || b.labelled[m] >= b.cu_seqlens[m + 1]) abort();
         dataset_count_classes(&d);

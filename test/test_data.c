@@ -1060,7 +1060,7 @@ static void test_packing(void) {
     for (size_t j = d.slot_offset[slot]; j < d.slot_offset[slot + 1]; j++)
         sum += d.offset[d.slot[j] + 1] - d.offset[d.slot[j]];
     bool ok = batch_alloc(&b, 10, 4, &err);
-    batch_build(&b, &d, &slot, 1);
+    batch_build(&b, &d, &slot, 0, 1);
     check(ok && (size_t)b.N == sum && (size_t)b.S == d.slot_offset[slot + 1] - d.slot_offset[slot] && b.M == b.N - b.S,
           "a packed slot is %d sequences: each loses one target (%d of %d)", b.S, b.M, b.N);
     batch_free(&b);
@@ -1161,14 +1161,14 @@ static void test_batches(void) {
                                  positions[] = {0, 1, 2, 0, 1, 2, 3, 0, 1}, cu[] = {0, 3, 7, 9};
     static const int32_t labelled[] = {0, 1, 4, 5, 7}, targets[] = {8, 9, 'c', IM_END, IM_END};
     static const int64_t rows[] = {3, 1, 4};
-    batch_build(&b, &d, order, 3);
+    batch_build(&b, &d, order, 0, 3);
     check(b.N == 9 && b.S == 3 && !memcmp(b.cu_seqlens, cu, sizeof cu) && !memcmp(b.row, rows, sizeof rows),
           "batch: borders and rows");
     check(!memcmp(b.ids, ids, sizeof ids), "batch: ids end to end");
     check(!memcmp(b.positions, positions, sizeof positions), "batch: positions start again in every sequence");
     check(b.M == 5 && !memcmp(b.labelled, labelled, sizeof labelled) && !memcmp(b.targets, targets, sizeof targets),
           "batch: targets are the next labels, none across a border; %d labelled rows", b.M);
-    batch_build(&b, &d, order + 2, 1);
+    batch_build(&b, &d, order, 2, 1);
     check(b.N == 2 && b.S == 1 && b.M == 1 && b.labelled[0] == 0 && b.targets[0] == IM_END && b.cu_seqlens[1] == 2 &&
           b.row[0] == 4, "batch: built again, smaller");
     batch_free(&b);
@@ -1463,7 +1463,7 @@ static void test_pairs(void) {
     dataset_largest_batch(&d, 2, &tokens, &sequences);
     check(tokens == 11 && sequences == 4, "pairs: the largest batch of 2: %d tokens, %d sequences", tokens, sequences);
     ok = batch_alloc(&b, tokens, sequences, &err) && batch_alloc_targets(&b, d.target_width, &err);
-    batch_build(&b, &d, order, 2);
+    batch_build(&b, &d, order, 0, 2);
     static const int32_t rows_of[] = {0, 3, 7, 9}, cu[] = {0, 2, 5, 9, 11};
     check(ok && b.S == 4 && b.M == 4 && b.N == 11 && !memcmp(b.labelled, rows_of, sizeof rows_of) &&
           !memcmp(b.cu_seqlens, cu, sizeof cu), "pairs: a batch has the pooled row of every answer, chosen first");
@@ -1538,14 +1538,13 @@ static void test_label_sets(void) {
     for (int packed = 0; packed < 2; packed++) {
         ok = dataset_open(&a, write_text("a.jsonl", rows), plain, &o, &err) &&
              dataset_split(&a, &held, 0.25, 3, &err) && (!packed || dataset_pack(&a, 6, &err));
-        int64_t seen[3] = {0}, all[12];
+        int64_t seen[3] = {0};
         bool right = ok && held.slots == 3 && (!packed || a.slots < 9);
         Batch batch;
         for (int side = 0; side < 2 && ok; side++) {
             const Dataset *d = side ? &held : &a;
             right = right && batch_alloc(&batch, 100, 12, &err) && batch_alloc_targets(&batch, 1, &err);
-            for (size_t k = 0; k < d->slots; k++) all[k] = (int64_t)k;
-            batch_build(&batch, d, all, (int)d->slots);
+            batch_build(&batch, d, NULL, 0, (int)d->slots);
             right = right && batch.M == batch.S && d->label_rows[0] + d->label_rows[1] + d->label_rows[2] == batch.S;
             int64_t here[3] = {0};
             for (int k = 0; k < batch.S; k++) {

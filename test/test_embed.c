@@ -36,7 +36,7 @@ static bool learn(double *first, double *last, const char *folder, Error *err) {
         double norm;
         memset(&key, 0, sizeof key);
         key.seed = 42; key.step = (uint32_t)step;
-        batch_build(&batch, &data, slots, 4);
+        batch_build(&batch, &data, slots, 0, 4);
         adapter_zero_grad(&adapter);
         model_forward(&model, &adapter, &work, &batch, key);
         LossStats s = model_loss(&model, &adapter, &work, &batch, 1.0f / (float)batch.M);

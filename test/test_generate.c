@@ -483,6 +483,10 @@ static void test_prompts(void) {
     must(prompts_parse(&p, answered, strlen(answered), "rows", t, &options, &err), &err);
     check(p.list[0].answer_count >= 2 && !strcmp(p.list[0].group, "g"), "a row with %d answers and a group",
           p.list[0].answer_count);
+    prompts_free(&p);
+    static const char single[] = "{\"prompt\": \"Q\", \"completion\": \"A\", \"answers\": \"B\"}\n";
+    must(prompts_parse(&p, single, strlen(single), "rows", t, &options, &err), &err);
+    check(p.list[0].answer_count == 1 && !strcmp(p.list[0].answers[0], "B"), "right answers that are one, and no list");
     prompts_cut(&p, 0);                     /* the sanitizer's build sees what is not given back */
     prompts_free(&p);
     Prompts zero;

@@ -163,7 +163,7 @@ static void test_trained_gradients(const char *name) {
         for (size_t i = 0; i < 4; i++) labelled += slot_labelled(&d, i);
         int parts = recompute == RECOMPUTE_NONE ? 1 : 2;
         for (int part = 0; part < parts; part++) {
-            batch_build(&b, &d, rows + part * 4 / parts, 4 / parts);
+            batch_build(&b, &d, rows, (size_t)(part * 4 / parts), 4 / parts);
             loss += train_pass(&m, &a, &w, &b, no_mask, 1.0f / (float)labelled).loss_sum / (double)labelled;
         }
         float *grad = fetched(a.grad, a.param_count);
