@@ -435,23 +435,23 @@ if command -v /usr/bin/time >/dev/null; then
             awk -v t="$total" -v p="$peak" -v near=$near 'BEGIN { exit !(p > (1 - near) * t && p < (1 + near) * t) }'
     done
 else echo "skipped: no time(1) to measure the peak of memory"; fi
-# What is trained: what is not used is refused, what does not fit says what does, and a whole model says how to use it.
-refused() { wrong=$1; shift; run --data data/hotel/train.jsonl --output "$work/o7" "$@"; check "$* : $(told ^error)" ended $wrong , says "^error: .*$says_what"; }
-says_what="'last:0' names no layers" refused 2 --train last:0
-says_what="last:99 of a model with" refused 1 --train last:99
-says_what="full and last:N stand alone" refused 2 --train full,lora
-says_what="is no set of weights" refused 2 --train every
-says_what="--lora-r is of LoRA, --train full has none" refused 2 --train full --lora-r 8
-says_what="--dtype of an adapter" refused 2 --dtype f32
-says_what="no module 'score'" refused 2 --modules-to-save score
-says_what="--train and --init-adapter exclude each other" refused 2 --train full --init-adapter "$work/o4"
-says_what="it is the folder of the model that is trained" refused 1 --model "$work/o4" --output "$work/o4" --train full
-run plan --train full --device-memory 40MiB
-check "plan of what does not fit: $(told trained)" ended 1 , says "last:[0-9].* would fit, or --train lora"
-run generate --model "$work/o4" --prompt hi --max-new-tokens 2
+# what is trained: what does not fit says what does; a whole model answers alone and as an adapter of its base
+refuse "too few layers" 2 "'last:0' names no layers" $base --train last:0
+refuse "too many layers" 1 "last:99 of a model with 4 layers" $base --train last:99
+refuse "everything and LoRA" 2 "full and last:N stand alone" $base --train full,lora
+refuse "no such set" 2 "is no set of weights" $base --train every
+refuse "LoRA's option without LoRA" 2 "--lora-r is of LoRA, --train full has none" $base --train full --lora-r 8
+refuse "an adapter's dtype" 2 "--dtype of an adapter" $base --dtype f32
+refuse "no such module to save" 2 "no module 'pooler'" $base --modules-to-save pooler
+refuse "two that say what is trained" 2 "exclude each other" $base --train full --init-adapter "$work/o4"
+refuse "the model's own folder" 1 "the folder of the model that is trained" --model "$work/o4" --output "$work/o4" --train full
+refuse "an adapter over a whole model" 1 "it holds the whole model of an earlier run" $base --output "$work/o4"
+all plan --model data/base --data data/hotel/test.jsonl --train full --device-memory 50MiB
+check "plan of what does not fit: $(told would)" ended 1 , says "--train last:1 .*would fit, or --train lora"
+all generate --model "$work/o4" --prompt hi --max-new-tokens 2
 check "a whole model answers" ended 0
-run evaluate --adapter "$work/o4" --data data/hotel/eval.jsonl --limit 3
-check "and so it does over its base" ended 0
+all evaluate --model data/base --adapter "$work/o4" --data data/hotel/eval.jsonl --limit 3
+check "and as an adapter of its base" ended 0 , says token_loss
 # Threads that wait for each other spin for a bounded time, so that two programs can share the cores (libgomp prints
 # what it uses).
 OMP_WAIT_POLICY=active OMP_DISPLAY_ENV=verbose all --version
