@@ -133,8 +133,8 @@ typedef struct Linear {
     uint32_t dropout_id;                          /* layer * MODULE_COUNT + module: names the dropout mask */
 } Linear;
 
-/* What an adapter makes of one projection. It adds scale * dropout(x) A^T B^T (rank 0: nothing), and where the weight or
-   the bias is trained itself it has its own in their place. */
+/* What an adapter makes of one projection. It adds scale * dropout(x) A^T B^T (rank 0: nothing), and where the weight
+   or the bias is trained itself it has its own in their place. */
 typedef struct Lora {
     float *A, *B;                           /* [R, I], [O, R]: views into the adapter's parameter arena */
     float *dA, *dB;                         /* the same views into its gradient arena */
@@ -844,7 +844,7 @@ typedef struct TrainOptions {
     OnNonfinite on_nonfinite;
     bool convert_to_lora;                   /* a PiSSA or OLoRA adapter is saved as plain LoRA, see adapter_convert;
                                                checkpoints keep it as it is */
-    const DType *save_dtype;                /* of a whole model that the run writes; NULL: each tensor in the base's own */
+    const DType *save_dtype;                /* of a whole model that the run writes; NULL: as the base has each tensor */
     const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL:
                                                the system's temporary folder */
 } TrainOptions;
@@ -2637,8 +2637,8 @@ static void group_weight_backward(const Layer *layer, const Lora *lora, int grou
     }
 }
 
-/* w->d_normed [N,C], the gradient of the MLP's input (wants_dx false: not wanted), from w->d_residual [N,C], that of its
-   output. w->normed: as forward had it. */
+/* w->d_normed [N,C], the gradient of the MLP's input (wants_dx false: not wanted), from w->d_residual [N,C], that of
+   its output. w->normed: as forward had it. */
 static void mlp_block_backward(const Model *m, const Adapter *a, Workspace *w, int l, const Batch *b, DropoutKey key,
                                bool wants_dx) {
     const Layer *layer = &m->layers[l];
@@ -3654,7 +3654,8 @@ static bool lora_saves(const char *saved, const char *module) {
 static bool adapter_saved_parse(LoraConfig *config, const Json *saved, const ModelConfig *model, const char *name,
                                 Error *err) {
     if (json_is_null(saved) || !saved->count) return true;
-    if (!lora_list_of_names(saved)) return fail(err, "modules_to_save must be a list of names; %s; check the file", name);
+    if (!lora_list_of_names(saved))
+        return fail(err, "modules_to_save must be a list of names; %s; check the file", name);
     for (const Json *e = saved->child; e; e = e->next) {
         bool found = !strcmp(e->str, "score") || !strcmp(e->str, "classifier");        /* adapter_find_score's */
         int index = 0;
@@ -3980,7 +3981,7 @@ void adapter_file(char *path, size_t size, const char *folder, const char *name)
 
 /* A tensor of an adapter's file: PEFT takes the adapter's name, "default", out of the key; some keep it. */
 static const Tensor *adapter_tensor(TensorSet *set, const Trainable *t, Error *err) {
-    char named[160];
+    char named[256];
     snprintf(named, sizeof named, "%.*s.default.weight", (int)(strlen(t->name) - strlen(".weight")), t->name);
     bool other = set->table && shgeti(set->table, t->name) < 0 && shgeti(set->table, named) >= 0;
     return tensors_get(set, other ? named : t->name, t->shape[0], t->shape[1], err);
@@ -4583,7 +4584,7 @@ static char *merge_classes(const Adapter *a, char *text) {
     return t.at;
 }
 
-/* config.json and the index, as far as the merged folder differs in them; other files as they are. text: theirs, freed. */
+/* config.json and the index, as far as the merged folder differs in them. text: the base's, freed. */
 static char *merge_text(Merge *g, const char *name, char *text) {
     static const char *const torch[] = {"\"float32\"", "\"float16\"", "\"bfloat16\""};
     char size[32];
@@ -4711,8 +4712,8 @@ static void adapter_clear(const char *folder, const char *keep) {
     if (d) closedir(d);
 }
 
-/* Takes away what an earlier output of the folder was known by, and, where a whole model comes, its weights: no shard of
-   an earlier model, and no adapter, may stand beside the new one. */
+/* Takes away what an earlier output of the folder was known by, and, where a whole model comes, its weights: no shard
+   of an earlier model, and no adapter, may stand beside the new one. */
 static bool adapter_take_away(const char *folder, bool peft, Error *err) {
     static const char *const old[] = {"adapter_config.json", "config.json", "adapter_model.safetensors"};
     char path[PATH_MAX];
@@ -5697,7 +5698,7 @@ static bool train_nonfinite_write(const Run *run, int64_t begin, int64_t end, ch
    together), and says in err which tensor of which layer, and where the batch is to be found. */
 static void train_nonfinite_explain(Run *run, int64_t begin, int64_t end, DropoutKey key, Error *err) {
     const Adapter *a = &run->adapter;
-    char where[512] = "no example alone", parameter[160], folder[PATH_MAX];
+    char where[512] = "no example alone", parameter[256], folder[PATH_MAX];
     const char *what = "gradient";
     LogRecord r;
     double norm = r.loss = 0;
@@ -6606,8 +6607,8 @@ static bool run_open_output(Run *run, Error *err) {
         return fail(err, "it holds a model that no run has written; %s; give another --output, nothing is overwritten",
                     o->output);
     if (!whole && !o->init_adapter && model && ours)
-        return fail(err, "it holds the whole model of an earlier run, which an adapter would stand beside; %s; give another "
-                         "--output", o->output);
+        return fail(err, "it holds the whole model of an earlier run, which an adapter would stand beside; %s; give "
+                         "another --output", o->output);
     if (!make_folder(o->output, err) || !folder_lock(&run->lock, o->output, &unlocked, err)) return false;
     if (unlocked)
         run_warn(run, "the file system of %s has no locks; a second run there would not be noticed", o->output);
@@ -6773,7 +6774,8 @@ static bool run_open_memory(Run *run, Error *err) {
         !run_memory(run, max_tokens, longest, !run->plan_only, &run->memory, err)) return false;
     if (run->classifier.K) run->work.classifier = &run->classifier;
     if (run->train.target_width && !batch_alloc_targets(&run->batch, run->train.target_width, err)) return false;
-    size_t limit = run->o->device_memory ? run->o->device_memory : backend_memory(), mine = adapter_bytes(&run->adapter);
+    size_t limit = run->o->device_memory ? run->o->device_memory : backend_memory();
+    size_t mine = adapter_bytes(&run->adapter);
     if (run->plan_only && run->adapter.copy_bytes && limit && run->memory.total > limit) {
         char advice[160];
         size_t others = run->memory.total - mine;

@@ -3137,8 +3137,8 @@ static const Synonym synonym_table[] = {
     {"lora-target-modules|lora-modules|lora-target|target|modules", "target-modules", NULL},
     {"bias|lora-bias|train-bias", NULL, "biases are trained with all else by --train full and last:N alone"},
     {"lora-modules-to-save|additional-target", "modules-to-save", NULL},
-    {"finetuning-type|full-finetuning|freeze|freeze-layers|unfreeze-layers|num-layers|fine-tune-type|freeze-trainable-layers",
-     "train", "--train full, or last:N"},
+    {"finetuning-type|full-finetuning|freeze|freeze-layers|unfreeze-layers|num-layers|fine-tune-type|"
+     "freeze-trainable-layers", "train", "--train full, or last:N"},
     {"use-dora|dora|neftune-noise-alpha", NULL, "LoRA, rsLoRA, LoRA+, PiSSA and OLoRA are what there is"},
     {"loraplus-lr-ratio|loraplus-ratio|loraplus|lora-plus|use-loraplus", "lora-plus-ratio", NULL},
     {"loraplus-lr-embedding|embedding-lr|embedding-rate", "embedding-learning-rate", NULL},
@@ -3667,7 +3667,8 @@ static void resolve_trained(Options *o) {
         int i = 0;
         while (i < 3 && strcmp(word, saved[i].name)) i++;
         if (i == 3)
-            usage_error("no module '%s'; --modules-to-save; they are lm_head, embed_tokens and norm (every norm)", word);
+            usage_error("no module '%s'; --modules-to-save; they are lm_head, embed_tokens and norm (every norm)",
+                        word);
         lora->train |= saved[i].bit;
     }
 }

@@ -444,7 +444,8 @@ refuse "LoRA's option without LoRA" 2 "--lora-r is of LoRA, --train full has non
 refuse "an adapter's dtype" 2 "--dtype of an adapter" $base --dtype f32
 refuse "no such module to save" 2 "no module 'pooler'" $base --modules-to-save pooler
 refuse "two that say what is trained" 2 "exclude each other" $base --train full --init-adapter "$work/o4"
-refuse "the model's own folder" 1 "the folder of the model that is trained" --model "$work/o4" --output "$work/o4" --train full
+refuse "the model's own folder" 1 "the folder of the model that is trained" --model "$work/o4" --output "$work/o4" \
+    --train full
 refuse "an adapter over a whole model" 1 "it holds the whole model of an earlier run" $base --output "$work/o4"
 all plan --model data/base --data data/hotel/test.jsonl --train full --device-memory 50MiB
 check "plan of what does not fit: $(told would)" ended 1 , says "--train last:1 .*would fit, or --train lora"

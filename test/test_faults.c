@@ -163,7 +163,8 @@ static void test_whole_model_crash(Adapter *a, const Model *m) {
         memset(&whole, 0, sizeof whole);
         if (!access(in_work("whole/config.json"), F_OK)) {
             bool open = model_plan(&whole, folder, &err);
-            const Tensor *t = open ? tensors_get(&whole.files, "model.norm.weight", m->config.hidden_size, 0, &err) : NULL;
+            int C = m->config.hidden_size;
+            const Tensor *t = open ? tensors_get(&whole.files, "model.norm.weight", C, 0, &err) : NULL;
             float value = 0;
             Weight w = t ? tensor_weight(t) : m->head;
             if (t) weight_decode(&value, &w, 0, 1);
@@ -172,7 +173,8 @@ static void test_whole_model_crash(Adapter *a, const Model *m) {
         }
     }
     check(!lost && !mixed && !shown && old > 5 && fresh > 3,
-          "a whole model over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, %d shown as what it is not",
+          "a whole model over another, killed at %d places: %d times the old, %d the new, %d mixed, %d lost, %d shown as "
+          "what it is not",
           n - 1, old, fresh, mixed, lost, shown);
     int left = 0;
     DIR *d = opendir(folder);

@@ -128,8 +128,8 @@ static void test_golden(const char *name, const char *adapter, const char *golde
     model_close(&m);
 }
 
-/* Everything trained: the gradient of every tensor of the model, one micro-batch, as transformers has it, at every level
-   of recomputing and added up in two halves. */
+/* Everything trained: the gradient of every tensor of the model, one micro-batch, as transformers has it, at every
+   level of recomputing and added up in two halves. */
 static void test_trained_gradients(const char *name) {
     static const char *const level[] = {"none", "gate_up", "layer"};
     char path[256];
@@ -149,7 +149,8 @@ static void test_trained_gradients(const char *name) {
     snprintf(path, sizeof path, "test/golden/%s", name);
     must(model_open(&m, path, &err) && adapter_attach(&a, &m, &full, 1, &err), &err);
     snprintf(path, sizeof path, "test/golden/trained/%s.json", name);
-    must(json_read(&golden, path, &err) && dataset_open(&d, "test/golden/trained/data.jsonl", NULL, &plain, &err), &err);
+    must(json_read(&golden, path, &err), &err);
+    must(dataset_open(&d, "test/golden/trained/data.jsonl", NULL, &plain, &err), &err);
     const Json *gradients = json_get(golden.root, "gradients");
     double want = json_get(golden.root, "loss")->number;
     int64_t rows[4] = {0, 1, 2, 3};
