@@ -1,7 +1,7 @@
 /* lora.h - LoRA fine-tuning of Hugging Face language models in plain C: the portable half of train_lora.
 
-   A model folder and a data file go in, a PEFT adapter folder comes out. No CUDA in this file; it is usable from any
-   C11 or C++17 program (test/test_embed.c is a whole one):
+   A model folder and a data file go in, a PEFT adapter folder comes out, or a whole model folder. No CUDA in this file;
+   it is usable from any C11 or C++17 program (test/test_embed.c is a whole one):
 
        #define TOKENIZER_IMPLEMENTATION
        #define LORA_IMPLEMENTATION
@@ -181,7 +181,7 @@ typedef struct LossStats {
 } LossStats;
 
 /* The seven places LoRA can go, in forward order. */
-enum { GROUP_QKV, GROUP_O, GROUP_GATE_UP, GROUP_DOWN, LORA_GROUPS };     /* those of one group read the same input */
+enum { LORA_GROUP_QKV, LORA_GROUP_O, LORA_GROUP_GATE_UP, LORA_GROUP_DOWN, LORA_GROUPS };    /* each reads one input */
 enum { MODULE_Q, MODULE_K, MODULE_V, MODULE_O, MODULE_GATE, MODULE_UP, MODULE_DOWN, MODULE_COUNT };
 extern const char *const module_name[MODULE_COUNT];        /* "q_proj" ... "down_proj" */
 extern const char *const module_path[MODULE_COUNT];        /* "self_attn.q_proj" ... "mlp.down_proj" */
@@ -611,10 +611,10 @@ typedef struct Trainable {
     size_t moment;                          /* where its moments begin in adam_m and adam_v */
     bool eight_bits;                        /* they are a code an element, then absmax: adamw_8bit_update */
 } Trainable;
-size_t trainable_count(const Trainable *t);                /* elements */
+size_t adapter_tensor_count(const Trainable *t);                /* elements */
 
 /* The norms of a layer that an adapter trains, and their gradients; NULL: the model's. */
-typedef struct TrainedNorms { const float *norm[NORM_COUNT]; float *d_norm[NORM_COUNT]; } TrainedNorms;
+typedef struct AdapterNorms { const float *norm[NORM_COUNT]; float *d_norm[NORM_COUNT]; } AdapterNorms;
 
 /* What AdamW's moments are kept in: fp32, or, as bitsandbytes' 8-bit AdamW under transformers' Trainer has them, 8 bits
    of a tensor with at least 4096 elements that is no embedding (a quarter of the memory), fp32 of the others. */
@@ -630,7 +630,7 @@ typedef struct Adapter {
     LoraConfig config;
     Trainable *list;                        /* stb_ds array, in the order of the arenas */
     Lora *lora;                             /* [L * MODULE_COUNT] in forward order */
-    TrainedNorms *norms;                    /* [L] */
+    AdapterNorms *norms;                    /* [L] */
     Weight embed, head;                     /* [V,C] copies; rows 0: the model's */
     const float *final_norm;                /* [C] copy, or NULL: the model's */
     float *d_embed, *d_head, *d_final_norm; /* in `grad`, or NULL; the same matrix of a tied model without LoRA */
@@ -715,8 +715,9 @@ void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, con
      olora      A = R, B = Q of W = Q R, the first r rows and columns
    *a is zeroed, or an adapter, which is dropped first. */
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err);
-/* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors). What it uses and we do not have
-   (DoRA, modules_to_save, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the
+/* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors); the trained weights of a checkpoint
+   without LoRA (trained.safetensors); or a whole model folder, as every tensor in which it differs from m. What PEFT's
+   uses and we do not have (DoRA, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the
    base that the adapter stands on (Lora.rest); the model itself stays what it is. */
 bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
 /* Where a file of an adapter folder is, also after a crash between its two renames: path[size]. */
@@ -844,7 +845,7 @@ typedef struct TrainOptions {
     OnNonfinite on_nonfinite;
     bool convert_to_lora;                   /* a PiSSA or OLoRA adapter is saved as plain LoRA, see adapter_convert;
                                                checkpoints keep it as it is */
-    const DType *save_dtype;                /* of a whole model that the run writes; NULL: as the base has each tensor */
+    const DType *save_dtype;                /* of a whole model that the run writes; NULL: the base's own */
     const char *fallback_output;            /* where the adapter goes when output cannot be written at the end; NULL:
                                                the system's temporary folder */
 } TrainOptions;
@@ -2626,8 +2627,8 @@ static void layer_forward(const Model *m, const Adapter *a, Workspace *w, int l,
 
 /* Gradients of the weights and biases of a group that are trained themselves. dy: [N,O], x: [N,I], as linear_backward
    has them. */
-static void group_weight_backward(const Layer *layer, const Lora *lora, int group, const floatX *dy, const floatX *x,
-                                  int N, Scratch scratch) {
+static void linear_group_weight_backward(const Layer *layer, const Lora *lora, int group, const floatX *dy,
+                                         const floatX *x, int N, Scratch scratch) {
     int first = lora_group[group].first, count = lora_group[group].count, O = 0, o = 0;
     for (int j = first; j < first + count; j++) O += layer->linear[j].out;
     for (int j = first; j < first + count; j++) {
@@ -2649,11 +2650,11 @@ static void mlp_block_backward(const Model *m, const Adapter *a, Workspace *w, i
         linear_forward(s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed, &layer->linear[MODULE_GATE],
                        lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
     swiglu_forward(w->h, s->gate_up, N, F);                                    /* again: elementwise work is cheap */
-    group_weight_backward(layer, lora, GROUP_DOWN, w->d_residual, w->h, N, w->scratch);
+    linear_group_weight_backward(layer, lora, LORA_GROUP_DOWN, w->d_residual, w->h, N, w->scratch);
     linear_backward(w->d_h, w->d_residual, s->t_down, s->kept_down, w->h, &layer->linear[MODULE_DOWN],
                     lora_at(lora, MODULE_DOWN), 1, key, N, w->scratch);        /* d_h [N,F] */
     swiglu_backward(s->gate_up, w->d_h, s->gate_up, N, F);                     /* in place: its own gradient now */
-    group_weight_backward(layer, lora, GROUP_GATE_UP, s->gate_up, w->normed, N, w->scratch);
+    linear_group_weight_backward(layer, lora, LORA_GROUP_GATE_UP, s->gate_up, w->normed, N, w->scratch);
     linear_backward(wants_dx ? w->d_normed : NULL, s->gate_up, s->t_gate_up, s->kept_gate_up, w->normed,
                     &layer->linear[MODULE_GATE], lora_at(lora, MODULE_GATE), 2, key, N, w->scratch);
 }
@@ -2672,7 +2673,7 @@ static void attention_block_backward(const Model *m, const Adapter *a, Workspace
     float *dq_norm = a->norms[l].d_norm[NORM_Q], *dk_norm = a->norms[l].d_norm[NORM_K];
     float eps = c->rms_norm_eps;
     int N = b->N;
-    group_weight_backward(layer, lora, GROUP_O, w->d_residual, s->attention, N, w->scratch);
+    linear_group_weight_backward(layer, lora, LORA_GROUP_O, w->d_residual, s->attention, N, w->scratch);
     linear_backward(w->d_attention, w->d_residual, s->t_o, s->kept_o, s->attention, &layer->linear[MODULE_O],
                     lora_at(lora, MODULE_O), 1, key, N, w->scratch);           /* d_attention [N,H,D] */
     qk_norm_rope_forward(w->rotated, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
@@ -2684,15 +2685,15 @@ static void attention_block_backward(const Model *m, const Adapter *a, Workspace
     qk_norm_rope_backward(w->d_qkv, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
     rmsnorm_forward(w->normed, s->rstd1, NULL, s->x, NULL, adapter_norm(m, a, l, NORM_ATTENTION), eps, N,
                     c->hidden_size);
-    group_weight_backward(layer, lora, GROUP_QKV, w->d_qkv, w->normed, N, w->scratch);
+    linear_group_weight_backward(layer, lora, LORA_GROUP_QKV, w->d_qkv, w->normed, N, w->scratch);
     linear_backward(wants_dx ? w->d_normed : NULL, w->d_qkv, s->t_qkv, s->kept_qkv, w->normed, &layer->linear[MODULE_Q],
                     lora_at(lora, MODULE_Q), 3, key, N, w->scratch);
 }
 
 /* One norm on the way down: its weight's gradient where it has one, and the residual stream's where something below
    wants it. */
-static void norm_backward(Workspace *w, float *d_weight, const float *rstd, const floatX *x, const float *weight,
-                          bool wants_dx, int N, int C) {
+static void layer_norm_backward(Workspace *w, float *d_weight, const float *rstd, const floatX *x, const float *weight,
+                                bool wants_dx, int N, int C) {
     if (d_weight) rmsnorm_weight_backward(d_weight, w->d_normed, rstd, x, 1, N, C, w->scratch);
     if (wants_dx) rmsnorm_backward(w->d_residual, w->d_residual, w->d_normed, rstd, x, weight, N, C);
 }
@@ -2709,10 +2710,10 @@ static void layer_backward(const Model *m, const Adapter *a, Workspace *w, int l
     if (w->recompute == RECOMPUTE_LAYER) layer_forward(m, a, w, l, b, key, NULL);
     rmsnorm_forward(w->normed, s->rstd2, NULL, s->after_attention, NULL, norm2, m->config.rms_norm_eps, N, C);
     mlp_block_backward(m, a, w, l, b, key, wants_attention || d_norm[NORM_MLP]);
-    norm_backward(w, d_norm[NORM_MLP], s->rstd2, s->after_attention, norm2, wants_attention, N, C);
+    layer_norm_backward(w, d_norm[NORM_MLP], s->rstd2, s->after_attention, norm2, wants_attention, N, C);
     if (!wants_attention) return;
     attention_block_backward(m, a, w, l, b, key, wants_dx || d_norm[NORM_ATTENTION]);
-    norm_backward(w, d_norm[NORM_ATTENTION], s->rstd1, s->x, norm1, wants_dx, N, C);
+    layer_norm_backward(w, d_norm[NORM_ATTENTION], s->rstd1, s->x, norm1, wants_dx, N, C);
 }
 
 /* A batch or an adapter that the workspace has no room for is a bug of the caller's, not a user's error. */
@@ -2887,7 +2888,9 @@ static bool adapter_trains(const LoraConfig *c, const TensorSpec *t, int index) 
     }
 }
 
-size_t trainable_count(const Trainable *t) { return (size_t)t->shape[0] * (size_t)(t->shape[1] ? t->shape[1] : 1); }
+size_t adapter_tensor_count(const Trainable *t) {
+    return (size_t)t->shape[0] * (size_t)(t->shape[1] ? t->shape[1] : 1);
+}
 
 /* Moments in 8 bits lie in the arenas as so many floats' worth of codes, then one absmax a block. */
 enum { ADAMW_8BIT_LEAST = 4096 };           /* elements of a tensor; smaller ones keep 32 bits */
@@ -2907,7 +2910,7 @@ static Trainable *adapter_train(Adapter *a, const char *name, TensorKind kind, i
     t.kind = kind;
     t.layer = layer;
     t.place = place;
-    size_t count = trainable_count(&t);
+    size_t count = adapter_tensor_count(&t);
     t.moment = a->moment_count;
     t.eight_bits = a->optim == OPTIMIZER_ADAMW_8BIT && count >= ADAMW_8BIT_LEAST && kind != TENSOR_EMBED;
     arrput(a->list, t);
@@ -3031,7 +3034,7 @@ static size_t adapter_copy(Adapter *a, const Trainable *t, char *memory) {
     bool shared = t->kind == TENSOR_EMBED && adapter_shares(a);
     float *copy = (float *)(void *)memory, *grad = memory && a->grad ? a->grad + t->offset : NULL;
     Lora *x = &a->lora[t->layer * MODULE_COUNT];
-    size_t vector = model_round_up(trainable_count(t) * sizeof(float), 256), bytes;
+    size_t vector = model_round_up(adapter_tensor_count(t) * sizeof(float), 256), bytes;
     switch (t->kind) {
     case TENSOR_EMBED:
         a->d_embed = grad;
@@ -3078,7 +3081,7 @@ void adapter_changed(Adapter *a) {
         case TENSOR_BIAS: vector = x[t->place].bias; break;
         default: break;
         }
-        if (vector) vector_set((float *)(uintptr_t)vector, values, trainable_count(t), t->base.format, factor);
+        if (vector) vector_set((float *)(uintptr_t)vector, values, adapter_tensor_count(t), t->base.format, factor);
     }
 }
 
@@ -3143,7 +3146,7 @@ static void adapter_list(Adapter *a, const Model *m, const LoraConfig *config) {
     if (config->classes.pad_token_id < 0 && m->classes.num_labels)
         a->config.classes.pad_token_id = m->classes.pad_token_id;
     a->lora = (Lora *)must_alloc(L * MODULE_COUNT * sizeof(Lora));
-    a->norms = (TrainedNorms *)must_alloc(L * sizeof(TrainedNorms));
+    a->norms = (AdapterNorms *)must_alloc(L * sizeof(AdapterNorms));
     if (adapter_has_lora(config)) adapter_rule_lora(a);
     adapter_rule_tensors(a);
     adapter_rule_score(a);
@@ -4243,7 +4246,7 @@ static bool adapter_tensors_write(const Adapter *a, const char *path, Error *err
     safetensors_begin(&header);
     for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++)
         safetensors_entry(&header, t->name, "F32", t->shape, t->shape[1] ? 2 : 1, t->offset * sizeof(float),
-                          (t->offset + trainable_count(t)) * sizeof(float));
+                          (t->offset + adapter_tensor_count(t)) * sizeof(float));
     text_bytes(&header, "}", 1);
     safetensors_header(&f, &header);
     float *values = (float *)must_alloc(block * sizeof(float));
@@ -4311,7 +4314,7 @@ bool adapter_convert(Adapter *plain, const Adapter *a, Error *err) {
         const Trainable *t = &a->list[i];
         const float *now = from + t->offset, *first = a->initial + t->offset;
         float *out = to + plain->list[i].offset;
-        size_t count = trainable_count(t), rank = (size_t)t->shape[1];
+        size_t count = adapter_tensor_count(t), rank = (size_t)t->shape[1];
         if (t->kind == TENSOR_LORA_B)
             for (size_t k = 0; k < count; k++) {        /* [O, R] becomes [O, 2 R] */
                 out[k / rank * 2 * rank + k % rank] = now[k];
@@ -4641,7 +4644,7 @@ static bool merge_write(const Adapter *a, const char *folder, DType dtype, Error
     if (a->score) tensor_outside(&g.head, TENSOR_HEAD);
     size_t lora = 0;                        /* parameters of A and B, which come first */
     for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
-        if (t->kind >= TENSOR_LORA_A) lora = t->offset + trainable_count(t);
+        if (t->kind >= TENSOR_LORA_A) lora = t->offset + adapter_tensor_count(t);
         bool apart = m->config.tie_word_embeddings && !adapter_shares(a);
         if (!apart || (t->kind != TENSOR_EMBED && t->kind != TENSOR_HEAD)) continue;
         for (int kind = TENSOR_EMBED; kind <= TENSOR_HEAD; kind += TENSOR_HEAD - TENSOR_EMBED) {

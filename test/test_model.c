@@ -171,11 +171,11 @@ static void test_trained_gradients(const char *name) {
         double worst = 0;
         const char *which = "";
         for (const Trainable *t = a.list, *end = t + arrlen(a.list); t < end; t++) {
-            double e = probe_error(grad + t->offset, trainable_count(t), json_get(gradients, t->name));
+            double e = probe_error(grad + t->offset, adapter_tensor_count(t), json_get(gradients, t->name));
             if (t->kind == TENSOR_BIAS && t->place == MODULE_K) {      /* softmax hardly sees what moves all keys alike: */
                 char name_of_q[sizeof t->name];                       /* what is left after cancelling, beside q's */
                 snprintf(name_of_q, sizeof name_of_q, "%.*sq_proj.bias", (int)(strlen(t->name) - 11), t->name);
-                double rows = (double)trainable_count(t) / (double)trainable_count(t - 2);
+                double rows = (double)adapter_tensor_count(t) / (double)adapter_tensor_count(t - 2);
                 e *= json_get(gradients, t->name)->child->next->number / rows /
                      json_get(gradients, name_of_q)->child->next->number;
             }
@@ -906,7 +906,7 @@ static void test_trainables(void) {
         size_t moment = 0;
         int rates = 0, decays = 0, places = 0, count = (int)arrlen(a.list), eight_bits = 0;
         for (const Trainable *t = a.list; t < a.list + count; t++) {
-            size_t n = trainable_count(t);
+            size_t n = adapter_tensor_count(t);
             bool embedding = strstr(t->name, "embed_tokens.") != NULL, head = strstr(t->name, "lm_head.") != NULL;
             bool b = strstr(t->name, ".lora_B.") || name_undecayed(t->name);
             bool small = n >= 4096 && !embedding;
