@@ -76,8 +76,8 @@ def rows_of(tok, folder):
 
 
 with open(OUT, "w") as out:
-    for folder in ["data/base", "../shared/tokenizers/llama3_1", "../shared/tokenizers/qwen3",
-                   "../shared/tokenizers/tinyllama"]:
+    for folder in ["data/base", "test/golden/tokenizer/metaspace_split", "../shared/tokenizers/llama3_1",
+                   "../shared/tokenizers/qwen3", "../shared/tokenizers/tinyllama"]:
         tok = PreTrainedTokenizerFast.from_pretrained(folder)      # AutoTokenizer's LlamaTokenizer has its own
         pad = tok.pad_token_id if tok.pad_token_id is not None else tok.eos_token_id
         for row, limit, ids in rows_of(tok, folder):
