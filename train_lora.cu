@@ -4234,7 +4234,7 @@ static void on_log(void *user, const LogRecord *r) {
 }
 /* What an evaluation says of every class goes to the page. */
 static void on_evaluation(void *user, const EvalResult *result, const Dataset *eval) {
-    (void)user; (void)result; (void)eval;
+    report_classes(&((Screen *)user)->report, result, eval);
 }
 static bool on_stop(void *user) { (void)user; return interrupted != 0; }
 

@@ -39,6 +39,7 @@ static void time_text(char *out, size_t size) {
 typedef struct Report {
     char path[PATH_MAX];
     Text fixed, history, warnings, samples; /* members; elements */
+    Text classes;                           /* a member: the last evaluation, class by class; or empty */
     double start, written;                  /* seconds_now */
     double cost;                            /* seconds that the last writing took */
     int64_t total_steps;
@@ -107,6 +108,38 @@ static void report_log(Report *r, const LogRecord *record) {
     log_record_json(&r->history, record);
     if (!record->eval) r->last = *record;
 }
+/* What an evaluation says of every class: precision, recall, F1 and rows, and what was answered where it was expected. */
+static void report_classes(Report *r, const EvalResult *e, const Dataset *d) {
+    int K = e->K;
+    if (!e->logits || !d->label_count || K > 200) return;         /* a page of more would be no help */
+    LabelScore *each = (LabelScore *)must_alloc((size_t)K * sizeof *each), macro, weighted;
+    int64_t *counts = (int64_t *)must_alloc((size_t)K * (size_t)(K + 1) * sizeof *counts);
+    bool one = d->problem == PROBLEM_SINGLE_LABEL;
+    if (one) class_counts(counts, e, d);
+    if (one) label_scores(each, &macro, &weighted, counts, K);
+    else class_labels(each, e, d);
+    Text *t = &r->classes;
+    text_free(t);
+    json_object(t, "classes", JSON_LINE);
+    json_print(t, "step", "%lld", (long long)e->record.step);
+    json_list(t, "rows", JSON_LINE);
+    for (int k = 0; k < K; k++) {
+        json_object(t, NULL, JSON_LINE);
+        json_string(t, "label", d->label_names[k]);
+        json_print(t, "precision", "%.6g", each[k].precision);
+        json_print(t, "recall", "%.6g", each[k].recall);
+        json_print(t, "f1", "%.6g", each[k].f1);
+        json_print(t, "support", "%lld", (long long)each[k].support);
+        if (one) json_list(t, "answered", JSON_LINE);
+        for (int j = 0; j < K && one; j++) json_print(t, NULL, "%lld", (long long)counts[k * (K + 1) + j]);
+        if (one) json_end(t);
+        json_end(t);
+    }
+    json_end(t);
+    json_end(t);
+    free(each);
+    free(counts);
+}
 static void report_warn(Report *r, const char *text) { json_string(&r->warnings, NULL, text); }
 
 /* Adapter and base, answering the same dialogue. */
@@ -167,6 +200,7 @@ static bool report_write(Report *r, const char *status, const char *message, con
     report_list(&t, "log_history", &r->history);
     report_list(&t, "samples", &r->samples);
     report_list(&t, "warnings", &r->warnings);
+    if (r->classes.length) json_print(&t, NULL, "%s", r->classes.at);
     if (more) json_print(&t, NULL, "%s", more->at);
     json_print(&t, NULL, "%s", r->fixed.at);
     json_end(&t);
@@ -180,6 +214,7 @@ static void report_end(Report *r) {
     text_free(&r->history);
     text_free(&r->samples);
     text_free(&r->warnings);
+    text_free(&r->classes);
 }
 
 /* ---- TensorBoard: TFRecords of Event messages (tensorflow/core/util/event.proto) ---------------------------------
@@ -265,7 +300,8 @@ static void events_log(FILE *f, const LogRecord *r) {
     s.bytes = 0;
     char tag[64];
     for (int i = 0; i < LOG_METRICS; i++) {
-        if (!(log_metric[i].is & (r->eval ? METRIC_BEST : METRIC_TAG))) continue;
+        if (!(log_metric[i].is & (r->eval ? METRIC_BEST : METRIC_TAG)) || !metric_is_of(&log_metric[i], r->of)) continue;
+        if (r->of && !isfinite(metric_value(r, &log_metric[i]))) continue;
         snprintf(tag, sizeof tag, "%s/%s", r->eval ? "eval" : "train", log_metric[i].name);
         message_scalar(&s, tag, metric_value(r, &log_metric[i]));
     }
