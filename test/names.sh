@@ -8,8 +8,9 @@ mkdir -p build
 prefixes="adamw|adapter|answer|attention|backend|batch|chat|checkpoint|class|config|cpu|data|dataset|dialogue|dropout|
 dtype|embedding|eval|example|family|file|folder|format|gen|generate|generator|json|label|layer|linear|lm_head|log|lora|
 loss|machine|memory|merge|message|metric|model|module|name|nonfinite|objective|optimizer|pack|path|pattern|problem|
-prompt|prompts|qk_norm_rope|recompute|rmsnorm|rope|run|safe|safetensors|sample|schedule|scratch|shots|sink|slot|stb|
-strategy|swiglu|task|team|temporary|tensor|tensors|text|tok|token|tokenizer|tokens|train|uni|utf8|weight|workspace"
+prompt|prompts|qk_norm|recompute|rmsnorm|rope|run|safe|safetensors|sample|schedule|score|scratch|shots|sink|slot|stb|
+strategy|swiglu|task|team|temporary|tensor|tensors|text|tok|token|tokenizer|tokens|train|uni|utf8|vector|weight|
+workspace"
 prefixes=$(tr -d '\n' <<<"$prefixes")
 source=build/names.c
 printf '#define TOKENIZER_IMPLEMENTATION\n#define LORA_IMPLEMENTATION\n#include "lora.h"\n' >$source
