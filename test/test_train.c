@@ -345,38 +345,38 @@ static void test_accumulation(void) {
     arrfree(many.train);
 }
 
-/* Twenty steps with dropout, accumulation, clipping and both norms: the CPU ops write what they got, the CUDA kernels
-   compare. The masks are the same, being made from the same counters.
+/* What the CPU ops make of runs of several kinds, for the CUDA kernels to compare: build/backends.txt, a line a step. */
+static FILE *backends_file(void) {
+#ifdef LORA_CUDA
+    return fopen("build/backends.txt", "r");
+#else
+    return fopen("build/backends.txt", "w");
+#endif
+}
+/* The steps of one run: accumulation, clipping and the options' own. The masks of dropout are the same, being made from
+   the same counters.
    fp32: sums in another order, a few dozen deep. 16 bits: every tensor between two ops is rounded by at most half of
    epsilon (bf16 2^-7, fp16 2^-10); about ten a layer and two layers deep, forward and for grad_norm backward too, add
    up as independent errors: sqrt(20) and sqrt(40) halves of epsilon. The trajectories part slowly, a step moves the
    loss far less than that. */
-static void test_backends(void) {
-    enum { STEPS = 20 };
-    const char *file = "build/twenty_steps.txt";
-    TrainOptions o;
+static void test_backend(FILE *f, const char *what, TrainOptions o) {
     TrainResult result;
     Error err;
     Log log = {NULL, NULL};
-    char out[300];
-    run_of(&o, out, "backends", STEPS);
+    int steps = o.max_steps;
     o.gradient_accumulation_steps = 2;
-    o.lora.lora_dropout = 0.1f;
     o.max_grad_norm = 0.5;
-    bool ok = train(&o, &log, &result, &err) && arrlen(log.train) == STEPS;
-    if (!check(ok, "%d steps with dropout and accumulation%s%s", STEPS, ok ? "" : ": ", ok ? "" : err.text)) return;
+    bool ok = train(&o, &log, &result, &err) && arrlen(log.train) == steps;
+    if (!check(ok, "%d steps with accumulation, %s%s%s", steps, what, ok ? "" : ": ", ok ? "" : err.text)) return;
 #ifndef LORA_CUDA
-    FILE *f = fopen(file, "w");
-    for (int i = 0; f && i < STEPS; i++)
+    for (int i = 0; f && i < steps; i++)
         fprintf(f, "%.9g %.9g %.9g\n", log.train[i].loss, log.train[i].grad_norm, log.train[i].entropy);
-    if (f) fclose(f);
 #else
     const bool fp32 = sizeof(floatX) == 4;
     const double epsilon = fp32 ? 1e-5 : (float)(floatX)1.002f != 1.0f ? 0x1p-10 : 0x1p-7;
     const double forward = fp32 ? epsilon : epsilon / 2 * sqrt(20.0), both = fp32 ? epsilon : epsilon / 2 * sqrt(40.0);
     double loss = 0, norm = 0, entropy = 0;
-    FILE *f = fopen(file, "r");
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < steps; i++) {
         double want[3] = {NAN, NAN, NAN};
         if (f && fscanf(f, "%lf %lf %lf", &want[0], &want[1], &want[2]) != 3) want[0] = NAN;
         worse(&loss, log.train[i].loss, want[0]);
@@ -384,12 +384,29 @@ static void test_backends(void) {
         worse(&entropy, log.train[i].entropy, want[2]);
     }
     check(loss <= forward && entropy <= forward,
-          "against the CPU ops (%s, written by build/test_train): loss %.1e and entropy %.1e over %d steps, allowed "
-          "%.1e", file, loss, entropy, STEPS, forward);
-    check(norm <= both, "against the CPU ops: grad_norm %.1e over %d steps, allowed %.1e", norm, STEPS, both);
-    if (f) fclose(f);
+          "  against the CPU ops (build/backends.txt, written by build/test_train): loss %.1e and entropy %.1e, allowed "
+          "%.1e", loss, entropy, forward);
+    check(norm <= both, "  grad_norm %.1e, allowed %.1e", norm, both);
 #endif
     arrfree(log.train);
+}
+static void test_backends(void) {
+    TrainOptions lora, full, beside;
+    char out[300], out_full[300], out_beside[300];
+    FILE *f = backends_file();
+    run_of(&lora, out, "backends", 20);
+    lora.lora.lora_dropout = 0.1f;
+    test_backend(f, "LoRA with dropout", lora);
+    run_of(&full, out_full, "backends_full", 6);    /* qwen3: the norms of q and k, head and embedding tied */
+    full.lora.train = TRAIN_FULL;
+    full.learning_rate = 1e-3;
+    test_backend(f, "everything trained", full);
+    run_of(&beside, out_beside, "backends_beside", 4);
+    beside.model = "test/golden/qwen2";     /* in BF16 */
+    beside.lora.train = TRAIN_LORA | TRAIN_NORMS | TRAIN_HEAD | TRAIN_EMBEDDINGS;
+    beside.optim = OPTIMIZER_ADAMW_8BIT;
+    test_backend(f, "LoRA, norms, head and embeddings, 8-bit moments", beside);
+    if (f) fclose(f);
 }
 
 /* A parameter that becomes NaN after step 2 ends the run at step 3 with a line that names it, or costs that step. */
