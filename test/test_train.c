@@ -391,8 +391,9 @@ static void test_backend(FILE *f, const char *what, TrainOptions o) {
     arrfree(log.train);
 }
 static void test_backends(void) {
-    TrainOptions lora, full, beside;
-    char out[300], out_full[300], out_beside[300];
+    TrainOptions lora, full, beside, classes;
+    Error err;
+    char out[300], out_full[300], out_beside[300], out_classes[300], data[300];
     FILE *f = backends_file();
     run_of(&lora, out, "backends", 20);
     lora.lora.lora_dropout = 0.1f;
@@ -406,6 +407,15 @@ static void test_backends(void) {
     beside.lora.train = TRAIN_LORA | TRAIN_NORMS | TRAIN_HEAD | TRAIN_EMBEDDINGS;
     beside.optim = OPTIMIZER_ADAMW_8BIT;
     test_backend(f, "LoRA, norms, head and embeddings, 8-bit moments", beside);
+    static const char rows[] =
+        "{\"input_ids\":[3,17,60],\"label\":\"a\"}\n{\"input_ids\":[41,8,77,23,9],\"label\":\"b\"}\n"
+        "{\"input_ids\":[5],\"label\":\"c\"}\n{\"input_ids\":[60,2,95,33],\"label\":\"b\"}\n";
+    run_of(&classes, out_classes, "backends_classes", 4);
+    snprintf(data, sizeof data, "%s/classes.jsonl", work_folder);
+    if (!check(write_file(data, rows, sizeof rows - 1, &err), "rows with labels")) return;
+    classes.data = data;
+    classes.data_options.task = TASK_CLASSIFICATION;
+    test_backend(f, "a classification head beside LoRA", classes);
     if (f) fclose(f);
 }
 
