@@ -61,11 +61,10 @@ __attribute__((unused)) static void backend_ready(void) {
     }
 #endif
 }
-#endif
 
 /* How far values are from a probe of dev/make_trained_golden.py, [sum of x_i cos(i + 1), sum of |x_i|, the first 8]:
    the sums relative to the second, the values to their mean size. */
-static double probe_error(const float *x, size_t count, const Json *want) {
+__attribute__((unused)) static double probe_error(const float *x, size_t count, const Json *want) {
     double sum = 0, size = 0, worst = 0;
     if (!want || want->type != JSON_ARRAY || want->count < 3) return INFINITY;
     for (size_t i = 0; i < count; i++) {
@@ -83,3 +82,4 @@ static double probe_error(const float *x, size_t count, const Json *want) {
     }
     return worst;
 }
+#endif
