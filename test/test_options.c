@@ -282,8 +282,9 @@ static void test_words(void) {
 
     /* Names that Hugging Face has for the same numbers: one line says so. */
     static const struct { const char *said; OptimizerType is; } same[] = {
-        {"adamw_torch", OPTIMIZER_ADAMW}, {"adamw_torch_fused", OPTIMIZER_ADAMW}, {"paged_adamw_32bit", OPTIMIZER_ADAMW},
-        {"adamw_bnb_8bit", OPTIMIZER_ADAMW_8BIT}, {"paged_adamw_8bit", OPTIMIZER_ADAMW_8BIT}};
+        {"adamw_torch", OPTIMIZER_ADAMW}, {"adamw_torch_fused", OPTIMIZER_ADAMW},
+        {"paged_adamw_32bit", OPTIMIZER_ADAMW}, {"adamw_bnb_8bit", OPTIMIZER_ADAMW_8BIT},
+        {"paged_adamw_8bit", OPTIMIZER_ADAMW_8BIT}};
     for (size_t i = 0; i < sizeof same / sizeof *same; i++) {
         char said[4096], expected[128];
         const Line named = {"train", {"--optim", (char *)same[i].said}};
@@ -395,19 +396,23 @@ static void test_adapters(void) {
 
 /* Every option of a run either decides its numbers, and then a checkpoint's identity tells it, or it does not. */
 static void test_identity(void) {
-    /* told by the hashes of model, tokenizer and data, as LoRA's own members, or as the steps that they come to */
+    /* told by the hashes of model, tokenizer and data (with its classes), as members of what is trained and of the
+       objective, or as the steps that they come to */
     static const char *const otherwise[] = {
         "model", "data", "eval-data", "eval-split", "max-train-samples", "max-eval-samples", "init-adapter",
         "max-length", "truncate-prompt", "loss-on", "chat-template", "prompt-template", "enable-thinking",
         "template-date", "split-turns", "lora-r", "lora-alpha", "lora-dropout", "use-rslora", "target-modules",
-        "init-lora-weights", "layers-to-transform", "warmup-steps", "warmup-ratio", "num-train-epochs", "max-steps"};
+        "init-lora-weights", "layers-to-transform", "warmup-steps", "warmup-ratio", "num-train-epochs", "max-steps",
+        "train", "modules-to-save", "task", "problem-type", "label-names", "class-weights", "label-smoothing",
+        "focal-gamma"};
     /* where things are kept, what is told and how often, which of the steps is taken at the end, memory */
     static const char *const indifferent[] = {
         "token-cache", "output", "config", "on-nonfinite", "eval-strategy", "eval-steps", "eval-on-start",
         "per-device-eval-batch-size", "metric-for-best-model", "greater-is-better", "load-best-model-at-end",
         "early-stopping-patience", "early-stopping-threshold", "sample-prompts", "save-strategy", "save-steps",
         "save-total-limit", "resume", "resume-force", "fallback-output", "recompute", "fit", "device-memory",
-        "threads", "convert-to-lora", "logging-steps", "report-to", "on-finish", "sweep", "dry-run"};
+        "threads", "convert-to-lora", "logging-steps", "report-to", "on-finish", "sweep", "dry-run",
+        "dtype"};
     int options = 0, once = 0, rows = 0, matched = 0;
     for (int i = 0; i < OPTION_COUNT; i++) {
         const Option *d = &option_table[i];
