@@ -97,6 +97,7 @@ static void test_answers(void) {
         "<call>{{ c.function.name }} {{ c.function.arguments|tojson }}</call>{% endfor %}{% endset %}"
         "{{ m.role }}={{ body }}{% endmacro %}{% for m in messages %}{{ turn(m) }}</s>{% endfor %}"
         "{% if add_generation_prompt %}assistant={% endif %}";
+    static const char two[] = "{% for m in messages %}{{ m.content }}<s></s>{% endfor %}";
     Tokenizer *t = special_tokens("<s>", "</s>");
     ChatMessage m[5] = {said("system", "s"), said("user", "u"), said("assistant", " a "), said("user", "v"),
                         said("assistant", "")};
@@ -120,6 +121,7 @@ static void test_answers(void) {
         {"{% generation %}", marked, m, 5, false, "system:suser:uassistant:0[ a ;]user:vassistant:1[;]", 1, 0},
         {"{% generation %}, an answer behind its prompt", marked, m, 5, true,
          "system:suser:uassistant: a ;user:vassistant:0[;]", 0, 0},
+        {"up to what stops generation, whatever else is special", two, m + 1, 2, false, "u<s></s>0[ a <s></s>]", 1, 0},
         {"content through macro, block, filter; a tool call", nested, tool, 2, false,
          "user=U</s>assistant=0[\xC3\xA9<call>f {\"k\": [1, true]}</call></s>]", 0, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
