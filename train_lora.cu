@@ -3507,11 +3507,17 @@ static void options_from_adapters(Options *o) {
     Text taken = TEXT_EMPTY;
     for (ptrdiff_t k = 0; k < arrlen(o->adapter); k++) {
         if (!adapter_kept(first ? other : kept, o->adapter[k], o->verb->bit)) continue;
-        for (int i = 0; first && i < OPTION_COUNT; i++)
-            if (!is_given(o, i) && strcmp(member_value(kept[i]), member_value(other[i])))
+        for (int i = 0; first && i < OPTION_COUNT; i++) {
+            bool same = is_given(o, i) || !strcmp(member_value(kept[i]), member_value(other[i]));
+            if (!same && o->labels && !strcmp(option_table[i].name, "task")) {
+                kept[i] = NULL;             /* words and heads in one table: each column by what it is */
+                same = true;
+            }
+            if (!same)
                 usage_error("%s and %s were trained with different --%s, '%s' and '%s'; --adapter; give the one that "
                             "is meant, or take the adapters one at a time", first, o->adapter[k], option_table[i].name,
                             member_value(kept[i]), member_value(other[i]));
+        }
         if (!first) first = o->adapter[k];
     }
     for (int i = 0; first && i < OPTION_COUNT; i++) {

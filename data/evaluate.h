@@ -67,7 +67,7 @@ static const struct { const char *name, *legend; } score_table[SCORES] = {
     {"mean_example_perplexity", "mean over rows of exp of a row's loss"},
     {"token_accuracy", "0 to 1: the likeliest token is right"},
     {"token_entropy", "nats a token"},
-    {"eval_loss", "the Trainer's: mean over batches"},
+    {"eval_loss", "the Trainer's: mean over batches; of a head over rows"},
     {"exact_match", "0 to 1: equal after SQuAD's normalisation"},
     {"f1", "0 to 1: SQuAD's, of words"},
     {"bleu", "0 to 100: sacrebleu"},
@@ -494,7 +494,11 @@ static void comparison_print(const Comparison *c) {
         for (int k = 0; k < c->count; k++) any |= isfinite(c->columns[k].score[i]);
         if (!any) continue;
         printf("%-24s", score_table[i].name);
-        for (int k = 0; k < c->count; k++) printf(" %16.4f", c->columns[k].score[i]);
+        for (int k = 0; k < c->count; k++) {
+            double v = c->columns[k].score[i];
+            if (isfinite(v)) printf(" %16.4f", v);
+            else printf(" %16s", "-");
+        }
         printf("   %s\n", score_table[i].legend);
     }
     for (int k = 0; k < c->count; k++) {
