@@ -6602,7 +6602,7 @@ static bool run_open_output(Run *run, Error *err) {
     char path[PATH_MAX];
     bool unlocked;
     struct stat in, base;
-    bool model = file_exists(o->output, "config.json"), ours = file_exists(o->output, "run.json");
+    bool model = file_exists(o->output, "config.json"), ours = file_exists(o->output, "log.jsonl");
     bool whole = !o->init_adapter && !adapter_has_lora(&o->lora);
     if (whole && !stat(o->output, &in) && !stat(o->model, &base) && in.st_dev == base.st_dev && in.st_ino == base.st_ino)
         return fail(err, "it is the folder of the model that is trained; %s; give another --output", o->output);
