@@ -751,8 +751,8 @@ double adapter_grad_norm(const Adapter *a);
 void adapter_parameter_name(const Adapter *a, size_t index, char *text, size_t bytes);
 
 /* Factors on the learning rate. LoRA+ (Hayou et al. 2024): that of B, and of norms and biases beside it, as
-   peft/optimizers/loraplus.py groups them; embedding_rate: of a trained embedding and head. 1: none; anything else is an
-   error where nothing of the kind is trained. */
+   peft/optimizers/loraplus.py groups them; embedding_rate: of a trained embedding and head. 1: none; anything else is
+   an error where nothing of the kind is trained. */
 bool adapter_rates(Adapter *a, double lora_plus_ratio, double embedding_rate, Error *err);
 
 /* AdamW and clipping; max_grad_norm 0: none. */

@@ -3171,7 +3171,8 @@ static const Synonym synonym_table[] = {
     {"optim=adamw_hf|optim=adamw_torch_4bit|optim=adamw_torch_8bit|optim=adamw_anyprecision|optim=stable_adamw", NULL,
      "that AdamW has other numbers than PyTorch's and bitsandbytes'"},
     {"optim=adafactor|optim=sgd|optim=adam|optim=lion|optim=lion_32bit|optim=lion_8bit|optim=paged_lion_8bit|"
-     "optim=muon|optim=galore_adamw|optim=apollo_adamw|optim=lomo|optim=adalomo|optim=schedule_free_adamw|optim=rmsprop|"
+     "optim=muon|optim=galore_adamw|optim=apollo_adamw|optim=lomo|optim=adalomo|optim=schedule_free_adamw|"
+     "optim=rmsprop|"
      "optim=adagrad|optim=ademamix|optim=ademamix_8bit", NULL, "AdamW is the optimizer; adamw_8bit needs less memory"},
     {"beta|dpo-beta|loss-type|rpo-alpha", NULL, "preference training (DPO) is not there yet"},
     {"evaluation-strategy|do-eval", "eval-strategy", NULL},
