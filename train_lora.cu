@@ -1801,7 +1801,8 @@ __global__ void qk_norm_weight_kernel(float *partial, const floatX *dout, const 
 void qk_norm_weight_backward(float *dq_weight, float *dk_weight, const floatX *dout, const floatX *qkv, float eps,
                              const float *cos_table, const float *sin_table, const int32_t *positions, int N,
                              AttentionShape a, Scratch scratch) {
-    int D = a.D, team = qk_norm_team(D), split = max(div_up(N, HEAD_SPLITS), (int)SPLIT_ROWS), splits = div_up(N, split);
+    int D = a.D, team = qk_norm_team(D);
+    int split = max(div_up(N, HEAD_SPLITS), (int)SPLIT_ROWS), splits = div_up(N, split);
     bool aligned = rows_aligned(dout, D / 2) && rows_aligned(qkv, D / 2) && rows_aligned(cos_table, D / 2) &&
                    rows_aligned(sin_table, D / 2);
     ScratchCursor cursor = scratch_begin(scratch);
@@ -2438,8 +2439,8 @@ void lm_head_loss(floatX *dx, float *dhead, RowLoss *row_loss, const floatX *x, 
         LAUNCH(loss_kernel, count, LOSS_THREADS, shared, row_loss + first, logits, width, targets + first, scale,
                dloss, dx || dhead, V);
         if (dhead)                          /* before dx takes the place of the gathered rows */
-            weight_gradient(dhead, matrix(logits, (size_t)width, count, width), matrix(gathered, (size_t)C, count, C), V,
-                            1, cursor);
+            weight_gradient(dhead, matrix(logits, (size_t)width, count, width), matrix(gathered, (size_t)C, count, C),
+                            V, 1, cursor);
         if (!dx) continue;
         gemm_backward(gathered, plain_group(logits, head, count, width, true), NULL, 0, C);
         copy_rows(dx, gathered, rows + first, true, 1, count, C);
@@ -2475,8 +2476,8 @@ void lm_head_logits(float *logits, const floatX *x, const Weight *head, int N, i
    One row a sequence, K of a few: microseconds beside a step of any model. So nothing is done for speed but that reads
    are whole: a warp a logit, a thread CHUNK columns of dx and of dscore, sums in the order of k and i. */
 
-__global__ void score_forward_kernel(float *logits, const floatX *x, const int32_t *rows, const float *score, int64_t MK,
-                                     int K, int C, bool aligned) {
+__global__ void score_forward_kernel(float *logits, const floatX *x, const int32_t *rows, const float *score,
+                                     int64_t MK, int K, int C, bool aligned) {
     int64_t number = (int64_t)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
     if (!GUARD(number < MK)) return;
     const floatX *row = x + (size_t)rows[number / K] * (size_t)C;
@@ -2554,8 +2555,8 @@ void adamw_update(float *param, float *m, float *v, const float *grad, size_t co
 
 /* With moments of 8 bits: 12 bytes read and written for param and grad, 4 for the moments, 16 a number instead of 28.
    A warp takes a block of ADAMW_BLOCK, 8 numbers a lane, and needs no other: maxima by shuffles. Finding the two codes
-   of a number takes 8 steps of bisection each in the maps, which lie in shared memory: those are expected to take longer
-   than the bytes. */
+   of a number takes 8 steps of bisection each in the maps, which lie in shared memory: those are expected to take
+   longer than the bytes. */
 enum { MAP = 256, BLOCK_NUMBERS = ADAMW_BLOCK / WARP, ADAMW_WARPS = 8 };
 typedef struct MomentMaps { float of[2][MAP]; } MomentMaps;       /* of m, of v */
 

@@ -345,7 +345,7 @@ static void test_accumulation(void) {
     arrfree(many.train);
 }
 
-/* What the CPU ops make of runs of several kinds, for the CUDA kernels to compare: build/backends.txt, a line a step. */
+/* What the CPU ops make of several runs, for the CUDA kernels to compare: build/backends.txt, a line a step. */
 static FILE *backends_file(void) {
 #ifdef LORA_CUDA
     return fopen("build/backends.txt", "r");
@@ -384,8 +384,8 @@ static void test_backend(FILE *f, const char *what, TrainOptions o) {
         worse(&entropy, log.train[i].entropy, want[2]);
     }
     check(loss <= forward && entropy <= forward,
-          "  against the CPU ops (build/backends.txt, written by build/test_train): loss %.1e and entropy %.1e, allowed "
-          "%.1e", loss, entropy, forward);
+          "  against the CPU ops (build/backends.txt, written by build/test_train): loss %.1e and entropy %.1e, "
+          "allowed %.1e", loss, entropy, forward);
     check(norm <= both, "  grad_norm %.1e, allowed %.1e", norm, both);
 #endif
     arrfree(log.train);
