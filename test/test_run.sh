@@ -325,6 +325,42 @@ status=$?
 check "a path that is not UTF-8: trained, answered, resumed, run again from run.json: $(tail -n 1 "$work/log" |
     tr -cd ' -~' | cut -c 1-80)" ended 0
 
+# A classification head: trained, run again from run.json, measured, beside an adapter that answers in words; a whole
+# model with one; what has no words does not speak.
+for i in 1 2 3 4 5 6; do
+    echo "{\"prompt\": \"the room was clean $i\", \"completion\": \" yes\", \"label\": \"yes\"}"
+    echo "{\"prompt\": \"nobody came, $i\", \"completion\": \" no\", \"label\": \"no\"}"
+done >"$work/classes.jsonl"
+rows=(--model data/base --data "$work/classes.jsonl")
+head=("${rows[@]}" --eval-data "$work/classes.jsonl" --max-steps 2 --logging-steps 1 --task classification)
+run "${head[@]}" --class-weights no=2 --output "$work/head"
+check "a head is trained: $(told ^error)" ended 0 , says 'f1' "$work/log" , \
+    says '"label_names": \["no", "yes"\]' "$work/head/run.json" , says SEQ_CLS "$work/head/adapter_config.json" , \
+    says '"eval_roc_auc"' "$work/head/log.jsonl" , not says 'token_accuracy' "$work/head/log.jsonl" , \
+    says '"answered"' "$work/head/report.html"
+run --config "$work/head/run.json" --output "$work/head2"
+check "the same again from its run.json: $(told ^error)" ended 0 , \
+    cmp -s "$work/head/adapter_model.safetensors" "$work/head2/adapter_model.safetensors"
+run evaluate "${rows[@]}" --adapter "$work/head" --output "$work/head-scores"
+check "evaluate takes the task from the adapter: $(told ^error)" ended 0 , says '^balanced_accuracy' "$work/log" , \
+    [ "$(wc -l <"$work/head-scores/predictions.jsonl")" = 12 ] , \
+    [ "$(wc -l <"$work/head-scores/predictions.csv")" = 13 ] , \
+    says '"probabilities": {"no": 0' "$work/head-scores/predictions.jsonl" , \
+    says '"confusion": ' "$work/head-scores/evaluation.json"
+run "${rows[@]}" --max-steps 2 --output "$work/words" &&
+    run compare "${rows[@]}" --adapter "$work/words" --adapter "$work/head" --labels yes,no --max-new-tokens 2 \
+        --output "$work/head-compare"
+check "words and a head in one table: $(told ^error)" ended 0 , \
+    [ "$(grep -c '^expected' "$work/log")" = 3 ] , says '^roc_auc  *-  *- ' "$work/log"
+run "${head[@]}" --train last:1 --output "$work/head-whole" &&
+    run evaluate --model "$work/head-whole" --data "$work/classes.jsonl"
+check "a whole model with a head says what it is: $(told ^error)" ended 0 , \
+    says Qwen3ForSequenceClassification "$work/head-whole/config.json" , says '^roc_auc' "$work/log"
+run generate --model "$work/head-whole" --prompt x
+check "it has no words: $(told ^error)" ended 1 , says 'has no words'
+run "${rows[@]}" --focal-gamma 2 --output "$work/head3"
+check "a loss of classes without classes: $(told ^error)" ended 1 , says 'add --task classification'
+
 # The end of a run on a full disk: the fallback, else the temporary folder.
 if mkdir "$work/small" && mount -t tmpfs -o size=256k none "$work/small" 2>/dev/null; then
     run "${few[@]}" --max-steps 3 --eval-on-start false --fallback-output "$work/second" --output "$work/small/out"
