@@ -1239,8 +1239,9 @@ static void test_labels(void) {
          "s -1,9,10: >n=2 | b>b=1 | >n=0 | >n=1"},
         {"1.0 and 1e0 are the class 1", "l.jsonl", AN("1.0") BN("2.0") AN("1e0") AN("1"), PROBLEM_AUTO,
          "s 1,2: >n=0 | b>b=1 | >n=0 | >n=0"},
-        {"0 and -0 are one", "l.jsonl", AN("0") BN("1") AN("-0") AN("-0.0"), PROBLEM_AUTO,
+        {"0 and -0 are one", "l.jsonl", AN("-0") BN("1") AN("0") AN("-0.0"), PROBLEM_AUTO,
          "s 0,1: >n=0 | b>b=1 | >n=0 | >n=0"},
+        {"CSV: hexadecimal is a text", "l.csv", "text,label\na,0x2\nb,0x1\n", PROBLEM_AUTO, "s 0x1,0x2: >a=1 | >b=0"},
         {"false and true", "l.jsonl", AN("true") BN("false"), PROBLEM_AUTO, "s false,true: >n=1 | b>b=0"},
         {"a fraction makes numbers of all", "l.jsonl", AN("1") BN("0.5") AN("-2"), PROBLEM_AUTO,
          "r : >n=1 | b>b=0.5 | >n=-2"},
@@ -1292,7 +1293,8 @@ static void test_labels(void) {
     expect_labels("another pad token is the options'", "l.jsonl",
                   "{\"text\":\"abb\",\"label\":0}\n{\"text\":\"a<|im_end|>\",\"label\":1}\n", plain, given,
                   "s 0,1: >abb=0 | a><|im_end|>=1");
-    static const int32_t pooled[] = {5, 6, 7};
+    static const int32_t pooled[] = {5, 6, 7}, pads[] = {5, 5, 5};
+    check(batch_pooled(pads, 3, 5) == 0, "labels: the first is pooled where all are pads");
     check(batch_pooled(pooled, 3, -1) == 2 && batch_pooled(pooled, 3, 7) == 1 && batch_pooled(pooled, 1, 5) == 0,
           "labels: without a pad token the last is pooled");
 
@@ -1399,6 +1401,11 @@ static void test_label_errors(void) {
                  plain, given, "labels that are none of no, yes: 3, the first is \"maybe\"", "row 2 (line 2)", NULL);
     expect_error("a number beyond the given", "a.jsonl", AN("1") AN("2"), plain, given,
                  "none of no, yes: 1, the first is \"2\"", "row 2", NULL);
+    static char one[] = "1", two[] = "2", *numbers[] = {one, two};
+    given.label_names = numbers;
+    expect_error("a number that is the place of a class named otherwise", "a.jsonl", AN("1") AN("0"), plain, given,
+                 "none of 1, 2: 1, the first is \"0\"", "row 2", NULL);
+    given.label_names = names;
     expect_error("a fraction of them", "a.jsonl", AN("0.5"), plain, given, "the label is a fraction", "row 1", NULL);
     expect_error("flags of other classes", "a.jsonl", AN("[0,1,0]"), plain, given,
                  "3 numbers in the label of 2 classes", "row 1", NULL);
@@ -1440,6 +1447,12 @@ static void test_pairs(void) {
                   "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\ny<|im_end|>>\n=0 | "
                   "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\nx<|im_end|>>\n=0 "
                   "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\ny<|im_end|>>\n=0");
+    Dataset chats;
+    Error why;
+    bool read = dataset_open(&chats, write_text("p.jsonl", "{\"chosen\":[" SAYS("user", "q") "],\"rejected\":["
+                                                SAYS("user", "r") "]}\n"), plain, &o, &why);
+    check(read && chats.stats.uses.chats == 1, "pairs: a row of two chats counts once");
+    if (read) dataset_free(&chats);
     expect_labels("pairs: margins", "p.jsonl", "{\"chosen\":\"a\",\"rejected\":\"b\",\"margin\":0.5}\n"
                   "{\"chosen\":\"c\",\"rejected\":\"d\",\"margin\":2}\n", plain, o,
                   "p : >a<|im_end|>=0.5 >b<|im_end|>=0.5 | >c<|im_end|>=2 >d<|im_end|>=2");
@@ -1729,6 +1742,14 @@ static void test_class_weights(void) {
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         check(!class_weights_parse(w, &d, bad[i].text, &err) && strstr(err.text, bad[i].what),
               "class weights: '%s': %s", bad[i].text, err.text);
+
+    static char shorter[] = "a", longer[] = "a=b", *nested[] = {shorter, longer};
+    Dataset two;
+    memset(&two, 0, sizeof two);
+    two.label_names = nested;
+    two.label_count = 2;
+    check(class_weights_parse(w, &two, "a=b=3", &err) && w[0] == 1 && w[1] == 3,
+          "class weights: the longest name that fits: %g, %g", (double)w[0], (double)w[1]);
 
     /* Evaluation has the classes of training; those that it lacks are named. */
     Text absent = TEXT_EMPTY;
