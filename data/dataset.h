@@ -2224,7 +2224,7 @@ static void class_names_text(Text *t, char *const *names, int count) {
 }
 /* Names [count], one behind the other with a NUL after each, as one block to free; NULL where there are none. */
 static char **class_names_copy(const char *text, size_t bytes, int count) {
-    if (!count) return NULL;
+    if (count <= 0) return NULL;
     char **names = (char **)must_alloc((size_t)count * sizeof *names + bytes), *at = (char *)(names + count);
     memcpy(at, text, bytes);
     for (int k = 0; k < count; k++, at += strlen(at) + 1) names[k] = at;
