@@ -366,7 +366,7 @@ static bool chat_same(ChatValue v, const char *s) { return v.n == strlen(s) && !
 static bool chat_among(const char *list, const char *word) {
     size_t n = strlen(word);
     if (!n || strchr(word, '|')) return false;
-    for (const char *s = list; (s = strstr(s, word)); s++) if (s[-1] == '|' && s[n] == '|') return true;
+    for (const char *s = list; (s = strstr(s, word)) != NULL; s++) if (s[-1] == '|' && s[n] == '|') return true;
     return false;
 }
 
