@@ -5,7 +5,7 @@
 set -u
 . test/check.sh
 mkdir -p build
-prefixes="adamw|adapter|answer|attention|backend|batch|chat|checkpoint|class|config|cpu|data|dataset|dialogue|dropout|
+prefixes="adamw|adapter|answer|attention|backend|batch|chat|checkpoint|class|classifier|config|cpu|data|dataset|dialogue|dropout|
 dtype|embedding|eval|example|family|file|folder|format|gen|generate|generator|json|label|layer|linear|lm_head|log|lora|
 loss|machine|memory|merge|message|metric|model|module|name|nonfinite|objective|optimizer|pack|path|pattern|problem|
 prompt|prompts|qk_norm|recompute|rmsnorm|rope|run|safe|safetensors|sample|schedule|score|scratch|shots|sink|slot|stb|
