@@ -657,6 +657,8 @@ typedef struct Adapter {
 typedef struct Workspace {
     int max_tokens, max_positions;
     Recompute recompute;
+    int lowest;                             /* the layer that backward ends at: those below keep nothing for it; forward
+                                               only: L */
     void *arena; size_t arena_bytes;        /* everything below but `layers` lies in it */
     LayerActivations *layers;               /* [L] */
     floatX *final_x, *normed, *rotated, *h, *projected;     /* [N,C] [N,C] [N,P] [N,F] [N,C] */
@@ -2382,16 +2384,16 @@ static bool adapter_trains_attention(const Adapter *a, int l) {
     return adapter_trains_modules(a, l, MODULE_Q, 4) || adapter_trains_norm(a, l, NORM_Q) ||
            adapter_trains_norm(a, l, NORM_K) || adapter_trains_norm(a, l, NORM_ATTENTION);
 }
-static bool adapter_trains_layer(const Adapter *a, int l) {
-    return adapter_trains_attention(a, l) || adapter_trains_norm(a, l, NORM_MLP) ||
-           adapter_trains_modules(a, l, MODULE_GATE, 3);
-}
-/* The lowest layer that needs the gradient of its output: -1 where the embedding is trained, L where no layer is. */
+/* The lowest layer that needs the gradient of its output: -1 where the embedding is trained, L where no layer is. By
+   the list, which a plan has, too. */
 static int adapter_lowest(const Adapter *a) {
-    int l = 0, L = a->model->config.num_hidden_layers;
-    if (a->d_embed) return -1;
-    while (l < L && !adapter_trains_layer(a, l)) l++;
-    return l;
+    int lowest = a->model->config.num_hidden_layers;
+    for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end; t++) {
+        bool above = t->kind == TENSOR_FINAL_NORM || t->kind == TENSOR_HEAD || t->kind == TENSOR_SCORE;
+        int l = t->kind == TENSOR_EMBED ? -1 : t->layer;
+        if (!above && l < lowest) lowest = l;
+    }
+    return lowest;
 }
 /* Is anything below the head trained? */
 static bool adapter_wants_normed(const Adapter *a) {
@@ -2423,9 +2425,10 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
     memset(&shared, 0, sizeof shared);
     for (int l = 0; l < c->num_hidden_layers; l++) {
         LayerActivations *s = &w->layers[l];
-        bool own = l == 0 || w->recompute < RECOMPUTE_LAYER, own_gate_up = l == 0 || w->recompute == RECOMPUTE_NONE;
+        bool kept = l >= w->lowest, own = l == 0 || (kept && w->recompute < RECOMPUTE_LAYER);
+        bool own_gate_up = l == 0 || (kept && w->recompute == RECOMPUTE_NONE);
         if (!own) *s = shared;              /* one set for all layers; only the layer's input is its own */
-        if (l == 0 || w->recompute != FORWARD_ONLY) s->x = (floatX *)workspace_take(&at, N * C, X);
+        if (l == 0 || kept) s->x = (floatX *)workspace_take(&at, N * C, X);
         if (own) {
             s->qkv = (floatX *)workspace_take(&at, N * P, X);
             s->attention = (floatX *)workspace_take(&at, N * H * D, X);
@@ -2435,10 +2438,10 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
             s->lse = (float *)workspace_take(&at, N * H, sizeof(float));
             if (own_gate_up) s->gate_up = (floatX *)workspace_take(&at, N * 2 * F, X);
             else s->gate_up = w->layers[0].gate_up;
-            uint8_t **kept[LORA_GROUPS] = {&s->kept_qkv, &s->kept_o, &s->kept_gate_up, &s->kept_down};
+            uint8_t **mask[LORA_GROUPS] = {&s->kept_qkv, &s->kept_o, &s->kept_gate_up, &s->kept_down};
             for (int g = 0; g < LORA_GROUPS && masks; g++)
-                if (own_gate_up || g != 2)
-                    *kept[g] = (uint8_t *)workspace_take(&at, workspace_most_kept(m, a, w->max_tokens, g), 1);
+                if (own_gate_up || g != LORA_GROUP_GATE_UP)
+                    *mask[g] = (uint8_t *)workspace_take(&at, workspace_most_kept(m, a, w->max_tokens, g), 1);
             if (!own_gate_up) s->kept_gate_up = w->layers[0].kept_gate_up;
         }
         floatX **t[LORA_GROUPS] = {&s->t_qkv, &s->t_o, &s->t_gate_up, &s->t_down};
@@ -2503,6 +2506,8 @@ bool workspace_open(Workspace *w, const Model *m, const Adapter *a, int max_toke
     w->max_tokens = max_tokens;
     w->max_positions = max_positions;
     w->recompute = recompute;
+    int lowest = a ? adapter_lowest(a) : 0;
+    w->lowest = recompute == FORWARD_ONLY ? m->config.num_hidden_layers : lowest > 0 ? lowest : 0;
     w->arena_bytes = workspace_layout(w, m, a, NULL, table);
     if (!allocate) return true;
     if (w->arena_bytes > backend_memory())
@@ -2717,13 +2722,13 @@ static void layer_backward(const Model *m, const Adapter *a, Workspace *w, int l
 }
 
 /* A batch or an adapter that the workspace has no room for is a bug of the caller's, not a user's error. */
-static void workspace_check(const Workspace *w, const Model *m, const Adapter *a, const Batch *b) {
-    bool fits = b->N <= w->max_tokens;
+static void workspace_check(const Workspace *w, const Model *m, const Adapter *a, const Batch *b, bool backward) {
+    bool fits = b->N <= w->max_tokens && !(backward && a && w->lowest > 0 && adapter_lowest(a) < w->lowest);
     for (int l = 0; l < m->config.num_hidden_layers && a; l++)
         for (int g = 0; g < LORA_GROUPS; g++) fits &= adapter_width(a, l, g) <= w->layers[l].width[g];
     if (fits) return;
-    fprintf(stderr, "error: a batch of %d tokens or an adapter that the workspace was not opened for; model_forward; "
-                    "please report this\n", b->N);
+    fprintf(stderr, "error: a batch of %d tokens or an adapter that the workspace was not opened for; %s; "
+                    "please report this\n", b->N, backward ? "model_backward" : "model_forward");
     abort();
 }
 
@@ -2731,7 +2736,7 @@ void model_forward(const Model *m, const Adapter *a, Workspace *w, const Batch *
     const ModelConfig *c = &m->config;
     int L = c->num_hidden_layers, N = b->N, C = c->hidden_size;
     size_t bytes = (size_t)N * sizeof(int32_t);
-    workspace_check(w, m, a, b);
+    workspace_check(w, m, a, b, false);
     backend_upload(w->ids, b->ids, bytes);
     backend_upload(w->positions, b->positions, bytes);
     backend_upload(w->cu_seqlens, b->cu_seqlens, ((size_t)b->S + 1) * sizeof(int32_t));
@@ -2788,6 +2793,7 @@ static void embedding_gradient(const Model *m, const Adapter *a, Workspace *w, c
 void model_backward(const Model *m, Adapter *a, Workspace *w, const Batch *b, DropoutKey key) {
     const ModelConfig *c = &m->config;
     int L = c->num_hidden_layers, lowest = adapter_lowest(a), N = b->N, C = c->hidden_size;
+    workspace_check(w, m, a, b, true);
     if (!adapter_wants_normed(a)) return;
     if (a->d_final_norm)
         rmsnorm_weight_backward(a->d_final_norm, w->d_normed, w->final_rstd, w->final_x, c->logits_scale, N, C,
