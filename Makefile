@@ -16,7 +16,7 @@ HEADERS  = lora.h data/dataset.h data/chat.h data/classify.h tokenizer.h
 PROGRAM  = data/report.h data/score.h data/inspect.h data/evaluate.h
 
 BUILD     = build
-TESTS     = test_tokenizer test_ops test_data test_chat test_chat test_model test_generate test_train test_embed test_score test_faults
+TESTS     = test_tokenizer test_ops test_data test_chat test_model test_generate test_train test_embed test_score test_faults
 # The program's half of train_lora.cu, sanitized alone.
 PROGRAM_TESTS = test_options
 # The CUDA kernels run by test/cuda_on_cpu.h, no GPU needed: the tests of ops, model, generation and training in one

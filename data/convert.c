@@ -1138,10 +1138,15 @@ static int compare_lots(const void *a, const void *b) {
     return x->draw != y->draw ? (x->draw > y->draw) - (x->draw < y->draw)
                               : (x->index > y->index) - (x->index < y->index);
 }
-static Lot *lots_of(const Converter *c, bool groups) {       /* stb_ds; all examples, in the order of their lots */
+/* Whose lots: who is left out of one drawing must say nothing about the next. */
+typedef enum { LOTS_SAMPLE, LOTS_IMBALANCE, LOTS_GROUPS } Lots;
+static Lot *lots_of(const Converter *c, Lots which) {        /* stb_ds; all examples, in the order of their lots */
     Lot *lots = NULL;
-    for (ptrdiff_t i = 0; i < arrlen(c->examples); i++)
-        arrput(lots, ((Lot){groups ? c->examples[i].group : c->examples[i].draw, (size_t)i}));
+    for (ptrdiff_t i = 0; i < arrlen(c->examples); i++) {
+        uint64_t draw = c->examples[i].draw;
+        if (which == LOTS_IMBALANCE) draw = hash(draw, str("imbalance"));
+        arrput(lots, ((Lot){which == LOTS_GROUPS ? c->examples[i].group : draw, (size_t)i}));
+    }
     qsort(lots, arrlenu(lots), sizeof *lots, compare_lots);
     return lots;
 }
@@ -1150,7 +1155,7 @@ static Lot *lots_of(const Converter *c, bool groups) {       /* stb_ds; all exam
 static void sample(Converter *c) {
     size_t left = 0, count = arrlenu(c->examples);
     if (o.sample >= count) return;
-    Lot *lots = lots_of(c, false);
+    Lot *lots = lots_of(c, LOTS_SAMPLE);
     for (size_t i = o.sample; i < count; i++) c->examples[lots[i].index].part = -1;
     for (size_t i = 0; i < count; i++) if (c->examples[i].part >= 0) c->examples[left++] = c->examples[i];
     arrsetlen(c->examples, left);
@@ -1181,7 +1186,7 @@ static void imbalance(Converter *c) {
     if (third) die(2, "more than two labels; --imbalance; leave it out, or map them to two with --classes");
     size_t want[2] = {(size_t)fmin((double)few, floor((double)many / ratio)),
                       (size_t)fmin((double)many, floor((double)few * ratio))}, had[2] = {0, 0}, left = 0;
-    Lot *lots = lots_of(c, false);
+    Lot *lots = lots_of(c, LOTS_IMBALANCE);
     for (ptrdiff_t i = 0; i < arrlen(lots); i++) {
         Example *e = &c->examples[lots[i].index];
         int is = same(e->label, name);
@@ -1221,7 +1226,7 @@ static Part *parse_split(const char *split) {
 /* Groups in the order of their lots fill the parts up to their share: a part takes a group if that brings it nearer
    to its share. */
 static void split(Converter *c, Part *parts) {
-    Lot *lots = lots_of(c, true);
+    Lot *lots = lots_of(c, LOTS_GROUPS);
     size_t count = arrlenu(lots);
     for (size_t i = 0, size; i < count; i += size) {
         int to = 0;

@@ -105,6 +105,9 @@ done
 "$convert" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance sad=3 --shape text --seed 9 >other 2>err
 "$convert" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance sad=3 --shape text >again 2>err
 check "who is left out is drawn by the seed" lines 66 other , not cmp -s other again
+"$convert" empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance proud=4 --sample 30 --shape text >out 2>err
+check "a sample of imbalanced rows is as imbalanced: $(grep -c '"label": "sad"' out) of 30" \
+    lines 30 out , [ "$(grep -c '"label": "sad"' out)" -lt 12 ]
 refused "a label that no row has" 1 "0 rows have the label glad" \
     empathetic even.csv --classes 'sad=sad;proud=proud' --imbalance glad=3
 refused "an imbalance of three" 2 "more than two labels" msdialog turns.json --labels --imbalance GG=2

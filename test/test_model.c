@@ -108,9 +108,9 @@ static void test_golden(const char *name, const char *adapter, const char *golde
         const Trainable *list = a.list;
         float *grad = fetched(a.grad, a.param_count);
         double worst = 0;
-        char worst_name[160] = "";
+        char worst_name[224] = "";
         for (ptrdiff_t i = 0; i < arrlen(list); i++) {
-            char key[160];
+            char key[232];
             snprintf(key, sizeof key, "grad.%s", list[i].name);
             const Tensor *t = golden_tensor(&set, key);
             assert((int64_t)t->count == list[i].shape[0] * list[i].shape[1]);
