@@ -5158,16 +5158,16 @@ static double merge_tolerance(const Model *m, DType dtype) {
                 merged_tolerance(LORA_FLOATX_FORMAT, layers));
 }
 /* The merged folder has no run.json: how prompts are written is spelled out. */
-static void print_merged_use(const Options *o) {
+static void print_merged_use(const Options *o, bool head /* of classification: it has no words */) {
     const Json *kept[OPTION_COUNT];
-    Text use = command_text(o, "generate", "--model", o->train.output, NULL);
-    bool known = adapter_kept(kept, o->adapter[0], GENERATE);
+    Text use = command_text(o, head ? "evaluate" : "generate", "--model", o->train.output, NULL);
+    bool known = adapter_kept(kept, o->adapter[0], head ? EVALUATE : GENERATE);
     for (int i = 0; known && i < OPTION_COUNT; i++) {
         if (!kept[i]) continue;
         text_print(&use, " --%s", option_table[i].name);
         command_add(&use, member_value(kept[i]));
     }
-    text_print(&use, " --chat");
+    text_print(&use, head ? " --data FILE" : " --chat");
     print_command("use it", use);
 }
 /* Writes the session's adapter, that of the folder `from`, as plain LoRA. want: its logits, which the new one must have
@@ -5222,6 +5222,7 @@ static int verb_merge(Options *o) {
         return merge_convert(&s, o->adapter[0], folder, want);
     }
     if (!want || !adapter_merge(s.adapter, folder, dtype, &err)) return failed(&err);
+    bool head = s.adapter->config.classes.num_labels > 0;
     size_t count = PROBES * (size_t)s.model.config.vocab_size;
     double tolerance = merge_tolerance(&s.model, dtype);
     session_close(&s);                      /* two large models at once might not fit */
@@ -5243,7 +5244,7 @@ static int verb_merge(Options *o) {
     printf("merged   %s: %s with %s in it, %s; its logits agree with base + adapter within %.1e (relative rms of "
            "%d tokens; rounding to %s explains %.1e%s)\n", folder, o->train.model, o->adapter[0], rounded, error,
            PROBES, rounded, tolerance, strcmp(rounded, "F32") ? ", --dtype f32 avoids it" : "");
-    print_merged_use(o);
+    print_merged_use(o, head);
     return 0;
 }
 

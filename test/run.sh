@@ -30,7 +30,7 @@ side_by_side() {
     local job
     for job in "$@"; do suite "${job%% *}" replay "${job%% *}"; done
 }
-programs="test_tokenizer test_ops test_data test_model test_generate test_train test_embed test_score test_faults"
+programs="test_tokenizer test_ops test_data test_chat test_model test_generate test_train test_embed test_score test_faults"
 for t in $programs; do one "$t" "build/$t"; done
 side_by_side "test_cli bash test/test_cli.sh ./train_lora" \
     "test_resume bash test/test_resume.sh ./train_lora" \
