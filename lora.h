@@ -3659,14 +3659,15 @@ static bool lora_saves(const char *saved, const char *module) {
         if ((!module[n] || module[n] == '.') && n >= k && !strncmp(module + n - k, saved, k)) return true;
     return false;
 }
-/* modules_to_save: which tensors of the model are trained themselves. */
-static bool adapter_saved_parse(LoraConfig *config, const Json *saved, const ModelConfig *model, const char *name,
-                                Error *err) {
+/* modules_to_save: which tensors of the model are trained themselves; head: the names of a classification head are
+   among them, of which the file has one or none (adapter_find_score). */
+static bool adapter_saved_parse(LoraConfig *config, const Json *saved, bool head, const ModelConfig *model,
+                                const char *name, Error *err) {
     if (json_is_null(saved) || !saved->count) return true;
     if (!lora_list_of_names(saved))
         return fail(err, "modules_to_save must be a list of names; %s; check the file", name);
     for (const Json *e = saved->child; e; e = e->next) {
-        bool found = !strcmp(e->str, "score") || !strcmp(e->str, "classifier");        /* adapter_find_score's */
+        bool found = head && (!strcmp(e->str, "score") || !strcmp(e->str, "classifier"));
         int index = 0;
         if (found) continue;
         for (TensorSpec t = model_tensors(model, "model."); tensor_next(&t); index++) {
@@ -3709,8 +3710,10 @@ static bool adapter_config_parse(LoraConfig *config, const Json *root, const Mod
         !config_bool(&config->use_rslora, root, "use_rslora", false, name, err)) return false;
     config->lora_alpha = (float)alpha;
     config->lora_dropout = (float)dropout;
+    const char *task = config_string(root, "task_type");
+    bool head = task && !strcmp(task, "SEQ_CLS");
     if (adapter_targets_parse(config, root, layers, name, err) &&
-        adapter_saved_parse(config, json_get(root, "modules_to_save"), model, name, err)) return true;
+        adapter_saved_parse(config, json_get(root, "modules_to_save"), head, model, name, err)) return true;
     arrfree(config->parts);
     arrfree(config->layers);
     arrfree(config->tensors);

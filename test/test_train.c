@@ -1047,22 +1047,25 @@ static void test_trained(const char *name) {
         ok = ok && train(&o, &log, &result, &err);
         snprintf(path, sizeof path, "%s/checkpoint-20/%s.safetensors", out, lora ? "adapter_model" : "trained");
         if (!ok || !tensors_add_file(&set, path, &err)) { check(false, "%s, %s: %s", name, what, err.text); continue; }
-        double loss = 0, norm = 0, worst = 0;
+        double loss = 0, norm = 0, first = 0, worst = 0;
         const char *which = "";
         ptrdiff_t steps = 0;
         for (const Json *r = json_get(run, "log")->child; r; r = r->next, steps++) {
             if (steps == arrlen(log.train)) break;
             worse(&loss, log.train[steps].loss, r->child->number);
             worse(&norm, log.train[steps].grad_norm, r->child->next->number);
+            if (!steps) first = fmax(loss, norm);
         }
         for (ptrdiff_t i = 0; i < shlen(set.table); i++) {
             const Tensor *t = &set.table[i].value;
             double e = probe_error((const float *)t->data, t->count, json_get(tensors, t->name));
             if (!(e <= worst)) { worst = e; which = t->name; }
         }
-        /* in a bf16 folder a weight on the border between two of its numbers may be read as the other: 1 in 256 of it */
+        /* From the first update on a weight of a bf16 folder that lies on the border between two of its numbers may be
+           read as the other, 1 in 256 of it: the gradient's norm moves by some 1e-5 for every such weight. */
         bool f32 = strcmp(name, "mistral") && strcmp(name, "smollm3");
-        check(steps == 20 && steps == arrlen(log.train) && loss <= (f32 ? 1e-5 : 1e-4) && norm <= 1e-4,
+        check(steps == 20 && steps == arrlen(log.train) && first <= 1e-5 && loss <= (f32 ? 1e-5 : 1e-4) &&
+              norm <= (f32 ? 1e-4 : 5e-4),
               "%s, %s: loss and grad_norm of 20 steps as the Trainer's, worst relative errors %.1e, %.1e", name, what,
               loss, norm);
         check(shlen(set.table) == (ptrdiff_t)tensors->count && worst <= 1e-4,
