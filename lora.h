@@ -997,6 +997,8 @@ typedef struct EvalResult {
 } EvalResult;
 bool model_evaluate(const Model *m, const Adapter *a /* NULL: the base alone */, Workspace *w, const Dataset *d,
                     Batch *b, int batch_size, EvalResult *result, Error *err);
+/* What was expected, and what is likeliest, of each row of such an evaluation of classes, as label_scores reads it. */
+void class_counts(int64_t *counts /*[K][K+1]*/, const EvalResult *e, const Dataset *d);
 
 /* =====================================================================================================================
    7  GENERATION
@@ -5169,8 +5171,7 @@ static void train_pairs_measure(LogRecord *sums, const LossStats *s) {
     sums->max_reward += s->most;
 }
 
-/* counts [K][K+1] of the likeliest classes of an evaluation's rows, as label_scores reads them. */
-static void class_counts(int64_t *counts, const EvalResult *e, const Dataset *d) {
+void class_counts(int64_t *counts, const EvalResult *e, const Dataset *d) {
     const double *z = e->logits;
     memset(counts, 0, (size_t)e->K * (size_t)(e->K + 1) * sizeof *counts);
     for (size_t i = 0; i < d->slots; i++)
@@ -5998,10 +5999,11 @@ static bool checkpoint_record_parse(LogRecord *r, const Json *j, int of) {
 }
 
 /* Removes the files that a checkpoint is made of; what else lies in its folder is somebody else's, and stays.
-   checkpoint.json goes first: without it the folder is no checkpoint any more. */
+   checkpoint.json goes first: without it the folder is no checkpoint any more; the optimizer's file last: with that
+   alone it is what a killed removal left (run_tidy). */
 static void checkpoint_remove(const char *folder) {
     static const char *const files[] = {"checkpoint.json", "adapter_config.json", "adapter_model.safetensors",
-                                        "trained.safetensors", "optimizer.safetensors", "run.json"};
+                                        "trained.safetensors", "run.json"};
     const int count = sizeof files / sizeof *files;
     char path[PATH_MAX];
     path_in(path, sizeof path, folder, files[0]);
@@ -6009,13 +6011,16 @@ static void checkpoint_remove(const char *folder) {
     CRASH_POINT();
     DIR *d = opendir(folder);
     for (struct dirent *e; d && (e = readdir(d));) {
-        bool ours = false;
+        bool ours = temporary_of(e->d_name, "optimizer.safetensors");
         for (int i = 0; i < count; i++) ours |= !strcmp(e->d_name, files[i]) || temporary_of(e->d_name, files[i]);
         path_in(path, sizeof path, folder, e->d_name);
         if (ours) unlink(path);
         CRASH_POINT();
     }
     if (d) closedir(d);
+    path_in(path, sizeof path, folder, "optimizer.safetensors");
+    unlink(path);
+    CRASH_POINT();
     rmdir(folder);
 }
 /* N of a name checkpoint-N, written as this program writes it, or -1. */
@@ -6045,7 +6050,8 @@ static Checkpoints checkpoints_list(const char *folder, int64_t keep) {
 }
 bool train_can_resume(const char *output) { return checkpoints_list(output, -1).count > 0; }
 
-/* Removes what a run that was killed has left half written; nobody else may be writing there. */
+/* Removes what a run that was killed has left half written or half removed; nobody else may be writing there. Another
+   program's checkpoint-N has neither checkpoint.json nor our optimizer's file, and stays. */
 static void run_tidy(const char *output) {
     static const char *const names[] = {"log.jsonl", "run.json", "report.html", "trainer_state.json"};
     char path[PATH_MAX], name[NAME_MAX + 1];
@@ -6053,7 +6059,12 @@ static void run_tidy(const char *output) {
     for (struct dirent *e; d && (e = readdir(d));) {
         path_in(path, sizeof path, output, e->d_name);
         snprintf(name, sizeof name, "%.*s", (int)strcspn(e->d_name, "."), e->d_name);
-        if (checkpoint_step(name) >= 0 && temporary_of(e->d_name, name)) checkpoint_remove(path);
+        bool checkpoint = checkpoint_step(name) >= 0, torn = checkpoint && temporary_of(e->d_name, name);
+        if (checkpoint && !strcmp(e->d_name, name) && !file_exists(path, "checkpoint.json")) {
+            torn = file_exists(path, "optimizer.safetensors");
+            if (!torn) rmdir(path);         /* if nothing is left in it */
+        }
+        if (torn) checkpoint_remove(path);
         for (int i = 0; i < 4; i++) if (temporary_of(e->d_name, names[i])) unlink(path);
     }
     if (d) closedir(d);

@@ -47,7 +47,7 @@ refuse "an option of training" 2 "evaluate does not use --lora-r, an option of t
 refuse "a word that means nothing" 2 "see ./train_lora train --help" --qqq 3
 for word in "lr 1=learning-rate" "epochs 3=num-train-epochs" "rank 4=lora-r" "model-name-or-path x=model" \
     "limit 3=max-train-samples" "evaluation-strategy epoch=eval-strategy" "gradient-checkpointing=recompute layer" \
-    "fp16=PRECISION=BF16" "bias none=--train full" "load-in-4bit=no quantised" "optim adamw_torch=AdamW" \
+    "fp16=PRECISION=BF16" "bias none=--train full" "load-in-4bit=no quantised" \
     "beta 0.1=DPO" "deepspeed x=one GPU" "report-to wandb=tensorboard"; do
     refuse "--${word%%=*}" 2 "${word#*=}" --${word%%=*}
 done
@@ -168,7 +168,7 @@ check "the day is kept: $(told template_date "$work/dated/run.json")" ended 0 , 
     says "note: the chat template leaves out 1 thought; " , says "warning: 1 answers stand behind another text"
 all inspect $thinks --template-date "4 Jul 2025"
 check "the day is given: $(told 04.07)" ended 0 , says "04.07.2025" , \
-    says '<think>\[w\]\[h\]\[y\]' , says '^  \[b\]' , not says 'T'
+    says '<think>\[w\]\[h\]\[y\]' , says '^  \[b\]' , not says '\[T\]'
 all inspect $thinks --split-turns
 check "every answer behind its own prompt: $(told T)" ended 0 , says '<think>\[T\]' , says '<think>\[w\]' , \
     not says "leaves out" , not says warning

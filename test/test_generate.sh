@@ -247,26 +247,26 @@ refused "merge nothing" 2 "--adapter" merge --model data/base --output "$work/m2
 olora=(train --model data/base --data data/hotel/train.jsonl --max-train-samples 16 --max-steps 2 --learning-rate 1e-3
     --init-lora-weights olora --chat-template chatml)
 run "${olora[@]}" --output "$work/olora"
-run merge --convert-to-lora --model data/base --adapter "$work/olora" --output "$work/plain"
+run merge --convert-to-lora --model data/base --adapter "$work/olora" --output "$work/plain_lora"
 check "merge --convert-to-lora: $(sed "s|$work/||g" "$work/out")" \
     ended 0 , says '^written .*plain LoRA of r 32; its logits agree' , \
-    cmp -s "$work/olora/run.json" "$work/plain/run.json" , \
-    grep -q '"init_lora_weights": true' "$work/plain/adapter_config.json" , \
+    cmp -s "$work/olora/run.json" "$work/plain_lora/run.json" , \
+    grep -q '"init_lora_weights": true' "$work/plain_lora/adapter_config.json" , \
     grep -q '"init_lora_weights": "olora"' "$work/olora/adapter_config.json"
 run "${olora[@]}" --output "$work/direct" --convert-to-lora
 check "train --convert-to-lora writes the same adapter" \
-    ended 0 , cmp -s "$work/direct/adapter_model.safetensors" "$work/plain/adapter_model.safetensors" , \
-    cmp -s "$work/direct/adapter_config.json" "$work/plain/adapter_config.json"
-for adapter in olora plain; do
+    ended 0 , cmp -s "$work/direct/adapter_model.safetensors" "$work/plain_lora/adapter_model.safetensors" , \
+    cmp -s "$work/direct/adapter_config.json" "$work/plain_lora/adapter_config.json"
+for adapter in olora plain_lora; do
     run evaluate --model data/base --adapter "$work/$adapter" --data data/hotel/test.jsonl --limit 20
     grep -E '^(token|eval)_loss' "$work/out" >"$work/$adapter.loss"
 done
-check "and the same loss: $(tr -s ' ' <"$work/plain.loss" | cut -d ' ' -f 1,2 | tr '\n' ' ')" \
-    [ "$(wc -l <"$work/plain.loss")" = 2 ] , cmp -s "$work/olora.loss" "$work/plain.loss"
+check "and the same loss: $(tr -s ' ' <"$work/plain_lora.loss" | cut -d ' ' -f 1,2 | tr '\n' ' ')" \
+    [ "$(wc -l <"$work/plain_lora.loss")" = 2 ] , cmp -s "$work/olora.loss" "$work/plain_lora.loss"
 refused "plain LoRA converted" 1 "neither PiSSA nor OLoRA" merge --convert-to-lora --model data/base \
-    --adapter "$work/plain" --output "$work/m2"
+    --adapter "$work/plain_lora" --output "$work/m2"
 refused "converted over a folder" 1 "exists already" merge --convert-to-lora --model data/base \
-    --adapter "$work/olora" --output "$work/plain"
+    --adapter "$work/olora" --output "$work/plain_lora"
 refused "a dtype of an adapter" 2 "adapters are F32" merge --convert-to-lora --model data/base --adapter "$work/olora" \
     --output "$work/m2" --dtype bf16
 refused "a run with nothing to convert" 1 "neither PiSSA nor OLoRA" train --model data/base \

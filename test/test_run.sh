@@ -151,7 +151,7 @@ run "${sweep[@]}" --dry-run --output "$work/sweep"
 check "--dry-run lists four runs and writes nothing" \
     ended 0 , [ "$(grep -c '^run . of 4: learning_rate-[0-9e-]*_lora_r-[48]$' "$work/log")" = 4 ] , \
     [ ! -e "$work/sweep" ]
-CRASH_AT=1500 LD_PRELOAD=$PWD/build/crash.so "$program" "${sweep[@]}" --output "$work/sweep" >"$work/log" 2>&1
+CRASH_AT=800 LD_PRELOAD=$PWD/build/crash.so "$program" "${sweep[@]}" --output "$work/sweep" >"$work/log" 2>&1
 status=$?
 check "a sweep that is killed" ended 137
 run "${sweep[@]}" --output "$work/sweep"
