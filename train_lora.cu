@@ -4440,16 +4440,16 @@ static int run_train(Options *o, const Model *model, TrainResult *result) {
 
 /* A column of the table: its name in sweep.json and sweep.csv; on the terminal its head (NULL: not there) and format
    (NULL: a duration). A column that is called like a metric has that of the last evaluation, or else of the last
-   training record. */
+   training record, where it is measured; on the terminal one that no run has is left out. */
 typedef struct SweepColumn { const char *name, *head, *format; } SweepColumn;
 enum { SWEEP_EVAL, SWEEP_TRAIN, SWEEP_ACCURACY, SWEEP_ENTROPY, SWEEP_SAMPLES, SWEEP_RATE, SWEEP_FLOS, SWEEP_BEST,
-       SWEEP_STEPS, SWEEP_SECONDS, SWEEP_NUMBERS };
+       SWEEP_STEPS, SWEEP_SECONDS, SWEEP_CLASS_ACCURACY, SWEEP_MACRO_F1, SWEEP_NUMBERS };
 static const SweepColumn sweep_column[SWEEP_NUMBERS] = {
     {"eval_loss", "eval loss", "%.4f"}, {"train_loss", "train loss", "%.4f"},
     {"mean_token_accuracy", "accuracy", "%.4f"}, {"entropy", "entropy", "%.4f"},
     {"train_samples_per_second", "samples/s", "%.2f"}, {"train_steps_per_second", "steps/s", "%.2f"},
     {"total_flos", "total_flos", "%.2e"}, {"best_metric", NULL, NULL}, {"steps", "steps", "%.0f"},
-    {"seconds", "time", NULL}};
+    {"seconds", "time", NULL}, {"accuracy", "accuracy", "%.4f"}, {"macro_f1", "macro f1", "%.4f"}};
 typedef struct SweepRun {
     char *name, **value;                    /* of its folder; [axes] as typed */
     uint64_t options;                       /* a hash: the same run? */
@@ -4616,6 +4616,12 @@ static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, 
 
 static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) {
     char cell[64];
+    bool shown[SWEEP_NUMBERS];
+    for (int k = 0; k < SWEEP_NUMBERS; k++) {
+        const Metric *m = metric_find(sweep_column[k].name);
+        shown[k] = sweep_column[k].head && !m;
+        for (int i = 0; i < count && m; i++) shown[k] |= isfinite(runs[i].number[k]) != 0;
+    }
     printf("\n");
     for (int i = -1; i < count; i++) {
         for (ptrdiff_t a = 0; a < arrlen(axes); a++) {                 /* a column is as wide as its widest value */
@@ -4626,14 +4632,14 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
         }
         for (int k = 0; k < SWEEP_NUMBERS && i >= 0 && runs[i].done; k++) {
             double v = runs[i].number[k];
-            if (!sweep_column[k].head) continue;
+            if (!shown[k]) continue;
             if (!isfinite(v)) snprintf(cell, sizeof cell, "-");
             else if (!sweep_column[k].format) duration_text(cell, sizeof cell, v);
             else snprintf(cell, sizeof cell, sweep_column[k].format, v);
             printf(" %10s", cell);
         }
         for (int k = 0; k < SWEEP_NUMBERS && i < 0; k++)
-            if (sweep_column[k].head) printf(" %10s", sweep_column[k].head);
+            if (shown[k]) printf(" %10s", sweep_column[k].head);
         if (i >= 0 && !runs[i].done) printf(" %s", runs[i].failed ? "failed" : "not done");
         printf("\n");
     }
@@ -4668,7 +4674,7 @@ static int sweep_run(Options *own, SweepRun *run, const Model *model) {
     double *number = run->number;
     for (int k = 0; k < SWEEP_NUMBERS; k++) {
         const Metric *m = metric_find(sweep_column[k].name);
-        if (m) number[k] = metric_value(&result.last, m);
+        if (m && m->of & 1 << result.last.of) number[k] = metric_value(&result.last, m);
     }
     number[SWEEP_EVAL] = saved_best ? best : result.last_eval_loss;
     number[SWEEP_TRAIN] = result.train_loss;
