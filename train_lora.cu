@@ -4619,7 +4619,7 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
     bool shown[SWEEP_NUMBERS];
     for (int k = 0; k < SWEEP_NUMBERS; k++) {
         const Metric *m = metric_find(sweep_column[k].name);
-        shown[k] = sweep_column[k].head && !m;
+        shown[k] = sweep_column[k].head && (!m || k == SWEEP_EVAL);
         for (int i = 0; i < count && m; i++) shown[k] |= isfinite(runs[i].number[k]) != 0;
     }
     printf("\n");

@@ -341,6 +341,9 @@ check "a head is trained: $(told ^error)" ended 0 , says 'f1' "$work/log" , \
 run --config "$work/head/run.json" --output "$work/head2"
 check "the same again from its run.json: $(told ^error)" ended 0 , \
     cmp -s "$work/head/adapter_model.safetensors" "$work/head2/adapter_model.safetensors"
+run "${head[@]}" --sweep 'class-weights=1,1;balanced' --output "$work/head-sweep"
+check "a sweep's table has what a head is measured by: $(grep 'macro f1$' "$work/log")" ended 0 , \
+    says 'time *accuracy *macro f1$' , not says entropy , [ "$(grep -c '"macro_f1": 0' "$work/head-sweep/sweep.json")" -gt 0 ]
 run evaluate "${rows[@]}" --adapter "$work/head" --output "$work/head-scores"
 check "evaluate takes the task from the adapter: $(told ^error)" ended 0 , says '^balanced_accuracy' "$work/log" , \
     [ "$(wc -l <"$work/head-scores/predictions.jsonl")" = 12 ] , \
