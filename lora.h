@@ -209,7 +209,7 @@ typedef struct SafetensorsFile { void *base; size_t bytes; char *path; } Safeten
 /* All tensors of one or several mmapped .safetensors files, by name. */
 typedef struct TensorSet {
     TensorEntry *table;                     /* stb_ds string map */
-    SafetensorsFile *files;                      /* stb_ds array */
+    SafetensorsFile *files;                 /* stb_ds array */
 } TensorSet;
 
 /* Adds the tensors of one file. Refused: bad header, unknown keys of the header, offsets that overlap, leave holes or
@@ -634,7 +634,7 @@ typedef struct Adapter {
     Weight embed, head;                     /* [V,C] copies; rows 0: the model's */
     const float *final_norm;                /* [C] copy, or NULL: the model's */
     float *d_embed, *d_head, *d_final_norm; /* in `grad`, or NULL; the same matrix of a tied model without LoRA */
-    float *score, *d_score;                 /* [K,C] in `param` and in `grad`, or NULL; K is config.classes.num_labels */
+    float *score, *d_score;                 /* [K,C] in `param` and in `grad`, or NULL; K: config.classes.num_labels */
     float *param, *grad;                    /* [param_count] */
     float *adam_m, *adam_v;                 /* [moment_count]: the same, but for 8 bits, which take less */
     size_t param_count, moment_count;
@@ -670,7 +670,7 @@ typedef struct Workspace {
     Scratch scratch;
     Cache *cache;                           /* not NULL: forward stores keys and values there (chapter 7) */
     struct Classifier *classifier;          /* not NULL: what a classification head's losses work in (chapter 6) */
-    WorkspaceProbe *probe;                           /* not NULL: forward looks at every tensor it writes (slow; used once
+    WorkspaceProbe *probe;                  /* not NULL: forward looks at every tensor it writes (slow; used once
                                                something went wrong) */
 } Workspace;
 
@@ -719,8 +719,8 @@ void model_explain_nonfinite(const Model *m, const Adapter *a, Workspace *w, con
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err);
 /* The adapter of a PEFT folder (adapter_config.json + adapter_model.safetensors); the trained weights of a checkpoint
    without LoRA (trained.safetensors); or a whole model folder, as every tensor in which it differs from m. What PEFT's
-   uses and we do not have (DoRA, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA change the
-   base that the adapter stands on (Lora.rest); the model itself stays what it is. */
+   uses and we do not have (DoRA, ...) is refused by name; a field that nobody knows gets a warning. PiSSA and OLoRA
+   change the base that the adapter stands on (Lora.rest); the model itself stays what it is. */
 bool adapter_load(Adapter *a, const Model *m, const char *folder, Error *err);
 /* Where a file of an adapter folder is, also after a crash between its two renames: path[size]. */
 void adapter_file(char *path, size_t size, const char *folder, const char *name);
@@ -812,7 +812,7 @@ typedef struct TrainOptions {
     const char *const *more_data; int more_data_count;     /* further training files */
     int max_train_samples, max_eval_samples;       /* rows of data and of eval_data, from the first; 0: all */
     const struct Objective *objective;      /* what is learned; NULL: by data_options.task */
-    const char *class_weights;              /* classification: see class_weights_parse; NULL: none. And these two: see */
+    const char *class_weights;              /* classification: see class_weights_parse; NULL: none. These two: see */
     double label_smoothing, focal_gamma;    /* loss_softmax, loss_focal; 0: off */
     double eval_split;                      /* without eval_data: this share of the training examples is held out for
                                                evaluation; 0: none */
@@ -912,8 +912,8 @@ typedef struct Classifier {
     int rows;
 } Classifier;
 /* For batches of at most `rows` sequences of data like d, with a head of its classes; o: class_weights, label_smoothing
-   and focal_gamma, or NULL; 0: no memory is taken. *c is zeroed, or an open one, which is closed first. Errors: see class_weights_parse;
-   label smoothing or focal loss where there are no classes, or both. */
+   and focal_gamma, or NULL; 0: no memory is taken. *c is zeroed, or an open one, which is closed first. Errors: see
+   class_weights_parse; label smoothing or focal loss where there are no classes, or both. */
 struct TrainOptions;
 bool classifier_open(Classifier *c, const Dataset *d, const struct TrainOptions *o, int rows, Error *err);
 void classifier_close(Classifier *c);
@@ -1628,12 +1628,16 @@ static bool config_granite(ModelConfig *c, const Json *root, const char *name, E
 #define CONFIG_QK_NORMS "self_attn.q_norm", "self_attn.k_norm"
 static const Family config_families[] = {
     /* model_type, classifier, norms, activation, flags, head_dim, rope_theta, tied, own fields and who reads them */
-    {"llama", "LlamaForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false, {NULL}, NULL},
-    {"qwen2", "Qwen2ForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, 1e4, false, {NULL}, NULL},
-    {"qwen3", "Qwen3ForSequenceClassification", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH,
+    {"llama", "LlamaForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu",
+     FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false, {NULL}, NULL},
+    {"qwen2", "Qwen2ForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu",
+     FAMILY_QKV_BIAS | FAMILY_WINDOW_SWITCH, 0, 1e4, false, {NULL}, NULL},
+    {"qwen3", "Qwen3ForSequenceClassification", {CONFIG_NORMS, CONFIG_QK_NORMS}, "silu",
+     FAMILY_ATTENTION_BIAS | FAMILY_WINDOW_SWITCH,
      128, 1e4, false, {NULL}, NULL},
     {"mistral", "MistralForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", 0, 0, 1e4, false, {NULL}, NULL},
-    {"smollm3", "SmolLM3ForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS | FAMILY_WINDOW_SWITCH,
+    {"smollm3", "SmolLM3ForSequenceClassification", {CONFIG_NORMS, NULL, NULL}, "silu",
+     FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS | FAMILY_WINDOW_SWITCH,
      0, 2e6, true, {"no_rope_layers", "no_rope_layer_interval"}, config_smollm3},
     {"granite", NULL, {CONFIG_NORMS, NULL, NULL}, "silu", FAMILY_ATTENTION_BIAS | FAMILY_MLP_BIAS, 0, 1e4, false,
      {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}, config_granite},
@@ -1657,11 +1661,11 @@ static bool config_owned(const Family *f, const char *key) {
 
 /* Every field of config.json that we know of. */
 typedef enum {
-    CONFIG_FIELD_INT,                              /* whole number in [low, high]; missing < low: there must be one */
-    CONFIG_FIELD_OFF,                              /* would change the arithmetic and we do not have it: refused, unless it is
+    CONFIG_FIELD_INT,                       /* whole number in [low, high]; missing < low: there must be one */
+    CONFIG_FIELD_OFF,                       /* would change the arithmetic and we do not have it: refused, unless it is
                                                `low` or null, false and the like. Better refused than silently wrong */
-    CONFIG_FIELD_READ,                             /* read by name in config_parse, config_rope or by its family */
-    CONFIG_FIELD_IGNORED                           /* changes nothing here, for the reason given */
+    CONFIG_FIELD_READ,                      /* read by name in config_parse, config_rope or by its family */
+    CONFIG_FIELD_IGNORED                    /* changes nothing here, for the reason given */
 } ConfigFieldKind;
 #define CONFIG_INT(field, low, high, missing) \
     {#field, CONFIG_FIELD_INT, offsetof(ModelConfig, field), low, high, missing, ""}
@@ -1735,7 +1739,8 @@ static bool config_table(ModelConfig *c, const Json *root, const char *name, Err
             if (!config_int(out, root, key, (int64_t)low, (int64_t)config_fields[i].high,
                             (int64_t)config_fields[i].missing, name, err)) return false;
         }
-        if (config_fields[i].kind != CONFIG_FIELD_OFF || !j || json_is_unused(j) || config_owned(c->family, key)) continue;
+        if (config_fields[i].kind != CONFIG_FIELD_OFF || !j || json_is_unused(j) || config_owned(c->family, key))
+            continue;
         if (j->type == JSON_NUMBER && j->number == low) continue;
         return fail(err, "unsupported field '%s'; %s; this program has no implementation of it", key, name);
     }
@@ -2121,7 +2126,7 @@ static bool model_tie(Model *m, Error *err) {
     return true;
 }
 
-/* ---- a classification head: score.weight [K,C] and what its outputs are called ------------------------------------ */
+/* ---- a classification head: score.weight [K,C] and what its outputs are called --------------------------------- */
 
 static void class_config_free(ClassConfig *c) {
     free(c->names);
@@ -4921,12 +4926,17 @@ enum { METRIC_OF_TOKENS = 1 << METRICS_OF_TOKENS, METRIC_OF_TWO_CLASSES = 1 << M
 const Metric log_metric[LOG_METRICS] = {
     {METRIC(loss, loss), METRIC_TRAIN | METRIC_EVAL | METRIC_TAG | METRIC_BEST, OVER_STEPS,
      "%.9g", "loss %.4f", "loss %.4f", METRIC_OF_ALL},
-    {METRIC(grad_norm, grad_norm), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "grad_norm %.3f", NULL, METRIC_OF_ALL},
-    {METRIC(learning_rate, learning_rate), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.9g", "lr %.2e", NULL, METRIC_OF_ALL},
-    {METRIC(tokens_per_second, tokens_per_second), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING, "%.1f", NULL, NULL, METRIC_OF_ALL},
+    {METRIC(grad_norm, grad_norm), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING,
+     "%.9g", "grad_norm %.3f", NULL, METRIC_OF_ALL},
+    {METRIC(learning_rate, learning_rate), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING,
+     "%.9g", "lr %.2e", NULL, METRIC_OF_ALL},
+    {METRIC(tokens_per_second, tokens_per_second), METRIC_TRAIN | METRIC_TAG, OVER_NOTHING,
+     "%.1f", NULL, NULL, METRIC_OF_ALL},
     {METRIC(ceiling_share, ceiling_share), METRIC_TRAIN, OVER_NOTHING, "%.4f", NULL, NULL, METRIC_OF_ALL},
-    {METRIC(token_loss, token_loss), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "per token %.4f", METRIC_OF_TOKENS},
-    {METRIC(perplexity, perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING, "%.9g", NULL, "perplexity %.2f", METRIC_OF_TOKENS},
+    {METRIC(token_loss, token_loss), METRIC_EVAL | METRIC_BEST, OVER_NOTHING,
+     "%.9g", NULL, "per token %.4f", METRIC_OF_TOKENS},
+    {METRIC(perplexity, perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING,
+     "%.9g", NULL, "perplexity %.2f", METRIC_OF_TOKENS},
     {METRIC(mean_example_perplexity, mean_example_perplexity), METRIC_EVAL | METRIC_BEST, OVER_NOTHING,
      "%.9g", NULL, NULL, METRIC_OF_TOKENS},
     {METRIC(token_accuracy, token_accuracy), METRIC_EVAL | METRIC_GREATER | METRIC_PERCENT, OVER_NOTHING,
@@ -5035,7 +5045,8 @@ bool classifier_open(Classifier *c, const Dataset *d, const TrainOptions *o, int
     c->focal_gamma = o ? o->focal_gamma : 0;
     c->rows = rows;
     if (!(c->label_smoothing >= 0 && c->label_smoothing < 1))
-        return fail(err, "label smoothing is %g; --label-smoothing; give a share from 0 to below 1", c->label_smoothing);
+        return fail(err, "label smoothing is %g; --label-smoothing; give a share from 0 to below 1",
+                    c->label_smoothing);
     if (!(c->focal_gamma >= 0 && isfinite(c->focal_gamma)))
         return fail(err, "gamma of the focal loss is %g; --focal-gamma; give 0 or more", c->focal_gamma);
     if (!classes && (c->label_smoothing > 0 || c->focal_gamma > 0))
@@ -5957,8 +5968,8 @@ static bool checkpoint_number_parse(const CheckpointNumber *n, const Json *root)
     return true;
 }
 
-/* Every field of a record, exactly (the log's own lines round): four whole numbers, then its doubles, null where one has
-   no value. Zeros at the end are left out, as are the fields that an earlier version did not know. */
+/* Every field of a record, exactly (the log's own lines round): four whole numbers, then its doubles, null where one
+   has no value. Zeros at the end are left out, as are the fields that an earlier version did not know. */
 enum { CHECKPOINT_RECORD_DOUBLES = (sizeof(LogRecord) - offsetof(LogRecord, epoch)) / sizeof(double),
        CHECKPOINT_RECORD_LEAST = (offsetof(LogRecord, accuracy) - offsetof(LogRecord, epoch)) / sizeof(double) };
 static void checkpoint_record_json(Text *t, const char *name, const LogRecord *r) {
@@ -6624,7 +6635,8 @@ static bool run_open_output(Run *run, Error *err) {
     struct stat in, base;
     bool model = file_exists(o->output, "config.json"), ours = file_exists(o->output, "log.jsonl");
     bool whole = !o->init_adapter && !adapter_has_lora(&o->lora);
-    if (whole && !stat(o->output, &in) && !stat(o->model, &base) && in.st_dev == base.st_dev && in.st_ino == base.st_ino)
+    if (whole && !stat(o->output, &in) && !stat(o->model, &base) && in.st_dev == base.st_dev &&
+        in.st_ino == base.st_ino)
         return fail(err, "it is the folder of the model that is trained; %s; give another --output", o->output);
     if (whole && model && !ours)
         return fail(err, "it holds a model that no run has written; %s; give another --output, nothing is overwritten",
@@ -6680,7 +6692,8 @@ static bool run_read_data(Run *run, const Tokenizer *t, Error *err) {
         if (!dataset_split(&run->train, &run->eval, o->eval_split, (uint64_t)o->seed, err)) return false;
     }
     Text absent = TEXT_EMPTY;
-    bool ok = !o->data || dataset_classes_check(&run->train, run->eval.slots ? &run->eval : NULL, o->data, &absent, err);
+    const Dataset *eval = run->eval.slots ? &run->eval : NULL;
+    bool ok = !o->data || dataset_classes_check(&run->train, eval, o->data, &absent, err);
     if (ok && absent.length) run_warn(run, "the evaluation data have no row of the class %s", absent.at);
     text_free(&absent);
     if (!ok) return false;
@@ -8414,8 +8427,9 @@ void lm_head_loss(floatX *dx, float *dhead, RowLoss *row_loss, const floatX *x, 
             float scale = row_scale ? dloss * row_scale[first + i] : dloss;
             row_loss[first + i] = cpu_logits_row(logits + (size_t)i * vocab, target[i], backward, scale, V);
         }
-        if (dhead) cpu_gemm(dhead, (size_t)C, logits, 1, vocab, cpu_floats(gathered, (size_t)C, 1), V, C, count, 1, true,
-                            cursor);
+        if (dhead)
+            cpu_gemm(dhead, (size_t)C, logits, 1, vocab, cpu_floats(gathered, (size_t)C, 1), V, C, count, 1, true,
+                     cursor);
         if (!dx) continue;
         cpu_gemm(gathered, (size_t)C, logits, vocab, 1, cpu_frozen(head, true), count, C, V, 1, false, cursor);
         for (int i = 0; i < count; i++)

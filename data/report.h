@@ -108,7 +108,7 @@ static void report_log(Report *r, const LogRecord *record) {
     log_record_json(&r->history, record);
     if (!record->eval) r->last = *record;
 }
-/* What an evaluation says of every class: precision, recall, F1 and rows, and what was answered where it was expected. */
+/* What an evaluation says of every class: precision, recall, F1, rows, and what was answered where it was expected. */
 static void report_classes(Report *r, const EvalResult *e, const Dataset *d) {
     int K = e->K;
     if (!e->logits || !d->label_count || K > 200) return;         /* a page of more would be no help */
@@ -300,7 +300,8 @@ static void events_log(FILE *f, const LogRecord *r) {
     s.bytes = 0;
     char tag[64];
     for (int i = 0; i < LOG_METRICS; i++) {
-        if (!(log_metric[i].is & (r->eval ? METRIC_BEST : METRIC_TAG)) || !metric_is_of(&log_metric[i], r->of)) continue;
+        if (!(log_metric[i].is & (r->eval ? METRIC_BEST : METRIC_TAG)) || !metric_is_of(&log_metric[i], r->of))
+            continue;
         if (r->of && !isfinite(metric_value(r, &log_metric[i]))) continue;
         snprintf(tag, sizeof tag, "%s/%s", r->eval ? "eval" : "train", log_metric[i].name);
         message_scalar(&s, tag, metric_value(r, &log_metric[i]));
