@@ -565,6 +565,7 @@ typedef struct LoraConfig {
                                                themselves where `train` does not say it, NULL: it does */
     ClassConfig classes;                    /* with a classification head, which is always trained */
 } LoraConfig;
+static inline bool adapter_has_lora(const LoraConfig *c) { return !c->train || (c->train & TRAIN_LORA); }
 
 /* Where a forward pass first met a NaN or infinity. */
 typedef struct WorkspaceProbe { const char *tensor; int layer; int64_t index; int width; } WorkspaceProbe;
@@ -891,6 +892,8 @@ typedef struct Metric {
     int of;                                 /* bits 1 << METRICS_OF_: who has it */
 } Metric;
 enum { LOG_METRICS = 36 };
+/* Has a record of that kind, METRICS_OF_, the metric? */
+static inline bool metric_is_of(const Metric *m, int of) { return m->of >> of & 1; }
 extern const Metric log_metric[LOG_METRICS];        /* in the log's order */
 /* The metric of that name ("eval_" in front or not) that may choose the best model, or NULL. */
 const Metric *metric_find(const char *name);
@@ -999,6 +1002,8 @@ bool model_evaluate(const Model *m, const Adapter *a /* NULL: the base alone */,
                     Batch *b, int batch_size, EvalResult *result, Error *err);
 /* What was expected, and what is likeliest, of each row of such an evaluation of classes, as label_scores reads it. */
 void class_counts(int64_t *counts /*[K][K+1]*/, const EvalResult *e, const Dataset *d);
+/* The same of several labels a row: the scores of each label, and of all together. */
+ClassMulti class_labels(LabelScore *each /*[K]*/, const EvalResult *e, const Dataset *d);
 
 /* =====================================================================================================================
    7  GENERATION
@@ -2880,8 +2885,6 @@ void train_text(Text *t, int train, int last_layers) {
         comma = ",";
     }
 }
-
-static bool adapter_has_lora(const LoraConfig *c) { return !c->train || (c->train & TRAIN_LORA); }
 
 /* Is this tensor of the model, number `index` of its walk, trained itself? Of a tied pair without LoRA the embedding
    stands for both. */
@@ -4992,8 +4995,6 @@ const Metric *metric_find(const char *name) {
         if (log_metric[i].is & METRIC_BEST && !strcmp(name, log_metric[i].name)) return &log_metric[i];
     return NULL;
 }
-/* Has a record of that kind, METRICS_OF_, the metric? */
-static bool metric_is_of(const Metric *m, int of) { return m->of >> of & 1; }
 static double *log_metric_at(LogRecord *r, const Metric *m) { return (double *)((char *)r + m->at); }
 double metric_value(const LogRecord *r, const Metric *m) { return *(const double *)((const char *)r + m->at); }
 
@@ -5223,8 +5224,7 @@ static void train_finish_classes(EvalResult *e, const Dataset *d) {
     free(counts);
     free(each);
 }
-/* each [K]: the scores of every label of several a row. */
-static ClassMulti class_labels(LabelScore *each, const EvalResult *e, const Dataset *d) {
+ClassMulti class_labels(LabelScore *each, const EvalResult *e, const Dataset *d) {
     size_t K = (size_t)e->K, count = (size_t)e->examples * K, n = 0;
     bool *answered = (bool *)must_alloc(count * sizeof *answered), *expected = (bool *)must_alloc(count);
     for (size_t i = 0; i < d->slots; i++)

@@ -4674,7 +4674,7 @@ static int sweep_run(Options *own, SweepRun *run, const Model *model) {
     double *number = run->number;
     for (int k = 0; k < SWEEP_NUMBERS; k++) {
         const Metric *m = metric_find(sweep_column[k].name);
-        if (m && m->of & 1 << result.last.of) number[k] = metric_value(&result.last, m);
+        if (m && metric_is_of(m, result.last.of)) number[k] = metric_value(&result.last, m);
     }
     number[SWEEP_EVAL] = saved_best ? best : result.last_eval_loss;
     number[SWEEP_TRAIN] = result.train_loss;
