@@ -4616,11 +4616,11 @@ static bool sweep_write(const SweepRun *runs, int count, const SweepAxis *axes, 
 
 static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) {
     char cell[64];
-    bool shown[SWEEP_NUMBERS];
+    const char *head[SWEEP_NUMBERS];        /* NULL: the column is not shown */
     for (int k = 0; k < SWEEP_NUMBERS; k++) {
-        const Metric *m = metric_find(sweep_column[k].name);
-        shown[k] = sweep_column[k].head && (!m || k == SWEEP_EVAL);
-        for (int i = 0; i < count && m; i++) shown[k] |= isfinite(runs[i].number[k]) != 0;
+        bool measured = k == SWEEP_EVAL || !metric_find(sweep_column[k].name);
+        for (int i = 0; i < count; i++) measured |= isfinite(runs[i].number[k]) != 0;
+        head[k] = measured ? sweep_column[k].head : NULL;
     }
     printf("\n");
     for (int i = -1; i < count; i++) {
@@ -4632,14 +4632,14 @@ static void sweep_print(const SweepRun *runs, int count, const SweepAxis *axes) 
         }
         for (int k = 0; k < SWEEP_NUMBERS && i >= 0 && runs[i].done; k++) {
             double v = runs[i].number[k];
-            if (!shown[k]) continue;
+            if (!head[k]) continue;
             if (!isfinite(v)) snprintf(cell, sizeof cell, "-");
             else if (!sweep_column[k].format) duration_text(cell, sizeof cell, v);
             else snprintf(cell, sizeof cell, sweep_column[k].format, v);
             printf(" %10s", cell);
         }
         for (int k = 0; k < SWEEP_NUMBERS && i < 0; k++)
-            if (shown[k]) printf(" %10s", sweep_column[k].head);
+            if (head[k]) printf(" %10s", head[k]);
         if (i >= 0 && !runs[i].done) printf(" %s", runs[i].failed ? "failed" : "not done");
         printf("\n");
     }
