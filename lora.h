@@ -442,15 +442,15 @@ void lm_head_logits(float *logits /*[N,V], host memory*/, const floatX *x /*[N,C
 
 /* One projection of a group, columns [0,O) of rows of `stride` numbers (dy points at its first):
      dW += dy^T x;   dbias += sum_n dy_n */
-void linear_weight_backward(float *dW /*[O,I]*/, float *dbias /*[O] or NULL*/, const floatX *dy /*[N,stride]*/,
-                            int stride, const floatX *x /*[N,I]*/, int N, int I, int O, Scratch scratch);
+void linear_weight_backward(float *dW /*[O,I] or NULL*/, float *dbias /*[O] or NULL*/,
+                            const floatX *dy /*[N,stride]*/, int stride, const floatX *x /*[N,I]*/, int N, int I, int O, Scratch scratch);
 /* dweight += factor * sum_n dout_n * x_n rstd_n;   rstd and x as in rmsnorm_backward */
 void rmsnorm_weight_backward(float *dweight /*[C]*/, const floatX *dout /*[N,C]*/, const float *rstd /*[N]*/,
                              const floatX *x /*[N,C]*/, float factor, int N, int C, Scratch scratch);
 /* The norms of q and k: each head's gradient of the rotated values, rotated back, times the normalised q or k, summed
    over tokens and heads. dout: what qk_norm_rope_backward gets (before it: that works in place). */
-void qk_norm_weight_backward(float *dq_weight /*[D]*/, float *dk_weight /*[D]*/, const floatX *dout /*[N,P]*/,
-                             const floatX *qkv /*[N,P]*/, float eps, const float *cos_table, const float *sin_table,
+void qk_norm_weight_backward(float *dq_weight /*[D] or NULL*/, float *dk_weight /*[D] or NULL*/,
+                             const floatX *dout /*[N,P]*/, const floatX *qkv /*[N,P]*/, float eps, const float *cos_table, const float *sin_table,
                              const int32_t *positions /*[N] or NULL*/, int N, AttentionShape a, Scratch scratch);
 /* dembed[ids[n],:] += scale * dx[n,:], equal ids in the order of n. */
 void embedding_backward(float *dembed /*[V,C]*/, const int32_t *ids /*[N]*/, const floatX *dx /*[N,C]*/, float scale,
@@ -2650,7 +2650,8 @@ static void linear_group_weight_backward(const Layer *layer, const Lora *lora, i
     for (int j = first; j < first + count; j++) O += layer->linear[j].out;
     for (int j = first; j < first + count; j++) {
         const Linear *p = &layer->linear[j];
-        if (lora[j].dW) linear_weight_backward(lora[j].dW, lora[j].dbias, dy + o, O, x, N, p->in, p->out, scratch);
+        if (lora[j].dW || lora[j].dbias)
+            linear_weight_backward(lora[j].dW, lora[j].dbias, dy + o, O, x, N, p->in, p->out, scratch);
         o += p->out;
     }
 }
@@ -2696,7 +2697,7 @@ static void attention_block_backward(const Model *m, const Adapter *a, Workspace
     qk_norm_rope_forward(w->rotated, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
     attention_backward(w->d_qkv, w->d_attention, s->attention, s->lse, w->rotated, w->cu_seqlens, b->S, N, shape,
                        w->scratch);                                            /* d_qkv [N,P], of the rotated ones */
-    if (dq_norm && dk_norm)
+    if (dq_norm || dk_norm)
         qk_norm_weight_backward(dq_norm, dk_norm, w->d_qkv, s->qkv, eps, w->cos_table, w->sin_table, rotary, N, shape,
                                 w->scratch);
     qk_norm_rope_backward(w->d_qkv, s->qkv, q_norm, k_norm, eps, w->cos_table, w->sin_table, rotary, N, shape);
@@ -7999,8 +8000,8 @@ void linear_backward(floatX *dx, const floatX *dy, const floatX *t, const uint8_
 /* dy goes into the tiles by columns. Where the tokens are more than KC, dW is read and written once for so many. */
 void linear_weight_backward(float *dW, float *dbias, const floatX *dy, int stride, const floatX *x, int N, int I, int O,
                             Scratch scratch) {
-    cpu_gemm(dW, (size_t)I, dy, 1, (size_t)stride, cpu_floats(x, (size_t)I, 1), O, I, N, 1, true,
-             scratch_begin(scratch));
+    if (dW) cpu_gemm(dW, (size_t)I, dy, 1, (size_t)stride, cpu_floats(x, (size_t)I, 1), O, I, N, 1, true,
+                     scratch_begin(scratch));
     if (dbias) cpu_column_sums(dbias, dy, (size_t)stride, NULL, NULL, 1, N, O);
 }
 
@@ -8086,8 +8087,8 @@ void qk_norm_weight_backward(float *dq_weight, float *dk_weight, const floatX *d
     }
     for (int s = 0; s < stripes; s++)
         for (int d = 0; d < D; d++) {
-            dq_weight[d] += sums[cpu_at(s, 2 * D) + (size_t)d];
-            dk_weight[d] += sums[cpu_at(s, 2 * D) + (size_t)(D + d)];
+            if (dq_weight) dq_weight[d] += sums[cpu_at(s, 2 * D) + (size_t)d];
+            if (dk_weight) dk_weight[d] += sums[cpu_at(s, 2 * D) + (size_t)(D + d)];
         }
 }
 

@@ -1654,7 +1654,8 @@ typedef struct PlainRow {
 void linear_weight_backward(float *dW, float *dbias, const floatX *dy, int stride, const floatX *x, int N, int I,
                             int O, Scratch scratch) {
     PlainRow row = {matrix(dy, (size_t)stride, N, O)};
-    weight_gradient(dW, row.m, matrix(x, (size_t)I, N, I), O, weight_splits(N, I, O), scratch_begin(scratch));
+    if (dW)
+        weight_gradient(dW, row.m, matrix(x, (size_t)I, N, I), O, weight_splits(N, I, O), scratch_begin(scratch));
     if (dbias) column_sums(dbias, row, 1, N, O, scratch_begin(scratch));
 }
 
@@ -1809,7 +1810,7 @@ void qk_norm_weight_backward(float *dq_weight, float *dk_weight, const floatX *d
     float *partial = scratch_take(&cursor, (size_t)splits * 2 * (size_t)D);
     LAUNCH(qk_norm_weight_kernel, dim3(splits, 2), 256, (size_t)(256 / team * D) * sizeof(float), partial, dout, qkv,
            eps, cos_table, sin_table, positions, N, a.H, a.KV, D, team, split, aligned);
-    Reduces sums = {{{dq_weight, 1, 0, D, 1}, {dk_weight, 1, 1, D, 1}}};
+    Reduces sums = {{{dq_weight, dq_weight ? 1 : 0, 0, D, 1}, {dk_weight, dk_weight ? 1 : 0, 1, D, 1}}};
     LAUNCH(reduce_kernel, dim3(1, 2), 256, 0, sums, partial, 2, D, splits, false);
 }
 

@@ -329,7 +329,7 @@ static void REF(linear_weight_backward)(REAL *dW, REAL *dbias, const REAL *dy, i
         double bias = 0;
         for (int n = 0; n < N; n++) bias += (double)dy[n * stride + o];
         if (dbias) dbias[o] = (REAL)((double)dbias[o] + bias);
-        for (int i = 0; i < I; i++) {
+        for (int i = 0; dW && i < I; i++) {
             double sum = 0;
             for (int n = 0; n < N; n++) sum += (double)dy[n * stride + o] * (double)x[n * I + i];
             dW[o * I + i] = (REAL)((double)dW[o * I + i] + sum);
@@ -361,8 +361,8 @@ static void REF(qk_norm_weight_backward)(REAL *dq_weight, REAL *dk_weight, const
                 for (int j = 0; j < D; j++) square += (double)x[j] * (double)x[j];
                 sum[h >= H] += ((double)g[d] * c + (double)g[other] * s) * (double)x[d] / sqrt(square / D + (double)eps);
             }
-        dq_weight[d] = (REAL)((double)dq_weight[d] + sum[0]);
-        dk_weight[d] = (REAL)((double)dk_weight[d] + sum[1]);
+        if (dq_weight) dq_weight[d] = (REAL)((double)dq_weight[d] + sum[0]);
+        if (dk_weight) dk_weight[d] = (REAL)((double)dk_weight[d] + sum[1]);
     }
 }
 static void REF(embedding_backward)(REAL *dembed, const int32_t *ids, const REAL *dx, float scale, int N, int C,

@@ -590,7 +590,7 @@ static void test_linear_weight(int N, int I, int O, int more) {
     size_t count = (size_t)N * (size_t)stride, nx = (size_t)N * (size_t)I, nw = (size_t)O * (size_t)I;
     float *dy = random_floats(count, 1), *x = random_floats(nx, 1);
     float *dW = random_floats(nw, 1), *want = copied(dW, nw), *dbias = random_floats((size_t)O, 1);
-    float *want_bias = copied(dbias, (size_t)O), *twice = copied(dW, nw);
+    float *want_bias = copied(dbias, (size_t)O), *twice = copied(dW, nw), *bias_twice = copied(dbias, (size_t)O);
     for (size_t i = 0; i < count; i++) if (i % (size_t)stride >= (size_t)O) dy[i] = NAN;
     floatX *DY = x_of(dy, count), *X = x_of(x, nx);
     Scratch s = scratch_of(N, O > I ? O : I, 0, 64, 64);
@@ -600,8 +600,11 @@ static void test_linear_weight(int N, int I, int O, int more) {
     compare(what, dW, want, nw, bound(N));
     compare("  dbias", dbias, want_bias, (size_t)O, bound(N));
     linear_weight_backward(twice, NULL, DY, stride, X, N, I, O, s);
+    linear_weight_backward(NULL, bias_twice, DY, stride, X, N, I, O, s);
     shared_wait();
     check(!memcmp(twice, dW, nw * sizeof *dW), "  dbias NULL: the same dW, bit for bit");
+    check(!memcmp(bias_twice, dbias, (size_t)O * sizeof *dbias), "  dW NULL: the same dbias, bit for bit");
+    shared_free(bias_twice);
     shared_free(dy); shared_free(x); shared_free(dW); shared_free(want); shared_free(dbias); shared_free(want_bias);
     shared_free(twice); shared_free(DY); shared_free(X); shared_free(s.base);
 }
@@ -692,11 +695,17 @@ static void test_attention(AttentionCase k) {
         shared_free(want);
         if (variant == 0) continue;         /* without norm there is no weight */
         float *dw = random_floats((size_t)(2 * D), 1), *dw_ref = copied(dw, (size_t)(2 * D));
+        float *alone = copied(dw, (size_t)(2 * D));
         qk_norm_weight_backward(dw, dw + D, DOUT_P, QKV, 1e-6f, cs, sn, at, N, shape, s);
         qk_norm_weight_backward_ref(dw_ref, dw_ref + D, dout_p, qkv, 1e-6f, cs, sn, at, N, shape, s);
         compare(still ? "  qk_norm_weight_backward without positions: q" : "  qk_norm_weight_backward: q", dw, dw_ref,
                 (size_t)D, bound(N * H + D));
         compare("    k", dw + D, dw_ref + D, (size_t)D, bound(N * KV + D));
+        qk_norm_weight_backward(alone, NULL, DOUT_P, QKV, 1e-6f, cs, sn, at, N, shape, s);
+        qk_norm_weight_backward(NULL, alone + D, DOUT_P, QKV, 1e-6f, cs, sn, at, N, shape, s);
+        shared_wait();
+        check(!memcmp(alone, dw, (size_t)(2 * D) * sizeof *dw), "    each alone: the same, bit for bit");
+        shared_free(alone);
         shared_free(dw); shared_free(dw_ref);
     }
     shared_free(dout_p); shared_free(DOUT_P);
