@@ -2049,17 +2049,32 @@ static size_t model_round_up(size_t v, size_t unit) { return (v + unit - 1) / un
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
+static bool model_finite(const Model *m, const Tensor *t, Error *err) {
+    Weight w = tensor_weight(t);
+    int64_t bad = weight_nonfinite(&w);
+    file_release_pages(t->data, t->bytes);
+    return bad < 0 || fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, "
+                                "download the folder again", t->name, (long long)bad, m->folder);
+}
+/* factor times the values of a weight as its file has them, to `to` in the backend's memory. */
+static void weight_upload(float *to, const Weight *from, float factor) {
+    size_t count = (size_t)from->rows * (size_t)from->cols, block = (size_t)1 << 20;
+    float *values = (float *)must_alloc((count < block ? count : block) * sizeof(float));
+    for (size_t at = 0; at < count; at += block) {
+        size_t n = count - at < block ? count - at : block;
+        weight_decode(values, from, at, n);
+        for (size_t i = 0; i < n && factor != 1; i++) values[i] *= factor;
+        backend_upload(to + at, values, n * sizeof(float));
+    }
+    free(values);
+    file_release_pages(from->data, weight_bytes(from));
+}
+
 static const Tensor *model_tensor(const Model *m, const TensorSpec *spec, Error *err) {
     const Tensor *t = tensors_get(&m->files, spec->name, spec->rows, spec->cols, err);
     if (m->shapes_only) return t;
     if (!t) return NULL;
-    Weight w = tensor_weight(t);
-    int64_t bad = weight_nonfinite(&w);
-    file_release_pages(t->data, t->bytes);
-    if (bad < 0) return t;
-    fail(err, "tensor '%s' holds a NaN or infinity at element %lld; %s; the weights are damaged, download the folder "
-              "again", spec->name, (long long)bad, m->folder);
-    return NULL;
+    return model_finite(m, t, err) ? t : NULL;
 }
 static bool model_matrix(Model *m, Weight *w, const TensorSpec *spec, Error *err) {
     const Tensor *t = model_tensor(m, spec, err);
@@ -2072,12 +2087,8 @@ static bool model_matrix(Model *m, Weight *w, const TensorSpec *spec, Error *err
 static bool model_vector(Model *m, float **out, float **next, const TensorSpec *spec, Error *err) {
     const Tensor *t = model_tensor(m, spec, err);
     if (!t || m->shapes_only) return t != NULL;
-    float *values = (float *)must_alloc(t->count * sizeof(float));
     Weight w = tensor_weight(t);
-    weight_decode(values, &w, 0, t->count);
-    for (size_t i = 0; i < t->count && spec->kind == TENSOR_FINAL_NORM; i++) values[i] *= m->config.logits_scale;
-    backend_upload(*next, values, t->count * sizeof(float));
-    free(values);
+    weight_upload(*next, &w, spec->kind == TENSOR_FINAL_NORM ? m->config.logits_scale : 1);
     *out = *next;
     *next += t->count;
     return true;
@@ -2216,12 +2227,8 @@ static bool model_load_score(Model *m, float *to, Error *err) {
     const Tensor *t = model_score_tensor(m, &K, err);
     if (!t || m->shapes_only) return t != NULL;
     Weight w = tensor_weight(t);
-    if (weight_nonfinite(&w) >= 0)
-        return fail(err, "tensor '%s' holds a NaN or infinity; %s; the weights are damaged", t->name, m->folder);
-    float *values = (float *)must_alloc(t->count * sizeof(float));
-    weight_decode(values, &w, 0, t->count);
-    backend_upload(to, values, t->count * sizeof(float));
-    free(values);
+    if (!model_finite(m, t, err)) return false;
+    weight_upload(to, &w, 1);
     m->score = to;
     return true;
 }
@@ -3273,23 +3280,10 @@ static void adapter_begin_score(const Adapter *a, uint64_t seed) {
 
 static bool adapter_take_out(Adapter *a, bool begin, Error *err);
 
-/* `count` values of a weight as its file has them, from `at` on, to `to` in the backend's memory. */
-static void adapter_values(float *to, const Weight *from) {
-    size_t count = (size_t)from->rows * (size_t)from->cols, block = (size_t)1 << 20;
-    float *values = (float *)must_alloc((count < block ? count : block) * sizeof(float));
-    for (size_t at = 0; at < count; at += block) {
-        size_t n = count - at < block ? count - at : block;
-        weight_decode(values, from, at, n);
-        backend_upload(to + at, values, n * sizeof(float));
-    }
-    free(values);
-    file_release_pages(from->data, weight_bytes(from));
-}
-
 bool adapter_attach(Adapter *a, const Model *m, const LoraConfig *config, uint64_t seed, Error *err) {
     if (!adapter_layout(a, m, config, err)) return false;
     for (const Trainable *t = a->list, *end = t + arrlen(a->list); t < end && !m->shapes_only; t++)
-        if (t->base.data) adapter_values(a->param + t->offset, &t->base);
+        if (t->base.data) weight_upload(a->param + t->offset, &t->base, 1);
     if (a->score && !m->score) adapter_begin_score(a, seed);
     if (adapter_has_lora(config) && lora_init_takes_out(config->init)) return adapter_take_out(a, true, err);
     if (m->shapes_only) return true;
@@ -4019,7 +4013,7 @@ static bool adapter_read(Adapter *a, TensorSet *set, const char *path, Error *er
         Weight w = tensor_weight(t);
         if (weight_nonfinite(&w) >= 0)
             return fail(err, "tensor '%s' holds a NaN or infinity; %s; use an earlier adapter", x->name, path);
-        if (!a->model->shapes_only) adapter_values(a->param + x->offset, &w);
+        if (!a->model->shapes_only) weight_upload(a->param + x->offset, &w, 1);
         shdel(set->table, t->name);
     }
     if (!a->model->shapes_only) adapter_changed(a);
@@ -4151,7 +4145,7 @@ static bool adapter_load_model(Adapter *a, const Model *m, const char *folder, E
         bool is_score = x->kind == TENSOR_SCORE;
         while (!is_score && tensor_next(&t) && (t.kind != x->kind || t.layer != x->layer || t.place != x->place)) {}
         Weight w = is_score ? tensor_weight(score) : adapter_base(&other, &t);
-        adapter_values(a->param + x->offset, &w);
+        weight_upload(a->param + x->offset, &w, 1);
         ok = ok && weight_nonfinite(&w) < 0;
         if (!ok) fail(err, "tensor '%s' holds a NaN or infinity; %s; the weights are damaged", x->name, folder);
     }
