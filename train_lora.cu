@@ -2754,7 +2754,8 @@ static void on_signal(int number) { if (!interrupted) interrupted = number; }
 static void on_bus(int number, siginfo_t *info, void *context) {
     const char *at = (const char *)info->si_addr, *path = NULL;
     (void)context;
-    for (const FileMapping *m = file_mappings; m; m = m->next) if (at >= m->base && at < m->base + m->bytes) path = m->path;
+    for (const FileMapping *m = file_mappings; m; m = m->next)
+        if (at >= m->base && at < m->base + m->bytes) path = m->path;
     if (!path) { signal(number, SIG_DFL); return; }             /* the same again, and the system's verdict */
     const char *const parts[] = {"error: the file shrank, or its disk failed, while it was being read; ", path,
                                  "; leave it alone during a run\n"};
@@ -3734,12 +3735,28 @@ static void options_resolve(Options *o) {
 #endif
 }
 
+/* Does a file that the chat template may lie in have the word? Few do: the tokenizer need not be read for it. */
+static bool template_mentions(const Options *o, const char *word) {
+    static const char *const names[] = {"chat_template.jinja", "tokenizer_config.json", "chat_template.json"};
+    const char *file = o->train.data_options.chat_file;
+    bool found = false;
+    for (int i = 0; i < (file ? 1 : 3) && !found; i++) {
+        char path[PATH_MAX];
+        size_t length;
+        if (file) snprintf(path, sizeof path, "%s", file);
+        else path_in(path, sizeof path, o->train.model, names[i]);
+        char *text = access(path, R_OK) ? NULL : read_file(path, &length, NULL);
+        found = text && strstr(text, word);
+        free(text);
+    }
+    return found;
+}
 /* A template that asks for the date gets one for the whole run, which run.json keeps: a resumed run takes its own, and
    so do those who read the adapter. Only training asks. */
 static void options_date(Options *o) {
     DataOptions *d = &o->train.data_options;
     static char today[64];
-    if (d->template_date || d->chat_template != CHAT_NONE) return;
+    if (d->template_date || d->chat_template != CHAT_NONE || !template_mentions(o, "strftime_now")) return;
     Tokenizer *t = tokenizer_open(o->train.model, NULL);     /* where it does not open, training says so */
     ChatSource *s = t && (d->chat_file || tokenizer_chat_template(t) == CHAT_UNKNOWN)
                     ? chat_source_open(t, d->chat_file, NULL) : NULL;
@@ -4133,8 +4150,8 @@ static void print_files(Screen *screen, const TrainOptions *o, const Dataset *tr
     if (o->data) print_lost(stderr, name, &train->stats, &o->data_options);
     if (o->eval_data) print_lost(stderr, o->eval_data, &eval->stats, &o->data_options);
     if (imbalanced && !o->class_weights)
-        fprintf(stderr, "hint: every row counts alike, the larger class outweighs the smaller; --class-weights balanced "
-                        "weighs classes alike\n");
+        fprintf(stderr, "hint: every row counts alike, the larger class outweighs the smaller; --class-weights "
+                        "balanced weighs classes alike\n");
 }
 /* How, and in how much memory. */
 static void print_plan(const TrainOptions *o, const MemoryTable *memory, int64_t total_steps) {
@@ -4308,6 +4325,18 @@ static void print_adapter(const Options *o, const TrainResult *r) {
     printf("; how the run went is in %s/report.html\n", t->output);
 }
 
+/* What to do with what the run has left: talk to it, or, where it has a head instead of words, measure it. */
+static Text run_use_command(const Options *o) {
+    const char *model = o->train.model, *out = o->train.output, *task = task_name[o->train.data_options.task];
+    const char *rows = o->train.eval_data ? o->train.eval_data : o->train.data;
+    bool whole = run_leaves_model(o);
+    if (o->train.data_options.task == TASK_CAUSAL_LM)
+        return whole ? command_text(o, "generate", "--model", out, "--chat", NULL)
+                     : command_text(o, "generate", "--model", model, "--adapter", out, "--chat", NULL);
+    return whole ? command_text(o, "evaluate", "--model", out, "--task", task, "--data", rows, NULL)
+                 : command_text(o, "evaluate", "--model", model, "--adapter", out, "--data", rows, NULL);
+}
+
 /* The last lines of a run: what came of it, where it is and how to use it. */
 static void print_result(const Options *o, const TrainResult *r) {
     char time[32];
@@ -4327,13 +4356,7 @@ static void print_result(const Options *o, const TrainResult *r) {
         printf("to go on %s --resume %s\n", o->command, output.at);
         text_free(&output);
     }
-    bool whole = run_leaves_model(o), tokens = o->train.data_options.task == TASK_CAUSAL_LM;
-    const char *task = task_name[o->train.data_options.task];
-    const char *rows = o->train.eval_data ? o->train.eval_data : o->train.data, *out = o->train.output;
-    print_command("use it", tokens && whole ? command_text(o, "generate", "--model", out, "--chat", NULL)
-                  : tokens ? command_text(o, "generate", "--model", o->train.model, "--adapter", out, "--chat", NULL)
-                  : whole ? command_text(o, "evaluate", "--model", out, "--task", task, "--data", rows, NULL)
-                  : command_text(o, "evaluate", "--model", o->train.model, "--adapter", out, "--data", rows, NULL));
+    print_command("use it", run_use_command(o));
     fflush(stdout);
 }
 
@@ -4353,10 +4376,8 @@ static bool page_finish(const Options *o, Report *report, const char *status, co
     Text more = TEXT_EMPTY;
     snprintf(merged, sizeof merged, "%s-merged", adapter);
     json_list(&more, "commands", JSON_LINE);
-    bool whole = run_leaves_model(o);
-    command_json(&more, "talk to it", whole ? command_text(o, "generate", "--model", adapter, "--chat", NULL)
-                 : command_text(o, "generate", "--model", model, "--adapter", adapter, "--chat", NULL));
-    if (!whole)
+    command_json(&more, o->train.data_options.task == TASK_CAUSAL_LM ? "talk to it" : "measure it", run_use_command(o));
+    if (!run_leaves_model(o))
         command_json(&more, "put it into the base model",
                      command_text(o, "merge", "--model", model, "--adapter", adapter, "--output", merged, NULL));
     json_end(&more);

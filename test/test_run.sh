@@ -337,7 +337,7 @@ run "${head[@]}" --class-weights no=2 --output "$work/head"
 check "a head is trained: $(told ^error)" ended 0 , says 'f1' "$work/log" , \
     says '"label_names": \["no", "yes"\]' "$work/head/run.json" , says SEQ_CLS "$work/head/adapter_config.json" , \
     says '"eval_roc_auc"' "$work/head/log.jsonl" , not says 'token_accuracy' "$work/head/log.jsonl" , \
-    says '"answered"' "$work/head/report.html"
+    says '"answered"' "$work/head/report.html" , says '"what": "measure it"' "$work/head/report.html"
 run --config "$work/head/run.json" --output "$work/head2"
 check "the same again from its run.json: $(told ^error)" ended 0 , \
     cmp -s "$work/head/adapter_model.safetensors" "$work/head2/adapter_model.safetensors"
