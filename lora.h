@@ -658,8 +658,8 @@ typedef struct Adapter {
 typedef struct Workspace {
     int max_tokens, max_positions;
     Recompute recompute;
-    int lowest;                             /* the layer that backward ends at: those below keep nothing for it; forward
-                                               only: L */
+    int lowest;                             /* the layer that backward ends at: what it keeps may lie where those below
+                                               have written before it; forward only: L */
     void *arena; size_t arena_bytes;        /* everything below but `layers` lies in it */
     LayerActivations *layers;               /* [L] */
     floatX *final_x, *normed, *rotated, *h, *projected;     /* [N,C] [N,C] [N,P] [N,F] [N,C] */
@@ -2058,7 +2058,7 @@ static bool model_finite(const Model *m, const Tensor *t, Error *err) {
 }
 /* factor times the values of a weight as its file has them, to `to` in the backend's memory. */
 static void weight_upload(float *to, const Weight *from, float factor) {
-    size_t count = (size_t)from->rows * (size_t)from->cols, block = (size_t)1 << 20;
+    size_t count = (size_t)from->rows * (size_t)from->cols, block = (size_t)1 << 16;
     float *values = (float *)must_alloc((count < block ? count : block) * sizeof(float));
     for (size_t at = 0; at < count; at += block) {
         size_t n = count - at < block ? count - at : block;
@@ -2444,7 +2444,7 @@ static size_t workspace_layout(Workspace *w, const Model *m, const Adapter *a, c
     memset(&shared, 0, sizeof shared);
     for (int l = 0; l < c->num_hidden_layers; l++) {
         LayerActivations *s = &w->layers[l];
-        bool kept = l >= w->lowest, own = l == 0 || (kept && w->recompute < RECOMPUTE_LAYER);
+        bool kept = l > w->lowest, own = l == 0 || (kept && w->recompute < RECOMPUTE_LAYER);
         bool own_gate_up = l == 0 || (kept && w->recompute == RECOMPUTE_NONE);
         if (!own) *s = shared;              /* one set for all layers; only the layer's input is its own */
         if (l == 0 || kept) s->x = (floatX *)workspace_take(&at, N * C, X);

@@ -216,6 +216,44 @@ static void test_trained_gradients(const char *name) {
     model_close(&m);
 }
 
+/* Layers below the lowest that is trained keep nothing for backward; values of a table with more rows than are read at
+   once come as they are in the file. */
+static void test_lowest(void) {
+    static const struct { const char *what; int train, last, layer, labels, lowest; } cases[] = {
+        {"full", TRAIN_FULL, 0, -1, 0, 0}, {"last:1", TRAIN_LAST, 1, -1, 0, 3}, {"norms", TRAIN_NORMS, 0, -1, 0, 0},
+        {"lora on layer 2", TRAIN_LORA, 0, 2, 0, 2}, {"a head of three labels alone", TRAIN_HEAD, 0, -1, 3, 4},
+        {"last:2 and that head", TRAIN_LAST, 2, -1, 3, 2}, {"lora on layer 2, embeddings", TRAIN_LORA | TRAIN_EMBEDDINGS,
+                                                            0, 2, 0, 0}};
+    Error err;
+    Model m;
+    must(model_open(&m, "data/base", &err), &err);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        Adapter a = no_adapter();
+        Workspace w = no_workspace();
+        LoraConfig c;
+        memset(&c, 0, sizeof c);
+        c.train = cases[k].train; c.last_layers = cases[k].last; c.r = 2; c.lora_alpha = 2; c.target[MODULE_V] = true;
+        c.classes.num_labels = cases[k].labels;
+        for (int l = 0; l < 4 && cases[k].layer >= 0; l++) arrput(c.layers, l == cases[k].layer);
+        must(adapter_attach(&a, &m, &c, 1, &err) && workspace_open(&w, &m, &a, 8, 8, RECOMPUTE_NONE, false, NULL, &err),
+             &err);
+        check(w.lowest == cases[k].lowest, "%s of four layers: backward ends at %d", cases[k].what, w.lowest);
+        for (const Trainable *t = a.list, *end = t + arrlen(a.list); t < end && c.train == TRAIN_FULL; t++) {
+            size_t count = adapter_tensor_count(t);
+            float *got = fetched(a.param + t->offset, count), *want = (float *)malloc(count * sizeof *want);
+            weight_decode(want, &t->base, 0, count);
+            if (t->kind == TENSOR_EMBED)
+                check(!memcmp(got, want, count * sizeof *want), "%zu values of %s as the file has them", count, t->name);
+            free(got);
+            free(want);
+        }
+        workspace_close(&w);
+        adapter_drop(&a);
+        arrfree(c.layers);
+    }
+    model_close(&m);
+}
+
 /* New adapters. Gaussian: the moments of a normal distribution, within four standard deviations. PiSSA and OLoRA (as
    PEFT's: test_train's goldens): training begins at the base; moved from there, saved and loaded, and as plain LoRA of
    twice the rank, whose config says nothing of it, they are the same model. */
@@ -1410,6 +1448,7 @@ int main(void) {
     static const char *const families[] = {"llama", "llama_linear", "qwen2", "qwen3", "mistral", "smollm3", "granite"};
     for (int i = 0; i < 7; i++) test_trained_gradients(families[i]);
     test_new_adapters();
+    test_lowest();
     test_adapters();
     test_adapter_config();
     test_config_fields();

@@ -87,11 +87,18 @@ newest=$work/newest
 cp -r "$work/killed" "$work/stray"
 mkdir "$work/stray/checkpoint-0118" "$work/stray/checkpoint-+119" "$work/stray/checkpoint-500"
 touch "$work/stray/checkpoint-117/notes" "$work/stray/checkpoint-900"
+# a removal that was killed, and another program's checkpoint
+mkdir "$work/stray/checkpoint-1" "$work/stray/checkpoint-2"
+touch "$work/stray/checkpoint-1/optimizer.safetensors" "$work/stray/checkpoint-1/run.json" \
+    "$work/stray/checkpoint-2/optimizer.pt" "$work/stray/checkpoint-2/adapter_model.safetensors"
 run --output "$work/stray" --resume "$work/stray/checkpoint-114" --save-strategy steps --save-steps 3 \
     --save-total-limit 3
 check "checkpoint-117 written again keeps a file that is not ours" \
     ended 0 , [ -e "$work/stray/checkpoint-117/notes" ] , \
     [ "$(ls "$work"/stray/checkpoint-*/checkpoint.json | wc -l)" = 3 ] , absent "$work"/stray/*.tmp
+check "what a killed removal left is gone, another program's checkpoint is whole" \
+    absent "$work/stray/checkpoint-1" , exists "$work/stray/checkpoint-2/optimizer.pt" , \
+    exists "$work/stray/checkpoint-2/adapter_model.safetensors"
 run --output "$work/stray" --resume "$work/stray"
 check "checkpoint-0118, checkpoint-500 without a checkpoint and a file checkpoint-900 are passed over" \
     ended 0 , says "resumed at step 120"
